@@ -1,0 +1,7 @@
+//! The suite as a `cargo test` target.
+#[path = "main.rs"]
+mod runner;
+
+fn main() {
+    runner::main();
+}

@@ -1,0 +1,4 @@
+//! The runner.
+pub fn main() {
+    println!("no cases yet");
+}

@@ -1,0 +1,1 @@
+//! What conformance cases for `clone3(2)` are written in.
