@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clone3_conformance::case::{self, Case};
+use clone3_conformance::check::source_path;
 
 use super::cli;
 
@@ -54,7 +55,7 @@ fn text(case: &Case) -> String {
         case.known_defect
             .map(|defect| ("known defect", defect.to_owned())),
     );
-    lines.push(("declared", format!("{}:{}", case.file, case.line)));
+    lines.push(("declared", format!("{}:{}", source_path(case.file), case.line)));
     lines
         .iter()
         .map(|(name, value)| format!("{name:13} {value}\n"))

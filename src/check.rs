@@ -13,6 +13,11 @@ use serde::{Deserialize, Serialize};
 /// What a case, or a step of one, returns.
 pub type Result<T = ()> = std::result::Result<T, Failure>;
 
+/// The path of a source file as one would type it: the runner reaches the cases by way of its own folder.
+pub fn source_path(file: &str) -> &str {
+    file.strip_prefix("runner/../").unwrap_or(file)
+}
+
 /// Whose fault it is that a case did not pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -42,7 +47,7 @@ impl Failure {
     #[track_caller]
     fn new(kind: Kind, message: impl Into<String>) -> Failure {
         let here = Location::caller();
-        let at = format!("{}:{}", here.file(), here.line());
+        let at = format!("{}:{}", source_path(here.file()), here.line());
         Failure {
             kind,
             message: message.into(),

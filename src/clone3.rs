@@ -323,13 +323,13 @@ impl Clone3 {
             )));
         }
         check::refused(self, got, expected)?;
-        drop(theirs);
-        nobody_holds(&mine).context(self)?;
         check::equal(
             format_args!("{self}: lowest free descriptor afterwards"),
             lowest_free_fd()?,
             free,
-        )
+        )?;
+        drop(theirs);
+        nobody_holds(&mine).context(self)
     }
 }
 
