@@ -58,14 +58,9 @@ case! {
 }
 fn autokill_requires_autoreap() -> Result {
     Clone3::new(Flags::KILLED_NNP).accepted()?;
-    for flags in [
-        Flags::PIDFD | Flags::AUTOKILL,
-        Flags::PIDFD | Flags::AUTOKILL | Flags::NNP,
-    ] {
+    for flags in [Flags::PIDFD | Flags::AUTOKILL, Flags::PIDFD | Flags::AUTOKILL | Flags::NNP] {
         Clone3::new(flags).refused(Errno::EINVAL)?;
-        Clone3::new(flags)
-            .exit_signal(libc::SIGCHLD as u64)
-            .refused(Errno::EINVAL)?;
+        Clone3::new(flags).exit_signal(libc::SIGCHLD as u64).refused(Errno::EINVAL)?;
     }
     Ok(())
 }
@@ -121,11 +116,7 @@ case! {
 }
 fn autokill_without_nnp_with_cap() -> Result {
     let mut child = Echo::prepared(&Clone3::new(Flags::KILLED), || {
-        clone3_conformance::check::equal(
-            "no_new_privs of the child",
-            rustix::thread::no_new_privs()?,
-            false,
-        )
+        clone3_conformance::check::equal("no_new_privs of the child", rustix::thread::no_new_privs()?, false)
     })?;
     let observer = child.observe()?;
     child.close_pidfd()?;

@@ -47,20 +47,11 @@ fn autoreap_signaled() -> Result {
     let control = Held::exiting_with(&Clone3::new(Flags::PIDFD), 0)?;
     control.kill(Signal::SIGKILL)?;
     let zombie = Event::killed(control.pid(), Signal::SIGKILL);
-    check::equal(
-        "control without CLONE_AUTOREAP",
-        wait::find_zombie(control.pid())?,
-        zombie,
-    )?;
-    control
-        .into_child()
-        .reap_expecting(Status::killed(Signal::SIGKILL))?;
+    check::equal("control without CLONE_AUTOREAP", wait::find_zombie(control.pid())?, zombie)?;
+    control.into_child().reap_expecting(Status::killed(Signal::SIGKILL))?;
 
     let child = Held::exiting_with(&Clone3::new(Flags::REAPED), 0)?;
-    check::succeeds(
-        "pidfd_send_signal(SIGKILL)",
-        child.pidfd()?.send_signal(Signal::SIGKILL),
-    )?;
+    check::succeeds("pidfd_send_signal(SIGKILL)", child.pidfd()?.send_signal(Signal::SIGKILL))?;
     child.pidfd()?.reaped_with(Status::killed(Signal::SIGKILL))?;
     wait::no_child(child.pid())?;
     wait::pid_is_free(child.pid())
@@ -96,12 +87,8 @@ case! {
 fn autoreap_rejects_exit_signal() -> Result {
     Clone3::new(Flags::AUTOREAP).accepted()?;
     for signal in [libc::SIGHUP, libc::SIGUSR1, libc::SIGCHLD, libc::SIGRTMAX()] {
-        Clone3::new(Flags::empty())
-            .exit_signal(signal as u64)
-            .accepted()?;
-        Clone3::new(Flags::AUTOREAP)
-            .exit_signal(signal as u64)
-            .refused(Errno::EINVAL)?;
+        Clone3::new(Flags::empty()).exit_signal(signal as u64).accepted()?;
+        Clone3::new(Flags::AUTOREAP).exit_signal(signal as u64).refused(Errno::EINVAL)?;
     }
     Ok(())
 }
@@ -198,10 +185,7 @@ fn autoreap_multithreaded() -> Result {
         pidfd.poll_now(PollFlags::POLLIN)?,
         PollFlags::empty(),
     )?;
-    let alive = wait::waitid(
-        Who::Pid(child.pid()),
-        libc::WEXITED | libc::WNOHANG | libc::__WALL,
-    );
+    let alive = wait::waitid(Who::Pid(child.pid()), libc::WEXITED | libc::WNOHANG | libc::__WALL);
     check::equal("waitid(WNOHANG|__WALL) while a thread lives", alive, Ok(None))?;
     gate.open()?;
     pidfd.reaped_with(Status::exited(22))?;

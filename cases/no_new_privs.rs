@@ -26,11 +26,7 @@ case! {
 fn nnp_sets_no_new_privs() -> Result {
     check::equal("the caller's no_new_privs before", own_bit()?, false)?;
     let without = bit_of_child(&Clone3::new(Flags::REAPED))?;
-    check::equal(
-        "control: no_new_privs of a child without CLONE_NNP",
-        without,
-        Status::exited(0),
-    )?;
+    check::equal("control: no_new_privs of a child without CLONE_NNP", without, Status::exited(0))?;
     let with = bit_of_child(&Clone3::new(Flags::REAPED | Flags::NNP))?;
     check::equal("no_new_privs of a child with CLONE_NNP", with, Status::exited(1))?;
     check::equal("the caller's no_new_privs afterwards", own_bit()?, false)
@@ -54,15 +50,7 @@ case! {
 }
 fn autoreap_no_new_privs_unset() -> Result {
     let control = bit_of_child(&Clone3::new(Flags::REAPED | Flags::NNP))?;
-    check::equal(
-        "control: no_new_privs of a child with CLONE_NNP",
-        control,
-        Status::exited(1),
-    )?;
+    check::equal("control: no_new_privs of a child with CLONE_NNP", control, Status::exited(1))?;
     let alone = bit_of_child(&Clone3::new(Flags::REAPED))?;
-    check::equal(
-        "no_new_privs of a child with CLONE_AUTOREAP alone",
-        alone,
-        Status::exited(0),
-    )
+    check::equal("no_new_privs of a child with CLONE_AUTOREAP alone", alone, Status::exited(0))
 }

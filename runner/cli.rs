@@ -32,12 +32,7 @@ pub struct Options {
     pub timeout_scale: Option<f64>,
 
     /// Fail cases of these flags that are unsupported or blocked: autoreap, nnp, autokill, or all
-    #[arg(
-        long,
-        value_name = "FLAGS",
-        env = "CLONE3_CONFORMANCE_REQUIRE",
-        value_delimiter = ','
-    )]
+    #[arg(long, value_name = "FLAGS", env = "CLONE3_CONFORMANCE_REQUIRE", value_delimiter = ',')]
     pub require: Vec<Required>,
 
     /// Run each selected case N times

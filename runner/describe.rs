@@ -22,11 +22,8 @@ pub fn one(name: &str) -> ExitCode {
 }
 
 fn near(name: &str) -> String {
-    let hits: Vec<&str> = case::all()
-        .iter()
-        .map(|case| case.name)
-        .filter(|known| known.contains(name))
-        .collect();
+    let hits: Vec<&str> =
+        case::all().iter().map(|case| case.name).filter(|known| known.contains(name)).collect();
     match hits.as_slice() {
         [] => "; --list shows all names".to_owned(),
         some => format!("; did you mean {}?", some.join(" or ")),
@@ -35,11 +32,7 @@ fn near(name: &str) -> String {
 
 fn text(case: &Case) -> String {
     let needs: Vec<&str> = case.needs.iter().map(|need| need.name()).collect();
-    let needs = if needs.is_empty() {
-        "nothing".to_owned()
-    } else {
-        needs.join(", ")
-    };
+    let needs = if needs.is_empty() { "nothing".to_owned() } else { needs.join(", ") };
     let mut lines = vec![
         ("case", case.name.to_owned()),
         ("claim", case.claim()),
@@ -47,17 +40,8 @@ fn text(case: &Case) -> String {
         ("source", case.source.to_owned()),
         ("needs", needs),
     ];
-    lines.extend(
-        case.first_kernel()
-            .map(|series| ("since", format!("Linux {series}"))),
-    );
-    lines.extend(
-        case.known_defect
-            .map(|defect| ("known defect", defect.to_owned())),
-    );
+    lines.extend(case.first_kernel().map(|series| ("since", format!("Linux {series}"))));
+    lines.extend(case.known_defect.map(|defect| ("known defect", defect.to_owned())));
     lines.push(("declared", format!("{}:{}", source_path(case.file), case.line)));
-    lines
-        .iter()
-        .map(|(name, value)| format!("{name:13} {value}\n"))
-        .collect()
+    lines.iter().map(|(name, value)| format!("{name:13} {value}\n")).collect()
 }

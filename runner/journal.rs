@@ -16,13 +16,8 @@ pub struct Journal {
 impl Journal {
     /// A journal that appends to `path`, if one is given.
     pub fn open(path: Option<&Path>) -> io::Result<Journal> {
-        let file = path
-            .map(|path| OpenOptions::new().create(true).append(true).open(path))
-            .transpose()?;
-        Ok(Journal {
-            events: Mutex::new(Vec::new()),
-            file,
-        })
+        let file = path.map(|path| OpenOptions::new().create(true).append(true).open(path)).transpose()?;
+        Ok(Journal { events: Mutex::new(Vec::new()), file })
     }
 
     /// Adds an event: one write of one line, so that a crash cuts off nothing that came before.

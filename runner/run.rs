@@ -29,15 +29,9 @@ struct Shared {
 
 /// Runs the selection and gives the exit status.
 pub fn run(options: Options) -> ExitCode {
-    let selected = case::all()
-        .iter()
-        .filter(|case| is_selected(&options.libtest, case.name))
-        .count();
+    let selected = case::all().iter().filter(|case| is_selected(&options.libtest, case.name)).count();
     if options.libtest.list {
-        let trials = case::all()
-            .into_iter()
-            .map(|case| Trial::test(case.name, || Ok(())))
-            .collect();
+        let trials = case::all().into_iter().map(|case| Trial::test(case.name, || Ok(()))).collect();
         return libtest_mimic::run(&options.libtest, trials).exit_code();
     }
     if selected == 0 {
@@ -56,11 +50,7 @@ pub fn run(options: Options) -> ExitCode {
 /// libtest's rule: any filter matches, and no skip does.
 fn is_selected(arguments: &libtest_mimic::Arguments, name: &str) -> bool {
     let matches = |filter: &String| {
-        if arguments.exact {
-            name == filter
-        } else {
-            name.contains(filter.as_str())
-        }
+        if arguments.exact { name == filter } else { name.contains(filter.as_str()) }
     };
     let wanted = arguments.filter.iter().all(matches);
     wanted && !arguments.skip.iter().any(matches)
@@ -88,9 +78,7 @@ impl Shared {
 
     /// Runs a case as often as asked, stopping at nothing.
     fn run(&self, case: &'static Case) -> Record {
-        self.journal.add(Event::Start {
-            case: case.name.to_owned(),
-        });
+        self.journal.add(Event::Start { case: case.name.to_owned() });
         let record = match need::unmet(case.needs, self.setting) {
             Some(unmet) => {
                 let (verdict, reason) = self.policy.on_unmet(case, unmet);
@@ -130,26 +118,15 @@ fn execute(options: &Options, shared: Arc<Shared>, selected: usize) -> u8 {
     }));
     let trials = case::all().into_iter().map(|case| trial(case, &shared)).collect();
     let conclusion = libtest_mimic::run(&options.libtest, trials);
-    let exit = if conclusion.has_failed() {
-        cli::FAILED
-    } else {
-        cli::GOOD
-    };
-    shared.journal.add(Event::Done(Footer {
-        exit,
-        tainted: report::kernel_taint(),
-    }));
+    let exit = if conclusion.has_failed() { cli::FAILED } else { cli::GOOD };
+    shared.journal.add(Event::Done(Footer { exit, tainted: report::kernel_taint() }));
     let Some(results) = shared.journal.results() else {
         return cli::BROKEN;
     };
     if options.libtest.format != Some(libtest_mimic::FormatSetting::Json) {
         print!("{}", summary::text(&results, options));
     }
-    match options
-        .results
-        .as_deref()
-        .map(|path| (path, journal::write_results(&results, path)))
-    {
+    match options.results.as_deref().map(|path| (path, journal::write_results(&results, path))) {
         Some((path, Err(error))) => {
             eprintln!("error: cannot write the results to {}: {error}", path.display());
             cli::BROKEN
@@ -165,11 +142,9 @@ fn trial(case: &'static Case, shared: &Arc<Shared>) -> Trial {
         let record = shared.run(case);
         match record.verdict {
             Verdict::Pass => Ok(Completion::Completed),
-            Verdict::Fail | Verdict::Broken => Err(Failed::from(summary::bug_report(
-                case,
-                &record,
-                &shared.setting.probe,
-            ))),
+            Verdict::Fail | Verdict::Broken => {
+                Err(Failed::from(summary::bug_report(case, &record, &shared.setting.probe)))
+            }
             other => Ok(Completion::ignored_with(format!("{other}: {}", record.message))),
         }
     })

@@ -19,12 +19,7 @@ pub fn bug_report(case: &Case, record: &Record, probe: &Probe) -> String {
             let _ = writeln!(text, "{name:9} {value}");
         }
     };
-    let Probe {
-        release,
-        version,
-        machine,
-        ..
-    } = probe;
+    let Probe { release, version, machine, .. } = probe;
     line("verdict", &record.verdict.to_string());
     line("case", case.name);
     line("claim", &case.claim());
@@ -37,21 +32,14 @@ pub fn bug_report(case: &Case, record: &Record, probe: &Probe) -> String {
         line("runs", &format!("{} of {} failed", record.failures, record.runs));
     }
     line("steps", &tail(&record.trail));
-    line(
-        "output",
-        &tail(&record.output.lines().map(str::to_owned).collect::<Vec<_>>()),
-    );
+    line("output", &tail(&record.output.lines().map(str::to_owned).collect::<Vec<_>>()));
     line("rerun", &rerun(case.name));
     text
 }
 
 fn tail(lines: &[String]) -> String {
     let first = lines.len().saturating_sub(SHOWN);
-    let left_out = if first > 0 {
-        format!("({first} earlier lines)\n          ")
-    } else {
-        String::new()
-    };
+    let left_out = if first > 0 { format!("({first} earlier lines)\n          ") } else { String::new() };
     left_out + &lines[first..].join("\n          ")
 }
 
@@ -83,11 +71,7 @@ fn remarks(results: &Results) -> String {
     let remarkable = |record: &&Record| matches!(record.verdict, Verdict::Deviation | Verdict::KnownDefect);
     let mut text = String::new();
     for record in results.cases.iter().filter(remarkable) {
-        let _ = writeln!(
-            text,
-            "{}: {}: {} ({})",
-            record.verdict, record.case, record.message, record.at
-        );
+        let _ = writeln!(text, "{}: {}: {} ({})", record.verdict, record.case, record.message, record.at);
     }
     for record in results.cases.iter().filter(|record| is_fixed(record)) {
         let _ = writeln!(text, "fixed: {}: a known defect did not show", record.case);
@@ -101,18 +85,9 @@ fn is_fixed(record: &Record) -> bool {
 }
 
 fn repeats(results: &Results) -> String {
-    let mut text = format!(
-        "\n{:48} {:>7} {:>8} {:>9}\n",
-        "case", "runs", "failures", "slowest"
-    );
+    let mut text = format!("\n{:48} {:>7} {:>8} {:>9}\n", "case", "runs", "failures", "slowest");
     for record in &results.cases {
-        let Record {
-            case,
-            runs,
-            failures,
-            slowest_seconds,
-            ..
-        } = record;
+        let Record { case, runs, failures, slowest_seconds, .. } = record;
         let _ = writeln!(text, "{case:48} {runs:7} {failures:8} {slowest_seconds:8.3}s");
     }
     text
@@ -129,13 +104,7 @@ fn slowest(results: &Results, count: usize) -> String {
 }
 
 fn totals(results: &Results) -> String {
-    let count = |verdict: Verdict| {
-        results
-            .cases
-            .iter()
-            .filter(|record| record.verdict == verdict)
-            .count()
-    };
+    let count = |verdict: Verdict| results.cases.iter().filter(|record| record.verdict == verdict).count();
     let parts: Vec<String> = Verdict::ALL
         .into_iter()
         .map(|verdict| (verdict, count(verdict)))

@@ -87,9 +87,7 @@ impl Flags {
     /// `CLONE_PIDFD_AUTOKILL`, for short. The kernel takes it with [`Flags::PIDFD`] and [`Flags::AUTOREAP`] only.
     pub const AUTOKILL: Flags = Flags::CLONE_PIDFD_AUTOKILL;
     /// What the kernel demands of a thread: `CLONE_THREAD | CLONE_SIGHAND | CLONE_VM`.
-    pub const THREAD: Flags = Flags::CLONE_THREAD
-        .union(Flags::CLONE_SIGHAND)
-        .union(Flags::CLONE_VM);
+    pub const THREAD: Flags = Flags::CLONE_THREAD.union(Flags::CLONE_SIGHAND).union(Flags::CLONE_VM);
     /// An auto-reaped child with a pidfd.
     pub const REAPED: Flags = Flags::PIDFD.union(Flags::AUTOREAP);
     /// An auto-killed child; needs CAP_SYS_ADMIN.
@@ -102,9 +100,7 @@ impl Flags {
 impl fmt::Display for Flags {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut parts: Vec<String> = self.iter_names().map(|(name, _)| name.to_owned()).collect();
-        let named = self
-            .iter_names()
-            .fold(Flags::empty(), |all, (_, flag)| all | flag);
+        let named = self.iter_names().fold(Flags::empty(), |all, (_, flag)| all | flag);
         let rest = self.bits() & !named.bits();
         if rest != 0 || parts.is_empty() {
             parts.push(format!("{rest:#x}"));
@@ -237,10 +233,7 @@ mod tests {
 
     #[test]
     fn flags_are_shown_by_name() {
-        assert_eq!(
-            Flags::KILLED.to_string(),
-            "CLONE_PIDFD|CLONE_AUTOREAP|CLONE_PIDFD_AUTOKILL"
-        );
+        assert_eq!(Flags::KILLED.to_string(), "CLONE_PIDFD|CLONE_AUTOREAP|CLONE_PIDFD_AUTOKILL");
         assert_eq!(Flags::empty().to_string(), "0x0");
         let odd = Flags::NNP | Flags::from_bits_retain(1 << 50);
         assert_eq!(odd.to_string(), "CLONE_NNP|0x4000000000000");

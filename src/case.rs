@@ -68,11 +68,7 @@ impl Case {
 
     /// The first kernel series that has all that the case needs, as `7.1`.
     pub fn first_kernel(&self) -> Option<&'static str> {
-        let series = self
-            .needs
-            .iter()
-            .filter_map(|need| need.since())
-            .chain(self.since);
+        let series = self.needs.iter().filter_map(|need| need.since()).chain(self.since);
         series.max_by_key(|series| version_key(series))
     }
 }

@@ -48,11 +48,7 @@ impl Failure {
     fn new(kind: Kind, message: impl Into<String>) -> Failure {
         let here = Location::caller();
         let at = format!("{}:{}", source_path(here.file()), here.line());
-        Failure {
-            kind,
-            message: message.into(),
-            at,
-        }
+        Failure { kind, message: message.into(), at }
     }
 
     /// The kernel broke the claim.
@@ -145,9 +141,7 @@ pub fn equal<T: PartialEq + Debug>(what: impl Display, got: T, expected: T) -> R
     if got == expected {
         return Ok(());
     }
-    Err(Failure::fail(format!(
-        "{what}: expected {expected:?}, got {got:?}"
-    )))
+    Err(Failure::fail(format!("{what}: expected {expected:?}, got {got:?}")))
 }
 
 /// `condition` must hold; `otherwise` says what was expected and what came.
@@ -164,10 +158,7 @@ pub fn holds(condition: bool, otherwise: impl Display) -> Result {
 pub fn succeeds<T>(what: impl Display, call: std::result::Result<T, Errno>) -> Result<T> {
     match call {
         Ok(value) => Ok(value),
-        Err(errno) => Err(Failure::fail(format!(
-            "{what}: expected success, got {}",
-            Named(errno)
-        ))),
+        Err(errno) => Err(Failure::fail(format!("{what}: expected success, got {}", Named(errno)))),
     }
 }
 
@@ -178,10 +169,7 @@ pub fn refused<T: Debug>(what: impl Display, call: std::result::Result<T, Errno>
         Err(errno) if errno == expected => Ok(()),
         other => {
             let got = outcome_of(&other);
-            Err(Failure::fail(format!(
-                "{what}: expected {}, got {got}",
-                Named(expected)
-            )))
+            Err(Failure::fail(format!("{what}: expected {}, got {got}", Named(expected))))
         }
     }
 }
@@ -194,10 +182,7 @@ mod tests {
     fn a_failed_check_names_expected_got_and_place() {
         let failure = refused("clone3()", Ok::<_, Errno>(7), Errno::EINVAL).unwrap_err();
         assert_eq!(failure.kind, Kind::Fail);
-        assert_eq!(
-            failure.message,
-            "clone3(): expected EINVAL (Invalid argument), got success (7)"
-        );
+        assert_eq!(failure.message, "clone3(): expected EINVAL (Invalid argument), got success (7)");
         assert!(failure.at.starts_with("src/check.rs:"), "{}", failure.at);
     }
 

@@ -45,10 +45,7 @@ impl Clone3 {
     /// A call with these flags, exit_signal 0 and everything else zero.
     pub fn new(flags: Flags) -> Clone3 {
         Clone3 {
-            args: CloneArgs {
-                flags: flags.bits(),
-                ..CloneArgs::default()
-            },
+            args: CloneArgs { flags: flags.bits(), ..CloneArgs::default() },
             size: size_of::<CloneArgs>(),
             tail: Vec::new(),
             set_tid: Vec::new(),
@@ -155,12 +152,7 @@ impl Clone3 {
         let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
         bytes.extend_from_slice(&self.tail);
         bytes.resize(bytes.len().max(self.size).next_multiple_of(8), 0);
-        bytes
-            .as_chunks()
-            .0
-            .iter()
-            .map(|word| u64::from_ne_bytes(*word))
-            .collect()
+        bytes.as_chunks().0.iter().map(|word| u64::from_ne_bytes(*word)).collect()
     }
 
     /// Makes the call; the child runs `body` and exits with what it returns.
@@ -171,10 +163,7 @@ impl Clone3 {
     /// # Panics
     /// With `CLONE_VM`: such a child needs a stack, see [`Clone3::try_spawn_on`].
     pub fn try_spawn(&self, body: impl FnOnce() -> i32) -> std::result::Result<Child, Errno> {
-        assert!(
-            !self.flags().contains(Flags::CLONE_VM),
-            "{self} needs a stack of its own"
-        );
+        assert!(!self.flags().contains(Flags::CLONE_VM), "{self} needs a stack of its own");
         let mut pidfd = PIDFD_UNTOUCHED;
         let image = self.image(&raw mut pidfd);
         // SAFETY: without CLONE_VM the child works on a copy of this memory; `image` and `pidfd` are live.
@@ -215,14 +204,7 @@ impl Clone3 {
         // SAFETY: the child starts on a stack of its own, which outlives it (`Stack` is never unmapped), and
         // never returns from the assembly.
         let pid = unsafe { clone3_on_stack(image.as_ptr(), self.size, entry, argument) };
-        self.outcome(
-            if pid < 0 {
-                Err(Errno::from_raw(-pid as i32))
-            } else {
-                Ok(pid as i32)
-            },
-            pidfd,
-        )
+        self.outcome(if pid < 0 { Err(Errno::from_raw(-pid as i32)) } else { Ok(pid as i32) }, pidfd)
     }
 
     /// As [`Clone3::try_spawn_on`], expecting success.
@@ -249,21 +231,10 @@ impl Clone3 {
             }
         };
         let wrote = self.flags().contains(Flags::PIDFD) && self.pidfd_at == PidfdAt::Variable && pidfd >= 0;
-        note!(
-            "{self} = {pid}{}",
-            if wrote {
-                format!(", pidfd {pidfd}")
-            } else {
-                String::new()
-            }
-        );
+        note!("{self} = {pid}{}", if wrote { format!(", pidfd {pidfd}") } else { String::new() });
         // SAFETY: on success the kernel wrote a new descriptor that nobody else owns.
         let pidfd = wrote.then(|| Pidfd::from(unsafe { OwnedFd::from_raw_fd(pidfd) }));
-        Ok(Child {
-            pid,
-            pidfd,
-            reaps_itself: self.flags().contains(Flags::AUTOREAP),
-        })
+        Ok(Child { pid, pidfd, reaps_itself: self.flags().contains(Flags::AUTOREAP) })
     }
 
     /// The control of a refusal: this call must succeed. The child exits at once and is cleared away.
@@ -276,9 +247,7 @@ impl Clone3 {
         let child = if self.flags().contains(Flags::CLONE_VM) {
             let stack = Stack::new()?;
             if self.flags().contains(Flags::CLONE_THREAD) {
-                let joinable = self
-                    .clone()
-                    .with(Flags::CLONE_CHILD_CLEARTID | Flags::CLONE_PARENT_SETTID);
+                let joinable = self.clone().with(Flags::CLONE_CHILD_CLEARTID | Flags::CLONE_PARENT_SETTID);
                 check::succeeds(self, joinable.try_spawn_on(&stack, exit_at_once, 0)).context("control")?;
                 return stack.join();
             }
@@ -292,9 +261,7 @@ impl Clone3 {
     /// As [`Clone3::accepted`], for a child that `CLONE_PARENT` gives to the caller's parent, who reaps it.
     #[track_caller]
     pub fn accepted_elsewhere(&self) -> Result {
-        check::succeeds(self, self.try_spawn(|| 0))
-            .context("control")
-            .map(drop)
+        check::succeeds(self, self.try_spawn(|| 0)).context("control").map(drop)
     }
 
     /// This call must be refused with `expected`, and leave no child, no descriptor and no pidfd behind.
@@ -309,25 +276,15 @@ impl Clone3 {
         };
         if let Ok(child) = got {
             let pid = child.pid();
-            let ran = if self.flags().contains(Flags::CLONE_THREAD) {
-                "thread"
-            } else {
-                "child"
-            };
+            let ran = if self.flags().contains(Flags::CLONE_THREAD) { "thread" } else { "child" };
             if ran == "child" {
                 child.clear_away()?;
             }
             let expected = Named(expected);
-            return Err(Failure::fail(format!(
-                "{self}: expected {expected}, got success ({ran} {pid})"
-            )));
+            return Err(Failure::fail(format!("{self}: expected {expected}, got success ({ran} {pid})")));
         }
         check::refused(self, got, expected)?;
-        check::equal(
-            format_args!("{self}: lowest free descriptor afterwards"),
-            lowest_free_fd()?,
-            free,
-        )?;
+        check::equal(format_args!("{self}: lowest free descriptor afterwards"), lowest_free_fd()?, free)?;
         drop(theirs);
         nobody_holds(&mine).context(self)
     }
@@ -486,10 +443,7 @@ impl Stack {
         let access = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a new anonymous mapping at an address of the kernel's choice aliases nothing.
         let base = unsafe { mmap_anonymous(std::ptr::null_mut(), Stack::SIZE, access, MapFlags::PRIVATE)? };
-        Ok(Stack {
-            base,
-            tid: Box::leak(Box::new(AtomicU32::new(0))),
-        })
+        Ok(Stack { base, tid: Box::leak(Box::new(AtomicU32::new(0))) })
     }
 
     /// Blocks until the thread that was started on this stack has left user mode for good.
@@ -554,10 +508,7 @@ impl Child {
     #[track_caller]
     pub fn kill(&self, signal: Signal) -> Result {
         note!("kill({}, {signal})", self.pid);
-        Ok(nix::sys::signal::kill(
-            nix::unistd::Pid::from_raw(self.pid),
-            signal,
-        )?)
+        Ok(nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.pid), signal)?)
     }
 
     /// Kills the child if need be and waits until nothing of it is left, reaping it if it is an ordinary one.

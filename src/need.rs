@@ -81,11 +81,7 @@ impl Setting {
 
     /// The setting; probes if none was installed.
     pub fn get() -> &'static Setting {
-        SETTING.get_or_init(|| Setting {
-            probe: Probe::run(),
-            allow_global_changes: false,
-            stress: 1,
-        })
+        SETTING.get_or_init(|| Setting { probe: Probe::run(), allow_global_changes: false, stress: 1 })
     }
 }
 
@@ -140,15 +136,7 @@ impl Need {
     }
 
     fn is_there(self, setting: &Setting) -> bool {
-        let Setting {
-            probe:
-                Probe {
-                    features: has,
-                    privileges: may,
-                    ..
-                },
-            ..
-        } = setting;
+        let Setting { probe: Probe { features: has, privileges: may, .. }, .. } = setting;
         match self {
             Need::Autoreap => has.autoreap,
             Need::Nnp => has.nnp,
@@ -189,21 +177,11 @@ pub fn unmet(needs: &[Need], setting: &Setting) -> Option<Unmet> {
     if let Clone3State::Blocked(reason) = &setting.probe.clone3 {
         return Some(Unmet::Blocked(reason.clone()));
     }
-    let missing: Vec<Need> = needs
-        .iter()
-        .copied()
-        .filter(|need| !need.is_there(setting))
-        .collect();
-    let features: Vec<&str> = missing
-        .iter()
-        .filter(|need| need.is_feature())
-        .map(|need| need.name())
-        .collect();
+    let missing: Vec<Need> = needs.iter().copied().filter(|need| !need.is_there(setting)).collect();
+    let features: Vec<&str> =
+        missing.iter().filter(|need| need.is_feature()).map(|need| need.name()).collect();
     if setting.probe.clone3 == Clone3State::Missing {
-        return Some(Unmet::Unsupported(format!(
-            "Linux {} has no clone3",
-            setting.probe.release
-        )));
+        return Some(Unmet::Unsupported(format!("Linux {} has no clone3", setting.probe.release)));
     }
     if !features.is_empty() {
         return Some(Unmet::Unsupported(format!(
@@ -239,11 +217,7 @@ mod tests {
     use super::*;
 
     fn setting() -> Setting {
-        Setting {
-            probe: Probe::run(),
-            allow_global_changes: false,
-            stress: 1,
-        }
+        Setting { probe: Probe::run(), allow_global_changes: false, stress: 1 }
     }
 
     #[test]
@@ -264,22 +238,14 @@ mod tests {
         let mut setting = setting();
         setting.probe.clone3 = Clone3State::Works;
         setting.probe.privileges.root = false;
-        let Some(Unmet::Blocked(why)) = unmet(&[Need::Root, Need::GlobalChanges], &setting) else {
-            panic!()
-        };
-        assert!(
-            why.contains("root") && why.contains("--allow-global-changes"),
-            "{why}"
-        );
+        let Some(Unmet::Blocked(why)) = unmet(&[Need::Root, Need::GlobalChanges], &setting) else { panic!() };
+        assert!(why.contains("root") && why.contains("--allow-global-changes"), "{why}");
     }
 
     #[test]
     fn a_filter_in_front_of_clone3_blocks_even_cases_without_needs() {
         let mut setting = setting();
         setting.probe.clone3 = Clone3State::Blocked("clone3 answers EPERM".into());
-        assert_eq!(
-            unmet(&[], &setting),
-            Some(Unmet::Blocked("clone3 answers EPERM".into()))
-        );
+        assert_eq!(unmet(&[], &setting), Some(Unmet::Blocked("clone3 answers EPERM".into())));
     }
 }

@@ -97,10 +97,7 @@ impl Pidfd {
                 Ok(0) => return Err(self.never(what)),
                 Ok(_) if fds[0].revents().is_some_and(|got| got.intersects(wanted)) => return Ok(()),
                 Ok(_) => {
-                    return Err(Failure::fail(format!(
-                        "poll on {self}: got {:?}",
-                        fds[0].revents()
-                    )));
+                    return Err(Failure::fail(format!("poll on {self}: got {:?}", fds[0].revents())));
                 }
                 Err(Errno::EINTR) => {}
                 Err(errno) => return Err(errno.into()),
@@ -115,9 +112,7 @@ impl Pidfd {
             Some(pid) if pid > 0 => procfs::describe(pid),
             _ => "the process is gone".to_owned(),
         };
-        Failure::fail(format!(
-            "{self} did not report {what} within {waited:.1?}; now: {now}"
-        ))
+        Failure::fail(format!("{self} did not report {what} within {waited:.1?}; now: {now}"))
     }
 
     /// Blocks until the process has exited (POLLIN). It may still be a zombie, and its exit information may
@@ -137,10 +132,7 @@ impl Pidfd {
 
     /// `PIDFD_GET_INFO` with this request.
     pub fn info(&self, request: InfoMask) -> std::result::Result<PidfdInfo, Errno> {
-        let mut info = PidfdInfo {
-            mask: request.bits(),
-            ..PidfdInfo::default()
-        };
+        let mut info = PidfdInfo { mask: request.bits(), ..PidfdInfo::default() };
         // SAFETY: `info` is a live structure of exactly the size that the request number states.
         unsafe { self.raw_info(size_of::<PidfdInfo>(), (&raw mut info) as usize)? };
         Ok(info)
@@ -148,10 +140,7 @@ impl Pidfd {
 
     /// `PIDFD_GET_INFO` into a buffer of any size, whose first eight bytes are the request.
     pub fn info_sized(&self, buffer: &mut [u8], size: usize) -> std::result::Result<(), Errno> {
-        assert!(
-            buffer.len() >= size,
-            "the buffer is smaller than the size claimed"
-        );
+        assert!(buffer.len() >= size, "the buffer is smaller than the size claimed");
         // SAFETY: the buffer has at least the `size` bytes that the request number states.
         unsafe { self.raw_info(size, buffer.as_mut_ptr() as usize) }
     }
@@ -225,8 +214,7 @@ impl Pidfd {
     /// The `Pid:` line of `/proc/self/fdinfo`: 0 in a foreign namespace, -1 once the process is gone.
     pub fn pid_in_fdinfo(&self) -> Option<i32> {
         let text = fdinfo(self.as_raw_fd()).ok()?;
-        text.lines()
-            .find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok())
+        text.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok())
     }
 }
 

@@ -94,9 +94,7 @@ impl Probe {
         let uname = rustix::system::uname();
         let text = |part: &std::ffi::CStr| part.to_string_lossy().into_owned();
         let release = text(uname.release());
-        let seccomp = procfs::status_field("self", "Seccomp")
-            .and_then(|mode| mode.parse().ok())
-            .unwrap_or(0);
+        let seccomp = procfs::status_field("self", "Seccomp").and_then(|mode| mode.parse().ok()).unwrap_or(0);
         let clone3 = clone3_state(&release, seccomp);
         let features = Features::find(clone3 == Clone3State::Works);
         Probe {
@@ -179,20 +177,15 @@ fn clone3_state(release: &str, seccomp: u32) -> Clone3State {
     if refusal == Errno::ENOSYS && older_than_clone3(release) {
         return Clone3State::Missing;
     }
-    let filter = if seccomp == 2 {
-        "a seccomp filter"
-    } else {
-        "something in front of the kernel"
-    };
+    let filter = if seccomp == 2 { "a seccomp filter" } else { "something in front of the kernel" };
     Clone3State::Blocked(format!(
         "clone3 answers {refusal:?} though Linux {release} has it: {filter} refuses it"
     ))
 }
 
 fn older_than_clone3(release: &str) -> bool {
-    let mut numbers = release
-        .split(|c: char| !c.is_ascii_digit())
-        .filter_map(|part| part.parse::<u32>().ok());
+    let mut numbers =
+        release.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse::<u32>().ok());
     let series = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     series < (5, 3)
 }
@@ -214,11 +207,7 @@ fn info_features() -> Option<InfoMask> {
 
 /// The mask stands at offset 80 since 7.1 and stood at 72, where `coredump_code` and its padding are now.
 fn supported_mask(info: &PidfdInfo) -> u64 {
-    if info.supported_mask != 0 {
-        info.supported_mask
-    } else {
-        info.coredump_code.into()
-    }
+    if info.supported_mask != 0 { info.supported_mask } else { info.coredump_code.into() }
 }
 
 /// Before SUPPORTED_MASK only a dead child tells whether exit information is kept.
@@ -246,16 +235,8 @@ fn is_emulated() -> bool {
 impl fmt::Display for Probe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let yes = |there: bool| if there { "yes" } else { "no" };
-        let Probe {
-            features: has,
-            privileges: may,
-            ..
-        } = self;
-        writeln!(
-            f,
-            "kernel                       Linux {} {} {}",
-            self.release, self.version, self.machine
-        )?;
+        let Probe { features: has, privileges: may, .. } = self;
+        writeln!(f, "kernel                       Linux {} {} {}", self.release, self.version, self.machine)?;
         let clone3 = match &self.clone3 {
             Clone3State::Works => "yes",
             Clone3State::Missing => "no",

@@ -60,18 +60,8 @@ fn state_name(state: char) -> &'static str {
 
 impl std::fmt::Display for Stat {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Stat {
-            pid,
-            comm,
-            state,
-            ppid,
-            ..
-        } = self;
-        write!(
-            f,
-            "process {pid} ({comm}) is {state} ({}), child of {ppid}",
-            state_name(*state)
-        )
+        let Stat { pid, comm, state, ppid, .. } = self;
+        write!(f, "process {pid} ({comm}) is {state} ({}), child of {ppid}", state_name(*state))
     }
 }
 
@@ -92,8 +82,7 @@ pub fn is_mounted() -> bool {
 /// The value of a `Name:` line of `/proc/PID/status`.
 pub fn status_field(pid: &str, name: &str) -> Option<String> {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    text.lines()
-        .find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim().to_owned()))
+    text.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim().to_owned()))
 }
 
 /// All children of a process, alive or zombie.
@@ -101,12 +90,8 @@ pub fn children_of(parent: i32) -> Vec<Stat> {
     let Ok(entries) = fs::read_dir("/proc") else {
         return Vec::new();
     };
-    let pids = entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.filter_map(Stat::of)
-        .filter(|stat| stat.ppid == parent)
-        .collect()
+    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter_map(Stat::of).filter(|stat| stat.ppid == parent).collect()
 }
 
 #[cfg(test)]
@@ -117,10 +102,7 @@ mod tests {
     fn a_hostile_command_name_is_read() {
         let fields = (0..48).map(|n| n.to_string()).collect::<Vec<_>>().join(" ");
         let stat = Stat::parse(&format!("7 (a) Z (b) S {fields}")).unwrap();
-        assert_eq!(
-            (stat.pid, stat.comm.as_str(), stat.state, stat.ppid),
-            (7, "a) Z (b", 'S', 0)
-        );
+        assert_eq!((stat.pid, stat.comm.as_str(), stat.state, stat.ppid), (7, "a) Z (b", 'S', 0));
         assert_eq!(stat.exit_signal, 34);
     }
 

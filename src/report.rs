@@ -172,11 +172,7 @@ impl Record {
         Record {
             at: outcome.failure.map(|failure| failure.at).unwrap_or_default(),
             trail: outcome.trail,
-            output: if verdict == Verdict::Pass {
-                String::new()
-            } else {
-                outcome.output
-            },
+            output: if verdict == Verdict::Pass { String::new() } else { outcome.output },
             runs: 1,
             slowest_seconds: seconds,
             seconds,
@@ -190,18 +186,8 @@ impl Record {
         let failures = self.failures + next.failures;
         let seconds = self.seconds + next.seconds;
         let slowest_seconds = self.slowest_seconds.max(next.slowest_seconds);
-        let worse = if next.severity() > self.severity() {
-            next
-        } else {
-            self
-        };
-        Record {
-            runs,
-            failures,
-            seconds,
-            slowest_seconds,
-            ..worse
-        }
+        let worse = if next.severity() > self.severity() { next } else { self };
+        Record { runs, failures, seconds, slowest_seconds, ..worse }
     }
 
     fn severity(&self) -> usize {
@@ -214,10 +200,7 @@ impl Record {
             Verdict::Fail,
             Verdict::Broken,
         ];
-        order
-            .iter()
-            .position(|verdict| *verdict == self.verdict)
-            .unwrap_or(order.len())
+        order.iter().position(|verdict| *verdict == self.verdict).unwrap_or(order.len())
     }
 
     /// All runs together.
@@ -243,9 +226,7 @@ impl Suite {
         Suite {
             name: env!("CARGO_PKG_NAME").to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            commit: option_env!("CLONE3_CONFORMANCE_COMMIT")
-                .unwrap_or_default()
-                .to_owned(),
+            commit: option_env!("CLONE3_CONFORMANCE_COMMIT").unwrap_or_default().to_owned(),
         }
     }
 }
@@ -326,12 +307,7 @@ impl Results {
         }
         cases.sort_by(|a, b| a.case.cmp(&b.case));
         running.sort();
-        Some(Results {
-            header: header?,
-            footer,
-            cases,
-            interrupted: running,
-        })
+        Some(Results { header: header?, footer, cases, interrupted: running })
     }
 
     /// As [`Results::from_events`], from the lines of a journal. A last line that was cut off is no event.
@@ -342,11 +318,7 @@ impl Results {
 
 /// `/proc/sys/kernel/tainted`, if it can be read.
 pub fn kernel_taint() -> Option<u64> {
-    std::fs::read_to_string("/proc/sys/kernel/tainted")
-        .ok()?
-        .trim()
-        .parse()
-        .ok()
+    std::fs::read_to_string("/proc/sys/kernel/tainted").ok()?.trim().parse().ok()
 }
 
 #[cfg(test)]
@@ -372,33 +344,18 @@ mod tests {
     fn strength_and_policy_decide_what_a_failure_means() {
         let failure = Failure::fail("x");
         let verdict = |case: &Case, policy: &Policy| policy.on_outcome(case, Some(&failure)).0;
-        let (lax, strict) = (
-            Policy::default(),
-            Policy {
-                strict: true,
-                ..Policy::default()
-            },
-        );
+        let (lax, strict) = (Policy::default(), Policy { strict: true, ..Policy::default() });
         assert_eq!(verdict(&case(Strength::Must, None), &lax), Verdict::Fail);
         assert_eq!(verdict(&case(Strength::Is, None), &lax), Verdict::Deviation);
         assert_eq!(verdict(&case(Strength::Is, None), &strict), Verdict::Fail);
-        assert_eq!(
-            verdict(&case(Strength::Must, Some("7.1")), &strict),
-            Verdict::KnownDefect
-        );
+        assert_eq!(verdict(&case(Strength::Must, Some("7.1")), &strict), Verdict::KnownDefect);
     }
 
     #[test]
     fn what_is_required_may_not_be_missing() {
         let unmet = || Unmet::Unsupported("no".into());
-        let nnp = Policy {
-            require: vec![Need::Nnp],
-            ..Policy::default()
-        };
-        let autokill = Policy {
-            require: vec![Need::Autokill],
-            ..Policy::default()
-        };
+        let nnp = Policy { require: vec![Need::Nnp], ..Policy::default() };
+        let autokill = Policy { require: vec![Need::Autokill], ..Policy::default() };
         let case = case(Strength::Must, None);
         assert_eq!(nnp.on_unmet(&case, unmet()).0, Verdict::Fail);
         assert_eq!(autokill.on_unmet(&case, unmet()).0, Verdict::Unsupported);
@@ -407,21 +364,10 @@ mod tests {
     #[test]
     fn the_worse_of_two_runs_is_remembered() {
         let case = case(Strength::Must, None);
-        let pass = Record {
-            runs: 1,
-            seconds: 1.0,
-            ..Record::not_run(&case, Verdict::Pass, String::new())
-        };
-        let fail = Record {
-            runs: 1,
-            seconds: 2.0,
-            ..Record::not_run(&case, Verdict::Fail, "why".into())
-        };
+        let pass = Record { runs: 1, seconds: 1.0, ..Record::not_run(&case, Verdict::Pass, String::new()) };
+        let fail = Record { runs: 1, seconds: 2.0, ..Record::not_run(&case, Verdict::Fail, "why".into()) };
         let both = fail.clone().and(pass.clone());
-        assert_eq!(
-            (both.verdict, both.runs, both.failures, both.seconds),
-            (Verdict::Fail, 2, 1, 3.0)
-        );
+        assert_eq!((both.verdict, both.runs, both.failures, both.seconds), (Verdict::Fail, 2, 1, 3.0));
         assert_eq!(pass.and(fail).message, "why");
     }
 }

@@ -55,12 +55,7 @@ impl Page {
 pub(crate) fn open() -> rustix::io::Result<()> {
     // SAFETY: a new anonymous mapping at an address of the kernel's choice aliases nothing.
     let page = unsafe {
-        mmap_anonymous(
-            std::ptr::null_mut(),
-            SIZE,
-            ProtFlags::READ | ProtFlags::WRITE,
-            MapFlags::SHARED,
-        )?
+        mmap_anonymous(std::ptr::null_mut(), SIZE, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED)?
     };
     // A second call in the same process keeps the first page; nothing refers to the new one.
     let _ = PAGE.set(Page(page.cast()));
@@ -76,9 +71,7 @@ pub(crate) fn clear() {
 
 /// All lines so far.
 pub(crate) fn read() -> Vec<String> {
-    PAGE.get()
-        .map(|page| page.read().lines().map(str::to_owned).collect())
-        .unwrap_or_default()
+    PAGE.get().map(|page| page.read().lines().map(str::to_owned).collect()).unwrap_or_default()
 }
 
 /// A line on the stack: no allocation between clone3 and exec.
@@ -100,10 +93,7 @@ impl std::fmt::Write for Line {
 /// Adds a line, led by the pid of the writer.
 pub fn note(text: Arguments<'_>) {
     let Some(page) = PAGE.get() else { return };
-    let mut line = Line {
-        bytes: [0; LINE],
-        len: 0,
-    };
+    let mut line = Line { bytes: [0; LINE], len: 0 };
     // Writing to a Line never fails.
     let _ = write!(line, "[{}] {text}", rustix::process::getpid().as_raw_nonzero());
     line.bytes[line.len] = b'\n';

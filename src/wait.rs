@@ -105,20 +105,12 @@ pub struct Event {
 impl Event {
     /// `CLD_EXITED` with `status`.
     pub fn exited(pid: i32, status: i32) -> Event {
-        Event {
-            pid,
-            code: libc::CLD_EXITED,
-            status,
-        }
+        Event { pid, code: libc::CLD_EXITED, status }
     }
 
     /// `CLD_KILLED` by `signal`.
     pub fn killed(pid: i32, signal: Signal) -> Event {
-        Event {
-            pid,
-            code: libc::CLD_KILLED,
-            status: signal as i32,
-        }
+        Event { pid, code: libc::CLD_KILLED, status: signal as i32 }
     }
 }
 
@@ -136,11 +128,7 @@ pub fn waitid(who: Who<'_>, options: i32) -> std::result::Result<Option<Event>, 
     Errno::result(unsafe { libc::waitid(kind, id, &mut info, options) })?;
     // SAFETY: waitid filled the child fields, or left them zero.
     let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
-    Ok((pid != 0).then_some(Event {
-        pid,
-        code: info.si_code,
-        status,
-    }))
+    Ok((pid != 0).then_some(Event { pid, code: info.si_code, status }))
 }
 
 /// `waitpid(2)` as it is: `options` raw, `None` when WNOHANG finds nothing.
@@ -159,13 +147,10 @@ pub fn reap(pid: i32) -> Result<Status> {
             note!("waitpid({pid}, __WALL) = {status}");
             Ok(status)
         }
-        Ok(None) => Err(Failure::broken(format!(
-            "waitpid({pid}) without WNOHANG returned 0"
-        ))),
-        Err(errno) => Err(Failure::fail(format!(
-            "waitpid({pid}, __WALL): expected its status, got {}",
-            Named(errno)
-        ))),
+        Ok(None) => Err(Failure::broken(format!("waitpid({pid}) without WNOHANG returned 0"))),
+        Err(errno) => {
+            Err(Failure::fail(format!("waitpid({pid}, __WALL): expected its status, got {}", Named(errno))))
+        }
     }
 }
 
@@ -186,9 +171,7 @@ pub fn find_zombie(pid: i32) -> Result<Event> {
             note!("process {pid} is a zombie, as it must be");
             Ok(event)
         }
-        Ok(None) => Err(Failure::broken(format!(
-            "waitid({pid}) without WNOHANG found nothing"
-        ))),
+        Ok(None) => Err(Failure::broken(format!("waitid({pid}) without WNOHANG found nothing"))),
         Err(errno) => Err(Failure::fail(format!(
             "waitid(P_PID {pid}, WEXITED|WNOWAIT|__WALL): expected a zombie, got {}",
             Named(errno)
@@ -201,23 +184,14 @@ pub fn find_zombie(pid: i32) -> Result<Event> {
 /// The pid itself may still exist for an instant after POLLIN; see [`crate::pidfd::Pidfd::wait_reaped`].
 #[track_caller]
 pub fn no_child(pid: i32) -> Result {
-    let got = waitid(
-        Who::Pid(pid),
-        libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL,
-    );
-    no_such_child(
-        format_args!("waitid(P_PID {pid}, WEXITED|WNOHANG|WNOWAIT|__WALL)"),
-        got,
-    )
+    let got = waitid(Who::Pid(pid), libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL);
+    no_such_child(format_args!("waitid(P_PID {pid}, WEXITED|WNOHANG|WNOWAIT|__WALL)"), got)
 }
 
 /// The caller must have no child at all.
 #[track_caller]
 pub fn no_children() -> Result {
-    let got = waitid(
-        Who::Any,
-        libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL,
-    );
+    let got = waitid(Who::Any, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL);
     no_such_child("waitid(P_ALL, WEXITED|WNOHANG|WNOWAIT|__WALL)", got)
 }
 
@@ -230,9 +204,7 @@ pub fn no_such_child(what: impl fmt::Display, got: std::result::Result<Option<Ev
         Ok(None) => "0: the child is there and still alive".to_owned(),
         Ok(Some(event)) => format!("a zombie: {event:?}"),
     };
-    Err(Failure::fail(format!(
-        "{what}: expected ECHILD (no such child), got {found}"
-    )))
+    Err(Failure::fail(format!("{what}: expected ECHILD (no such child), got {found}")))
 }
 
 /// The pid must be unused: `kill(pid, 0)` is ESRCH. Exact only after POLLHUP.
@@ -249,18 +221,9 @@ mod tests {
     #[test]
     fn statuses_are_shown_in_words() {
         assert_eq!(Status::exited(42).to_string(), "exited with 42 (0x2a00)");
-        assert_eq!(
-            Status::killed(Signal::SIGKILL).to_string(),
-            "killed by SIGKILL (0x9)"
-        );
-        assert_eq!(
-            Status::dumped(Signal::SIGSEGV).to_string(),
-            "killed by SIGSEGV, core dumped (0x8b)"
-        );
-        assert_eq!(
-            Status::stopped(Signal::SIGSTOP).to_string(),
-            "stopped by SIGSTOP (0x137f)"
-        );
+        assert_eq!(Status::killed(Signal::SIGKILL).to_string(), "killed by SIGKILL (0x9)");
+        assert_eq!(Status::dumped(Signal::SIGSEGV).to_string(), "killed by SIGSEGV, core dumped (0x8b)");
+        assert_eq!(Status::stopped(Signal::SIGSTOP).to_string(), "stopped by SIGSTOP (0x137f)");
         assert_eq!(Status(40).to_string(), "killed by signal 40 (0x28)");
     }
 }

@@ -29,11 +29,7 @@ impl<T: Serialize + DeserializeOwned> Channel<T> {
     /// A new one. Make it before the child.
     pub fn new() -> Result<Channel<T>> {
         let (from, to) = pipe_with(PipeFlags::CLOEXEC)?;
-        Ok(Channel {
-            from,
-            to: Mutex::new(Some(to)),
-            value: PhantomData,
-        })
+        Ok(Channel { from, to: Mutex::new(Some(to)), value: PhantomData })
     }
 
     fn sender(&self) -> MutexGuard<'_, Option<OwnedFd>> {
@@ -45,9 +41,7 @@ impl<T: Serialize + DeserializeOwned> Channel<T> {
         let mut line = serde_json::to_vec(value).map_err(|error| Failure::broken(error.to_string()))?;
         line.push(b'\n');
         let to = self.sender();
-        let to = to
-            .as_ref()
-            .ok_or_else(|| Failure::broken("sending after receiving on a channel"))?;
+        let to = to.as_ref().ok_or_else(|| Failure::broken("sending after receiving on a channel"))?;
         write_all(to, &line)
     }
 
@@ -56,9 +50,7 @@ impl<T: Serialize + DeserializeOwned> Channel<T> {
     pub fn recv(&self) -> Result<T> {
         match self.try_recv()? {
             Some(value) => Ok(value),
-            None => Err(Failure::broken(
-                "the child ended without the report that it was to send",
-            )),
+            None => Err(Failure::broken("the child ended without the report that it was to send")),
         }
     }
 
@@ -96,9 +88,7 @@ pub fn read_byte(from: &impl AsFd) -> Result<Option<u8>> {
         match poll(&mut fds, sandbox::time_left()) {
             Ok(0) => {
                 let waited = sandbox::patience();
-                return Err(Failure::fail(format!(
-                    "nothing came through a pipe within {waited:.1?}"
-                )));
+                return Err(Failure::fail(format!("nothing came through a pipe within {waited:.1?}")));
             }
             Ok(_) => {}
             Err(Errno::EINTR) => continue,

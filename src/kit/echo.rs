@@ -43,16 +43,7 @@ pub struct Echoer {
 pub fn line() -> Result<(Line, Echoer)> {
     let (from_parent, to_child) = pipe_with(PipeFlags::CLOEXEC)?;
     let (from_child, to_parent) = pipe_with(PipeFlags::CLOEXEC)?;
-    Ok((
-        Line {
-            to: to_child,
-            from: from_child,
-        },
-        Echoer {
-            from: from_parent,
-            to: to_parent,
-        },
-    ))
+    Ok((Line { to: to_child, from: from_child }, Echoer { from: from_parent, to: to_parent }))
 }
 
 impl Line {
@@ -64,11 +55,7 @@ impl Line {
             Err(rustix::io::Errno::PIPE) => return Ok(Pulse::Dead),
             Err(errno) => return Err(errno.into()),
         }
-        Ok(if read_byte(&self.from)?.is_some() {
-            Pulse::Alive
-        } else {
-            Pulse::Dead
-        })
+        Ok(if read_byte(&self.from)?.is_some() { Pulse::Alive } else { Pulse::Dead })
     }
 }
 

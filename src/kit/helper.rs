@@ -38,9 +38,7 @@ pub fn run_if_asked() {
     }
     let name = arguments.next().unwrap_or_default();
     let rest: Vec<String> = arguments.collect();
-    let helper = inventory::iter::<Helper>
-        .into_iter()
-        .find(|helper| helper.name == name);
+    let helper = inventory::iter::<Helper>.into_iter().find(|helper| helper.name == name);
     exit_now(helper.map_or(127, |helper| (helper.main)(&rest)))
 }
 

@@ -56,20 +56,12 @@ pub fn set_effective(wanted: &[Capability]) -> Result {
 
 /// What is permitted now.
 pub fn permitted() -> Result<Vec<Capability>> {
-    Ok(caps::read(None, CapSet::Permitted)
-        .map_err(caps_error)?
-        .into_iter()
-        .collect())
+    Ok(caps::read(None, CapSet::Permitted).map_err(caps_error)?.into_iter().collect())
 }
 
 /// Gives up all capabilities for good, whatever the uid.
 pub fn drop_capabilities() -> Result {
-    for set in [
-        CapSet::Ambient,
-        CapSet::Effective,
-        CapSet::Inheritable,
-        CapSet::Permitted,
-    ] {
+    for set in [CapSet::Ambient, CapSet::Effective, CapSet::Inheritable, CapSet::Permitted] {
         caps::clear(None, set).map_err(caps_error)?;
     }
     note!("dropped all capabilities");

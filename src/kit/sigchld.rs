@@ -15,10 +15,7 @@ pub fn block() -> Result {
 pub fn take() -> Option<(i32, i32)> {
     // SAFETY: both are plain data for which all zeroes is a valid value.
     let (mut info, mut set): (libc::siginfo_t, libc::sigset_t) = unsafe { std::mem::zeroed() };
-    let at_once = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
+    let at_once = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: all three are live, and the set is a valid one.
     let got = unsafe {
         libc::sigemptyset(&mut set);
@@ -33,10 +30,7 @@ pub fn take() -> Option<(i32, i32)> {
 #[track_caller]
 pub fn none_pending() -> Result {
     let got = take();
-    check::holds(
-        got.is_none(),
-        format_args!("expected no SIGCHLD, got one with (si_code, si_pid) = {got:?}"),
-    )
+    check::holds(got.is_none(), format_args!("expected no SIGCHLD, got one with (si_code, si_pid) = {got:?}"))
 }
 
 /// A SIGCHLD about this child must be pending.

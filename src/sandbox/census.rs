@@ -31,10 +31,7 @@ fn describe(stat: &Stat) -> String {
     let command = String::from_utf8_lossy(&command).replace('\0', " ");
     match command.trim() {
         "" => stat.to_string(),
-        command => format!(
-            "{stat}, command line: {}",
-            command.chars().take(80).collect::<String>()
-        ),
+        command => format!("{stat}, command line: {}", command.chars().take(80).collect::<String>()),
     }
 }
 

@@ -46,11 +46,7 @@ fn now() -> u64 {
 /// not a process killed without a word.
 pub fn time_left() -> PollTimeout {
     let end = GIVE_UP_AT.load(Ordering::Relaxed);
-    let left = if end == 0 {
-        PATIENCE.load(Ordering::Relaxed)
-    } else {
-        end.saturating_sub(now())
-    };
+    let left = if end == 0 { PATIENCE.load(Ordering::Relaxed) } else { end.saturating_sub(now()) };
     PollTimeout::try_from(Duration::from_nanos(left)).unwrap_or(PollTimeout::MAX)
 }
 
@@ -104,11 +100,7 @@ fn guarded(case: &Case) -> Result {
     }));
     let body = || need::prepare(case.needs).and_then(|()| (case.body)());
     std::panic::catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|_| {
-        let what = PANIC
-            .lock()
-            .ok()
-            .and_then(|mut panic| panic.take())
-            .unwrap_or_default();
+        let what = PANIC.lock().ok().and_then(|mut panic| panic.take()).unwrap_or_default();
         Err(Failure::broken(format!("the case panicked: {what}")))
     })
 }

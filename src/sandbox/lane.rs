@@ -97,12 +97,9 @@ impl Lane {
         let end = Instant::now() + deadline;
         // SAFETY: a lane has one thread.
         match unsafe { fork() }? {
-            ForkResult::Parent { child } => Ok(Running {
-                pid: child.as_raw(),
-                verdict,
-                output: Collected::new(output),
-                end,
-            }),
+            ForkResult::Parent { child } => {
+                Ok(Running { pid: child.as_raw(), verdict, output: Collected::new(output), end })
+            }
             ForkResult::Child => {
                 self.let_go();
                 drop((verdict, output));
@@ -126,31 +123,16 @@ impl Lane {
         let duration = start.elapsed();
         // The first census was the case's own; this one finds what it could not see or did not live to see.
         let mut left = census::take();
-        let immortal = if left.is_empty() {
-            Vec::new()
-        } else {
-            census::kill_all_children()
-        };
+        let immortal = if left.is_empty() { Vec::new() } else { census::kill_all_children() };
         running.output.drain();
         let report = read_report(running.verdict, running.pid);
         let mut failure = judge(ending, report, &mut left);
         if !immortal.is_empty() {
             let who = immortal.join("; ");
-            failure = Some(Failure::fail(format!(
-                "SIGKILL does not end what the case left: {who}"
-            )));
+            failure = Some(Failure::fail(format!("SIGKILL does not end what the case left: {who}")));
         }
-        let trail = if failure.is_some() {
-            trail::read()
-        } else {
-            Vec::new()
-        };
-        Outcome {
-            failure,
-            output: running.output.text(),
-            trail,
-            duration,
-        }
+        let trail = if failure.is_some() { trail::read() } else { Vec::new() };
+        Outcome { failure, output: running.output.text(), trail, duration }
     }
 
     /// Waits for the end of the case's process, collecting its output; kills it at its deadline.
@@ -163,9 +145,7 @@ impl Lane {
             if left.is_zero() {
                 let doing = what_hangs(running.pid);
                 kill_and_reap(running.pid);
-                return Ending::Hung(format!(
-                    "did not end within {deadline:.1?} and was killed; {doing}"
-                ));
+                return Ending::Hung(format!("did not end within {deadline:.1?} and was killed; {doing}"));
             }
             if self.wait_for_news(running, left) {
                 kill_and_reap(running.pid);
@@ -186,11 +166,8 @@ impl Lane {
         let timeout = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
         // EINTR and the like: the loop looks again.
         let _ = poll(&mut fds, timeout);
-        let is_up = |index: usize| {
-            fds.get(index)
-                .and_then(PollFd::revents)
-                .is_some_and(|events| !events.is_empty())
-        };
+        let is_up =
+            |index: usize| fds.get(index).and_then(PollFd::revents).is_some_and(|events| !events.is_empty());
         let (child, gone, output) = (is_up(0), is_up(1), is_up(2));
         if child {
             while let Ok(Some(_)) = self.children.read_signal() {}
@@ -229,10 +206,7 @@ fn read_report(verdict: OwnedFd, pid: i32) -> Result<Option<Report>, String> {
     }
     match serde_json::from_slice::<Report>(&bytes) {
         Ok(report) if report.pid == pid => Ok(Some(report)),
-        Ok(report) => Err(format!(
-            "process {} reported in the name of the case, process {pid}",
-            report.pid
-        )),
+        Ok(report) => Err(format!("process {} reported in the name of the case, process {pid}", report.pid)),
         Err(_) => {
             let text: String = String::from_utf8_lossy(&bytes).chars().take(80).collect();
             Err(format!("the case's report is garbage: {text:?}"))
@@ -255,10 +229,7 @@ fn judge(ending: Ending, report: Result<Option<Report>, String>, left: &mut Vec<
     left.splice(0..0, report.left);
     match report.failure {
         None if left.is_empty() => None,
-        None => Some(Failure::fail(format!(
-            "the case passed but left behind: {}",
-            left.join("; ")
-        ))),
+        None => Some(Failure::fail(format!("the case passed but left behind: {}", left.join("; ")))),
         failure => failure,
     }
 }
@@ -291,11 +262,7 @@ impl Collected {
     fn new(source: OwnedFd) -> Collected {
         // A pipe that blocks would let a case stop its lane.
         let _ = rustix::io::ioctl_fionbio(&source, true);
-        Collected {
-            source: Some(source.into()),
-            kept: Vec::new(),
-            total: 0,
-        }
+        Collected { source: Some(source.into()), kept: Vec::new(), total: 0 }
     }
 
     fn source(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
@@ -331,10 +298,7 @@ impl Collected {
     fn text(&self) -> String {
         let mut text = String::from_utf8_lossy(&self.kept).into_owned();
         if self.total > self.kept.len() {
-            text.push_str(&format!(
-                "\n[{} more bytes of output]",
-                self.total - self.kept.len()
-            ));
+            text.push_str(&format!("\n[{} more bytes of output]", self.total - self.kept.len()));
         }
         text
     }

@@ -38,44 +38,27 @@ impl Sandbox {
     /// # Errors
     /// When the program has a second thread already, or cannot fork.
     pub fn start() -> io::Result<Sandbox> {
-        Ok(Sandbox {
-            zygote: Mutex::new(Zygote::start()?),
-            idle: Mutex::new(Vec::new()),
-        })
+        Ok(Sandbox { zygote: Mutex::new(Zygote::start()?), idle: Mutex::new(Vec::new()) })
     }
 
     /// Runs one case, which this program must have declared, and says how it went. Blocks.
     pub fn run(&self, case: &str, deadline: Duration) -> Outcome {
-        let request = Request {
-            case: case.to_owned(),
-            deadline,
-        };
+        let request = Request { case: case.to_owned(), deadline };
         self.try_run(&request).unwrap_or_else(|error| {
             Outcome::lost(Failure::broken(format!("the sandbox itself failed: {error}")))
         })
     }
 
     fn try_run(&self, request: &Request) -> io::Result<Outcome> {
-        let idle = self
-            .idle
-            .lock()
-            .unwrap_or_else(|poison| poison.into_inner())
-            .pop();
+        let idle = self.idle.lock().unwrap_or_else(|poison| poison.into_inner()).pop();
         let lane = match idle {
             Some(lane) => lane,
-            None => self
-                .zygote
-                .lock()
-                .unwrap_or_else(|poison| poison.into_inner())
-                .new_lane()?,
+            None => self.zygote.lock().unwrap_or_else(|poison| poison.into_inner()).new_lane()?,
         };
         wire::send(&lane, request)?;
         let outcome: Outcome =
             wire::receive(&lane)?.ok_or_else(|| io::Error::other("the lane died, and the case with it"))?;
-        self.idle
-            .lock()
-            .unwrap_or_else(|poison| poison.into_inner())
-            .push(lane);
+        self.idle.lock().unwrap_or_else(|poison| poison.into_inner()).push(lane);
         Ok(outcome)
     }
 }

@@ -34,12 +34,7 @@ pub struct Outcome {
 impl Outcome {
     /// The outcome of a case of which nothing is known but this failure.
     pub(super) fn lost(failure: Failure) -> Outcome {
-        Outcome {
-            failure: Some(failure),
-            output: String::new(),
-            trail: Vec::new(),
-            duration: Duration::ZERO,
-        }
+        Outcome { failure: Some(failure), output: String::new(), trail: Vec::new(), duration: Duration::ZERO }
     }
 }
 

@@ -40,15 +40,11 @@ impl Zygote {
 
 /// A fork copies only the thread that calls it; locks that others hold would stay locked for ever.
 fn require_one_thread() -> io::Result<()> {
-    let threads = std::fs::read_dir("/proc/self/task")
-        .map(Iterator::count)
-        .unwrap_or(1);
+    let threads = std::fs::read_dir("/proc/self/task").map(Iterator::count).unwrap_or(1);
     if threads == 1 {
         return Ok(());
     }
-    Err(io::Error::other(format!(
-        "the sandbox must start before any thread; there are {threads}"
-    )))
+    Err(io::Error::other(format!("the sandbox must start before any thread; there are {threads}")))
 }
 
 /// Forks a lane for every socket that arrives.
@@ -84,11 +80,7 @@ fn ignore_children() {
 /// handle and not a death.
 fn reset_signals() {
     for signal in Signal::iterator() {
-        let handler = if signal == Signal::SIGPIPE {
-            SigHandler::SigIgn
-        } else {
-            SigHandler::SigDfl
-        };
+        let handler = if signal == Signal::SIGPIPE { SigHandler::SigIgn } else { SigHandler::SigDfl };
         let action = SigAction::new(handler, SaFlags::empty(), SigSet::empty());
         // SAFETY: default and ignore run no code of ours. SIGKILL and SIGSTOP refuse, as they must.
         let _ = unsafe { sigaction(signal, &action) };
