@@ -1,1 +1,3 @@
 //! What conformance cases for `clone3(2)` are written in.
+pub mod guest;
+pub mod host;
