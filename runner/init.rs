@@ -87,7 +87,9 @@ fn carry_out(plan: &str) -> Result<()> {
 fn run_suite(plan: &Plan, output: &File) -> Result<Exit> {
     let mut command = Command::new(std::env::current_exe()?);
     command.arg0("clone3-conformance").args(["--events", &plan.journal]).args(&plan.args);
-    command.env_clear().envs([("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"), ("HOME", "/")]);
+    command
+        .env_clear()
+        .envs([("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"), ("HOME", "/")]);
     command.current_dir("/").process_group(0);
     command.stdin(File::open("/dev/null")?).stdout(output.try_clone()?).stderr(output.try_clone()?);
     if let Some(user) = plan.user {
@@ -116,7 +118,8 @@ fn serial(device: &str) -> Result<File> {
 
 /// Puts a line into the kernel's log, loud enough for every console.
 fn log(line: &str) {
-    let written = OpenOptions::new().write(true).open("/dev/kmsg").and_then(|mut log| writeln!(log, "<1>{line}"));
+    let written =
+        OpenOptions::new().write(true).open("/dev/kmsg").and_then(|mut log| writeln!(log, "<1>{line}"));
     if let Err(error) = written {
         eprintln!("{line} (not in the kernel's log: {error})");
     }

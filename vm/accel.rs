@@ -30,7 +30,9 @@ pub enum Wish {
 pub enum Accel {
     Kvm,
     /// One host thread for each processor, or one for all.
-    Tcg { threads: Threads },
+    Tcg {
+        threads: Threads,
+    },
 }
 
 /// How an emulated machine's processors share the host's.

@@ -117,7 +117,8 @@ impl Index {
     pub fn newest(&self, prefix: &str, flavour: &str) -> Option<&Package> {
         self.images().into_iter().rfind(|package| {
             let means = |name: Name| {
-                name.flavour == flavour && (is_prefix(prefix, upstream(&package.version)) || is_prefix(prefix, name.base))
+                name.flavour == flavour
+                    && (is_prefix(prefix, upstream(&package.version)) || is_prefix(prefix, name.base))
             };
             package.parsed().is_some_and(means)
         })
@@ -127,9 +128,9 @@ impl Index {
     pub fn newest_of_suite(&self, suite: &str, flavour: &str) -> Option<&Package> {
         let alias = self.aliases.iter().find(|(alias, _)| alias == suite);
         let suite = alias.map_or(suite, |(_, suite)| suite);
-        self.images()
-            .into_iter()
-            .rfind(|package| package.suite == suite && package.parsed().is_some_and(|name| name.flavour == flavour))
+        self.images().into_iter().rfind(|package| {
+            package.suite == suite && package.parsed().is_some_and(|name| name.flavour == flavour)
+        })
     }
 
     /// The package with the modules of the kernel in `image`, where they come apart from it.
@@ -154,11 +155,17 @@ impl Archive<'_> {
     pub fn index(&self, refresh: bool) -> Result<Index> {
         let path = self.cache.path("apt/index.json");
         let known = || -> Option<Index> { serde_json::from_slice(&fs::read(&path).ok()?).ok() };
-        if !refresh && is_fresh(&path) && let Some(index) = known() {
+        if !refresh
+            && is_fresh(&path)
+            && let Some(index) = known()
+        {
             return Ok(index);
         }
         let _lock = self.cache.lock("apt", self.interrupts)?;
-        if !refresh && is_fresh(&path) && let Some(index) = known() {
+        if !refresh
+            && is_fresh(&path)
+            && let Some(index) = known()
+        {
             return Ok(index);
         }
         let index = self.ask()?;
@@ -174,14 +181,18 @@ impl Archive<'_> {
         let mut update = Command::new("apt-get");
         update.arg("-qq").arg("-c").arg(&settings).arg("update").env("LC_ALL", "C");
         let asked = process::succeed(&mut update, self.interrupts);
-        if let Err(error) = &asked && error.is::<Interrupted>() {
+        if let Err(error) = &asked
+            && error.is::<Interrupted>()
+        {
             return asked.map(|()| Index::default());
         }
         let index = read_lists(&folder.join("lists"))?;
         match asked {
             Ok(()) => ensure!(!index.packages.is_empty(), "the archive's lists name no kernel"),
             Err(error) if index.packages.is_empty() => return Err(error).context("the archive gave no list"),
-            Err(error) => note!("the archive did not give every list ({error:#}); going by what it gave before"),
+            Err(error) => {
+                note!("the archive did not give every list ({error:#}); going by what it gave before")
+            }
         }
         Ok(index)
     }
@@ -289,7 +300,8 @@ fn archive_url(address: &str) -> String {
 /// The kernel packages of one list.
 fn read_list(path: &Path, suite: &str, url: &str) -> Result<Vec<Package>> {
     let mut reader = Command::new(HELPER);
-    let mut reader = reader.arg("cat-file").arg(path).stdout(Stdio::piped()).spawn().context("cannot start apt-helper")?;
+    let mut reader =
+        reader.arg("cat-file").arg(path).stdout(Stdio::piped()).spawn().context("cannot start apt-helper")?;
     let lines = BufReader::new(reader.stdout.take().context("no output of apt-helper")?);
     let packages = parse_list(lines, suite, url);
     ensure!(reader.wait()?.success(), "cannot read the list {}", path.display());
@@ -342,7 +354,12 @@ fn alias(release: &Path) -> Result<Option<String>> {
 }
 
 /// Takes files out of a package: `wanted` gives a file's new name, and the search ends when it says so.
-pub fn unpack(package: &Path, folder: &Path, wanted: impl Fn(&str) -> Option<String>, most: usize) -> Result<usize> {
+pub fn unpack(
+    package: &Path,
+    folder: &Path,
+    wanted: impl Fn(&str) -> Option<String>,
+    most: usize,
+) -> Result<usize> {
     let mut reader = Command::new("dpkg-deb");
     reader.arg("--fsys-tarfile").arg(package).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut reader = reader.spawn().context("cannot start dpkg-deb")?;
@@ -367,7 +384,9 @@ fn take_files(
     for file in files.entries()? {
         let mut file = file?;
         let path = file.path()?.to_string_lossy().into_owned();
-        if file.header().entry_type().is_file() && let Some(name) = wanted(&path) {
+        if file.header().entry_type().is_file()
+            && let Some(name) = wanted(&path)
+        {
             let target = folder.join(name);
             fs::create_dir_all(target.parent().unwrap_or(folder))?;
             std::io::copy(&mut file, &mut File::create(target)?)?;
@@ -437,12 +456,15 @@ SHA256: ff
     fn a_list_is_searched_for_packages_that_hold_kernels() {
         let index = index();
         let names: Vec<&str> = index.packages.iter().map(|package| package.name.as_str()).collect();
-        assert_eq!(names, [
-            "linux-binary-7.1.13+deb13-cloud-amd64",
-            "linux-modules-7.3.4+deb13-cloud-amd64",
-            "linux-binary-7.3.4+deb13-cloud-amd64",
-            "linux-image-6.1.0-56-amd64",
-        ]);
+        assert_eq!(
+            names,
+            [
+                "linux-binary-7.1.13+deb13-cloud-amd64",
+                "linux-modules-7.3.4+deb13-cloud-amd64",
+                "linux-binary-7.3.4+deb13-cloud-amd64",
+                "linux-image-6.1.0-56-amd64",
+            ]
+        );
         assert_eq!(index.packages[0].url, "http://archive/pool/a.deb");
         assert_eq!(index.packages[0].release(), "7.1.13+deb13-cloud-amd64");
     }

@@ -28,7 +28,8 @@ impl Cache {
     pub fn open() -> Result<Self> {
         let base = env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty()).map(PathBuf::from);
         let base = base.or_else(|| Some(env::home_dir()?.join(".cache")));
-        let root = base.context("no place for a cache: set HOME or XDG_CACHE_HOME")?.join("clone3-conformance");
+        let root =
+            base.context("no place for a cache: set HOME or XDG_CACHE_HOME")?.join("clone3-conformance");
         fs::create_dir_all(&root).with_context(|| format!("cannot make the cache {}", root.display()))?;
         Ok(Self { root })
     }

@@ -62,7 +62,8 @@ const STALLS: [&str; 3] = ["detected stall", "self-detected stall", " blocked fo
 
 /// What a line of the console accuses the kernel of, if it does.
 pub fn accusation(line: &str) -> Option<Fault> {
-    let report = SPEAKERS.iter().fold(message(line), |rest, speaker| rest.strip_prefix(speaker).unwrap_or(rest));
+    let report =
+        SPEAKERS.iter().fold(message(line), |rest, speaker| rest.strip_prefix(speaker).unwrap_or(rest));
     let informs = report.len() < message(line).len();
     ACCUSATIONS
         .iter()
@@ -82,14 +83,14 @@ fn message(mut line: &str) -> &str {
 pub fn findings(lines: &[Line]) -> Vec<Finding> {
     let mut found = Vec::new();
     let mut next = 0;
-    while let Some((at, fault)) =
-        (next..lines.len()).find_map(|at| Some((at, accusation(&lines[at].text)?)))
+    while let Some((at, fault)) = (next..lines.len()).find_map(|at| Some((at, accusation(&lines[at].text)?)))
     {
         let end = excerpt_end(lines, at);
         // The line that draws the frame belongs to the picture.
         let start = at - usize::from(at > 0 && lines[at - 1].text.contains("[ cut here ]"));
         let excerpt = lines[start..end].iter().map(|line| line.text.clone()).collect();
-        let worst = (at..end).filter_map(|at| accusation(&lines[at].text)).find(|fault| *fault == Fault::Panic);
+        let worst =
+            (at..end).filter_map(|at| accusation(&lines[at].text)).find(|fault| *fault == Fault::Panic);
         found.push(Finding { fault: worst.unwrap_or(fault), running: lines[at].running.clone(), excerpt });
         next = end;
     }
@@ -128,7 +129,10 @@ mod tests {
             ("[    1.234567] Kernel panic - not syncing: Fatal exception", Some(Fault::Panic)),
             ("[    1.2][    T1] BUG: kernel NULL pointer dereference, address: 0", Some(Fault::Bug)),
             ("[    1.2] Oops: int3: 0000 [#1] SMP PTI", Some(Fault::Int3)),
-            ("[    1.2] Oops: general protection fault, probably for non-canonical address", Some(Fault::Oops)),
+            (
+                "[    1.2] Oops: general protection fault, probably for non-canonical address",
+                Some(Fault::Oops),
+            ),
             ("[    1.2] WARNING: CPU: 0 PID: 1 at kernel/exit.c:1 do_exit+0x1/0x2", Some(Fault::Warning)),
             ("[    1.2] WARNING: possible circular locking dependency detected", Some(Fault::Warning)),
             ("[   30.0] rcu: INFO: rcu_preempt self-detected stall on CPU", Some(Fault::Stall)),
@@ -149,8 +153,14 @@ mod tests {
 
     #[test]
     fn a_report_is_one_finding_with_its_frame() {
-        let texts = ["before", "[ 1.0] ------------[ cut here ]------------", "[ 1.0] WARNING: CPU: 0", "[ 1.0] Call Trace:",
-            "[ 1.0] ---[ end trace 0000000000000000 ]---", "after"];
+        let texts = [
+            "before",
+            "[ 1.0] ------------[ cut here ]------------",
+            "[ 1.0] WARNING: CPU: 0",
+            "[ 1.0] Call Trace:",
+            "[ 1.0] ---[ end trace 0000000000000000 ]---",
+            "after",
+        ];
         let lines: Vec<Line> =
             texts.iter().map(|text| Line { text: (*text).to_owned(), running: vec!["a".into()] }).collect();
         let found = findings(&lines);

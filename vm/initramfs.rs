@@ -52,8 +52,12 @@ mod tests {
         let plan = Plan { args: vec!["x".into()], user: None, output: "o".into(), journal: "j".into() };
         let mut archive = Vec::new();
         write(&mut archive, b"binary!", &plan).unwrap();
-        let starts: Vec<usize> =
-            archive.windows(6).enumerate().filter(|(_, bytes)| *bytes == b"070701").map(|(at, _)| at).collect();
+        let starts: Vec<usize> = archive
+            .windows(6)
+            .enumerate()
+            .filter(|(_, bytes)| *bytes == b"070701")
+            .map(|(at, _)| at)
+            .collect();
         assert_eq!(starts.len(), 5);
         assert!(starts.iter().all(|at| at % 4 == 0));
         assert_eq!(archive.len() % 4, 0);

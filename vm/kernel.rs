@@ -26,7 +26,8 @@ pub fn get(spec: &Spec, archive: &Archive, refresh: bool) -> Result<Kernel> {
         Spec::Path(path) => from_path(path),
         Spec::Version { prefix, flavour } => {
             let index = archive.index(refresh)?;
-            let package = index.newest(prefix, flavour).with_context(|| nothing_like(&index, prefix, flavour))?;
+            let package =
+                index.newest(prefix, flavour).with_context(|| nothing_like(&index, prefix, flavour))?;
             from_archive(package, archive)
         }
         Spec::Suite { suite, flavour } => {
@@ -108,7 +109,12 @@ fn from_image(path: &Path) -> Result<Kernel> {
     let length = file.metadata()?.len();
     file.take(HEAD).read_to_end(&mut head)?;
     let header = Header::parse(&head).with_context(no_image)?;
-    ensure!(length >= header.length, "{} is cut off: it has {length} bytes of {}", path.display(), header.length);
+    ensure!(
+        length >= header.length,
+        "{} is cut off: it has {length} bytes of {}",
+        path.display(),
+        header.length
+    );
     Ok(Kernel { image: fs::canonicalize(path)?, release: header.release, package: None, _unpacked: None })
 }
 

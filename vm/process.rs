@@ -69,8 +69,7 @@ pub fn run_within(
     let deadline = deadline.map(|after| Instant::now() + after);
     let mut process = Process::spawn(command.stdin(Stdio::null()))?;
     loop {
-        let mut waiting =
-            [PollFd::new(&process, PollFlags::IN), PollFd::new(interrupts, PollFlags::IN)];
+        let mut waiting = [PollFd::new(&process, PollFlags::IN), PollFd::new(interrupts, PollFlags::IN)];
         wait_until(&mut waiting, deadline)?;
         interrupts.check()?;
         match process.try_wait()? {

@@ -28,10 +28,12 @@ const BOOTS: u32 = 3;
 /// Does what the command line says; the result is the exit status.
 pub fn run(cli: &Cli, cache: &Cache, interrupts: &Interrupts) -> Result<u8> {
     let archive = Archive { cache, interrupts };
-    let kernel = kernel::get(&cli.kernel, &archive, cli.refresh).context("no verdict, for want of a kernel")?;
+    let kernel =
+        kernel::get(&cli.kernel, &archive, cli.refresh).context("no verdict, for want of a kernel")?;
     let accel = accel::choose(cli.accel, cache, interrupts).context("no verdict, for want of a machine")?;
     let limits = Limits { boot: BOOT, whole: cli.timeout };
-    let machine = Machine { accel, cpus: cli.cpus, memory: cli.memory.clone(), limits, append: cli.append.clone() };
+    let machine =
+        Machine { accel, cpus: cli.cpus, memory: cli.memory.clone(), limits, append: cli.append.clone() };
     let run = Run { cli, kernel, plan: plan(cli), binary: binary(cli)?, interrupts };
     run.announce(&machine);
     let (status, _session) = run.verdict(machine)?;
@@ -87,8 +89,14 @@ impl Run<'_> {
         let mut boots = 1;
         let mut believed = false;
         loop {
-            let (session, complaint) =
-                qemu::boot(&self.kernel, &self.plan, &self.binary, &machine, self.interrupts, &mut stdout().lock())?;
+            let (session, complaint) = qemu::boot(
+                &self.kernel,
+                &self.plan,
+                &self.binary,
+                &machine,
+                self.interrupts,
+                &mut stdout().lock(),
+            )?;
             for finding in boot_findings(&session) {
                 note!("while it booted, the kernel said: {}", finding.excerpt.join(" / "));
             }
