@@ -1,4 +1,5 @@
 //! One run: a kernel, a machine, the suite in it, a verdict.
+use std::fs;
 use std::io::{IsTerminal, stdout};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,15 +9,16 @@ use clone3_conformance::guest::Plan;
 
 use crate::accel::{self, Accel, Threads};
 use crate::archive::Archive;
-use crate::cache::Cache;
-use crate::cli::Cli;
-use crate::console::Finding;
-use crate::interrupt::Interrupts;
+use crate::cache::{Cache, write_whole};
+use crate::cli::{self, Cli};
+use crate::console::{Finding, accusation};
+use crate::engine::{Engine, Job};
+use crate::interrupt::{Interrupted, Interrupts};
 use crate::kernel::{self, Kernel};
 use crate::machine::Machine;
 use crate::note;
 use crate::outcome::{FAILED, NO_VERDICT, Outcome, boot_findings, judge};
-use crate::qemu;
+use crate::virtme::{Tools, knows_no_virtiofs};
 use crate::watch::{Limits, Session};
 
 /// How long a kernel may take to come to the suite's first line, on the slowest of machines.
@@ -28,16 +30,40 @@ const BOOTS: u32 = 3;
 /// Does what the command line says; the result is the exit status.
 pub fn run(cli: &Cli, cache: &Cache, interrupts: &Interrupts) -> Result<u8> {
     let archive = Archive { cache, interrupts };
-    let kernel =
-        kernel::get(&cli.kernel, &archive, cli.refresh).context("no verdict, for want of a kernel")?;
-    let accel = accel::choose(cli.accel, cache, interrupts).context("no verdict, for want of a machine")?;
+    let kernel = kernel::get(&cli.kernel, &archive, cli.refresh).context("no verdict (kernel)")?;
+    let accel = accel::choose(cli.accel, cache, interrupts).context("no verdict (machine)")?;
     let limits = Limits { boot: BOOT, whole: cli.timeout };
     let machine =
         Machine { accel, cpus: cli.cpus, memory: cli.memory.clone(), limits, append: cli.append.clone() };
-    let run = Run { cli, kernel, plan: plan(cli), binary: binary(cli)?, interrupts };
-    run.announce(&machine);
-    let (status, _session) = run.verdict(machine)?;
+    let engine = engine(cli.engine, &kernel, cache, interrupts)?;
+    let run = Run { kernel, plan: plan(cli), binary: binary(cli)?, cache, interrupts };
+    run.announce(&machine, &engine);
+    let (status, _session) = run.verdict(machine, engine)?;
     Ok(status)
+}
+
+/// The engine that was asked for, or the one that can do it here.
+fn engine(wish: cli::Engine, kernel: &Kernel, cache: &Cache, interrupts: &Interrupts) -> Result<Engine> {
+    if wish == cli::Engine::Qemu {
+        return Ok(Engine::Qemu);
+    }
+    if let Ok(why) = fs::read_to_string(unbootable(kernel, cache)) {
+        note!("virtme-ng cannot boot this kernel: {why}; using QEMU alone");
+        return Ok(Engine::Qemu);
+    }
+    match Tools::prepare(cache, interrupts) {
+        Ok(tools) => Ok(Engine::Virtme(tools)),
+        Err(error) if error.is::<Interrupted>() => Err(error),
+        Err(error) => {
+            note!("virtme-ng cannot be had here: {error:#}; using QEMU alone");
+            Ok(Engine::Qemu)
+        }
+    }
+}
+
+/// Where it is remembered why virtme-ng cannot boot a kernel.
+fn unbootable(kernel: &Kernel, cache: &Cache) -> PathBuf {
+    cache.path(&format!("virtme-cannot/{}", kernel.image.display().to_string().replace('/', "%")))
 }
 
 /// What the guest is to do.
@@ -61,22 +87,23 @@ fn binary(cli: &Cli) -> Result<PathBuf> {
 }
 
 struct Run<'a> {
-    cli: &'a Cli,
     kernel: Kernel,
     plan: Plan,
     binary: PathBuf,
+    cache: &'a Cache,
     interrupts: &'a Interrupts,
 }
 
 impl Run<'_> {
-    fn announce(&self, machine: &Machine) {
+    fn announce(&self, machine: &Machine, engine: &Engine) {
         let origin = self.kernel.package.as_ref().map_or_else(
             || self.kernel.image.display().to_string(),
             |package| format!("Debian {}, {}", package.version, package.suite),
         );
         note!(
-            "Linux {} ({origin}), {} with {} processor{}, {} MiB",
+            "Linux {} ({origin}) by {}, {} with {} processor{}, {} MiB",
             self.kernel.release,
+            engine.name(),
             machine.accel.name().to_uppercase(),
             machine.cpus,
             if machine.cpus == 1 { "" } else { "s" },
@@ -85,20 +112,21 @@ impl Run<'_> {
     }
 
     /// Boots until there is a verdict, or none to be had.
-    fn verdict(&self, mut machine: Machine) -> Result<(u8, Session)> {
+    fn verdict(&self, mut machine: Machine, mut engine: Engine) -> Result<(u8, Session)> {
         let mut boots = 1;
         let mut believed = false;
         loop {
-            let (session, complaint) = qemu::boot(
-                &self.kernel,
-                &self.plan,
-                &self.binary,
-                &machine,
-                self.interrupts,
-                &mut stdout().lock(),
-            )?;
-            for finding in boot_findings(&session) {
-                note!("while it booted, the kernel said: {}", finding.excerpt.join(" / "));
+            let job = Job {
+                kernel: &self.kernel,
+                machine: &machine,
+                plan: &self.plan,
+                binary: &self.binary,
+                interrupts: self.interrupts,
+            };
+            let (session, complaint) = engine.boot(&job, &mut stdout().lock())?;
+            for finding in boot_findings(&session).iter().filter(|_| session.journal.begun) {
+                let line = finding.excerpt.iter().find(|line| accusation(line).is_some());
+                note!("before the suite began, the kernel said: {}", line.map_or("", String::as_str));
             }
             let status = match judge(&session, machine.accel, believed) {
                 Outcome::Verdict { status, why } => {
@@ -120,6 +148,12 @@ impl Run<'_> {
                     }
                     continue;
                 }
+                Outcome::NoBoot { why, .. } if matches!(engine, Engine::Virtme(_)) => {
+                    self.give_up_virtme(&session, &why)?;
+                    engine = Engine::Qemu;
+                    boots += 1;
+                    continue;
+                }
                 Outcome::NoBoot { why, .. } if boots < BOOTS => {
                     note!("{why}; booting again ({boots} of {})", BOOTS - 1);
                     boots += 1;
@@ -136,6 +170,19 @@ impl Run<'_> {
             };
             return Ok((status, session));
         }
+    }
+
+    /// Says why virtme-ng did not boot the kernel, and remembers it if it never will.
+    fn give_up_virtme(&self, session: &Session, why: &str) -> Result<()> {
+        let mut why = why.to_owned();
+        if knows_no_virtiofs(session) {
+            "it has no virtiofs built in, and so no root".clone_into(&mut why);
+            let path = unbootable(&self.kernel, self.cache);
+            fs::create_dir_all(path.parent().unwrap_or(&path))?;
+            write_whole(&path, why.as_bytes())?;
+        }
+        note!("virtme-ng cannot boot this kernel: {why}; using QEMU alone");
+        Ok(())
     }
 }
 
