@@ -18,6 +18,9 @@ use crate::kernel::{self, Kernel};
 use crate::machine::Machine;
 use crate::note;
 use crate::outcome::{FAILED, NO_VERDICT, Outcome, boot_findings, judge};
+use crate::qemu;
+use crate::results::{Account, Ending};
+use crate::system::{self, Thing};
 use crate::virtme::{Tools, knows_no_virtiofs};
 use crate::watch::{Limits, Session};
 
@@ -30,16 +33,21 @@ const BOOTS: u32 = 3;
 /// Does what the command line says; the result is the exit status.
 pub fn run(cli: &Cli, cache: &Cache, interrupts: &Interrupts) -> Result<u8> {
     let archive = Archive { cache, interrupts };
+    system::ensure(&[("qemu-system-x86", Thing::Program(qemu::PROGRAM))], interrupts)
+        .context("no verdict (machine)")?;
     let kernel = kernel::get(&cli.kernel, &archive, cli.refresh).context("no verdict (kernel)")?;
     let accel = accel::choose(cli.accel, cache, interrupts).context("no verdict (machine)")?;
     let limits = Limits { boot: BOOT, whole: cli.timeout };
     let machine =
         Machine { accel, cpus: cli.cpus, memory: cli.memory.clone(), limits, append: cli.append.clone() };
     let engine = engine(cli.engine, &kernel, cache, interrupts)?;
-    let run = Run { kernel, plan: plan(cli), binary: binary(cli)?, cache, interrupts };
-    run.announce(&machine, &engine);
-    let (status, _session) = run.verdict(machine, engine)?;
-    Ok(status)
+    let mut run = Run { kernel, machine, engine, plan: plan(cli), binary: binary(cli)?, cache, interrupts };
+    run.announce();
+    let (session, ending) = run.verdict()?;
+    if let Some(path) = &cli.results {
+        Account::of(&run.kernel, &run.machine, &run.engine).write(path, &session.journal.lines, &ending)?;
+    }
+    Ok(ending.status)
 }
 
 /// The engine that was asked for, or the one that can do it here.
@@ -88,6 +96,8 @@ fn binary(cli: &Cli) -> Result<PathBuf> {
 
 struct Run<'a> {
     kernel: Kernel,
+    machine: Machine,
+    engine: Engine,
     plan: Plan,
     binary: PathBuf,
     cache: &'a Cache,
@@ -95,85 +105,90 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn announce(&self, machine: &Machine, engine: &Engine) {
+    fn announce(&self) {
         let origin = self.kernel.package.as_ref().map_or_else(
             || self.kernel.image.display().to_string(),
             |package| format!("Debian {}, {}", package.version, package.suite),
         );
+        let Machine { accel, cpus, memory, .. } = &self.machine;
+        let processors = if *cpus == 1 { "processor" } else { "processors" };
         note!(
-            "Linux {} ({origin}) by {}, {} with {} processor{}, {} MiB",
+            "Linux {} ({origin}) by {}, {} with {cpus} {processors}, {memory} MiB",
             self.kernel.release,
-            engine.name(),
-            machine.accel.name().to_uppercase(),
-            machine.cpus,
-            if machine.cpus == 1 { "" } else { "s" },
-            machine.memory,
+            self.engine.name(),
+            accel.name().to_uppercase(),
         );
     }
 
     /// Boots until there is a verdict, or none to be had.
-    fn verdict(&self, mut machine: Machine, mut engine: Engine) -> Result<(u8, Session)> {
+    fn verdict(&mut self) -> Result<(Session, Ending)> {
         let mut boots = 1;
         let mut believed = false;
         loop {
-            let job = Job {
-                kernel: &self.kernel,
-                machine: &machine,
-                plan: &self.plan,
-                binary: &self.binary,
-                interrupts: self.interrupts,
-            };
-            let (session, complaint) = engine.boot(&job, &mut stdout().lock())?;
-            for finding in boot_findings(&session).iter().filter(|_| session.journal.begun) {
-                let line = finding.excerpt.iter().find(|line| accusation(line).is_some());
-                note!("before the suite began, the kernel said: {}", line.map_or("", String::as_str));
-            }
-            let status = match judge(&session, machine.accel, believed) {
+            let (session, complaint) = self.boot()?;
+            let ending = match judge(&session, self.machine.accel, believed) {
                 Outcome::Verdict { status, why } => {
-                    if let Some(why) = why {
-                        note!("{why}{}", while_running(&session.journal.running));
-                    }
-                    status
+                    why.iter().for_each(|why| note!("{why}{}", while_running(&session.journal.running)));
+                    Ending { status, ..Ending::default() }
                 }
-                Outcome::Accused(findings) => {
-                    findings.iter().for_each(show);
-                    FAILED
+                Outcome::Accused(faults) => {
+                    faults.iter().for_each(show);
+                    Ending { status: FAILED, faults, ..Ending::default() }
                 }
-                Outcome::Suspected(findings) => {
-                    findings.iter().for_each(show);
+                Outcome::Suspected(faults) => {
+                    faults.iter().for_each(show);
                     note!("that may be the host's doing and not the kernel's; running it all again to know");
                     believed = true;
-                    if let Accel::Tcg { threads } = &mut machine.accel {
+                    if let Accel::Tcg { threads } = &mut self.machine.accel {
                         *threads = Threads::Single;
                     }
                     continue;
                 }
-                Outcome::NoBoot { why, .. } if matches!(engine, Engine::Virtme(_)) => {
+                Outcome::NoBoot { why, .. } if matches!(self.engine, Engine::Virtme(_)) => {
                     self.give_up_virtme(&session, &why)?;
-                    engine = Engine::Qemu;
                     boots += 1;
                     continue;
                 }
-                Outcome::NoBoot { why, .. } if boots < BOOTS => {
+                Outcome::NoBoot { why, again: true, .. } if boots < BOOTS => {
                     note!("{why}; booting again ({boots} of {})", BOOTS - 1);
                     boots += 1;
                     continue;
                 }
-                Outcome::NoBoot { why, last } => {
-                    no_verdict("boot", &why, &last, &complaint);
-                    NO_VERDICT
-                }
+                Outcome::NoBoot { why, last, .. } => no_verdict("boot", why, &last, &complaint),
                 Outcome::Lost { why, running, last } => {
-                    no_verdict("run", &format!("{why}{}", while_running(&running)), &last, &complaint);
-                    NO_VERDICT
+                    no_verdict("run", format!("{why}{}", while_running(&running)), &last, &complaint)
                 }
             };
-            return Ok((status, session));
+            if let Some(boot) = session.boot {
+                note!(
+                    "booted in {:.1} s, ended after {:.1} s",
+                    boot.as_secs_f32(),
+                    session.whole.as_secs_f32()
+                );
+            }
+            return Ok((session, ending));
         }
     }
 
-    /// Says why virtme-ng did not boot the kernel, and remembers it if it never will.
-    fn give_up_virtme(&self, session: &Session, why: &str) -> Result<()> {
+    /// Boots once, and tells what the kernel said before the suite began.
+    fn boot(&self) -> Result<(Session, String)> {
+        let job = Job {
+            kernel: &self.kernel,
+            machine: &self.machine,
+            plan: &self.plan,
+            binary: &self.binary,
+            interrupts: self.interrupts,
+        };
+        let (session, complaint) = self.engine.boot(&job, &mut stdout().lock())?;
+        for finding in boot_findings(&session).iter().filter(|_| session.journal.begun) {
+            let line = finding.excerpt.iter().find(|line| accusation(line).is_some());
+            note!("before the suite began, the kernel said: {}", line.map_or("", String::as_str));
+        }
+        Ok((session, complaint))
+    }
+
+    /// Goes on with QEMU alone; says why, and remembers it if virtme-ng never boots this kernel.
+    fn give_up_virtme(&mut self, session: &Session, why: &str) -> Result<()> {
         let mut why = why.to_owned();
         if knows_no_virtiofs(session) {
             "it has no virtiofs built in, and so no root".clone_into(&mut why);
@@ -182,13 +197,14 @@ impl Run<'_> {
             write_whole(&path, why.as_bytes())?;
         }
         note!("virtme-ng cannot boot this kernel: {why}; using QEMU alone");
+        self.engine = Engine::Qemu;
         Ok(())
     }
 }
 
 /// Shows what the kernel said, and what was running.
 fn show(finding: &Finding) {
-    note!("the kernel reported a fault ({:?}){}:", finding.fault, while_running(&finding.running));
+    note!("the kernel reported a fault ({}){}:", finding.fault, while_running(&finding.running));
     finding.excerpt.iter().for_each(|line| eprintln!("    {line}"));
 }
 
@@ -201,11 +217,12 @@ fn while_running(cases: &[String]) -> String {
 }
 
 /// Shows where and how a guest went away.
-fn no_verdict(stage: &str, why: &str, last: &[String], complaint: &str) {
+fn no_verdict(stage: &'static str, why: String, last: &[String], complaint: &str) -> Ending {
     note!("no verdict ({stage}): {why}");
     complaint.lines().for_each(|line| eprintln!("    {line}"));
     if !last.is_empty() {
         note!("the last lines of the console:");
         last.iter().for_each(|line| eprintln!("    {line}"));
     }
+    Ending { status: NO_VERDICT, no_verdict: Some((stage, why)), faults: Vec::new() }
 }

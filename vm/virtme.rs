@@ -18,12 +18,19 @@ use crate::engine::Job;
 use crate::interrupt::Interrupts;
 use crate::note;
 use crate::process::{Process, output, succeed, supervised};
+use crate::system::{self, Need, Thing};
 use crate::watch::{Channels, Session, watch};
 
 /// The version that this engine was written for.
 const VERSION: &str = "1.42";
 /// The version of the file server that is built where the machine has none.
 const VIRTIOFSD_VERSION: &str = "1.14.0";
+
+/// What its build needs.
+const VIRTIOFSD_NEEDS: [Need; 2] = [
+    ("libcap-ng-dev", Thing::File("/usr/include/cap-ng.h")),
+    ("libseccomp-dev", Thing::File("/usr/include/seccomp.h")),
+];
 
 /// Where distributions install the file server.
 const VIRTIOFSD_PLACES: [&str; 3] =
@@ -137,9 +144,13 @@ fn share(folder: &Path, job: &Job) -> Result<()> {
 fn python(cache: &Cache, interrupts: &Interrupts) -> Result<PathBuf> {
     let name = format!("virtme-ng-{VERSION}");
     let folder = cache.folder(&name, interrupts, |folder| {
+        system::ensure(
+            &[("python3-venv", Thing::Python("venv, ensurepip")), ("file", Thing::Program("file"))],
+            interrupts,
+        )?;
         note!("installing virtme-ng {VERSION} in the cache");
         succeed(Command::new("python3").args(["-m", "venv"]).arg(folder), interrupts)
-            .context("cannot make a virtual environment (Debian: apt-get install python3-venv)")?;
+            .context("cannot make a virtual environment")?;
         let mut install = Command::new(folder.join("bin/python3"));
         install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
         succeed(install.arg(format!("virtme-ng=={VERSION}")), interrupts)
@@ -161,6 +172,7 @@ fn virtiofsd(cache: &Cache, interrupts: &Interrupts) -> Result<PathBuf> {
     }
     let name = format!("virtiofsd-{VIRTIOFSD_VERSION}");
     let folder = cache.folder(&name, interrupts, |folder| {
+        system::ensure(&VIRTIOFSD_NEEDS, interrupts)?;
         note!("building virtiofsd {VIRTIOFSD_VERSION} in the cache; this takes some minutes, once");
         let mut install = Command::new("cargo");
         install.args([
@@ -173,8 +185,7 @@ fn virtiofsd(cache: &Cache, interrupts: &Interrupts) -> Result<PathBuf> {
             "--root",
         ]);
         install.arg(folder).env("CARGO_TARGET_DIR", folder.join("build")).env_remove("RUSTFLAGS");
-        succeed(&mut install, interrupts)
-            .context("cannot build virtiofsd (Debian: apt-get install libcap-ng-dev libseccomp-dev)")?;
+        succeed(&mut install, interrupts).context("cannot build virtiofsd")?;
         Ok(fs::remove_dir_all(folder.join("build"))?)
     })?;
     let server = folder.join("bin/virtiofsd");
