@@ -5,6 +5,7 @@
 //! would reset its options for the whole system.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::errno::Errno;
@@ -18,7 +19,7 @@ use crate::{note, sandbox};
 /// A fresh cgroup without children or limits. Dropping it kills what is still inside and removes it.
 #[derive(Debug)]
 pub struct Cgroup {
-    parent: OwnedFd,
+    parent: &'static OwnedFd,
     dir: OwnedFd,
     name: String,
     /// The process that made it: forked copies do not remove it.
@@ -30,8 +31,14 @@ pub fn is_reachable() -> bool {
     hierarchy().is_ok()
 }
 
-/// The root directory of the hierarchy, as far up as the caller's cgroup namespace shows it.
-fn hierarchy() -> std::result::Result<OwnedFd, Errno> {
+/// The root directory of the hierarchy, as far up as the caller's cgroup namespace shows it. Opened once in a
+/// process: a mount comes and goes slowly.
+fn hierarchy() -> std::result::Result<&'static OwnedFd, Errno> {
+    static ROOT: OnceLock<std::result::Result<OwnedFd, Errno>> = OnceLock::new();
+    ROOT.get_or_init(open_hierarchy).as_ref().map_err(|errno| *errno)
+}
+
+fn open_hierarchy() -> std::result::Result<OwnedFd, Errno> {
     let raw = |errno: rustix::io::Errno| Errno::from_raw(errno.raw_os_error());
     let directory = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     if let Some(path) = mounted_at() {
@@ -63,14 +70,14 @@ impl Cgroup {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let parent = hierarchy().map_err(|errno| forbidden("reaching cgroup2", errno))?;
         for controller in controllers {
-            enable(&parent, controller)?;
+            enable(parent, controller)?;
         }
         let owner = std::process::id();
         let name = format!("clone3-conformance-{owner}-{}", COUNT.fetch_add(1, Ordering::Relaxed));
-        mkdirat(&parent, &name, Mode::from_raw_mode(0o755))
+        mkdirat(parent, &name, Mode::from_raw_mode(0o755))
             .map_err(|errno| forbidden("making a cgroup", Errno::from_raw(errno.raw_os_error())))?;
         let directory = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let dir = openat(&parent, &name, directory, Mode::empty())?;
+        let dir = openat(parent, &name, directory, Mode::empty())?;
         note!("made cgroup {name}");
         Ok(Cgroup { parent, dir, name, owner })
     }
@@ -134,7 +141,7 @@ impl Cgroup {
     }
 
     fn unlink(&self) -> rustix::io::Result<()> {
-        unlinkat(&self.parent, &self.name, AtFlags::REMOVEDIR)
+        unlinkat(self.parent, &self.name, AtFlags::REMOVEDIR)
     }
 }
 
