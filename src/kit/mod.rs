@@ -2,11 +2,14 @@
 
 pub mod cgroup;
 pub mod channel;
+pub mod compat;
 pub mod echo;
 pub mod fdpass;
 pub mod gate;
 pub mod held;
 pub mod helper;
+pub mod legacy;
+pub mod limits;
 pub mod privilege;
 pub mod process;
 pub mod sigchld;
