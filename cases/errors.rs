@@ -232,8 +232,8 @@ fn sweep(sys_admin: bool) -> Result {
         check::equal("lowest free descriptor afterwards", lowest_free_fd()?, free)?;
         Ok(differences)
     })?;
-    let (count, lines) = (differences.len(), differences.join("\n"));
-    check::holds(count == 0, format_args!("{count} combinations are answered wrongly:\n{lines}"))
+    let (count, lines) = (differences.len(), differences.join("\n  "));
+    check::holds(count == 0, format_args!("{count} combinations are answered wrongly:\n  {lines}"))
 }
 
 case! {
