@@ -3,6 +3,9 @@
 //! A case is declared with [`case!`](clone3_conformance::case!): its claim, what a failure means, what it
 //! needs, and where the claim comes from. Its function then reads like the claim.
 
+mod arguments;
 mod autokill;
 mod autoreap;
+mod errors;
+mod neighbours;
 mod no_new_privs;
