@@ -8,6 +8,7 @@ pub mod held;
 pub mod helper;
 pub mod privilege;
 pub mod process;
+pub mod programs;
 pub mod sigchld;
 pub mod threads;
 
