@@ -6,4 +6,5 @@
 mod autokill;
 mod autoreap;
 mod inheritance;
+mod errors;
 mod no_new_privs;

@@ -1,5 +1,6 @@
 //! Shared set-up of the cases: each piece is one race-free way to do one thing.
 
+pub mod cgroup;
 pub mod channel;
 pub mod echo;
 pub mod fdpass;
@@ -12,6 +13,7 @@ pub mod programs;
 pub mod sigchld;
 pub mod threads;
 
+pub use cgroup::Cgroup;
 pub use channel::Channel;
 pub use echo::Echo;
 pub use gate::Gate;
