@@ -8,13 +8,16 @@ pub mod gate;
 pub mod held;
 pub mod helper;
 pub mod namespace;
+pub mod orphan;
 pub mod privilege;
 pub mod process;
 pub mod sigchld;
 pub mod threads;
+pub mod tracer;
 
 pub use actor::Actor;
 pub use channel::Channel;
 pub use echo::Echo;
 pub use gate::Gate;
 pub use held::Held;
+pub use orphan::Orphan;
