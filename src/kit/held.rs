@@ -59,6 +59,11 @@ impl Held {
         Ok(Held { child, gate })
     }
 
+    /// This child, of which a part waits at this gate.
+    pub(super) fn at(child: Child, gate: Gate) -> Held {
+        Held { child, gate }
+    }
+
     /// Lets the child go on.
     pub fn let_go(&self) -> Result {
         self.gate.open()
