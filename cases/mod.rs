@@ -8,4 +8,6 @@ mod autokill;
 mod autoreap;
 mod errors;
 mod neighbours;
+mod inheritance;
 mod no_new_privs;
+mod threads;
