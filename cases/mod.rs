@@ -6,4 +6,5 @@
 mod autokill;
 mod autoreap;
 mod no_new_privs;
+mod reparenting;
 mod threads;
