@@ -5,6 +5,8 @@
 
 mod autokill;
 mod autoreap;
+mod inheritance;
+mod errors;
 mod no_new_privs;
 mod reparenting;
 mod threads;

@@ -51,6 +51,8 @@ pub enum Need {
     NotYetNnp,
     /// `/proc` is mounted.
     Proc,
+    /// A cgroup of version 2 that can be written: root, and the hierarchy mounted or mountable.
+    Cgroup2,
     /// Leave to change something global for an instant, and to run alone meanwhile (`--allow-global-changes`).
     GlobalChanges,
 }
@@ -116,6 +118,7 @@ impl Need {
             Need::Ptrace => "permission to trace with ptrace(2)",
             Need::NotYetNnp => "no_new_privs not set",
             Need::Proc => "/proc",
+            Need::Cgroup2 => "cgroup2",
             Need::GlobalChanges => "leave to change global settings",
         }
     }
@@ -162,6 +165,7 @@ impl Need {
             Need::Ptrace => may.ptrace,
             Need::NotYetNnp => !may.no_new_privs,
             Need::Proc => crate::procfs::is_mounted(),
+            Need::Cgroup2 => may.root && crate::kit::cgroup::is_reachable(),
             Need::GlobalChanges => setting.allow_global_changes,
         }
     }
@@ -173,6 +177,7 @@ impl Need {
             }
             Need::NotYetNnp => "the caller has no_new_privs set already".to_owned(),
             Need::Root => "needs root with all capabilities in the initial user namespace".to_owned(),
+            Need::Cgroup2 => "needs root, and cgroup2 mounted or mountable".to_owned(),
             other => format!("needs {}", other.name()),
         }
     }

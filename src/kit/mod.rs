@@ -1,6 +1,7 @@
 //! Shared set-up of the cases: each piece is one race-free way to do one thing.
 
 pub mod actor;
+pub mod cgroup;
 pub mod channel;
 pub mod echo;
 pub mod fdpass;
@@ -11,11 +12,13 @@ pub mod namespace;
 pub mod orphan;
 pub mod privilege;
 pub mod process;
+pub mod programs;
 pub mod sigchld;
 pub mod threads;
 pub mod tracer;
 
 pub use actor::Actor;
+pub use cgroup::Cgroup;
 pub use channel::Channel;
 pub use echo::Echo;
 pub use gate::Gate;
