@@ -5,8 +5,10 @@
 
 mod autokill;
 mod autoreap;
-mod inheritance;
 mod errors;
+mod inheritance;
 mod no_new_privs;
+mod ptrace;
+mod ptrace_by_others;
 mod reparenting;
 mod threads;
