@@ -10,4 +10,7 @@ mod errors;
 mod neighbours;
 mod inheritance;
 mod no_new_privs;
+mod ptrace;
+mod ptrace_by_others;
+mod reparenting;
 mod threads;
