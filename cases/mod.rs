@@ -5,4 +5,5 @@
 
 mod autokill;
 mod autoreap;
+mod elevation;
 mod no_new_privs;

@@ -45,6 +45,14 @@ impl<T: Serialize + DeserializeOwned> Channel<T> {
         write_all(to, &line)
     }
 
+    /// In a child that is about to exec: the program's standard output goes into the channel. It sends a value
+    /// as one line of JSON.
+    pub fn send_from_stdout(&self) -> Result {
+        let to = self.sender();
+        let to = to.as_ref().ok_or_else(|| Failure::broken("sending after receiving on a channel"))?;
+        Ok(rustix::stdio::dup2_stdout(to)?)
+    }
+
     /// Blocks until the next value; an error if all senders are gone.
     #[track_caller]
     pub fn recv(&self) -> Result<T> {

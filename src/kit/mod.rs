@@ -10,6 +10,8 @@ pub mod helper;
 pub mod namespace;
 pub mod privilege;
 pub mod process;
+pub mod sandboxing;
+pub mod setuid;
 pub mod sigchld;
 pub mod threads;
 
