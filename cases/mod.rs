@@ -6,4 +6,7 @@
 mod autokill;
 mod autoreap;
 mod elevation;
+mod errors;
+mod inheritance;
 mod no_new_privs;
+mod threads;

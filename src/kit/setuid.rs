@@ -17,6 +17,7 @@ use crate::clone3::Clone3;
 use crate::kit::Channel;
 use crate::kit::helper::{self, Command, Helper};
 use crate::kit::privilege::Caps;
+use crate::kit::programs::{fd, or_wrong};
 use crate::note;
 use crate::wait::Status;
 
@@ -60,17 +61,12 @@ fn at_secure() -> bool {
     unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
 }
 
-inventory::submit! { Helper { name: "credentials", main: say_credentials } }
+inventory::submit! { Helper { name: "credentials", main: |arguments| or_wrong(say_credentials(arguments)) } }
 
-/// The helper: one line on its standard output, the counterpart of [`credentials_after_exec`].
-fn say_credentials(_: &[String]) -> i32 {
-    match serde_json::to_string(&Credentials::own()) {
-        Ok(line) => {
-            println!("{line}");
-            0
-        }
-        Err(_) => 1,
-    }
+/// `credentials REPORT`: says on the channel REPORT what it is.
+fn say_credentials(arguments: &[String]) -> Result<i32> {
+    Channel::<Result<Credentials>>::adopt(fd(arguments, 0)?)?.send(&Credentials::own())?;
+    Ok(0)
 }
 
 /// Makes an ordinary child by `call`, which runs `prepare` and execs `program`; gives what it is then.
@@ -81,10 +77,9 @@ pub fn credentials_after_exec(
     prepare: impl FnOnce() -> Result,
 ) -> Result<Credentials> {
     let channel = Channel::<Result<Credentials>>::new()?;
-    let command = Command::new("credentials", &[])?;
+    let command = Command::new("credentials", &[])?.with_fd(&channel.sending_end()?);
     let child = call.spawn(|| {
-        let ready = prepare().and_then(|()| channel.send_from_stdout());
-        let failure = ready.map_or_else(|failure| failure, |()| command.exec_file(program));
+        let failure = prepare().map_or_else(|failure| failure, |()| command.exec_file(program));
         i32::from(channel.send(&Err(failure)).is_err())
     })?;
     let credentials = channel.recv()??;
