@@ -5,8 +5,10 @@
 
 mod autokill;
 mod autoreap;
+mod closers;
 mod elevation;
 mod errors;
 mod inheritance;
 mod no_new_privs;
+mod privilege;
 mod threads;
