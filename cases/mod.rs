@@ -6,6 +6,8 @@
 mod arguments;
 mod autokill;
 mod autoreap;
+mod closers;
+mod elevation;
 mod errors;
 mod neighbours;
 mod inheritance;
@@ -13,4 +15,5 @@ mod no_new_privs;
 mod ptrace;
 mod ptrace_by_others;
 mod reparenting;
+mod privilege;
 mod threads;

@@ -7,14 +7,14 @@
 //! POLLHUP there.
 
 use std::ops::{Deref, DerefMut};
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::check::{self, Result};
 use crate::clone3::{Child, Clone3};
 use crate::kit::channel::read_byte;
-use crate::kit::helper::Command;
+use crate::kit::helper::{self, Command};
 use crate::{note, procfs};
 
 /// What a ping found.
@@ -121,10 +121,21 @@ impl Echo {
     /// Makes one that execs first, and proves that it answers from the new program.
     #[track_caller]
     pub fn execed(call: &Clone3) -> Result<Echo> {
+        Echo::execed_from(call, helper::program()?, || Ok(()))
+    }
+
+    /// As [`Echo::execed`], from this copy of this program, after running `prepare` (which must succeed).
+    #[track_caller]
+    pub fn execed_from(
+        call: &Clone3,
+        program: BorrowedFd<'_>,
+        prepare: impl FnOnce() -> Result,
+    ) -> Result<Echo> {
         let (line, echoer) = line()?;
         let command = Command::new("echo", &[])?.with_fd(&echoer.from).with_fd(&echoer.to);
         let child = call.spawn(|| {
-            note!("in the child: {}", command.exec().message);
+            let failure = prepare().map_or_else(|failure| failure, |()| command.exec_file(program));
+            note!("in the child: {}", failure.message);
             98
         })?;
         drop(echoer);

@@ -16,6 +16,8 @@ pub mod orphan;
 pub mod privilege;
 pub mod process;
 pub mod programs;
+pub mod sandboxing;
+pub mod setuid;
 pub mod sigchld;
 pub mod threads;
 pub mod tracer;
