@@ -6,3 +6,4 @@
 mod autokill;
 mod autoreap;
 mod no_new_privs;
+mod references;
