@@ -3,6 +3,7 @@
 pub mod channel;
 pub mod echo;
 pub mod fdpass;
+pub mod fds;
 pub mod gate;
 pub mod held;
 pub mod helper;
@@ -11,9 +12,11 @@ pub mod privilege;
 pub mod process;
 pub mod sigchld;
 pub mod threads;
+pub mod tied;
 
 pub use channel::Channel;
 pub use echo::Echo;
 pub use gate::Gate;
 pub use held::Held;
 pub use holder::{End, Holder};
+pub use tied::Tied;
