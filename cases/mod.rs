@@ -7,3 +7,4 @@ mod autokill;
 mod autoreap;
 mod no_new_privs;
 mod references;
+mod sockets;
