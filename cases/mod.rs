@@ -5,6 +5,10 @@
 
 mod autokill;
 mod autoreap;
+mod io_uring;
 mod no_new_privs;
+mod pidfd_file;
 mod references;
+mod reopening;
 mod sockets;
+mod waiters;

@@ -5,6 +5,7 @@ pub mod echo;
 pub mod fdpass;
 pub mod fds;
 pub mod gate;
+pub mod handles;
 pub mod held;
 pub mod helper;
 pub mod holder;
@@ -13,6 +14,7 @@ pub mod process;
 pub mod sigchld;
 pub mod threads;
 pub mod tied;
+pub mod uring;
 
 pub use channel::Channel;
 pub use echo::Echo;
