@@ -12,6 +12,7 @@ pub mod holder;
 pub mod privilege;
 pub mod process;
 pub mod sigchld;
+pub mod sleeper;
 pub mod threads;
 pub mod tied;
 pub mod uring;
