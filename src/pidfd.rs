@@ -6,7 +6,7 @@
 //! auto-reaped child after POLLIN alone.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -79,6 +79,11 @@ impl Pidfd {
         let closed = Errno::result(unsafe { libc::close(owned.as_raw_fd()) });
         note!("close({fd}) = {}", check::outcome_of(&closed));
         check::succeeds(format_args!("close({fd})"), closed).map(drop)
+    }
+
+    /// Gives up ownership: the number alone, which something else must close.
+    pub fn into_number(self) -> i32 {
+        self.0.into_raw_fd()
     }
 
     /// What poll(2) reports at this moment for `events`.
