@@ -6,3 +6,6 @@
 mod autokill;
 mod autoreap;
 mod no_new_privs;
+mod pidfd_info;
+mod pidfd_info_arguments;
+mod pidfd_info_namespaces;

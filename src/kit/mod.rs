@@ -9,6 +9,7 @@ pub mod helper;
 pub mod privilege;
 pub mod process;
 pub mod sigchld;
+pub mod subject;
 pub mod threads;
 
 pub use channel::Channel;
