@@ -9,3 +9,4 @@ mod no_new_privs;
 mod pidfd_info;
 mod pidfd_info_arguments;
 mod pidfd_info_namespaces;
+mod references;
