@@ -63,6 +63,8 @@ pub struct Privileges {
     pub checkpoint_restore: bool,
     /// Whether a user namespace can be made.
     pub user_namespaces: bool,
+    /// Whether a pid namespace can be made, by way of a user namespace if need be.
+    pub pid_namespaces: bool,
     /// no_new_privs is set already.
     pub no_new_privs: bool,
     /// The Seccomp mode of the caller: 0 none, 1 strict, 2 filter.
@@ -142,6 +144,9 @@ impl Privileges {
             checkpoint_restore: sys_admin || has(Capability::CAP_CHECKPOINT_RESTORE),
             user_namespaces: crate::kit::process::answers(|| {
                 nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWUSER).is_ok()
+            }),
+            pid_namespaces: crate::kit::process::answers(|| {
+                crate::kit::namespace::try_pid_namespace().is_ok()
             }),
             no_new_privs: rustix::thread::no_new_privs().unwrap_or(false),
             seccomp,
@@ -252,6 +257,7 @@ impl fmt::Display for Probe {
             ("CAP_SYS_ADMIN", may.sys_admin),
             ("CAP_CHECKPOINT_RESTORE", may.checkpoint_restore),
             ("user namespaces", may.user_namespaces),
+            ("pid namespaces", may.pid_namespaces),
             ("no_new_privs already set", may.no_new_privs),
             ("seccomp filter", may.seccomp == 2),
             ("emulated CPU", self.emulated),

@@ -1,5 +1,6 @@
 //! Shared set-up of the cases: each piece is one race-free way to do one thing.
 
+pub mod actor;
 pub mod channel;
 pub mod echo;
 pub mod fdpass;
@@ -7,12 +8,14 @@ pub mod gate;
 pub mod held;
 pub mod helper;
 pub mod holder;
+pub mod namespace;
 pub mod privilege;
 pub mod process;
 pub mod sigchld;
 pub mod subject;
 pub mod threads;
 
+pub use actor::Actor;
 pub use channel::Channel;
 pub use echo::Echo;
 pub use gate::Gate;

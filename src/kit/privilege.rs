@@ -2,9 +2,10 @@
 
 use caps::{CapSet, Capability, CapsHashSet};
 use nix::sched::{CloneFlags, unshare};
-use nix::unistd::{Gid, Uid, getegid, geteuid, setgroups, setresgid, setresuid};
+use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 
 use crate::check::{Failure, Result};
+use crate::kit::namespace::Outside;
 use crate::note;
 
 /// The uid and gid of an ordinary user, as cases that were started by root become it.
@@ -33,15 +34,11 @@ pub fn become_user(id: u32) -> Result {
 /// # Errors
 /// `blocked` where the system forbids user namespaces.
 pub fn enter_user_namespace() -> Result {
-    let (uid, gid) = (geteuid(), getegid());
+    let outside = Outside::here();
     if let Err(errno) = unshare(CloneFlags::CLONE_NEWUSER) {
         return Err(Failure::blocked(format!("unshare(CLONE_NEWUSER) says {errno:?}")));
     }
-    std::fs::write("/proc/self/setgroups", "deny")?;
-    std::fs::write("/proc/self/uid_map", format!("0 {uid} 1"))?;
-    std::fs::write("/proc/self/gid_map", format!("0 {gid} 1"))?;
-    note!("entered a user namespace as its root");
-    Ok(())
+    outside.becomes_root()
 }
 
 fn caps_error(error: caps::errors::CapsError) -> Failure {
