@@ -14,6 +14,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use crate::check::{self, Result};
 use crate::clone3::{Child, Clone3};
 use crate::kit::channel::read_byte;
+use crate::kit::helper::Command;
 use crate::{note, procfs};
 
 /// What a ping found.
@@ -71,6 +72,11 @@ impl Echoer {
         0
     }
 
+    /// The echoer whose descriptors a helper inherited.
+    pub fn adopt(from: OwnedFd, to: OwnedFd) -> Echoer {
+        Echoer { from, to }
+    }
+
     /// The descriptors, for a helper that is to inherit them through exec: input, output.
     pub fn into_fds(self) -> (OwnedFd, OwnedFd) {
         (self.from, self.to)
@@ -109,6 +115,21 @@ impl Echo {
         drop(echoer);
         let echo = Echo { child, line };
         echo.is_alive("before anything was done to it")?;
+        Ok(echo)
+    }
+
+    /// Makes one that execs first, and proves that it answers from the new program.
+    #[track_caller]
+    pub fn execed(call: &Clone3) -> Result<Echo> {
+        let (line, echoer) = line()?;
+        let command = Command::new("echo", &[])?.with_fd(&echoer.from).with_fd(&echoer.to);
+        let child = call.spawn(|| {
+            note!("in the child: {}", command.exec().message);
+            98
+        })?;
+        drop(echoer);
+        let echo = Echo { child, line };
+        echo.is_alive("after its exec")?;
         Ok(echo)
     }
 

@@ -4,7 +4,8 @@ use std::ops::{Deref, DerefMut};
 
 use crate::check::Result;
 use crate::clone3::{Child, Clone3};
-use crate::kit::Gate;
+use crate::kit::helper::Command;
+use crate::kit::{Channel, Gate};
 
 /// A child blocked at a gate.
 #[derive(Debug)]
@@ -28,6 +29,33 @@ impl Held {
             gate.wait();
             body()
         })?;
+        Ok(Held { child, gate })
+    }
+
+    /// A child that execs, proves that it runs the new program, and once let go exits with `code`.
+    #[track_caller]
+    pub fn execed(call: &Clone3, code: i32) -> Result<Held> {
+        Held::execed_after(call, code, 1, || Ok(()))
+    }
+
+    /// As [`Held::execed`], for a child that runs `prepare` first and then execs `times` times.
+    #[track_caller]
+    pub fn execed_after(
+        call: &Clone3,
+        code: i32,
+        times: i32,
+        prepare: impl FnOnce() -> Result,
+    ) -> Result<Held> {
+        let (gate, ready) = (Gate::new()?, Channel::<Result>::new()?);
+        let hold = Command::new("again", &[])?.number(times - 1).word("hold")?;
+        let hold = hold.with_fd(&ready.sending_end()?).with_fd(&gate.waiting_end()).number(code);
+        let child = call.spawn(|| {
+            let failure = prepare().map_or_else(|failure| failure, |()| hold.exec());
+            // Nobody is there to be told of an error.
+            let _ = ready.send(&Err(failure));
+            98
+        })?;
+        ready.recv()??;
         Ok(Held { child, gate })
     }
 

@@ -11,6 +11,7 @@ pub mod holder;
 pub mod namespace;
 pub mod privilege;
 pub mod process;
+pub mod programs;
 pub mod sigchld;
 pub mod subject;
 pub mod threads;
