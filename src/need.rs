@@ -49,6 +49,8 @@ pub enum Need {
     NotYetNnp,
     /// `/proc` is mounted.
     Proc,
+    /// A cgroup of version 2 that can be written: root, and the hierarchy mounted or mountable.
+    Cgroup2,
     /// Leave to change something global for an instant, and to run alone meanwhile (`--allow-global-changes`).
     GlobalChanges,
 }
@@ -113,6 +115,7 @@ impl Need {
             Need::PidNamespace => "pid namespaces",
             Need::NotYetNnp => "no_new_privs not set",
             Need::Proc => "/proc",
+            Need::Cgroup2 => "cgroup2",
             Need::GlobalChanges => "leave to change global settings",
         }
     }
@@ -158,6 +161,7 @@ impl Need {
             Need::PidNamespace => may.pid_namespaces,
             Need::NotYetNnp => !may.no_new_privs,
             Need::Proc => crate::procfs::is_mounted(),
+            Need::Cgroup2 => may.root && crate::kit::cgroup::is_reachable(),
             Need::GlobalChanges => setting.allow_global_changes,
         }
     }
@@ -169,6 +173,7 @@ impl Need {
             }
             Need::NotYetNnp => "the caller has no_new_privs set already".to_owned(),
             Need::Root => "needs root with all capabilities in the initial user namespace".to_owned(),
+            Need::Cgroup2 => "needs root, and cgroup2 mounted or mountable".to_owned(),
             other => format!("needs {}", other.name()),
         }
     }

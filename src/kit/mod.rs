@@ -1,6 +1,7 @@
 //! Shared set-up of the cases: each piece is one race-free way to do one thing.
 
 pub mod actor;
+pub mod cgroup;
 pub mod channel;
 pub mod echo;
 pub mod fdpass;
@@ -17,6 +18,7 @@ pub mod subject;
 pub mod threads;
 
 pub use actor::Actor;
+pub use cgroup::Cgroup;
 pub use channel::Channel;
 pub use echo::Echo;
 pub use gate::Gate;
