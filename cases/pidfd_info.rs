@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::unistd::{getpid, getresgid, getresuid};
 
 /// Given for every live process, asked for or not, along with CGROUPID where the kernel has cgroups.
-const IDENTITY: InfoMask = InfoMask::PID.union(InfoMask::CREDS);
+pub const IDENTITY: InfoMask = InfoMask::PID.union(InfoMask::CREDS);
 
 /// A child of the kind that `call` makes, after it exited with `code` and was reaped.
 fn dead(call: &Clone3, code: i32) -> Result<Child> {

@@ -168,8 +168,9 @@ fn enable(cgroup: &OwnedFd, controller: &str) -> Result {
     if has("cgroup.subtree_control")? {
         return Ok(());
     }
-    write_at(cgroup, "cgroup.subtree_control", &format!("+{controller}"))
-        .map_err(|errno| forbidden(&format!("enabling {controller:?}"), Errno::from_raw(errno.raw_os_error())))
+    write_at(cgroup, "cgroup.subtree_control", &format!("+{controller}")).map_err(|errno| {
+        forbidden(&format!("enabling {controller:?}"), Errno::from_raw(errno.raw_os_error()))
+    })
 }
 
 fn open_at(dir: &OwnedFd, file: &str, access: OFlags) -> rustix::io::Result<OwnedFd> {

@@ -3,6 +3,9 @@
 pub mod actor;
 pub mod cgroup;
 pub mod channel;
+pub mod core_pattern;
+pub mod coredump;
+pub mod crash;
 pub mod echo;
 pub mod fdpass;
 pub mod gate;
