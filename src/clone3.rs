@@ -501,6 +501,11 @@ impl Child {
         self.pid
     }
 
+    /// Whether it was made with `CLONE_AUTOREAP`, so that nobody is to wait for it.
+    pub fn reaps_itself(&self) -> bool {
+        self.reaps_itself
+    }
+
     /// The pidfd that the call returned.
     #[track_caller]
     pub fn pidfd(&self) -> Result<&Pidfd> {
