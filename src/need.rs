@@ -43,6 +43,10 @@ pub enum Need {
     CheckpointRestore,
     /// Permission to make user namespaces.
     UserNamespaces,
+    /// Permission to make pid namespaces; an ordinary user makes a user namespace to have it.
+    PidNamespace,
+    /// Permission to trace one's own processes with ptrace(2).
+    Ptrace,
     /// no_new_privs is not set yet.
     NotYetNnp,
     /// `/proc` is mounted.
@@ -110,6 +114,8 @@ impl Need {
             Need::SysAdmin => "CAP_SYS_ADMIN",
             Need::CheckpointRestore => "CAP_CHECKPOINT_RESTORE",
             Need::UserNamespaces => "user namespaces",
+            Need::PidNamespace => "pid namespaces",
+            Need::Ptrace => "permission to trace with ptrace(2)",
             Need::NotYetNnp => "no_new_privs not set",
             Need::Proc => "/proc",
             Need::Cgroup2 => "cgroup2",
@@ -155,6 +161,8 @@ impl Need {
             Need::SysAdmin => may.sys_admin || may.user_namespaces,
             Need::CheckpointRestore => may.checkpoint_restore,
             Need::UserNamespaces => may.user_namespaces,
+            Need::PidNamespace => may.pid_namespaces,
+            Need::Ptrace => may.ptrace,
             Need::NotYetNnp => !may.no_new_privs,
             Need::Proc => crate::procfs::is_mounted(),
             Need::Cgroup2 => may.root && crate::kit::cgroup::is_reachable(),
@@ -211,7 +219,8 @@ pub(crate) fn prepare(needs: &[Need]) -> Result {
     if needs.contains(&Need::Unprivileged) && may.root {
         privilege::become_ordinary_user()?;
     }
-    if needs.contains(&Need::SysAdmin) && !may.sys_admin {
+    let wants_admin = [Need::SysAdmin, Need::PidNamespace].iter().any(|need| needs.contains(need));
+    if wants_admin && !may.sys_admin {
         privilege::enter_user_namespace()?;
     }
     Ok(())
