@@ -8,4 +8,8 @@ mod autoreap;
 mod errors;
 mod inheritance;
 mod no_new_privs;
+mod pidfd_events;
+mod resources;
+mod sigchld;
 mod threads;
+mod waiting;

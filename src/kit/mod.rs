@@ -1,9 +1,11 @@
 //! Shared set-up of the cases: each piece is one race-free way to do one thing.
 
 pub mod actor;
+pub mod blocked;
 pub mod cgroup;
 pub mod channel;
 pub mod echo;
+pub mod epoll;
 pub mod fdpass;
 pub mod gate;
 pub mod held;
@@ -16,11 +18,14 @@ pub mod programs;
 pub mod sigchld;
 pub mod threads;
 pub mod tracer;
+pub mod wait_call;
 
 pub use actor::Actor;
+pub use blocked::Blocked;
 pub use cgroup::Cgroup;
 pub use channel::Channel;
 pub use echo::Echo;
 pub use gate::Gate;
 pub use held::Held;
 pub use orphan::Orphan;
+pub use wait_call::{Found, WaitCall};
