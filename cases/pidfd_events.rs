@@ -5,7 +5,7 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::epoll::Watch;
-use clone3_conformance::kit::process::tgkill_nothing;
+use clone3_conformance::kit::process::{states_until_reaped, tgkill_nothing};
 use clone3_conformance::kit::{Echo, Held};
 use clone3_conformance::need::rounds;
 use clone3_conformance::pidfd::Pidfd;
@@ -89,7 +89,7 @@ case! {
     source "fs/pidfs.c pidfs_exit(), which runs before the pid is unhashed",
 }
 fn autoreap_pollhup_implies_exit_info() -> Result {
-    for _ in 0..rounds(40) {
+    for _ in 0..rounds(25) {
         let child = reaped().spawn(|| 42)?;
         child.pidfd()?.reaped_with(Status::exited(42))?;
     }
@@ -106,7 +106,7 @@ fn autoreap_pollin_implies_echild() -> Result {
     control.pidfd()?.wait_exited()?;
     check::equal("control", wait::find_zombie(control.pid())?, Event::exited(control.pid(), 0))?;
     control.reap_expecting(Status::exited(0))?;
-    for _ in 0..rounds(40) {
+    for _ in 0..rounds(25) {
         let child = reaped().spawn(|| 0)?;
         child.pidfd()?.wait_exited()?;
         wait::no_child(child.pid())?;
@@ -202,16 +202,13 @@ case! {
 fn autoreap_transient_proc_z() -> Result {
     for _ in 0..rounds(10) {
         let child = Held::exiting_with(&reaped(), 0)?;
-        let mut seen = vec![Stat::of(child.pid()).map_or('?', |stat| stat.state)];
-        check::holds("RSD".contains(seen[0]), format_args!("control: a live child is in state {}", seen[0]))?;
+        let alive = Stat::of(child.pid()).map_or('?', |stat| stat.state);
+        check::holds("RSD".contains(alive), format_args!("control: a live child is in state {alive}"))?;
         child.let_go()?;
-        while !child.pidfd()?.poll_now(PollFlags::empty())?.contains(PollFlags::POLLHUP) {
-            seen.extend(Stat::of(child.pid()).map(|stat| stat.state));
-            seen.dedup();
-        }
-        let one_way = seen.is_sorted_by_key(|state| stage(*state));
-        let known = seen.iter().all(|state| "RSDZX".contains(*state));
-        check::holds(one_way && known, format_args!("expected R, S or D, then Z, then X; got {seen:?}"))?;
+        let seen = states_until_reaped(&child)?;
+        let one_way = seen.chars().is_sorted_by_key(stage);
+        let known = seen.chars().all(|state| "RSDZX".contains(state));
+        check::holds(one_way && known, format_args!("expected R, S or D, then Z, then X; got {seen}"))?;
         let now = procfs::describe(child.pid());
         check::holds(
             Stat::of(child.pid()).is_none(),

@@ -1,13 +1,14 @@
 //! Ordinary helper processes: code that must run as somebody else's child, or as somebody else.
 
 use nix::errno::Errno;
-use nix::poll::PollTimeout;
+use nix::poll::{PollFlags, PollTimeout};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::check::{self, Context as _, Failure, Result};
 use crate::clone3::{Child, Clone3};
 use crate::kit::Channel;
+use crate::procfs::Stat;
 use crate::sandbox;
 use crate::wait::{self, Status};
 
@@ -95,4 +96,22 @@ pub fn spawn_once_free(call: &Clone3, body: impl Fn() -> i32) -> Result<Child> {
             outcome => return check::succeeds(call, outcome),
         }
     }
+}
+
+/// Every state that `/proc` shows of a child from now until it is reaped, repetitions left out.
+#[track_caller]
+pub fn states_until_reaped(child: &Child) -> Result<String> {
+    let mut seen = String::new();
+    while !child.pidfd()?.poll_now(PollFlags::POLLIN)?.contains(PollFlags::POLLHUP) {
+        if let Some(stat) = Stat::of(child.pid()).filter(|stat| !seen.ends_with(stat.state)) {
+            seen.push(stat.state);
+        }
+        if sandbox::time_left() == PollTimeout::ZERO {
+            let (pid, waited) = (child.pid(), sandbox::patience());
+            return Err(Failure::fail(format!(
+                "process {pid} not reaped within {waited:.1?}: states {seen}"
+            )));
+        }
+    }
+    Ok(seen)
 }
