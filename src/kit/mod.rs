@@ -1,6 +1,7 @@
 //! Shared set-up of the cases: each piece is one race-free way to do one thing.
 
 pub mod actor;
+pub mod blocked;
 pub mod cgroup;
 pub mod channel;
 pub mod compat;
@@ -8,6 +9,7 @@ pub mod core_pattern;
 pub mod coredump;
 pub mod crash;
 pub mod echo;
+pub mod epoll;
 pub mod fdpass;
 pub mod fds;
 pub mod gate;
@@ -30,9 +32,11 @@ pub mod subject;
 pub mod threads;
 pub mod tied;
 pub mod tracer;
+pub mod wait_call;
 pub mod uring;
 
 pub use actor::Actor;
+pub use blocked::Blocked;
 pub use cgroup::Cgroup;
 pub use channel::Channel;
 pub use echo::Echo;
@@ -40,4 +44,5 @@ pub use gate::Gate;
 pub use held::Held;
 pub use holder::{End, Holder};
 pub use orphan::Orphan;
+pub use wait_call::{Found, WaitCall};
 pub use tied::Tied;
