@@ -5,6 +5,7 @@
 
 mod autokill;
 mod autoreap;
+mod combinations;
 mod errors;
 mod inheritance;
 mod no_new_privs;

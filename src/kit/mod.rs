@@ -3,6 +3,7 @@
 pub mod actor;
 pub mod cgroup;
 pub mod channel;
+pub mod disposition;
 pub mod echo;
 pub mod fdpass;
 pub mod gate;
