@@ -152,7 +152,7 @@ fn autoreap_creating_thread_exits() -> Result {
     sigchld::block()?;
     let creator = || -> Result<_> {
         let child = Held::exiting_with(&Clone3::new(Flags::REAPED), 5)?;
-        Ok((child, pidfd_open(threads::own_tid(), PIDFD_THREAD)?))
+        Ok((child, threads::own_pidfd()?))
     };
     let (child, creator) = threads::in_a_thread(creator)?;
     creator.wait_reaped()?;

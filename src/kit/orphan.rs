@@ -45,6 +45,12 @@ impl Orphan {
         Orphan::made(|gate| threads::leaderless_at(gate, call, code, || last))
     }
 
+    /// The child that `make` makes, in a process that then ends. Nothing holds it at a gate.
+    #[track_caller]
+    pub fn left_by(make: impl FnOnce() -> Result<Child>) -> Result<Orphan> {
+        Orphan::made(|_| make())
+    }
+
     /// One that `make` makes, in the process that ends.
     #[track_caller]
     fn made(make: impl FnOnce(&Gate) -> Result<Child>) -> Result<Orphan> {

@@ -5,9 +5,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use nix::poll::PollTimeout;
 use rustix::thread::futex;
 
+use crate::abi::PIDFD_THREAD;
 use crate::check::{Failure, Result};
 use crate::clone3::{Child, Clone3, exit_now, exit_thread};
 use crate::kit::{Gate, Held};
+use crate::pidfd::{Pidfd, pidfd_open};
 use crate::procfs::Stat;
 use crate::sandbox;
 
@@ -118,7 +120,15 @@ fn wait_for_state(path: &str, wanted: char) -> Result {
 
 /// Runs `body` in a thread of its own, which is over for user mode on return.
 pub fn in_a_thread<T: Send>(body: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-    std::thread::scope(|scope| {
-        scope.spawn(body).join().unwrap_or_else(|_| Err(Failure::broken("a thread of the case panicked")))
-    })
+    std::thread::scope(|scope| join(scope.spawn(body)))
+}
+
+/// Joins a thread of the case.
+pub fn join<T>(thread: std::thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
+    thread.join().unwrap_or_else(|_| Err(Failure::broken("a thread of the case panicked")))
+}
+
+/// A pidfd for the calling thread, which reports its end exactly: a join may return a little before it.
+pub fn own_pidfd() -> Result<Pidfd> {
+    Ok(pidfd_open(own_tid(), PIDFD_THREAD)?)
 }
