@@ -7,13 +7,14 @@
 //! POLLHUP there.
 
 use std::ops::{Deref, DerefMut};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::check::{self, Result};
 use crate::clone3::{Child, Clone3};
 use crate::kit::channel::read_byte;
+use crate::kit::helper::{self, Command};
 use crate::{note, procfs};
 
 /// What a ping found.
@@ -89,6 +90,11 @@ impl Echoer {
         0
     }
 
+    /// The echoer whose descriptors a helper inherited.
+    pub fn adopt(from: OwnedFd, to: OwnedFd) -> Echoer {
+        Echoer { from, to }
+    }
+
     /// The descriptors, for a helper that is to inherit them through exec: input, output.
     pub fn into_fds(self) -> (OwnedFd, OwnedFd) {
         (self.from, self.to)
@@ -127,6 +133,32 @@ impl Echo {
         drop(echoer);
         let echo = Echo { child, line };
         echo.is_alive("before anything was done to it")?;
+        Ok(echo)
+    }
+
+    /// Makes one that execs first, and proves that it answers from the new program.
+    #[track_caller]
+    pub fn execed(call: &Clone3) -> Result<Echo> {
+        Echo::execed_from(call, helper::program()?, || Ok(()))
+    }
+
+    /// As [`Echo::execed`], from this copy of this program, after running `prepare` (which must succeed).
+    #[track_caller]
+    pub fn execed_from(
+        call: &Clone3,
+        program: BorrowedFd<'_>,
+        prepare: impl FnOnce() -> Result,
+    ) -> Result<Echo> {
+        let (line, echoer) = line()?;
+        let command = Command::new("echo", &[])?.with_fd(&echoer.from).with_fd(&echoer.to);
+        let child = call.spawn(|| {
+            let failure = prepare().map_or_else(|failure| failure, |()| command.exec_file(program));
+            note!("in the child: {}", failure.message);
+            98
+        })?;
+        drop(echoer);
+        let echo = Echo { child, line };
+        echo.is_alive("after its exec")?;
         Ok(echo)
     }
 
