@@ -19,7 +19,6 @@ pub mod legacy;
 pub mod limits;
 pub mod namespace;
 pub mod orphan;
-pub mod namespace;
 pub mod privilege;
 pub mod process;
 pub mod programs;
