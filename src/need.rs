@@ -45,6 +45,8 @@ pub enum Need {
     UserNamespaces,
     /// Permission to make pid namespaces; an ordinary user makes a user namespace to have it.
     PidNamespace,
+    /// Permission to trace one's own processes with ptrace(2).
+    Ptrace,
     /// no_new_privs is not set yet.
     NotYetNnp,
     /// `/proc` is mounted.
@@ -113,6 +115,7 @@ impl Need {
             Need::CheckpointRestore => "CAP_CHECKPOINT_RESTORE",
             Need::UserNamespaces => "user namespaces",
             Need::PidNamespace => "pid namespaces",
+            Need::Ptrace => "permission to trace with ptrace(2)",
             Need::NotYetNnp => "no_new_privs not set",
             Need::Proc => "/proc",
             Need::Cgroup2 => "cgroup2",
@@ -159,6 +162,7 @@ impl Need {
             Need::CheckpointRestore => may.checkpoint_restore,
             Need::UserNamespaces => may.user_namespaces,
             Need::PidNamespace => may.pid_namespaces,
+            Need::Ptrace => may.ptrace,
             Need::NotYetNnp => !may.no_new_privs,
             Need::Proc => crate::procfs::is_mounted(),
             Need::Cgroup2 => may.root && crate::kit::cgroup::is_reachable(),

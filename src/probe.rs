@@ -65,6 +65,8 @@ pub struct Privileges {
     pub user_namespaces: bool,
     /// Whether a pid namespace can be made, by way of a user namespace if need be.
     pub pid_namespaces: bool,
+    /// Whether ptrace(2) may be used on one's own processes.
+    pub ptrace: bool,
     /// no_new_privs is set already.
     pub no_new_privs: bool,
     /// The Seccomp mode of the caller: 0 none, 1 strict, 2 filter.
@@ -148,6 +150,7 @@ impl Privileges {
             pid_namespaces: crate::kit::process::answers(|| {
                 crate::kit::namespace::try_pid_namespace().is_ok()
             }),
+            ptrace: crate::kit::process::answers(crate::kit::tracer::try_tracing),
             no_new_privs: rustix::thread::no_new_privs().unwrap_or(false),
             seccomp,
         }
@@ -258,6 +261,7 @@ impl fmt::Display for Probe {
             ("CAP_CHECKPOINT_RESTORE", may.checkpoint_restore),
             ("user namespaces", may.user_namespaces),
             ("pid namespaces", may.pid_namespaces),
+            ("ptrace(2)", may.ptrace),
             ("no_new_privs already set", may.no_new_privs),
             ("seccomp filter", may.seccomp == 2),
             ("emulated CPU", self.emulated),

@@ -21,6 +21,22 @@ impl Held {
         Held::running(call, move || code)
     }
 
+    /// A child that has run `prepare` when this returns, and once let go exits with `code`.
+    #[track_caller]
+    pub fn prepared(call: &Clone3, code: i32, prepare: impl FnOnce()) -> Result<Held> {
+        let ready = Channel::<()>::new()?;
+        let gate = Gate::new()?;
+        let child = call.spawn(|| {
+            prepare();
+            // A failure to report is seen as the end of the stream.
+            let _ = ready.send(&());
+            gate.wait();
+            code
+        })?;
+        ready.recv()?;
+        Ok(Held { child, gate })
+    }
+
     /// A child that, once let go, runs `body` and exits with what it returns.
     #[track_caller]
     pub fn running(call: &Clone3, body: impl FnOnce() -> i32) -> Result<Held> {
@@ -30,6 +46,11 @@ impl Held {
             body()
         })?;
         Ok(Held { child, gate })
+    }
+
+    /// This child, of which a part waits at this gate.
+    pub(super) fn at(child: Child, gate: Gate) -> Held {
+        Held { child, gate }
     }
 
     /// A child that execs, proves that it runs the new program, and once let go exits with `code`.

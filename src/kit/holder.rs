@@ -9,12 +9,10 @@
 //! Every command returns after the deed: what a kernel does when the last reference goes away is done by then.
 
 use std::io::{BufRead, BufReader, Write};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 
-use nix::errno::Errno;
 use nix::sys::signal::{SigHandler, Signal, raise, signal};
-use rustix::io::FdFlags;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +20,7 @@ use crate::check::{Context as _, Failure, Result};
 use crate::clone3::{Child, Clone3, exit_now};
 use crate::kit::Channel;
 use crate::kit::channel::read_byte;
+use crate::kit::fds::{close_copy, keep_over_exec};
 use crate::kit::helper::{Command, Helper};
 use crate::note;
 use crate::wait::Status;
@@ -195,10 +194,7 @@ fn acknowledge(orders: &UnixStream) {
 
 fn obey(order: &Order, orders: &UnixStream) -> Result {
     match *order {
-        Order::Close(fd) => {
-            // SAFETY: what owns that number is a copy of something of the parent's, never used or dropped here.
-            Errno::result(unsafe { libc::close(fd) })?;
-        }
+        Order::Close(fd) => close_copy(fd)?,
         Order::KeepOverExec(fd) => keep_over_exec(fd)?,
         Order::Exec => {
             keep_over_exec(orders.as_raw_fd())?;
@@ -207,13 +203,6 @@ fn obey(order: &Order, orders: &UnixStream) -> Result {
         Order::End(how) => how.come(),
     }
     Ok(())
-}
-
-/// Clears FD_CLOEXEC of the descriptor with this number.
-fn keep_over_exec(fd: RawFd) -> Result {
-    // SAFETY: borrowed for one system call, which says EBADF if there is no such descriptor.
-    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-    Ok(rustix::io::fcntl_setfd(fd, FdFlags::empty())?)
 }
 
 inventory::submit! { Helper { name: "holder", main } }
