@@ -31,6 +31,14 @@ impl Tied {
         Tied::by(&Clone3::new(Flags::KILLED_NNP))
     }
 
+    /// The control of what must *not* kill: the last close of an auto-kill pidfd does.
+    #[track_caller]
+    pub fn control() -> Result {
+        let mut child = Tied::new()?;
+        child.close()?;
+        child.dies("control: after the last close of its pidfd")
+    }
+
     /// A child made by this call.
     #[track_caller]
     pub fn by(call: &Clone3) -> Result<Tied> {
