@@ -9,6 +9,7 @@ mod autoreap;
 mod closers;
 mod coredump;
 mod elevation;
+mod combinations;
 mod errors;
 mod inheritance;
 mod io_uring;

@@ -7,6 +7,7 @@ pub mod compat;
 pub mod core_pattern;
 pub mod coredump;
 pub mod crash;
+pub mod disposition;
 pub mod echo;
 pub mod fdpass;
 pub mod fds;
