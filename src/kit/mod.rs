@@ -18,6 +18,7 @@ pub mod helper;
 pub mod holder;
 pub mod legacy;
 pub mod limits;
+pub mod meeting;
 pub mod namespace;
 pub mod orphan;
 pub mod privilege;
@@ -32,6 +33,7 @@ pub mod threads;
 pub mod tied;
 pub mod tracer;
 pub mod uring;
+pub mod userfault;
 
 pub use actor::Actor;
 pub use cgroup::Cgroup;
