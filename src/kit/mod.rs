@@ -20,6 +20,7 @@ pub mod helper;
 pub mod holder;
 pub mod legacy;
 pub mod limits;
+pub mod meeting;
 pub mod namespace;
 pub mod orphan;
 pub mod privilege;
@@ -35,6 +36,7 @@ pub mod tied;
 pub mod tracer;
 pub mod wait_call;
 pub mod uring;
+pub mod userfault;
 
 pub use actor::Actor;
 pub use blocked::Blocked;
