@@ -6,13 +6,13 @@
 //! auto-reaped child after POLLIN alone.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 
-use crate::abi::{self, InfoMask, PidfdInfo};
+use crate::abi::{self, InfoMask, Namespace, PidfdInfo};
 use crate::check::{self, Failure, Named, Result};
 use crate::wait::{self, Status, Who};
 use crate::{note, procfs, sandbox};
@@ -79,6 +79,11 @@ impl Pidfd {
         let closed = Errno::result(unsafe { libc::close(owned.as_raw_fd()) });
         note!("close({fd}) = {}", check::outcome_of(&closed));
         check::succeeds(format_args!("close({fd})"), closed).map(drop)
+    }
+
+    /// Gives up ownership: the number alone, which something else must close.
+    pub fn into_number(self) -> i32 {
+        self.0.into_raw_fd()
     }
 
     /// What poll(2) reports at this moment for `events`.
@@ -173,6 +178,20 @@ impl Pidfd {
         unsafe { self.raw_info(size, buffer.as_mut_ptr() as usize) }
     }
 
+    /// `PIDFD_GET_INFO` with an address in the first page, where nothing can be: the kernel has to say so.
+    pub fn info_at(&self, address: u8) -> std::result::Result<(), Errno> {
+        // SAFETY: no process of ours maps its first page.
+        unsafe { self.raw_info(size_of::<PidfdInfo>(), address.into()) }
+    }
+
+    /// The ioctl that opens one of the process's namespaces.
+    pub fn namespace(&self, kind: Namespace) -> std::result::Result<OwnedFd, Errno> {
+        // SAFETY: the request takes no pointer.
+        let fd = unsafe { libc::ioctl(self.as_raw_fd(), kind.request() as libc::Ioctl, 0) };
+        // SAFETY: on success the kernel just made this descriptor, and nobody else owns it.
+        Errno::result(fd).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
+    }
+
     /// The ioctl itself.
     ///
     /// # Safety
@@ -234,6 +253,25 @@ impl Pidfd {
         Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
     }
 
+    /// `process_madvise(2)` about no memory at all.
+    pub fn madvise_nothing(&self) -> std::result::Result<(), Errno> {
+        let none: *const libc::iovec = std::ptr::null();
+        // SAFETY: an array of no elements is not read.
+        let done = unsafe {
+            libc::syscall(libc::SYS_process_madvise, self.as_raw_fd(), none, 0, libc::MADV_COLD, 0)
+        };
+        Errno::result(done).map(drop)
+    }
+
+    /// `PIDFD_GET_PID_NAMESPACE`.
+    pub fn pid_namespace(&self) -> std::result::Result<OwnedFd, Errno> {
+        let request = u32::from(abi::PIDFS_IOCTL_MAGIC) << 8 | 5;
+        // SAFETY: the request takes no pointer.
+        let fd = Errno::result(unsafe { libc::ioctl(self.as_raw_fd(), request as libc::Ioctl, 0) })?;
+        // SAFETY: the kernel just made this descriptor, and nobody else owns it.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    }
+
     /// `F_GETFL`: the file status flags.
     pub fn status_flags(&self) -> Result<i32> {
         Ok(nix::fcntl::fcntl(self, nix::fcntl::FcntlArg::F_GETFL)?)
@@ -241,9 +279,19 @@ impl Pidfd {
 
     /// The `Pid:` line of `/proc/self/fdinfo`: 0 in a foreign namespace, -1 once the process is gone.
     pub fn pid_in_fdinfo(&self) -> Option<i32> {
-        let text = fdinfo(self.as_raw_fd()).ok()?;
-        text.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok())
+        pid_in_fdinfo(self.as_raw_fd())
     }
+}
+
+/// An ioctl with the number of `PIDFD_GET_INFO`, and direction, type and size as one likes, on any descriptor
+/// of which no driver knows that number: `_IOC(direction, kind, 11, 88)`.
+pub fn almost_info(fd: impl AsFd, direction: u32, kind: u8) -> std::result::Result<(), Errno> {
+    let mut info = PidfdInfo::default();
+    let whole = abi::pidfd_get_info_request(size_of::<PidfdInfo>());
+    let request = (whole & 0x3fff_00ff) | direction << 30 | u32::from(kind) << 8;
+    // SAFETY: `info` is a live structure of exactly the size that the request states.
+    let done = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), request as libc::Ioctl, &raw mut info) };
+    Errno::result(done).map(drop)
 }
 
 impl std::fmt::Display for Pidfd {
@@ -255,6 +303,12 @@ impl std::fmt::Display for Pidfd {
 /// `/proc/self/fdinfo/FD`.
 pub fn fdinfo(fd: i32) -> io::Result<String> {
     std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}"))
+}
+
+/// As [`Pidfd::pid_in_fdinfo`], of the descriptor with this number; `None` if that is no pidfd.
+pub fn pid_in_fdinfo(fd: i32) -> Option<i32> {
+    let text = fdinfo(fd).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok())
 }
 
 /// How the kernel refused exit information, for messages.
