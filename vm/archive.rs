@@ -44,6 +44,12 @@ const HELPER: &str = "/usr/lib/apt/apt-helper";
 /// After this time the archive is asked for its lists again.
 const FRESH: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// The archive changes no more often than this, where a kernel could not be had.
+const CHANGES: Duration = Duration::from_secs(60 * 60);
+
+/// Where in the cache it is kept what the archive has.
+const INDEX: &str = "apt/index.json";
+
 /// A package this small holds no kernel: it only names the one that does.
 const SMALLEST: u64 = 1 << 20;
 
@@ -153,19 +159,24 @@ pub struct Archive<'a> {
 }
 
 impl Archive<'_> {
+    /// Whether what is known of the archive is so old that it may be wrong by now.
+    pub fn may_have_changed(&self) -> bool {
+        !is_younger(&self.cache.path(INDEX), CHANGES)
+    }
+
     /// What the archive has: as known here, and asked again when that was too long ago or `refresh` says so.
     pub fn index(&self, refresh: bool) -> Result<Index> {
-        let path = self.cache.path("apt/index.json");
+        let path = self.cache.path(INDEX);
         let known = || -> Option<Index> { serde_json::from_slice(&fs::read(&path).ok()?).ok() };
         if !refresh
-            && is_fresh(&path)
+            && is_younger(&path, FRESH)
             && let Some(index) = known()
         {
             return Ok(index);
         }
         let _lock = self.cache.lock("apt", self.interrupts)?;
         if !refresh
-            && is_fresh(&path)
+            && is_younger(&path, FRESH)
             && let Some(index) = known()
         {
             return Ok(index);
@@ -368,11 +379,12 @@ pub fn unpack(
     let mut files = tar::Archive::new(reader.stdout.take().context("no output of dpkg-deb")?);
     let taken = take_files(&mut files, folder, wanted, most);
     drop(files);
-    let status = reader.wait()?;
+    let whole = reader.wait()?.success();
     match taken {
-        Ok(taken) if taken == most || status.success() => Ok(taken),
-        Err(error) if status.success() => Err(error),
-        _ => bail!("{} is no whole Debian package", package.display()),
+        // With all that was wanted, nobody reads to the end.
+        Ok(taken) if taken == most || whole => Ok(taken),
+        Ok(_) => bail!("{} is no whole Debian package", package.display()),
+        Err(error) => Err(error).with_context(|| format!("{} is no whole Debian package", package.display())),
     }
 }
 
@@ -391,7 +403,8 @@ fn take_files(
         {
             let target = folder.join(name);
             fs::create_dir_all(target.parent().unwrap_or(folder))?;
-            std::io::copy(&mut file, &mut File::create(target)?)?;
+            let copied = std::io::copy(&mut file, &mut File::create(target)?)?;
+            ensure!(copied == file.size(), "the package ends in the middle of {path}");
             taken += 1;
             if taken == most {
                 break;
@@ -401,10 +414,10 @@ fn take_files(
     Ok(taken)
 }
 
-/// Whether the file was written so short a time ago that it still holds.
-fn is_fresh(path: &Path) -> bool {
+/// Whether the file was written less than this time ago.
+fn is_younger(path: &Path, than: Duration) -> bool {
     let age = || SystemTime::now().duration_since(fs::metadata(path).ok()?.modified().ok()?).ok();
-    age().is_some_and(|age| age < FRESH)
+    age().is_some_and(|age| age < than)
 }
 
 #[cfg(test)]

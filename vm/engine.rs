@@ -21,6 +21,14 @@ pub struct Job<'a> {
     pub interrupts: &'a Interrupts,
 }
 
+impl Job<'_> {
+    /// The image to boot.
+    pub fn image(&self) -> &Path {
+        let uncompressed = self.kernel.uncompressed.as_ref().filter(|_| self.machine.uncompressed);
+        uncompressed.unwrap_or(&self.kernel.image)
+    }
+}
+
 /// What does it.
 pub enum Engine {
     /// virtme-ng: the guest's root is the host's, read-only.

@@ -3,16 +3,21 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
 use crate::archive::{Archive, Index, Package, unpack};
+use crate::interrupt::Interrupted;
+use crate::note;
 use crate::spec::{Spec, USUAL_FLAVOUR};
 use crate::virtme::Tools;
+use crate::vmlinux;
 
 /// A kernel that can be booted.
 pub struct Kernel {
     pub image: PathBuf,
+    /// The same kernel uncompressed, where that can be booted.
+    pub uncompressed: Option<PathBuf>,
     /// Its release, as `uname -r` gives it.
     pub release: String,
     /// The package of the archive that it came from.
@@ -45,6 +50,19 @@ pub fn get(spec: &Spec, archive: &Archive, refresh: bool) -> Result<Kernel> {
     }
 }
 
+/// The package in the index that `spec` means.
+fn find<'a>(spec: &Spec, index: &'a Index) -> Result<&'a Package> {
+    match spec {
+        Spec::Suite { suite, flavour } => index.newest_of_suite(suite, flavour).with_context(|| {
+            format!("the archive's suite '{suite}' has no {flavour} kernel; see vm/run.sh --list-kernels")
+        }),
+        Spec::Version { prefix, flavour } => {
+            index.newest(prefix, flavour).with_context(|| nothing_like(index, prefix, flavour))
+        }
+        spec => bail!("{spec} is not in the archive"),
+    }
+}
+
 /// Why there is no such kernel, and what there is in its place.
 fn nothing_like(index: &Index, prefix: &str, flavour: &str) -> String {
     let image = index.newest(prefix, USUAL_FLAVOUR).or_else(|| index.newest(prefix, "amd64"));
@@ -62,11 +80,14 @@ fn from_archive(package: &Package, archive: &Archive) -> Result<Kernel> {
         let file = folder.join("package.deb");
         archive.download(package, &file)?;
         take_image(&file, folder)?;
-        Ok(fs::remove_file(&file)?)
+        fs::remove_file(&file)?;
+        vmlinux::unpack(&folder.join("vmlinuz"), &folder.join("vmlinux"))
+            .context("cannot unpack the kernel")?;
+        Ok(())
     })?;
-    let mut kernel = from_image(&folder.join("vmlinuz"))?;
-    kernel.package = Some(package.clone());
-    Ok(kernel)
+    let kernel = from_image(&folder.join("vmlinuz"))?;
+    let uncompressed = Some(folder.join("vmlinux")).filter(|path| path.exists());
+    Ok(Kernel { package: Some(package.clone()), uncompressed, ..kernel })
 }
 
 /// A kernel that lies on this machine.
@@ -119,7 +140,13 @@ fn from_image(path: &Path) -> Result<Kernel> {
         path.display(),
         header.length
     );
-    Ok(Kernel { image: fs::canonicalize(path)?, release: header.release, package: None, _unpacked: None })
+    Ok(Kernel {
+        image: fs::canonicalize(path)?,
+        release: header.release,
+        uncompressed: None,
+        package: None,
+        _unpacked: None,
+    })
 }
 
 /// How much of an image has to be read to know it.

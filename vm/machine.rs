@@ -10,6 +10,8 @@ pub struct Machine {
     /// As QEMU's option says it: a number of MiB, or with a letter.
     pub memory: String,
     pub limits: Limits,
+    /// Whether to start an uncompressed kernel, where there is one.
+    pub uncompressed: bool,
     /// More for the kernel's command line.
     pub append: String,
 }

@@ -22,6 +22,7 @@ mod spec;
 mod system;
 mod version;
 mod virtme;
+mod vmlinux;
 mod watch;
 
 use std::ffi::OsString;

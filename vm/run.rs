@@ -126,6 +126,7 @@ impl<'a> Run<'a> {
             memory: options.memory.clone(),
             limits: Limits { boot: BOOT, whole: options.timeout },
             append: options.append.clone(),
+            uncompressed: accel != Accel::Kvm,
         };
         let engine = engine(options.engine, &kernel, cache, interrupts).map_err(at("machine"))?;
         let binary = binary(cli).map_err(at("build"))?;
@@ -172,21 +173,9 @@ impl<'a> Run<'a> {
                     }
                     continue;
                 }
-                Outcome::NoBoot { why, again: true, .. } if self.may_leave_kvm => {
-                    note!("{why}; booting again without KVM");
-                    self.machine.accel = Accel::Tcg { threads: Threads::Multi };
-                    self.may_leave_kvm = false;
-                    boots += 1;
-                    continue;
-                }
-                Outcome::NoBoot { why, .. } if matches!(self.engine, Engine::Virtme(_)) => {
-                    self.give_up_virtme(&session, &why)?;
-                    boots += 1;
-                    continue;
-                }
                 Outcome::NoBoot { why, again: true, .. } if boots < BOOTS => {
-                    note!("{why}; booting again ({boots} of {})", BOOTS - 1);
                     boots += 1;
+                    self.try_differently(&session, &why, boots)?;
                     continue;
                 }
                 Outcome::NoBoot { why, last, .. } => no_verdict("boot", why, &last, &complaint),
@@ -222,12 +211,27 @@ impl<'a> Run<'a> {
         Ok((session, complaint))
     }
 
+    /// Gets ready for another boot, in another way if that may help; says why.
+    fn try_differently(&mut self, session: &Session, why: &str, boot: u32) -> Result<()> {
+        // As the kernel's makers meant it to be started.
+        self.machine.uncompressed = false;
+        if std::mem::take(&mut self.may_leave_kvm) {
+            note!("{why}; booting again without KVM");
+            self.machine.accel = Accel::Tcg { threads: Threads::Multi };
+        } else if matches!(self.engine, Engine::Virtme(_)) && (boot == BOOTS || knows_no_virtiofs(session)) {
+            self.give_up_virtme(session, why)?;
+        } else {
+            note!("{why}; booting again ({} of {})", boot - 1, BOOTS - 1);
+        }
+        Ok(())
+    }
+
     /// Goes on with QEMU alone; says why, and remembers it if virtme-ng never boots this kernel.
     fn give_up_virtme(&mut self, session: &Session, why: &str) -> Result<()> {
-        let mut why = why.to_owned();
-        if knows_no_virtiofs(session) {
-            "it has no virtiofs built in, and so no root".clone_into(&mut why);
-        }
+        let why = match knows_no_virtiofs(session) {
+            true => "it has no virtiofs built in, and so no root",
+            false => why,
+        };
         // A kernel of the archive stays as it is; one that lies elsewhere may be built anew.
         if knows_no_virtiofs(session) && self.kernel.package.is_some() {
             let path = unbootable(&self.kernel, self.cache);

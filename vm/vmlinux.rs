@@ -1,0 +1,150 @@
+//! A kernel image without its compression.
+//!
+//! An emulated processor takes more than a second to unpack a distribution's kernel. QEMU can start one that is unpacked
+//! already, if it has the entry point that Xen and QEMU know (CONFIG_PVH); where it has not, or where this machine lacks
+//! the program to unpack it, it is booted as it is.
+use std::fs;
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// How a compressed kernel begins, what unpacks it, and whether its length is appended to it.
+const PACKERS: [(&[u8], &str, bool); 4] = [
+    (&[0x28, 0xb5, 0x2f, 0xfd], "zstd", true),
+    (&[0x02, 0x21, 0x4c, 0x18], "lz4", true),
+    (&[0x1f, 0x8b], "gzip", false),
+    (&[0xfd, b'7', b'z', b'X', b'Z'], "xz", true),
+];
+
+/// The note that gives the entry point: its owner and its type.
+const ENTRY_OWNER: &[u8] = b"Xen\0";
+const ENTRY_TYPE: u32 = 18;
+
+/// Unpacks the kernel in `image` to `target`, if that gives something to boot.
+pub fn unpack(image: &Path, target: &Path) -> std::io::Result<bool> {
+    let image = fs::read(image)?;
+    let Some((packer, packed)) = payload(&image) else { return Ok(false) };
+    let kernel = run_packer(packer, packed).unwrap_or_default();
+    let bootable = has_entry(&kernel).unwrap_or(false);
+    if bootable {
+        fs::write(target, kernel)?;
+    }
+    Ok(bootable)
+}
+
+/// The compressed kernel inside an image, and what unpacks it, as the boot protocol's header says.
+fn payload(image: &[u8]) -> Option<(&'static str, &[u8])> {
+    let number = |at: usize| Some(u32_at(image, at)? as usize);
+    let sectors = match image.get(0x1f1)? {
+        0 => 4,
+        sectors => usize::from(*sectors),
+    };
+    let start = (sectors + 1) * 512 + number(0x248)?;
+    let packed = image.get(start..start.checked_add(number(0x24c)?)?)?;
+    let (_, packer, has_length) = PACKERS.iter().find(|(magic, ..)| packed.starts_with(magic))?;
+    let length = packed.len().checked_sub(if *has_length { 4 } else { 0 })?;
+    Some((packer, &packed[..length]))
+}
+
+/// Sends the bytes through the program; nothing comes of it where there is no such program.
+fn run_packer(packer: &str, packed: &[u8]) -> std::io::Result<Vec<u8>> {
+    let mut program = Command::new(packer);
+    let mut program =
+        program.arg("-dc").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+    let (mut input, output) = (program.stdin.take(), program.stdout.take());
+    let mut kernel = Vec::new();
+    std::thread::scope(|scope| {
+        // It ends with an error if the program does not want all; what it gave is looked at anyway.
+        scope.spawn(move || input.as_mut().map(|input| input.write_all(packed)));
+        output.map(|mut output| output.read_to_end(&mut kernel)).transpose()
+    })?;
+    program.wait()?;
+    Ok(kernel)
+}
+
+/// Whether an ELF file has the note with the entry point.
+fn has_entry(file: &[u8]) -> Option<bool> {
+    const NOTES: u32 = 4;
+    if !file.starts_with(b"\x7fELF\x02\x01") {
+        return None;
+    }
+    let (table, size, count) = (u64_at(file, 32)?, u16_at(file, 54)?, u16_at(file, 56)?);
+    for number in 0..count {
+        let header = file.get(usize::try_from(table).ok()? + number * size..)?;
+        if u32_at(header, 0)? == NOTES {
+            let (start, length) =
+                (usize::try_from(u64_at(header, 8)?).ok()?, usize::try_from(u64_at(header, 32)?).ok()?);
+            return Some(has_note(file.get(start..start.checked_add(length)?)?));
+        }
+    }
+    Some(false)
+}
+
+/// Whether the note is among these: each has the lengths of its owner and its text, its type, and both padded to four.
+fn has_note(mut notes: &[u8]) -> bool {
+    while let (Some(owner), Some(text), Some(kind)) = (u32_at(notes, 0), u32_at(notes, 4), u32_at(notes, 8)) {
+        let rest = &notes[12..];
+        if kind == ENTRY_TYPE && rest.starts_with(ENTRY_OWNER) {
+            return true;
+        }
+        let length = (owner as usize).next_multiple_of(4) + (text as usize).next_multiple_of(4);
+        let Some(next) = rest.get(length..) else { return false };
+        notes = next;
+    }
+    false
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> Option<usize> {
+    Some(u16::from_le_bytes(bytes.get(at..at + 2)?.try_into().ok()?).into())
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An ELF file with one program header, for notes.
+    fn elf(owner: &[u8; 4], kind: u32) -> Vec<u8> {
+        let mut file = vec![0; 120];
+        file[..6].copy_from_slice(b"\x7fELF\x02\x01");
+        file[32..40].copy_from_slice(&64_u64.to_le_bytes());
+        file[54..56].copy_from_slice(&56_u16.to_le_bytes());
+        file[56..58].copy_from_slice(&1_u16.to_le_bytes());
+        file[64..68].copy_from_slice(&4_u32.to_le_bytes());
+        file[72..80].copy_from_slice(&120_u64.to_le_bytes());
+        for (owner, kind) in [(b"Oth\0", 18), (owner, kind)] {
+            file.extend([4_u32, 4, kind].iter().flat_map(|number| number.to_le_bytes()));
+            file.extend(owner);
+            file.extend([0; 4]);
+        }
+        let length = u64::try_from(file.len() - 120).unwrap();
+        file[96..104].copy_from_slice(&length.to_le_bytes());
+        file
+    }
+
+    #[test]
+    fn the_entry_point_is_found_among_notes() {
+        assert_eq!(has_entry(&elf(b"Xen\0", 18)), Some(true));
+        assert_eq!(has_entry(&elf(b"Xen\0", 6)), Some(false));
+        assert_eq!(has_entry(b"MZ"), None);
+        assert_eq!(has_entry(b"\x7fELF\x02\x01"), None);
+    }
+
+    #[test]
+    fn the_payload_is_where_the_header_says() {
+        let mut image = vec![0; 1024];
+        image[0x1f1] = 1;
+        image[0x24c] = 10;
+        image.extend([0x28, 0xb5, 0x2f, 0xfd, 1, 2, 3, 4, 5, 6]);
+        assert_eq!(payload(&image), Some(("zstd", &image[1024..1030])));
+        assert_eq!(payload(&image[..1030]), None);
+        assert_eq!(payload(b""), None);
+    }
+}
