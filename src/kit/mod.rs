@@ -32,8 +32,8 @@ pub mod subject;
 pub mod threads;
 pub mod tied;
 pub mod tracer;
-pub mod wait_call;
 pub mod uring;
+pub mod wait_call;
 
 pub use actor::Actor;
 pub use blocked::Blocked;
@@ -44,5 +44,5 @@ pub use gate::Gate;
 pub use held::Held;
 pub use holder::{End, Holder};
 pub use orphan::Orphan;
-pub use wait_call::{Found, WaitCall};
 pub use tied::Tied;
+pub use wait_call::{Found, WaitCall};
