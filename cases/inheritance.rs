@@ -83,6 +83,9 @@ fn autoreap_child_of_autoreap_may_clone_parent() -> Result {
     child.pidfd()?.reaped_with(Status::exited(0))
 }
 
+/// Makes a child that exits with 77, and gives its pid.
+type Maker = fn() -> std::result::Result<i32, Errno>;
+
 case! {
     /// What an auto-reaped process forks, clones or vforks is an ordinary child: a zombie until it is waited
     /// for, announced by SIGCHLD.
@@ -92,7 +95,7 @@ case! {
 fn autoreap_no_inherit_fork() -> Result {
     let (child, ()) = child_reporting(&reaped(), || {
         sigchld::block()?;
-        let ways: [(&str, fn() -> std::result::Result<i32, Errno>); 3] = [
+        let ways: [(&str, Maker); 3] = [
             ("fork", || legacy::fork(77)),
             ("vfork", || legacy::vfork(77)),
             ("clone3", || Ok(Clone3::fork().try_spawn(|| 77)?.pid())),
