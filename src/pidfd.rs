@@ -279,8 +279,7 @@ impl Pidfd {
 
     /// The `Pid:` line of `/proc/self/fdinfo`: 0 in a foreign namespace, -1 once the process is gone.
     pub fn pid_in_fdinfo(&self) -> Option<i32> {
-        let text = fdinfo(self.as_raw_fd()).ok()?;
-        text.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok())
+        pid_in_fdinfo(self.as_raw_fd())
     }
 }
 
@@ -304,6 +303,12 @@ impl std::fmt::Display for Pidfd {
 /// `/proc/self/fdinfo/FD`.
 pub fn fdinfo(fd: i32) -> io::Result<String> {
     std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}"))
+}
+
+/// As [`Pidfd::pid_in_fdinfo`], of the descriptor with this number; `None` if that is no pidfd.
+pub fn pid_in_fdinfo(fd: i32) -> Option<i32> {
+    let text = fdinfo(fd).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok())
 }
 
 /// How the kernel refused exit information, for messages.
