@@ -23,6 +23,8 @@ struct Shared {
     policy: Policy,
     deadline: Duration,
     repeat: u32,
+    /// `--ignored`: only what cannot run here, as [`list`] says it.
+    only_ignored: bool,
     /// Held for writing by a case that must run alone.
     alone: RwLock<()>,
 }
@@ -31,8 +33,7 @@ struct Shared {
 pub fn run(options: Options) -> ExitCode {
     let selected = case::all().iter().filter(|case| is_selected(&options.libtest, case.name)).count();
     if options.libtest.list {
-        let trials = case::all().into_iter().map(|case| Trial::test(case.name, || Ok(()))).collect();
-        return libtest_mimic::run(&options.libtest, trials).exit_code();
+        return list(&options);
     }
     if selected == 0 {
         eprintln!("error: no case is selected by these filters; --list shows all names");
@@ -47,6 +48,28 @@ pub fn run(options: Options) -> ExitCode {
     }
 }
 
+/// What this program would run knows what it would skip: to tools that list first and then run case by case, a
+/// case that cannot run here is an ignored test.
+fn list(options: &Options) -> ExitCode {
+    let setting = setting(options);
+    let policy = options.policy();
+    let trials = case::all().into_iter().map(|case| {
+        let skipped = need::unmet(case.needs, setting).is_some() && !policy.requires(case);
+        Trial::test(case.name, || Ok(())).with_ignored_flag(skipped)
+    });
+    libtest_mimic::run(&options.libtest, trials.collect()).exit_code()
+}
+
+/// Probes, once.
+fn setting(options: &Options) -> &'static Setting {
+    Setting {
+        probe: Probe::run(),
+        allow_global_changes: options.allow_global_changes,
+        stress: options.stress,
+    }
+    .install()
+}
+
 /// libtest's rule: any filter matches, and no skip does.
 fn is_selected(arguments: &libtest_mimic::Arguments, name: &str) -> bool {
     let matches = |filter: &String| {
@@ -59,12 +82,7 @@ fn is_selected(arguments: &libtest_mimic::Arguments, name: &str) -> bool {
 impl Shared {
     /// Probes, then forks the zygote: both before the first thread.
     fn new(options: &Options) -> std::io::Result<Shared> {
-        let setting = Setting {
-            probe: Probe::run(),
-            allow_global_changes: options.allow_global_changes,
-            stress: options.stress,
-        };
-        let setting = setting.install();
+        let setting = setting(options);
         Ok(Shared {
             sandbox: Sandbox::start()?,
             setting,
@@ -72,6 +90,7 @@ impl Shared {
             policy: options.policy(),
             deadline: options.deadline(setting.probe.emulated),
             repeat: options.repeat,
+            only_ignored: options.libtest.ignored,
             alone: RwLock::new(()),
         })
     }
@@ -137,6 +156,7 @@ fn execute(options: &Options, shared: Arc<Shared>, selected: usize) -> u8 {
 
 /// A case as libtest sees it: neither pass nor fail is `ignored`, with the reason.
 fn trial(case: &'static Case, shared: &Arc<Shared>) -> Trial {
+    let asked_for = shared.only_ignored && need::unmet(case.needs, shared.setting).is_some();
     let shared = Arc::clone(shared);
     Trial::ignorable_test(case.name, move || {
         let record = shared.run(case);
@@ -148,4 +168,5 @@ fn trial(case: &'static Case, shared: &Arc<Shared>) -> Trial {
             other => Ok(Completion::ignored_with(format!("{other}: {}", record.message))),
         }
     })
+    .with_ignored_flag(asked_for)
 }

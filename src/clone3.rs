@@ -285,7 +285,8 @@ impl Clone3 {
         if let Ok(child) = got {
             let pid = child.pid();
             let ran = if self.flags().contains(Flags::CLONE_THREAD) { "thread" } else { "child" };
-            if ran == "child" {
+            // A child of the caller's parent is that one's to clear away.
+            if ran == "child" && !self.flags().contains(Flags::CLONE_PARENT) {
                 child.clear_away()?;
             }
             let expected = Named(expected);
@@ -500,6 +501,11 @@ impl Child {
         self.pid
     }
 
+    /// Whether it was made with `CLONE_AUTOREAP`, so that nobody is to wait for it.
+    pub fn reaps_itself(&self) -> bool {
+        self.reaps_itself
+    }
+
     /// The pidfd that the call returned.
     #[track_caller]
     pub fn pidfd(&self) -> Result<&Pidfd> {
@@ -567,4 +573,10 @@ fn no_pidfd() -> Failure {
 /// Whether a descriptor is close-on-exec.
 pub fn is_cloexec(fd: impl AsFd) -> Result<bool> {
     Ok(rustix::io::fcntl_getfd(fd)?.contains(FdFlags::CLOEXEC))
+}
+
+/// Whether this number is an open descriptor, whoever owns it.
+pub fn is_open(fd: RawFd) -> bool {
+    // SAFETY: F_GETFD only asks, and any number may be asked about.
+    unsafe { libc::fcntl(fd, libc::F_GETFD) != -1 }
 }

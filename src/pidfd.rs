@@ -6,15 +6,15 @@
 //! auto-reaped child after POLLIN alone.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 
-use crate::abi::{self, InfoMask, PidfdInfo};
+use crate::abi::{self, InfoMask, Namespace, PidfdInfo};
 use crate::check::{self, Failure, Named, Result};
-use crate::wait::Status;
+use crate::wait::{self, Status, Who};
 use crate::{note, procfs, sandbox};
 
 /// A pidfd that closes itself.
@@ -81,6 +81,11 @@ impl Pidfd {
         check::succeeds(format_args!("close({fd})"), closed).map(drop)
     }
 
+    /// Gives up ownership: the number alone, which something else must close.
+    pub fn into_number(self) -> i32 {
+        self.0.into_raw_fd()
+    }
+
     /// What poll(2) reports at this moment for `events`.
     pub fn poll_now(&self, events: PollFlags) -> Result<PollFlags> {
         let mut fds = [PollFd::new(self.as_fd(), events)];
@@ -88,17 +93,13 @@ impl Pidfd {
         Ok(fds[0].revents().unwrap_or(PollFlags::empty()))
     }
 
-    /// Blocks until poll(2) reports one of `wanted`, asking for `events`.
-    #[track_caller]
-    fn wait_for(&self, events: PollFlags, wanted: PollFlags, what: &str) -> Result {
+    /// Blocks until poll(2) reports something, asking for `events`; `None` when `patience` has passed.
+    fn poll_for(&self, events: PollFlags, patience: PollTimeout) -> Result<Option<PollFlags>> {
         loop {
             let mut fds = [PollFd::new(self.as_fd(), events)];
-            match poll(&mut fds, sandbox::time_left()) {
-                Ok(0) => return Err(self.never(what)),
-                Ok(_) if fds[0].revents().is_some_and(|got| got.intersects(wanted)) => return Ok(()),
-                Ok(_) => {
-                    return Err(Failure::fail(format!("poll on {self}: got {:?}", fds[0].revents())));
-                }
+            match poll(&mut fds, patience) {
+                Ok(0) => return Ok(None),
+                Ok(_) => return Ok(fds[0].revents()),
                 Err(Errno::EINTR) => {}
                 Err(errno) => return Err(errno.into()),
             }
@@ -119,15 +120,47 @@ impl Pidfd {
     /// not be there yet.
     #[track_caller]
     pub fn wait_exited(&self) -> Result {
-        self.wait_for(PollFlags::POLLIN, PollFlags::POLLIN, "POLLIN (exited)")
+        match self.poll_for(PollFlags::POLLIN, sandbox::time_left())? {
+            Some(got) if got.contains(PollFlags::POLLIN) => Ok(()),
+            Some(got) => Err(Failure::fail(format!("poll for POLLIN (exited) on {self}: got {got:?}"))),
+            None => Err(self.never("POLLIN (exited)")),
+        }
     }
 
     /// Blocks until the process is reaped (POLLHUP): unhashed, its exit information recorded, its pid free.
     #[track_caller]
     pub fn wait_reaped(&self) -> Result {
-        self.wait_for(PollFlags::empty(), PollFlags::POLLHUP, "POLLHUP (reaped)")?;
+        let Some(exited) = self.poll_for(PollFlags::POLLIN, sandbox::time_left())? else {
+            return Err(self.never("POLLHUP (reaped), nor POLLIN (exited)"));
+        };
+        if !exited.contains(PollFlags::POLLHUP) {
+            self.wait_hung_up()?;
+        }
         note!("{self} reported POLLHUP");
         Ok(())
+    }
+
+    /// From POLLIN to POLLHUP. Where the exited process is a zombie that this very process could wait for, it is
+    /// given a shorter time: such a zombie hardly ever goes away by itself, and a kernel that makes many of them
+    /// should not take hours to be told so.
+    #[track_caller]
+    fn wait_hung_up(&self) -> Result {
+        let look = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
+        let zombie = matches!(wait::waitid(Who::pidfd(self), look), Ok(Some(_)));
+        let short = PollTimeout::try_from(sandbox::patience() / 4).unwrap_or(PollTimeout::MAX);
+        let patience = if zombie { short.min(sandbox::time_left()) } else { sandbox::time_left() };
+        match self.poll_for(PollFlags::empty(), patience)? {
+            Some(got) if got.contains(PollFlags::POLLHUP) => Ok(()),
+            Some(got) => Err(Failure::fail(format!("poll for POLLHUP (reaped) on {self}: got {got:?}"))),
+            None if zombie => {
+                let pid = self.pid_in_fdinfo().unwrap_or(0);
+                let now = procfs::describe(pid);
+                Err(Failure::fail(format!(
+                    "{self} did not report POLLHUP (reaped): the process is a zombie that wait calls find; now: {now}"
+                )))
+            }
+            None => Err(self.never("POLLHUP (reaped)")),
+        }
     }
 
     /// `PIDFD_GET_INFO` with this request.
@@ -143,6 +176,20 @@ impl Pidfd {
         assert!(buffer.len() >= size, "the buffer is smaller than the size claimed");
         // SAFETY: the buffer has at least the `size` bytes that the request number states.
         unsafe { self.raw_info(size, buffer.as_mut_ptr() as usize) }
+    }
+
+    /// `PIDFD_GET_INFO` with an address in the first page, where nothing can be: the kernel has to say so.
+    pub fn info_at(&self, address: u8) -> std::result::Result<(), Errno> {
+        // SAFETY: no process of ours maps its first page.
+        unsafe { self.raw_info(size_of::<PidfdInfo>(), address.into()) }
+    }
+
+    /// The ioctl that opens one of the process's namespaces.
+    pub fn namespace(&self, kind: Namespace) -> std::result::Result<OwnedFd, Errno> {
+        // SAFETY: the request takes no pointer.
+        let fd = unsafe { libc::ioctl(self.as_raw_fd(), kind.request() as libc::Ioctl, 0) };
+        // SAFETY: on success the kernel just made this descriptor, and nobody else owns it.
+        Errno::result(fd).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
     }
 
     /// The ioctl itself.
@@ -206,6 +253,25 @@ impl Pidfd {
         Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
     }
 
+    /// `process_madvise(2)` about no memory at all.
+    pub fn madvise_nothing(&self) -> std::result::Result<(), Errno> {
+        let none: *const libc::iovec = std::ptr::null();
+        // SAFETY: an array of no elements is not read.
+        let done = unsafe {
+            libc::syscall(libc::SYS_process_madvise, self.as_raw_fd(), none, 0, libc::MADV_COLD, 0)
+        };
+        Errno::result(done).map(drop)
+    }
+
+    /// `PIDFD_GET_PID_NAMESPACE`.
+    pub fn pid_namespace(&self) -> std::result::Result<OwnedFd, Errno> {
+        let request = u32::from(abi::PIDFS_IOCTL_MAGIC) << 8 | 5;
+        // SAFETY: the request takes no pointer.
+        let fd = Errno::result(unsafe { libc::ioctl(self.as_raw_fd(), request as libc::Ioctl, 0) })?;
+        // SAFETY: the kernel just made this descriptor, and nobody else owns it.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    }
+
     /// `F_GETFL`: the file status flags.
     pub fn status_flags(&self) -> Result<i32> {
         Ok(nix::fcntl::fcntl(self, nix::fcntl::FcntlArg::F_GETFL)?)
@@ -213,9 +279,19 @@ impl Pidfd {
 
     /// The `Pid:` line of `/proc/self/fdinfo`: 0 in a foreign namespace, -1 once the process is gone.
     pub fn pid_in_fdinfo(&self) -> Option<i32> {
-        let text = fdinfo(self.as_raw_fd()).ok()?;
-        text.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok())
+        pid_in_fdinfo(self.as_raw_fd())
     }
+}
+
+/// An ioctl with the number of `PIDFD_GET_INFO`, and direction, type and size as one likes, on any descriptor
+/// of which no driver knows that number: `_IOC(direction, kind, 11, 88)`.
+pub fn almost_info(fd: impl AsFd, direction: u32, kind: u8) -> std::result::Result<(), Errno> {
+    let mut info = PidfdInfo::default();
+    let whole = abi::pidfd_get_info_request(size_of::<PidfdInfo>());
+    let request = (whole & 0x3fff_00ff) | direction << 30 | u32::from(kind) << 8;
+    // SAFETY: `info` is a live structure of exactly the size that the request states.
+    let done = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), request as libc::Ioctl, &raw mut info) };
+    Errno::result(done).map(drop)
 }
 
 impl std::fmt::Display for Pidfd {
@@ -227,6 +303,12 @@ impl std::fmt::Display for Pidfd {
 /// `/proc/self/fdinfo/FD`.
 pub fn fdinfo(fd: i32) -> io::Result<String> {
     std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}"))
+}
+
+/// As [`Pidfd::pid_in_fdinfo`], of the descriptor with this number; `None` if that is no pidfd.
+pub fn pid_in_fdinfo(fd: i32) -> Option<i32> {
+    let text = fdinfo(fd).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok())
 }
 
 /// How the kernel refused exit information, for messages.

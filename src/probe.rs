@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::unistd::{Uid, geteuid};
 use serde::{Deserialize, Serialize};
 
-use crate::abi::{Flags, InfoMask, PidfdInfo};
+use crate::abi::{Flags, InfoMask};
 use crate::clone3::Clone3;
 use crate::pidfd::Pidfd;
 use crate::procfs;
@@ -203,7 +203,7 @@ fn info_features() -> Option<InfoMask> {
     let own = Pidfd::try_open(rustix::process::getpid().as_raw_nonzero().get()).ok()?;
     let info = own.info(InfoMask::COREDUMP | InfoMask::SUPPORTED_MASK).ok()?;
     if info.given().contains(InfoMask::SUPPORTED_MASK) {
-        return Some(InfoMask::from_bits_retain(supported_mask(&info)));
+        return Some(info.supported());
     }
     let mut found =
         info.given() & (InfoMask::PID | InfoMask::CREDS | InfoMask::CGROUPID | InfoMask::COREDUMP);
@@ -211,11 +211,6 @@ fn info_features() -> Option<InfoMask> {
         found |= InfoMask::EXIT;
     }
     Some(found)
-}
-
-/// The mask stands at offset 80 since 7.1 and stood at 72, where `coredump_code` and its padding are now.
-fn supported_mask(info: &PidfdInfo) -> u64 {
-    if info.supported_mask != 0 { info.supported_mask } else { info.coredump_code.into() }
 }
 
 /// Before SUPPORTED_MASK only a dead child tells whether exit information is kept.

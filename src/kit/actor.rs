@@ -3,19 +3,26 @@
 //! So a case keeps the order of events in its own hands, while somebody else (a tracer, the init of a pid
 //! namespace) brings them about.
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::check::{Context as _, Result};
 use crate::clone3::{Child, Clone3};
 use crate::kit::Channel;
 use crate::wait::Status;
 
+/// What an actor is told.
+#[derive(Debug, Serialize, Deserialize)]
+enum Order<I> {
+    Do(I),
+    Leave,
+}
+
 /// A child that follows instructions.
 #[derive(Debug)]
 pub struct Actor<I, A> {
     child: Child,
-    instructions: Channel<Option<I>>,
+    instructions: Channel<Order<I>>,
     answers: Channel<Result<A>>,
 }
 
@@ -24,9 +31,9 @@ impl<I: Serialize + DeserializeOwned, A: Serialize + DeserializeOwned> Actor<I, 
     /// and when the process that instructs it is gone.
     #[track_caller]
     pub fn spawn(call: &Clone3, mut act: impl FnMut(I) -> Result<A>) -> Result<Actor<I, A>> {
-        let (instructions, answers) = (Channel::<Option<I>>::new()?, Channel::<Result<A>>::new()?);
+        let (instructions, answers) = (Channel::<Order<I>>::new()?, Channel::<Result<A>>::new()?);
         let child = call.spawn(|| {
-            while let Ok(Some(Some(instruction))) = instructions.try_recv() {
+            while let Ok(Some(Order::Do(instruction))) = instructions.try_recv() {
                 if answers.send(&act(instruction)).is_err() {
                     return 1;
                 }
@@ -46,7 +53,7 @@ impl<I: Serialize + DeserializeOwned, A: Serialize + DeserializeOwned> Actor<I, 
     /// Gives an instruction without waiting for the answer.
     #[track_caller]
     pub fn tell(&self, instruction: I) -> Result {
-        self.instructions.send(&Some(instruction))
+        self.instructions.send(&Order::Do(instruction))
     }
 
     /// Blocks until the next answer.
@@ -62,7 +69,7 @@ impl<I: Serialize + DeserializeOwned, A: Serialize + DeserializeOwned> Actor<I, 
 
     /// Lets it exit, and gives the child for the caller to wait for.
     pub fn let_go(self) -> Result<Child> {
-        self.instructions.send(&None)?;
+        self.instructions.send(&Order::Leave)?;
         Ok(self.child)
     }
 

@@ -1,6 +1,8 @@
 //! What a process does with a signal.
 
 use std::ffi::c_int;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use serde::{Deserialize, Serialize};
@@ -31,6 +33,41 @@ pub fn set(signal: Signal, disposition: Disposition) -> Result {
     // SAFETY: the handler does nothing, which is safe at any moment.
     unsafe { sigaction(signal, &action)? };
     Ok(())
+}
+
+/// Sets the disposition of every signal that has one to choose.
+pub fn set_all(disposition: Disposition) {
+    for signal in Signal::iterator() {
+        // SIGKILL and SIGSTOP refuse.
+        let _ = set(signal, disposition);
+    }
+}
+
+static WIRE: AtomicI32 = AtomicI32::new(-1);
+
+/// Says that a signal was caught.
+extern "C" fn report(_: c_int) {
+    // SAFETY: the descriptor was handed over for this, and stays open until the process ends.
+    let wire = unsafe { BorrowedFd::borrow_raw(WIRE.load(Ordering::Relaxed)) };
+    // Nobody is there to be told of an error.
+    let _ = rustix::io::write(wire, b"s");
+}
+
+/// Catches every signal that can be caught; the handler writes a byte to `wire`, which must stay open.
+pub fn report_all(wire: &impl AsRawFd) {
+    WIRE.store(wire.as_raw_fd(), Ordering::Relaxed);
+    let action = SigAction::new(SigHandler::Handler(report), SaFlags::SA_RESTART, SigSet::empty());
+    for signal in Signal::iterator() {
+        // SAFETY: the handler makes one system call. SIGKILL and SIGSTOP refuse, as they must.
+        let _ = unsafe { sigaction(signal, &action) };
+    }
+}
+
+/// Sends the calling process a signal that takes a place in its queue, as `sigqueue(3)` does.
+pub fn queue(signal: c_int) -> std::result::Result<(), nix::errno::Errno> {
+    let value = libc::sigval { sival_ptr: std::ptr::null_mut() };
+    // SAFETY: the value is passed along and looked at by nobody.
+    nix::errno::Errno::result(unsafe { libc::sigqueue(libc::getpid(), signal, value) }).map(drop)
 }
 
 /// The disposition of a signal in the calling process.

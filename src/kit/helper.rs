@@ -12,8 +12,8 @@ use crate::check::{Failure, Result};
 use crate::clone3::exit_now;
 use crate::note;
 
-/// What a helper program is called by: `argv[0]`.
-const NAME: &str = "clone3-helper";
+/// What a helper program is called by: `argv[0]`, or the last part of it.
+pub(crate) const NAME: &str = "clone3-helper";
 
 /// A helper program: gets its arguments, gives its exit status.
 pub struct Helper {
@@ -33,7 +33,7 @@ pub fn run_if_asked() {
         let _ = PROGRAM.set(file.into());
     }
     let mut arguments = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned());
-    if arguments.next().as_deref() != Some(NAME) {
+    if arguments.next().unwrap_or_default().rsplit('/').next() != Some(NAME) {
         return;
     }
     let name = arguments.next().unwrap_or_default();

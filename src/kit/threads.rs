@@ -107,6 +107,12 @@ pub fn wait_until_process_sleeps(pid: i32) -> Result {
     wait_for_state(&format!("/proc/{pid}/stat"), 'S')
 }
 
+/// Waits until a process is blocked in the kernel in a way that only a fatal signal cuts short, as in vfork(2).
+#[track_caller]
+pub fn wait_until_process_is_blocked(pid: i32) -> Result {
+    wait_for_state(&format!("/proc/{pid}/stat"), 'D')
+}
+
 #[track_caller]
 fn wait_for_state(path: &str, wanted: char) -> Result {
     loop {
