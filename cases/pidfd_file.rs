@@ -85,19 +85,17 @@ case! {
     source "fs/fcntl.c SETFL_MASK; LKML, Christian Brauner 2026-02-17 (\"kill-on-close contract cannot be flaunted\")",
 }
 fn autokill_fcntl_cannot_disarm() -> Result {
-    let clear = |fd: &Pidfd| fcntl(fd, FcntlArg::F_SETFL(OFlag::empty())).map(drop);
-    let nonblock = |fd: &Pidfd| fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map(drop);
-    let fionbio = |fd: &Pidfd| {
-        rustix::io::ioctl_fionbio(fd, true).map_err(|errno| Errno::from_raw(errno.raw_os_error()))
-    };
-    let changes: [(&str, &dyn Fn(&Pidfd) -> nix::Result<()>); 3] =
-        [("F_SETFL(0)", &clear), ("F_SETFL(O_NONBLOCK)", &nonblock), ("FIONBIO", &fionbio)];
-    for (name, change) in changes {
+    for change in ["F_SETFL(0)", "F_SETFL(O_NONBLOCK)", "FIONBIO"] {
         let mut child = Tied::new()?;
-        change(child.pidfd()?)?;
-        child.lives(&format!("after {name} on its pidfd"))?;
+        let pidfd = child.pidfd()?;
+        match change {
+            "FIONBIO" => rustix::io::ioctl_fionbio(pidfd, true)?,
+            "F_SETFL(0)" => fcntl(pidfd, FcntlArg::F_SETFL(OFlag::empty())).map(drop)?,
+            _ => fcntl(pidfd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map(drop)?,
+        }
+        child.lives(&format!("after {change} on its pidfd"))?;
         child.close()?;
-        child.dies(&format!("after {name} on its pidfd and the last close of it"))?;
+        child.dies(&format!("after {change} on its pidfd and the last close of it"))?;
     }
     Ok(())
 }
