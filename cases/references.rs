@@ -178,7 +178,9 @@ fn autokill_pidfd_getfd_holds() -> Result {
     let number = child.pidfd()?.as_raw_fd();
     let holder = Holder::fork()?;
     let copy = match Pidfd::open(holder.pid())?.getfd(number) {
-        Err(Errno::EPERM) => return Err(Failure::blocked("pidfd_getfd from an own child is EPERM (Yama?)")),
+        Err(Errno::EPERM) => {
+            return Err(Failure::blocked("pidfd_getfd from an own child is refused (Yama?)"));
+        }
         copy => Pidfd::from(copy?),
     };
     check::equal("F_GETFL of the copy", copy.status_flags()?, child.pidfd()?.status_flags()?)?;
