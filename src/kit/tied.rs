@@ -87,6 +87,14 @@ impl Tied {
         Ok((holder, fd, tied))
     }
 
+    /// A child that somebody else made, who holds the references to its pidfd.
+    #[track_caller]
+    pub fn met(pid: i32, observer: Pidfd, line: Line) -> Result<Tied> {
+        let tied = Tied { pid, pidfd: None, line, observer };
+        tied.lives("before anything was done")?;
+        Ok(tied)
+    }
+
     /// Its pid.
     pub fn pid(&self) -> i32 {
         self.pid
