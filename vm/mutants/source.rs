@@ -1,0 +1,150 @@
+//! Applying a mutant to a kernel tree, and taking it back.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use regex::Regex;
+
+use crate::catalogue::{Edit, Mutant};
+
+/// A kernel source tree, and the folder in which the originals of edited files are kept until they are back.
+///
+/// The originals are on disk, not in memory, so that a run that was killed in the middle of a build does not leave its
+/// mistake in somebody's kernel tree: the next run puts them back first.
+pub struct Source {
+    tree: PathBuf,
+    originals: PathBuf,
+}
+
+impl Source {
+    pub fn open(tree: &Path, originals: &Path) -> Result<Self> {
+        let source = Self { tree: tree.to_owned(), originals: originals.to_owned() };
+        source.restore()?;
+        Ok(source)
+    }
+
+    /// Makes the mutant's edits.
+    pub fn apply(&self, mutant: &Mutant) -> Result<()> {
+        for edit in &mutant.edits {
+            let path = self.tree.join(&edit.file);
+            let text = fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?;
+            let edited = apply(&text, edit).with_context(|| edit.file.clone())?;
+            self.keep(&edit.file, &text)?;
+            fs::write(&path, edited)?;
+        }
+        Ok(())
+    }
+
+    /// Keeps the original of a file; of a file that is edited twice, the first.
+    fn keep(&self, file: &str, text: &str) -> Result<()> {
+        let kept = self.originals.join(file.replace('/', "%"));
+        if !kept.exists() {
+            fs::create_dir_all(&self.originals)?;
+            fs::write(kept, text)?;
+        }
+        Ok(())
+    }
+
+    /// Puts every edited file back. The time stamps are new ones: make must see that the files changed again.
+    pub fn restore(&self) -> Result<()> {
+        if !self.originals.exists() {
+            return Ok(());
+        }
+        for entry in self.originals.read_dir()? {
+            let entry = entry?;
+            let file = entry.file_name().to_string_lossy().replace('%', "/");
+            fs::write(self.tree.join(file), fs::read(entry.path())?)?;
+            fs::remove_file(entry.path())?;
+        }
+        Ok(())
+    }
+}
+
+/// The text of a file after an edit.
+fn apply(text: &str, edit: &Edit) -> Result<String> {
+    let mut region = match &edit.function {
+        Some(name) => function(text, name)?,
+        None => 0..text.len(),
+    };
+    if let Some(after) = &edit.after {
+        region.start = find_once(text, region.clone(), after)?.end;
+    }
+    let found = match edit.after {
+        Some(_) => find_all(text, region, &edit.anchor)?.into_iter().next().context("does not apply: no match")?,
+        None => find_once(text, region, &edit.anchor)?,
+    };
+    let replacement = edit.replace.replace("$0", &text[found.clone()]);
+    Ok(format!("{}{replacement}{}", &text[..found.start], &text[found.end..]))
+}
+
+/// Where a function is, from the first line of its definition to the brace that closes it.
+///
+/// Kernel style makes that easy: only definitions begin in the first column, and so does the last brace.
+fn function(text: &str, name: &str) -> Result<std::ops::Range<usize>> {
+    let name = regex::escape(name);
+    let head = Regex::new(&format!(r"(?m)^(?:[a-z_][^\n;]*\b{name}|{name}|SYSCALL_DEFINE\d\({name}\b)[^;{{]*?\n\{{"))?;
+    let mut heads = head.find_iter(text);
+    let start = heads.next().with_context(|| format!("does not apply: no function {name}"))?.start();
+    ensure!(heads.next().is_none(), "does not apply: two functions {name}");
+    let end = text[start..].find("\n}").with_context(|| format!("does not apply: {name} does not end"))?;
+    Ok(start..start + end + 2)
+}
+
+fn find_once(text: &str, region: std::ops::Range<usize>, anchor: &str) -> Result<std::ops::Range<usize>> {
+    let mut found = find_all(text, region, anchor)?;
+    match found.len() {
+        1 => Ok(found.remove(0)),
+        matches => bail!("does not apply: {matches} matches of `{}`", anchor.trim()),
+    }
+}
+
+/// Every place in the region that reads like the anchor, whatever its white space is.
+fn find_all(text: &str, region: std::ops::Range<usize>, anchor: &str) -> Result<Vec<std::ops::Range<usize>>> {
+    let words: Vec<String> = anchor.split_whitespace().map(regex::escape).collect();
+    let pattern = Regex::new(&words.join(r"\s+"))?;
+    let matches = pattern.find_iter(&text[region.clone()]);
+    Ok(matches.map(|found| region.start + found.start()..region.start + found.end()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "static int one(int a,\n\tint b)\n{\n\tif (a)\n\t\treturn 1;\n\tif (b)\n\t\treturn 1;\n}\n\n\
+                        int two(void)\n{\n\treturn one(1, 2);\n}\n\nSYSCALL_DEFINE1(three, int, a)\n{\n\treturn 1;\n}\n";
+
+    fn edit(function: Option<&str>, after: Option<&str>, anchor: &str, replace: &str) -> Edit {
+        Edit {
+            file: String::new(),
+            function: function.map(str::to_owned),
+            after: after.map(str::to_owned),
+            anchor: anchor.to_owned(),
+            replace: replace.to_owned(),
+        }
+    }
+
+    #[test]
+    fn an_anchor_is_looked_for_in_its_function() {
+        let edited = apply(TEXT, &edit(Some("three"), None, "return 1;", "return 3;")).unwrap();
+        assert!(edited.ends_with("return 3;\n}\n") && edited.matches("return 1;").count() == 2);
+    }
+
+    #[test]
+    fn an_anchor_must_be_unique() {
+        assert!(apply(TEXT, &edit(Some("one"), None, "return 1;", "")).is_err());
+        assert!(apply(TEXT, &edit(Some("two"), None, "return 2;", "")).is_err());
+    }
+
+    #[test]
+    fn after_chooses_among_matches() {
+        let edited = apply(TEXT, &edit(Some("one"), Some("if (b)"), "1", "2")).unwrap();
+        assert!(edited.contains("if (a)\n\t\treturn 1;\n\tif (b)\n\t\treturn 2;"));
+    }
+
+    #[test]
+    fn white_space_matches_white_space_and_the_match_can_be_kept() {
+        let edited = apply(TEXT, &edit(None, None, "if (a) return 1;", "[$0]")).unwrap();
+        assert!(edited.contains("[if (a)\n\t\treturn 1;]"));
+    }
+}
