@@ -2,6 +2,6 @@
 #[path = "main.rs"]
 mod runner;
 
-fn main() {
-    runner::main();
+fn main() -> std::process::ExitCode {
+    runner::main()
 }

@@ -1,4 +1,26 @@
-//! The runner.
-pub fn main() {
-    println!("no cases yet");
+//! The runner: selects cases, runs each in the sandbox, and reports.
+#![forbid(unsafe_code)]
+
+#[path = "../cases/mod.rs"]
+mod cases;
+mod cli;
+mod describe;
+mod journal;
+mod run;
+mod summary;
+
+use std::process::ExitCode;
+
+/// Runs what the command line asks for.
+pub fn main() -> ExitCode {
+    clone3_conformance::kit::helper::run_if_asked();
+    let options = cli::Options::from_command_line();
+    if options.list_features {
+        println!("{}", clone3_conformance::probe::Probe::run());
+        return ExitCode::SUCCESS;
+    }
+    if let Some(name) = &options.describe {
+        return describe::one(name);
+    }
+    run::run(options)
 }

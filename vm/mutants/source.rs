@@ -83,7 +83,7 @@ fn apply(text: &str, edit: &Edit) -> Result<String> {
 /// Kernel style makes that easy: only definitions begin in the first column, and so does the last brace.
 fn function(text: &str, name: &str) -> Result<std::ops::Range<usize>> {
     let name = regex::escape(name);
-    let head = Regex::new(&format!(r"(?m)^(?:[a-z_][^\n;]*\b{name}|{name}|SYSCALL_DEFINE\d\({name}\b)[^;{{]*?\n\{{"))?;
+    let head = Regex::new(&format!(r"(?m)^(?:(?:[a-z_][^\n;]*\b)?{name}\(|SYSCALL_DEFINE\d\({name},)[^;{{]*?\n\{{"))?;
     let mut heads = head.find_iter(text);
     let start = heads.next().with_context(|| format!("does not apply: no function {name}"))?.start();
     ensure!(heads.next().is_none(), "does not apply: two functions {name}");

@@ -1,0 +1,126 @@
+//! CLONE_PIDFD_AUTOKILL: SIGKILL when the last reference to clone3's own pidfd is gone.
+
+use clone3_conformance::abi::Flags;
+use clone3_conformance::case;
+use clone3_conformance::check::Result;
+use clone3_conformance::clone3::Clone3;
+use clone3_conformance::kit::{Echo, privilege, sigchld};
+use clone3_conformance::wait::{self, Status};
+use nix::errno::Errno;
+use nix::sys::signal::Signal;
+
+const SIGKILLED: Status = Status::killed(Signal::SIGKILL);
+
+/// Lets an echoing child end by itself: its last ping pipe closes.
+fn finish(child: Echo) -> Result {
+    child.into_child().clear_away()
+}
+
+case! {
+    /// Closing the last reference to the pidfd of an auto-kill child kills it with SIGKILL; it leaves exit
+    /// information, no zombie and no SIGCHLD. Closing the pidfd of a child without the flag does nothing.
+    autokill_basic: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; selftest autokill_basic",
+}
+fn autokill_basic() -> Result {
+    sigchld::block()?;
+    let mut control = Echo::spawn(&Clone3::new(Flags::REAPED))?;
+    control.close_pidfd()?;
+    control.is_alive("after the close of a pidfd without CLONE_PIDFD_AUTOKILL")?;
+    finish(control)?;
+
+    let mut child = Echo::spawn(&Clone3::new(Flags::KILLED_NNP))?;
+    let observer = child.observe()?;
+    child.close_pidfd()?;
+    child.is_dead("after the last close of its pidfd")?;
+    observer.reaped_with(SIGKILLED)?;
+    wait::no_child(child.pid())?;
+    wait::pid_is_free(child.pid())?;
+    sigchld::none_pending()
+}
+
+case! {
+    /// CLONE_PIDFD_AUTOKILL without CLONE_PIDFD is EINVAL, and makes no child.
+    autokill_requires_pidfd: Must, needs [Autoreap, Nnp, Autokill],
+    source "pull request vfs-7.1-rc1.pidfs; selftest autokill_requires_pidfd",
+}
+fn autokill_requires_pidfd() -> Result {
+    let whole = Clone3::new(Flags::KILLED_NNP);
+    whole.accepted()?;
+    whole.clone().without(Flags::PIDFD).refused(Errno::EINVAL)?;
+    whole.without(Flags::PIDFD | Flags::NNP).refused(Errno::EINVAL)
+}
+
+case! {
+    /// CLONE_PIDFD_AUTOKILL without CLONE_AUTOREAP is EINVAL, whatever the exit_signal, and makes no child.
+    autokill_requires_autoreap: Must, needs [Autoreap, Nnp, Autokill],
+    source "pull request vfs-7.1-rc1.pidfs; selftest autokill_requires_autoreap",
+}
+fn autokill_requires_autoreap() -> Result {
+    Clone3::new(Flags::KILLED_NNP).accepted()?;
+    for flags in [Flags::PIDFD | Flags::AUTOKILL, Flags::PIDFD | Flags::AUTOKILL | Flags::NNP] {
+        Clone3::new(flags).refused(Errno::EINVAL)?;
+        Clone3::new(flags).exit_signal(libc::SIGCHLD as u64).refused(Errno::EINVAL)?;
+    }
+    Ok(())
+}
+
+case! {
+    /// CLONE_PIDFD_AUTOKILL with CLONE_THREAD is EINVAL, and starts no thread.
+    autokill_rejects_thread: Must, needs [Autoreap, Nnp, Autokill],
+    source "pull request vfs-7.1-rc1.pidfs; selftest autokill_rejects_thread",
+}
+fn autokill_rejects_thread() -> Result {
+    Clone3::new(Flags::THREAD).accepted()?;
+    Clone3::new(Flags::KILLED_NNP).accepted()?;
+    for flags in [Flags::KILLED, Flags::KILLED_NNP] {
+        Clone3::new(flags | Flags::THREAD).refused(Errno::EINVAL)?;
+    }
+    // With neither of the other new flags, whose own refusal of threads would hide a missing one.
+    Clone3::new(Flags::PIDFD | Flags::AUTOKILL | Flags::THREAD).refused(Errno::EINVAL)
+}
+
+case! {
+    /// A pidfd from pidfd_open neither kills an auto-kill child when it is closed nor keeps it alive when
+    /// clone3's own pidfd is.
+    autokill_pidfd_open_no_effect: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; selftest autokill_pidfd_open_no_effect",
+}
+fn autokill_pidfd_open_no_effect() -> Result {
+    let mut child = Echo::spawn(&Clone3::new(Flags::KILLED_NNP))?;
+    child.observe()?.close()?;
+    child.is_alive("after the close of a pidfd_open pidfd")?;
+    let observer = child.observe()?;
+    child.close_pidfd()?;
+    child.is_dead("after the last close of clone3's pidfd, with a pidfd_open one still open")?;
+    observer.reaped_with(SIGKILLED)?;
+    wait::no_child(child.pid())
+}
+
+case! {
+    /// CLONE_PIDFD_AUTOKILL without CLONE_NNP is EPERM for a caller without CAP_SYS_ADMIN, and makes no child;
+    /// with CLONE_NNP the same caller may.
+    autokill_requires_cap_sys_admin: Must, needs [Autoreap, Nnp, Autokill, Unprivileged],
+    source "pull request vfs-7.1-rc1.pidfs; LKML, Jann Horn 2026-03-02; selftest autokill_requires_cap_sys_admin",
+}
+fn autokill_requires_cap_sys_admin() -> Result {
+    privilege::drop_capabilities()?;
+    Clone3::new(Flags::KILLED_NNP).accepted()?;
+    Clone3::new(Flags::KILLED).refused(Errno::EPERM)
+}
+
+case! {
+    /// With CAP_SYS_ADMIN, CLONE_PIDFD_AUTOKILL is accepted without CLONE_NNP, and the pidfd is armed.
+    autokill_without_nnp_with_cap: Must, needs [Autoreap, Autokill, ExitInfo, SysAdmin, NotYetNnp],
+    source "pull request vfs-7.1-rc1.pidfs; selftest autokill_without_nnp_with_cap",
+}
+fn autokill_without_nnp_with_cap() -> Result {
+    let mut child = Echo::prepared(&Clone3::new(Flags::KILLED), || {
+        clone3_conformance::check::equal("no_new_privs of the child", rustix::thread::no_new_privs()?, false)
+    })?;
+    let observer = child.observe()?;
+    child.close_pidfd()?;
+    child.is_dead("after the last close of its pidfd")?;
+    observer.reaped_with(SIGKILLED)?;
+    wait::no_child(child.pid())
+}

@@ -1,0 +1,217 @@
+//! CLONE_AUTOREAP: a child that never becomes a zombie.
+
+use clone3_conformance::abi::Flags;
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Result};
+use clone3_conformance::clone3::{Clone3, exit_thread};
+use clone3_conformance::kit::process::{apart, child_reporting, two_apart};
+use clone3_conformance::kit::{Channel, Gate, Held, fdpass, sigchld, threads};
+use clone3_conformance::pidfd::Pidfd;
+use clone3_conformance::wait::{self, Event, Status, Who};
+use nix::errno::Errno;
+use nix::poll::PollFlags;
+use nix::sys::signal::Signal;
+
+/// The control of "no zombie": the same child without CLONE_AUTOREAP must be found as one.
+fn control_is_a_zombie(code: i32) -> Result {
+    let child = Clone3::new(Flags::PIDFD).spawn(|| code)?;
+    child.pidfd()?.wait_exited()?;
+    check::equal(
+        "control without CLONE_AUTOREAP",
+        wait::find_zombie(child.pid())?,
+        Event::exited(child.pid(), code),
+    )?;
+    child.reap_expecting(Status::exited(code))
+}
+
+case! {
+    /// A child made with CLONE_AUTOREAP that exits is gone without a wait: its pidfd reports POLLHUP, its exit
+    /// code is in PIDFD_GET_INFO, wait calls say ECHILD and its pid is free.
+    autoreap_basic: Must, needs [Autoreap, ExitInfo],
+    source "commit \"clone: add CLONE_AUTOREAP\"; selftest autoreap_basic",
+}
+fn autoreap_basic() -> Result {
+    control_is_a_zombie(42)?;
+    let child = Clone3::new(Flags::REAPED).spawn(|| 42)?;
+    child.pidfd()?.reaped_with(Status::exited(42))?;
+    wait::no_child(child.pid())?;
+    wait::pid_is_free(child.pid())
+}
+
+case! {
+    /// An auto-reaped child that a signal kills reports the signal, in the format of a wait status.
+    autoreap_signaled: Must, needs [Autoreap, ExitInfo],
+    source "commit \"clone: add CLONE_AUTOREAP\"; selftest autoreap_signaled",
+}
+fn autoreap_signaled() -> Result {
+    let control = Held::exiting_with(&Clone3::new(Flags::PIDFD), 0)?;
+    control.kill(Signal::SIGKILL)?;
+    let zombie = Event::killed(control.pid(), Signal::SIGKILL);
+    check::equal("control without CLONE_AUTOREAP", wait::find_zombie(control.pid())?, zombie)?;
+    control.into_child().reap_expecting(Status::killed(Signal::SIGKILL))?;
+
+    let child = Held::exiting_with(&Clone3::new(Flags::REAPED), 0)?;
+    check::succeeds("pidfd_send_signal(SIGKILL)", child.pidfd()?.send_signal(Signal::SIGKILL))?;
+    child.pidfd()?.reaped_with(Status::killed(Signal::SIGKILL))?;
+    wait::no_child(child.pid())?;
+    wait::pid_is_free(child.pid())
+}
+
+case! {
+    /// CLONE_AUTOREAP works without CLONE_PIDFD: the child is gone without a wait, fire and forget.
+    autoreap_without_pidfd: Must, needs [Autoreap],
+    source "LKML, Linus Torvalds 2026-02-16 (\"unnecessary limitation\"); selftest autoreap_without_pidfd",
+}
+fn autoreap_without_pidfd() -> Result {
+    let control = Clone3::new(Flags::empty()).spawn(|| 7)?;
+    check::equal(
+        "control without CLONE_AUTOREAP",
+        wait::find_zombie(control.pid())?,
+        Event::exited(control.pid(), 7),
+    )?;
+    control.reap_expecting(Status::exited(7))?;
+
+    let child = Held::exiting_with(&Clone3::new(Flags::AUTOREAP), 7)?;
+    let observer = child.observe()?;
+    child.let_go()?;
+    observer.wait_reaped()?;
+    wait::no_child(child.pid())?;
+    wait::pid_is_free(child.pid())
+}
+
+case! {
+    /// CLONE_AUTOREAP with an exit_signal other than 0 is EINVAL, and makes no child.
+    autoreap_rejects_exit_signal: Must, needs [Autoreap],
+    source "commit \"clone: add CLONE_AUTOREAP\" (\"exit_signal must be zero\"); selftest autoreap_rejects_exit_signal",
+}
+fn autoreap_rejects_exit_signal() -> Result {
+    Clone3::new(Flags::AUTOREAP).accepted()?;
+    for signal in [libc::SIGHUP, libc::SIGUSR1, libc::SIGCHLD, libc::SIGRTMAX()] {
+        Clone3::new(Flags::empty()).exit_signal(signal as u64).accepted()?;
+        Clone3::new(Flags::AUTOREAP).exit_signal(signal as u64).refused(Errno::EINVAL)?;
+    }
+    Ok(())
+}
+
+case! {
+    /// CLONE_AUTOREAP with CLONE_PARENT is EINVAL, and makes no child.
+    autoreap_rejects_parent: Must, needs [Autoreap],
+    source "pull request vfs-7.1-rc1.pidfs; selftest autoreap_rejects_parent",
+}
+fn autoreap_rejects_parent() -> Result {
+    two_apart(|| {
+        Clone3::new(Flags::AUTOREAP).accepted()?;
+        Clone3::new(Flags::CLONE_PARENT).accepted_elsewhere()?;
+        Clone3::new(Flags::AUTOREAP | Flags::CLONE_PARENT).refused(Errno::EINVAL)
+    })
+}
+
+case! {
+    /// CLONE_AUTOREAP with CLONE_THREAD is EINVAL, and starts no thread.
+    autoreap_rejects_thread: Must, needs [Autoreap],
+    source "pull request vfs-7.1-rc1.pidfs; selftest autoreap_rejects_thread",
+}
+fn autoreap_rejects_thread() -> Result {
+    Clone3::new(Flags::THREAD).accepted()?;
+    Clone3::new(Flags::AUTOREAP).accepted()?;
+    Clone3::new(Flags::AUTOREAP | Flags::THREAD).refused(Errno::EINVAL)
+}
+
+case! {
+    /// An auto-reaped child whose parent dies is auto-reaped by its new parent's side too: the subreaper finds
+    /// neither a child nor a SIGCHLD, although reparenting sets the child's exit signal to SIGCHLD.
+    autoreap_reparent: Must, needs [Autoreap, ExitInfo],
+    source "commit \"clone: add CLONE_AUTOREAP\"; selftest autoreap_reparent",
+}
+fn autoreap_reparent() -> Result {
+    sigchld::block()?;
+    let (orphan, gate, _) = orphan_of(&Clone3::new(Flags::PIDFD), Status::exited(3))?;
+    gate.open()?;
+    let zombie = wait::waitid(Who::pidfd(&orphan), libc::WEXITED | libc::WNOWAIT);
+    let pid = check::succeeds("control without CLONE_AUTOREAP: waitid", zombie)?.map_or(0, |event| event.pid);
+    wait::reap_expecting(pid, Status::exited(3))?;
+    sigchld::pending_for(pid, libc::CLD_EXITED).map_err(|failure| failure.within("control"))?;
+
+    let (orphan, gate, pid) = orphan_of(&Clone3::new(Flags::REAPED), Status::exited(3))?;
+    gate.open()?;
+    orphan.reaped_with(Status::exited(3))?;
+    // Without __WALL this search has power here: the exit signal is SIGCHLD by now.
+    let plain = wait::waitid(Who::Pid(pid), libc::WEXITED | libc::WNOHANG | libc::WNOWAIT);
+    wait::no_such_child(format_args!("waitid({pid}) by the new parent"), plain)?;
+    wait::no_child(pid)?;
+    sigchld::none_pending()
+}
+
+/// A process makes a child by `call`, hands over its pidfd and ends; the child waits at the gate and then ends
+/// with `status`. Drains the SIGCHLD of the process in between.
+fn orphan_of(call: &Clone3, status: Status) -> Result<(Pidfd, Gate, i32)> {
+    let gate = Gate::new()?;
+    let (ours, theirs) = fdpass::pair()?;
+    let pid = apart(|| {
+        let child = call.spawn(|| {
+            gate.wait();
+            status.0 >> 8
+        })?;
+        fdpass::send(&theirs, child.pidfd()?)?;
+        Ok(child.pid())
+    })?;
+    sigchld::take();
+    Ok((Pidfd::from(fdpass::receive(&ours)?), gate, pid))
+}
+
+case! {
+    /// An auto-reaped process whose leader thread has ended is not reaped while another thread lives; it is
+    /// when the last thread ends, with that thread's status.
+    autoreap_multithreaded: Must, needs [Autoreap, ExitInfo, Proc],
+    source "selftest autoreap_multithreaded (\"only after all threads have exited\"); kernel/exit.c release_task()",
+}
+fn autoreap_multithreaded() -> Result {
+    let (ready, gate) = (Channel::<i32>::new()?, Gate::new()?);
+    let child = Clone3::new(Flags::REAPED).spawn(|| {
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let _ = ready.send(&rustix::thread::gettid().as_raw_nonzero().get());
+                gate.wait();
+                exit_thread(22)
+            });
+            exit_thread(11)
+        })
+    })?;
+    ready.recv()?;
+    threads::wait_for_dead_leader(child.pid())?;
+    let pidfd = child.pidfd()?;
+    check::equal(
+        "poll on the pidfd while a thread lives",
+        pidfd.poll_now(PollFlags::POLLIN)?,
+        PollFlags::empty(),
+    )?;
+    let alive = wait::waitid(Who::Pid(child.pid()), libc::WEXITED | libc::WNOHANG | libc::__WALL);
+    check::equal("waitid(WNOHANG|__WALL) while a thread lives", alive, Ok(None))?;
+    gate.open()?;
+    pidfd.reaped_with(Status::exited(22))?;
+    wait::no_child(child.pid())?;
+    wait::pid_is_free(child.pid())
+}
+
+case! {
+    /// Children that an auto-reaped process forks are ordinary: they become zombies, send SIGCHLD and are
+    /// waited for, while an auto-reaped one in the same place is not.
+    autoreap_no_inherit: Must, needs [Autoreap, ExitInfo],
+    source "commit \"clone: add CLONE_AUTOREAP\" (\"not inherited\"); selftest autoreap_no_inherit",
+}
+fn autoreap_no_inherit() -> Result {
+    let (child, ()) = child_reporting(&Clone3::new(Flags::REAPED), || {
+        sigchld::block()?;
+        let grandchild = Clone3::fork().spawn(|| 77)?;
+        let pid = grandchild.pid();
+        check::equal("the grandchild", wait::find_zombie(pid)?, Event::exited(pid, 77))?;
+        sigchld::pending_for(pid, libc::CLD_EXITED)?;
+        grandchild.reap_expecting(Status::exited(77))?;
+
+        let reaped = Clone3::new(Flags::REAPED).spawn(|| 78)?;
+        reaped.pidfd()?.reaped_with(Status::exited(78))?;
+        wait::no_children()
+    })?;
+    child.pidfd()?.reaped_with(Status::exited(0))?;
+    wait::no_child(child.pid())
+}

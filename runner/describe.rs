@@ -1,0 +1,47 @@
+//! `--describe NAME`.
+
+use std::process::ExitCode;
+
+use clone3_conformance::case::{self, Case};
+use clone3_conformance::check::source_path;
+
+use super::cli;
+
+/// Prints one case, or says which names come near.
+pub fn one(name: &str) -> ExitCode {
+    match case::find(name) {
+        Some(case) => {
+            print!("{}", text(case));
+            ExitCode::SUCCESS
+        }
+        None => {
+            eprintln!("error: there is no case '{name}'{}", near(name));
+            ExitCode::from(cli::USAGE)
+        }
+    }
+}
+
+fn near(name: &str) -> String {
+    let hits: Vec<&str> =
+        case::all().iter().map(|case| case.name).filter(|known| known.contains(name)).collect();
+    match hits.as_slice() {
+        [] => "; --list shows all names".to_owned(),
+        some => format!("; did you mean {}?", some.join(" or ")),
+    }
+}
+
+fn text(case: &Case) -> String {
+    let needs: Vec<&str> = case.needs.iter().map(|need| need.name()).collect();
+    let needs = if needs.is_empty() { "nothing".to_owned() } else { needs.join(", ") };
+    let mut lines = vec![
+        ("case", case.name.to_owned()),
+        ("claim", case.claim()),
+        ("strength", case.strength.to_string()),
+        ("source", case.source.to_owned()),
+        ("needs", needs),
+    ];
+    lines.extend(case.first_kernel().map(|series| ("since", format!("Linux {series}"))));
+    lines.extend(case.known_defect.map(|defect| ("known defect", defect.to_owned())));
+    lines.push(("declared", format!("{}:{}", source_path(case.file), case.line)));
+    lines.iter().map(|(name, value)| format!("{name:13} {value}\n")).collect()
+}

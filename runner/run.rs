@@ -1,0 +1,151 @@
+//! A run: the selected cases through the sandbox, as libtest shows them.
+
+use std::process::ExitCode;
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use clone3_conformance::case::{self, Case};
+use clone3_conformance::need::{self, Setting};
+use clone3_conformance::probe::Probe;
+use clone3_conformance::report::{self, Event, Footer, Header, Policy, Record, Suite, Verdict};
+use clone3_conformance::sandbox::Sandbox;
+use libtest_mimic::{Completion, Failed, Trial};
+
+use super::cli::{self, Options};
+use super::journal::{self, Journal};
+use super::summary;
+
+/// What the worker threads share.
+struct Shared {
+    sandbox: Sandbox,
+    setting: &'static Setting,
+    journal: Journal,
+    policy: Policy,
+    deadline: Duration,
+    repeat: u32,
+    /// Held for writing by a case that must run alone.
+    alone: RwLock<()>,
+}
+
+/// Runs the selection and gives the exit status.
+pub fn run(options: Options) -> ExitCode {
+    let selected = case::all().iter().filter(|case| is_selected(&options.libtest, case.name)).count();
+    if options.libtest.list {
+        let trials = case::all().into_iter().map(|case| Trial::test(case.name, || Ok(()))).collect();
+        return libtest_mimic::run(&options.libtest, trials).exit_code();
+    }
+    if selected == 0 {
+        eprintln!("error: no case is selected by these filters; --list shows all names");
+        return ExitCode::from(cli::NOTHING_SELECTED);
+    }
+    match Shared::new(&options) {
+        Ok(shared) => ExitCode::from(execute(&options, Arc::new(shared), selected)),
+        Err(error) => {
+            eprintln!("error: the harness cannot start: {error}");
+            ExitCode::from(cli::BROKEN)
+        }
+    }
+}
+
+/// libtest's rule: any filter matches, and no skip does.
+fn is_selected(arguments: &libtest_mimic::Arguments, name: &str) -> bool {
+    let matches = |filter: &String| {
+        if arguments.exact { name == filter } else { name.contains(filter.as_str()) }
+    };
+    let wanted = arguments.filter.iter().all(matches);
+    wanted && !arguments.skip.iter().any(matches)
+}
+
+impl Shared {
+    /// Probes, then forks the zygote: both before the first thread.
+    fn new(options: &Options) -> std::io::Result<Shared> {
+        let setting = Setting {
+            probe: Probe::run(),
+            allow_global_changes: options.allow_global_changes,
+            stress: options.stress,
+        };
+        let setting = setting.install();
+        Ok(Shared {
+            sandbox: Sandbox::start()?,
+            setting,
+            journal: Journal::open(options.events.as_deref())?,
+            policy: options.policy(),
+            deadline: options.deadline(setting.probe.emulated),
+            repeat: options.repeat,
+            alone: RwLock::new(()),
+        })
+    }
+
+    /// Runs a case as often as asked, stopping at nothing.
+    fn run(&self, case: &'static Case) -> Record {
+        self.journal.add(Event::Start { case: case.name.to_owned() });
+        let record = match need::unmet(case.needs, self.setting) {
+            Some(unmet) => {
+                let (verdict, reason) = self.policy.on_unmet(case, unmet);
+                Record::not_run(case, verdict, reason)
+            }
+            None => self.run_all(case),
+        };
+        self.journal.add(Event::End(record.clone()));
+        record
+    }
+
+    fn run_all(&self, case: &'static Case) -> Record {
+        let once = || Record::of(case, &self.policy, self.run_once(case));
+        (1..self.repeat).fold(once(), |record, _| record.and(once()))
+    }
+
+    fn run_once(&self, case: &'static Case) -> clone3_conformance::sandbox::Outcome {
+        // A poisoned lock guards no data: whoever panicked is no longer running its case.
+        if case.runs_alone() {
+            let _alone = self.alone.write().unwrap_or_else(|poison| poison.into_inner());
+            self.sandbox.run(case.name, self.deadline)
+        } else {
+            let _together = self.alone.read().unwrap_or_else(|poison| poison.into_inner());
+            self.sandbox.run(case.name, self.deadline)
+        }
+    }
+}
+
+fn execute(options: &Options, shared: Arc<Shared>, selected: usize) -> u8 {
+    shared.journal.add(Event::Run(Header {
+        schema: report::SCHEMA,
+        suite: Suite::this(),
+        probe: shared.setting.probe.clone(),
+        tainted: report::kernel_taint(),
+        cpus: std::thread::available_parallelism().map_or(1, usize::from),
+        selected,
+    }));
+    let trials = case::all().into_iter().map(|case| trial(case, &shared)).collect();
+    let conclusion = libtest_mimic::run(&options.libtest, trials);
+    let exit = if conclusion.has_failed() { cli::FAILED } else { cli::GOOD };
+    shared.journal.add(Event::Done(Footer { exit, tainted: report::kernel_taint() }));
+    let Some(results) = shared.journal.results() else {
+        return cli::BROKEN;
+    };
+    if options.libtest.format != Some(libtest_mimic::FormatSetting::Json) {
+        print!("{}", summary::text(&results, options));
+    }
+    match options.results.as_deref().map(|path| (path, journal::write_results(&results, path))) {
+        Some((path, Err(error))) => {
+            eprintln!("error: cannot write the results to {}: {error}", path.display());
+            cli::BROKEN
+        }
+        _ => exit,
+    }
+}
+
+/// A case as libtest sees it: neither pass nor fail is `ignored`, with the reason.
+fn trial(case: &'static Case, shared: &Arc<Shared>) -> Trial {
+    let shared = Arc::clone(shared);
+    Trial::ignorable_test(case.name, move || {
+        let record = shared.run(case);
+        match record.verdict {
+            Verdict::Pass => Ok(Completion::Completed),
+            Verdict::Fail | Verdict::Broken => {
+                Err(Failed::from(summary::bug_report(case, &record, &shared.setting.probe)))
+            }
+            other => Ok(Completion::ignored_with(format!("{other}: {}", record.message))),
+        }
+    })
+}

@@ -1,0 +1,246 @@
+//! The kernel's numbers and structures that libc and rustix do not have yet.
+//!
+//! Source: `include/uapi/linux/sched.h` and `include/uapi/linux/pidfd.h` of Linux 7.1 and later.
+
+use std::fmt;
+
+bitflags::bitflags! {
+    /// The flags of `clone3(2)`, as the 64-bit word of `struct clone_args`.
+    ///
+    /// libc's constants cannot serve here: some overflow its `c_int`, and those new in 7.1 are missing.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Flags: u64 {
+        /// New time namespace (a bit of the exit-signal byte, free in clone3 alone).
+        const CLONE_NEWTIME = 0x80;
+        /// Share the address space.
+        const CLONE_VM = 0x100;
+        /// Share root, working directory and umask.
+        const CLONE_FS = 0x200;
+        /// Share the descriptor table.
+        const CLONE_FILES = 0x400;
+        /// Share the signal handlers.
+        const CLONE_SIGHAND = 0x800;
+        /// Return a pidfd for the child.
+        const CLONE_PIDFD = 0x1000;
+        /// Let a tracer of the caller trace the child.
+        const CLONE_PTRACE = 0x2000;
+        /// Suspend the caller until the child execs or exits.
+        const CLONE_VFORK = 0x4000;
+        /// The child's parent is the caller's parent.
+        const CLONE_PARENT = 0x8000;
+        /// Same thread group.
+        const CLONE_THREAD = 0x1_0000;
+        /// New mount namespace.
+        const CLONE_NEWNS = 0x2_0000;
+        /// Share System V semaphore undo.
+        const CLONE_SYSVSEM = 0x4_0000;
+        /// Set the thread-local storage register.
+        const CLONE_SETTLS = 0x8_0000;
+        /// Write the child's tid in the parent.
+        const CLONE_PARENT_SETTID = 0x10_0000;
+        /// Clear the tid in the child when it exits.
+        const CLONE_CHILD_CLEARTID = 0x20_0000;
+        /// Once unused; refused by clone3.
+        const CLONE_DETACHED = 0x40_0000;
+        /// A tracer cannot force `CLONE_PTRACE`.
+        const CLONE_UNTRACED = 0x80_0000;
+        /// Write the child's tid in the child.
+        const CLONE_CHILD_SETTID = 0x100_0000;
+        /// New cgroup namespace.
+        const CLONE_NEWCGROUP = 0x200_0000;
+        /// New UTS namespace.
+        const CLONE_NEWUTS = 0x400_0000;
+        /// New IPC namespace.
+        const CLONE_NEWIPC = 0x800_0000;
+        /// New user namespace.
+        const CLONE_NEWUSER = 0x1000_0000;
+        /// New PID namespace.
+        const CLONE_NEWPID = 0x2000_0000;
+        /// New network namespace.
+        const CLONE_NEWNET = 0x4000_0000;
+        /// Share the I/O context.
+        const CLONE_IO = 0x8000_0000;
+        /// Reset caught signals to their default action.
+        const CLONE_CLEAR_SIGHAND = 1 << 32;
+        /// Create the child in the cgroup given by `clone_args.cgroup`.
+        const CLONE_INTO_CGROUP = 1 << 33;
+        /// The child never becomes a zombie and sends no exit signal (Linux 7.1).
+        const CLONE_AUTOREAP = 1 << 34;
+        /// The child starts with no_new_privs set (Linux 7.1).
+        const CLONE_NNP = 1 << 35;
+        /// The child gets SIGKILL when the last reference to this call's pidfd is gone (Linux 7.1).
+        const CLONE_PIDFD_AUTOKILL = 1 << 36;
+        /// New, empty mount namespace (Linux 7.1).
+        const CLONE_EMPTY_MNTNS = 1 << 37;
+
+        const _ = !0;
+    }
+}
+
+impl Flags {
+    /// `CLONE_PIDFD`, for short.
+    pub const PIDFD: Flags = Flags::CLONE_PIDFD;
+    /// `CLONE_AUTOREAP`, for short.
+    pub const AUTOREAP: Flags = Flags::CLONE_AUTOREAP;
+    /// `CLONE_NNP`, for short.
+    pub const NNP: Flags = Flags::CLONE_NNP;
+    /// `CLONE_PIDFD_AUTOKILL`, for short. The kernel takes it with [`Flags::PIDFD`] and [`Flags::AUTOREAP`] only.
+    pub const AUTOKILL: Flags = Flags::CLONE_PIDFD_AUTOKILL;
+    /// What the kernel demands of a thread: `CLONE_THREAD | CLONE_SIGHAND | CLONE_VM`.
+    pub const THREAD: Flags = Flags::CLONE_THREAD.union(Flags::CLONE_SIGHAND).union(Flags::CLONE_VM);
+    /// An auto-reaped child with a pidfd.
+    pub const REAPED: Flags = Flags::PIDFD.union(Flags::AUTOREAP);
+    /// An auto-killed child; needs CAP_SYS_ADMIN.
+    pub const KILLED: Flags = Flags::REAPED.union(Flags::AUTOKILL);
+    /// An auto-killed child as anybody may create it: with no_new_privs.
+    pub const KILLED_NNP: Flags = Flags::KILLED.union(Flags::NNP);
+}
+
+/// `CLONE_A|CLONE_B|0x…`: names first, then what has no name.
+impl fmt::Display for Flags {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut parts: Vec<String> = self.iter_names().map(|(name, _)| name.to_owned()).collect();
+        let named = self.iter_names().fold(Flags::empty(), |all, (_, flag)| all | flag);
+        let rest = self.bits() & !named.bits();
+        if rest != 0 || parts.is_empty() {
+            parts.push(format!("{rest:#x}"));
+        }
+        f.write_str(&parts.join("|"))
+    }
+}
+
+/// `struct clone_args`, all 88 bytes of version 2 (Linux 5.7).
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default)]
+#[allow(missing_docs)]
+pub struct CloneArgs {
+    pub flags: u64,
+    pub pidfd: u64,
+    pub child_tid: u64,
+    pub parent_tid: u64,
+    pub exit_signal: u64,
+    pub stack: u64,
+    pub stack_size: u64,
+    pub tls: u64,
+    pub set_tid: u64,
+    pub set_tid_size: u64,
+    pub cgroup: u64,
+}
+
+/// The published sizes of [`CloneArgs`]: Linux 5.3, 5.5 and 5.7.
+pub const CLONE_ARGS_SIZES: [usize; 3] = [64, 80, 88];
+
+bitflags::bitflags! {
+    /// The `mask` word of [`PidfdInfo`]: what is asked for, and what was given.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct InfoMask: u64 {
+        /// The process identifiers; always given for a live process.
+        const PID = 0x1;
+        /// The credentials; always given for a live process.
+        const CREDS = 0x2;
+        /// The cgroup's id; always given where the kernel has cgroups.
+        const CGROUPID = 0x4;
+        /// The exit status (Linux 6.15).
+        const EXIT = 0x8;
+        /// How a core dump went (Linux 6.16).
+        const COREDUMP = 0x10;
+        /// The mask of all that this kernel can give (Linux 6.19).
+        const SUPPORTED_MASK = 0x20;
+        /// The signal that caused a core dump (Linux 6.19).
+        const COREDUMP_SIGNAL = 0x40;
+        /// The `si_code` of that signal (Linux 7.1).
+        const COREDUMP_CODE = 0x80;
+
+        const _ = !0;
+    }
+}
+
+/// `PID|CREDS|…`, as [`Flags`] are shown.
+impl fmt::Display for InfoMask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x} (", self.bits())?;
+        bitflags::parser::to_writer(self, &mut *f)?;
+        f.write_str(")")
+    }
+}
+
+/// `struct pidfd_info`, all 88 bytes that Linux 7.1 knows.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct PidfdInfo {
+    pub mask: u64,
+    pub cgroupid: u64,
+    pub pid: u32,
+    pub tgid: u32,
+    pub ppid: u32,
+    pub ruid: u32,
+    pub rgid: u32,
+    pub euid: u32,
+    pub egid: u32,
+    pub suid: u32,
+    pub sgid: u32,
+    pub fsuid: u32,
+    pub fsgid: u32,
+    /// In the format of a wait status.
+    pub exit_code: i32,
+    pub coredump_mask: u32,
+    pub coredump_signal: u32,
+    pub coredump_code: u32,
+    pub coredump_pad: u32,
+    pub supported_mask: u64,
+}
+
+impl PidfdInfo {
+    /// What the kernel says it filled in.
+    pub fn given(&self) -> InfoMask {
+        InfoMask::from_bits_retain(self.mask)
+    }
+}
+
+/// The published sizes of [`PidfdInfo`]: Linux 6.13, 6.16, 6.19 and 7.1 grew it.
+pub const PIDFD_INFO_SIZES: [usize; 4] = [64, 72, 80, 88];
+
+/// The ioctl type byte of pidfds.
+pub const PIDFS_IOCTL_MAGIC: u8 = 0xFF;
+
+/// The request number of `PIDFD_GET_INFO` for a structure of `size` bytes: `_IOWR(0xFF, 11, size)`.
+pub const fn pidfd_get_info_request(size: usize) -> u32 {
+    (3 << 30) | ((size as u32 & 0x3fff) << 16) | ((PIDFS_IOCTL_MAGIC as u32) << 8) | 11
+}
+
+/// `PIDFD_THREAD`: a pidfd for one thread (Linux 6.9).
+pub const PIDFD_THREAD: u32 = libc::O_EXCL as u32;
+
+/// `coredump_mask`: the process dumped core.
+pub const PIDFD_COREDUMPED: u32 = 1;
+/// `coredump_mask`: no dump was attempted.
+pub const PIDFD_COREDUMP_SKIP: u32 = 2;
+/// `coredump_mask`: the dump is made with the user's privileges.
+pub const PIDFD_COREDUMP_USER: u32 = 4;
+
+/// The mark of an auto-kill pidfd in `F_GETFL`: the kernel keeps it where `O_TRUNC` is.
+pub const AUTOKILL_MARK: i32 = libc::O_TRUNC;
+
+const _: () = assert!(size_of::<CloneArgs>() == 88);
+const _: () = assert!(size_of::<PidfdInfo>() == 88);
+const _: () = assert!(std::mem::offset_of!(PidfdInfo, exit_code) == 60);
+const _: () = assert!(std::mem::offset_of!(PidfdInfo, supported_mask) == 80);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_are_shown_by_name() {
+        assert_eq!(Flags::KILLED.to_string(), "CLONE_PIDFD|CLONE_AUTOREAP|CLONE_PIDFD_AUTOKILL");
+        assert_eq!(Flags::empty().to_string(), "0x0");
+        let odd = Flags::NNP | Flags::from_bits_retain(1 << 50);
+        assert_eq!(odd.to_string(), "CLONE_NNP|0x4000000000000");
+    }
+
+    #[test]
+    fn the_request_number_is_the_headers() {
+        assert_eq!(pidfd_get_info_request(64), 0xc040_ff0b);
+    }
+}

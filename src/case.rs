@@ -1,0 +1,145 @@
+//! How a case is declared and found.
+
+use crate::check::Result;
+use crate::need::Need;
+
+/// What a failed case means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Strength {
+    /// Documented: by a commit message, a manual page, a comment in a uapi header, POSIX, or a maintainer.
+    Must,
+    /// Observed in mainline and not documented: a difference is a *deviation*, not a failure.
+    Is,
+}
+
+impl std::fmt::Display for Strength {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Strength::Must => "MUST",
+            Strength::Is => "IS",
+        })
+    }
+}
+
+/// One scenario: a claim about the kernel, and the function that checks it. Declared with [`case!`](crate::case!).
+#[derive(Debug)]
+pub struct Case {
+    /// The name, which is also the id of the claim.
+    pub name: &'static str,
+    /// The claim: the doc comment of the declaration.
+    pub doc: &'static str,
+    /// Where the claim comes from.
+    pub source: &'static str,
+    /// What a failure means.
+    pub strength: Strength,
+    /// What the case cannot do without.
+    pub needs: &'static [Need],
+    /// The first kernel series of which the claim is true, where the needs do not say it.
+    pub since: Option<&'static str>,
+    /// Where mainline is known to break the claim.
+    pub known_defect: Option<&'static str>,
+    /// The file that declares it, which names its theme.
+    pub file: &'static str,
+    /// The line of the declaration.
+    pub line: u32,
+    /// The scenario. Runs in a process of its own.
+    pub body: fn() -> Result,
+}
+
+inventory::collect!(Case);
+
+impl Case {
+    /// The claim as running text.
+    pub fn claim(&self) -> String {
+        self.doc.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
+    /// The theme: the name of the file that declares it.
+    pub fn theme(&self) -> &'static str {
+        let file = self.file.rsplit('/').next().unwrap_or(self.file);
+        file.strip_suffix(".rs").unwrap_or(file)
+    }
+
+    /// Whether nothing else may run at the same time.
+    pub fn runs_alone(&self) -> bool {
+        self.needs.contains(&Need::GlobalChanges)
+    }
+
+    /// The first kernel series that has all that the case needs, as `7.1`.
+    pub fn first_kernel(&self) -> Option<&'static str> {
+        let series = self.needs.iter().filter_map(|need| need.since()).chain(self.since);
+        series.max_by_key(|series| version_key(series))
+    }
+}
+
+/// `6.15` as numbers, for ordering.
+fn version_key(series: &str) -> Vec<u32> {
+    series.split('.').filter_map(|part| part.parse().ok()).collect()
+}
+
+/// All cases of this program, in the order of their files and lines.
+///
+/// # Panics
+/// If two cases have one name.
+pub fn all() -> Vec<&'static Case> {
+    let mut cases: Vec<&Case> = inventory::iter::<Case>.into_iter().collect();
+    cases.sort_by_key(|case| (case.file, case.line));
+    let mut names: Vec<&str> = cases.iter().map(|case| case.name).collect();
+    names.sort_unstable();
+    if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+        panic!("two cases are called {}", pair[0]);
+    }
+    cases
+}
+
+/// The case of that name.
+pub fn find(name: &str) -> Option<&'static Case> {
+    inventory::iter::<Case>.into_iter().find(|case| case.name == name)
+}
+
+/// Declares a case. The function of that name stands next to it.
+///
+/// ```
+/// use clone3_conformance::{case, check::{self, Result}};
+///
+/// case! {
+///     /// A process has a pid.
+///     process_has_a_pid: Must, needs [],
+///     source "getpid(2)",
+/// }
+/// fn process_has_a_pid() -> Result {
+///     check::holds(std::process::id() > 0, "expected a pid, got 0")
+/// }
+/// ```
+///
+/// Behind the source may follow `, since "7.2"` (where the needs do not say it) and
+/// `, known_defect "7.1 to 7.3: what happens"`.
+#[macro_export]
+macro_rules! case {
+    (
+        $(#[doc = $doc:literal])+
+        $name:ident: $strength:ident, needs [$($need:ident),* $(,)?],
+        source $source:literal
+        $(, since $since:literal)?
+        $(, known_defect $defect:literal)?
+        $(,)?
+    ) => {
+        $crate::inventory::submit! {
+            $crate::case::Case {
+                name: stringify!($name),
+                doc: concat!($($doc, "\n"),+),
+                source: $source,
+                strength: $crate::case::Strength::$strength,
+                needs: &[$($crate::need::Need::$need),*],
+                since: $crate::case!(@option $($since)?),
+                known_defect: $crate::case!(@option $($defect)?),
+                file: file!(),
+                line: line!(),
+                body: $name,
+            }
+        }
+    };
+    (@option) => { None };
+    (@option $value:literal) => { Some($value) };
+}

@@ -1,0 +1,200 @@
+//! Assertions that return an error which says what was expected, what came, and where.
+//!
+//! A case returns [`Result`]; `?` passes a [`Failure`] up. Failed assertions blame the kernel
+//! ([`Kind::Fail`]); an unexpected error of a call that only prepares the ground (`?` on an [`Errno`] or an
+//! [`std::io::Error`]) blames the suite ([`Kind::Broken`]).
+
+use std::fmt::{Debug, Display};
+use std::panic::Location;
+
+use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
+
+/// What a case, or a step of one, returns.
+pub type Result<T = ()> = std::result::Result<T, Failure>;
+
+/// The path of a source file as one would type it: the runner reaches the cases by way of its own folder.
+pub fn source_path(file: &str) -> &str {
+    file.strip_prefix("runner/../").unwrap_or(file)
+}
+
+/// Whose fault it is that a case did not pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// The kernel did not do what the claim says.
+    Fail,
+    /// The environment forbids what the case needs.
+    Blocked,
+    /// The kernel lacks what the case is about.
+    Unsupported,
+    /// The suite's own set-up went wrong.
+    Broken,
+}
+
+/// Why a case did not pass.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// Whose fault it is.
+    pub kind: Kind,
+    /// What was expected and what came, or what is missing.
+    pub message: String,
+    /// `file:line` of the check.
+    pub at: String,
+}
+
+impl Failure {
+    #[track_caller]
+    fn new(kind: Kind, message: impl Into<String>) -> Failure {
+        let here = Location::caller();
+        let at = format!("{}:{}", source_path(here.file()), here.line());
+        Failure { kind, message: message.into(), at }
+    }
+
+    /// The kernel broke the claim.
+    #[track_caller]
+    pub fn fail(message: impl Into<String>) -> Failure {
+        Failure::new(Kind::Fail, message)
+    }
+
+    /// The environment forbids the case; `reason` names what is missing.
+    #[track_caller]
+    pub fn blocked(reason: impl Into<String>) -> Failure {
+        Failure::new(Kind::Blocked, reason)
+    }
+
+    /// The kernel has no such feature; `reason` names it.
+    #[track_caller]
+    pub fn unsupported(reason: impl Into<String>) -> Failure {
+        Failure::new(Kind::Unsupported, reason)
+    }
+
+    /// The suite's own set-up went wrong.
+    #[track_caller]
+    pub fn broken(message: impl Into<String>) -> Failure {
+        Failure::new(Kind::Broken, message)
+    }
+
+    /// The same failure, its message led by `context`.
+    pub fn within(mut self, context: impl Display) -> Failure {
+        self.message = format!("{context}: {}", self.message);
+        self
+    }
+}
+
+impl From<Errno> for Failure {
+    #[track_caller]
+    fn from(errno: Errno) -> Failure {
+        Failure::broken(format!("set-up failed with {}", Named(errno)))
+    }
+}
+
+impl From<rustix::io::Errno> for Failure {
+    #[track_caller]
+    fn from(errno: rustix::io::Errno) -> Failure {
+        Failure::from(Errno::from_raw(errno.raw_os_error()))
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    #[track_caller]
+    fn from(error: std::io::Error) -> Failure {
+        match error.raw_os_error() {
+            Some(raw) => Failure::from(Errno::from_raw(raw)),
+            None => Failure::broken(format!("set-up failed: {error}")),
+        }
+    }
+}
+
+/// An errno by name and meaning: `EINVAL (Invalid argument)`.
+pub struct Named(pub Errno);
+
+impl Display for Named {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?} ({})", self.0, self.0.desc())
+    }
+}
+
+/// Says how a call went, for messages: `success (3)` or the errno's name.
+pub fn outcome_of<T: Debug>(result: &std::result::Result<T, Errno>) -> String {
+    match result {
+        Ok(value) => format!("success ({value:?})"),
+        Err(errno) => Named(*errno).to_string(),
+    }
+}
+
+/// Leads the message of a failure with what was being done.
+pub trait Context<T> {
+    /// Adds `context` in front of the failure's message.
+    fn context(self, context: impl Display) -> Result<T>;
+}
+
+impl<T> Context<T> for Result<T> {
+    fn context(self, context: impl Display) -> Result<T> {
+        self.map_err(|failure| failure.within(context))
+    }
+}
+
+/// `got` must equal `expected`; `what` says what was looked at.
+#[track_caller]
+pub fn equal<T: PartialEq + Debug>(what: impl Display, got: T, expected: T) -> Result {
+    if got == expected {
+        return Ok(());
+    }
+    Err(Failure::fail(format!("{what}: expected {expected:?}, got {got:?}")))
+}
+
+/// `condition` must hold; `otherwise` says what was expected and what came.
+#[track_caller]
+pub fn holds(condition: bool, otherwise: impl Display) -> Result {
+    if condition {
+        return Ok(());
+    }
+    Err(Failure::fail(otherwise.to_string()))
+}
+
+/// `call` must succeed; a refusal is the kernel's fault.
+#[track_caller]
+pub fn succeeds<T>(what: impl Display, call: std::result::Result<T, Errno>) -> Result<T> {
+    match call {
+        Ok(value) => Ok(value),
+        Err(errno) => Err(Failure::fail(format!("{what}: expected success, got {}", Named(errno)))),
+    }
+}
+
+/// `call` must be refused with `expected`.
+#[track_caller]
+pub fn refused<T: Debug>(what: impl Display, call: std::result::Result<T, Errno>, expected: Errno) -> Result {
+    match call {
+        Err(errno) if errno == expected => Ok(()),
+        other => {
+            let got = outcome_of(&other);
+            Err(Failure::fail(format!("{what}: expected {}, got {got}", Named(expected))))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_check_names_expected_got_and_place() {
+        let failure = refused("clone3()", Ok::<_, Errno>(7), Errno::EINVAL).unwrap_err();
+        assert_eq!(failure.kind, Kind::Fail);
+        assert_eq!(failure.message, "clone3(): expected EINVAL (Invalid argument), got success (7)");
+        assert!(failure.at.starts_with("src/check.rs:"), "{}", failure.at);
+    }
+
+    #[test]
+    fn a_question_mark_on_an_errno_blames_the_suite_at_its_own_line() {
+        fn setup() -> Result {
+            Err(Errno::EMFILE)?;
+            Ok(())
+        }
+        let line = line!() - 3;
+        let failure = setup().unwrap_err();
+        assert_eq!(failure.kind, Kind::Broken);
+        assert_eq!(failure.at, format!("src/check.rs:{line}"));
+    }
+}

@@ -1,0 +1,549 @@
+//! A builder over the raw `clone3(2)`, and the children it makes.
+//!
+//! The builder can express ill-formed calls on purpose: odd sizes, bad pointers, contradictory flags. A call
+//! shows itself with its flags decoded, which is how it appears in every message.
+
+use std::arch::asm;
+use std::ffi::c_int;
+use std::fmt;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use nix::errno::Errno;
+use nix::sys::signal::Signal;
+use rustix::io::FdFlags;
+
+use crate::abi::{CloneArgs, Flags};
+use crate::check::{self, Context as _, Failure, Named, Result};
+use crate::note;
+use crate::pidfd::Pidfd;
+use crate::wait::{self, Status, signal_name};
+
+/// What the word that receives the pidfd holds before the call: no descriptor, and not what the kernel writes.
+pub const PIDFD_UNTOUCHED: c_int = -7;
+
+/// Where the call says the pidfd shall be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PidfdAt {
+    /// A variable of ours.
+    Variable,
+    /// This address, whatever is there.
+    Address(u64),
+}
+
+/// One call of `clone3(2)`, not made yet.
+#[derive(Clone, Debug)]
+pub struct Clone3 {
+    args: CloneArgs,
+    size: usize,
+    tail: Vec<u8>,
+    set_tid: Vec<c_int>,
+    pidfd_at: PidfdAt,
+}
+
+impl Clone3 {
+    /// A call with these flags, exit_signal 0 and everything else zero.
+    pub fn new(flags: Flags) -> Clone3 {
+        Clone3 {
+            args: CloneArgs { flags: flags.bits(), ..CloneArgs::default() },
+            size: size_of::<CloneArgs>(),
+            tail: Vec::new(),
+            set_tid: Vec::new(),
+            pidfd_at: PidfdAt::Variable,
+        }
+    }
+
+    /// An ordinary child, as `fork(2)` makes it: no flags, exit_signal SIGCHLD.
+    pub fn fork() -> Clone3 {
+        Clone3::new(Flags::empty()).exit_signal(libc::SIGCHLD as u64)
+    }
+
+    /// With this raw exit_signal.
+    pub fn exit_signal(mut self, signal: u64) -> Clone3 {
+        self.args.exit_signal = signal;
+        self
+    }
+
+    /// With this size of `struct clone_args`; beyond the 88 bytes known here the tail is zero.
+    pub fn size(mut self, size: usize) -> Clone3 {
+        self.size = size;
+        self
+    }
+
+    /// With these bytes behind the 88 known ones, and the size to match.
+    pub fn tail(mut self, bytes: &[u8]) -> Clone3 {
+        self.tail = bytes.to_vec();
+        self.size = size_of::<CloneArgs>() + bytes.len();
+        self
+    }
+
+    /// With the pidfd written to this address.
+    pub fn pidfd_address(mut self, address: u64) -> Clone3 {
+        self.pidfd_at = PidfdAt::Address(address);
+        self
+    }
+
+    /// With this address in `parent_tid`.
+    pub fn parent_tid(mut self, address: u64) -> Clone3 {
+        self.args.parent_tid = address;
+        self
+    }
+
+    /// With the child placed in this cgroup. Sets `CLONE_INTO_CGROUP`.
+    pub fn into_cgroup(self, cgroup: impl AsFd) -> Clone3 {
+        self.into_cgroup_raw(cgroup.as_fd().as_raw_fd() as u64)
+    }
+
+    /// With this number as the cgroup's descriptor, open or not. Sets `CLONE_INTO_CGROUP`.
+    pub fn into_cgroup_raw(mut self, fd: u64) -> Clone3 {
+        self.args.cgroup = fd;
+        self.with(Flags::CLONE_INTO_CGROUP)
+    }
+
+    /// With these pids asked for, innermost namespace first.
+    pub fn set_tid(mut self, pids: &[c_int]) -> Clone3 {
+        self.set_tid = pids.to_vec();
+        self
+    }
+
+    /// With these flags too.
+    pub fn with(mut self, flags: Flags) -> Clone3 {
+        self.args.flags |= flags.bits();
+        self
+    }
+
+    /// Without these flags.
+    pub fn without(mut self, flags: Flags) -> Clone3 {
+        self.args.flags &= !flags.bits();
+        self
+    }
+
+    /// The flags of this call.
+    pub fn flags(&self) -> Flags {
+        Flags::from_bits_retain(self.args.flags)
+    }
+
+    /// The structure as the kernel will read it, `size` bytes long at least.
+    ///
+    /// Returned as words, so that it is aligned.
+    fn image(&self, pidfd: *mut c_int) -> Vec<u64> {
+        let mut args = self.args;
+        args.pidfd = match self.pidfd_at {
+            PidfdAt::Address(address) => address,
+            PidfdAt::Variable => pidfd as u64,
+        };
+        if !self.set_tid.is_empty() {
+            args.set_tid = self.set_tid.as_ptr() as u64;
+            args.set_tid_size = self.set_tid.len() as u64;
+        }
+        let words = [
+            args.flags,
+            args.pidfd,
+            args.child_tid,
+            args.parent_tid,
+            args.exit_signal,
+            args.stack,
+            args.stack_size,
+            args.tls,
+            args.set_tid,
+            args.set_tid_size,
+            args.cgroup,
+        ];
+        let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        bytes.extend_from_slice(&self.tail);
+        bytes.resize(bytes.len().max(self.size).next_multiple_of(8), 0);
+        bytes.as_chunks().0.iter().map(|word| u64::from_ne_bytes(*word)).collect()
+    }
+
+    /// Makes the call; the child runs `body` and exits with what it returns.
+    ///
+    /// The child is a copy of the caller, so the body may do anything if the caller is single-threaded, and
+    /// only what is async-signal-safe otherwise.
+    ///
+    /// # Panics
+    /// With `CLONE_VM`: such a child needs a stack, see [`Clone3::try_spawn_on`].
+    pub fn try_spawn(&self, body: impl FnOnce() -> i32) -> std::result::Result<Child, Errno> {
+        assert!(!self.flags().contains(Flags::CLONE_VM), "{self} needs a stack of its own");
+        let mut pidfd = PIDFD_UNTOUCHED;
+        let image = self.image(&raw mut pidfd);
+        // SAFETY: without CLONE_VM the child works on a copy of this memory; `image` and `pidfd` are live.
+        let pid = unsafe { libc::syscall(libc::SYS_clone3, image.as_ptr(), self.size) };
+        if pid == 0 {
+            exit_child(body);
+        }
+        let pid = Errno::result(pid);
+        self.outcome(pid.map(|pid| pid as i32), pidfd)
+    }
+
+    /// Makes the call and expects it to succeed; see [`Clone3::try_spawn`].
+    #[track_caller]
+    pub fn spawn(&self, body: impl FnOnce() -> i32) -> Result<Child> {
+        check::succeeds(self, self.try_spawn(body))
+    }
+
+    /// Makes the call with a stack for the child, which runs `entry(argument)` and then ends its thread with
+    /// the value returned (`SYS_exit`, not exit_group).
+    ///
+    /// With `CLONE_VM` the child shares memory and thread-local storage with the caller: `entry` may make
+    /// system calls through rustix and touch atomics, nothing else (no allocation, no errno, no locks).
+    pub fn try_spawn_on(
+        &self,
+        stack: &Stack,
+        entry: extern "C" fn(usize) -> c_int,
+        argument: usize,
+    ) -> std::result::Result<Child, Errno> {
+        let mut pidfd = PIDFD_UNTOUCHED;
+        let mut call = self.clone();
+        call.args.stack = stack.base as u64;
+        call.args.stack_size = Stack::SIZE as u64;
+        if self.flags().contains(Flags::CLONE_CHILD_CLEARTID) {
+            call.args.child_tid = stack.tid.as_ptr() as u64;
+            call.args.parent_tid = stack.tid.as_ptr() as u64;
+        }
+        let image = call.image(&raw mut pidfd);
+        // SAFETY: the child starts on a stack of its own, which outlives it (`Stack` is never unmapped), and
+        // never returns from the assembly.
+        let pid = unsafe { clone3_on_stack(image.as_ptr(), self.size, entry, argument) };
+        self.outcome(if pid < 0 { Err(Errno::from_raw(-pid as i32)) } else { Ok(pid as i32) }, pidfd)
+    }
+
+    /// As [`Clone3::try_spawn_on`], expecting success.
+    #[track_caller]
+    pub fn spawn_on(
+        &self,
+        stack: &Stack,
+        entry: extern "C" fn(usize) -> c_int,
+        argument: usize,
+    ) -> Result<Child> {
+        check::succeeds(self, self.try_spawn_on(stack, entry, argument))
+    }
+
+    fn outcome(
+        &self,
+        pid: std::result::Result<i32, Errno>,
+        pidfd: c_int,
+    ) -> std::result::Result<Child, Errno> {
+        let pid = match pid {
+            Ok(pid) => pid,
+            Err(errno) => {
+                note!("{self} = {errno:?}");
+                return Err(errno);
+            }
+        };
+        let wrote = self.flags().contains(Flags::PIDFD) && self.pidfd_at == PidfdAt::Variable && pidfd >= 0;
+        note!("{self} = {pid}{}", if wrote { format!(", pidfd {pidfd}") } else { String::new() });
+        // SAFETY: on success the kernel wrote a new descriptor that nobody else owns.
+        let pidfd = wrote.then(|| Pidfd::from(unsafe { OwnedFd::from_raw_fd(pidfd) }));
+        Ok(Child { pid, pidfd, reaps_itself: self.flags().contains(Flags::AUTOREAP) })
+    }
+
+    /// The control of a refusal: this call must succeed. The child exits at once and is cleared away.
+    #[track_caller]
+    pub fn accepted(&self) -> Result {
+        // The signal that the child's end sends must not end the caller.
+        if self.args.exit_signal != 0 {
+            nix::sys::signal::SigSet::all().thread_block()?;
+        }
+        let child = if self.flags().contains(Flags::CLONE_VM) {
+            let stack = Stack::new()?;
+            if self.flags().contains(Flags::CLONE_THREAD) {
+                let joinable = self.clone().with(Flags::CLONE_CHILD_CLEARTID | Flags::CLONE_PARENT_SETTID);
+                check::succeeds(self, joinable.try_spawn_on(&stack, exit_at_once, 0)).context("control")?;
+                return stack.join();
+            }
+            check::succeeds(self, self.try_spawn_on(&stack, exit_at_once, 0)).context("control")?
+        } else {
+            check::succeeds(self, self.try_spawn(park)).context("control")?
+        };
+        child.clear_away().context("control")
+    }
+
+    /// As [`Clone3::accepted`], for a child that `CLONE_PARENT` gives to the caller's parent, who reaps it.
+    #[track_caller]
+    pub fn accepted_elsewhere(&self) -> Result {
+        check::succeeds(self, self.try_spawn(|| 0)).context("control").map(drop)
+    }
+
+    /// This call must be refused with `expected`, and leave no child, no descriptor and no pidfd behind.
+    #[track_caller]
+    pub fn refused(&self, expected: Errno) -> Result {
+        let (mine, theirs) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        let free = lowest_free_fd()?;
+        let got = if self.flags().contains(Flags::CLONE_VM) {
+            self.try_spawn_on(&Stack::new()?, trip, theirs.as_raw_fd() as usize)
+        } else {
+            self.try_spawn(|| trip(theirs.as_raw_fd() as usize))
+        };
+        if let Ok(child) = got {
+            let pid = child.pid();
+            let ran = if self.flags().contains(Flags::CLONE_THREAD) { "thread" } else { "child" };
+            if ran == "child" {
+                child.clear_away()?;
+            }
+            let expected = Named(expected);
+            return Err(Failure::fail(format!("{self}: expected {expected}, got success ({ran} {pid})")));
+        }
+        check::refused(self, got, expected)?;
+        check::equal(format_args!("{self}: lowest free descriptor afterwards"), lowest_free_fd()?, free)?;
+        drop(theirs);
+        nobody_holds(&mine).context(self)
+    }
+}
+
+/// `clone3(CLONE_PIDFD|CLONE_AUTOREAP, exit_signal 0)`, and what else differs from the plain form.
+impl fmt::Display for Clone3 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "clone3({}, exit_signal ", self.flags())?;
+        match self.args.exit_signal {
+            0 => f.write_str("0")?,
+            number @ 1..=64 => f.write_str(&signal_name(number as i32))?,
+            number => write!(f, "{number:#x}")?,
+        }
+        if let PidfdAt::Address(address) = self.pidfd_at {
+            write!(f, ", pidfd at {address:#x}")?;
+        }
+        if self.size != size_of::<CloneArgs>() {
+            write!(f, ", size {}", self.size)?;
+        }
+        if !self.set_tid.is_empty() {
+            write!(f, ", set_tid {:?}", self.set_tid)?;
+        }
+        if self.args.parent_tid != 0 {
+            write!(f, ", parent_tid at {:#x}", self.args.parent_tid)?;
+        }
+        f.write_str(")")
+    }
+}
+
+/// `clone3(2)` with a raw pointer and size, for calls that must fail. A child, should there be one, exits with
+/// 99 at once.
+pub fn raw(args: usize, size: usize) -> std::result::Result<i32, Errno> {
+    // SAFETY: the kernel checks the pointer; should it accept the call, the child leaves at once.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, args, size) };
+    if pid == 0 {
+        exit_now(99);
+    }
+    Errno::result(pid).map(|pid| pid as i32)
+}
+
+/// Runs a child's body and exits with its result. A panic is shown on stderr and exits with 101, as ever.
+fn exit_child(body: impl FnOnce() -> i32) -> ! {
+    let code = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).unwrap_or(101);
+    exit_now(code)
+}
+
+/// Ends the process without running destructors or exit handlers, which belong to the parent's copy.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit has no preconditions.
+    unsafe { libc::_exit(code) }
+}
+
+/// Ends the calling thread alone, where libc's `_exit` would end the group. The process ends with its last
+/// thread.
+pub fn exit_thread(code: i32) -> ! {
+    // SAFETY: SYS_exit never returns and touches no user memory (but for a CLEARTID word that is never freed).
+    unsafe { libc::syscall(libc::SYS_exit, code) };
+    unreachable!("exit(2) returned")
+}
+
+/// Waits for a signal that ends the process.
+pub fn park() -> i32 {
+    loop {
+        // SAFETY: pause has no preconditions.
+        unsafe { libc::pause() };
+    }
+}
+
+extern "C" fn exit_at_once(_: usize) -> c_int {
+    0
+}
+
+/// What a child does that should not exist: it says so through the pipe whose number it was given.
+extern "C" fn trip(wire: usize) -> c_int {
+    // SAFETY: the descriptor is open in the caller, hence in its copy or partner.
+    let wire = unsafe { BorrowedFd::borrow_raw(wire as RawFd) };
+    // Nobody is there to be told of an error.
+    let _ = rustix::io::write(wire, b"x");
+    99
+}
+
+/// The pipe must be at its end: no process has the other end open, so no child was left.
+fn nobody_holds(pipe: &OwnedFd) -> Result {
+    rustix::io::ioctl_fionbio(pipe, true)?;
+    match rustix::io::read(pipe, &mut [0_u8; 1]) {
+        Ok(0) => Ok(()),
+        Ok(_) => Err(Failure::fail("the call failed, yet a child ran")),
+        Err(rustix::io::Errno::AGAIN) => Err(Failure::fail("the call failed, yet it left a child")),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// The number that the next open file gets: what a leaked descriptor would change.
+pub fn lowest_free_fd() -> Result<RawFd> {
+    let (probe, _other) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    Ok(probe.as_raw_fd())
+}
+
+/// The system call on a new stack. Gives the raw result; negative is an errno.
+///
+/// # Safety
+/// `args` points to `size` readable bytes of `struct clone_args` with a stack of the child's own, or the
+/// kernel refuses them. `entry` is sound to call in the child.
+#[cfg(target_arch = "x86_64")]
+unsafe fn clone3_on_stack(
+    args: *const u64,
+    size: usize,
+    entry: extern "C" fn(usize) -> c_int,
+    argument: usize,
+) -> isize {
+    let result: isize;
+    // SAFETY: in the parent, a plain system call. The child finds rsp at the end of its page-aligned stack, so
+    // the call below is aligned as the ABI asks; it never comes back to Rust code after `entry`.
+    unsafe {
+        asm!(
+            "syscall",
+            "test rax, rax",
+            "jnz 2f",
+            "xor ebp, ebp",
+            "mov rdi, r13",
+            "call r12",
+            "mov edi, eax",
+            "mov eax, {exit}",
+            "syscall",
+            "ud2",
+            "2:",
+            exit = const libc::SYS_exit,
+            inlateout("rax") libc::SYS_clone3 as isize => result,
+            in("rdi") args,
+            in("rsi") size,
+            in("r12") entry,
+            in("r13") argument,
+            lateout("rcx") _,
+            lateout("r11") _,
+        );
+    }
+    result
+}
+
+/// A stack for a child that shares memory, and the word by which the end of a thread on it is seen.
+///
+/// Never unmapped: a child may outlive the function that made it. A case is a short-lived process.
+pub struct Stack {
+    base: *mut std::ffi::c_void,
+    tid: &'static AtomicU32,
+}
+
+impl Stack {
+    /// Its size in bytes.
+    pub const SIZE: usize = 64 * 1024;
+
+    /// Maps a new one.
+    pub fn new() -> Result<Stack> {
+        use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new anonymous mapping at an address of the kernel's choice aliases nothing.
+        let base = unsafe { mmap_anonymous(std::ptr::null_mut(), Stack::SIZE, access, MapFlags::PRIVATE)? };
+        Ok(Stack { base, tid: Box::leak(Box::new(AtomicU32::new(0))) })
+    }
+
+    /// Blocks until the thread that was started on this stack has left user mode for good.
+    pub fn join(&self) -> Result {
+        use rustix::thread::futex;
+        loop {
+            let tid = self.tid.load(Ordering::Acquire);
+            if tid == 0 {
+                return Ok(());
+            }
+            match futex::wait(self.tid, futex::Flags::empty(), tid, None) {
+                Ok(()) | Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+}
+
+/// A child made by [`Clone3`].
+///
+/// Dropping it closes the pidfd and does nothing else: what a failing case leaves behind is the sandbox's to
+/// clear away.
+#[derive(Debug)]
+pub struct Child {
+    pid: i32,
+    pidfd: Option<Pidfd>,
+    reaps_itself: bool,
+}
+
+impl Child {
+    /// Its pid, as the call returned it.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// The pidfd that the call returned.
+    #[track_caller]
+    pub fn pidfd(&self) -> Result<&Pidfd> {
+        self.pidfd.as_ref().ok_or_else(no_pidfd)
+    }
+
+    /// The pidfd that the call returned, out of this child's hands.
+    #[track_caller]
+    pub fn take_pidfd(&mut self) -> Result<Pidfd> {
+        self.pidfd.take().ok_or_else(no_pidfd)
+    }
+
+    /// Closes the pidfd that the call returned. What happens then is the kernel's to show.
+    #[track_caller]
+    pub fn close_pidfd(&mut self) -> Result {
+        self.take_pidfd()?.close()
+    }
+
+    /// A second pidfd for the child, through `pidfd_open(2)`: a plain one, which neither holds nor kills.
+    /// Take it while the child is provably there.
+    #[track_caller]
+    pub fn observe(&self) -> Result<Pidfd> {
+        Pidfd::open(self.pid)
+    }
+
+    /// Sends the child a signal by pid.
+    #[track_caller]
+    pub fn kill(&self, signal: Signal) -> Result {
+        note!("kill({}, {signal})", self.pid);
+        Ok(nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.pid), signal)?)
+    }
+
+    /// Kills the child if need be and waits until nothing of it is left, reaping it if it is an ordinary one.
+    #[track_caller]
+    pub fn clear_away(self) -> Result {
+        if !self.reaps_itself {
+            self.kill(Signal::SIGKILL)?;
+            wait::reap(self.pid)?;
+            return Ok(());
+        }
+        let observer = match &self.pidfd {
+            Some(pidfd) => pidfd.try_clone()?,
+            None => match Pidfd::try_open(self.pid) {
+                Err(Errno::ESRCH) => return Ok(()),
+                other => other?,
+            },
+        };
+        // ESRCH says that it is gone already.
+        let _ = observer.send_signal(Signal::SIGKILL);
+        observer.wait_reaped()
+    }
+
+    /// Reaps an ordinary child and checks how it ended.
+    #[track_caller]
+    pub fn reap_expecting(self, expected: Status) -> Result {
+        wait::reap_expecting(self.pid, expected)
+    }
+}
+
+#[track_caller]
+fn no_pidfd() -> Failure {
+    Failure::broken("this child has no pidfd: cloned without CLONE_PIDFD, or taken already")
+}
+
+/// Whether a descriptor is close-on-exec.
+pub fn is_cloexec(fd: impl AsFd) -> Result<bool> {
+    Ok(rustix::io::fcntl_getfd(fd)?.contains(FdFlags::CLOEXEC))
+}

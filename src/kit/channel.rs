@@ -1,0 +1,104 @@
+//! Values from a child to its parent, over a pipe.
+
+use std::marker::PhantomData;
+use std::os::fd::OwnedFd;
+use std::sync::{Mutex, MutexGuard};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, poll};
+use rustix::pipe::{PipeFlags, pipe_with};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::os::fd::AsFd;
+
+use crate::check::{Failure, Result};
+use crate::sandbox;
+
+/// A pipe made before a child, through which the child says something to its parent.
+///
+/// The first [`recv`](Channel::recv) closes the receiver's copy of the sending end, so that the death of all
+/// senders is seen as the end of the stream.
+#[derive(Debug)]
+pub struct Channel<T> {
+    from: OwnedFd,
+    to: Mutex<Option<OwnedFd>>,
+    value: PhantomData<fn(T) -> T>,
+}
+
+impl<T: Serialize + DeserializeOwned> Channel<T> {
+    /// A new one. Make it before the child.
+    pub fn new() -> Result<Channel<T>> {
+        let (from, to) = pipe_with(PipeFlags::CLOEXEC)?;
+        Ok(Channel { from, to: Mutex::new(Some(to)), value: PhantomData })
+    }
+
+    fn sender(&self) -> MutexGuard<'_, Option<OwnedFd>> {
+        self.to.lock().unwrap_or_else(|poison| poison.into_inner())
+    }
+
+    /// Sends a value: one write of one line.
+    pub fn send(&self, value: &T) -> Result {
+        let mut line = serde_json::to_vec(value).map_err(|error| Failure::broken(error.to_string()))?;
+        line.push(b'\n');
+        let to = self.sender();
+        let to = to.as_ref().ok_or_else(|| Failure::broken("sending after receiving on a channel"))?;
+        write_all(to, &line)
+    }
+
+    /// Blocks until the next value; an error if all senders are gone.
+    #[track_caller]
+    pub fn recv(&self) -> Result<T> {
+        match self.try_recv()? {
+            Some(value) => Ok(value),
+            None => Err(Failure::broken("the child ended without the report that it was to send")),
+        }
+    }
+
+    /// Blocks until the next value; `None` if all senders are gone.
+    #[track_caller]
+    pub fn try_recv(&self) -> Result<Option<T>> {
+        self.sender().take();
+        let mut line = Vec::new();
+        loop {
+            match read_byte(&self.from)? {
+                None if line.is_empty() => return Ok(None),
+                None => return Err(Failure::broken("the child ended in the middle of its report")),
+                Some(b'\n') => break,
+                Some(byte) => line.push(byte),
+            }
+        }
+        let value = serde_json::from_slice(&line).map_err(|error| Failure::broken(error.to_string()))?;
+        Ok(Some(value))
+    }
+}
+
+fn write_all(to: &OwnedFd, mut bytes: &[u8]) -> Result {
+    while !bytes.is_empty() {
+        bytes = &bytes[rustix::io::write(to, bytes)?..];
+    }
+    Ok(())
+}
+
+/// Blocks until there is a byte, within the patience of the case; `None` at the end of the stream.
+#[track_caller]
+pub fn read_byte(from: &impl AsFd) -> Result<Option<u8>> {
+    let mut byte = [0];
+    loop {
+        let mut fds = [PollFd::new(from.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, sandbox::time_left()) {
+            Ok(0) => {
+                let waited = sandbox::patience();
+                return Err(Failure::fail(format!("nothing came through a pipe within {waited:.1?}")));
+            }
+            Ok(_) => {}
+            Err(Errno::EINTR) => continue,
+            Err(errno) => return Err(errno.into()),
+        }
+        match rustix::io::read(from, &mut byte) {
+            Ok(0) => return Ok(None),
+            Ok(_) => return Ok(Some(byte[0])),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! PING: an exact oracle for "alive" and "dead", without a timeout.
+//!
+//! The child echoes bytes between two pipes of which the parent keeps only its own ends. A byte that comes
+//! back says "alive"; the end of the stream says "dead". It is exact for auto-kill because the kernel queues
+//! SIGKILL before close(2) returns, so a doomed child never runs another instruction of its own. It is not
+//! valid where the last reference goes away asynchronously (io_uring, UNIX garbage collection): wait for
+//! POLLHUP there.
+
+use std::ops::{Deref, DerefMut};
+use std::os::fd::OwnedFd;
+
+use rustix::pipe::{PipeFlags, pipe_with};
+
+use crate::check::{self, Result};
+use crate::clone3::{Child, Clone3};
+use crate::kit::channel::read_byte;
+use crate::{note, procfs};
+
+/// What a ping found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pulse {
+    /// The child answered.
+    Alive,
+    /// The child's ends of the pipes are closed.
+    Dead,
+}
+
+/// The parent's ends of the pipes to an echoing child.
+#[derive(Debug)]
+pub struct Line {
+    to: OwnedFd,
+    from: OwnedFd,
+}
+
+/// The child's ends.
+#[derive(Debug)]
+pub struct Echoer {
+    from: OwnedFd,
+    to: OwnedFd,
+}
+
+/// A pair of pipes, made before the child.
+pub fn line() -> Result<(Line, Echoer)> {
+    let (from_parent, to_child) = pipe_with(PipeFlags::CLOEXEC)?;
+    let (from_child, to_parent) = pipe_with(PipeFlags::CLOEXEC)?;
+    Ok((Line { to: to_child, from: from_child }, Echoer { from: from_parent, to: to_parent }))
+}
+
+impl Line {
+    /// Sends a byte and waits for it to come back, or for the end of the stream.
+    #[track_caller]
+    pub fn ping(&self) -> Result<Pulse> {
+        match rustix::io::write(&self.to, b"p") {
+            Ok(_) => {}
+            Err(rustix::io::Errno::PIPE) => return Ok(Pulse::Dead),
+            Err(errno) => return Err(errno.into()),
+        }
+        Ok(if read_byte(&self.from)?.is_some() { Pulse::Alive } else { Pulse::Dead })
+    }
+}
+
+impl Echoer {
+    /// Echoes until the parent closes its end. Two system calls a round, safe after any clone.
+    pub fn serve(&self) -> i32 {
+        let mut byte = [0_u8; 1];
+        while rustix::io::read(&self.from, &mut byte) == Ok(1) {
+            if rustix::io::write(&self.to, &byte) != Ok(1) {
+                break;
+            }
+        }
+        0
+    }
+
+    /// The descriptors, for a helper that is to inherit them through exec: input, output.
+    pub fn into_fds(self) -> (OwnedFd, OwnedFd) {
+        (self.from, self.to)
+    }
+}
+
+/// An echoing child.
+#[derive(Debug)]
+pub struct Echo {
+    child: Child,
+    line: Line,
+}
+
+impl Echo {
+    /// Makes one, and proves that it answers.
+    #[track_caller]
+    pub fn spawn(call: &Clone3) -> Result<Echo> {
+        Echo::prepared(call, || Ok(()))
+    }
+
+    /// Makes one that first runs `prepare` (which must succeed), and proves that it answers.
+    #[track_caller]
+    pub fn prepared(call: &Clone3, prepare: impl FnOnce() -> Result) -> Result<Echo> {
+        let (line, echoer) = line()?;
+        let child = call.spawn(|| {
+            // A copy of the parent's end here would hide the parent's death, and the child's own.
+            drop_in_child(&line);
+            match prepare() {
+                Ok(()) => echoer.serve(),
+                Err(failure) => {
+                    note!("in the child: {}", failure.message);
+                    98
+                }
+            }
+        })?;
+        drop(echoer);
+        let echo = Echo { child, line };
+        echo.is_alive("before anything was done to it")?;
+        Ok(echo)
+    }
+
+    /// The child alone; without a line it ends by itself.
+    pub fn into_child(self) -> Child {
+        self.child
+    }
+
+    /// One ping.
+    #[track_caller]
+    pub fn ping(&self) -> Result<Pulse> {
+        self.line.ping()
+    }
+
+    /// The child must answer.
+    #[track_caller]
+    pub fn is_alive(&self, when: &str) -> Result {
+        self.pulse(Pulse::Alive, when)
+    }
+
+    /// The child must be dead: it must not answer once more.
+    #[track_caller]
+    pub fn is_dead(&self, when: &str) -> Result {
+        self.pulse(Pulse::Dead, when)
+    }
+
+    #[track_caller]
+    fn pulse(&self, expected: Pulse, when: &str) -> Result {
+        let pid = self.child.pid();
+        let got = self.ping()?;
+        note!("ping {pid} {when}: {got:?}");
+        if got == expected {
+            return Ok(());
+        }
+        let now = procfs::describe(pid);
+        check::equal(format_args!("child {pid} {when} ({now})"), got, expected)
+    }
+}
+
+/// In a freshly forked child: closes its copies of the parent's ends.
+fn drop_in_child(line: &Line) {
+    use std::os::fd::AsRawFd;
+    for fd in [line.to.as_raw_fd(), line.from.as_raw_fd()] {
+        // SAFETY: this copy of the descriptor belongs to the child, which never uses or drops `line`.
+        unsafe { rustix::io::close(fd) };
+    }
+}
+
+impl Deref for Echo {
+    type Target = Child;
+
+    fn deref(&self) -> &Child {
+        &self.child
+    }
+}
+
+impl DerefMut for Echo {
+    fn deref_mut(&mut self) -> &mut Child {
+        &mut self.child
+    }
+}

@@ -1,0 +1,65 @@
+//! Ordinary helper processes: code that must run as somebody else's child, or as somebody else.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::check::{Context as _, Failure, Result};
+use crate::clone3::{Child, Clone3};
+use crate::kit::Channel;
+use crate::wait::{self, Status};
+
+/// Runs `body` in a child made by `call` and gives what it returned, along with the child, which exits with 0
+/// right after. Failures of checks inside are this process's failures.
+#[track_caller]
+pub fn child_reporting<T: Serialize + DeserializeOwned>(
+    call: &Clone3,
+    body: impl FnOnce() -> Result<T>,
+) -> Result<(Child, T)> {
+    let channel = Channel::<Result<T>>::new()?;
+    let child = call.spawn(|| i32::from(channel.send(&body()).is_err()))?;
+    let report = channel.recv().context(format_args!("child {}", child.pid()))?;
+    Ok((child, report?))
+}
+
+/// Runs `body` in an ordinary child, waits for its end, and gives what it returned.
+#[track_caller]
+pub fn apart<T: Serialize + DeserializeOwned>(body: impl FnOnce() -> Result<T>) -> Result<T> {
+    let (child, value) = child_reporting(&Clone3::fork(), body)?;
+    child.reap_expecting(Status::exited(0))?;
+    Ok(value)
+}
+
+/// As [`apart`], in a child of a child: the body's process may hand children to its parent with `CLONE_PARENT`
+/// without those ending up outside the case. The process in between reaps all of them.
+#[track_caller]
+pub fn two_apart<T: Serialize + DeserializeOwned>(body: impl FnOnce() -> Result<T>) -> Result<T> {
+    apart(|| {
+        let value = apart(body)?;
+        reap_all()?;
+        Ok(value)
+    })
+}
+
+/// Reaps every child of the caller, blocking until each has ended.
+pub fn reap_all() -> Result {
+    loop {
+        match wait::waitpid(-1, libc::__WALL) {
+            Ok(_) => {}
+            Err(nix::errno::Errno::ECHILD) => return Ok(()),
+            Err(errno) => return Err(Failure::from(errno)),
+        }
+    }
+}
+
+/// Whether `question`, asked in a forked child so that it changes nothing here, is answered with yes.
+pub fn answers(question: impl FnOnce() -> bool) -> bool {
+    // fork(2) and not clone3, which may be what is missing here.
+    // SAFETY: called by programs with one thread; the child leaves without unwinding.
+    match unsafe { nix::unistd::fork() } {
+        Ok(nix::unistd::ForkResult::Child) => crate::clone3::exit_now(i32::from(!question())),
+        Ok(nix::unistd::ForkResult::Parent { child }) => {
+            matches!(wait::waitpid(child.as_raw(), libc::__WALL), Ok(Some((_, status))) if status == Status::exited(0))
+        }
+        Err(_) => false,
+    }
+}

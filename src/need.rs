@@ -1,0 +1,251 @@
+//! What a case cannot do without, and how the sandbox brings it about.
+//!
+//! A missing *feature* makes the case `unsupported`: the kernel is simply without it. A missing *permission*
+//! or *facility* makes it `blocked`: the environment forbids it. What can be brought about is: privileges are
+//! dropped, or gained in a user namespace, in the case's own process.
+
+use std::sync::OnceLock;
+
+use serde::{Deserialize, Serialize};
+
+use crate::check::{Failure, Result};
+use crate::kit::privilege;
+use crate::probe::{Clone3State, Probe};
+
+/// Something that a case needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Need {
+    /// The kernel knows `CLONE_AUTOREAP`.
+    Autoreap,
+    /// The kernel knows `CLONE_NNP`.
+    Nnp,
+    /// The kernel knows `CLONE_PIDFD_AUTOKILL`.
+    Autokill,
+    /// The ioctl `PIDFD_GET_INFO`.
+    PidfdInfo,
+    /// `PIDFD_INFO_EXIT`: exit information of dead processes.
+    ExitInfo,
+    /// `PIDFD_INFO_COREDUMP`.
+    CoredumpMask,
+    /// `PIDFD_INFO_SUPPORTED_MASK`.
+    SupportedMask,
+    /// `PIDFD_INFO_COREDUMP_SIGNAL`.
+    CoredumpSignal,
+    /// `PIDFD_INFO_COREDUMP_CODE`.
+    CoredumpCode,
+    /// Real root: uid 0 with all capabilities in the initial user namespace.
+    Root,
+    /// An ordinary user without capabilities; root becomes one.
+    Unprivileged,
+    /// CAP_SYS_ADMIN in the caller's user namespace; an ordinary user makes a namespace to have it.
+    SysAdmin,
+    /// CAP_CHECKPOINT_RESTORE over the pid namespace, for set_tid.
+    CheckpointRestore,
+    /// Permission to make user namespaces.
+    UserNamespaces,
+    /// no_new_privs is not set yet.
+    NotYetNnp,
+    /// `/proc` is mounted.
+    Proc,
+    /// Leave to change something global for an instant, and to run alone meanwhile (`--allow-global-changes`).
+    GlobalChanges,
+}
+
+/// Why a need is not met.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unmet {
+    /// The kernel is without it.
+    Unsupported(String),
+    /// The environment forbids it.
+    Blocked(String),
+}
+
+static SETTING: OnceLock<Setting> = OnceLock::new();
+
+/// What is known before any case runs.
+#[derive(Debug)]
+pub struct Setting {
+    /// The kernel and the privileges.
+    pub probe: Probe,
+    /// `--allow-global-changes`.
+    pub allow_global_changes: bool,
+    /// `--stress N`: how many times longer statistical loops are.
+    pub stress: u32,
+}
+
+impl Setting {
+    /// Makes this the setting of the whole program. Once, before the sandbox starts.
+    pub fn install(self) -> &'static Setting {
+        SETTING.get_or_init(|| self)
+    }
+
+    /// The setting; probes if none was installed.
+    pub fn get() -> &'static Setting {
+        SETTING.get_or_init(|| Setting { probe: Probe::run(), allow_global_changes: false, stress: 1 })
+    }
+}
+
+/// How often a statistical loop runs: `base` times `--stress`.
+pub fn rounds(base: u32) -> u32 {
+    base * Setting::get().stress
+}
+
+impl Need {
+    /// The words for users.
+    pub fn name(self) -> &'static str {
+        match self {
+            Need::Autoreap => "CLONE_AUTOREAP",
+            Need::Nnp => "CLONE_NNP",
+            Need::Autokill => "CLONE_PIDFD_AUTOKILL",
+            Need::PidfdInfo => "PIDFD_GET_INFO",
+            Need::ExitInfo => "PIDFD_INFO_EXIT",
+            Need::CoredumpMask => "PIDFD_INFO_COREDUMP",
+            Need::SupportedMask => "PIDFD_INFO_SUPPORTED_MASK",
+            Need::CoredumpSignal => "PIDFD_INFO_COREDUMP_SIGNAL",
+            Need::CoredumpCode => "PIDFD_INFO_COREDUMP_CODE",
+            Need::Root => "root with all capabilities",
+            Need::Unprivileged => "an ordinary user",
+            Need::SysAdmin => "CAP_SYS_ADMIN",
+            Need::CheckpointRestore => "CAP_CHECKPOINT_RESTORE",
+            Need::UserNamespaces => "user namespaces",
+            Need::NotYetNnp => "no_new_privs not set",
+            Need::Proc => "/proc",
+            Need::GlobalChanges => "leave to change global settings",
+        }
+    }
+
+    /// The first mainline series that has it, where it is a feature of the kernel.
+    pub fn since(self) -> Option<&'static str> {
+        Some(match self {
+            Need::Autoreap | Need::Nnp | Need::Autokill | Need::CoredumpCode => "7.1",
+            Need::SupportedMask | Need::CoredumpSignal => "6.19",
+            Need::CoredumpMask => "6.16",
+            Need::ExitInfo => "6.15",
+            Need::PidfdInfo => "6.13",
+            _ => return None,
+        })
+    }
+
+    /// Whether this is one of the three flags.
+    pub fn is_flag(self) -> bool {
+        matches!(self, Need::Autoreap | Need::Nnp | Need::Autokill)
+    }
+
+    fn is_feature(self) -> bool {
+        self.since().is_some()
+    }
+
+    fn is_there(self, setting: &Setting) -> bool {
+        let Setting { probe: Probe { features: has, privileges: may, .. }, .. } = setting;
+        match self {
+            Need::Autoreap => has.autoreap,
+            Need::Nnp => has.nnp,
+            Need::Autokill => has.autokill,
+            Need::PidfdInfo => has.pidfd_info,
+            Need::ExitInfo => has.exit_info,
+            Need::CoredumpMask => has.coredump_mask,
+            Need::SupportedMask => has.supported_mask,
+            Need::CoredumpSignal => has.coredump_signal,
+            Need::CoredumpCode => has.coredump_code,
+            Need::Root => may.root,
+            Need::Unprivileged => may.root || may.euid != 0,
+            Need::SysAdmin => may.sys_admin || may.user_namespaces,
+            Need::CheckpointRestore => may.checkpoint_restore,
+            Need::UserNamespaces => may.user_namespaces,
+            Need::NotYetNnp => !may.no_new_privs,
+            Need::Proc => crate::procfs::is_mounted(),
+            Need::GlobalChanges => setting.allow_global_changes,
+        }
+    }
+
+    fn complaint(self) -> String {
+        match self {
+            Need::GlobalChanges => {
+                "changes a global setting for an instant: allow it with --allow-global-changes".to_owned()
+            }
+            Need::NotYetNnp => "the caller has no_new_privs set already".to_owned(),
+            Need::Root => "needs root with all capabilities in the initial user namespace".to_owned(),
+            other => format!("needs {}", other.name()),
+        }
+    }
+}
+
+/// Everything that keeps a case with these needs from running here; empty when nothing does.
+///
+/// A kernel without the feature comes before an environment without the permission: the second would not help.
+pub fn unmet(needs: &[Need], setting: &Setting) -> Option<Unmet> {
+    if let Clone3State::Blocked(reason) = &setting.probe.clone3 {
+        return Some(Unmet::Blocked(reason.clone()));
+    }
+    let missing: Vec<Need> = needs.iter().copied().filter(|need| !need.is_there(setting)).collect();
+    let features: Vec<&str> =
+        missing.iter().filter(|need| need.is_feature()).map(|need| need.name()).collect();
+    if setting.probe.clone3 == Clone3State::Missing {
+        return Some(Unmet::Unsupported(format!("Linux {} has no clone3", setting.probe.release)));
+    }
+    if !features.is_empty() {
+        return Some(Unmet::Unsupported(format!(
+            "Linux {} has no {}",
+            setting.probe.release,
+            features.join(", no ")
+        )));
+    }
+    let complaints: Vec<String> = missing.iter().map(|need| need.complaint()).collect();
+    (!complaints.is_empty()).then(|| Unmet::Blocked(complaints.join("; ")))
+}
+
+/// Brings about what can be, in the process of the case and before its body.
+pub(crate) fn prepare(needs: &[Need]) -> Result {
+    let setting = Setting::get();
+    match unmet(needs, setting) {
+        None => {}
+        Some(Unmet::Blocked(reason)) => return Err(Failure::blocked(reason)),
+        Some(Unmet::Unsupported(reason)) => return Err(Failure::unsupported(reason)),
+    }
+    let may = &setting.probe.privileges;
+    if needs.contains(&Need::Unprivileged) && may.root {
+        privilege::become_ordinary_user()?;
+    }
+    if needs.contains(&Need::SysAdmin) && !may.sys_admin {
+        privilege::enter_user_namespace()?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn setting() -> Setting {
+        Setting { probe: Probe::run(), allow_global_changes: false, stress: 1 }
+    }
+
+    #[test]
+    fn a_missing_flag_is_unsupported_and_named() {
+        let mut setting = setting();
+        setting.probe.clone3 = Clone3State::Works;
+        setting.probe.features.autoreap = false;
+        setting.probe.features.nnp = false;
+        setting.probe.privileges.root = false;
+        setting.probe.release = "6.1".into();
+        let why = unmet(&[Need::Root, Need::Autoreap, Need::Nnp], &setting);
+        let expected = "Linux 6.1 has no CLONE_AUTOREAP, no CLONE_NNP";
+        assert_eq!(why, Some(Unmet::Unsupported(expected.into())));
+    }
+
+    #[test]
+    fn every_missing_permission_is_listed() {
+        let mut setting = setting();
+        setting.probe.clone3 = Clone3State::Works;
+        setting.probe.privileges.root = false;
+        let Some(Unmet::Blocked(why)) = unmet(&[Need::Root, Need::GlobalChanges], &setting) else { panic!() };
+        assert!(why.contains("root") && why.contains("--allow-global-changes"), "{why}");
+    }
+
+    #[test]
+    fn a_filter_in_front_of_clone3_blocks_even_cases_without_needs() {
+        let mut setting = setting();
+        setting.probe.clone3 = Clone3State::Blocked("clone3 answers EPERM".into());
+        assert_eq!(unmet(&[], &setting), Some(Unmet::Blocked("clone3 answers EPERM".into())));
+    }
+}

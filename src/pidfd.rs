@@ -1,0 +1,238 @@
+//! Pidfds: waiting on them, and asking them.
+//!
+//! Two events are told apart everywhere. *Exited* (POLLIN): the process is a zombie or past it; wait calls on
+//! an auto-reaped child say ECHILD from here on, but its exit information may not be recorded yet. *Reaped*
+//! (POLLHUP): it is unhashed; exit information is there, the pid is free. Never read exit information of an
+//! auto-reaped child after POLLIN alone.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
+
+use crate::abi::{self, InfoMask, PidfdInfo};
+use crate::check::{self, Failure, Named, Result};
+use crate::wait::Status;
+use crate::{note, procfs, sandbox};
+
+/// A pidfd that closes itself.
+#[derive(Debug)]
+pub struct Pidfd(OwnedFd);
+
+impl From<OwnedFd> for Pidfd {
+    fn from(fd: OwnedFd) -> Pidfd {
+        Pidfd(fd)
+    }
+}
+
+impl From<Pidfd> for OwnedFd {
+    fn from(pidfd: Pidfd) -> OwnedFd {
+        pidfd.0
+    }
+}
+
+impl AsFd for Pidfd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl AsRawFd for Pidfd {
+    fn as_raw_fd(&self) -> i32 {
+        self.0.as_raw_fd()
+    }
+}
+
+/// `pidfd_open(2)` with raw flags.
+pub fn pidfd_open(pid: i32, flags: u32) -> std::result::Result<Pidfd, Errno> {
+    // SAFETY: no pointers are passed.
+    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, flags) })?;
+    // SAFETY: the kernel just made this descriptor, and nobody else owns it.
+    Ok(Pidfd(unsafe { OwnedFd::from_raw_fd(fd as i32) }))
+}
+
+impl Pidfd {
+    /// `pidfd_open(pid, 0)`.
+    pub fn try_open(pid: i32) -> std::result::Result<Pidfd, Errno> {
+        pidfd_open(pid, 0)
+    }
+
+    /// `pidfd_open(pid, 0)` of a process that is known to be there.
+    #[track_caller]
+    pub fn open(pid: i32) -> Result<Pidfd> {
+        check::succeeds(format_args!("pidfd_open({pid}, 0)"), Pidfd::try_open(pid))
+    }
+
+    /// Another descriptor for the same open file, close-on-exec: a reference of its own.
+    pub fn try_clone(&self) -> Result<Pidfd> {
+        Ok(Pidfd(self.0.try_clone()?))
+    }
+
+    /// Closes it, checking that close(2) says success. The last close of an auto-kill pidfd kills.
+    #[track_caller]
+    pub fn close(self) -> Result {
+        let fd = self.0.as_raw_fd();
+        let owned = std::mem::ManuallyDrop::new(self.0);
+        // SAFETY: `owned` will not be dropped, so this is the only close of the descriptor.
+        let closed = Errno::result(unsafe { libc::close(owned.as_raw_fd()) });
+        note!("close({fd}) = {}", check::outcome_of(&closed));
+        check::succeeds(format_args!("close({fd})"), closed).map(drop)
+    }
+
+    /// What poll(2) reports at this moment for `events`.
+    pub fn poll_now(&self, events: PollFlags) -> Result<PollFlags> {
+        let mut fds = [PollFd::new(self.as_fd(), events)];
+        poll(&mut fds, PollTimeout::ZERO)?;
+        Ok(fds[0].revents().unwrap_or(PollFlags::empty()))
+    }
+
+    /// Blocks until poll(2) reports one of `wanted`, asking for `events`.
+    #[track_caller]
+    fn wait_for(&self, events: PollFlags, wanted: PollFlags, what: &str) -> Result {
+        loop {
+            let mut fds = [PollFd::new(self.as_fd(), events)];
+            match poll(&mut fds, sandbox::time_left()) {
+                Ok(0) => return Err(self.never(what)),
+                Ok(_) if fds[0].revents().is_some_and(|got| got.intersects(wanted)) => return Ok(()),
+                Ok(_) => {
+                    return Err(Failure::fail(format!("poll on {self}: got {:?}", fds[0].revents())));
+                }
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+
+    #[track_caller]
+    fn never(&self, what: &str) -> Failure {
+        let waited = sandbox::patience();
+        let now = match self.pid_in_fdinfo() {
+            Some(pid) if pid > 0 => procfs::describe(pid),
+            _ => "the process is gone".to_owned(),
+        };
+        Failure::fail(format!("{self} did not report {what} within {waited:.1?}; now: {now}"))
+    }
+
+    /// Blocks until the process has exited (POLLIN). It may still be a zombie, and its exit information may
+    /// not be there yet.
+    #[track_caller]
+    pub fn wait_exited(&self) -> Result {
+        self.wait_for(PollFlags::POLLIN, PollFlags::POLLIN, "POLLIN (exited)")
+    }
+
+    /// Blocks until the process is reaped (POLLHUP): unhashed, its exit information recorded, its pid free.
+    #[track_caller]
+    pub fn wait_reaped(&self) -> Result {
+        self.wait_for(PollFlags::empty(), PollFlags::POLLHUP, "POLLHUP (reaped)")?;
+        note!("{self} reported POLLHUP");
+        Ok(())
+    }
+
+    /// `PIDFD_GET_INFO` with this request.
+    pub fn info(&self, request: InfoMask) -> std::result::Result<PidfdInfo, Errno> {
+        let mut info = PidfdInfo { mask: request.bits(), ..PidfdInfo::default() };
+        // SAFETY: `info` is a live structure of exactly the size that the request number states.
+        unsafe { self.raw_info(size_of::<PidfdInfo>(), (&raw mut info) as usize)? };
+        Ok(info)
+    }
+
+    /// `PIDFD_GET_INFO` into a buffer of any size, whose first eight bytes are the request.
+    pub fn info_sized(&self, buffer: &mut [u8], size: usize) -> std::result::Result<(), Errno> {
+        assert!(buffer.len() >= size, "the buffer is smaller than the size claimed");
+        // SAFETY: the buffer has at least the `size` bytes that the request number states.
+        unsafe { self.raw_info(size, buffer.as_mut_ptr() as usize) }
+    }
+
+    /// The ioctl itself.
+    ///
+    /// # Safety
+    /// `address` must be unmapped (the kernel then says so), or `size` bytes that the caller may change.
+    pub(crate) unsafe fn raw_info(&self, size: usize, address: usize) -> std::result::Result<(), Errno> {
+        let request = abi::pidfd_get_info_request(size);
+        // SAFETY: passed on to the caller.
+        let done = unsafe { libc::ioctl(self.as_raw_fd(), request as libc::Ioctl, address) };
+        Errno::result(done).map(drop)
+    }
+
+    /// Waits until the process is reaped, and gives the status that PIDFD_INFO_EXIT recorded.
+    #[track_caller]
+    pub fn exit_status(&self) -> Result<Status> {
+        self.wait_reaped()?;
+        let info = check::succeeds(
+            format_args!("PIDFD_GET_INFO(EXIT) on {self} after POLLHUP"),
+            self.info(InfoMask::EXIT),
+        )?;
+        check::holds(
+            info.given().contains(InfoMask::EXIT),
+            format_args!(
+                "PIDFD_GET_INFO(EXIT) on {self} after POLLHUP: expected the EXIT bit, got mask {}",
+                info.given()
+            ),
+        )?;
+        note!("exit information on {self}: {}", Status(info.exit_code));
+        Ok(Status(info.exit_code))
+    }
+
+    /// The process must be reaped without a wait, having ended as `expected`.
+    #[track_caller]
+    pub fn reaped_with(&self, expected: Status) -> Result {
+        let got = self.exit_status()?;
+        check::equal(format_args!("exit information on {self}"), got, expected)
+    }
+
+    /// `pidfd_send_signal(2)`.
+    pub fn send_signal(&self, signal: Signal) -> std::result::Result<(), Errno> {
+        self.send_raw_signal(signal as i32)
+    }
+
+    /// `pidfd_send_signal(2)` with any number; 0 only asks whether one could.
+    pub fn send_raw_signal(&self, signal: i32) -> std::result::Result<(), Errno> {
+        let none: *const libc::siginfo_t = std::ptr::null();
+        // SAFETY: a null siginfo is allowed, and no other pointer is passed.
+        let sent =
+            unsafe { libc::syscall(libc::SYS_pidfd_send_signal, self.as_raw_fd(), signal, none, 0_u32) };
+        note!("pidfd_send_signal({}, {signal}) = {sent}", self.as_raw_fd());
+        Errno::result(sent).map(drop)
+    }
+
+    /// `pidfd_getfd(2)`.
+    pub fn getfd(&self, target: i32) -> std::result::Result<OwnedFd, Errno> {
+        // SAFETY: no pointers are passed.
+        let fd =
+            Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_getfd, self.as_raw_fd(), target, 0_u32) })?;
+        // SAFETY: the kernel just made this descriptor, and nobody else owns it.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+    }
+
+    /// `F_GETFL`: the file status flags.
+    pub fn status_flags(&self) -> Result<i32> {
+        Ok(nix::fcntl::fcntl(self, nix::fcntl::FcntlArg::F_GETFL)?)
+    }
+
+    /// The `Pid:` line of `/proc/self/fdinfo`: 0 in a foreign namespace, -1 once the process is gone.
+    pub fn pid_in_fdinfo(&self) -> Option<i32> {
+        let text = fdinfo(self.as_raw_fd()).ok()?;
+        text.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok())
+    }
+}
+
+impl std::fmt::Display for Pidfd {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "pidfd {}", self.as_raw_fd())
+    }
+}
+
+/// `/proc/self/fdinfo/FD`.
+pub fn fdinfo(fd: i32) -> io::Result<String> {
+    std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}"))
+}
+
+/// How the kernel refused exit information, for messages.
+pub fn explain(result: &std::result::Result<PidfdInfo, Errno>) -> String {
+    match result {
+        Ok(info) => format!("mask {}", info.given()),
+        Err(errno) => Named(*errno).to_string(),
+    }
+}

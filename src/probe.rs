@@ -1,0 +1,281 @@
+//! What this kernel supports and what this environment allows, found before any case runs.
+//!
+//! No version number decides anything: a backport has what it has. The flags are probed without making a
+//! child: a call with `CLONE_PIDFD` and an address nobody can write to fails with EFAULT once all flags have
+//! been accepted, and with EINVAL where a flag is unknown.
+
+use std::fmt;
+
+use nix::errno::Errno;
+use nix::unistd::{Uid, geteuid};
+use serde::{Deserialize, Serialize};
+
+use crate::abi::{Flags, InfoMask, PidfdInfo};
+use crate::clone3::Clone3;
+use crate::pidfd::Pidfd;
+use crate::procfs;
+
+/// What the kernel says to `clone3` itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Clone3State {
+    /// It works.
+    Works,
+    /// The kernel is older than clone3 (5.3).
+    Missing,
+    /// Something between us and the kernel refuses it.
+    Blocked(String),
+}
+
+/// Which of the kernel's features are there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Features {
+    /// `CLONE_AUTOREAP`.
+    pub autoreap: bool,
+    /// `CLONE_NNP`.
+    pub nnp: bool,
+    /// `CLONE_PIDFD_AUTOKILL`.
+    pub autokill: bool,
+    /// `PIDFD_GET_INFO` itself.
+    pub pidfd_info: bool,
+    /// `PIDFD_INFO_EXIT`.
+    pub exit_info: bool,
+    /// `PIDFD_INFO_COREDUMP`.
+    pub coredump_mask: bool,
+    /// `PIDFD_INFO_SUPPORTED_MASK`.
+    pub supported_mask: bool,
+    /// `PIDFD_INFO_COREDUMP_SIGNAL`.
+    pub coredump_signal: bool,
+    /// `PIDFD_INFO_COREDUMP_CODE`.
+    pub coredump_code: bool,
+}
+
+/// What the caller may do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Privileges {
+    /// The effective uid.
+    pub euid: u32,
+    /// All capabilities, in the initial user namespace.
+    pub root: bool,
+    /// CAP_SYS_ADMIN in the caller's user namespace.
+    pub sys_admin: bool,
+    /// CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN, which set_tid asks for.
+    pub checkpoint_restore: bool,
+    /// Whether a user namespace can be made.
+    pub user_namespaces: bool,
+    /// no_new_privs is set already.
+    pub no_new_privs: bool,
+    /// The Seccomp mode of the caller: 0 none, 1 strict, 2 filter.
+    pub seccomp: u32,
+}
+
+/// All that was found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probe {
+    /// `uname -r`.
+    pub release: String,
+    /// `uname -v`.
+    pub version: String,
+    /// `uname -m`.
+    pub machine: String,
+    /// Whether the CPU is emulated (QEMU's TCG), where everything takes longer.
+    pub emulated: bool,
+    /// clone3 itself.
+    pub clone3: Clone3State,
+    /// The kernel's features.
+    pub features: Features,
+    /// The caller's privileges.
+    pub privileges: Privileges,
+}
+
+impl Probe {
+    /// Asks the running kernel. Call it while the program has one thread: it forks.
+    pub fn run() -> Probe {
+        let uname = rustix::system::uname();
+        let text = |part: &std::ffi::CStr| part.to_string_lossy().into_owned();
+        let release = text(uname.release());
+        let seccomp = procfs::status_field("self", "Seccomp").and_then(|mode| mode.parse().ok()).unwrap_or(0);
+        let clone3 = clone3_state(&release, seccomp);
+        let features = Features::find(clone3 == Clone3State::Works);
+        Probe {
+            version: text(uname.version()),
+            machine: text(uname.machine()),
+            release,
+            emulated: is_emulated(),
+            clone3,
+            features,
+            privileges: Privileges::find(seccomp),
+        }
+    }
+}
+
+impl Features {
+    fn find(clone3_works: bool) -> Features {
+        let knows = |call: Clone3| clone3_works && is_known(&call);
+        let info = info_features();
+        Features {
+            autoreap: knows(Clone3::new(Flags::REAPED)),
+            nnp: knows(Clone3::fork().with(Flags::PIDFD | Flags::NNP)),
+            autokill: knows(Clone3::new(Flags::KILLED_NNP)) || knows(Clone3::new(Flags::KILLED)),
+            pidfd_info: info.is_some(),
+            exit_info: info.is_some_and(|mask| mask.contains(InfoMask::EXIT)),
+            coredump_mask: info.is_some_and(|mask| mask.contains(InfoMask::COREDUMP)),
+            supported_mask: info.is_some_and(|mask| mask.contains(InfoMask::SUPPORTED_MASK)),
+            coredump_signal: info.is_some_and(|mask| mask.contains(InfoMask::COREDUMP_SIGNAL)),
+            coredump_code: info.is_some_and(|mask| mask.contains(InfoMask::COREDUMP_CODE)),
+        }
+    }
+}
+
+impl Privileges {
+    fn find(seccomp: u32) -> Privileges {
+        use caps::{CapSet, Capability};
+        let has = |cap| caps::has_cap(None, CapSet::Effective, cap).unwrap_or(false);
+        let sys_admin = has(Capability::CAP_SYS_ADMIN);
+        let all = caps::runtime::procfs_all_supported(None)
+            .unwrap_or_else(|_| caps::runtime::thread_all_supported());
+        let full = all.into_iter().all(has);
+        Privileges {
+            euid: geteuid().as_raw(),
+            root: geteuid() == Uid::from_raw(0) && full && in_initial_user_namespace(),
+            sys_admin,
+            checkpoint_restore: sys_admin || has(Capability::CAP_CHECKPOINT_RESTORE),
+            user_namespaces: crate::kit::process::answers(|| {
+                nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWUSER).is_ok()
+            }),
+            no_new_privs: rustix::thread::no_new_privs().unwrap_or(false),
+            seccomp,
+        }
+    }
+}
+
+/// An address that no process can map: the first page is out of reach.
+const NOWHERE: u64 = 8;
+
+/// Whether the call's flags are accepted. Nothing is created: where they are, the address is refused.
+///
+/// EPERM, EAGAIN and ENOMEM come after the flags were looked at, so they too say "known".
+fn is_known(call: &Clone3) -> bool {
+    match call.clone().pidfd_address(NOWHERE).try_spawn(|| 0) {
+        Err(Errno::EINVAL) => false,
+        Err(_) => true,
+        Ok(child) => {
+            // A kernel that ignores the address made a child; it is not left lying about.
+            let _ = child.clear_away();
+            true
+        }
+    }
+}
+
+/// Tells a kernel without clone3 from one behind a filter.
+fn clone3_state(release: &str, seccomp: u32) -> Clone3State {
+    let plain = Clone3::fork().with(Flags::PIDFD).pidfd_address(NOWHERE);
+    let refusal = match plain.try_spawn(|| 0) {
+        Err(errno @ (Errno::ENOSYS | Errno::EPERM)) => errno,
+        _ => return Clone3State::Works,
+    };
+    if refusal == Errno::ENOSYS && older_than_clone3(release) {
+        return Clone3State::Missing;
+    }
+    let filter = if seccomp == 2 { "a seccomp filter" } else { "something in front of the kernel" };
+    Clone3State::Blocked(format!(
+        "clone3 answers {refusal:?} though Linux {release} has it: {filter} refuses it"
+    ))
+}
+
+fn older_than_clone3(release: &str) -> bool {
+    let mut numbers =
+        release.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse::<u32>().ok());
+    let series = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    series < (5, 3)
+}
+
+/// What PIDFD_GET_INFO can give, or `None` where there is no such ioctl.
+fn info_features() -> Option<InfoMask> {
+    let own = Pidfd::try_open(rustix::process::getpid().as_raw_nonzero().get()).ok()?;
+    let info = own.info(InfoMask::COREDUMP | InfoMask::SUPPORTED_MASK).ok()?;
+    if info.given().contains(InfoMask::SUPPORTED_MASK) {
+        return Some(InfoMask::from_bits_retain(supported_mask(&info)));
+    }
+    let mut found =
+        info.given() & (InfoMask::PID | InfoMask::CREDS | InfoMask::CGROUPID | InfoMask::COREDUMP);
+    if exit_info_of_a_dead_child().is_some() {
+        found |= InfoMask::EXIT;
+    }
+    Some(found)
+}
+
+/// The mask stands at offset 80 since 7.1 and stood at 72, where `coredump_code` and its padding are now.
+fn supported_mask(info: &PidfdInfo) -> u64 {
+    if info.supported_mask != 0 { info.supported_mask } else { info.coredump_code.into() }
+}
+
+/// Before SUPPORTED_MASK only a dead child tells whether exit information is kept.
+fn exit_info_of_a_dead_child() -> Option<()> {
+    let child = Clone3::fork().with(Flags::PIDFD).try_spawn(|| 0).ok()?;
+    crate::wait::waitpid(child.pid(), libc::__WALL).ok()?;
+    let info = child.pidfd().ok()?.info(InfoMask::EXIT).ok()?;
+    info.given().contains(InfoMask::EXIT).then_some(())
+}
+
+/// The initial user namespace maps everything onto itself.
+fn in_initial_user_namespace() -> bool {
+    let Ok(map) = std::fs::read_to_string("/proc/self/uid_map") else {
+        return false;
+    };
+    map.split_whitespace().eq(["0", "0", "4294967295"])
+}
+
+/// QEMU's emulator names itself in the hypervisor leaf of cpuid.
+fn is_emulated() -> bool {
+    let leaf = std::arch::x86_64::__cpuid(0x4000_0000);
+    leaf.ebx.to_le_bytes() == *b"TCGT"
+}
+
+impl fmt::Display for Probe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let yes = |there: bool| if there { "yes" } else { "no" };
+        let Probe { features: has, privileges: may, .. } = self;
+        writeln!(f, "kernel                       Linux {} {} {}", self.release, self.version, self.machine)?;
+        let clone3 = match &self.clone3 {
+            Clone3State::Works => "yes",
+            Clone3State::Missing => "no",
+            Clone3State::Blocked(reason) => reason,
+        };
+        writeln!(f, "clone3                       {clone3}")?;
+        for (name, there) in [
+            ("CLONE_AUTOREAP", has.autoreap),
+            ("CLONE_NNP", has.nnp),
+            ("CLONE_PIDFD_AUTOKILL", has.autokill),
+            ("PIDFD_GET_INFO", has.pidfd_info),
+            ("PIDFD_INFO_EXIT", has.exit_info),
+            ("PIDFD_INFO_COREDUMP", has.coredump_mask),
+            ("PIDFD_INFO_SUPPORTED_MASK", has.supported_mask),
+            ("PIDFD_INFO_COREDUMP_SIGNAL", has.coredump_signal),
+            ("PIDFD_INFO_COREDUMP_CODE", has.coredump_code),
+            ("root with all capabilities", may.root),
+            ("CAP_SYS_ADMIN", may.sys_admin),
+            ("CAP_CHECKPOINT_RESTORE", may.checkpoint_restore),
+            ("user namespaces", may.user_namespaces),
+            ("no_new_privs already set", may.no_new_privs),
+            ("seccomp filter", may.seccomp == 2),
+            ("emulated CPU", self.emulated),
+        ] {
+            writeln!(f, "{name:28} {}", yes(there))?;
+        }
+        write!(f, "{:28} {}", "effective uid", may.euid)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_age_of_a_kernel_is_read_off_its_release() {
+        assert!(older_than_clone3("4.19.0-27-amd64"));
+        assert!(older_than_clone3("5.2.21"));
+        assert!(!older_than_clone3("5.3.0"));
+        assert!(!older_than_clone3("7.1.13+deb13-cloud-amd64"));
+    }
+}

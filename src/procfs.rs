@@ -1,0 +1,115 @@
+//! What `/proc` says of a process. Without `/proc` everything here answers "unknown".
+
+use std::fs;
+
+/// The fields of `/proc/PID/stat` that the suite looks at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stat {
+    /// The process.
+    pub pid: i32,
+    /// Its command name.
+    pub comm: String,
+    /// `R`, `S`, `Z`, …
+    pub state: char,
+    /// Its parent.
+    pub ppid: i32,
+    /// Field 38: the signal sent to the parent at exit.
+    pub exit_signal: i32,
+}
+
+impl Stat {
+    /// Reads `/proc/PID/stat` (or `/proc/PID/task/TID/stat`).
+    pub fn read(path: &str) -> Option<Stat> {
+        Stat::parse(&fs::read_to_string(path).ok()?)
+    }
+
+    /// Of a process.
+    pub fn of(pid: i32) -> Option<Stat> {
+        Stat::read(&format!("/proc/{pid}/stat"))
+    }
+
+    /// The command name stands in parentheses and may hold anything, parentheses and blanks included.
+    fn parse(text: &str) -> Option<Stat> {
+        let (pid, rest) = text.split_once(" (")?;
+        let (comm, rest) = rest.rsplit_once(") ")?;
+        let fields: Vec<&str> = rest.split_whitespace().collect();
+        Some(Stat {
+            pid: pid.parse().ok()?,
+            comm: comm.to_owned(),
+            state: fields.first()?.chars().next()?,
+            ppid: fields.get(1)?.parse().ok()?,
+            exit_signal: fields.get(35)?.parse().ok()?,
+        })
+    }
+}
+
+/// The meaning of a state letter, as proc(5) has it.
+fn state_name(state: char) -> &'static str {
+    match state {
+        'R' => "running",
+        'S' => "sleeping",
+        'D' => "uninterruptible",
+        'Z' => "zombie",
+        'T' => "stopped",
+        't' => "stopped by a tracer",
+        'X' => "dead",
+        'I' => "idle",
+        _ => "unknown state",
+    }
+}
+
+impl std::fmt::Display for Stat {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Stat { pid, comm, state, ppid, .. } = self;
+        write!(f, "process {pid} ({comm}) is {state} ({}), child of {ppid}", state_name(*state))
+    }
+}
+
+/// One process in words, for messages.
+pub fn describe(pid: i32) -> String {
+    match Stat::of(pid) {
+        Some(stat) => stat.to_string(),
+        None if is_mounted() => format!("process {pid} does not exist"),
+        None => format!("process {pid} (no /proc to look at it)"),
+    }
+}
+
+/// Whether `/proc` can be read.
+pub fn is_mounted() -> bool {
+    fs::metadata("/proc/self/stat").is_ok()
+}
+
+/// The value of a `Name:` line of `/proc/PID/status`.
+pub fn status_field(pid: &str, name: &str) -> Option<String> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    text.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim().to_owned()))
+}
+
+/// All children of a process, alive or zombie.
+pub fn children_of(parent: i32) -> Vec<Stat> {
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter_map(Stat::of).filter(|stat| stat.ppid == parent).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hostile_command_name_is_read() {
+        let fields = (0..48).map(|n| n.to_string()).collect::<Vec<_>>().join(" ");
+        let stat = Stat::parse(&format!("7 (a) Z (b) S {fields}")).unwrap();
+        assert_eq!((stat.pid, stat.comm.as_str(), stat.state, stat.ppid), (7, "a) Z (b", 'S', 0));
+        assert_eq!(stat.exit_signal, 34);
+    }
+
+    #[test]
+    fn the_running_process_is_found() {
+        let me = std::process::id() as i32;
+        assert_eq!(Stat::of(me).unwrap().pid, me);
+        assert_eq!(status_field("self", "Pid").unwrap(), me.to_string());
+    }
+}

@@ -1,0 +1,373 @@
+//! The results model: what a run says of a kernel, event by event and as a whole.
+//!
+//! A run is a stream of [`Event`]s, one JSON object a line, each written the moment it happens: whatever
+//! crashes, no finished case is lost and the running one is known. [`Results`] is the same as one document.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::case::{Case, Strength};
+use crate::check::{Failure, Kind};
+use crate::need::{Need, Unmet};
+use crate::probe::Probe;
+use crate::sandbox::Outcome;
+
+/// The version of the format. It grows when a reader of the old one would misread the new one.
+pub const SCHEMA: u32 = 1;
+
+/// What a run of one case says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// The kernel does what the claim says.
+    Pass,
+    /// The kernel broke the claim.
+    Fail,
+    /// The kernel differs from mainline in something undocumented; counts as a failure with `--strict`.
+    Deviation,
+    /// The claim is broken where mainline is known to break it.
+    KnownDefect,
+    /// The kernel has no such feature.
+    Unsupported,
+    /// This environment forbids the case.
+    Blocked,
+    /// The suite's own set-up went wrong.
+    Broken,
+}
+
+impl Verdict {
+    /// All of them, in the order of reports.
+    pub const ALL: [Verdict; 7] = [
+        Verdict::Pass,
+        Verdict::Fail,
+        Verdict::Deviation,
+        Verdict::KnownDefect,
+        Verdict::Unsupported,
+        Verdict::Blocked,
+        Verdict::Broken,
+    ];
+
+    /// Whether it makes the run fail.
+    pub fn is_bad(self) -> bool {
+        matches!(self, Verdict::Fail | Verdict::Broken)
+    }
+}
+
+impl std::fmt::Display for Verdict {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Verdict::Pass => "pass",
+            Verdict::Fail => "fail",
+            Verdict::Deviation => "deviation",
+            Verdict::KnownDefect => "known defect",
+            Verdict::Unsupported => "unsupported",
+            Verdict::Blocked => "blocked",
+            Verdict::Broken => "broken",
+        })
+    }
+}
+
+/// What the user asked to be strict about.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// A deviation is a failure.
+    pub strict: bool,
+    /// Cases of these flags may be neither unsupported nor blocked.
+    pub require: Vec<Need>,
+    /// No case may be.
+    pub require_all: bool,
+}
+
+impl Policy {
+    fn requires(&self, case: &Case) -> bool {
+        self.require_all || case.needs.iter().any(|need| self.require.contains(need))
+    }
+
+    /// The verdict on a case that could not run, and why it could not.
+    pub fn on_unmet(&self, case: &Case, unmet: Unmet) -> (Verdict, String) {
+        let (verdict, reason) = match unmet {
+            Unmet::Unsupported(reason) => (Verdict::Unsupported, reason),
+            Unmet::Blocked(reason) => (Verdict::Blocked, reason),
+        };
+        match self.requires(case) {
+            true => (Verdict::Fail, format!("{verdict}, though required: {reason}")),
+            false => (verdict, reason),
+        }
+    }
+
+    /// The verdict on a case that ran.
+    pub fn on_outcome(&self, case: &Case, failure: Option<&Failure>) -> (Verdict, String) {
+        let Some(failure) = failure else {
+            return (Verdict::Pass, String::new());
+        };
+        let message = failure.message.clone();
+        match failure.kind {
+            Kind::Unsupported => self.on_unmet(case, Unmet::Unsupported(message)),
+            Kind::Blocked => self.on_unmet(case, Unmet::Blocked(message)),
+            Kind::Broken => (Verdict::Broken, message),
+            Kind::Fail if case.known_defect.is_some() => (Verdict::KnownDefect, message),
+            Kind::Fail if case.strength == Strength::Is && !self.strict => (Verdict::Deviation, message),
+            Kind::Fail => (Verdict::Fail, message),
+        }
+    }
+}
+
+/// What one case came to, over all its repeats.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// The case, which is also the id of the claim.
+    pub case: String,
+    /// The worst verdict of all its runs.
+    pub verdict: Verdict,
+    /// Why it is not a pass: one line. Empty for a pass.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    /// Where the check stands that failed.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub at: String,
+    /// The calls that led there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub trail: Vec<String>,
+    /// What the case wrote to stdout and stderr, if it did not pass.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub output: String,
+    /// What a failure means.
+    pub strength: Strength,
+    /// The theme: the file that declares the case.
+    pub theme: String,
+    /// How often it ran.
+    pub runs: u32,
+    /// How many of these runs did not end well.
+    pub failures: u32,
+    /// The longest run, in seconds of wall time.
+    pub slowest_seconds: f64,
+    /// All runs, in seconds of wall time.
+    pub seconds: f64,
+}
+
+impl Record {
+    /// The record of a case that did not run.
+    pub fn not_run(case: &Case, verdict: Verdict, reason: String) -> Record {
+        Record {
+            case: case.name.to_owned(),
+            verdict,
+            message: reason,
+            at: String::new(),
+            trail: Vec::new(),
+            output: String::new(),
+            strength: case.strength,
+            theme: case.theme().to_owned(),
+            runs: 0,
+            failures: u32::from(verdict.is_bad()),
+            slowest_seconds: 0.0,
+            seconds: 0.0,
+        }
+    }
+
+    /// The record of one run.
+    pub fn of(case: &Case, policy: &Policy, outcome: Outcome) -> Record {
+        let (verdict, message) = policy.on_outcome(case, outcome.failure.as_ref());
+        let seconds = outcome.duration.as_secs_f64();
+        Record {
+            at: outcome.failure.map(|failure| failure.at).unwrap_or_default(),
+            trail: outcome.trail,
+            output: if verdict == Verdict::Pass { String::new() } else { outcome.output },
+            runs: 1,
+            slowest_seconds: seconds,
+            seconds,
+            ..Record::not_run(case, verdict, message)
+        }
+    }
+
+    /// Adds a further run: times add up, and the worse verdict stays with its story.
+    pub fn and(self, next: Record) -> Record {
+        let runs = self.runs + next.runs;
+        let failures = self.failures + next.failures;
+        let seconds = self.seconds + next.seconds;
+        let slowest_seconds = self.slowest_seconds.max(next.slowest_seconds);
+        let worse = if next.severity() > self.severity() { next } else { self };
+        Record { runs, failures, seconds, slowest_seconds, ..worse }
+    }
+
+    fn severity(&self) -> usize {
+        let order = [
+            Verdict::Pass,
+            Verdict::Unsupported,
+            Verdict::Blocked,
+            Verdict::KnownDefect,
+            Verdict::Deviation,
+            Verdict::Fail,
+            Verdict::Broken,
+        ];
+        order.iter().position(|verdict| *verdict == self.verdict).unwrap_or(order.len())
+    }
+
+    /// All runs together.
+    pub fn duration(&self) -> Duration {
+        Duration::from_secs_f64(self.seconds)
+    }
+}
+
+/// The suite that ran.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Suite {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// The commit it was built from, if it was built from one.
+    pub commit: String,
+}
+
+impl Suite {
+    /// This one.
+    pub fn this() -> Suite {
+        Suite {
+            name: env!("CARGO_PKG_NAME").to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            commit: option_env!("CLONE3_CONFORMANCE_COMMIT").unwrap_or_default().to_owned(),
+        }
+    }
+}
+
+/// How the run began.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    /// The version of this format.
+    pub schema: u32,
+    /// The suite.
+    pub suite: Suite,
+    /// The kernel, its features and the caller's privileges.
+    pub probe: Probe,
+    /// `/proc/sys/kernel/tainted` before the run.
+    pub tainted: Option<u64>,
+    /// How many CPUs are online.
+    pub cpus: usize,
+    /// How many cases were selected.
+    pub selected: usize,
+}
+
+/// How the run ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Footer {
+    /// The exit status of the runner.
+    pub exit: u8,
+    /// `/proc/sys/kernel/tainted` after the run.
+    pub tainted: Option<u64>,
+}
+
+/// One line of the journal.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum Event {
+    /// The run begins.
+    Run(Header),
+    /// A case begins.
+    Start {
+        /// Its name.
+        case: String,
+    },
+    /// A case ended.
+    End(Record),
+    /// The run ended.
+    Done(Footer),
+}
+
+/// A run as one document, in an order that does not depend on which case was faster.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Results {
+    /// How it began.
+    #[serde(flatten)]
+    pub header: Header,
+    /// How it ended; `None` if it was cut short.
+    pub footer: Option<Footer>,
+    /// The cases that ended, by name.
+    pub cases: Vec<Record>,
+    /// The cases that were running when the run was cut short, by name.
+    pub interrupted: Vec<String>,
+}
+
+impl Results {
+    /// Puts a run together from its events; `None` if it never began.
+    pub fn from_events(events: impl IntoIterator<Item = Event>) -> Option<Results> {
+        let (mut header, mut footer) = (None, None);
+        let mut cases: Vec<Record> = Vec::new();
+        let mut running: Vec<String> = Vec::new();
+        for event in events {
+            match event {
+                Event::Run(first) => header = Some(first),
+                Event::Start { case } => running.push(case),
+                Event::End(record) => {
+                    running.retain(|name| *name != record.case);
+                    cases.push(record);
+                }
+                Event::Done(last) => footer = Some(last),
+            }
+        }
+        cases.sort_by(|a, b| a.case.cmp(&b.case));
+        running.sort();
+        Some(Results { header: header?, footer, cases, interrupted: running })
+    }
+
+    /// As [`Results::from_events`], from the lines of a journal. A last line that was cut off is no event.
+    pub fn from_journal(journal: &str) -> Option<Results> {
+        Results::from_events(journal.lines().filter_map(|line| serde_json::from_str(line).ok()))
+    }
+}
+
+/// `/proc/sys/kernel/tainted`, if it can be read.
+pub fn kernel_taint() -> Option<u64> {
+    std::fs::read_to_string("/proc/sys/kernel/tainted").ok()?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn case(strength: Strength, known_defect: Option<&'static str>) -> Case {
+        Case {
+            name: "c",
+            doc: "",
+            source: "",
+            strength,
+            needs: &[Need::Nnp],
+            since: None,
+            known_defect,
+            file: "cases/t.rs",
+            line: 1,
+            body: || Ok(()),
+        }
+    }
+
+    #[test]
+    fn strength_and_policy_decide_what_a_failure_means() {
+        let failure = Failure::fail("x");
+        let verdict = |case: &Case, policy: &Policy| policy.on_outcome(case, Some(&failure)).0;
+        let (lax, strict) = (Policy::default(), Policy { strict: true, ..Policy::default() });
+        assert_eq!(verdict(&case(Strength::Must, None), &lax), Verdict::Fail);
+        assert_eq!(verdict(&case(Strength::Is, None), &lax), Verdict::Deviation);
+        assert_eq!(verdict(&case(Strength::Is, None), &strict), Verdict::Fail);
+        assert_eq!(verdict(&case(Strength::Must, Some("7.1")), &strict), Verdict::KnownDefect);
+    }
+
+    #[test]
+    fn what_is_required_may_not_be_missing() {
+        let unmet = || Unmet::Unsupported("no".into());
+        let nnp = Policy { require: vec![Need::Nnp], ..Policy::default() };
+        let autokill = Policy { require: vec![Need::Autokill], ..Policy::default() };
+        let case = case(Strength::Must, None);
+        assert_eq!(nnp.on_unmet(&case, unmet()).0, Verdict::Fail);
+        assert_eq!(autokill.on_unmet(&case, unmet()).0, Verdict::Unsupported);
+    }
+
+    #[test]
+    fn the_worse_of_two_runs_is_remembered() {
+        let case = case(Strength::Must, None);
+        let pass = Record { runs: 1, seconds: 1.0, ..Record::not_run(&case, Verdict::Pass, String::new()) };
+        let fail = Record { runs: 1, seconds: 2.0, ..Record::not_run(&case, Verdict::Fail, "why".into()) };
+        let both = fail.clone().and(pass.clone());
+        assert_eq!((both.verdict, both.runs, both.failures, both.seconds), (Verdict::Fail, 2, 1, 3.0));
+        assert_eq!(pass.and(fail).message, "why");
+    }
+}

@@ -1,0 +1,106 @@
+//! The case's own process: how it begins, runs its body and reports.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::panic::AssertUnwindSafe;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use nix::poll::PollTimeout;
+use rustix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
+
+use super::census;
+use crate::case::Case;
+use crate::check::{Failure, Result};
+use crate::clone3::exit_now;
+use crate::need;
+
+/// The exit status of a case that ran to its end and could not report.
+pub(super) const COULD_NOT_REPORT: i32 = 117;
+
+/// What the case says of itself, once.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Report {
+    /// Who says it: a forked copy of the case that strays into this code is told apart.
+    pub(super) pid: i32,
+    /// Why it did not pass.
+    pub(super) failure: Option<Failure>,
+    /// Its children at the end.
+    pub(super) left: Vec<String>,
+}
+
+/// When waiting ends, in nanoseconds of CLOCK_MONOTONIC; 0 outside a case.
+static GIVE_UP_AT: AtomicU64 = AtomicU64::new(0);
+/// The whole time that waiting may take, in nanoseconds.
+static PATIENCE: AtomicU64 = AtomicU64::new(10_000_000_000);
+
+fn now() -> u64 {
+    let time = clock_gettime(ClockId::Monotonic);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// The time that a case's waits have left, for poll(2).
+///
+/// It ends before the case's deadline, so that an event which never comes is a failure that says which, and
+/// not a process killed without a word.
+pub fn time_left() -> PollTimeout {
+    let end = GIVE_UP_AT.load(Ordering::Relaxed);
+    let left = if end == 0 { PATIENCE.load(Ordering::Relaxed) } else { end.saturating_sub(now()) };
+    PollTimeout::try_from(Duration::from_nanos(left)).unwrap_or(PollTimeout::MAX)
+}
+
+/// The whole time that a case's waits have.
+pub fn patience() -> Duration {
+    Duration::from_nanos(PATIENCE.load(Ordering::Relaxed))
+}
+
+/// Waits get four fifths of the deadline.
+fn set_patience(deadline: Duration) {
+    let patience = deadline.as_nanos() as u64 / 5 * 4;
+    PATIENCE.store(patience, Ordering::Relaxed);
+    GIVE_UP_AT.store(now() + patience, Ordering::Relaxed);
+}
+
+/// Runs the case in this process, which ends with it.
+pub(super) fn run(case: &Case, deadline: Duration, verdict: OwnedFd, output: OwnedFd) -> ! {
+    set_patience(deadline);
+    let failure = settle_in(&output).and_then(|()| guarded(case)).err();
+    drop(output);
+    let left = census::take();
+    let pid = rustix::process::getpid().as_raw_nonzero().get();
+    let sent = serde_json::to_vec(&Report { pid, failure, left })
+        .is_ok_and(|report| rustix::io::write(&verdict, &report) == Ok(report.len()));
+    exit_now(if sent { 0 } else { COULD_NOT_REPORT })
+}
+
+/// A group of its own, subreaper of what it starts, no input, output to the lane.
+fn settle_in(output: &OwnedFd) -> Result {
+    use rustix::fs::{Mode, OFlags, open};
+    rustix::process::setpgid(None, None)?;
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+    match open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+        Ok(null) => rustix::stdio::dup2_stdin(null.as_fd())?,
+        // No /dev: an empty pipe gives the same end of file.
+        Err(_) => rustix::stdio::dup2_stdin(rustix::pipe::pipe()?.0)?,
+    }
+    rustix::stdio::dup2_stdout(output)?;
+    rustix::stdio::dup2_stderr(output)?;
+    Ok(())
+}
+
+/// Prepares for and runs the body. A panic is the suite's fault, and says where it came from.
+fn guarded(case: &Case) -> Result {
+    static PANIC: Mutex<Option<String>> = Mutex::new(None);
+    std::panic::set_hook(Box::new(|info| {
+        eprintln!("{info}");
+        if let Ok(mut panic) = PANIC.lock() {
+            *panic = Some(info.to_string().replace('\n', " "));
+        }
+    }));
+    let body = || need::prepare(case.needs).and_then(|()| (case.body)());
+    std::panic::catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|_| {
+        let what = PANIC.lock().ok().and_then(|mut panic| panic.take()).unwrap_or_default();
+        Err(Failure::broken(format!("the case panicked: {what}")))
+    })
+}

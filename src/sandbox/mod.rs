@@ -1,0 +1,64 @@
+//! The sandbox: every case in a fresh process, with a deadline, a leak census and a verdict that survives it.
+//!
+//! Three kinds of processes, all single-threaded, so that forking is safe at any time:
+//!
+//! - the **zygote** is forked by the program before it starts any thread, and does nothing but fork lanes;
+//! - a **lane** runs one case at a time. It is subreaper of all that the case starts, so what a case leaves
+//!   behind becomes the lane's child, and nobody else's;
+//! - the **case** is forked by its lane: its own process group, subreaper of what it starts.
+//!
+//! The program's threads each borrow a lane and talk to it over a socket.
+
+mod census;
+mod entry;
+mod lane;
+mod wire;
+mod zygote;
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::sync::Mutex;
+use std::time::Duration;
+
+pub use entry::{patience, time_left};
+pub use wire::{Outcome, Request};
+
+use crate::check::Failure;
+use zygote::Zygote;
+
+/// The program's handle on the zygote and its lanes.
+pub struct Sandbox {
+    zygote: Mutex<Zygote>,
+    idle: Mutex<Vec<UnixStream>>,
+}
+
+impl Sandbox {
+    /// Forks the zygote.
+    ///
+    /// # Errors
+    /// When the program has a second thread already, or cannot fork.
+    pub fn start() -> io::Result<Sandbox> {
+        Ok(Sandbox { zygote: Mutex::new(Zygote::start()?), idle: Mutex::new(Vec::new()) })
+    }
+
+    /// Runs one case, which this program must have declared, and says how it went. Blocks.
+    pub fn run(&self, case: &str, deadline: Duration) -> Outcome {
+        let request = Request { case: case.to_owned(), deadline };
+        self.try_run(&request).unwrap_or_else(|error| {
+            Outcome::lost(Failure::broken(format!("the sandbox itself failed: {error}")))
+        })
+    }
+
+    fn try_run(&self, request: &Request) -> io::Result<Outcome> {
+        let idle = self.idle.lock().unwrap_or_else(|poison| poison.into_inner()).pop();
+        let lane = match idle {
+            Some(lane) => lane,
+            None => self.zygote.lock().unwrap_or_else(|poison| poison.into_inner()).new_lane()?,
+        };
+        wire::send(&lane, request)?;
+        let outcome: Outcome =
+            wire::receive(&lane)?.ok_or_else(|| io::Error::other("the lane died, and the case with it"))?;
+        self.idle.lock().unwrap_or_else(|poison| poison.into_inner()).push(lane);
+        Ok(outcome)
+    }
+}

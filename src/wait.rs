@@ -1,0 +1,229 @@
+//! Waiting for children, and looking for zombies in a way that can find one.
+//!
+//! A child cloned with exit_signal 0 is a "clone child": `waitpid(pid, …, 0)` never sees it, alive or dead, so
+//! ECHILD from that call proves nothing. Everything here passes `__WALL`. See `wait(2)`.
+
+use std::fmt;
+use std::os::fd::{AsFd, AsRawFd};
+
+use nix::errno::Errno;
+use nix::sys::signal::Signal;
+
+use crate::check::{Failure, Named, Result};
+use crate::note;
+
+/// A wait status, shown in words: `exited with 42 (0x2a00)`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Status(pub i32);
+
+impl Status {
+    /// The status of a process that called `exit(code)`.
+    pub const fn exited(code: i32) -> Status {
+        Status((code & 0xff) << 8)
+    }
+
+    /// The status of a process killed by `signal`, without a core dump.
+    pub const fn killed(signal: Signal) -> Status {
+        Status(signal as i32)
+    }
+
+    /// The status of a process that `signal` made dump core.
+    pub const fn dumped(signal: Signal) -> Status {
+        Status(signal as i32 | 0x80)
+    }
+
+    /// The status of a process that `signal` stopped.
+    pub const fn stopped(signal: Signal) -> Status {
+        Status(((signal as i32) << 8) | 0x7f)
+    }
+
+    /// The number of the signal that killed the process, if one did.
+    pub fn term_signal(self) -> Option<i32> {
+        let number = self.0 & 0x7f;
+        (number != 0 && number != 0x7f).then_some(number)
+    }
+}
+
+/// A signal's name, or its number where it has none.
+pub fn signal_name(number: i32) -> String {
+    Signal::try_from(number).map_or_else(|_| format!("signal {number}"), |signal| signal.to_string())
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let raw = self.0;
+        if raw & 0xff == 0x7f {
+            return write!(f, "stopped by {} ({raw:#x})", signal_name((raw >> 8) & 0xff));
+        }
+        match self.term_signal() {
+            None => write!(f, "exited with {} ({raw:#x})", (raw >> 8) & 0xff),
+            Some(number) => {
+                let core = if raw & 0x80 != 0 { ", core dumped" } else { "" };
+                write!(f, "killed by {}{core} ({raw:#x})", signal_name(number))
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Whom to wait for, as `waitid(2)` takes it.
+#[derive(Clone, Copy, Debug)]
+pub enum Who<'a> {
+    /// Any child.
+    Any,
+    /// One child by pid.
+    Pid(i32),
+    /// Children of a process group.
+    Group(i32),
+    /// One child by pidfd.
+    Pidfd(std::os::fd::BorrowedFd<'a>),
+}
+
+impl<'a> Who<'a> {
+    /// The child that a pidfd refers to.
+    pub fn pidfd(fd: &'a impl AsFd) -> Who<'a> {
+        Who::Pidfd(fd.as_fd())
+    }
+}
+
+/// What `waitid(2)` says of a child.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// The child's pid.
+    pub pid: i32,
+    /// `CLD_EXITED`, `CLD_KILLED`, `CLD_STOPPED`, …
+    pub code: i32,
+    /// The exit code, or the number of the signal.
+    pub status: i32,
+}
+
+impl Event {
+    /// `CLD_EXITED` with `status`.
+    pub fn exited(pid: i32, status: i32) -> Event {
+        Event { pid, code: libc::CLD_EXITED, status }
+    }
+
+    /// `CLD_KILLED` by `signal`.
+    pub fn killed(pid: i32, signal: Signal) -> Event {
+        Event { pid, code: libc::CLD_KILLED, status: signal as i32 }
+    }
+}
+
+/// `waitid(2)` as it is: `options` raw, `None` when WNOHANG finds nothing.
+pub fn waitid(who: Who<'_>, options: i32) -> std::result::Result<Option<Event>, Errno> {
+    let (kind, id) = match who {
+        Who::Any => (libc::P_ALL, 0),
+        Who::Pid(pid) => (libc::P_PID, pid as libc::id_t),
+        Who::Group(pgid) => (libc::P_PGID, pgid as libc::id_t),
+        Who::Pidfd(fd) => (libc::P_PIDFD, fd.as_raw_fd() as libc::id_t),
+    };
+    // SAFETY: siginfo_t is plain data for which all zeroes is a valid value.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `info` is a live siginfo_t that the kernel may fill.
+    Errno::result(unsafe { libc::waitid(kind, id, &mut info, options) })?;
+    // SAFETY: waitid filled the child fields, or left them zero.
+    let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
+    Ok((pid != 0).then_some(Event { pid, code: info.si_code, status }))
+}
+
+/// `waitpid(2)` as it is: `options` raw, `None` when WNOHANG finds nothing.
+pub fn waitpid(pid: i32, options: i32) -> std::result::Result<Option<(i32, Status)>, Errno> {
+    let mut status = 0;
+    // SAFETY: `status` is a live int that the kernel may fill.
+    let got = Errno::result(unsafe { libc::waitpid(pid, &mut status, options) })?;
+    Ok((got != 0).then_some((got, Status(status))))
+}
+
+/// Reaps an ordinary child, blocking until it ends, and gives its status.
+#[track_caller]
+pub fn reap(pid: i32) -> Result<Status> {
+    match waitpid(pid, libc::__WALL) {
+        Ok(Some((_, status))) => {
+            note!("waitpid({pid}, __WALL) = {status}");
+            Ok(status)
+        }
+        Ok(None) => Err(Failure::broken(format!("waitpid({pid}) without WNOHANG returned 0"))),
+        Err(errno) => {
+            Err(Failure::fail(format!("waitpid({pid}, __WALL): expected its status, got {}", Named(errno))))
+        }
+    }
+}
+
+/// Reaps an ordinary child and checks how it ended.
+#[track_caller]
+pub fn reap_expecting(pid: i32, expected: Status) -> Result {
+    let got = reap(pid)?;
+    crate::check::equal(format_args!("wait status of process {pid}"), got, expected)
+}
+
+/// Blocks until `pid` is a zombie, and leaves it one. It must be a child (or tracee) of the caller.
+///
+/// This is the control of every "no zombie": the same search, made where a zombie must be found.
+#[track_caller]
+pub fn find_zombie(pid: i32) -> Result<Event> {
+    match waitid(Who::Pid(pid), libc::WEXITED | libc::WNOWAIT | libc::__WALL) {
+        Ok(Some(event)) => {
+            note!("process {pid} is a zombie, as it must be");
+            Ok(event)
+        }
+        Ok(None) => Err(Failure::broken(format!("waitid({pid}) without WNOHANG found nothing"))),
+        Err(errno) => Err(Failure::fail(format!(
+            "waitid(P_PID {pid}, WEXITED|WNOWAIT|__WALL): expected a zombie, got {}",
+            Named(errno)
+        ))),
+    }
+}
+
+/// The child must be gone from the caller's children: neither alive nor a zombie.
+///
+/// The pid itself may still exist for an instant after POLLIN; see [`crate::pidfd::Pidfd::wait_reaped`].
+#[track_caller]
+pub fn no_child(pid: i32) -> Result {
+    let got = waitid(Who::Pid(pid), libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL);
+    no_such_child(format_args!("waitid(P_PID {pid}, WEXITED|WNOHANG|WNOWAIT|__WALL)"), got)
+}
+
+/// The caller must have no child at all.
+#[track_caller]
+pub fn no_children() -> Result {
+    let got = waitid(Who::Any, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL);
+    no_such_child("waitid(P_ALL, WEXITED|WNOHANG|WNOWAIT|__WALL)", got)
+}
+
+/// The result of a wait call must be ECHILD; says what there was instead.
+#[track_caller]
+pub fn no_such_child(what: impl fmt::Display, got: std::result::Result<Option<Event>, Errno>) -> Result {
+    let found = match got {
+        Err(Errno::ECHILD) => return Ok(()),
+        Err(errno) => Named(errno).to_string(),
+        Ok(None) => "0: the child is there and still alive".to_owned(),
+        Ok(Some(event)) => format!("a zombie: {event:?}"),
+    };
+    Err(Failure::fail(format!("{what}: expected ECHILD (no such child), got {found}")))
+}
+
+/// The pid must be unused: `kill(pid, 0)` is ESRCH. Exact only after POLLHUP.
+#[track_caller]
+pub fn pid_is_free(pid: i32) -> Result {
+    let got = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None);
+    crate::check::refused(format_args!("kill({pid}, 0)"), got, Errno::ESRCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_are_shown_in_words() {
+        assert_eq!(Status::exited(42).to_string(), "exited with 42 (0x2a00)");
+        assert_eq!(Status::killed(Signal::SIGKILL).to_string(), "killed by SIGKILL (0x9)");
+        assert_eq!(Status::dumped(Signal::SIGSEGV).to_string(), "killed by SIGSEGV, core dumped (0x8b)");
+        assert_eq!(Status::stopped(Signal::SIGSTOP).to_string(), "stopped by SIGSTOP (0x137f)");
+        assert_eq!(Status(40).to_string(), "killed by signal 40 (0x28)");
+    }
+}
