@@ -5,6 +5,7 @@
 mod cases;
 mod cli;
 mod describe;
+mod init;
 mod journal;
 mod run;
 mod summary;
@@ -13,6 +14,9 @@ use std::process::ExitCode;
 
 /// Runs what the command line asks for.
 pub fn main() -> ExitCode {
+    if init::is_init() {
+        init::run();
+    }
     clone3_conformance::kit::helper::run_if_asked();
     let options = cli::Options::from_command_line();
     if options.list_features {

@@ -18,6 +18,8 @@ pub mod abi;
 pub mod case;
 pub mod check;
 pub mod clone3;
+pub mod guest;
+pub mod host;
 pub mod kit;
 pub mod need;
 pub mod pidfd;

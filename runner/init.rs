@@ -1,0 +1,133 @@
+//! The guest's side of `vm/run.sh`: the same static binary, started under the name `init`.
+//!
+//! In an initramfs it is process 1: it makes the file systems that a program expects, runs the suite as an ordinary
+//! child, reports how that ended and restarts the machine, which ends it. Inside another init's guest it does the
+//! middle part only.
+use std::error::Error;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
+use std::process::{Command, ExitStatus, exit};
+
+use clone3_conformance::guest::{Exit, PLAN, Plan, SUITE_ENDED, SUITE_STARTS};
+use rustix::fs::OFlags;
+use rustix::mount::{MountFlags, mount};
+use rustix::process::{WaitOptions, getpid, setsid, wait};
+use rustix::system::{RebootCommand, reboot};
+use rustix::termios::{OptionalActions, tcdrain, tcgetattr, tcsetattr};
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// Whether this process was started to be the guest's init.
+///
+/// The name says it, not process number 1: in a container the runner itself may well be process 1.
+pub fn is_init() -> bool {
+    std::env::args_os().next().is_some_and(|name| Path::new(&name).file_name() == Some("init".as_ref()))
+}
+
+/// Runs the plan and ends the machine, or, in another init's guest, this process.
+pub fn run() -> ! {
+    let alone = getpid().is_init();
+    if alone {
+        furnish();
+    }
+    let plan = std::env::args().nth(1).unwrap_or_else(|| PLAN.to_owned());
+    if let Err(error) = carry_out(&plan) {
+        eprintln!("clone3-conformance: no suite was run: {error}");
+    }
+    match alone {
+        true => restart(),
+        false => exit(0),
+    }
+}
+
+/// Makes the surroundings that a program expects: the kernel's file systems, and room for temporary files.
+fn furnish() {
+    let restricted = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    let file_systems = [
+        ("proc", "/proc", restricted, c""),
+        ("sysfs", "/sys", restricted, c""),
+        ("devtmpfs", "/dev", MountFlags::NOSUID, c""),
+        ("devpts", "/dev/pts", MountFlags::NOSUID | MountFlags::NOEXEC, c"mode=0620,ptmxmode=0666"),
+        ("tmpfs", "/dev/shm", MountFlags::NOSUID | MountFlags::NODEV, c"mode=1777"),
+        ("tmpfs", "/tmp", MountFlags::NOSUID | MountFlags::NODEV, c"mode=1777"),
+        ("tmpfs", "/run", MountFlags::NOSUID | MountFlags::NODEV, c"mode=0755"),
+        ("cgroup2", "/sys/fs/cgroup", restricted, c""),
+    ];
+    for (kind, target, flags, options) in file_systems {
+        let made = fs::create_dir_all(target).and_then(|()| Ok(mount(kind, target, kind, flags, options)?));
+        if let Err(error) = made {
+            eprintln!("clone3-conformance: no {kind} on {target}: {error}");
+        }
+    }
+    // An ordinary user must be able to walk the tree.
+    let _ = fs::set_permissions("/", fs::Permissions::from_mode(0o755));
+    let _ = setsid();
+}
+
+/// Runs the suite as the plan says, and reports how it ended.
+fn carry_out(plan: &str) -> Result<()> {
+    let plan: Plan = serde_json::from_slice(&fs::read(plan)?)?;
+    let output = serial(&plan.output)?;
+    let mut journal = serial(&plan.journal)?;
+    log(SUITE_STARTS);
+    let exit = run_suite(&plan, &output)?;
+    tcdrain(&output)?;
+    let mut line = serde_json::to_vec(&exit)?;
+    line.push(b'\n');
+    journal.write_all(&line)?;
+    tcdrain(&journal)?;
+    log(SUITE_ENDED);
+    Ok(())
+}
+
+/// Runs the runner as a child like any other, and reaps whatever else is left to this process meanwhile.
+fn run_suite(plan: &Plan, output: &File) -> Result<Exit> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg0("clone3-conformance").args(["--events", &plan.journal]).args(&plan.args);
+    command
+        .env_clear()
+        .envs([("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"), ("HOME", "/")]);
+    command.current_dir("/").process_group(0);
+    command.stdin(File::open("/dev/null")?).stdout(output.try_clone()?).stderr(output.try_clone()?);
+    if let Some(user) = plan.user {
+        command.uid(user).gid(user);
+    }
+    let suite = i32::try_from(command.spawn()?.id())?;
+    loop {
+        let Some((pid, status)) = wait(WaitOptions::empty())? else { continue };
+        if pid.as_raw_nonzero().get() == suite {
+            let status = ExitStatus::from_raw(status.as_raw());
+            return Ok(Exit { status: status.code(), signal: status.signal() });
+        }
+    }
+}
+
+/// Opens a serial line that passes every byte as it is, and that the suite may open whoever it runs as.
+fn serial(device: &str) -> Result<File> {
+    let no_terminal = i32::try_from(OFlags::NOCTTY.bits())?;
+    let line = OpenOptions::new().read(true).write(true).custom_flags(no_terminal).open(device)?;
+    let mut settings = tcgetattr(&line)?;
+    settings.make_raw();
+    tcsetattr(&line, OptionalActions::Now, &settings)?;
+    fs::set_permissions(device, fs::Permissions::from_mode(0o666))?;
+    Ok(line)
+}
+
+/// Puts a line into the kernel's log, loud enough for every console.
+fn log(line: &str) {
+    let written =
+        OpenOptions::new().write(true).open("/dev/kmsg").and_then(|mut log| writeln!(log, "<1>{line}"));
+    if let Err(error) = written {
+        eprintln!("{line} (not in the kernel's log: {error})");
+    }
+}
+
+/// Ends the machine: the host's QEMU is told to stop where a real machine would start again.
+fn restart() -> ! {
+    let _ = io::stderr().flush();
+    let error = reboot(RebootCommand::Restart);
+    panic!("cannot restart: {error:?}")
+}

@@ -1,0 +1,499 @@
+//! Debian's archive: which kernels it has, and getting one without installing it.
+//!
+//! The package manager does the talking, with settings of our own beside the machine's: it knows proxies and mirrors, and
+//! it checks signatures. It needs no privilege, since nothing is installed.
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
+
+use crate::cache::{Cache, write_whole};
+use crate::interrupt::{Interrupted, Interrupts};
+use crate::note;
+use crate::process::{self, output};
+use crate::version::{compare, is_prefix, upstream};
+
+/// The suites that have kernels, and whether they come from the archive for security updates.
+const SUITES: [(&str, bool); 13] = [
+    ("bullseye", false),
+    ("bullseye-security", true),
+    ("bookworm", false),
+    ("bookworm-updates", false),
+    ("bookworm-security", true),
+    ("bookworm-backports", false),
+    ("trixie", false),
+    ("trixie-updates", false),
+    ("trixie-security", true),
+    ("trixie-backports", false),
+    ("forky", false),
+    ("sid", false),
+    ("experimental", false),
+];
+
+/// Where the archive is, on a machine that does not say.
+const USUAL_ARCHIVE: &str = "http://deb.debian.org/debian";
+const USUAL_SECURITY_ARCHIVE: &str = "http://deb.debian.org/debian-security";
+
+const KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+const HELPER: &str = "/usr/lib/apt/apt-helper";
+
+/// After this time the archive is asked for its lists again.
+const FRESH: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A package this small holds no kernel: it only names the one that does.
+const SMALLEST: u64 = 1 << 20;
+
+/// A package that holds a kernel image, or its modules.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Package {
+    pub name: String,
+    pub version: String,
+    pub suite: String,
+    pub url: String,
+    pub sha256: String,
+    pub size: u64,
+}
+
+/// What the archive has.
+#[derive(Debug, Default, Deserialize, Serialize)]
+pub struct Index {
+    pub packages: Vec<Package>,
+    /// Other names of suites: `stable`, `trixie`.
+    aliases: Vec<(String, String)>,
+}
+
+/// What a package's name says.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Name<'a> {
+    pub part: Part,
+    /// The kernel release without the flavour: `7.1.13+deb13`, `6.1.0-56`.
+    pub base: &'a str,
+    pub flavour: &'a str,
+}
+
+/// The part of a kernel that a package holds.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Part {
+    Image,
+    Modules,
+}
+
+impl Package {
+    /// What the name says; packages that do not say so are not in the index.
+    pub fn parsed(&self) -> Option<Name<'_>> {
+        parse_name(&self.name)
+    }
+
+    /// The kernel's release, as `uname -r` gives it.
+    pub fn release(&self) -> String {
+        self.parsed().map_or_else(|| self.name.clone(), |name| format!("{}-{}", name.base, name.flavour))
+    }
+}
+
+/// Takes a package's name apart, if the package may hold a kernel.
+fn parse_name(name: &str) -> Option<Name<'_>> {
+    let (part, rest) = [("image-", Part::Image), ("binary-", Part::Image), ("modules-", Part::Modules)]
+        .iter()
+        .find_map(|(prefix, part)| Some((*part, name.strip_prefix("linux-")?.strip_prefix(prefix)?)))?;
+    let flavour = ["cloud-amd64", "rt-amd64", "amd64"].into_iter().find(|flavour| rest.ends_with(flavour))?;
+    let base = rest.strip_suffix(flavour)?.strip_suffix('-')?;
+    base.starts_with(|first: char| first.is_ascii_digit()).then_some(Name { part, base, flavour })
+}
+
+impl Index {
+    /// The kernel images, oldest first.
+    pub fn images(&self) -> Vec<&Package> {
+        let is_image = |package: &&Package| package.parsed().is_some_and(|name| name.part == Part::Image);
+        let mut images: Vec<&Package> = self.packages.iter().filter(is_image).collect();
+        images.sort_by(|a, b| compare(&a.version, &b.version).then_with(|| a.name.cmp(&b.name)));
+        images
+    }
+
+    /// The newest kernel whose version, or whose release, begins with `prefix`.
+    pub fn newest(&self, prefix: &str, flavour: &str) -> Option<&Package> {
+        self.images().into_iter().rfind(|package| {
+            let means = |name: Name| {
+                name.flavour == flavour
+                    && (is_prefix(prefix, upstream(&package.version)) || is_prefix(prefix, name.base))
+            };
+            package.parsed().is_some_and(means)
+        })
+    }
+
+    /// The newest kernel of a suite.
+    pub fn newest_of_suite(&self, suite: &str, flavour: &str) -> Option<&Package> {
+        let alias = self.aliases.iter().find(|(alias, _)| alias == suite);
+        let suite = alias.map_or(suite, |(_, suite)| suite);
+        self.images().into_iter().rfind(|package| {
+            package.suite == suite && package.parsed().is_some_and(|name| name.flavour == flavour)
+        })
+    }
+
+    /// The package with the modules of the kernel in `image`, where they come apart from it.
+    pub fn modules(&self, image: &Package) -> Option<&Package> {
+        let image_name = image.parsed()?;
+        self.packages.iter().find(|package| {
+            let name = package.parsed();
+            package.version == image.version
+                && name.is_some_and(|name| name == Name { part: Part::Modules, ..image_name })
+        })
+    }
+}
+
+/// The way to the archive.
+pub struct Archive<'a> {
+    pub cache: &'a Cache,
+    pub interrupts: &'a Interrupts,
+}
+
+impl Archive<'_> {
+    /// What the archive has: as known here, and asked again when that was too long ago or `refresh` says so.
+    pub fn index(&self, refresh: bool) -> Result<Index> {
+        let path = self.cache.path("apt/index.json");
+        let known = || -> Option<Index> { serde_json::from_slice(&fs::read(&path).ok()?).ok() };
+        if !refresh
+            && is_fresh(&path)
+            && let Some(index) = known()
+        {
+            return Ok(index);
+        }
+        let _lock = self.cache.lock("apt", self.interrupts)?;
+        if !refresh
+            && is_fresh(&path)
+            && let Some(index) = known()
+        {
+            return Ok(index);
+        }
+        let index = self.ask()?;
+        write_whole(&path, &serde_json::to_vec(&index)?)?;
+        Ok(index)
+    }
+
+    /// Asks the archive for its lists, and picks the kernels out of them; lists that it does not give stay as they were.
+    fn ask(&self) -> Result<Index> {
+        let folder = self.cache.path("apt");
+        let settings = write_settings(&folder)?;
+        note!("asking Debian's archive which kernels it has");
+        let mut update = Command::new("apt-get");
+        update.arg("-qq").arg("-c").arg(&settings).arg("update").env("LC_ALL", "C");
+        let asked = process::succeed(&mut update, self.interrupts);
+        if let Err(error) = &asked
+            && error.is::<Interrupted>()
+        {
+            return asked.map(|()| Index::default());
+        }
+        let index = read_lists(&folder.join("lists"))?;
+        match asked {
+            Ok(()) => ensure!(!index.packages.is_empty(), "the archive's lists name no kernel"),
+            Err(error) if index.packages.is_empty() => return Err(error).context("the archive gave no list"),
+            Err(error) => {
+                note!("the archive did not give every list ({error:#}); going by what it gave before")
+            }
+        }
+        Ok(index)
+    }
+
+    /// Downloads a package to `path`; the download is checked against the signed list.
+    pub fn download(&self, package: &Package, path: &Path) -> Result<()> {
+        note!("downloading {} {} ({} MB)", package.name, package.version, package.size.div_ceil(1_000_000));
+        let settings = write_settings(&self.cache.path("apt"))?;
+        let mut fetch = Command::new(HELPER);
+        fetch.arg("-c").arg(settings).arg("download-file").arg(&package.url).arg(path);
+        fetch.arg(format!("SHA256:{}", package.sha256)).env("LC_ALL", "C");
+        process::succeed(&mut fetch, self.interrupts)
+            .with_context(|| format!("cannot download {} from the archive", package.name))
+    }
+}
+
+/// Writes the package manager's settings: lists and downloads of our own, nothing of the machine's state, and no hooks.
+fn write_settings(folder: &Path) -> Result<PathBuf> {
+    for name in ["lists/partial", "archives/partial", "sources"] {
+        fs::create_dir_all(folder.join(name))?;
+    }
+    let (archive, security) = archives();
+    let source = |(suite, is_security): &(&str, bool)| {
+        let from = if *is_security { &security } else { &archive };
+        format!("deb [arch=amd64 target=Packages signed-by={KEYS}] {from} {suite} main\n")
+    };
+    write_if_new(&folder.join("sources/kernels.list"), &SUITES.iter().map(source).collect::<String>())?;
+    write_if_new(&folder.join("status"), "")?;
+    let path = folder.join("apt.conf");
+    let settings = format!(
+        r#"#clear APT::Update::Post-Invoke;
+#clear APT::Update::Post-Invoke-Success;
+APT::Architecture "amd64";
+#clear APT::Architectures;
+APT::Architectures {{ "amd64"; }};
+APT::Sandbox::User "root";
+APT::Update::Error-Mode "any";
+Acquire::Languages "none";
+Acquire::GzipIndexes "true";
+Acquire::http::Timeout "30";
+Acquire::Retries "2";
+pkgCacheFile::Generate "false";
+Dir::Etc::SourceList "/dev/null";
+Dir::Etc::SourceParts "{folder}/sources";
+Dir::Etc::Preferences "/dev/null";
+Dir::Etc::PreferencesParts "/dev/null";
+Dir::State "{folder}";
+Dir::State::Lists "{folder}/lists";
+Dir::State::Status "{folder}/status";
+Dir::Cache "{folder}";
+Dir::Cache::Archives "{folder}/archives";
+"#,
+        folder = folder.display()
+    );
+    write_if_new(&path, &settings)?;
+    Ok(path)
+}
+
+/// Writes a file unless it says that already: another run may be reading it.
+fn write_if_new(path: &Path, text: &str) -> Result<()> {
+    match fs::read_to_string(path) {
+        Ok(old) if old == text => Ok(()),
+        _ => write_whole(path, text.as_bytes()),
+    }
+}
+
+/// Where this machine gets Debian's packages from: the archive, and the one for security updates.
+fn archives() -> (String, String) {
+    let mut targets = Command::new("apt-get");
+    targets.args(["indextargets", "--format", "$(ORIGIN)/$(LABEL) $(REPO_URI)", "Created-By: Packages"]);
+    let targets = output(&mut targets).unwrap_or_default();
+    let targets = String::from_utf8_lossy(&targets);
+    let of = |label: &str, usual: &str| {
+        let line = targets.lines().find_map(|line| line.strip_prefix(label)?.strip_prefix(' '));
+        line.unwrap_or(usual).trim_end_matches('/').to_owned()
+    };
+    (of("Debian/Debian", USUAL_ARCHIVE), of("Debian/Debian-Security", USUAL_SECURITY_ARCHIVE))
+}
+
+/// Reads every list in the folder.
+fn read_lists(folder: &Path) -> Result<Index> {
+    let mut index = Index::default();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let Some((address, rest)) = name.split_once("_dists_") else { continue };
+        let Some((suite, list)) = rest.split_once('_') else { continue };
+        if list.contains("_Packages") {
+            let url = archive_url(address);
+            index.packages.extend(read_list(&path, suite, &url)?);
+        } else if list == "InRelease" {
+            index.aliases.extend(alias(&path)?.map(|alias| (alias, suite.to_owned())));
+        }
+    }
+    Ok(index)
+}
+
+/// The archive's address, from the name of the file that keeps its list.
+fn archive_url(address: &str) -> String {
+    let (archive, security) = archives();
+    let is_security = security.rsplit('/').next().is_some_and(|last| address.ends_with(last));
+    if is_security { security } else { archive }
+}
+
+/// The kernel packages of one list.
+fn read_list(path: &Path, suite: &str, url: &str) -> Result<Vec<Package>> {
+    let mut reader = Command::new(HELPER);
+    let mut reader =
+        reader.arg("cat-file").arg(path).stdout(Stdio::piped()).spawn().context("cannot start apt-helper")?;
+    let lines = BufReader::new(reader.stdout.take().context("no output of apt-helper")?);
+    let packages = parse_list(lines, suite, url);
+    ensure!(reader.wait()?.success(), "cannot read the list {}", path.display());
+    packages
+}
+
+/// The kernel packages of a list in the archive's format: stanzas of `Field: value` lines.
+fn parse_list(lines: impl BufRead, suite: &str, url: &str) -> Result<Vec<Package>> {
+    let mut packages = Vec::new();
+    let mut package: Option<Package> = None;
+    for line in lines.lines() {
+        let line = line?;
+        if line.is_empty() {
+            packages.extend(package.take().filter(|package| package.size >= SMALLEST));
+            continue;
+        }
+        let Some((field, value)) = line.split_once(": ") else { continue };
+        if field == "Package" && parse_name(value).is_some() {
+            package = Some(Package {
+                name: value.to_owned(),
+                version: String::new(),
+                suite: suite.to_owned(),
+                url: String::new(),
+                sha256: String::new(),
+                size: 0,
+            });
+        }
+        let Some(package) = &mut package else { continue };
+        match field {
+            "Version" => package.version = value.to_owned(),
+            "Filename" => package.url = format!("{url}/{value}"),
+            "SHA256" => package.sha256 = value.to_owned(),
+            "Size" => package.size = value.parse()?,
+            _ => {}
+        }
+    }
+    packages.extend(package.filter(|package| package.size >= SMALLEST));
+    Ok(packages)
+}
+
+/// The other name that a suite's release file gives it.
+fn alias(release: &Path) -> Result<Option<String>> {
+    let lines = BufReader::new(File::open(release)?).lines();
+    for line in lines.take(20) {
+        if let Some(alias) = line?.strip_prefix("Suite: ") {
+            return Ok(Some(alias.to_owned()));
+        }
+    }
+    Ok(None)
+}
+
+/// Takes files out of a package: `wanted` gives a file's new name, and the search ends when it says so.
+pub fn unpack(
+    package: &Path,
+    folder: &Path,
+    wanted: impl Fn(&str) -> Option<String>,
+    most: usize,
+) -> Result<usize> {
+    let mut reader = Command::new("dpkg-deb");
+    reader.arg("--fsys-tarfile").arg(package).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut reader = reader.spawn().context("cannot start dpkg-deb")?;
+    let mut files = tar::Archive::new(reader.stdout.take().context("no output of dpkg-deb")?);
+    let taken = take_files(&mut files, folder, wanted, most);
+    drop(files);
+    let status = reader.wait()?;
+    match taken {
+        Ok(taken) if taken == most || status.success() => Ok(taken),
+        Err(error) if status.success() => Err(error),
+        _ => bail!("{} is no whole Debian package", package.display()),
+    }
+}
+
+fn take_files(
+    files: &mut tar::Archive<impl std::io::Read>,
+    folder: &Path,
+    wanted: impl Fn(&str) -> Option<String>,
+    most: usize,
+) -> Result<usize> {
+    let mut taken = 0;
+    for file in files.entries()? {
+        let mut file = file?;
+        let path = file.path()?.to_string_lossy().into_owned();
+        if file.header().entry_type().is_file()
+            && let Some(name) = wanted(&path)
+        {
+            let target = folder.join(name);
+            fs::create_dir_all(target.parent().unwrap_or(folder))?;
+            std::io::copy(&mut file, &mut File::create(target)?)?;
+            taken += 1;
+            if taken == most {
+                break;
+            }
+        }
+    }
+    Ok(taken)
+}
+
+/// Whether the file was written so short a time ago that it still holds.
+fn is_fresh(path: &Path) -> bool {
+    let age = || SystemTime::now().duration_since(fs::metadata(path).ok()?.modified().ok()?).ok();
+    age().is_some_and(|age| age < FRESH)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIST: &str = "\
+Package: linux-binary-7.1.13+deb13-cloud-amd64
+Version: 7.1.13-1~bpo13+1
+Filename: pool/a.deb
+Size: 13000000
+SHA256: aa
+
+Package: linux-image-7.1.13+deb13-cloud-amd64
+Version: 7.1.13-1~bpo13+1
+Filename: pool/b.deb
+Size: 1916
+SHA256: bb
+
+Package: linux-modules-7.3.4+deb13-cloud-amd64
+Version: 7.3.4-1~bpo13+1
+Filename: pool/c.deb
+Size: 23000000
+SHA256: cc
+
+Package: linux-binary-7.3.4+deb13-cloud-amd64
+Version: 7.3.4-1~bpo13+1
+Filename: pool/d.deb
+Size: 13000000
+SHA256: dd
+
+Package: linux-image-6.1.0-56-amd64
+Version: 6.1.192-2
+Filename: pool/e.deb
+Size: 69000000
+SHA256: ee
+
+Package: linux-image-6.1.0-56-amd64-dbg
+Version: 6.1.192-2
+Filename: pool/f.deb
+Size: 690000000
+SHA256: ff
+";
+
+    fn index() -> Index {
+        let packages = parse_list(LIST.as_bytes(), "suite", "http://archive").unwrap();
+        Index { packages, aliases: vec![("stable".into(), "suite".into())] }
+    }
+
+    #[test]
+    fn a_list_is_searched_for_packages_that_hold_kernels() {
+        let index = index();
+        let names: Vec<&str> = index.packages.iter().map(|package| package.name.as_str()).collect();
+        assert_eq!(
+            names,
+            [
+                "linux-binary-7.1.13+deb13-cloud-amd64",
+                "linux-modules-7.3.4+deb13-cloud-amd64",
+                "linux-binary-7.3.4+deb13-cloud-amd64",
+                "linux-image-6.1.0-56-amd64",
+            ]
+        );
+        assert_eq!(index.packages[0].url, "http://archive/pool/a.deb");
+        assert_eq!(index.packages[0].release(), "7.1.13+deb13-cloud-amd64");
+    }
+
+    #[test]
+    fn a_prefix_finds_the_newest() {
+        let index = index();
+        let newest = |prefix, flavour| index.newest(prefix, flavour).map(|package| package.version.as_str());
+        assert_eq!(newest("7.1", "cloud-amd64"), Some("7.1.13-1~bpo13+1"));
+        assert_eq!(newest("7", "cloud-amd64"), Some("7.3.4-1~bpo13+1"));
+        assert_eq!(newest("6.1", "amd64"), Some("6.1.192-2"));
+        assert_eq!(newest("6.1.0-56", "amd64"), Some("6.1.192-2"));
+        assert_eq!(newest("6.1", "cloud-amd64"), None);
+    }
+
+    #[test]
+    fn a_suite_has_a_newest_kernel_under_every_name() {
+        let index = index();
+        for suite in ["suite", "stable"] {
+            assert_eq!(index.newest_of_suite(suite, "amd64").unwrap().version, "6.1.192-2");
+        }
+        assert!(index.newest_of_suite("sid", "amd64").is_none());
+    }
+
+    #[test]
+    fn modules_belong_to_their_image() {
+        let index = index();
+        let image = index.newest("7.3", "cloud-amd64").unwrap();
+        assert_eq!(index.modules(image).unwrap().sha256, "cc");
+        assert!(index.modules(index.newest("7.1", "cloud-amd64").unwrap()).is_none());
+    }
+}

@@ -1,0 +1,111 @@
+//! The project's cache: what was downloaded, unpacked or found out once, for every run on this machine.
+use std::env;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use rustix::event::{PollFd, PollFlags};
+
+use crate::interrupt::Interrupts;
+use crate::process::wait_until;
+
+/// How often a run looks whether another has let go of what it waits for.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// The cache's folder.
+pub struct Cache {
+    root: PathBuf,
+}
+
+/// Held while something in the cache is being made; dropping it lets go.
+pub struct Lock {
+    _file: File,
+}
+
+impl Cache {
+    /// Finds the cache, and makes it where there is none.
+    pub fn open() -> Result<Self> {
+        let base = env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty()).map(PathBuf::from);
+        let base = base.or_else(|| Some(env::home_dir()?.join(".cache")));
+        let root =
+            base.context("no place for a cache: set HOME or XDG_CACHE_HOME")?.join("clone3-conformance");
+        fs::create_dir_all(&root).with_context(|| format!("cannot make the cache {}", root.display()))?;
+        Ok(Self { root })
+    }
+
+    /// Where `name` lies in the cache.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    /// The folder `name`, filled by `make` if it is not there yet: whole or not at all, and by one run only.
+    pub fn folder(
+        &self,
+        name: &str,
+        interrupts: &Interrupts,
+        make: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<PathBuf> {
+        let folder = self.path(name);
+        if folder.exists() {
+            return Ok(folder);
+        }
+        let _lock = self.lock(name, interrupts)?;
+        if folder.exists() {
+            return Ok(folder);
+        }
+        let part = self.path(&format!("{name}.part"));
+        // What a run left behind that was killed outright.
+        remove(&part)?;
+        fs::create_dir_all(&part).with_context(|| format!("cannot make {}", part.display()))?;
+        let made = make(&part).and_then(|()| Ok(fs::rename(&part, &folder)?));
+        if made.is_err() {
+            remove(&part)?;
+        }
+        made.map(|()| folder)
+    }
+
+    /// Waits until no other run holds `name`, and holds it.
+    pub fn lock(&self, name: &str, interrupts: &Interrupts) -> Result<Lock> {
+        let path = self.path(&format!("{name}.lock"));
+        fs::create_dir_all(path.parent().unwrap_or(&self.root))?;
+        let file = OpenOptions::new().create(true).append(true).open(&path)?;
+        let mut said = false;
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(Lock { _file: file }),
+                Err(TryLockError::Error(error)) => {
+                    return Err(error).with_context(|| format!("cannot lock {}", path.display()));
+                }
+                Err(TryLockError::WouldBlock) => {}
+            }
+            if !std::mem::replace(&mut said, true) {
+                crate::note!("waiting for another run that is making {name}");
+            }
+            wait_until(&mut [PollFd::new(interrupts, PollFlags::IN)], Some(Instant::now() + LOOK_AGAIN))?;
+            interrupts.check()?;
+        }
+    }
+}
+
+/// Removes a folder that may not be there.
+fn remove(folder: &Path) -> Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", folder.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes a file whole or not at all.
+pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let cannot = || format!("cannot write {}", path.display());
+    let mut file = tempfile::NamedTempFile::new_in(folder).with_context(cannot)?;
+    std::io::Write::write_all(&mut file, bytes).with_context(cannot)?;
+    let readable = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+    file.as_file().set_permissions(readable).with_context(cannot)?;
+    file.persist(path).map_err(|error| error.error).with_context(cannot)?;
+    Ok(())
+}

@@ -1,0 +1,71 @@
+//! A line out of the guest: a named pipe into which QEMU writes what a serial port of the guest sends.
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Read};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
+
+/// The most that is taken at once, so that a guest that floods one line does not keep us from the others.
+const MOUTHFUL: usize = 1 << 20;
+
+/// Our end of the pipe.
+pub struct Channel {
+    pub path: PathBuf,
+    /// Open for both directions: QEMU never waits for a reader, and we never see an end.
+    pipe: File,
+    /// The beginning of a line whose end has not come yet.
+    partial: Vec<u8>,
+}
+
+impl Channel {
+    /// Makes the pipe.
+    pub fn create(directory: &Path, name: &str) -> Result<Self> {
+        let path = directory.join(name);
+        mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)
+            .with_context(|| format!("cannot make the pipe {}", path.display()))?;
+        let flags = i32::try_from(OFlags::NONBLOCK.bits())?;
+        let pipe = OpenOptions::new().read(true).write(true).custom_flags(flags).open(&path)?;
+        Ok(Self { path, pipe, partial: Vec::new() })
+    }
+
+    /// What has come; nothing if nothing has.
+    pub fn read(&mut self) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let mut part = [0; 1 << 16];
+        while bytes.len() < MOUTHFUL {
+            match self.pipe.read(&mut part) {
+                Ok(length) => bytes.extend(&part[..length]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// The lines that have become whole.
+    pub fn lines(&mut self) -> Result<Vec<Vec<u8>>> {
+        let bytes = self.read()?;
+        self.partial.extend(bytes);
+        let whole = self.partial.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
+        let rest = self.partial.split_off(whole);
+        let whole = std::mem::replace(&mut self.partial, rest);
+        Ok(whole.split_inclusive(|byte| *byte == b'\n').map(|line| line.trim_ascii_end().to_vec()).collect())
+    }
+
+    /// The line whose end will not come any more.
+    pub fn rest(&mut self) -> Option<Vec<u8>> {
+        let rest = std::mem::take(&mut self.partial);
+        (!rest.is_empty()).then_some(rest)
+    }
+}
+
+impl AsFd for Channel {
+    /// Readable when something has come.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pipe.as_fd()
+    }
+}

@@ -1,0 +1,126 @@
+//! The command line of `vm/run.sh`.
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+
+use crate::accel::Wish;
+use crate::spec::Spec;
+
+/// Boots a kernel, runs the conformance suite in it, and ends with the suite's verdict.
+///
+/// Exit status: 0 good; 1 some case failed, or the kernel complained while the suite ran; 2 usage; 3 broken harness;
+/// 4 no case selected; 69 no verdict (no kernel, no boot, no end in time).
+#[derive(Debug, Parser)]
+#[command(name = "vm/run.sh", version, max_term_width = 100)]
+pub struct Cli {
+    /// The kernel: a path (vmlinuz, bzImage, kernel build tree, kernel .deb), a version or the beginning of one as 7.1,
+    /// 7.2.13 or 7.1/rt-amd64 (the newest in Debian's archive), debian:SUITE[/FLAVOUR], or vX.Y (virtme-ng's own download)
+    #[arg(long, value_name = "SPEC", default_value = "7.1")]
+    pub kernel: Spec,
+
+    /// Show the kernels of Debian's archive, and end
+    #[arg(long)]
+    pub list_kernels: bool,
+
+    /// Ask the archive for its lists now, however fresh they are here
+    #[arg(long)]
+    pub refresh: bool,
+
+    /// What boots the kernel: virtme-ng, or QEMU with our binary as init
+    #[arg(long, value_enum, default_value_t = Engine::Virtme)]
+    pub engine: Engine,
+
+    /// What runs the guest's instructions: auto tries KVM, and takes TCG where that does not work
+    #[arg(long, value_enum, default_value_t = Wish::Auto)]
+    pub accel: Wish,
+
+    /// How many processors the guest has
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=255))]
+    pub cpus: u16,
+
+    /// How much memory the guest has: a number of MiB, or with a letter, as 2G
+    #[arg(long, value_name = "M", default_value = "1G", value_parser = memory)]
+    pub memory: String,
+
+    /// How many seconds the guest may take, from power-on to the suite's end
+    #[arg(long, value_name = "S", default_value = "900", value_parser = seconds)]
+    pub timeout: Duration,
+
+    /// Run the suite as this user and not as root
+    #[arg(long, value_name = "UID", num_args = 0..=1, default_missing_value = "1000")]
+    pub user: Option<u32>,
+
+    /// More for the kernel's command line
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub append: String,
+
+    /// Write the results to this file, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub results: Option<PathBuf>,
+
+    /// The suite's static binary
+    #[arg(long, value_name = "FILE", env = "CLONE3_SUITE", hide = true)]
+    pub suite: Option<PathBuf>,
+
+    /// Arguments of the runner: filters, --list, --repeat …
+    #[arg(last = true, value_name = "RUNNER ARGS")]
+    pub runner: Vec<String>,
+}
+
+/// What boots the kernel.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum Engine {
+    Virtme,
+    Qemu,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse() {
+        Ok(seconds @ 1..) => Ok(Duration::from_secs(seconds)),
+        _ => Err("a whole number of seconds, 1 or more".to_owned()),
+    }
+}
+
+/// The smallest memory that the kernels of distributions boot with.
+const LEAST_MEMORY: u64 = 256;
+
+fn memory(text: &str) -> Result<String, String> {
+    let (number, unit) = match text.strip_suffix(['G', 'g']) {
+        Some(number) => (number, 1024),
+        None => (text.strip_suffix(['M', 'm']).unwrap_or(text), 1),
+    };
+    match number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit)) {
+        Some(mebibytes @ LEAST_MEMORY..) => Ok(mebibytes.to_string()),
+        _ => Err(format!("a number of MiB, or as 2G, and at least {LEAST_MEMORY}M")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_follows_the_dashes_is_the_runners() {
+        let cli = Cli::parse_from(["run.sh", "--user", "--kernel", "7.2", "--", "--list", "basic"]);
+        assert_eq!(cli.user, Some(1000));
+        assert_eq!(cli.runner, ["--list", "basic"]);
+    }
+
+    #[test]
+    fn memory_is_counted_in_mebibytes() {
+        assert_eq!(memory("2G"), Ok("2048".to_owned()));
+        assert_eq!(memory("512"), Ok("512".to_owned()));
+        assert_eq!(memory("512M"), Ok("512".to_owned()));
+        for text in ["", "1", "G", "2T", "99999999999999999999G", "18446744073709551615G"] {
+            assert!(memory(text).is_err(), "{text}");
+        }
+    }
+}

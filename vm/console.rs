@@ -1,0 +1,176 @@
+//! What the guest's kernel says on its console, and which of it means that the kernel itself went wrong.
+
+/// One line of the console.
+pub struct Line {
+    pub text: String,
+    /// The cases that were running when it came.
+    pub running: Vec<String>,
+}
+
+/// What a line of the console accuses the kernel of.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Fault {
+    Panic,
+    Oops,
+    /// The kernel met a breakpoint that it had itself patched in: a real kernel bug, or an emulator's.
+    Int3,
+    Bug,
+    Warning,
+    /// A watchdog saw no progress for a time: a kernel that hangs, or a host that gave the guest no time.
+    Stall,
+}
+
+/// The first line of an accusation, and what follows it.
+pub struct Finding {
+    pub fault: Fault,
+    pub running: Vec<String>,
+    pub excerpt: Vec<String>,
+}
+
+/// How many lines of the console an accusation shows.
+const EXCERPT: usize = 40;
+
+/// Prefixes under which the kernel's subsystems report; they say nothing about what is reported.
+const SPEAKERS: [&str; 5] = ["rcu: ", "watchdog: ", "NMI watchdog: ", "clocksource: ", "INFO: "];
+
+/// How an accusation begins, the strongest first.
+const ACCUSATIONS: [(&str, Fault); 20] = [
+    ("Kernel panic - not syncing", Fault::Panic),
+    ("Oops: int3", Fault::Int3),
+    ("int3: 0000", Fault::Int3),
+    ("Oops: ", Fault::Oops),
+    ("general protection fault, ", Fault::Oops),
+    ("general protection fault: 0000", Fault::Oops),
+    ("double fault: ", Fault::Oops),
+    ("invalid opcode: 0000", Fault::Oops),
+    ("stack segment: 0000", Fault::Oops),
+    ("traps: PANIC", Fault::Oops),
+    ("BUG: soft lockup", Fault::Stall),
+    ("BUG: workqueue lockup", Fault::Stall),
+    ("Watchdog detected hard LOCKUP", Fault::Stall),
+    ("BUG: ", Fault::Bug),
+    ("kernel BUG at ", Fault::Bug),
+    ("UBSAN: ", Fault::Bug),
+    ("WARNING: ", Fault::Warning),
+    ("possible recursive locking detected", Fault::Warning),
+    ("trying to register non-static key", Fault::Warning),
+    ("suspicious RCU usage", Fault::Warning),
+];
+
+/// How the reports of the stall detectors go on, whoever is stalled.
+const STALLS: [&str; 3] = ["detected stall", "self-detected stall", " blocked for more than "];
+
+/// What a line of the console accuses the kernel of, if it does.
+pub fn accusation(line: &str) -> Option<Fault> {
+    let report =
+        SPEAKERS.iter().fold(message(line), |rest, speaker| rest.strip_prefix(speaker).unwrap_or(rest));
+    let informs = report.len() < message(line).len();
+    ACCUSATIONS
+        .iter()
+        .find_map(|(start, fault)| report.starts_with(start).then_some(*fault))
+        .or_else(|| (informs && STALLS.iter().any(|stall| report.contains(stall))).then_some(Fault::Stall))
+}
+
+/// A line of the kernel's log without the time (and, on some kernels, the task or processor) before it.
+fn message(mut line: &str) -> &str {
+    while let Some((_, rest)) = line.strip_prefix('[').and_then(|stamped| stamped.split_once(']')) {
+        line = rest.trim_start();
+    }
+    line
+}
+
+/// The accusations among `lines`; what follows one closely is its excerpt and no accusation of its own.
+pub fn findings(lines: &[Line]) -> Vec<Finding> {
+    let mut found = Vec::new();
+    let mut next = 0;
+    while let Some((at, fault)) = (next..lines.len()).find_map(|at| Some((at, accusation(&lines[at].text)?)))
+    {
+        let end = excerpt_end(lines, at);
+        // The line that draws the frame belongs to the picture.
+        let start = at - usize::from(at > 0 && lines[at - 1].text.contains("[ cut here ]"));
+        let excerpt = lines[start..end].iter().map(|line| line.text.clone()).collect();
+        let worst =
+            (at..end).filter_map(|at| accusation(&lines[at].text)).find(|fault| *fault == Fault::Panic);
+        found.push(Finding { fault: worst.unwrap_or(fault), running: lines[at].running.clone(), excerpt });
+        next = end;
+    }
+    found
+}
+
+/// Where the report that begins at `at` ends: at the kernel's own end mark, or after enough lines.
+fn excerpt_end(lines: &[Line], at: usize) -> usize {
+    let most = lines.len().min(at + EXCERPT);
+    (at..most).find(|&at| lines[at].text.contains("[ end ")).map_or(most, |last| last + 1)
+}
+
+/// The text of a console line: no colours or cursor movements, and no byte that is not text.
+pub fn plain(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text.chars();
+    while let Some(char) = rest.next() {
+        match char {
+            // A control sequence ends with its first letter.
+            '\u{1b}' => drop(rest.by_ref().find(char::is_ascii_alphabetic)),
+            char if char.is_control() && char != '\t' => {}
+            char => plain.push(char),
+        }
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accusations_are_known_behind_any_stamp() {
+        let cases = [
+            ("[    1.234567] Kernel panic - not syncing: Fatal exception", Some(Fault::Panic)),
+            ("[    1.2][    T1] BUG: kernel NULL pointer dereference, address: 0", Some(Fault::Bug)),
+            ("[    1.2] Oops: int3: 0000 [#1] SMP PTI", Some(Fault::Int3)),
+            (
+                "[    1.2] Oops: general protection fault, probably for non-canonical address",
+                Some(Fault::Oops),
+            ),
+            ("[    1.2] WARNING: CPU: 0 PID: 1 at kernel/exit.c:1 do_exit+0x1/0x2", Some(Fault::Warning)),
+            ("[    1.2] WARNING: possible circular locking dependency detected", Some(Fault::Warning)),
+            ("[   30.0] rcu: INFO: rcu_preempt self-detected stall on CPU", Some(Fault::Stall)),
+            ("[   30.0] rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:", Some(Fault::Stall)),
+            ("[   30.0] INFO: task init:1 blocked for more than 120 seconds.", Some(Fault::Stall)),
+            ("[   30.0] watchdog: BUG: soft lockup - CPU#0 stuck for 22s!", Some(Fault::Stall)),
+            ("[   30.0] BUG: KASAN: slab-use-after-free in pidfd_poll+0x1/0x2", Some(Fault::Bug)),
+            ("[   30.0] traps: case[12] general protection fault ip:1 sp:2 error:0 in case[1+2]", None),
+            ("[   30.0] traps: case[12] trap int3 ip:1 sp:2 error:0", None),
+            ("[   30.0] case[12]: segfault at 0 ip 0 sp 0 error 14", None),
+            ("[    0.1] clocksource: Watchdog remote CPU 1 read timed out", None),
+            ("", None),
+        ];
+        for (line, expected) in cases {
+            assert_eq!(accusation(line), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_report_is_one_finding_with_its_frame() {
+        let texts = [
+            "before",
+            "[ 1.0] ------------[ cut here ]------------",
+            "[ 1.0] WARNING: CPU: 0",
+            "[ 1.0] Call Trace:",
+            "[ 1.0] ---[ end trace 0000000000000000 ]---",
+            "after",
+        ];
+        let lines: Vec<Line> =
+            texts.iter().map(|text| Line { text: (*text).to_owned(), running: vec!["a".into()] }).collect();
+        let found = findings(&lines);
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].excerpt, texts[1..5]);
+        assert_eq!(found[0].running, ["a"]);
+    }
+
+    #[test]
+    fn console_text_is_plain() {
+        assert_eq!(plain(b"\x1b[2J\x1b[01;1Hboot\r"), "boot");
+    }
+}

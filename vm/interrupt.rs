@@ -1,0 +1,59 @@
+//! Being asked to stop (Ctrl-C, a CI system's SIGTERM, a closed terminal), as something to wait for.
+use std::fmt;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::{flag, low_level};
+
+/// The signals that ask the driver to stop: kept instead of obeyed at once, so that everything is put away first.
+pub struct Interrupts {
+    last: Arc<AtomicUsize>,
+    wake: UnixStream,
+}
+
+/// The driver was asked to stop by this signal.
+#[derive(Clone, Copy, Debug)]
+pub struct Interrupted(pub u8);
+
+impl Interrupts {
+    /// Keeps the signals from now on.
+    pub fn keep() -> io::Result<Self> {
+        let last = Arc::new(AtomicUsize::new(0));
+        let (wake, waker) = UnixStream::pair()?;
+        wake.set_nonblocking(true)?;
+        for signal in [SIGINT, SIGTERM, SIGHUP] {
+            flag::register_usize(signal, Arc::clone(&last), signal.unsigned_abs() as usize)?;
+            low_level::pipe::register(signal, waker.try_clone()?)?;
+        }
+        Ok(Self { last, wake })
+    }
+
+    /// Fails if a signal has come.
+    pub fn check(&self) -> Result<(), Interrupted> {
+        let _ = (&self.wake).read(&mut [0; 64]);
+        match u8::try_from(self.last.load(Ordering::Acquire)) {
+            Ok(0) | Err(_) => Ok(()),
+            Ok(signal) => Err(Interrupted(signal)),
+        }
+    }
+}
+
+impl AsFd for Interrupts {
+    /// Readable once a signal has come.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
+    }
+}
+
+impl fmt::Display for Interrupted {
+    fn fmt(&self, out: &mut fmt::Formatter) -> fmt::Result {
+        let name = low_level::signal_name(self.0.into()).unwrap_or("a signal");
+        write!(out, "stopped by {name}")
+    }
+}
+
+impl std::error::Error for Interrupted {}

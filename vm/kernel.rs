@@ -1,0 +1,171 @@
+//! From what `--kernel` says to a kernel image that can be booted.
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use tempfile::TempDir;
+
+use crate::archive::{Archive, Index, Package, unpack};
+use crate::spec::{Spec, USUAL_FLAVOUR};
+
+/// A kernel that can be booted.
+pub struct Kernel {
+    pub image: PathBuf,
+    /// Its release, as `uname -r` gives it.
+    pub release: String,
+    /// The package of the archive that it came from.
+    pub package: Option<Package>,
+    /// Kept as long as the kernel, where the image was unpacked for this run only.
+    _unpacked: Option<TempDir>,
+}
+
+/// Gets the kernel that `spec` means.
+pub fn get(spec: &Spec, archive: &Archive, refresh: bool) -> Result<Kernel> {
+    match spec {
+        Spec::Path(path) => from_path(path),
+        Spec::Version { prefix, flavour } => {
+            let index = archive.index(refresh)?;
+            let package =
+                index.newest(prefix, flavour).with_context(|| nothing_like(&index, prefix, flavour))?;
+            from_archive(package, archive)
+        }
+        Spec::Suite { suite, flavour } => {
+            let index = archive.index(refresh)?;
+            let package = index.newest_of_suite(suite, flavour).with_context(|| {
+                format!("the archive's suite '{suite}' has no {flavour} kernel; see vm/run.sh --list-kernels")
+            })?;
+            from_archive(package, archive)
+        }
+        Spec::Mainline(tag) => bail!("{tag}: only virtme-ng downloads mainline kernels; use --engine virtme"),
+    }
+}
+
+/// Why there is no such kernel, and what there is in its place.
+fn nothing_like(index: &Index, prefix: &str, flavour: &str) -> String {
+    let image = index.newest(prefix, USUAL_FLAVOUR).or_else(|| index.newest(prefix, "amd64"));
+    match image {
+        Some(package) => format!("the archive has no {flavour} kernel {prefix}, but {}", package.release()),
+        None => format!("the archive has no kernel {prefix}; see vm/run.sh --list-kernels"),
+    }
+}
+
+/// A kernel of the archive, unpacked in the cache.
+fn from_archive(package: &Package, archive: &Archive) -> Result<Kernel> {
+    let release = package.release();
+    let name = format!("kernels/{release}_{}", package.version);
+    let folder = archive.cache.folder(&name, archive.interrupts, |folder| {
+        let file = folder.join("package.deb");
+        archive.download(package, &file)?;
+        take_image(&file, folder)?;
+        Ok(fs::remove_file(&file)?)
+    })?;
+    let mut kernel = from_image(&folder.join("vmlinuz"))?;
+    kernel.package = Some(package.clone());
+    Ok(kernel)
+}
+
+/// A kernel that lies on this machine.
+fn from_path(path: &Path) -> Result<Kernel> {
+    ensure!(path.exists(), "{} is not there", path.display());
+    if path.is_dir() {
+        return from_image(&image_of_tree(path)?);
+    }
+    if path.extension().is_some_and(|suffix| suffix == "deb") {
+        let folder = tempfile::tempdir()?;
+        take_image(path, folder.path())?;
+        let mut kernel = from_image(&folder.path().join("vmlinuz"))?;
+        kernel._unpacked = Some(folder);
+        return Ok(kernel);
+    }
+    from_image(path)
+}
+
+/// The image in a kernel build tree.
+fn image_of_tree(tree: &Path) -> Result<PathBuf> {
+    let image = tree.join("arch/x86/boot/bzImage");
+    ensure!(image.exists(), "{} is no built kernel tree: it has no arch/x86/boot/bzImage", tree.display());
+    Ok(image)
+}
+
+/// Takes the kernel image out of a package: into `folder`, as `vmlinuz`.
+fn take_image(package: &Path, folder: &Path) -> Result<()> {
+    let image = |path: &str| {
+        let path = path.trim_start_matches("./");
+        let old = path.starts_with("boot/vmlinuz-");
+        let new = path.starts_with("usr/lib/modules/") && path.ends_with("/vmlinuz");
+        (old || new).then(|| "vmlinuz".to_owned())
+    };
+    let taken = unpack(package, folder, image, 1)?;
+    ensure!(taken == 1, "{} holds no kernel image", package.display());
+    Ok(())
+}
+
+/// A kernel image, looked at closely enough to say that it is one.
+fn from_image(path: &Path) -> Result<Kernel> {
+    let no_image = || format!("{} is no x86 kernel image (a vmlinuz or bzImage is one)", path.display());
+    let mut head = Vec::new();
+    let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let length = file.metadata()?.len();
+    file.take(HEAD).read_to_end(&mut head)?;
+    let header = Header::parse(&head).with_context(no_image)?;
+    ensure!(
+        length >= header.length,
+        "{} is cut off: it has {length} bytes of {}",
+        path.display(),
+        header.length
+    );
+    Ok(Kernel { image: fs::canonicalize(path)?, release: header.release, package: None, _unpacked: None })
+}
+
+/// How much of an image has to be read to know it.
+const HEAD: u64 = 1 << 16;
+
+/// What the boot protocol's header says about an image.
+#[derive(Debug, Eq, PartialEq)]
+struct Header {
+    release: String,
+    /// How long the file must be.
+    length: u64,
+}
+
+impl Header {
+    /// Reads the header, if the file begins as a bzImage does.
+    fn parse(head: &[u8]) -> Option<Self> {
+        let bytes = |at: usize, count: usize| head.get(at..at + count);
+        if bytes(0x202, 4)? != b"HdrS" {
+            return None;
+        }
+        let sectors = match head[0x1f1] {
+            0 => 4,
+            sectors => u64::from(sectors),
+        };
+        let paragraphs = u32::from_le_bytes(bytes(0x1f4, 4)?.try_into().ok()?);
+        let release_at = usize::from(u16::from_le_bytes(bytes(0x20e, 2)?.try_into().ok()?)) + 0x200;
+        let release = head.get(release_at..)?.split(|byte| *byte == 0 || *byte == b' ').next()?;
+        let length = (sectors + 1) * 512 + u64::from(paragraphs) * 16;
+        Some(Self { release: String::from_utf8_lossy(release).into_owned(), length })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_tells_release_and_length() {
+        let mut head = vec![0; 0x400];
+        head[0x1f1] = 1;
+        head[0x1f4] = 2;
+        head[0x202..0x206].copy_from_slice(b"HdrS");
+        head[0x20e..0x210].copy_from_slice(&0x100_u16.to_le_bytes());
+        head[0x300..0x30e].copy_from_slice(b"7.1.13 (x) #1\0");
+        assert_eq!(Header::parse(&head), Some(Header { release: "7.1.13".into(), length: 1024 + 32 }));
+    }
+
+    #[test]
+    fn what_is_no_image_has_no_header() {
+        assert_eq!(Header::parse(b"#!/bin/sh"), None);
+        assert_eq!(Header::parse(&[0; 0x400]), None);
+    }
+}

@@ -1,0 +1,27 @@
+//! `--list-kernels`: what can be had.
+use std::io::Write;
+
+use anyhow::Result;
+
+use crate::archive::Archive;
+use crate::cache::Cache;
+use crate::cli::Cli;
+use crate::interrupt::Interrupts;
+use crate::version::upstream;
+
+/// Shows the archive's kernels, oldest first, with the versions that `--kernel` takes.
+pub fn show(cli: &Cli, cache: &Cache, interrupts: &Interrupts) -> Result<u8> {
+    let index = Archive { cache, interrupts }.index(cli.refresh)?;
+    let mut rows: Vec<[&str; 4]> = Vec::new();
+    for package in index.images() {
+        let Some(name) = package.parsed() else { continue };
+        rows.push([upstream(&package.version), name.flavour, &package.suite, name.base]);
+    }
+    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or_default();
+    let (version, flavour, suite) = (width(0), width(1), width(2));
+    let mut out = std::io::stdout().lock();
+    for row in &rows {
+        writeln!(out, "{:version$}  {:flavour$}  {:suite$}  {}-{}", row[0], row[1], row[2], row[3], row[1])?;
+    }
+    Ok(0)
+}

@@ -1,0 +1,121 @@
+//! Programs that the driver starts: each in a process group of its own that ends with the driver, whatever ends it.
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use clone3_conformance::host::dies_with_parent;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+
+use crate::interrupt::Interrupts;
+
+/// A running program, and all that it has started; dropping it ends them.
+pub struct Process {
+    child: Child,
+    group: Pid,
+    pidfd: OwnedFd,
+}
+
+impl Process {
+    /// Starts the program.
+    pub fn spawn(command: &mut Command) -> Result<Self> {
+        let name = command.get_program().to_string_lossy().into_owned();
+        dies_with_parent(command.process_group(0), Signal::KILL);
+        let child = command.spawn().with_context(|| format!("cannot start {name}"))?;
+        let group = Pid::from_child(&child);
+        let pidfd = pidfd_open(group, PidfdFlags::empty())?;
+        Ok(Self { child, group, pidfd })
+    }
+
+    /// How the program ended, if it has.
+    pub fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
+        self.child.try_wait()
+    }
+
+    /// Ends the program and what it has started.
+    pub fn end(&mut self) -> io::Result<ExitStatus> {
+        let _ = kill_process_group(self.group, Signal::KILL);
+        self.child.wait()
+    }
+}
+
+impl AsFd for Process {
+    /// Readable once the program has ended.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.end();
+    }
+}
+
+/// Runs a program to its end.
+pub fn run(command: &mut Command, interrupts: &Interrupts) -> Result<ExitStatus> {
+    run_within(command, None, interrupts)?.context("no deadline was set")
+}
+
+/// Runs a program to its end, or to its deadline: then there is no exit status.
+pub fn run_within(
+    command: &mut Command,
+    deadline: Option<Duration>,
+    interrupts: &Interrupts,
+) -> Result<Option<ExitStatus>> {
+    let deadline = deadline.map(|after| Instant::now() + after);
+    let mut process = Process::spawn(command.stdin(Stdio::null()))?;
+    loop {
+        let mut waiting = [PollFd::new(&process, PollFlags::IN), PollFd::new(interrupts, PollFlags::IN)];
+        wait_until(&mut waiting, deadline)?;
+        interrupts.check()?;
+        match process.try_wait()? {
+            Some(status) => return Ok(Some(status)),
+            None if deadline.is_some_and(|deadline| deadline <= Instant::now()) => return Ok(None),
+            None => {}
+        }
+    }
+}
+
+/// Runs a program that must succeed; its complaint is the error.
+pub fn succeed(command: &mut Command, interrupts: &Interrupts) -> Result<()> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let mut said = tempfile::tempfile()?;
+    command.stdout(said.try_clone()?).stderr(said.try_clone()?);
+    let status = run(command, interrupts)?;
+    if status.success() {
+        return Ok(());
+    }
+    let mut text = String::new();
+    io::Seek::rewind(&mut said)?;
+    said.read_to_string(&mut text)?;
+    bail!("{name}: {status}: {}", last_lines(&text, 3))
+}
+
+/// The output of a program that must succeed.
+pub fn output(command: &mut Command) -> Result<Vec<u8>> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot start {name}"))?;
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{name}: {}: {}", output.status, last_lines(&complaint, 3));
+    Ok(output.stdout)
+}
+
+/// Waits until one of `waiting` has something, or the deadline has come.
+pub fn wait_until(waiting: &mut [PollFd], deadline: Option<Instant>) -> Result<()> {
+    let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+    let left = left.map(Timespec::try_from).transpose()?;
+    match poll(waiting, left.as_ref()) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The end of what a program said, on one line.
+fn last_lines(text: &str, count: usize) -> String {
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    lines[lines.len().saturating_sub(count)..].join("; ")
+}

@@ -1,0 +1,138 @@
+//! What `--kernel` can say.
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+/// The flavour that is booted where none is named: the smallest, made for virtual machines.
+pub const USUAL_FLAVOUR: &str = "cloud-amd64";
+
+/// Which kernel is meant.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Spec {
+    /// A kernel image, a kernel build tree or a kernel package.
+    Path(PathBuf),
+    /// The newest kernel in the archive whose version begins so.
+    Version { prefix: String, flavour: String },
+    /// The newest kernel of one suite of the archive.
+    Suite { suite: String, flavour: String },
+    /// A kernel that virtme-ng downloads, by its tag.
+    Mainline(String),
+}
+
+impl FromStr for Spec {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(suite) = text.strip_prefix("debian:") {
+            let (suite, flavour) = split_flavour(suite)?;
+            return match is_word(suite) {
+                true => Ok(Self::Suite { suite: suite.to_owned(), flavour }),
+                false => Err(format!("debian:SUITE needs a suite, as in debian:sid; got '{text}'")),
+            };
+        }
+        if text.strip_prefix('v').is_some_and(is_version) {
+            return Ok(Self::Mainline(text.to_owned()));
+        }
+        if let Ok((version, flavour)) = split_flavour(text)
+            && is_version(version)
+        {
+            return Ok(match split_release(version) {
+                Some((prefix, flavour)) => Self::Version { prefix, flavour },
+                None => Self::Version { prefix: version.to_owned(), flavour },
+            });
+        }
+        if text.contains('/') || Path::new(text).exists() {
+            return Ok(Self::Path(text.into()));
+        }
+        Err(format!(
+            "'{text}' is no kernel: give a path (vmlinuz, build tree, .deb), a version as 7.1 or 7.2.13, \
+             debian:SUITE[/FLAVOUR] or vX.Y"
+        ))
+    }
+}
+
+/// Takes the flavour off the end.
+fn split_flavour(text: &str) -> Result<(&str, String), String> {
+    let Some((rest, flavour)) = text.split_once('/') else { return Ok((text, USUAL_FLAVOUR.to_owned())) };
+    match is_word(flavour) {
+        true => Ok((rest, flavour_name(flavour))),
+        false => Err(format!("a flavour is a word as amd64, cloud-amd64 or rt-amd64; got '{flavour}'")),
+    }
+}
+
+/// The flavour's name in full: `rt` is `rt-amd64`.
+pub fn flavour_name(flavour: &str) -> String {
+    match flavour {
+        "generic" => "amd64".to_owned(),
+        flavour if flavour.ends_with("amd64") => flavour.to_owned(),
+        flavour => format!("{flavour}-amd64"),
+    }
+}
+
+/// Takes a whole kernel release apart, as `uname -r` gives it: `7.1.13+deb13-rt-amd64`.
+fn split_release(text: &str) -> Option<(String, String)> {
+    let flavours = ["cloud-amd64", "rt-amd64", "amd64"];
+    flavours.iter().find_map(|flavour| {
+        let version = text.strip_suffix(flavour)?.strip_suffix('-')?;
+        Some((version.to_owned(), (*flavour).to_owned()))
+    })
+}
+
+fn is_version(text: &str) -> bool {
+    text.starts_with(|first: char| first.is_ascii_digit())
+        && text.chars().all(|char| char.is_ascii_alphanumeric() || ".+~-_".contains(char))
+}
+
+fn is_word(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|char| char.is_ascii_alphanumeric() || "-_.".contains(char))
+}
+
+impl fmt::Display for Spec {
+    fn fmt(&self, out: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::Path(path) => path.display().fmt(out),
+            Self::Version { prefix: name, flavour } if flavour == USUAL_FLAVOUR => out.write_str(name),
+            Self::Version { prefix, flavour } => write!(out, "{prefix}/{flavour}"),
+            Self::Suite { suite, flavour } if flavour == USUAL_FLAVOUR => write!(out, "debian:{suite}"),
+            Self::Suite { suite, flavour } => write!(out, "debian:{suite}/{flavour}"),
+            Self::Mainline(tag) => out.write_str(tag),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn version(prefix: &str, flavour: &str) -> Spec {
+        Spec::Version { prefix: prefix.into(), flavour: flavour.into() }
+    }
+
+    #[test]
+    fn every_form_is_understood() {
+        let suite = |suite: &str, flavour: &str| Spec::Suite { suite: suite.into(), flavour: flavour.into() };
+        for (text, spec) in [
+            ("7.1", version("7.1", "cloud-amd64")),
+            ("7.2.13/rt", version("7.2.13", "rt-amd64")),
+            ("7.3-rc7/amd64", version("7.3-rc7", "amd64")),
+            ("7.1.13+deb13-rt-amd64", version("7.1.13+deb13", "rt-amd64")),
+            ("6.1.0-56-amd64", version("6.1.0-56", "amd64")),
+            ("debian:sid", suite("sid", "cloud-amd64")),
+            ("debian:trixie-backports/generic", suite("trixie-backports", "amd64")),
+            ("v7.1", Spec::Mainline("v7.1".into())),
+            ("v7.1-rc3", Spec::Mainline("v7.1-rc3".into())),
+            ("/boot/vmlinuz", Spec::Path("/boot/vmlinuz".into())),
+            ("./7.1", Spec::Path("./7.1".into())),
+            ("..", Spec::Path("..".into())),
+        ] {
+            assert_eq!(text.parse(), Ok(spec), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_kernel_is_refused() {
+        for text in ["", "debian:", "debian:sid/", "debian:a b", "vmlinuz-that-is-not-there", "7.1 "] {
+            assert!(text.parse::<Spec>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! Following a guest from power-on to its last word.
+use std::io::Write;
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use clone3_conformance::guest::{SUITE_ENDED, SUITE_STARTS};
+use rustix::event::{PollFd, PollFlags};
+
+use crate::channel::Channel;
+use crate::console::{Line, plain};
+use crate::interrupt::Interrupts;
+use crate::journal::Journal;
+use crate::process::{Process, wait_until};
+
+/// The lines out of a guest.
+pub struct Channels {
+    /// The kernel's console.
+    pub console: Channel,
+    /// What the runner says to a person.
+    pub output: Channel,
+    /// What it says to us.
+    pub journal: Channel,
+}
+
+/// How long a guest may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// From power-on to the suite's first line.
+    pub boot: Duration,
+    /// From power-on to the suite's end.
+    pub whole: Duration,
+}
+
+/// How following a guest came to its end.
+pub enum Ending {
+    /// The guest said that it had nothing more to say.
+    Finished,
+    /// The virtual machine ended before that.
+    Died(ExitStatus),
+    /// It took longer than it may.
+    TooLate(Duration),
+}
+
+/// What was seen of a guest.
+pub struct Session {
+    pub ending: Ending,
+    pub console: Vec<Line>,
+    /// Where in the console the suite begins.
+    pub suite_at: Option<usize>,
+    pub journal: Journal,
+    /// From power-on to the suite's first line.
+    pub boot: Option<Duration>,
+    /// From power-on to the end.
+    pub whole: Duration,
+}
+
+/// Follows the guest in `machine`; what the runner says to a person goes to `screen` as it comes.
+pub fn watch(
+    machine: &mut Process,
+    channels: Channels,
+    limits: Limits,
+    interrupts: &Interrupts,
+    screen: &mut dyn Write,
+) -> Result<Session> {
+    let mut watch = Watch::new(channels);
+    let ending = watch.follow(machine, limits, interrupts, screen)?;
+    machine.end()?;
+    watch.take(screen)?;
+    if let Some(line) = watch.channels.console.rest() {
+        watch.take_console(&line);
+    }
+    Ok(Session { ending, whole: watch.power_on.elapsed(), ..watch.session })
+}
+
+struct Watch {
+    channels: Channels,
+    power_on: Instant,
+    session: Session,
+    /// Whether the kernel's log has come to the suite's end.
+    ended: bool,
+}
+
+impl Watch {
+    fn new(channels: Channels) -> Self {
+        let session = Session {
+            ending: Ending::Finished,
+            console: Vec::new(),
+            suite_at: None,
+            journal: Journal::default(),
+            boot: None,
+            whole: Duration::ZERO,
+        };
+        Self { channels, power_on: Instant::now(), session, ended: false }
+    }
+
+    fn follow(
+        &mut self,
+        machine: &mut Process,
+        limits: Limits,
+        interrupts: &Interrupts,
+        screen: &mut dyn Write,
+    ) -> Result<Ending> {
+        loop {
+            let limit = match self.session.journal.begun {
+                true => limits.whole,
+                false => limits.boot.min(limits.whole),
+            };
+            self.wait(machine, self.power_on + limit, interrupts)?;
+            interrupts.check()?;
+            // Looked at before the channels: what a machine that has ended said is all there then.
+            let died = machine.try_wait()?;
+            self.take(screen)?;
+            match died {
+                _ if self.ended && self.session.journal.exit.is_some() => return Ok(Ending::Finished),
+                Some(status) => return Ok(Ending::Died(status)),
+                None if self.power_on.elapsed() >= limit => return Ok(Ending::TooLate(limit)),
+                None => {}
+            }
+        }
+    }
+
+    /// Waits for the next thing to happen.
+    fn wait(&self, machine: &Process, deadline: Instant, interrupts: &Interrupts) -> Result<()> {
+        let Channels { console, output, journal } = &self.channels;
+        let mut waiting = [
+            PollFd::new(machine, PollFlags::IN),
+            PollFd::new(interrupts, PollFlags::IN),
+            PollFd::new(console, PollFlags::IN),
+            PollFd::new(output, PollFlags::IN),
+            PollFd::new(journal, PollFlags::IN),
+        ];
+        wait_until(&mut waiting, Some(deadline))
+    }
+
+    /// Takes what has come over every channel; the console first, so that what it says is blamed on no later case.
+    fn take(&mut self, screen: &mut dyn Write) -> Result<()> {
+        for line in self.channels.console.lines()? {
+            self.take_console(&line);
+        }
+        let output = self.channels.output.read()?;
+        if !output.is_empty() {
+            screen.write_all(&output)?;
+            screen.flush()?;
+        }
+        for line in self.channels.journal.lines()? {
+            self.take_journal(&line);
+        }
+        Ok(())
+    }
+
+    fn take_console(&mut self, line: &[u8]) {
+        let text = plain(line);
+        self.ended |= text.contains(SUITE_ENDED);
+        let starts = text.contains(SUITE_STARTS);
+        self.session.console.push(Line { text, running: self.session.journal.running.clone() });
+        if starts {
+            self.session.suite_at = Some(self.session.console.len());
+        }
+    }
+
+    fn take_journal(&mut self, line: &[u8]) {
+        self.session.journal.push(String::from_utf8_lossy(line).into_owned());
+        if self.session.journal.begun && self.session.boot.is_none() {
+            self.session.boot = Some(self.power_on.elapsed());
+        }
+    }
+}
