@@ -63,3 +63,13 @@ pub fn answers(question: impl FnOnce() -> bool) -> bool {
         Err(_) => false,
     }
 }
+
+/// A plain fork(2) that returns in both processes: the child's pid in the caller, `None` in the copy, which
+/// runs on as if it were the caller. Only for code that wants just that.
+pub fn stray_copy() -> Result<Option<i32>> {
+    // SAFETY: called by programs with one thread, so that the copy may do anything.
+    match unsafe { nix::unistd::fork() }? {
+        nix::unistd::ForkResult::Parent { child } => Ok(Some(child.as_raw())),
+        nix::unistd::ForkResult::Child => Ok(None),
+    }
+}

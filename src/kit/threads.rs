@@ -21,6 +21,12 @@ pub fn wait_until_asleep(tid: i32) -> Result {
     wait_for_state(&format!("/proc/self/task/{tid}/stat"), 'S')
 }
 
+/// Waits until a process sleeps in the kernel.
+#[track_caller]
+pub fn wait_until_process_sleeps(pid: i32) -> Result {
+    wait_for_state(&format!("/proc/{pid}/stat"), 'S')
+}
+
 #[track_caller]
 fn wait_for_state(path: &str, wanted: char) -> Result {
     loop {

@@ -10,7 +10,7 @@ use nix::poll::PollTimeout;
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
-use super::census;
+use super::census::{self, Leftover};
 use crate::case::Case;
 use crate::check::{Failure, Result};
 use crate::clone3::exit_now;
@@ -27,7 +27,7 @@ pub(super) struct Report {
     /// Why it did not pass.
     pub(super) failure: Option<Failure>,
     /// Its children at the end.
-    pub(super) left: Vec<String>,
+    pub(super) left: Vec<Leftover>,
 }
 
 /// When waiting ends, in nanoseconds of CLOCK_MONOTONIC; 0 outside a case.
@@ -65,8 +65,7 @@ fn set_patience(deadline: Duration) {
 /// Runs the case in this process, which ends with it.
 pub(super) fn run(case: &Case, deadline: Duration, verdict: OwnedFd, output: OwnedFd) -> ! {
     set_patience(deadline);
-    let failure = settle_in(&output).and_then(|()| guarded(case)).err();
-    drop(output);
+    let failure = settle_in(case, output).and_then(|()| guarded(case)).err();
     let left = census::take();
     let pid = rustix::process::getpid().as_raw_nonzero().get();
     let sent = serde_json::to_vec(&Report { pid, failure, left })
@@ -74,9 +73,13 @@ pub(super) fn run(case: &Case, deadline: Duration, verdict: OwnedFd, output: Own
     exit_now(if sent { 0 } else { COULD_NOT_REPORT })
 }
 
-/// A group of its own, subreaper of what it starts, no input, output to the lane.
-fn settle_in(output: &OwnedFd) -> Result {
+/// A name and a group of its own, subreaper of what it starts, no input, output to the lane.
+fn settle_in(case: &Case, output: OwnedFd) -> Result {
     use rustix::fs::{Mode, OFlags, open};
+    // What ps and every message call the process: the first 15 bytes of the case's name.
+    if let Ok(name) = std::ffi::CString::new(case.name) {
+        rustix::thread::set_name(&name)?;
+    }
     rustix::process::setpgid(None, None)?;
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     match open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
@@ -84,8 +87,8 @@ fn settle_in(output: &OwnedFd) -> Result {
         // No /dev: an empty pipe gives the same end of file.
         Err(_) => rustix::stdio::dup2_stdin(rustix::pipe::pipe()?.0)?,
     }
-    rustix::stdio::dup2_stdout(output)?;
-    rustix::stdio::dup2_stderr(output)?;
+    rustix::stdio::dup2_stdout(&output)?;
+    rustix::stdio::dup2_stderr(&output)?;
     Ok(())
 }
 

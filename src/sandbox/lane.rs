@@ -12,7 +12,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{ForkResult, Pid, fork};
 use rustix::pipe::PipeFlags;
 
-use super::census;
+use super::census::{self, Leftover};
 use super::entry::{self, COULD_NOT_REPORT, Report};
 use super::wire::{self, Outcome, Request};
 use crate::case::{self, Case};
@@ -122,13 +122,13 @@ impl Lane {
         let ending = self.watch(&mut running, deadline);
         let duration = start.elapsed();
         // The first census was the case's own; this one finds what it could not see or did not live to see.
-        let mut left = census::take();
-        let immortal = if left.is_empty() { Vec::new() } else { census::kill_all_children() };
+        let found = census::take();
+        let immortal = if found.is_empty() { Vec::new() } else { census::kill_all_children() };
         running.output.drain();
         let report = read_report(running.verdict, running.pid);
-        let mut failure = judge(ending, report, &mut left);
+        let mut failure = judge(ending, report, found);
         if !immortal.is_empty() {
-            let who = immortal.join("; ");
+            let who = census::names(&immortal);
             failure = Some(Failure::fail(format!("SIGKILL does not end what the case left: {who}")));
         }
         let trail = if failure.is_some() { trail::read() } else { Vec::new() };
@@ -215,7 +215,7 @@ fn read_report(verdict: OwnedFd, pid: i32) -> Result<Option<Report>, String> {
 }
 
 /// From how it ended, what it said and what it left, whether it passed and whose fault it is if not.
-fn judge(ending: Ending, report: Result<Option<Report>, String>, left: &mut Vec<String>) -> Option<Failure> {
+fn judge(ending: Ending, report: Result<Option<Report>, String>, found: Vec<Leftover>) -> Option<Failure> {
     let status = match ending {
         Ending::Hung(message) => return Some(Failure::fail(message)),
         Ending::Abandoned => return Some(Failure::broken("the program that asked for the case went away")),
@@ -226,10 +226,12 @@ fn judge(ending: Ending, report: Result<Option<Report>, String>, left: &mut Vec<
         Ok(None) => return Some(silent(status)),
         Err(message) => return Some(Failure::broken(message)),
     };
-    left.splice(0..0, report.left);
+    let mut left = report.left;
+    let known: Vec<i32> = left.iter().map(|leftover| leftover.pid).collect();
+    left.extend(found.into_iter().filter(|leftover| !known.contains(&leftover.pid)));
     match report.failure {
         None if left.is_empty() => None,
-        None => Some(Failure::fail(format!("the case passed but left behind: {}", left.join("; ")))),
+        None => Some(Failure::fail(format!("the case passed but left behind: {}", census::names(&left)))),
         failure => failure,
     }
 }

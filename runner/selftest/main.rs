@@ -1,0 +1,87 @@
+//! The sandbox tested with cases that misbehave: each must get exactly its verdict and message, and leave
+//! nothing behind.
+#![forbid(unsafe_code)]
+
+mod bad_cases;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bad_cases::{EXPECTED, Expected};
+use clone3_conformance::kit::helper;
+use clone3_conformance::procfs;
+use clone3_conformance::sandbox::{Outcome, Sandbox};
+use libtest_mimic::{Arguments, Failed, Trial};
+
+/// What a hanging case gets: long enough for every other one on a loaded machine.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+fn main() -> ExitCode {
+    helper::run_if_asked();
+    let arguments = Arguments::from_args();
+    if arguments.list {
+        return libtest_mimic::run(
+            &arguments,
+            EXPECTED.iter().map(|e| Trial::test(e.case, || Ok(()))).collect(),
+        )
+        .exit_code();
+    }
+    let sandbox = match Sandbox::start() {
+        Ok(sandbox) => Arc::new(sandbox),
+        Err(error) => {
+            eprintln!("error: the sandbox does not start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let trials = EXPECTED.iter().map(|expected| trial(expected, &sandbox)).collect();
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    let left = grandchildren_of_lanes();
+    if !left.is_empty() {
+        eprintln!("error: left behind: {}", left.join("; "));
+        return ExitCode::FAILURE;
+    }
+    conclusion.exit_code()
+}
+
+fn trial(expected: &'static Expected, sandbox: &Arc<Sandbox>) -> Trial {
+    let sandbox = Arc::clone(sandbox);
+    Trial::test(expected.case, move || compare(expected, &sandbox.run(expected.case, DEADLINE)))
+}
+
+fn compare(expected: &Expected, got: &Outcome) -> Result<(), Failed> {
+    let verdict = got.failure.as_ref().map(|failure| failure.kind);
+    let message = got.failure.as_ref().map_or(String::new(), |failure| without_numbers(&failure.message));
+    if verdict != expected.kind || message != expected.message {
+        return Err(Failed::from(format!(
+            "expected {:?}: {}\n     got {verdict:?}: {message}",
+            expected.kind, expected.message
+        )));
+    }
+    if got.output.len() < expected.output {
+        return Err(Failed::from(format!(
+            "expected {} bytes of output, got {:?}",
+            expected.output, got.output
+        )));
+    }
+    Ok(())
+}
+
+/// Pids, durations and line numbers differ from run to run: every number becomes `N`.
+fn without_numbers(text: &str) -> String {
+    let mut plain = String::new();
+    for c in text.chars() {
+        let c = if c.is_ascii_digit() { 'N' } else { c };
+        if c != 'N' || !plain.ends_with('N') {
+            plain.push(c);
+        }
+    }
+    plain
+}
+
+/// Below this process there may be the zygote, and below it the lanes, and nothing else.
+fn grandchildren_of_lanes() -> Vec<String> {
+    let below = |pid: i32| procfs::children_of(pid).into_iter();
+    let lanes = below(std::process::id() as i32).flat_map(|zygote| below(zygote.pid));
+    lanes.flat_map(|lane| below(lane.pid)).map(|stat| stat.to_string()).collect()
+}
