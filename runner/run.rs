@@ -1,6 +1,7 @@
 //! A run: the selected cases through the sandbox, as libtest shows them.
 
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
@@ -23,15 +24,22 @@ struct Shared {
     policy: Policy,
     deadline: Duration,
     repeat: u32,
+    fail_fast: bool,
+    /// Some case has failed.
+    failed: AtomicBool,
     /// Held for writing by a case that must run alone.
     alone: RwLock<()>,
 }
 
 /// Runs the selection and gives the exit status.
 pub fn run(options: Options) -> ExitCode {
-    let selected = case::all().iter().filter(|case| is_selected(&options.libtest, case.name)).count();
+    if let Some(unknown) = options.case.iter().find(|name| case::all().iter().all(|case| case.name != **name)) {
+        eprintln!("error: no case is called {unknown}; --list shows all names");
+        return ExitCode::from(cli::USAGE);
+    }
+    let selected = named(&options).filter(|case| is_selected(&options.libtest, case.name)).count();
     if options.libtest.list {
-        let trials = case::all().into_iter().map(|case| Trial::test(case.name, || Ok(()))).collect();
+        let trials = named(&options).map(|case| Trial::test(case.name, || Ok(()))).collect();
         return libtest_mimic::run(&options.libtest, trials).exit_code();
     }
     if selected == 0 {
@@ -45,6 +53,12 @@ pub fn run(options: Options) -> ExitCode {
             ExitCode::from(cli::BROKEN)
         }
     }
+}
+
+/// The cases that were named, or all.
+fn named(options: &Options) -> impl Iterator<Item = &'static Case> {
+    let is_named = |case: &&Case| options.case.is_empty() || options.case.iter().any(|name| name == case.name);
+    case::all().into_iter().filter(is_named)
 }
 
 /// libtest's rule: any filter matches, and no skip does.
@@ -72,6 +86,8 @@ impl Shared {
             policy: options.policy(),
             deadline: options.deadline(setting.probe.emulated),
             repeat: options.repeat,
+            fail_fast: options.fail_fast,
+            failed: AtomicBool::new(false),
             alone: RwLock::new(()),
         })
     }
@@ -116,7 +132,7 @@ fn execute(options: &Options, shared: Arc<Shared>, selected: usize) -> u8 {
         cpus: std::thread::available_parallelism().map_or(1, usize::from),
         selected,
     }));
-    let trials = case::all().into_iter().map(|case| trial(case, &shared)).collect();
+    let trials = named(options).map(|case| trial(case, &shared)).collect();
     let conclusion = libtest_mimic::run(&options.libtest, trials);
     let exit = if conclusion.has_failed() { cli::FAILED } else { cli::GOOD };
     shared.journal.add(Event::Done(Footer { exit, tainted: report::kernel_taint() }));
@@ -139,7 +155,11 @@ fn execute(options: &Options, shared: Arc<Shared>, selected: usize) -> u8 {
 fn trial(case: &'static Case, shared: &Arc<Shared>) -> Trial {
     let shared = Arc::clone(shared);
     Trial::ignorable_test(case.name, move || {
+        if shared.fail_fast && shared.failed.load(Ordering::Relaxed) {
+            return Ok(Completion::ignored_with("not run: another case has failed"));
+        }
         let record = shared.run(case);
+        shared.failed.fetch_or(record.verdict.is_bad(), Ordering::Relaxed);
         match record.verdict {
             Verdict::Pass => Ok(Completion::Completed),
             Verdict::Fail | Verdict::Broken => {
