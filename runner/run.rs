@@ -33,7 +33,8 @@ struct Shared {
 
 /// Runs the selection and gives the exit status.
 pub fn run(options: Options) -> ExitCode {
-    if let Some(unknown) = options.case.iter().find(|name| case::all().iter().all(|case| case.name != **name)) {
+    if let Some(unknown) = options.case.iter().find(|name| case::all().iter().all(|case| case.name != **name))
+    {
         eprintln!("error: no case is called {unknown}; --list shows all names");
         return ExitCode::from(cli::USAGE);
     }
@@ -57,7 +58,8 @@ pub fn run(options: Options) -> ExitCode {
 
 /// The cases that were named, or all.
 fn named(options: &Options) -> impl Iterator<Item = &'static Case> {
-    let is_named = |case: &&Case| options.case.is_empty() || options.case.iter().any(|name| name == case.name);
+    let is_named =
+        |case: &&Case| options.case.is_empty() || options.case.iter().any(|name| name == case.name);
     case::all().into_iter().filter(is_named)
 }
 

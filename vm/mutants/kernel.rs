@@ -45,16 +45,20 @@ pub struct Builder {
     /// What we know about the tree: the configuration it was given, the originals of edited files.
     notes: PathBuf,
     images: PathBuf,
-    jobs: usize,
+    jobs: u16,
+    /// Keeps others out of the tree for as long as we are.
+    _lock: File,
 }
 
 impl Builder {
-    pub fn new(tree: &Path, cache: &Path, jobs: usize) -> Result<Self> {
+    pub fn new(tree: &Path, cache: &Path, jobs: u16) -> Result<Self> {
         let tree = tree.canonicalize().with_context(|| format!("kernel tree {}", tree.display()))?;
         let notes = cache.join(&hex(tree.as_os_str().as_encoded_bytes())[..16]);
         fs::create_dir_all(&notes)?;
+        let lock = File::create(notes.join("lock"))?;
+        lock.try_lock().with_context(|| format!("somebody else builds in {}", tree.display()))?;
         let source = Source::open(&tree, &notes.join("originals"))?;
-        Ok(Self { source, tree, notes, images: cache.join("images"), jobs })
+        Ok(Self { source, tree, notes, images: cache.join("images"), jobs, _lock: lock })
     }
 
     /// The kernel without any mistake. make decides what there is to do: a tree that changed gives another base.
@@ -79,7 +83,11 @@ impl Builder {
             return Ok(());
         }
         let config = self.tree.join(".config");
-        ensure!(used.exists() || !config.exists(), "{} is configured already: give a fresh copy", self.tree.display());
+        ensure!(
+            used.exists() || !config.exists(),
+            "{} is configured already: give a fresh copy",
+            self.tree.display()
+        );
         let log = self.notes.join("make.log");
         ensure!(self.make("tinyconfig", &log)?, "make tinyconfig fails, see {}", log.display());
         fs::OpenOptions::new().append(true).open(&config)?.write_all(&wanted)?;
@@ -110,6 +118,13 @@ impl Builder {
         }
         let sha256 = hex(&fs::read(&image)?);
         Ok(Built::Kernel(Kernel { image, sha256 }))
+    }
+
+    /// What the base calls itself.
+    pub fn release(&self) -> Result<String> {
+        let release = self.tree.join("include/config/kernel.release");
+        let text = fs::read_to_string(&release).with_context(|| format!("{}", release.display()))?;
+        Ok(text.trim().to_owned())
     }
 
     /// Runs make; `false` when it fails.

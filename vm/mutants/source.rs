@@ -71,7 +71,9 @@ fn apply(text: &str, edit: &Edit) -> Result<String> {
         region.start = find_once(text, region.clone(), after)?.end;
     }
     let found = match edit.after {
-        Some(_) => find_all(text, region, &edit.anchor)?.into_iter().next().context("does not apply: no match")?,
+        Some(_) => {
+            find_all(text, region, &edit.anchor)?.into_iter().next().context("does not apply: no match")?
+        }
         None => find_once(text, region, &edit.anchor)?,
     };
     let replacement = edit.replace.replace("$0", &text[found.clone()]);
@@ -83,7 +85,9 @@ fn apply(text: &str, edit: &Edit) -> Result<String> {
 /// Kernel style makes that easy: only definitions begin in the first column, and so does the last brace.
 fn function(text: &str, name: &str) -> Result<std::ops::Range<usize>> {
     let name = regex::escape(name);
-    let head = Regex::new(&format!(r"(?m)^(?:(?:[a-z_][^\n;]*\b)?{name}\(|SYSCALL_DEFINE\d\({name},)[^;{{]*?\n\{{"))?;
+    let head = Regex::new(&format!(
+        r"(?m)^(?:(?:[a-z_][^\n;]*\b)?{name}\(|SYSCALL_DEFINE\d\({name},)[^;{{]*?\n\{{"
+    ))?;
     let mut heads = head.find_iter(text);
     let start = heads.next().with_context(|| format!("does not apply: no function {name}"))?.start();
     ensure!(heads.next().is_none(), "does not apply: two functions {name}");
