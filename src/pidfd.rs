@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 
 use crate::abi::{self, InfoMask, PidfdInfo};
 use crate::check::{self, Failure, Named, Result};
-use crate::wait::Status;
+use crate::wait::{self, Status, Who};
 use crate::{note, procfs, sandbox};
 
 /// A pidfd that closes itself.
@@ -88,17 +88,13 @@ impl Pidfd {
         Ok(fds[0].revents().unwrap_or(PollFlags::empty()))
     }
 
-    /// Blocks until poll(2) reports one of `wanted`, asking for `events`.
-    #[track_caller]
-    fn wait_for(&self, events: PollFlags, wanted: PollFlags, what: &str) -> Result {
+    /// Blocks until poll(2) reports something, asking for `events`; `None` when `patience` has passed.
+    fn poll_for(&self, events: PollFlags, patience: PollTimeout) -> Result<Option<PollFlags>> {
         loop {
             let mut fds = [PollFd::new(self.as_fd(), events)];
-            match poll(&mut fds, sandbox::time_left()) {
-                Ok(0) => return Err(self.never(what)),
-                Ok(_) if fds[0].revents().is_some_and(|got| got.intersects(wanted)) => return Ok(()),
-                Ok(_) => {
-                    return Err(Failure::fail(format!("poll on {self}: got {:?}", fds[0].revents())));
-                }
+            match poll(&mut fds, patience) {
+                Ok(0) => return Ok(None),
+                Ok(_) => return Ok(fds[0].revents()),
                 Err(Errno::EINTR) => {}
                 Err(errno) => return Err(errno.into()),
             }
@@ -119,15 +115,47 @@ impl Pidfd {
     /// not be there yet.
     #[track_caller]
     pub fn wait_exited(&self) -> Result {
-        self.wait_for(PollFlags::POLLIN, PollFlags::POLLIN, "POLLIN (exited)")
+        match self.poll_for(PollFlags::POLLIN, sandbox::time_left())? {
+            Some(got) if got.contains(PollFlags::POLLIN) => Ok(()),
+            Some(got) => Err(Failure::fail(format!("poll for POLLIN (exited) on {self}: got {got:?}"))),
+            None => Err(self.never("POLLIN (exited)")),
+        }
     }
 
     /// Blocks until the process is reaped (POLLHUP): unhashed, its exit information recorded, its pid free.
     #[track_caller]
     pub fn wait_reaped(&self) -> Result {
-        self.wait_for(PollFlags::empty(), PollFlags::POLLHUP, "POLLHUP (reaped)")?;
+        let Some(exited) = self.poll_for(PollFlags::POLLIN, sandbox::time_left())? else {
+            return Err(self.never("POLLHUP (reaped), nor POLLIN (exited)"));
+        };
+        if !exited.contains(PollFlags::POLLHUP) {
+            self.wait_hung_up()?;
+        }
         note!("{self} reported POLLHUP");
         Ok(())
+    }
+
+    /// From POLLIN to POLLHUP. Where the exited process is a zombie that this very process could wait for, it is
+    /// given a shorter time: such a zombie hardly ever goes away by itself, and a kernel that makes many of them
+    /// should not take hours to be told so.
+    #[track_caller]
+    fn wait_hung_up(&self) -> Result {
+        let look = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
+        let zombie = matches!(wait::waitid(Who::pidfd(self), look), Ok(Some(_)));
+        let short = PollTimeout::try_from(sandbox::patience() / 4).unwrap_or(PollTimeout::MAX);
+        let patience = if zombie { short.min(sandbox::time_left()) } else { sandbox::time_left() };
+        match self.poll_for(PollFlags::empty(), patience)? {
+            Some(got) if got.contains(PollFlags::POLLHUP) => Ok(()),
+            Some(got) => Err(Failure::fail(format!("poll for POLLHUP (reaped) on {self}: got {got:?}"))),
+            None if zombie => {
+                let pid = self.pid_in_fdinfo().unwrap_or(0);
+                let now = procfs::describe(pid);
+                Err(Failure::fail(format!(
+                    "{self} did not report POLLHUP (reaped): the process is a zombie that wait calls find; now: {now}"
+                )))
+            }
+            None => Err(self.never("POLLHUP (reaped)")),
+        }
     }
 
     /// `PIDFD_GET_INFO` with this request.
