@@ -96,6 +96,11 @@ impl Builder {
         Ok(())
     }
 
+    /// Why the mutant's edits do not fit this tree, if they do not.
+    pub fn misfit(&self, mutant: &Mutant) -> Option<String> {
+        self.source.edited(mutant).err().map(|error| format!("{error:#}"))
+    }
+
     /// The mutant's kernel, from the cache or newly built from `base`.
     pub fn mutant(&self, base: &Kernel, mutant: &Mutant) -> Result<Built> {
         let edits = serde_json::to_string(&mutant.edits)?;
@@ -103,11 +108,12 @@ impl Builder {
         let image = dir.join("bzImage");
         let log = dir.join("make.log");
         if !image.exists() {
-            if let Err(error) = self.source.apply(mutant) {
-                self.source.restore()?;
-                return Ok(Built::DoesNotApply(format!("{error:#}")));
-            }
+            let files = match self.source.edited(mutant) {
+                Ok(files) => files,
+                Err(error) => return Ok(Built::DoesNotApply(format!("{error:#}"))),
+            };
             fs::create_dir_all(&dir)?;
+            self.source.write(&files)?;
             fs::write(dir.join("mutant"), format!("{}\n{edits}\n", mutant.id))?;
             let built = self.make("bzImage", &log);
             self.source.restore()?;

@@ -65,6 +65,10 @@ fn main() -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let builder = Builder::new(&arguments.tree, &arguments.cache, arguments.jobs)?;
+    // Known in a moment, where building takes an hour.
+    for (mutant, why) in mutants.iter().filter_map(|mutant| Some((mutant, builder.misfit(mutant)?))) {
+        println!("{}: does not apply: {why}", mutant.id);
+    }
     let base = builder.base(&arguments.catalogue.join("kernel.config"))?;
     println!("base: {}", base.image.display());
     let trials = build(&builder, &base, mutants)?;

@@ -1,6 +1,8 @@
 //! Applying a mutant to a kernel tree, and taking it back.
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -24,26 +26,32 @@ impl Source {
         Ok(source)
     }
 
-    /// Makes the mutant's edits.
-    pub fn apply(&self, mutant: &Mutant) -> Result<()> {
+    /// The files that the mutant edits, as it wants them.
+    pub fn edited(&self, mutant: &Mutant) -> Result<BTreeMap<String, String>> {
+        let mut files = BTreeMap::new();
         for edit in &mutant.edits {
-            let path = self.tree.join(&edit.file);
-            let text = fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?;
-            let edited = apply(&text, edit).with_context(|| edit.file.clone())?;
-            self.keep(&edit.file, &text)?;
-            fs::write(&path, edited)?;
+            let text = match files.remove(&edit.file) {
+                Some(text) => text,
+                None => self.read(&edit.file)?,
+            };
+            files.insert(edit.file.clone(), apply(&text, edit).with_context(|| edit.file.clone())?);
+        }
+        Ok(files)
+    }
+
+    /// Writes the edited files, after their originals are safe.
+    pub fn write(&self, files: &BTreeMap<String, String>) -> Result<()> {
+        fs::create_dir_all(&self.originals)?;
+        for (file, text) in files {
+            fs::write(self.originals.join(file.replace('/', "%")), self.read(file)?)?;
+            fs::write(self.tree.join(file), text)?;
         }
         Ok(())
     }
 
-    /// Keeps the original of a file; of a file that is edited twice, the first.
-    fn keep(&self, file: &str, text: &str) -> Result<()> {
-        let kept = self.originals.join(file.replace('/', "%"));
-        if !kept.exists() {
-            fs::create_dir_all(&self.originals)?;
-            fs::write(kept, text)?;
-        }
-        Ok(())
+    fn read(&self, file: &str) -> Result<String> {
+        let path = self.tree.join(file);
+        fs::read_to_string(&path).with_context(|| format!("{}", path.display()))
     }
 
     /// Puts every edited file back. The time stamps are new ones: make must see that the files changed again.
@@ -71,40 +79,39 @@ fn apply(text: &str, edit: &Edit) -> Result<String> {
         region.start = find_once(text, region.clone(), after)?.end;
     }
     let found = match edit.after {
-        Some(_) => {
-            find_all(text, region, &edit.anchor)?.into_iter().next().context("does not apply: no match")?
-        }
+        Some(_) => find_all(text, region, &edit.anchor)?.into_iter().next().context("no match")?,
         None => find_once(text, region, &edit.anchor)?,
     };
     let replacement = edit.replace.replace("$0", &text[found.clone()]);
     Ok(format!("{}{replacement}{}", &text[..found.start], &text[found.end..]))
 }
 
-/// Where a function is, from the first line of its definition to the brace that closes it.
+/// Where a function is, from the first line of its definition to the brace that closes it; `sys_…` is a system call.
 ///
 /// Kernel style makes that easy: only definitions begin in the first column, and so does the last brace.
-fn function(text: &str, name: &str) -> Result<std::ops::Range<usize>> {
-    let name = regex::escape(name);
-    let head = Regex::new(&format!(
-        r"(?m)^(?:(?:[a-z_][^\n;]*\b)?{name}\(|SYSCALL_DEFINE\d\({name},)[^;{{]*?\n\{{"
-    ))?;
+fn function(text: &str, name: &str) -> Result<Range<usize>> {
+    let head = match name.strip_prefix("sys_") {
+        Some(call) => format!(r"SYSCALL_DEFINE\d\({},", regex::escape(call)),
+        None => format!(r"(?:[a-z_][^\n;]*\b)?{}\(", regex::escape(name)),
+    };
+    let head = Regex::new(&format!(r"(?m)^{head}[^;{{]*?\n\{{"))?;
     let mut heads = head.find_iter(text);
-    let start = heads.next().with_context(|| format!("does not apply: no function {name}"))?.start();
-    ensure!(heads.next().is_none(), "does not apply: two functions {name}");
-    let end = text[start..].find("\n}").with_context(|| format!("does not apply: {name} does not end"))?;
+    let start = heads.next().with_context(|| format!("no function {name}"))?.start();
+    ensure!(heads.next().is_none(), "two functions {name}");
+    let end = text[start..].find("\n}").with_context(|| format!("{name} does not end"))?;
     Ok(start..start + end + 2)
 }
 
-fn find_once(text: &str, region: std::ops::Range<usize>, anchor: &str) -> Result<std::ops::Range<usize>> {
+fn find_once(text: &str, region: Range<usize>, anchor: &str) -> Result<Range<usize>> {
     let mut found = find_all(text, region, anchor)?;
     match found.len() {
         1 => Ok(found.remove(0)),
-        matches => bail!("does not apply: {matches} matches of `{}`", anchor.trim()),
+        matches => bail!("{matches} matches of `{}`", anchor.trim()),
     }
 }
 
 /// Every place in the region that reads like the anchor, whatever its white space is.
-fn find_all(text: &str, region: std::ops::Range<usize>, anchor: &str) -> Result<Vec<std::ops::Range<usize>>> {
+fn find_all(text: &str, region: Range<usize>, anchor: &str) -> Result<Vec<Range<usize>>> {
     let words: Vec<String> = anchor.split_whitespace().map(regex::escape).collect();
     let pattern = Regex::new(&words.join(r"\s+"))?;
     let matches = pattern.find_iter(&text[region.clone()]);
@@ -130,7 +137,7 @@ mod tests {
 
     #[test]
     fn an_anchor_is_looked_for_in_its_function() {
-        let edited = apply(TEXT, &edit(Some("three"), None, "return 1;", "return 3;")).unwrap();
+        let edited = apply(TEXT, &edit(Some("sys_three"), None, "return 1;", "return 3;")).unwrap();
         assert!(edited.ends_with("return 3;\n}\n") && edited.matches("return 1;").count() == 2);
     }
 
