@@ -4,6 +4,7 @@ use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::Result;
 use clone3_conformance::clone3::Clone3;
+use clone3_conformance::kit::process::two_apart;
 use clone3_conformance::kit::{Echo, privilege, sigchld};
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
@@ -78,6 +79,21 @@ fn autokill_rejects_thread() -> Result {
     }
     // With neither of the other new flags, whose own refusal of threads would hide a missing one.
     Clone3::new(Flags::PIDFD | Flags::AUTOKILL | Flags::THREAD).refused(Errno::EINVAL)
+}
+
+case! {
+    /// CLONE_PIDFD_AUTOKILL is refused with whatever CLONE_AUTOREAP is: an exit_signal and CLONE_PARENT are EINVAL.
+    autokill_rejects_exit_signal_and_parent: Must, needs [Autoreap, Nnp, Autokill],
+    source "kernel/fork.c copy_process(): CLONE_PIDFD_AUTOKILL takes CLONE_AUTOREAP",
+}
+fn autokill_rejects_exit_signal_and_parent() -> Result {
+    two_apart(|| {
+        Clone3::new(Flags::KILLED_NNP).accepted()?;
+        Clone3::new(Flags::PIDFD | Flags::NNP).exit_signal(libc::SIGCHLD as u64).accepted()?;
+        Clone3::new(Flags::KILLED_NNP).exit_signal(libc::SIGCHLD as u64).refused(Errno::EINVAL)?;
+        Clone3::new(Flags::CLONE_PARENT).accepted_elsewhere()?;
+        Clone3::new(Flags::KILLED_NNP | Flags::CLONE_PARENT).refused(Errno::EINVAL)
+    })
 }
 
 case! {

@@ -3,6 +3,27 @@
 //! A case is declared with [`case!`](clone3_conformance::case!): its claim, what a failure means, what it
 //! needs, and where the claim comes from. Its function then reads like the claim.
 
+mod arguments;
 mod autokill;
 mod autoreap;
+mod closers;
+mod coredump;
+mod elevation;
+mod errors;
+mod inheritance;
+mod io_uring;
+mod neighbours;
 mod no_new_privs;
+mod pidfd_file;
+mod pidfd_info;
+mod pidfd_info_arguments;
+mod pidfd_info_namespaces;
+mod privilege;
+mod ptrace;
+mod ptrace_by_others;
+mod references;
+mod reopening;
+mod reparenting;
+mod sockets;
+mod threads;
+mod waiters;

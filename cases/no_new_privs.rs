@@ -1,21 +1,50 @@
-//! CLONE_NNP: no_new_privs from birth.
+//! CLONE_NNP: no_new_privs from birth, for the child alone.
 
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
-use clone3_conformance::check::{self, Result};
-use clone3_conformance::clone3::Clone3;
-use clone3_conformance::wait::Status;
+use clone3_conformance::check::{self, Failure, Result};
+use clone3_conformance::clone3::{Clone3, Stack};
+use clone3_conformance::kit::process::{child_reporting, two_apart};
+use clone3_conformance::kit::{Held, helper, privilege, setuid, sigchld};
+use clone3_conformance::procfs;
+use clone3_conformance::wait::{self, Event, Status};
 use nix::errno::Errno;
-
-/// A child that exits with its no_new_privs bit.
-fn bit_of_child(call: &Clone3) -> Result<Status> {
-    let child = call.spawn(|| i32::from(rustix::thread::no_new_privs() == Ok(true)))?;
-    child.pidfd()?.exit_status()
-}
 
 /// The calling thread's bit.
 fn own_bit() -> Result<bool> {
     Ok(rustix::thread::no_new_privs()?)
+}
+
+/// The calling thread's bit as an exit code: one system call, safe in any child.
+fn exit_with_own_bit() -> i32 {
+    i32::from(rustix::thread::no_new_privs() == Ok(true))
+}
+
+/// The same, for a child with a stack of its own.
+extern "C" fn end_with_own_bit(_: usize) -> i32 {
+    exit_with_own_bit()
+}
+
+/// The no_new_privs bit of a child made by this call.
+fn bit_of_child(call: &Clone3) -> Result<bool> {
+    let child = call.spawn(exit_with_own_bit)?;
+    let status = if call.flags().contains(Flags::AUTOREAP) {
+        child.pidfd()?.exit_status()?
+    } else {
+        wait::reap(child.pid())?
+    };
+    match status {
+        zero if zero == Status::exited(0) => Ok(false),
+        one if one == Status::exited(1) => Ok(true),
+        other => Err(Failure::fail(format!("expected the child to exit with 0 or 1, but it {other}"))),
+    }
+}
+
+/// The child of this call has no_new_privs with CLONE_NNP, and has not without it.
+fn only_with_the_flag(call: &Clone3) -> Result {
+    check::equal(format_args!("control: no_new_privs of the child of {call}"), bit_of_child(call)?, false)?;
+    let call = call.clone().with(Flags::NNP);
+    check::equal(format_args!("no_new_privs of the child of {call}"), bit_of_child(&call)?, true)
 }
 
 case! {
@@ -25,11 +54,175 @@ case! {
 }
 fn nnp_sets_no_new_privs() -> Result {
     check::equal("the caller's no_new_privs before", own_bit()?, false)?;
-    let without = bit_of_child(&Clone3::new(Flags::REAPED))?;
-    check::equal("control: no_new_privs of a child without CLONE_NNP", without, Status::exited(0))?;
-    let with = bit_of_child(&Clone3::new(Flags::REAPED | Flags::NNP))?;
-    check::equal("no_new_privs of a child with CLONE_NNP", with, Status::exited(1))?;
+    only_with_the_flag(&Clone3::new(Flags::REAPED))?;
     check::equal("the caller's no_new_privs afterwards", own_bit()?, false)
+}
+
+case! {
+    /// CLONE_NNP works without the other new flags: the child is an ordinary one, which becomes a zombie,
+    /// sends SIGCHLD and is waited for.
+    nnp_alone_ordinary_child: Must, needs [Nnp],
+    source "commit \"clone: add CLONE_NNP\" (\"also useful on its own\")",
+}
+fn nnp_alone_ordinary_child() -> Result {
+    sigchld::block()?;
+    let child = Clone3::fork().with(Flags::NNP).spawn(exit_with_own_bit)?;
+    let pid = child.pid();
+    check::equal("the child", wait::find_zombie(pid)?, Event::exited(pid, 1))?;
+    sigchld::pending_for(pid, libc::CLD_EXITED)?;
+    child.reap_expecting(Status::exited(1))?;
+    wait::no_children()
+}
+
+case! {
+    /// CLONE_NNP does not imply CLONE_AUTOREAP: with exit_signal 0 the child becomes a zombie that a wait with
+    /// __WALL finds.
+    nnp_does_not_imply_autoreap: Must, needs [Autoreap, Nnp],
+    source "commit \"clone: add CLONE_NNP\"; the flags are independent",
+}
+fn nnp_does_not_imply_autoreap() -> Result {
+    let reaped = Clone3::new(Flags::REAPED | Flags::NNP).spawn(|| 7)?;
+    reaped.pidfd()?.wait_reaped()?;
+    wait::no_child(reaped.pid())?;
+
+    let child = Clone3::new(Flags::PIDFD | Flags::NNP).spawn(|| 7)?;
+    check::equal("the child", wait::find_zombie(child.pid())?, Event::exited(child.pid(), 7))?;
+    child.reap_expecting(Status::exited(7))
+}
+
+case! {
+    /// CLONE_AUTOREAP alone does not set no_new_privs.
+    autoreap_no_new_privs_unset: Must, needs [Autoreap, Nnp, ExitInfo, NotYetNnp],
+    source "selftest autoreap_no_new_privs_unset",
+}
+fn autoreap_no_new_privs_unset() -> Result {
+    let with = bit_of_child(&Clone3::new(Flags::REAPED | Flags::NNP))?;
+    check::equal("control: no_new_privs of a child with CLONE_NNP", with, true)?;
+    let alone = bit_of_child(&Clone3::new(Flags::REAPED))?;
+    check::equal("no_new_privs of a child with CLONE_AUTOREAP alone", alone, false)
+}
+
+case! {
+    /// CLONE_PIDFD_AUTOKILL does not set no_new_privs: a privileged caller decides with CLONE_NNP.
+    nnp_autokill_does_not_imply: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, SysAdmin, NotYetNnp],
+    source "LKML, Christian Brauner, v5 of the series: CLONE_PIDFD_AUTOKILL no longer implies no_new_privs",
+}
+fn nnp_autokill_does_not_imply() -> Result {
+    only_with_the_flag(&Clone3::new(Flags::KILLED))
+}
+
+case! {
+    /// A caller without any privilege may use CLONE_NNP.
+    nnp_needs_no_privilege: Must, needs [Nnp, Unprivileged],
+    source "commit \"clone: add CLONE_NNP\"; prctl(2), PR_SET_NO_NEW_PRIVS",
+}
+fn nnp_needs_no_privilege() -> Result {
+    privilege::drop_capabilities()?;
+    let bit = bit_of_child(&Clone3::fork().with(Flags::NNP))?;
+    check::equal("no_new_privs of an unprivileged caller's child with CLONE_NNP", bit, true)
+}
+
+case! {
+    /// `/proc/PID/status` of a child made with CLONE_NNP says `NoNewPrivs: 1`.
+    nnp_proc_status: Must, needs [Nnp, NotYetNnp, Proc],
+    source "commit \"clone: add CLONE_NNP\"; proc_pid_status(5)",
+}
+fn nnp_proc_status() -> Result {
+    for (flags, expected) in [(Flags::empty(), "0"), (Flags::NNP, "1")] {
+        let child = Held::exiting_with(&Clone3::fork().with(flags), 0)?;
+        let line = procfs::status_field(&child.pid().to_string(), "NoNewPrivs");
+        check::equal(format_args!("NoNewPrivs of a child with {flags}"), line.as_deref(), Some(expected))?;
+        child.let_go()?;
+        child.into_child().reap_expecting(Status::exited(0))?;
+    }
+    Ok(())
+}
+
+case! {
+    /// The child cannot clear its no_new_privs: prctl(PR_SET_NO_NEW_PRIVS, 0) is EINVAL, and changes nothing.
+    nnp_cannot_be_cleared: Must, needs [Nnp],
+    source "prctl(2), PR_SET_NO_NEW_PRIVS",
+}
+fn nnp_cannot_be_cleared() -> Result {
+    let set = |value| rustix::thread::set_no_new_privs(value).map_err(|e| Errno::from_raw(e.raw_os_error()));
+    let (child, ()) = child_reporting(&Clone3::fork().with(Flags::NNP), || {
+        check::succeeds("control: prctl(PR_SET_NO_NEW_PRIVS, 1) in the child", set(true))?;
+        check::refused("prctl(PR_SET_NO_NEW_PRIVS, 0) in the child", set(false), Errno::EINVAL)?;
+        check::equal("no_new_privs of the child afterwards", own_bit()?, true)
+    })?;
+    child.reap_expecting(Status::exited(0))
+}
+
+case! {
+    /// What a child made with CLONE_NNP makes inherits no_new_privs: a forked child, an auto-reaped one, and
+    /// a thread.
+    nnp_inherited: Must, needs [Autoreap, Nnp, ExitInfo],
+    source "prctl(2), PR_SET_NO_NEW_PRIVS: \"inherited by children created by fork(2) and clone(2)\"",
+}
+fn nnp_inherited() -> Result {
+    let (child, ()) = child_reporting(&Clone3::fork().with(Flags::NNP), || {
+        check::equal("no_new_privs of a forked child", bit_of_child(&Clone3::fork())?, true)?;
+        check::equal(
+            "no_new_privs of an auto-reaped child",
+            bit_of_child(&Clone3::new(Flags::REAPED))?,
+            true,
+        )?;
+        check::equal("no_new_privs of a thread", bit_of_new_thread()?, true)
+    })?;
+    child.reap_expecting(Status::exited(0))
+}
+
+fn bit_of_new_thread() -> Result<bool> {
+    std::thread::spawn(own_bit).join().map_err(|_| Failure::broken("a thread panicked"))?
+}
+
+case! {
+    /// The child keeps no_new_privs when it execs.
+    nnp_survives_exec: Must, needs [Nnp, NotYetNnp],
+    source "prctl(2), PR_SET_NO_NEW_PRIVS: \"preserved across execve(2)\"",
+}
+fn nnp_survives_exec() -> Result {
+    for (flags, expected) in [(Flags::empty(), false), (Flags::NNP, true)] {
+        let call = Clone3::fork().with(flags);
+        let found = setuid::credentials_after_exec(&call, helper::program()?, || Ok(()))?;
+        let what = format!("no_new_privs after exec in a child with {flags}");
+        check::equal(what, found.no_new_privs, expected)?;
+    }
+    Ok(())
+}
+
+case! {
+    /// CLONE_NNP sets nothing in the caller: neither the thread that made the call, nor the main thread, nor a
+    /// thread made later has no_new_privs.
+    nnp_parent_threads_unaffected: Must, needs [Nnp, NotYetNnp],
+    source "commit \"clone: add CLONE_NNP\" (\"without affecting the parent's own privileges\")",
+}
+fn nnp_parent_threads_unaffected() -> Result {
+    let call = Clone3::fork().with(Flags::NNP);
+    let maker = std::thread::spawn(move || -> Result<_> { Ok((bit_of_child(&call)?, own_bit()?)) });
+    let (child, maker) = maker.join().map_err(|_| Failure::broken("a thread panicked"))??;
+    check::equal("no_new_privs of the child", child, true)?;
+    check::equal("no_new_privs of the thread that made it", maker, false)?;
+    check::equal("no_new_privs of the main thread", own_bit()?, false)?;
+    check::equal("no_new_privs of a thread made afterwards", bit_of_new_thread()?, false)
+}
+
+case! {
+    /// no_new_privs belongs to the task: a child that shares the caller's memory, signal handlers, descriptors
+    /// and directories has it alone.
+    nnp_shared_vm_child_only: Must, needs [Nnp, NotYetNnp],
+    source "commit \"clone: add CLONE_NNP\" (\"without affecting the parent's own privileges\")",
+}
+fn nnp_shared_vm_child_only() -> Result {
+    let shared = Flags::CLONE_VM | Flags::CLONE_SIGHAND | Flags::CLONE_FILES | Flags::CLONE_FS;
+    for flags in [Flags::CLONE_VM | Flags::CLONE_VFORK, shared] {
+        for (nnp, expected) in [(Flags::empty(), 0), (Flags::NNP, 1)] {
+            let call = Clone3::fork().with(flags | nnp);
+            call.spawn_on(&Stack::new()?, end_with_own_bit, 0)?.reap_expecting(Status::exited(expected))?;
+            check::equal(format_args!("the caller's no_new_privs after {call}"), own_bit()?, false)?;
+        }
+    }
+    Ok(())
 }
 
 case! {
@@ -44,13 +237,52 @@ fn nnp_rejects_thread() -> Result {
 }
 
 case! {
-    /// CLONE_AUTOREAP alone does not set no_new_privs.
-    autoreap_no_new_privs_unset: Must, needs [Autoreap, Nnp, ExitInfo, NotYetNnp],
-    source "selftest autoreap_no_new_privs_unset",
+    /// CLONE_NNP goes with CLONE_PARENT: the child belongs to the caller's parent, and has no_new_privs.
+    nnp_with_clone_parent_ok: Is, needs [Nnp, NotYetNnp],
+    source "kernel/fork.c copy_process(): only CLONE_AUTOREAP forbids CLONE_PARENT",
 }
-fn autoreap_no_new_privs_unset() -> Result {
-    let control = bit_of_child(&Clone3::new(Flags::REAPED | Flags::NNP))?;
-    check::equal("control: no_new_privs of a child with CLONE_NNP", control, Status::exited(1))?;
-    let alone = bit_of_child(&Clone3::new(Flags::REAPED))?;
-    check::equal("no_new_privs of a child with CLONE_AUTOREAP alone", alone, Status::exited(0))
+fn nnp_with_clone_parent_ok() -> Result {
+    two_apart(|| {
+        for (flags, expected) in [(Flags::empty(), false), (Flags::NNP, true)] {
+            let call = Clone3::new(Flags::CLONE_PARENT | flags);
+            let (child, bit) = child_reporting(&call, own_bit)?;
+            check::equal(format_args!("no_new_privs of the child of {call}"), bit, expected)?;
+            wait::no_child(child.pid())?;
+        }
+        Ok(())
+    })
+}
+
+case! {
+    /// CLONE_NNP goes with new user, pid and mount namespaces, CLONE_CLEAR_SIGHAND, CLONE_VFORK and CLONE_FILES.
+    nnp_with_other_flags: Must, needs [Nnp, SysAdmin, UserNamespaces, PidNamespace, NotYetNnp],
+    source "commit \"clone: add CLONE_NNP\"; it excludes CLONE_THREAD alone",
+}
+fn nnp_with_other_flags() -> Result {
+    for flags in [
+        Flags::CLONE_NEWUSER,
+        Flags::CLONE_NEWPID,
+        Flags::CLONE_NEWNS,
+        Flags::CLONE_CLEAR_SIGHAND,
+        Flags::CLONE_VFORK,
+        Flags::CLONE_FILES,
+    ] {
+        only_with_the_flag(&Clone3::fork().with(flags))?;
+    }
+    Ok(())
+}
+
+case! {
+    /// A caller that has no_new_privs already may use CLONE_NNP; its child has no_new_privs with the flag and
+    /// without.
+    nnp_parent_already_set: Must, needs [Nnp],
+    source "prctl(2), PR_SET_NO_NEW_PRIVS: inherited, and may be set again",
+}
+fn nnp_parent_already_set() -> Result {
+    rustix::thread::set_no_new_privs(true)?;
+    for flags in [Flags::empty(), Flags::NNP] {
+        let bit = bit_of_child(&Clone3::fork().with(flags))?;
+        check::equal(format_args!("no_new_privs of a child with {flags}"), bit, true)?;
+    }
+    Ok(())
 }

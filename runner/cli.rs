@@ -71,6 +71,10 @@ pub struct Options {
     #[arg(long, value_name = "NAME")]
     pub describe: Option<String>,
 
+    /// Print the table of all claims
+    #[arg(long, value_name = "FORMAT")]
+    pub claims: Option<ClaimsFormat>,
+
     /// Append each event of the run to FILE, a JSON object a line, as it happens
     #[arg(long, value_name = "FILE")]
     pub events: Option<PathBuf>,
@@ -78,6 +82,12 @@ pub struct Options {
     /// Write the results to FILE as JSON
     #[arg(long, value_name = "FILE")]
     pub results: Option<PathBuf>,
+}
+
+/// A value of `--claims`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum ClaimsFormat {
+    Markdown,
 }
 
 /// A value of `--require`.

@@ -3,6 +3,7 @@
 
 #[path = "../cases/mod.rs"]
 mod cases;
+mod claims;
 mod cli;
 mod describe;
 mod init;
@@ -21,6 +22,10 @@ pub fn main() -> ExitCode {
     let options = cli::Options::from_command_line();
     if options.list_features {
         println!("{}", clone3_conformance::probe::Probe::run());
+        return ExitCode::SUCCESS;
+    }
+    if let Some(cli::ClaimsFormat::Markdown) = options.claims {
+        print!("{}", claims::markdown());
         return ExitCode::SUCCESS;
     }
     if let Some(name) = &options.describe {

@@ -27,6 +27,8 @@ struct Shared {
     fail_fast: bool,
     /// Some case has failed.
     failed: AtomicBool,
+    /// `--ignored`: only what cannot run here, as [`list`] says it.
+    only_ignored: bool,
     /// Held for writing by a case that must run alone.
     alone: RwLock<()>,
 }
@@ -40,8 +42,7 @@ pub fn run(options: Options) -> ExitCode {
     }
     let selected = named(&options).filter(|case| is_selected(&options.libtest, case.name)).count();
     if options.libtest.list {
-        let trials = named(&options).map(|case| Trial::test(case.name, || Ok(()))).collect();
-        return libtest_mimic::run(&options.libtest, trials).exit_code();
+        return list(&options);
     }
     if selected == 0 {
         eprintln!("error: no case is selected by these filters; --list shows all names");
@@ -63,6 +64,28 @@ fn named(options: &Options) -> impl Iterator<Item = &'static Case> {
     case::all().into_iter().filter(is_named)
 }
 
+/// What this program would run knows what it would skip: to tools that list first and then run case by case, a
+/// case that cannot run here is an ignored test.
+fn list(options: &Options) -> ExitCode {
+    let setting = setting(options);
+    let policy = options.policy();
+    let trials = named(options).map(|case| {
+        let skipped = need::unmet(case.needs, setting).is_some() && !policy.requires(case);
+        Trial::test(case.name, || Ok(())).with_ignored_flag(skipped)
+    });
+    libtest_mimic::run(&options.libtest, trials.collect()).exit_code()
+}
+
+/// Probes, once.
+fn setting(options: &Options) -> &'static Setting {
+    Setting {
+        probe: Probe::run(),
+        allow_global_changes: options.allow_global_changes,
+        stress: options.stress,
+    }
+    .install()
+}
+
 /// libtest's rule: any filter matches, and no skip does.
 fn is_selected(arguments: &libtest_mimic::Arguments, name: &str) -> bool {
     let matches = |filter: &String| {
@@ -75,12 +98,7 @@ fn is_selected(arguments: &libtest_mimic::Arguments, name: &str) -> bool {
 impl Shared {
     /// Probes, then forks the zygote: both before the first thread.
     fn new(options: &Options) -> std::io::Result<Shared> {
-        let setting = Setting {
-            probe: Probe::run(),
-            allow_global_changes: options.allow_global_changes,
-            stress: options.stress,
-        };
-        let setting = setting.install();
+        let setting = setting(options);
         Ok(Shared {
             sandbox: Sandbox::start()?,
             setting,
@@ -90,6 +108,7 @@ impl Shared {
             repeat: options.repeat,
             fail_fast: options.fail_fast,
             failed: AtomicBool::new(false),
+            only_ignored: options.libtest.ignored,
             alone: RwLock::new(()),
         })
     }
@@ -155,6 +174,7 @@ fn execute(options: &Options, shared: Arc<Shared>, selected: usize) -> u8 {
 
 /// A case as libtest sees it: neither pass nor fail is `ignored`, with the reason.
 fn trial(case: &'static Case, shared: &Arc<Shared>) -> Trial {
+    let asked_for = shared.only_ignored && need::unmet(case.needs, shared.setting).is_some();
     let shared = Arc::clone(shared);
     Trial::ignorable_test(case.name, move || {
         if shared.fail_fast && shared.failed.load(Ordering::Relaxed) {
@@ -170,4 +190,5 @@ fn trial(case: &'static Case, shared: &Arc<Shared>) -> Trial {
             other => Ok(Completion::ignored_with(format!("{other}: {}", record.message))),
         }
     })
+    .with_ignored_flag(asked_for)
 }

@@ -196,6 +196,15 @@ impl PidfdInfo {
     pub fn given(&self) -> InfoMask {
         InfoMask::from_bits_retain(self.mask)
     }
+
+    /// All that this kernel can give, where [`InfoMask::SUPPORTED_MASK`] was asked for and given.
+    ///
+    /// The word stands at offset 80 since 7.1. In 6.19 and 7.0 it stood at 72, where `coredump_code` and its
+    /// padding are now.
+    pub fn supported(&self) -> InfoMask {
+        let moved = u64::from(self.coredump_pad) << 32 | u64::from(self.coredump_code);
+        InfoMask::from_bits_retain(if self.supported_mask != 0 { self.supported_mask } else { moved })
+    }
 }
 
 /// The published sizes of [`PidfdInfo`]: Linux 6.13, 6.16, 6.19 and 7.1 grew it.
@@ -207,6 +216,44 @@ pub const PIDFS_IOCTL_MAGIC: u8 = 0xFF;
 /// The request number of `PIDFD_GET_INFO` for a structure of `size` bytes: `_IOWR(0xFF, 11, size)`.
 pub const fn pidfd_get_info_request(size: usize) -> u32 {
     (3 << 30) | ((size as u32 & 0x3fff) << 16) | ((PIDFS_IOCTL_MAGIC as u32) << 8) | 11
+}
+
+/// The namespaces that a pidfd's ioctls open (Linux 6.11). The values are the request numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+#[allow(missing_docs)]
+pub enum Namespace {
+    Cgroup = 1,
+    Ipc = 2,
+    Mount = 3,
+    Net = 4,
+    Pid = 5,
+    PidForChildren = 6,
+    Time = 7,
+    TimeForChildren = 8,
+    User = 9,
+    Uts = 10,
+}
+
+impl Namespace {
+    /// Each of them.
+    pub const ALL: [Namespace; 10] = [
+        Namespace::Cgroup,
+        Namespace::Ipc,
+        Namespace::Mount,
+        Namespace::Net,
+        Namespace::Pid,
+        Namespace::PidForChildren,
+        Namespace::Time,
+        Namespace::TimeForChildren,
+        Namespace::User,
+        Namespace::Uts,
+    ];
+
+    /// The request number: `_IO(0xFF, n)`.
+    pub const fn request(self) -> u32 {
+        ((PIDFS_IOCTL_MAGIC as u32) << 8) | self as u32
+    }
 }
 
 /// `PIDFD_THREAD`: a pidfd for one thread (Linux 6.9).

@@ -258,6 +258,14 @@ impl Clone3 {
         child.clear_away().context("control")
     }
 
+    /// Makes a call for a thread, which ends at once; a thread that came to be is over on return.
+    pub fn try_thread(&self) -> std::result::Result<(), Errno> {
+        let stack = Stack::new().map_err(|_| Errno::ENOMEM)?;
+        let joinable = self.clone().with(Flags::CLONE_CHILD_CLEARTID | Flags::CLONE_PARENT_SETTID);
+        joinable.try_spawn_on(&stack, exit_at_once, 0)?;
+        stack.join().map_err(|_| Errno::EINVAL)
+    }
+
     /// As [`Clone3::accepted`], for a child that `CLONE_PARENT` gives to the caller's parent, who reaps it.
     #[track_caller]
     pub fn accepted_elsewhere(&self) -> Result {
@@ -277,7 +285,8 @@ impl Clone3 {
         if let Ok(child) = got {
             let pid = child.pid();
             let ran = if self.flags().contains(Flags::CLONE_THREAD) { "thread" } else { "child" };
-            if ran == "child" {
+            // A child of the caller's parent is that one's to clear away.
+            if ran == "child" && !self.flags().contains(Flags::CLONE_PARENT) {
                 child.clear_away()?;
             }
             let expected = Named(expected);
@@ -323,6 +332,19 @@ pub fn raw(args: usize, size: usize) -> std::result::Result<i32, Errno> {
     if pid == 0 {
         exit_now(99);
     }
+    Errno::result(pid).map(|pid| pid as i32)
+}
+
+/// A child of the legacy `clone(2)` with exit_signal SIGCHLD, which exits with 0 at once. Gives its pid.
+pub fn legacy_fork(flags: Flags) -> std::result::Result<i32, Errno> {
+    let word = flags.bits() | libc::SIGCHLD as u64;
+    assert!(!flags.contains(Flags::CLONE_VM), "a child in this memory needs a stack");
+    // SAFETY: without CLONE_VM the child works on a copy of this memory, and leaves at once.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, word, 0, 0, 0, 0) };
+    if pid == 0 {
+        exit_now(0);
+    }
+    note!("clone({flags}|SIGCHLD) = {pid}");
     Errno::result(pid).map(|pid| pid as i32)
 }
 
@@ -479,6 +501,11 @@ impl Child {
         self.pid
     }
 
+    /// Whether it was made with `CLONE_AUTOREAP`, so that nobody is to wait for it.
+    pub fn reaps_itself(&self) -> bool {
+        self.reaps_itself
+    }
+
     /// The pidfd that the call returned.
     #[track_caller]
     pub fn pidfd(&self) -> Result<&Pidfd> {
@@ -546,4 +573,10 @@ fn no_pidfd() -> Failure {
 /// Whether a descriptor is close-on-exec.
 pub fn is_cloexec(fd: impl AsFd) -> Result<bool> {
     Ok(rustix::io::fcntl_getfd(fd)?.contains(FdFlags::CLOEXEC))
+}
+
+/// Whether this number is an open descriptor, whoever owns it.
+pub fn is_open(fd: RawFd) -> bool {
+    // SAFETY: F_GETFD only asks, and any number may be asked about.
+    unsafe { libc::fcntl(fd, libc::F_GETFD) != -1 }
 }

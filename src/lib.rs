@@ -26,6 +26,7 @@ pub mod pidfd;
 pub mod probe;
 pub mod procfs;
 pub mod report;
+pub mod rules;
 pub mod sandbox;
 pub mod trail;
 pub mod wait;

@@ -43,10 +43,16 @@ pub enum Need {
     CheckpointRestore,
     /// Permission to make user namespaces.
     UserNamespaces,
+    /// Permission to make pid namespaces; an ordinary user makes a user namespace to have it.
+    PidNamespace,
+    /// Permission to trace one's own processes with ptrace(2).
+    Ptrace,
     /// no_new_privs is not set yet.
     NotYetNnp,
     /// `/proc` is mounted.
     Proc,
+    /// A cgroup of version 2 that can be written: root, and the hierarchy mounted or mountable.
+    Cgroup2,
     /// Leave to change something global for an instant, and to run alone meanwhile (`--allow-global-changes`).
     GlobalChanges,
 }
@@ -108,8 +114,11 @@ impl Need {
             Need::SysAdmin => "CAP_SYS_ADMIN",
             Need::CheckpointRestore => "CAP_CHECKPOINT_RESTORE",
             Need::UserNamespaces => "user namespaces",
+            Need::PidNamespace => "pid namespaces",
+            Need::Ptrace => "permission to trace with ptrace(2)",
             Need::NotYetNnp => "no_new_privs not set",
             Need::Proc => "/proc",
+            Need::Cgroup2 => "cgroup2",
             Need::GlobalChanges => "leave to change global settings",
         }
     }
@@ -152,8 +161,11 @@ impl Need {
             Need::SysAdmin => may.sys_admin || may.user_namespaces,
             Need::CheckpointRestore => may.checkpoint_restore,
             Need::UserNamespaces => may.user_namespaces,
+            Need::PidNamespace => may.pid_namespaces,
+            Need::Ptrace => may.ptrace,
             Need::NotYetNnp => !may.no_new_privs,
             Need::Proc => crate::procfs::is_mounted(),
+            Need::Cgroup2 => may.root && crate::kit::cgroup::is_reachable(),
             Need::GlobalChanges => setting.allow_global_changes,
         }
     }
@@ -165,6 +177,7 @@ impl Need {
             }
             Need::NotYetNnp => "the caller has no_new_privs set already".to_owned(),
             Need::Root => "needs root with all capabilities in the initial user namespace".to_owned(),
+            Need::Cgroup2 => "needs root, and cgroup2 mounted or mountable".to_owned(),
             other => format!("needs {}", other.name()),
         }
     }
@@ -206,7 +219,8 @@ pub(crate) fn prepare(needs: &[Need]) -> Result {
     if needs.contains(&Need::Unprivileged) && may.root {
         privilege::become_ordinary_user()?;
     }
-    if needs.contains(&Need::SysAdmin) && !may.sys_admin {
+    let wants_admin = [Need::SysAdmin, Need::PidNamespace].iter().any(|need| needs.contains(need));
+    if wants_admin && !may.sys_admin {
         privilege::enter_user_namespace()?;
     }
     Ok(())

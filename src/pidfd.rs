@@ -6,13 +6,13 @@
 //! auto-reaped child after POLLIN alone.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 
-use crate::abi::{self, InfoMask, PidfdInfo};
+use crate::abi::{self, InfoMask, Namespace, PidfdInfo};
 use crate::check::{self, Failure, Named, Result};
 use crate::wait::{self, Status, Who};
 use crate::{note, procfs, sandbox};
@@ -79,6 +79,11 @@ impl Pidfd {
         let closed = Errno::result(unsafe { libc::close(owned.as_raw_fd()) });
         note!("close({fd}) = {}", check::outcome_of(&closed));
         check::succeeds(format_args!("close({fd})"), closed).map(drop)
+    }
+
+    /// Gives up ownership: the number alone, which something else must close.
+    pub fn into_number(self) -> i32 {
+        self.0.into_raw_fd()
     }
 
     /// What poll(2) reports at this moment for `events`.
@@ -173,6 +178,20 @@ impl Pidfd {
         unsafe { self.raw_info(size, buffer.as_mut_ptr() as usize) }
     }
 
+    /// `PIDFD_GET_INFO` with an address in the first page, where nothing can be: the kernel has to say so.
+    pub fn info_at(&self, address: u8) -> std::result::Result<(), Errno> {
+        // SAFETY: no process of ours maps its first page.
+        unsafe { self.raw_info(size_of::<PidfdInfo>(), address.into()) }
+    }
+
+    /// The ioctl that opens one of the process's namespaces.
+    pub fn namespace(&self, kind: Namespace) -> std::result::Result<OwnedFd, Errno> {
+        // SAFETY: the request takes no pointer.
+        let fd = unsafe { libc::ioctl(self.as_raw_fd(), kind.request() as libc::Ioctl, 0) };
+        // SAFETY: on success the kernel just made this descriptor, and nobody else owns it.
+        Errno::result(fd).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
+    }
+
     /// The ioctl itself.
     ///
     /// # Safety
@@ -244,6 +263,17 @@ impl Pidfd {
         let text = fdinfo(self.as_raw_fd()).ok()?;
         text.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok())
     }
+}
+
+/// An ioctl with the number of `PIDFD_GET_INFO`, and direction, type and size as one likes, on any descriptor
+/// of which no driver knows that number: `_IOC(direction, kind, 11, 88)`.
+pub fn almost_info(fd: impl AsFd, direction: u32, kind: u8) -> std::result::Result<(), Errno> {
+    let mut info = PidfdInfo::default();
+    let whole = abi::pidfd_get_info_request(size_of::<PidfdInfo>());
+    let request = (whole & 0x3fff_00ff) | direction << 30 | u32::from(kind) << 8;
+    // SAFETY: `info` is a live structure of exactly the size that the request states.
+    let done = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), request as libc::Ioctl, &raw mut info) };
+    Errno::result(done).map(drop)
 }
 
 impl std::fmt::Display for Pidfd {

@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::unistd::{Uid, geteuid};
 use serde::{Deserialize, Serialize};
 
-use crate::abi::{Flags, InfoMask, PidfdInfo};
+use crate::abi::{Flags, InfoMask};
 use crate::clone3::Clone3;
 use crate::pidfd::Pidfd;
 use crate::procfs;
@@ -63,6 +63,10 @@ pub struct Privileges {
     pub checkpoint_restore: bool,
     /// Whether a user namespace can be made.
     pub user_namespaces: bool,
+    /// Whether a pid namespace can be made, by way of a user namespace if need be.
+    pub pid_namespaces: bool,
+    /// Whether ptrace(2) may be used on one's own processes.
+    pub ptrace: bool,
     /// no_new_privs is set already.
     pub no_new_privs: bool,
     /// The Seccomp mode of the caller: 0 none, 1 strict, 2 filter.
@@ -143,6 +147,10 @@ impl Privileges {
             user_namespaces: crate::kit::process::answers(|| {
                 nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWUSER).is_ok()
             }),
+            pid_namespaces: crate::kit::process::answers(|| {
+                crate::kit::namespace::try_pid_namespace().is_ok()
+            }),
+            ptrace: crate::kit::process::answers(crate::kit::tracer::try_tracing),
             no_new_privs: rustix::thread::no_new_privs().unwrap_or(false),
             seccomp,
         }
@@ -195,7 +203,7 @@ fn info_features() -> Option<InfoMask> {
     let own = Pidfd::try_open(rustix::process::getpid().as_raw_nonzero().get()).ok()?;
     let info = own.info(InfoMask::COREDUMP | InfoMask::SUPPORTED_MASK).ok()?;
     if info.given().contains(InfoMask::SUPPORTED_MASK) {
-        return Some(InfoMask::from_bits_retain(supported_mask(&info)));
+        return Some(info.supported());
     }
     let mut found =
         info.given() & (InfoMask::PID | InfoMask::CREDS | InfoMask::CGROUPID | InfoMask::COREDUMP);
@@ -203,11 +211,6 @@ fn info_features() -> Option<InfoMask> {
         found |= InfoMask::EXIT;
     }
     Some(found)
-}
-
-/// The mask stands at offset 80 since 7.1 and stood at 72, where `coredump_code` and its padding are now.
-fn supported_mask(info: &PidfdInfo) -> u64 {
-    if info.supported_mask != 0 { info.supported_mask } else { info.coredump_code.into() }
 }
 
 /// Before SUPPORTED_MASK only a dead child tells whether exit information is kept.
@@ -257,6 +260,8 @@ impl fmt::Display for Probe {
             ("CAP_SYS_ADMIN", may.sys_admin),
             ("CAP_CHECKPOINT_RESTORE", may.checkpoint_restore),
             ("user namespaces", may.user_namespaces),
+            ("pid namespaces", may.pid_namespaces),
+            ("ptrace(2)", may.ptrace),
             ("no_new_privs already set", may.no_new_privs),
             ("seccomp filter", may.seccomp == 2),
             ("emulated CPU", self.emulated),

@@ -80,7 +80,8 @@ pub struct Policy {
 }
 
 impl Policy {
-    fn requires(&self, case: &Case) -> bool {
+    /// Whether this case may be neither unsupported nor blocked.
+    pub fn requires(&self, case: &Case) -> bool {
         self.require_all || case.needs.iter().any(|need| self.require.contains(need))
     }
 

@@ -37,6 +37,12 @@ impl Status {
         Status(((signal as i32) << 8) | 0x7f)
     }
 
+    /// For a stop of a tracee: the signal, and the ptrace event or 0.
+    pub fn stop(self) -> Option<(Signal, i32)> {
+        let signal = Signal::try_from((self.0 >> 8) & 0xff).ok()?;
+        (self.0 & 0xff == 0x7f).then_some((signal, self.0 >> 16))
+    }
+
     /// The number of the signal that killed the process, if one did.
     pub fn term_signal(self) -> Option<i32> {
         let number = self.0 & 0x7f;

@@ -1,7 +1,7 @@
 //! Values from a child to its parent, over a pipe.
 
 use std::marker::PhantomData;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::{Mutex, MutexGuard};
 
 use nix::errno::Errno;
@@ -9,7 +9,6 @@ use nix::poll::{PollFd, PollFlags, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::os::fd::AsFd;
 
 use crate::check::{Failure, Result};
 use crate::sandbox;
@@ -29,6 +28,19 @@ impl<T: Serialize + DeserializeOwned> Channel<T> {
     /// A new one. Make it before the child.
     pub fn new() -> Result<Channel<T>> {
         let (from, to) = pipe_with(PipeFlags::CLOEXEC)?;
+        Ok(Channel { from, to: Mutex::new(Some(to)), value: PhantomData })
+    }
+
+    /// The sending end, for a helper that inherits it and [adopts](Channel::adopt) it.
+    pub fn sending_end(&self) -> Result<RawFd> {
+        let to = self.sender();
+        let to = to.as_ref().ok_or_else(|| Failure::broken("the sending end of a channel is closed"))?;
+        Ok(to.as_raw_fd())
+    }
+
+    /// In a helper: the channel of which this is the sending end. It can only send.
+    pub fn adopt(to: OwnedFd) -> Result<Channel<T>> {
+        let (from, _) = pipe_with(PipeFlags::CLOEXEC)?;
         Ok(Channel { from, to: Mutex::new(Some(to)), value: PhantomData })
     }
 

@@ -7,13 +7,14 @@
 //! POLLHUP there.
 
 use std::ops::{Deref, DerefMut};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::check::{self, Result};
 use crate::clone3::{Child, Clone3};
 use crate::kit::channel::read_byte;
+use crate::kit::helper::{self, Command};
 use crate::{note, procfs};
 
 /// What a ping found.
@@ -46,7 +47,20 @@ pub fn line() -> Result<(Line, Echoer)> {
     Ok((Line { to: to_child, from: from_child }, Echoer { from: from_parent, to: to_parent }))
 }
 
+/// In a freshly forked child: closes its copies of descriptors of the parent's.
+fn close_copies(fds: [&OwnedFd; 2]) {
+    for fd in fds {
+        // SAFETY: this copy of the descriptor belongs to the child, which never uses or drops its owner.
+        unsafe { rustix::io::close(fd.as_raw_fd()) };
+    }
+}
+
 impl Line {
+    /// In a freshly forked child: closes its copies of the parent's ends.
+    pub fn close_in_child(&self) {
+        close_copies([&self.to, &self.from]);
+    }
+
     /// Sends a byte and waits for it to come back, or for the end of the stream.
     #[track_caller]
     pub fn ping(&self) -> Result<Pulse> {
@@ -60,6 +74,11 @@ impl Line {
 }
 
 impl Echoer {
+    /// In a process that made the echoing child: closes its copies of the child's ends.
+    pub fn close_in_child(&self) {
+        close_copies([&self.from, &self.to]);
+    }
+
     /// Echoes until the parent closes its end. Two system calls a round, safe after any clone.
     pub fn serve(&self) -> i32 {
         let mut byte = [0_u8; 1];
@@ -69,6 +88,11 @@ impl Echoer {
             }
         }
         0
+    }
+
+    /// The echoer whose descriptors a helper inherited.
+    pub fn adopt(from: OwnedFd, to: OwnedFd) -> Echoer {
+        Echoer { from, to }
     }
 
     /// The descriptors, for a helper that is to inherit them through exec: input, output.
@@ -97,7 +121,7 @@ impl Echo {
         let (line, echoer) = line()?;
         let child = call.spawn(|| {
             // A copy of the parent's end here would hide the parent's death, and the child's own.
-            drop_in_child(&line);
+            line.close_in_child();
             match prepare() {
                 Ok(()) => echoer.serve(),
                 Err(failure) => {
@@ -109,6 +133,32 @@ impl Echo {
         drop(echoer);
         let echo = Echo { child, line };
         echo.is_alive("before anything was done to it")?;
+        Ok(echo)
+    }
+
+    /// Makes one that execs first, and proves that it answers from the new program.
+    #[track_caller]
+    pub fn execed(call: &Clone3) -> Result<Echo> {
+        Echo::execed_from(call, helper::program()?, || Ok(()))
+    }
+
+    /// As [`Echo::execed`], from this copy of this program, after running `prepare` (which must succeed).
+    #[track_caller]
+    pub fn execed_from(
+        call: &Clone3,
+        program: BorrowedFd<'_>,
+        prepare: impl FnOnce() -> Result,
+    ) -> Result<Echo> {
+        let (line, echoer) = line()?;
+        let command = Command::new("echo", &[])?.with_fd(&echoer.from).with_fd(&echoer.to);
+        let child = call.spawn(|| {
+            let failure = prepare().map_or_else(|failure| failure, |()| command.exec_file(program));
+            note!("in the child: {}", failure.message);
+            98
+        })?;
+        drop(echoer);
+        let echo = Echo { child, line };
+        echo.is_alive("after its exec")?;
         Ok(echo)
     }
 
@@ -145,15 +195,6 @@ impl Echo {
         }
         let now = procfs::describe(pid);
         check::equal(format_args!("child {pid} {when} ({now})"), got, expected)
-    }
-}
-
-/// In a freshly forked child: closes its copies of the parent's ends.
-fn drop_in_child(line: &Line) {
-    use std::os::fd::AsRawFd;
-    for fd in [line.to.as_raw_fd(), line.from.as_raw_fd()] {
-        // SAFETY: this copy of the descriptor belongs to the child, which never uses or drops `line`.
-        unsafe { rustix::io::close(fd) };
     }
 }
 

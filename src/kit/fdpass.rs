@@ -3,14 +3,18 @@
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixDatagram, UnixStream};
+
+use nix::poll::{PollFlags, PollTimeout};
 
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, recvmsg, sendmsg,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 
 use crate::check::{Failure, Result};
+use crate::pidfd::Pidfd;
+use crate::sandbox;
 
 /// Sends one descriptor, along with one byte.
 pub fn send(socket: impl AsFd, fd: impl AsFd) -> Result {
@@ -50,4 +54,33 @@ pub fn receive_with(socket: impl AsFd, flags: RecvFlags) -> Result<OwnedFd> {
 /// itself alive.
 pub fn pair() -> Result<(UnixStream, UnixStream)> {
     Ok(UnixStream::pair()?)
+}
+
+/// A connected pair of datagram sockets. Make it after an auto-kill child, as [`pair`].
+pub fn datagram_pair() -> Result<(UnixDatagram, UnixDatagram)> {
+    Ok(UnixDatagram::pair()?)
+}
+
+/// Receives the byte that came with a descriptor, with no room for the descriptor itself. Gives whether the
+/// kernel says that control data was cut off (`MSG_CTRUNC`).
+pub fn receive_without_room(socket: impl AsFd) -> Result<bool> {
+    let mut byte = [0];
+    let mut none = RecvAncillaryBuffer::default();
+    let got = recvmsg(socket, &mut [IoSliceMut::new(&mut byte)], &mut none, RecvFlags::empty())?;
+    Ok(got.flags.contains(ReturnFlags::CTRUNC))
+}
+
+/// Has the kernel collect the garbage among UNIX sockets until that reaps the process of this pidfd.
+///
+/// Every release of a socket asks for a collection, unless one is under way that may have come too early. No
+/// event says that one has run, so sockets are made and released within the patience of the case.
+#[track_caller]
+pub fn collect_garbage_until_reaped(observer: &Pidfd) -> Result {
+    while observer.poll_now(PollFlags::empty())? != PollFlags::POLLHUP {
+        if sandbox::time_left() == PollTimeout::ZERO {
+            return observer.wait_reaped();
+        }
+        drop(pair()?);
+    }
+    Ok(())
 }

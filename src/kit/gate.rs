@@ -1,6 +1,6 @@
 //! A gate that holds a child until its parent opens it.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::pipe::{PipeFlags, pipe_with};
 
@@ -27,6 +27,16 @@ impl Gate {
     pub fn wait(&self) {
         let mut byte = [0_u8; 1];
         while rustix::io::read(&self.inner, &mut byte) == Err(rustix::io::Errno::INTR) {}
+    }
+
+    /// The end at which one waits, for a helper that inherits it: it goes on after reading a byte.
+    pub fn waiting_end(&self) -> BorrowedFd<'_> {
+        self.inner.as_fd()
+    }
+
+    /// The end from which the gate is opened, for a helper that inherits it and writes a byte.
+    pub fn opening_end(&self) -> BorrowedFd<'_> {
+        self.outer.as_fd()
     }
 
     /// Lets one waiter through.

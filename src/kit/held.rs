@@ -4,7 +4,8 @@ use std::ops::{Deref, DerefMut};
 
 use crate::check::Result;
 use crate::clone3::{Child, Clone3};
-use crate::kit::Gate;
+use crate::kit::helper::Command;
+use crate::kit::{Channel, Gate};
 
 /// A child blocked at a gate.
 #[derive(Debug)]
@@ -20,6 +21,22 @@ impl Held {
         Held::running(call, move || code)
     }
 
+    /// A child that has run `prepare` when this returns, and once let go exits with `code`.
+    #[track_caller]
+    pub fn prepared(call: &Clone3, code: i32, prepare: impl FnOnce()) -> Result<Held> {
+        let ready = Channel::<()>::new()?;
+        let gate = Gate::new()?;
+        let child = call.spawn(|| {
+            prepare();
+            // A failure to report is seen as the end of the stream.
+            let _ = ready.send(&());
+            gate.wait();
+            code
+        })?;
+        ready.recv()?;
+        Ok(Held { child, gate })
+    }
+
     /// A child that, once let go, runs `body` and exits with what it returns.
     #[track_caller]
     pub fn running(call: &Clone3, body: impl FnOnce() -> i32) -> Result<Held> {
@@ -28,6 +45,38 @@ impl Held {
             gate.wait();
             body()
         })?;
+        Ok(Held { child, gate })
+    }
+
+    /// This child, of which a part waits at this gate.
+    pub(super) fn at(child: Child, gate: Gate) -> Held {
+        Held { child, gate }
+    }
+
+    /// A child that execs, proves that it runs the new program, and once let go exits with `code`.
+    #[track_caller]
+    pub fn execed(call: &Clone3, code: i32) -> Result<Held> {
+        Held::execed_after(call, code, 1, || Ok(()))
+    }
+
+    /// As [`Held::execed`], for a child that runs `prepare` first and then execs `times` times.
+    #[track_caller]
+    pub fn execed_after(
+        call: &Clone3,
+        code: i32,
+        times: i32,
+        prepare: impl FnOnce() -> Result,
+    ) -> Result<Held> {
+        let (gate, ready) = (Gate::new()?, Channel::<Result>::new()?);
+        let hold = Command::new("again", &[])?.number(times - 1).word("hold")?;
+        let hold = hold.with_fd(&ready.sending_end()?).with_fd(&gate.waiting_end()).number(code);
+        let child = call.spawn(|| {
+            let failure = prepare().map_or_else(|failure| failure, |()| hold.exec());
+            // Nobody is there to be told of an error.
+            let _ = ready.send(&Err(failure));
+            98
+        })?;
+        ready.recv()??;
         Ok(Held { child, gate })
     }
 

@@ -5,15 +5,15 @@
 
 use std::ffi::{CStr, CString};
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
 
 use crate::check::{Failure, Result};
 use crate::clone3::exit_now;
 use crate::note;
 
-/// What a helper program is called by: `argv[0]`.
-const NAME: &str = "clone3-helper";
+/// What a helper program is called by: `argv[0]`, or the last part of it.
+pub(crate) const NAME: &str = "clone3-helper";
 
 /// A helper program: gets its arguments, gives its exit status.
 pub struct Helper {
@@ -33,13 +33,18 @@ pub fn run_if_asked() {
         let _ = PROGRAM.set(file.into());
     }
     let mut arguments = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned());
-    if arguments.next().as_deref() != Some(NAME) {
+    if arguments.next().unwrap_or_default().rsplit('/').next() != Some(NAME) {
         return;
     }
     let name = arguments.next().unwrap_or_default();
     let rest: Vec<String> = arguments.collect();
+    exit_now(run(&name, &rest))
+}
+
+/// Runs the helper `name` in this process; 127 says that there is none.
+pub(crate) fn run(name: &str, arguments: &[String]) -> i32 {
     let helper = inventory::iter::<Helper>.into_iter().find(|helper| helper.name == name);
-    exit_now(helper.map_or(127, |helper| (helper.main)(&rest)))
+    helper.map_or(127, |helper| (helper.main)(arguments))
 }
 
 /// This program as an open file.
@@ -54,15 +59,39 @@ pub fn program() -> Result<BorrowedFd<'static>> {
 #[derive(Debug)]
 pub struct Command {
     arguments: Vec<CString>,
+    kept: Vec<RawFd>,
 }
 
 impl Command {
     /// The helper `name` with these arguments.
+    ///
+    /// # Errors
+    /// `blocked` where this program cannot be execed.
     pub fn new(name: &str, arguments: &[&str]) -> Result<Command> {
+        program()?;
+        let empty = Command { arguments: Vec::new(), kept: Vec::new() };
         let words = [NAME, name].into_iter().chain(arguments.iter().copied());
-        let arguments: std::result::Result<_, _> = words.map(CString::new).collect();
-        let arguments = arguments.map_err(|_| Failure::broken("a helper's argument holds a NUL"))?;
-        Ok(Command { arguments })
+        words.into_iter().try_fold(empty, Command::word)
+    }
+
+    /// With this word as the next argument.
+    pub fn word(mut self, word: &str) -> Result<Command> {
+        self.arguments
+            .push(CString::new(word).map_err(|_| Failure::broken("a helper's argument holds a NUL"))?);
+        Ok(self)
+    }
+
+    /// With this number as the next argument.
+    pub fn number(mut self, number: i32) -> Command {
+        // Digits hold no NUL.
+        self.arguments.extend(CString::new(number.to_string()));
+        self
+    }
+
+    /// With this descriptor left open across the exec, and its number as the next argument.
+    pub fn with_fd(mut self, fd: &impl AsRawFd) -> Command {
+        self.kept.push(fd.as_raw_fd());
+        self.number(fd.as_raw_fd())
     }
 
     /// Execs it from this program's own file. Returns only if that fails.
@@ -76,6 +105,10 @@ impl Command {
     /// Execs it from this file. Returns only if that fails.
     pub fn exec_file(&self, file: BorrowedFd<'_>) -> Failure {
         note!("execveat({:?})", self.arguments);
+        for fd in &self.kept {
+            // SAFETY: F_SETFD takes no pointer; the caller of `with_fd` says that the descriptor may be kept.
+            unsafe { libc::fcntl(*fd, libc::F_SETFD, 0) };
+        }
         let environment: [&CStr; 0] = [];
         let refused = nix::unistd::execveat(
             file,

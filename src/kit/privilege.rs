@@ -2,9 +2,11 @@
 
 use caps::{CapSet, Capability, CapsHashSet};
 use nix::sched::{CloneFlags, unshare};
-use nix::unistd::{Gid, Uid, getegid, geteuid, setgroups, setresgid, setresuid};
+use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
+use serde::{Deserialize, Serialize};
 
 use crate::check::{Failure, Result};
+use crate::kit::namespace::Outside;
 use crate::note;
 
 /// The uid and gid of an ordinary user, as cases that were started by root become it.
@@ -33,15 +35,11 @@ pub fn become_user(id: u32) -> Result {
 /// # Errors
 /// `blocked` where the system forbids user namespaces.
 pub fn enter_user_namespace() -> Result {
-    let (uid, gid) = (geteuid(), getegid());
+    let outside = Outside::here();
     if let Err(errno) = unshare(CloneFlags::CLONE_NEWUSER) {
         return Err(Failure::blocked(format!("unshare(CLONE_NEWUSER) says {errno:?}")));
     }
-    std::fs::write("/proc/self/setgroups", "deny")?;
-    std::fs::write("/proc/self/uid_map", format!("0 {uid} 1"))?;
-    std::fs::write("/proc/self/gid_map", format!("0 {gid} 1"))?;
-    note!("entered a user namespace as its root");
-    Ok(())
+    outside.becomes_root()
 }
 
 fn caps_error(error: caps::errors::CapsError) -> Failure {
@@ -66,4 +64,62 @@ pub fn drop_capabilities() -> Result {
     }
     note!("dropped all capabilities");
     Ok(())
+}
+
+/// Becomes this user for good, but keeps one capability: permitted, effective and ambient, so that it survives
+/// the exec of a plain program.
+pub fn become_user_with(id: u32, capability: Capability) -> Result {
+    let one: CapsHashSet = [capability].into();
+    caps::securebits::set_keepcaps(true).map_err(caps_error)?;
+    become_user(id)?;
+    // In this order: each set must be within another one.
+    for set in [CapSet::Effective, CapSet::Permitted, CapSet::Inheritable, CapSet::Ambient] {
+        caps::set(None, set, &one).map_err(caps_error)?;
+    }
+    note!("kept {capability}");
+    Ok(())
+}
+
+/// A set of capabilities as the kernel writes it: bit N is capability N.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Caps(u64);
+
+impl Caps {
+    /// No capability.
+    pub const NONE: Caps = Caps(0);
+
+    /// Exactly these.
+    pub fn of(capabilities: &[Capability]) -> Caps {
+        Caps(capabilities.iter().fold(0, |bits, capability| bits | capability.bitmask()))
+    }
+
+    /// One of the caller's own sets.
+    pub fn own(set: CapSet) -> Result<Caps> {
+        let found: Vec<Capability> = caps::read(None, set).map_err(caps_error)?.into_iter().collect();
+        Ok(Caps::of(&found))
+    }
+
+    /// As a number.
+    pub fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// Whether this one is among them.
+    pub fn contains(self, capability: Capability) -> bool {
+        self.0 & capability.bitmask() != 0
+    }
+}
+
+/// As `/proc/PID/status` shows it, with names if they are few.
+impl std::fmt::Debug for Caps {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut names: Vec<String> =
+            caps::all().into_iter().filter(|one| self.contains(*one)).map(|one| one.to_string()).collect();
+        names.sort();
+        match names.len() {
+            0 => f.write_str("no capability"),
+            1..=4 => write!(f, "{:#x} ({})", self.0, names.join("|")),
+            many => write!(f, "{:#x} ({many} capabilities)", self.0),
+        }
+    }
 }

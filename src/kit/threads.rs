@@ -1,10 +1,87 @@
 //! Threads of the case: seen blocked before the event, and joined after it.
 
-use nix::poll::PollTimeout;
+use std::sync::atomic::{AtomicU32, Ordering};
 
+use nix::poll::PollTimeout;
+use rustix::thread::futex;
+
+use crate::abi::PIDFD_THREAD;
 use crate::check::{Failure, Result};
+use crate::clone3::{Child, Clone3, exit_now, exit_thread};
+use crate::kit::{Gate, Held};
+use crate::pidfd::{Pidfd, pidfd_open};
 use crate::procfs::Stat;
 use crate::sandbox;
+
+/// The caller's thread id.
+pub fn own_tid() -> i32 {
+    rustix::thread::gettid().as_raw_nonzero().get()
+}
+
+/// A child whose leader thread has ended with `code`, while another thread waits at the gate. Once let go,
+/// that thread runs `body` and ends itself alone, with what it returns.
+#[track_caller]
+pub fn leaderless(call: &Clone3, code: i32, body: impl FnOnce() -> i32 + Send) -> Result<Held> {
+    let gate = Gate::new()?;
+    let child = leaderless_at(&gate, call, code, body)?;
+    Ok(Held::at(child, gate))
+}
+
+/// As [`leaderless`], at a gate of the caller's.
+#[track_caller]
+pub fn leaderless_at(
+    gate: &Gate,
+    call: &Clone3,
+    code: i32,
+    body: impl FnOnce() -> i32 + Send,
+) -> Result<Child> {
+    let child = call.spawn(|| {
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                gate.wait();
+                exit_thread(body())
+            });
+            exit_thread(code)
+        })
+    })?;
+    wait_for_dead_leader(child.pid())?;
+    Ok(child)
+}
+
+/// What the body of a process does so that its leader ends with `code` and still is the last thread to be
+/// gone, after another one ended the whole group with `group_code`.
+///
+/// The leader alone has a watch on a directory. Once it has left user mode, giving up the watch makes it sleep
+/// in the kernel, which no signal cuts short.
+pub fn leader_gone_last(code: i32, group_code: i32) -> i32 {
+    let in_user_mode = Box::leak(Box::new(AtomicU32::new(1)));
+    let tid_word: &AtomicU32 = in_user_mode;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while tid_word.load(Ordering::Acquire) != 0 {
+                // Whatever the reason for waking, the word tells.
+                let _ = futex::wait(tid_word, futex::Flags::empty(), 1, None);
+            }
+            exit_now(group_code)
+        });
+        match slow_exit(tid_word) {
+            Ok(()) => exit_thread(code),
+            Err(_) => exit_now(98),
+        }
+    })
+}
+
+/// Makes the calling thread's exit slow, and clear `word` before it becomes so.
+fn slow_exit(word: &'static AtomicU32) -> Result {
+    use rustix::fs::inotify;
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_FILES)?;
+    let watch = inotify::init(inotify::CreateFlags::CLOEXEC)?;
+    inotify::add_watch(&watch, "/", inotify::WatchFlags::MOVE_SELF)?;
+    std::mem::forget(watch);
+    // SAFETY: the word is never freed, and the kernel writes to it once, when this thread exits.
+    unsafe { libc::syscall(libc::SYS_set_tid_address, word.as_ptr()) };
+    Ok(())
+}
 
 /// Waits until the leader thread of a process has ended while others run on: the process then shows as `Z`.
 ///
@@ -39,4 +116,19 @@ fn wait_for_state(path: &str, wanted: char) -> Result {
             None => return Err(Failure::broken(format!("cannot read {path}"))),
         }
     }
+}
+
+/// Runs `body` in a thread of its own, which is over for user mode on return.
+pub fn in_a_thread<T: Send>(body: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    std::thread::scope(|scope| join(scope.spawn(body)))
+}
+
+/// Joins a thread of the case.
+pub fn join<T>(thread: std::thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
+    thread.join().unwrap_or_else(|_| Err(Failure::broken("a thread of the case panicked")))
+}
+
+/// A pidfd for the calling thread, which reports its end exactly: a join may return a little before it.
+pub fn own_pidfd() -> Result<Pidfd> {
+    Ok(pidfd_open(own_tid(), PIDFD_THREAD)?)
 }

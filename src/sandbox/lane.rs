@@ -17,6 +17,7 @@ use super::entry::{self, COULD_NOT_REPORT, Report};
 use super::wire::{self, Outcome, Request};
 use crate::case::{self, Case};
 use crate::check::Failure;
+use crate::kit::core_pattern;
 use crate::wait::{self, Status, signal_name};
 use crate::{procfs, trail};
 
@@ -80,15 +81,21 @@ impl Lane {
             return Outcome::lost(Failure::broken(format!("there is no case {}", request.case)));
         };
         trail::clear();
+        // A case that dies cannot put back what it changed.
+        let core_pattern = if case.runs_alone() { core_pattern::read() } else { None };
         let start = Instant::now();
-        match self.start(case, request.deadline) {
+        let outcome = match self.start(case, request.deadline) {
             Ok(running) => self.finish(running, request.deadline, start),
             Err(errno @ (Errno::EAGAIN | Errno::ENOMEM)) => {
                 let why = format!("the sandbox cannot fork: {errno:?} (a limit on processes or memory)");
                 Outcome::lost(Failure::blocked(why))
             }
             Err(errno) => Outcome::lost(Failure::from(errno).within("starting the case")),
+        };
+        if let Some(pattern) = core_pattern {
+            core_pattern::put_back(&pattern);
         }
+        outcome
     }
 
     fn start(&self, case: &Case, deadline: Duration) -> nix::Result<Running> {

@@ -1,0 +1,255 @@
+//! The arguments of clone3: flag bits, sizes of the structure, pointers, exit signals.
+
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use clone3_conformance::abi::{AUTOKILL_MARK, CLONE_ARGS_SIZES, Flags};
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Failure, Result};
+use clone3_conformance::clone3::{self, Clone3, PIDFD_UNTOUCHED, is_cloexec, is_open};
+use clone3_conformance::wait::{self, Event, Status, Who};
+use nix::errno::Errno;
+use rustix::param::page_size;
+
+/// A word whose address is handed to the kernel.
+fn word() -> AtomicI32 {
+    AtomicI32::new(PIDFD_UNTOUCHED)
+}
+
+fn address(word: &AtomicI32) -> u64 {
+    word.as_ptr() as u64
+}
+
+/// A flag by its number, as a program written against another header would pass it.
+fn bit(number: u32) -> Flags {
+    Flags::from_bits_retain(1 << number)
+}
+
+case! {
+    /// CLONE_AUTOREAP, CLONE_NNP and CLONE_PIDFD_AUTOKILL are each accepted in the smallest call that is well
+    /// formed.
+    abi_features_present: Must, needs [Autoreap, Nnp, Autokill],
+    source "pull request vfs-7.1-rc1.pidfs",
+}
+fn abi_features_present() -> Result {
+    Clone3::new(Flags::AUTOREAP).accepted()?;
+    Clone3::new(Flags::NNP).accepted()?;
+    Clone3::fork().with(Flags::NNP).accepted()?;
+    Clone3::new(Flags::KILLED_NNP).accepted()
+}
+
+case! {
+    /// CLONE_AUTOREAP is bit 34, CLONE_NNP bit 35 and CLONE_PIDFD_AUTOKILL bit 36. (The series as posted had the
+    /// last two the other way round.)
+    abi_flag_bit_values: Must, needs [Autoreap, Nnp, Autokill, NotYetNnp],
+    source "include/uapi/linux/sched.h; LKML, v5 of the series, 2026-02-26, patches 2 and 3",
+}
+fn abi_flag_bit_values() -> Result {
+    let reaped = Clone3::new(Flags::PIDFD | bit(34)).spawn(|| 0)?;
+    reaped.pidfd()?.wait_reaped()?;
+    wait::no_child(reaped.pid())?;
+
+    let has_nnp = || i32::from(rustix::thread::no_new_privs() == Ok(true));
+    Clone3::fork().spawn(has_nnp)?.reap_expecting(Status::exited(0))?;
+    Clone3::fork().with(bit(35)).spawn(has_nnp)?.reap_expecting(Status::exited(1))?;
+
+    let killed = Clone3::new(Flags::PIDFD | bit(34) | bit(35) | bit(36)).spawn(clone3::park)?;
+    check::holds(
+        killed.pidfd()?.status_flags()? & AUTOKILL_MARK != 0,
+        "expected the mark of an auto-kill pidfd in F_GETFL, got none",
+    )?;
+    killed.clear_away()?;
+    Clone3::new(bit(36)).refused(Errno::EINVAL)
+}
+
+case! {
+    /// Flag bits that no kernel has defined are EINVAL, and make no child.
+    abi_unknown_bits_einval: Must, needs [],
+    source "kernel/fork.c clone3_args_valid()",
+}
+fn abi_unknown_bits_einval() -> Result {
+    Clone3::fork().accepted()?;
+    // The bits right above the highest one known, 37, are those that the next kernels will give out.
+    for number in 48..64 {
+        Clone3::fork().with(bit(number)).refused(Errno::EINVAL)?;
+    }
+    Ok(())
+}
+
+case! {
+    /// The new flags are in the first word of `struct clone_args`, so they work with every size of it: the three
+    /// published ones, and a larger one whose tail is zero.
+    abi_size_versions_ok: Must, needs [Autoreap, Nnp, Autokill],
+    source "include/uapi/linux/sched.h (CLONE_ARGS_SIZE_VER0 to VER2); kernel/fork.c copy_clone_args_from_user()",
+}
+fn abi_size_versions_ok() -> Result {
+    for size in CLONE_ARGS_SIZES.into_iter().chain([96]) {
+        let call = Clone3::new(Flags::KILLED_NNP).size(size);
+        let child = call.spawn(clone3::park)?;
+        let mark = child.pidfd()?.status_flags()? & AUTOKILL_MARK;
+        check::equal(format_args!("{call}: the mark of an auto-kill pidfd"), mark, AUTOKILL_MARK)?;
+        child.clear_away()?;
+    }
+    Ok(())
+}
+
+case! {
+    /// A size of `struct clone_args` between two published ones is accepted.
+    abi_size_between_versions_ok: Is, needs [],
+    source "lib/usercopy.c copy_struct_from_user()",
+}
+fn abi_size_between_versions_ok() -> Result {
+    [65, 72, 79, 81, 87].into_iter().try_for_each(|size| Clone3::fork().size(size).accepted())
+}
+
+case! {
+    /// A size below that of the first `struct clone_args`, 64 bytes, is EINVAL and makes no child.
+    abi_size_small_einval: Must, needs [],
+    source "clone(2) (EINVAL); kernel/fork.c copy_clone_args_from_user()",
+}
+fn abi_size_small_einval() -> Result {
+    Clone3::fork().size(64).accepted()?;
+    [0, 1, 8, 63].into_iter().try_for_each(|size| Clone3::fork().size(size).refused(Errno::EINVAL))
+}
+
+case! {
+    /// A size above that of a page is E2BIG and makes no child; a page of which the tail is zero is accepted.
+    abi_size_page_e2big: Must, needs [],
+    source "kernel/fork.c copy_clone_args_from_user()",
+}
+fn abi_size_page_e2big() -> Result {
+    let page = page_size();
+    Clone3::fork().size(page).accepted()?;
+    [page + 1, 2 * page].into_iter().try_for_each(|size| Clone3::fork().size(size).refused(Errno::E2BIG))
+}
+
+case! {
+    /// A `struct clone_args` larger than the kernel's is accepted if the tail is zero.
+    abi_size_future_zero_tail_ok: Must, needs [],
+    source "lib/usercopy.c copy_struct_from_user() (\"forwards-compatible\")",
+}
+fn abi_size_future_zero_tail_ok() -> Result {
+    [1, 8, 40, 168].into_iter().try_for_each(|extra| Clone3::fork().tail(&vec![0; extra]).accepted())
+}
+
+case! {
+    /// A `struct clone_args` larger than the kernel's with something in the tail is E2BIG and makes no child,
+    /// whatever else is wrong with the call.
+    abi_size_future_nonzero_tail_e2big: Must, needs [],
+    source "lib/usercopy.c copy_struct_from_user() (E2BIG)",
+}
+fn abi_size_future_nonzero_tail_e2big() -> Result {
+    Clone3::fork().tail(&[0; 128]).accepted()?;
+    // The end of a long tail: what a later structure may add in front of it is left zero.
+    let mut tail = [0; 128];
+    tail[127] = 1;
+    Clone3::fork().tail(&tail).refused(Errno::E2BIG)?;
+    Clone3::fork().with(bit(50)).tail(&tail).refused(Errno::E2BIG)
+}
+
+case! {
+    /// The size is judged before the pointer is followed; a bad pointer with a good size is EFAULT.
+    abi_args_pointer_order: Is, needs [],
+    source "kernel/fork.c copy_clone_args_from_user()",
+}
+fn abi_args_pointer_order() -> Result {
+    Clone3::fork().accepted()?;
+    for (pointer, size, errno) in [
+        (8, 63, Errno::EINVAL),
+        (8, page_size() + 1, Errno::E2BIG),
+        (8, 88, Errno::EFAULT),
+        (0, 88, Errno::EFAULT),
+    ] {
+        check::refused(format_args!("clone3({pointer:#x}, {size})"), clone3::raw(pointer, size), errno)?;
+    }
+    wait::no_children()
+}
+
+case! {
+    /// Without CLONE_PIDFD the pidfd field is neither looked at nor written to; with it the word changes.
+    abi_pidfd_pointer_ignored_without_flag: Must, needs [],
+    source "clone(2) (CLONE_PIDFD); kernel/fork.c copy_process()",
+}
+fn abi_pidfd_pointer_ignored_without_flag() -> Result {
+    let word = word();
+    Clone3::fork().with(Flags::PIDFD).pidfd_address(address(&word)).accepted()?;
+    let written = word.swap(PIDFD_UNTOUCHED, Ordering::Relaxed);
+    check::holds(is_open(written), format_args!("control: expected an open descriptor, got {written}"))?;
+
+    Clone3::fork().pidfd_address(address(&word)).accepted()?;
+    check::equal("the pidfd word without CLONE_PIDFD", word.into_inner(), PIDFD_UNTOUCHED)?;
+    Clone3::fork().pidfd_address(8).accepted()
+}
+
+case! {
+    /// The pidfd is the child's, close-on-exec, and open in the parent from the child's first instruction on;
+    /// the child has it only if it shares the parent's descriptors (CLONE_FILES).
+    abi_pidfd_installed_before_child_runs: Must, needs [],
+    source "clone(2) (CLONE_PIDFD); kernel/fork.c copy_process() (\"after unsharing the fd table\")",
+}
+fn abi_pidfd_installed_before_child_runs() -> Result {
+    for (flags, in_child) in [(Flags::PIDFD, false), (Flags::PIDFD | Flags::CLONE_FILES, true)] {
+        let number = clone3::lowest_free_fd()?;
+        let child = Clone3::fork().with(flags).spawn(|| i32::from(is_open(number)))?;
+        let (pid, pidfd) = (child.pid(), child.pidfd()?);
+        check::equal("the number of the pidfd", pidfd.as_raw_fd(), number)?;
+        check::equal("close-on-exec of the pidfd", is_cloexec(pidfd)?, true)?;
+        // The child's status says whether it had the descriptor; that it is found says whose the pidfd is.
+        let found = wait::waitid(Who::pidfd(pidfd), libc::WEXITED | libc::__WALL);
+        let expected = Event::exited(pid, i32::from(in_child));
+        check::equal(format_args!("{flags}: the child found by its pidfd"), found, Ok(Some(expected)))?;
+    }
+    Ok(())
+}
+
+case! {
+    /// An exit_signal beyond the last signal, 64, is EINVAL, in whichever bits it is too large.
+    abi_exit_signal_generic_range: Must, needs [],
+    source "clone(2) (EINVAL); kernel/fork.c copy_clone_args_from_user(), kernel_clone()",
+}
+fn abi_exit_signal_generic_range() -> Result {
+    for signal in [libc::SIGUSR1 as u64, 64] {
+        Clone3::fork().exit_signal(signal).accepted()?;
+    }
+    for signal in [65, 255, 256, 1 << 31, 1 << 32, 1 << 63, (1 << 32) | libc::SIGCHLD as u64] {
+        Clone3::fork().exit_signal(signal).refused(Errno::EINVAL)?;
+    }
+    Ok(())
+}
+
+case! {
+    /// CLONE_DETACHED is EINVAL in clone3, and so is a signal in the low byte of the flags, where clone(2) has it.
+    abi_detached_and_csignal_bits_einval: Must, needs [],
+    source "clone(2) (CLONE_DETACHED); kernel/fork.c clone3_args_valid()",
+}
+fn abi_detached_and_csignal_bits_einval() -> Result {
+    Clone3::fork().accepted()?;
+    Clone3::fork().with(Flags::CLONE_DETACHED).refused(Errno::EINVAL)?;
+    let signal = Flags::from_bits_retain(libc::SIGCHLD as u64);
+    Clone3::new(signal).refused(Errno::EINVAL)?;
+    (0..7).try_for_each(|number| Clone3::fork().with(bit(number)).refused(Errno::EINVAL))
+}
+
+case! {
+    /// The highest bit of the low byte is a flag in clone3 and not part of a signal: CLONE_NEWTIME is accepted.
+    abi_newtime_bit_ok: Must, needs [SysAdmin, Proc],
+    source "include/uapi/linux/sched.h (CLONE_NEWTIME); kernel/fork.c clone3_args_valid()",
+}
+fn abi_newtime_bit_ok() -> Result {
+    if std::fs::symlink_metadata("/proc/self/ns/time").is_err() {
+        return Err(Failure::blocked("needs time namespaces (CONFIG_TIME_NS)"));
+    }
+    Clone3::fork().with(Flags::CLONE_NEWTIME).accepted()
+}
+
+case! {
+    /// CLONE_PIDFD and CLONE_PARENT_SETTID that would write to one word are EINVAL; to two words they may.
+    abi_parent_settid_alias_einval: Must, needs [],
+    source "kernel/fork.c kernel_clone()",
+}
+fn abi_parent_settid_alias_einval() -> Result {
+    let (pidfd, tid) = (word(), word());
+    let call = Clone3::fork().with(Flags::PIDFD | Flags::CLONE_PARENT_SETTID).pidfd_address(address(&pidfd));
+    call.clone().parent_tid(address(&tid)).accepted()?;
+    call.parent_tid(address(&pidfd)).refused(Errno::EINVAL)
+}

@@ -1,0 +1,161 @@
+//! Whoever closes the last reference kills: what the closer is allowed to do plays no part in it.
+
+use std::os::fd::AsFd;
+
+use clone3_conformance::abi::{Flags, InfoMask};
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Failure, Result};
+use clone3_conformance::clone3::Clone3;
+use clone3_conformance::kit::privilege::{self, ORDINARY};
+use clone3_conformance::kit::sandboxing::Landlock;
+use clone3_conformance::kit::{Actor, Echo, setuid};
+use clone3_conformance::pidfd::Pidfd;
+use clone3_conformance::wait::{self, Status};
+use nix::errno::Errno;
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+
+/// The last reference to the child's pidfd is closed in a process made by `call`, after `restrain` made sure
+/// that this process may not signal the child. The child must die all the same.
+#[track_caller]
+fn last_close_by(call: &Clone3, mut child: Echo, restrain: impl Fn(&Pidfd) -> Result) -> Result {
+    let observer = child.observe()?;
+    // The closer's code owns the descriptor, so the copy in this process is closed once the closer exists.
+    let mut held = Some(child.take_pidfd()?);
+    let closer = Actor::spawn(call, move |()| {
+        let pidfd = held.take().ok_or_else(|| Failure::broken("closed already"))?;
+        restrain(&pidfd)?;
+        pidfd.close()
+    })?;
+    child.is_alive("while the closer has the last reference")?;
+    closer.ask(())?;
+    child.is_dead("after the last close, by a process that may not signal it")?;
+    observer.reaped_with(Status::killed(Signal::SIGKILL))?;
+    wait::no_child(child.pid())?;
+    closer.dismiss()
+}
+
+/// What signal 0 says, by pid and by pidfd.
+fn may_signal(child: &Pidfd) -> [std::result::Result<(), Errno>; 2] {
+    let pid = child.pid_in_fdinfo().unwrap_or(-1);
+    [kill(Pid::from_raw(pid), None), child.send_raw_signal(0)]
+}
+
+fn may_not_signal(child: &Pidfd) -> Result {
+    let [by_pid, by_pidfd] = may_signal(child);
+    check::refused("kill(child, 0) by the closer", by_pid, Errno::EPERM)?;
+    check::refused("pidfd_send_signal(0) by the closer", by_pidfd, Errno::EPERM)
+}
+
+/// The closer becomes another ordinary user than the one that children become.
+fn as_a_stranger(child: &Pidfd) -> Result {
+    privilege::become_user(2000)?;
+    may_not_signal(child)
+}
+
+/// Likewise, with all capabilities in a user namespace that the child is not in.
+fn as_a_stranger_in_a_user_namespace(child: &Pidfd) -> Result {
+    privilege::become_user(3000)?;
+    unshare(CloneFlags::CLONE_NEWUSER)?;
+    may_not_signal(child)
+}
+
+/// The child has these real, effective and saved user ids.
+fn has_uids(child: &Echo, expected: [u32; 3]) -> Result {
+    let info = check::succeeds("PIDFD_GET_INFO(CREDS)", child.pidfd()?.info(InfoMask::CREDS))?;
+    check::equal("real, effective and saved uid of the child", [info.ruid, info.euid, info.suid], expected)
+}
+
+case! {
+    /// The last close kills although the closer, another user or one in a user namespace of its own, may not
+    /// signal the child.
+    autokill_closer_without_permission: Must,
+    needs [Autoreap, Nnp, Autokill, ExitInfo, Root, UserNamespaces, Proc],
+    source "LKML, Christian Brauner 2026-02-17 (\"ruthlessly enforced\"); kernel, do_send_sig_info() checks no permission",
+}
+fn autokill_closer_without_permission() -> Result {
+    for restrain in [as_a_stranger, as_a_stranger_in_a_user_namespace] {
+        last_close_by(&Clone3::fork(), Echo::spawn(&Clone3::new(Flags::KILLED_NNP))?, restrain)?;
+    }
+    Ok(())
+}
+
+case! {
+    /// The last close kills although the closer is in a Landlock domain that keeps its signals in.
+    autokill_closer_in_landlock_domain: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Proc],
+    source "LKML, Christian Brauner 2026-02-17 (\"ruthlessly enforced\"); kernel, do_send_sig_info() checks no permission",
+}
+fn autokill_closer_in_landlock_domain() -> Result {
+    Landlock::Signals.exists()?;
+    last_close_by(&Clone3::fork(), Echo::spawn(&Clone3::new(Flags::KILLED_NNP))?, |child| {
+        check::equal("control: signal 0 before landlock_restrict_self", may_signal(child), [Ok(()), Ok(())])?;
+        rustix::thread::set_no_new_privs(true)?;
+        Landlock::Signals.restrict_self()?;
+        may_not_signal(child)
+    })
+}
+
+case! {
+    /// The last close kills although the closer is in a pid namespace where the child has no pid: there, the
+    /// pidfd gives no information (EREMOTE) and takes no signal (EINVAL).
+    autokill_closer_in_other_pidns: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, PidNamespace],
+    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; kernel, pidfs_file_release() goes by struct pid",
+}
+fn autokill_closer_in_other_pidns() -> Result {
+    let child = Echo::spawn(&Clone3::new(Flags::KILLED_NNP | Flags::CLONE_NEWPID))?;
+    check::succeeds("control: PIDFD_GET_INFO by the creator", child.pidfd()?.info(InfoMask::PID))?;
+    check::succeeds("control: pidfd_send_signal(0) by the creator", child.pidfd()?.send_raw_signal(0))?;
+    last_close_by(&Clone3::fork().with(Flags::CLONE_NEWPID), child, |child| {
+        check::refused("PIDFD_GET_INFO by the closer", child.info(InfoMask::PID), Errno::EREMOTE)?;
+        check::refused("pidfd_send_signal(0) by the closer", child.send_raw_signal(0), Errno::EINVAL)
+    })
+}
+
+case! {
+    /// A child that becomes another user and is no longer dumpable stays armed: the last close kills it, even
+    /// by somebody who may not signal it.
+    autokill_after_setuid: Must, needs [Autoreap, Autokill, ExitInfo, Root, Proc],
+    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (unlike the parent-death signal, which changed credentials reset)",
+}
+fn autokill_after_setuid() -> Result {
+    let child = Echo::prepared(&Clone3::new(Flags::KILLED), || {
+        privilege::become_ordinary_user()?;
+        Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
+    })?;
+    has_uids(&child, [ORDINARY; 3])?;
+    last_close_by(&Clone3::fork(), child, as_a_stranger)
+}
+
+case! {
+    /// A privileged caller's child that became root by a set-user-ID exec stays armed: the last close kills it,
+    /// even by an unprivileged process that may not signal it. That is why it takes CAP_SYS_ADMIN to make one.
+    autokill_setuid_exec_child: Must, needs [Autoreap, Autokill, ExitInfo, Root, NotYetNnp, Proc],
+    source "LKML, Linus Torvalds 2026-02-17; pull request vfs-7.1-rc1.pidfs",
+}
+fn autokill_setuid_exec_child() -> Result {
+    let program = setuid::copy_with_mode(0o4755)?;
+    let child =
+        Echo::execed_from(&Clone3::new(Flags::KILLED), program.as_fd(), privilege::become_ordinary_user)?;
+    has_uids(&child, [ORDINARY, 0, 0])?;
+    last_close_by(&Clone3::fork(), child, as_a_stranger)
+}
+
+case! {
+    /// An unprivileged caller's auto-kill child gains nothing from a set-user-ID root program, so the last
+    /// close kills nobody whom the caller could not kill anyway.
+    autokill_unprivileged_setuid_exec: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Root, Proc],
+    source "LKML, Linus Torvalds 2026-02-17; pull request vfs-7.1-rc1.pidfs",
+}
+fn autokill_unprivileged_setuid_exec() -> Result {
+    let program = setuid::copy_with_mode(0o4755)?;
+    privilege::become_ordinary_user()?;
+    let mut child = Echo::execed_from(&Clone3::new(Flags::KILLED_NNP), program.as_fd(), || Ok(()))?;
+    has_uids(&child, [ORDINARY; 3])?;
+    check::equal("signal 0 by pid and by pidfd", may_signal(child.pidfd()?), [Ok(()), Ok(())])?;
+    let observer = child.observe()?;
+    child.close_pidfd()?;
+    child.is_dead("after the last close of its pidfd")?;
+    observer.reaped_with(Status::killed(Signal::SIGKILL))
+}

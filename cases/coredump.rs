@@ -1,0 +1,317 @@
+//! PIDFD_GET_INFO of processes that dump core: signal, si_code and status outlive the process, reaped by
+//! itself or not.
+
+use clone3_conformance::abi::{
+    InfoMask, PIDFD_COREDUMP_SKIP, PIDFD_COREDUMP_USER, PIDFD_COREDUMPED, PidfdInfo,
+};
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Context as _, Result};
+use clone3_conformance::clone3::{Child, Clone3, park};
+use clone3_conformance::kit::coredump::{Server, allow_core_files};
+use clone3_conformance::kit::crash::{self, Crash};
+use clone3_conformance::kit::{Echo, Held, subject};
+use clone3_conformance::need::{Setting, rounds};
+use clone3_conformance::wait::Status;
+use nix::poll::PollFlags;
+use nix::sys::signal::Signal;
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+
+use super::pidfd_info::{IDENTITY, given, info};
+
+/// Asks for all there is about a dead process.
+const REQUEST: InfoMask = InfoMask::EXIT.union(InfoMask::COREDUMP);
+
+/// The bits that come with a core dump: those of this kernel.
+fn coredump_bits() -> InfoMask {
+    let has = &Setting::get().probe.features;
+    let signal = if has.coredump_signal { InfoMask::COREDUMP_SIGNAL } else { InfoMask::empty() };
+    let code = if has.coredump_code { InfoMask::COREDUMP_CODE } else { InfoMask::empty() };
+    InfoMask::COREDUMP | signal | code
+}
+
+/// What is recorded of a dump, as far as this kernel records it: who could read it, the signal, its si_code.
+fn recorded(signal: Signal, code: i32) -> (u32, u32, i32) {
+    let bits = coredump_bits();
+    let when = |bit, value| if bits.contains(bit) { value } else { 0 };
+    (
+        PIDFD_COREDUMPED | PIDFD_COREDUMP_USER,
+        when(InfoMask::COREDUMP_SIGNAL, signal as i32) as u32,
+        when(InfoMask::COREDUMP_CODE, code),
+    )
+}
+
+fn of(info: &PidfdInfo) -> (u32, u32, i32) {
+    (info.coredump_mask, info.coredump_signal, info.coredump_code as i32)
+}
+
+/// The pidfd of a reaped child must tell of a core dump by this signal.
+#[track_caller]
+fn tells_of_dump(child: &Child, signal: Signal, code: i32) -> Result<PidfdInfo> {
+    let info = info(child.pidfd()?, REQUEST)?;
+    check::equal("mask without CGROUPID", given(&info), InfoMask::EXIT | coredump_bits())?;
+    check::equal("coredump_mask, coredump_signal, coredump_code", of(&info), recorded(signal, code))?;
+    Ok(info)
+}
+
+/// The pidfd of a reaped child must tell of no core dump.
+#[track_caller]
+fn tells_of_none(child: &Child, status: Status) -> Result {
+    let info = info(child.pidfd()?, REQUEST)?;
+    check::equal("mask without CGROUPID", given(&info), InfoMask::EXIT)?;
+    check::equal("exit_code", Status(info.exit_code), status)
+}
+
+case! {
+    /// Of a live process PIDFD_INFO_COREDUMP gives how a dump would be made: with the user's rights, or not at
+    /// all once PR_SET_DUMPABLE is 0. There is no signal yet, and none is given.
+    pidfd_info_coredump_live: Is, needs [CoredumpMask],
+    source "pidfd_info() (\"No coredump actually took place, so no coredump signal\")",
+}
+fn pidfd_info_coredump_live() -> Result {
+    let ways = [
+        (DumpableBehavior::Dumpable, PIDFD_COREDUMP_USER),
+        (DumpableBehavior::NotDumpable, PIDFD_COREDUMP_SKIP),
+    ];
+    for call in subject::calls() {
+        for (behaviour, expected) in ways {
+            let child = Echo::prepared(&call, || Ok(set_dumpable_behavior(behaviour)?))?;
+            let info = info(child.pidfd()?, REQUEST)?;
+            let what = format!("of a live child of {call} that is {behaviour:?}");
+            check::equal(format_args!("mask {what}"), given(&info), IDENTITY | InfoMask::COREDUMP)?;
+            check::equal(format_args!("coredump fields {what}"), of(&info), (expected, 0, 0))?;
+            child.into_child().clear_away()?;
+        }
+    }
+    Ok(())
+}
+
+case! {
+    /// A child that crashes leaves the fact of its core dump, the signal and its si_code in PIDFD_GET_INFO, all
+    /// still there when it is reaped, whether a socket or a helper with %F took the core. A child that a signal
+    /// ends without a core leaves none of it.
+    pidfd_info_coredump_sigsegv: Must, needs [ExitInfo, CoredumpMask, Root, GlobalChanges],
+    source "pull request vfs-7.1-rc1.pidfs (coredump_code); pidfs_coredump(); kernel selftest coredump_socket_test",
+}
+fn pidfd_info_coredump_sigsegv() -> Result {
+    let server = Server::start()?;
+    for call in subject::calls() {
+        let child = Held::exiting_with(&call, 0)?;
+        child.kill(Signal::SIGTERM)?;
+        subject::see_off(&child)?;
+        tells_of_none(&child, Status::killed(Signal::SIGTERM)).context("control: SIGTERM")?;
+
+        let child = call.spawn(|| Crash::Unmapped.now())?;
+        server.take_dump_of(child.pidfd()?)?;
+        dumped_by_sigsegv(&child).context(format_args!("socket, {call}"))?;
+    }
+    server.to_helper(true)?;
+    for call in subject::calls() {
+        let child = call.spawn(|| Crash::Unmapped.now())?;
+        dumped_by_sigsegv(&child).context(format_args!("helper with %F, {call}"))?;
+    }
+    Ok(())
+}
+
+fn dumped_by_sigsegv(child: &Child) -> Result {
+    if let Some(status) = subject::see_off(child)? {
+        check::equal("wait status", status, Crash::Unmapped.dumped())?;
+    }
+    let info = tells_of_dump(child, Signal::SIGSEGV, Crash::Unmapped.code())?;
+    check::equal("exit_code", Status(info.exit_code), Crash::Unmapped.dumped())
+}
+
+case! {
+    /// coredump_code is the si_code of the signal that caused the dump: SEGV_ACCERR, FPE_INTDIV and the like
+    /// for faults, SI_TKILL for abort, SI_USER for kill from outside.
+    pidfd_info_coredump_code_values: Must, needs [ExitInfo, CoredumpCode, Root, GlobalChanges],
+    source "pull request vfs-7.1-rc1.pidfs (coredump_code); sigaction(2)",
+}
+fn pidfd_info_coredump_code_values() -> Result {
+    const SI_USER: i32 = 0;
+    let server = Server::start()?;
+    for call in subject::calls() {
+        for crash in Crash::ALL {
+            let child = call.spawn(|| crash.now())?;
+            server.take_dump_of(child.pidfd()?)?;
+            subject::see_off(&child)?;
+            tells_of_dump(&child, crash.signal(), crash.code()).context(format_args!("{crash:?}"))?;
+        }
+        let child = Echo::prepared(&call, || {
+            crash::expect_death_by(Signal::SIGQUIT);
+            Ok(())
+        })?;
+        child.kill(Signal::SIGQUIT)?;
+        server.take_dump_of(child.pidfd()?)?;
+        subject::see_off(&child)?;
+        tells_of_dump(&child, Signal::SIGQUIT, SI_USER).context("kill(SIGQUIT) by the parent")?;
+    }
+    Ok(())
+}
+
+case! {
+    /// The signal and its si_code come with PIDFD_INFO_COREDUMP: a request for exit information, or for the two
+    /// alone, gives nothing of the dump.
+    pidfd_info_coredump_needs_request: Is, needs [ExitInfo, CoredumpSignal, Root, GlobalChanges],
+    source "pidfd_info()",
+}
+fn pidfd_info_coredump_needs_request() -> Result {
+    let server = Server::start()?;
+    for call in subject::calls() {
+        let child = call.spawn(|| Crash::Unmapped.now())?;
+        server.take_dump_of(child.pidfd()?)?;
+        subject::see_off(&child)?;
+        tells_of_dump(&child, Signal::SIGSEGV, Crash::Unmapped.code())?;
+        let alone = InfoMask::COREDUMP_SIGNAL | InfoMask::COREDUMP_CODE;
+        for request in [InfoMask::EXIT, InfoMask::EXIT | alone] {
+            let info = info(child.pidfd()?, request)?;
+            let what = format!("PIDFD_GET_INFO({request})");
+            check::equal(format_args!("{what}: mask without CGROUPID"), given(&info), InfoMask::EXIT)?;
+            check::equal(format_args!("{what}: coredump fields"), of(&info), (0, 0, 0))?;
+        }
+    }
+    Ok(())
+}
+
+/// A thread other than the leader crashes the process.
+fn crash_in_thread(crash: Crash) -> i32 {
+    std::thread::scope(|scope| {
+        scope.spawn(|| crash.now());
+        park()
+    })
+}
+
+case! {
+    /// The crash of a thread other than the leader leaves the same information as the leader's would.
+    pidfd_info_coredump_thread_crash: Must, needs [ExitInfo, CoredumpMask, Root, GlobalChanges],
+    source "coredump_parse(), coredump_sock_connect(): the pid of the thread group",
+}
+fn pidfd_info_coredump_thread_crash() -> Result {
+    let server = Server::start()?;
+    for call in subject::calls() {
+        let child = call.spawn(|| crash_in_thread(Crash::Unmapped))?;
+        server.take_dump_of(child.pidfd()?)?;
+        if let Some(status) = subject::see_off(&child)? {
+            check::equal("wait status", status, Crash::Unmapped.dumped())?;
+        }
+        let info = tells_of_dump(&child, Signal::SIGSEGV, Crash::Unmapped.code())?;
+        let signal = Status(info.exit_code).term_signal();
+        check::equal("signal in the exit_code", signal, Some(Signal::SIGSEGV as i32))?;
+    }
+    Ok(())
+}
+
+case! {
+    /// When a thread other than the leader crashes, the exit_code in PIDFD_GET_INFO says that core was dumped,
+    /// as waitpid's status does: for an auto-reaped process there is no other place to learn it.
+    pidfd_info_coredump_thread_crash_exit_code: Must, needs [ExitInfo, Root, GlobalChanges],
+    source "kernel selftest pidfd_info_test (\"waitpid format\"); wait(2), WCOREDUMP",
+    known_defect "6.16 to 7.3: the leader takes its exit code before the dump is over, so the bit for \"core dumped\" is mostly missing",
+}
+fn pidfd_info_coredump_thread_crash_exit_code() -> Result {
+    let server = Server::start()?;
+    for _ in 0..rounds(5) {
+        for call in subject::calls() {
+            let child = call.spawn(|| crash_in_thread(Crash::Unmapped))?;
+            server.take_dump_of(child.pidfd()?)?;
+            if let Some(status) = subject::see_off(&child)? {
+                check::equal("wait status", status, Crash::Unmapped.dumped())?;
+            }
+            let exit_code = child.pidfd()?.exit_status()?;
+            check::equal("exit_code in PIDFD_GET_INFO", exit_code, Crash::Unmapped.dumped())?;
+        }
+    }
+    Ok(())
+}
+
+case! {
+    /// A core written to a plain file, or by a helper that is handed no pidfd, leaves no coredump information in
+    /// PIDFD_GET_INFO; only the exit_code says that core was dumped.
+    pidfd_info_coredump_file_pattern_none: Is, needs [ExitInfo, CoredumpMask, Root, GlobalChanges],
+    source "pidfs_coredump(), called for %F and for sockets only",
+}
+fn pidfd_info_coredump_file_pattern_none() -> Result {
+    let server = Server::start()?;
+    let crashed = |call: &Clone3| -> Result<Child> {
+        let child = call.spawn(|| allow_core_files().map_or(93, |()| Crash::Unmapped.now()))?;
+        subject::see_off(&child)?;
+        Ok(child)
+    };
+    for call in subject::calls() {
+        server.to_helper(true)?;
+        let control = crashed(&call)?;
+        tells_of_dump(&control, Signal::SIGSEGV, Crash::Unmapped.code())
+            .context("control: helper with %F")?;
+        server.to_helper(false)?;
+        tells_of_none(&crashed(&call)?, Crash::Unmapped.dumped()).context("helper without %F")?;
+        server.to_file()?;
+        tells_of_none(&crashed(&call)?, Crash::Unmapped.dumped()).context("plain file")?;
+    }
+    Ok(())
+}
+
+case! {
+    /// A process that is not dumpable dumps no core when it crashes, and leaves no coredump information.
+    pidfd_info_coredump_nondumpable: Must, needs [ExitInfo, CoredumpMask, Root, GlobalChanges],
+    source "coredump_skip(); PR_SET_DUMPABLE(2const)",
+}
+fn pidfd_info_coredump_nondumpable() -> Result {
+    let server = Server::start()?;
+    for call in subject::calls() {
+        let child = Echo::prepared(&call, || {
+            crash::expect_death_by(Signal::SIGSEGV);
+            Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
+        })?;
+        child.kill(Signal::SIGSEGV)?;
+        let came = server.accept(child.pidfd()?)?;
+        check::holds(came.is_none(), "a process that is not dumpable dumps core")?;
+        subject::see_off(&child)?;
+        tells_of_none(&child, Status::killed(Signal::SIGSEGV))?;
+    }
+    Ok(())
+}
+
+case! {
+    /// With a socket in core_pattern that nobody listens at, nothing is dumped, and the exit_code says so; the
+    /// information for COREDUMP is there all the same.
+    pidfd_info_coredump_socket_no_listener: Is, needs [ExitInfo, CoredumpMask, Root, GlobalChanges],
+    source "coredump_sock_connect(): pidfs_coredump() comes before kernel_connect()",
+}
+fn pidfd_info_coredump_socket_no_listener() -> Result {
+    let server = Server::start()?;
+    server.to_nobody()?;
+    for call in subject::calls() {
+        let child = call.spawn(|| Crash::Unmapped.now())?;
+        if let Some(status) = subject::see_off(&child)? {
+            check::equal("wait status", status, Status::killed(Signal::SIGSEGV))?;
+        }
+        let info = tells_of_dump(&child, Signal::SIGSEGV, Crash::Unmapped.code())?;
+        check::equal("exit_code", Status(info.exit_code), Status::killed(Signal::SIGSEGV))?;
+    }
+    Ok(())
+}
+
+case! {
+    /// The server of core dumps sees the signal and its si_code through SO_PEERPIDFD while the process is still
+    /// dumping, which the process's own pidfd does not report as an exit.
+    pidfd_info_coredump_visible_during_dump: Must, needs [ExitInfo, CoredumpMask, Root, GlobalChanges],
+    source "coredump_sock_connect() (\"so userspace has it available after connect()\")",
+}
+fn pidfd_info_coredump_visible_during_dump() -> Result {
+    let server = Server::start()?;
+    for call in subject::calls() {
+        let child = call.spawn(|| Crash::Unmapped.with_large_core())?;
+        let Some(dump) = server.accept(child.pidfd()?)? else {
+            return check::holds(false, "the child ended without dumping core, where the control did");
+        };
+        let during = info(&dump.peer()?, REQUEST)?;
+        let now = child.pidfd()?.poll_now(PollFlags::POLLIN)?;
+        check::equal("mask (without CGROUPID) meanwhile", given(&during), IDENTITY | coredump_bits())?;
+        let expected = recorded(Signal::SIGSEGV, Crash::Unmapped.code());
+        check::equal("coredump fields meanwhile", of(&during), expected)?;
+        check::equal("pid meanwhile", during.pid as i32, child.pid())?;
+        check::equal("poll on the pidfd meanwhile", now, PollFlags::empty())?;
+        dump.take()?;
+        dumped_by_sigsegv(&child)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,236 @@
+//! What a child made with CLONE_NNP cannot gain by exec, and what it may do for being unable to.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use caps::{CapSet, Capability};
+use clone3_conformance::abi::Flags;
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Result};
+use clone3_conformance::clone3::Clone3;
+use clone3_conformance::kit::helper;
+use clone3_conformance::kit::privilege::{self, Caps, ORDINARY};
+use clone3_conformance::kit::process::child_reporting;
+use clone3_conformance::kit::sandboxing::{self, Landlock};
+use clone3_conformance::kit::setuid::{self, Credentials, credentials_after_exec};
+use clone3_conformance::wait::Status;
+use nix::errno::Errno;
+use nix::sched::{CloneFlags, unshare};
+
+/// What an ordinary child of the caller is after it execs `program`: the control of everything here.
+fn without_nnp(program: BorrowedFd<'_>) -> Result<Credentials> {
+    credentials_after_exec(&Clone3::fork(), program, || Ok(()))
+}
+
+/// What a child with CLONE_NNP is after it execs `program`.
+fn with_nnp(program: BorrowedFd<'_>) -> Result<Credentials> {
+    let found = credentials_after_exec(&Clone3::fork().with(Flags::NNP), program, || Ok(()))?;
+    check::equal("no_new_privs after exec", found.no_new_privs, true)?;
+    Ok(found)
+}
+
+case! {
+    /// An unprivileged caller's CLONE_NNP child that execs a set-user-ID root program stays who it was: no
+    /// user id and no capability is gained, and AT_SECURE stays 0. Without the flag it becomes root.
+    nnp_setuid_exec_no_elevation: Must, needs [Nnp, Root, NotYetNnp],
+    source "commit \"clone: add CLONE_NNP\" (\"cannot escalate\"); prctl(2), PR_SET_NO_NEW_PRIVS",
+}
+fn nnp_setuid_exec_no_elevation() -> Result {
+    let all = Caps::own(CapSet::Permitted)?;
+    let program = setuid::copy_with_mode(0o4755)?;
+    privilege::become_ordinary_user()?;
+    let root = without_nnp(program.as_fd())?;
+    check::equal("control: real, effective and saved uid", root.uids, [ORDINARY, 0, 0])?;
+    check::equal("control: CapPrm and AT_SECURE", (root.permitted, root.at_secure), (all, true))?;
+
+    let found = with_nnp(program.as_fd())?;
+    check::equal("real, effective and saved uid", found.uids, [ORDINARY; 3])?;
+    check::equal("CapPrm and AT_SECURE", (found.permitted, found.at_secure), (Caps::NONE, false))
+}
+
+case! {
+    /// An unprivileged caller's CLONE_NNP child that execs a set-group-ID program keeps its group. Without the
+    /// flag it gets the program's.
+    nnp_setgid_exec_no_elevation: Must, needs [Nnp, Root, NotYetNnp],
+    source "commit \"clone: add CLONE_NNP\" (\"cannot escalate\"); prctl(2), PR_SET_NO_NEW_PRIVS",
+}
+fn nnp_setgid_exec_no_elevation() -> Result {
+    let program = setuid::copy_with_mode(0o2755)?;
+    privilege::become_ordinary_user()?;
+    let root = without_nnp(program.as_fd())?;
+    check::equal("control: real, effective and saved gid", root.gids, [ORDINARY, 0, 0])?;
+    let found = with_nnp(program.as_fd())?;
+    check::equal("real, effective and saved gid", found.gids, [ORDINARY; 3])
+}
+
+/// Two capabilities that an ordinary user has no other way to.
+const GRANTED: [Capability; 2] = [Capability::CAP_NET_RAW, Capability::CAP_SYS_ADMIN];
+
+case! {
+    /// An unprivileged caller's CLONE_NNP child does not gain the file capabilities of a program that it
+    /// execs. Without the flag it does.
+    nnp_file_caps_exec_no_elevation: Must, needs [Nnp, Root, NotYetNnp],
+    source "kernel, cap_bprm_creds_from_file(); capabilities(7), \"File capabilities\"",
+}
+fn nnp_file_caps_exec_no_elevation() -> Result {
+    let program = setuid::copy_with_capabilities(&GRANTED)?;
+    privilege::become_ordinary_user()?;
+    let control = without_nnp(program.as_fd())?;
+    let granted = Caps::of(&GRANTED);
+    check::equal("control: CapPrm and CapEff", (control.permitted, control.effective), (granted, granted))?;
+    let found = with_nnp(program.as_fd())?;
+    check::equal("CapPrm and CapEff", (found.permitted, found.effective), (Caps::NONE, Caps::NONE))
+}
+
+case! {
+    /// Though a CLONE_NNP child gains nothing from a program with file capabilities, the exec counts as a
+    /// privileged one: AT_SECURE is 1, and ambient capabilities are cleared while permitted ones are kept.
+    nnp_file_caps_at_secure: Is, needs [Nnp, Root, NotYetNnp],
+    source "kernel, cap_bprm_creds_from_file()",
+}
+fn nnp_file_caps_at_secure() -> Result {
+    let program = setuid::copy_with_capabilities(&GRANTED)?;
+    privilege::become_user_with(ORDINARY, Capability::CAP_NET_RAW)?;
+    let own = Caps::of(&[Capability::CAP_NET_RAW]);
+    let plain = with_nnp(helper::program()?)?;
+    check::equal(
+        "control, a plain program: AT_SECURE and CapAmb",
+        (plain.at_secure, plain.ambient),
+        (false, own),
+    )?;
+    let found = with_nnp(program.as_fd())?;
+    check::equal("AT_SECURE and CapAmb", (found.at_secure, found.ambient), (true, Caps::NONE))?;
+    check::equal("CapPrm", found.permitted, own)
+}
+
+case! {
+    /// A CLONE_NNP child keeps its ambient capabilities across the exec of a plain program, and of a
+    /// set-user-ID one too, which without the flag clears them.
+    nnp_ambient_caps_kept: Is, needs [Nnp, Root, NotYetNnp],
+    source "capabilities(7), \"Ambient\"; kernel, cap_bprm_creds_from_file()",
+}
+fn nnp_ambient_caps_kept() -> Result {
+    let set_user_id = setuid::copy_with_mode(0o4755)?;
+    let plain = helper::program()?;
+    privilege::become_user_with(ORDINARY, Capability::CAP_NET_RAW)?;
+    let own = Caps::of(&[Capability::CAP_NET_RAW]);
+    check::equal("control: CapAmb after a plain exec", without_nnp(plain)?.ambient, own)?;
+    let cleared = without_nnp(set_user_id.as_fd())?.ambient;
+    check::equal("control: CapAmb after a set-user-ID exec", cleared, Caps::NONE)?;
+
+    check::equal("CapAmb after a plain exec", with_nnp(plain)?.ambient, own)?;
+    check::equal("CapAmb after a set-user-ID exec", with_nnp(set_user_id.as_fd())?.ambient, own)
+}
+
+case! {
+    /// CLONE_NNP takes nothing away: root's child has all of root's capabilities after an exec.
+    nnp_root_keeps_caps_on_exec: Must, needs [Nnp, Root],
+    source "prctl(2), PR_SET_NO_NEW_PRIVS: only what exec would grant is refused",
+}
+fn nnp_root_keeps_caps_on_exec() -> Result {
+    let all = Caps::own(CapSet::Effective)?;
+    let found = with_nnp(helper::program()?)?;
+    check::equal("CapPrm and CapEff after exec", (found.permitted, found.effective), (all, all))
+}
+
+case! {
+    /// A sandbox that root spawns with CLONE_NNP and that drops to an ordinary user cannot come back through a
+    /// set-user-ID root program. Without the flag it can.
+    nnp_drop_then_setuid_exec: Must, needs [Nnp, Root, NotYetNnp],
+    source "commit \"clone: add CLONE_NNP\" (spawn and sandbox in one call)",
+}
+fn nnp_drop_then_setuid_exec() -> Result {
+    let program = setuid::copy_with_mode(0o4755)?;
+    for (flags, expected) in [(Flags::empty(), [ORDINARY, 0, 0]), (Flags::NNP, [ORDINARY; 3])] {
+        let call = Clone3::fork().with(flags);
+        let found = credentials_after_exec(&call, program.as_fd(), privilege::become_ordinary_user)?;
+        check::equal(format_args!("real, effective and saved uid, {call}"), found.uids, expected)?;
+    }
+    Ok(())
+}
+
+case! {
+    /// CLONE_NNP restrains exec alone: root's child may still change its user id and make a user namespace.
+    nnp_setresuid_still_allowed: Must, needs [Nnp, Root, UserNamespaces],
+    source "prctl(2), PR_SET_NO_NEW_PRIVS: what does not involve execve(2) is allowed",
+}
+fn nnp_setresuid_still_allowed() -> Result {
+    let (child, ()) = child_reporting(&Clone3::fork().with(Flags::NNP), || {
+        let uid = nix::unistd::Uid::from_raw(ORDINARY);
+        check::succeeds("setresuid(1000, 1000, 1000) by root", nix::unistd::setresuid(uid, uid, uid))?;
+        check::equal("real, effective and saved uid", Credentials::own()?.uids, [ORDINARY; 3])?;
+        check::succeeds("unshare(CLONE_NEWUSER)", unshare(CloneFlags::CLONE_NEWUSER))
+    })?;
+    child.reap_expecting(Status::exited(0))
+}
+
+/// What `call` answers in an ordinary child, and in one with CLONE_NNP.
+fn in_both(call: impl Fn() -> std::result::Result<(), Errno>) -> Result<[std::result::Result<(), Errno>; 2]> {
+    let answer = |flags| -> Result<_> {
+        let raw = || Ok(call().err().map_or(0, |errno| errno as i32));
+        let (child, errno) = child_reporting(&Clone3::fork().with(flags), raw)?;
+        child.reap_expecting(Status::exited(0))?;
+        Ok(if errno == 0 { Ok(()) } else { Err(Errno::from_raw(errno)) })
+    };
+    Ok([answer(Flags::empty())?, answer(Flags::NNP)?])
+}
+
+case! {
+    /// An unprivileged CLONE_NNP child may install a seccomp filter. Without the flag that is EACCES.
+    nnp_seccomp_filter_unprivileged: Must, needs [Nnp, Unprivileged, NotYetNnp],
+    source "seccomp(2), SECCOMP_SET_MODE_FILTER",
+}
+fn nnp_seccomp_filter_unprivileged() -> Result {
+    sandboxing::seccomp_filters_exist()?;
+    privilege::drop_capabilities()?;
+    let [without, with] = in_both(sandboxing::install_seccomp_filter)?;
+    check::refused("control: seccomp(SECCOMP_SET_MODE_FILTER) without CLONE_NNP", without, Errno::EACCES)?;
+    check::succeeds("seccomp(SECCOMP_SET_MODE_FILTER) in a child with CLONE_NNP", with)
+}
+
+case! {
+    /// An unprivileged CLONE_NNP child may put itself into a Landlock domain. Without the flag that is EPERM.
+    nnp_landlock_unprivileged: Must, needs [Nnp, Unprivileged, NotYetNnp],
+    source "landlock(7); landlock_restrict_self(2)",
+}
+fn nnp_landlock_unprivileged() -> Result {
+    Landlock::Execute.exists()?;
+    privilege::drop_capabilities()?;
+    let [without, with] = in_both(|| Landlock::Execute.restrict_self())?;
+    check::refused("control: landlock_restrict_self without CLONE_NNP", without, Errno::EPERM)?;
+    check::succeeds("landlock_restrict_self in a child with CLONE_NNP", with)
+}
+
+case! {
+    /// CLONE_NNP with CLONE_NEWUSER by an unprivileged caller gives a child with all capabilities inside the
+    /// new user namespace, as without CLONE_NNP, none outside of it, and no_new_privs.
+    nnp_newuser_has_full_caps_inside: Is, needs [Nnp, Unprivileged, UserNamespaces, NotYetNnp],
+    source "kernel, create_user_ns(); user_namespaces(7)",
+}
+fn nnp_newuser_has_full_caps_inside() -> Result {
+    privilege::drop_capabilities()?;
+    let host = nix::unistd::gethostname()?;
+    let look = |flags| -> Result<Credentials> {
+        let call = Clone3::fork().with(Flags::CLONE_NEWUSER | flags);
+        let (child, found) = child_reporting(&call, || {
+            // The name that it has already: a kernel that allows this changes nothing.
+            let outside = nix::unistd::sethostname(&host);
+            check::refused("sethostname in the host's UTS namespace", outside, Errno::EPERM)?;
+            check::succeeds("unshare(CLONE_NEWUTS)", unshare(CloneFlags::CLONE_NEWUTS))?;
+            check::succeeds("sethostname in its own UTS namespace", nix::unistd::sethostname(&host))?;
+            Credentials::own()
+        })?;
+        child.reap_expecting(Status::exited(0))?;
+        Ok(found)
+    };
+    let (without, with) = (look(Flags::empty())?, look(Flags::NNP)?);
+    check::equal(
+        "no_new_privs without and with the flag",
+        (without.no_new_privs, with.no_new_privs),
+        (false, true),
+    )?;
+    check::holds(
+        without.effective.contains(Capability::CAP_SYS_ADMIN),
+        "control: expected CAP_SYS_ADMIN inside",
+    )?;
+    check::equal("CapEff inside", with.effective, without.effective)
+}

@@ -1,0 +1,236 @@
+//! Which error clone3 gives, which comes first, and what a call that failed leaves behind.
+
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use clone3_conformance::abi::Flags;
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Failure, Result};
+use clone3_conformance::clone3::{Clone3, PIDFD_UNTOUCHED, is_open, lowest_free_fd};
+use clone3_conformance::kit::process::{child_reporting, two_apart};
+use clone3_conformance::kit::{Cgroup, Echo, limits, privilege};
+use clone3_conformance::rules;
+use clone3_conformance::wait::{self, Status};
+use nix::errno::Errno;
+use rustix::process::Resource;
+
+/// An address that no process can map.
+const NOWHERE: u64 = 8;
+
+/// `call` with its pidfd to be written to this word.
+fn into_word(call: Clone3, word: &AtomicI32) -> Clone3 {
+    call.pidfd_address(word.as_ptr() as u64)
+}
+
+fn is_untouched(word: &AtomicI32) -> Result {
+    check::equal("the pidfd word after the refusal", word.load(Ordering::Relaxed), PIDFD_UNTOUCHED)
+}
+
+case! {
+    /// A pidfd pointer that cannot be written to is EFAULT; no child runs, and neither a descriptor nor a process
+    /// is left.
+    abi_pidfd_efault_no_child: Must, needs [Autoreap, Nnp, Autokill],
+    source "kernel/fork.c copy_process() (bad_fork_put_pidfd)",
+}
+fn abi_pidfd_efault_no_child() -> Result {
+    static READ_ONLY: i32 = 0;
+    for flags in [Flags::PIDFD, Flags::REAPED, Flags::KILLED_NNP] {
+        Clone3::new(flags).accepted()?;
+        for address in [0, NOWHERE, &raw const READ_ONLY as u64, u64::MAX] {
+            Clone3::new(flags).pidfd_address(address).refused(Errno::EFAULT)?;
+        }
+    }
+    wait::no_children()
+}
+
+case! {
+    /// Without a free descriptor for the pidfd the call is EMFILE; there is no child, and the pidfd word is not
+    /// written to.
+    abi_emfile_no_child: Is, needs [],
+    source "fs/pidfs.c pidfs_alloc_file(); kernel/fork.c pidfd_prepare()",
+}
+fn abi_emfile_no_child() -> Result {
+    let word = AtomicI32::new(PIDFD_UNTOUCHED);
+    let call = into_word(Clone3::fork().with(Flags::PIDFD), &word);
+    let free = lowest_free_fd()?;
+    let got = limits::lowered(Resource::Nofile, free as u64, || call.try_spawn(|| 99))?;
+    check::refused(&call, got, Errno::EMFILE)?;
+    is_untouched(&word)?;
+    wait::no_children()?;
+    check::equal("lowest free descriptor afterwards", lowest_free_fd()?, free)?;
+    call.accepted()
+}
+
+case! {
+    /// A pid asked for with set_tid that is in use is EEXIST; the pidfd word is not written to, and nobody is
+    /// killed: not the caller, and not an older auto-kill child.
+    abi_set_tid_in_use_eexist: Is, needs [Autoreap, Nnp, Autokill, SysAdmin],
+    source "kernel/pid.c alloc_pid()",
+}
+fn abi_set_tid_in_use_eexist() -> Result {
+    // In a pid namespace of its own, where nobody else takes the pid that the control asks for.
+    let (child, ()) = child_reporting(&Clone3::fork().with(Flags::CLONE_NEWPID), || {
+        let older = Echo::spawn(&Clone3::new(Flags::KILLED_NNP))?;
+        Clone3::new(Flags::KILLED_NNP).set_tid(&[77]).accepted()?;
+        for taken in [1, older.pid()] {
+            let word = AtomicI32::new(PIDFD_UNTOUCHED);
+            into_word(Clone3::new(Flags::KILLED_NNP), &word).set_tid(&[taken]).refused(Errno::EEXIST)?;
+            is_untouched(&word)?;
+        }
+        older.is_alive("after another clone asked for its pid")?;
+        older.into_child().clear_away()
+    })?;
+    child.reap_expecting(Status::exited(0))
+}
+
+case! {
+    /// A clone3 that fails after its auto-kill pidfd was made closes that pidfd without killing anybody: not
+    /// the caller, and not an older auto-kill child, which stays armed.
+    abi_late_failure_kills_nobody: Must, needs [Autoreap, Nnp, Autokill, Cgroup2],
+    source "kernel/fork.c copy_process() (bad_fork_put_pidfd); commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"",
+}
+fn abi_late_failure_kills_nobody() -> Result {
+    let mut older = Echo::spawn(&Clone3::new(Flags::KILLED_NNP))?;
+    let cgroup = Cgroup::create(&["pids"])?;
+    let call = Clone3::new(Flags::KILLED_NNP).into_cgroup(cgroup.dir());
+    call.accepted()?;
+    cgroup.write("pids.max", "0")?;
+    for _ in 0..10 {
+        call.refused(Errno::EAGAIN)?;
+    }
+    older.is_alive("after other auto-kill clones failed")?;
+    let observer = older.observe()?;
+    older.close_pidfd()?;
+    older.is_dead("after the last close of its pidfd")?;
+    observer.wait_reaped()?;
+    cgroup.remove()
+}
+
+case! {
+    /// A clone3 that fails late may have written a number to the pidfd word, but no descriptor of that number
+    /// is open. One that fails early leaves the word alone.
+    abi_pidfd_value_garbage_after_late_failure: Is, needs [Cgroup2],
+    source "kernel/fork.c copy_process() (put_user() comes before cgroup_can_fork())",
+}
+fn abi_pidfd_value_garbage_after_late_failure() -> Result {
+    let cgroup = Cgroup::create(&["pids"])?;
+    let word = AtomicI32::new(PIDFD_UNTOUCHED);
+    let call = into_word(Clone3::fork().with(Flags::PIDFD), &word);
+    let late = call.clone().into_cgroup(cgroup.dir());
+    late.accepted()?;
+    word.store(PIDFD_UNTOUCHED, Ordering::Relaxed);
+    call.with(Flags::CLONE_DETACHED).refused(Errno::EINVAL)?;
+    is_untouched(&word)?;
+
+    cgroup.write("pids.max", "0")?;
+    late.refused(Errno::EAGAIN)?;
+    let number = word.into_inner();
+    check::holds(!is_open(number), format_args!("descriptor {number}, from a failed clone3, is open"))?;
+    cgroup.remove()
+}
+
+case! {
+    /// What is malformed is EINVAL before anybody asks for the capability, whose absence is EPERM.
+    abi_einval_beats_eperm: Is, needs [Autoreap, Nnp, Autokill, Unprivileged],
+    source "kernel/fork.c copy_process()",
+}
+fn abi_einval_beats_eperm() -> Result {
+    privilege::drop_capabilities()?;
+    let whole = Clone3::new(Flags::KILLED);
+    two_apart(|| {
+        Clone3::new(Flags::KILLED_NNP).accepted()?;
+        whole.refused(Errno::EPERM)?;
+        for malformed in [
+            whole.clone().without(Flags::PIDFD),
+            whole.clone().without(Flags::AUTOREAP),
+            whole.clone().with(Flags::THREAD),
+            whole.clone().with(Flags::CLONE_PARENT),
+            whole.clone().exit_signal(libc::SIGCHLD as u64),
+            whole.clone().with(Flags::from_bits_retain(1 << 55)),
+        ] {
+            malformed.refused(Errno::EINVAL)?;
+        }
+        Ok(())
+    })
+}
+
+case! {
+    /// The missing capability (EPERM) comes before a bad pidfd pointer (EFAULT).
+    abi_eperm_beats_efault: Is, needs [Autoreap, Nnp, Autokill, Unprivileged],
+    source "kernel/fork.c copy_process()",
+}
+fn abi_eperm_beats_efault() -> Result {
+    privilege::drop_capabilities()?;
+    Clone3::new(Flags::KILLED_NNP).pidfd_address(NOWHERE).refused(Errno::EFAULT)?;
+    Clone3::new(Flags::KILLED).pidfd_address(NOWHERE).refused(Errno::EPERM)
+}
+
+case! {
+    /// The missing capability (EPERM) comes before a limit on processes (EAGAIN).
+    abi_eperm_beats_eagain: Is, needs [Autoreap, Nnp, Autokill, Unprivileged],
+    source "kernel/fork.c copy_process()",
+}
+fn abi_eperm_beats_eagain() -> Result {
+    privilege::drop_capabilities()?;
+    Clone3::new(Flags::KILLED_NNP).accepted()?;
+    limits::lowered(Resource::Nproc, 0, || {
+        Clone3::new(Flags::KILLED_NNP).refused(Errno::EAGAIN)?;
+        Clone3::new(Flags::KILLED).refused(Errno::EPERM)
+    })?
+}
+
+case! {
+    /// The missing capability (EPERM) comes before a bad cgroup descriptor (EBADF).
+    abi_eperm_beats_cgroup_errors: Is, needs [Autoreap, Nnp, Autokill, Unprivileged],
+    source "kernel/fork.c copy_process()",
+}
+fn abi_eperm_beats_cgroup_errors() -> Result {
+    privilege::drop_capabilities()?;
+    let not_open = i32::MAX as u64;
+    Clone3::new(Flags::KILLED_NNP).into_cgroup_raw(not_open).refused(Errno::EBADF)?;
+    Clone3::new(Flags::KILLED).into_cgroup_raw(not_open).refused(Errno::EPERM)
+}
+
+/// Holds the kernel against [`rules::refusal`] for every combination, and reports all that differ.
+///
+/// In a process of which the parent is ours: `CLONE_PARENT` gives that one children.
+fn sweep(sys_admin: bool) -> Result {
+    let differences = two_apart(|| {
+        let answers = rules::combinations().map(|(flags, signal)| {
+            let call = Clone3::new(flags).exit_signal(signal);
+            match rules::refusal(flags, signal, sys_admin) {
+                Some(errno) => call.refused(errno),
+                None if flags.contains(Flags::THREAD) => call.accepted(),
+                None if flags.contains(Flags::CLONE_PARENT) => call.accepted_elsewhere(),
+                None => call.accepted(),
+            }
+        });
+        Ok(answers.filter_map(|answer| Some(answer.err()?.message)).collect::<Vec<_>>())
+    })?;
+    if differences.is_empty() {
+        return Ok(());
+    }
+    let count = differences.len();
+    Err(Failure::fail(format!("{count} of the combinations differ:\n{}", differences.join("\n"))))
+}
+
+case! {
+    /// To a caller with CAP_SYS_ADMIN, every combination of CLONE_AUTOREAP, CLONE_NNP, CLONE_PIDFD_AUTOKILL,
+    /// CLONE_PIDFD, CLONE_PARENT, CLONE_THREAD and exit_signal 0 or SIGCHLD is accepted or EINVAL, as the
+    /// documents say.
+    abi_error_precedence_sweep: Must, needs [Autoreap, Nnp, Autokill, SysAdmin],
+    source "pull request vfs-7.1-rc1.pidfs; clone(2) (EINVAL); kernel/fork.c copy_process()",
+}
+fn abi_error_precedence_sweep() -> Result {
+    sweep(true)
+}
+
+case! {
+    /// To a caller without CAP_SYS_ADMIN, the same combinations are answered in the same way but for one: a
+    /// well-formed CLONE_PIDFD_AUTOKILL without CLONE_NNP is EPERM.
+    abi_error_precedence_sweep_unprivileged: Must, needs [Autoreap, Nnp, Autokill, Unprivileged],
+    source "pull request vfs-7.1-rc1.pidfs; LKML, Jann Horn 2026-03-02; kernel/fork.c copy_process()",
+}
+fn abi_error_precedence_sweep_unprivileged() -> Result {
+    privilege::drop_capabilities()?;
+    sweep(false)
+}

@@ -1,0 +1,83 @@
+//! What is a reference to clone3's own pidfd: what an io_uring holds.
+//!
+//! Every child is made before the ring, which it would otherwise inherit and keep.
+
+use std::mem::forget;
+
+use clone3_conformance::case;
+use clone3_conformance::check::Result;
+use clone3_conformance::kit::uring::Ring;
+use clone3_conformance::kit::{End, Holder, Tied};
+
+case! {
+    /// A pidfd registered as a fixed file of an io_uring keeps the child alive; unregistering it, closing the
+    /// ring and the death of the process that owns the ring kill the child.
+    autokill_io_uring_fixed_file_holds: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "io_uring_register(2), IORING_REGISTER_FILES; pull request vfs-7.1-rc1.pidfs (\"last reference\")",
+}
+fn autokill_io_uring_fixed_file_holds() -> Result {
+    let unregister = |ring: Ring| ring.unregister_files();
+    let close_the_ring = |ring: Ring| {
+        drop(ring);
+        Ok(())
+    };
+    for let_go in [unregister, close_the_ring] {
+        let mut child = Tied::new()?;
+        let ring = Ring::new()?;
+        ring.register_file(child.pidfd()?)?;
+        child.close()?;
+        child.lives("with its pidfd registered in an io_uring")?;
+        let_go(ring)?;
+        child.dies_in_time("after the unregistering of its pidfd, or the close of the ring")?;
+    }
+    let mut child = Tied::new()?;
+    let (owner, ()) = Holder::running(|| {
+        let ring = Ring::new()?;
+        ring.register_file(child.pidfd()?)?;
+        forget(ring);
+        child.close_inherited()
+    })?;
+    child.close()?;
+    child.lives("with its pidfd registered in the io_uring of another process")?;
+    owner.end(End::Killed)?;
+    child.dies_in_time("after the death of the process with the ring")
+}
+
+case! {
+    /// A pending IORING_OP_POLL_ADD on the pidfd keeps the child alive until the request is cancelled or the
+    /// ring is closed.
+    autokill_io_uring_poll_holds: Is, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "io_uring: a request holds the file that it works on until it is done",
+}
+fn autokill_io_uring_poll_holds() -> Result {
+    let cancel = |mut ring: Ring| ring.cancel_poll();
+    let close_the_ring = |ring: Ring| {
+        drop(ring);
+        Ok(())
+    };
+    for let_go in [cancel, close_the_ring] {
+        let mut child = Tied::new()?;
+        let mut ring = Ring::new()?;
+        ring.start_poll(child.pidfd()?)?;
+        child.close()?;
+        child.lives("with an io_uring poll request pending on its pidfd")?;
+        let_go(ring)?;
+        child.dies_in_time("after the cancelling of the poll request, or the close of the ring")?;
+    }
+    Ok(())
+}
+
+case! {
+    /// IORING_OP_CLOSE of the last descriptor kills the child, as close(2) does.
+    autokill_io_uring_close_op: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "pull request vfs-7.1-rc1.pidfs (\"last reference to the struct file\"); io_uring_enter(2)",
+}
+fn autokill_io_uring_close_op() -> Result {
+    let mut child = Tied::new()?;
+    let mut ring = Ring::new()?;
+    let copy = child.pidfd()?.try_clone()?;
+    ring.close(child.take()?)?;
+    child.lives("after an IORING_OP_CLOSE that was not the last close")?;
+    ring.close(copy)?;
+    child.dies_in_time("after IORING_OP_CLOSE of its last descriptor")
+}

@@ -1,0 +1,166 @@
+//! The system calls next to clone3: what they do with the new flags, and that they are what they were.
+
+use clone3_conformance::abi::{AUTOKILL_MARK, Flags};
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Context as _, Failure, Result};
+use clone3_conformance::clone3::{Clone3, park};
+use clone3_conformance::kit::process::{child_reporting, two_apart};
+use clone3_conformance::kit::{Gate, compat, legacy, sigchld};
+use clone3_conformance::pidfd::{self, Pidfd};
+use clone3_conformance::wait::{self, Event, Status};
+use nix::errno::Errno;
+
+/// The new flags.
+const NEW: Flags = Flags::AUTOREAP.union(Flags::NNP).union(Flags::AUTOKILL);
+
+/// An ordinary child: a zombie when it has ended, until it is waited for.
+#[track_caller]
+fn is_ordinary(pid: i32, code: i32) -> Result {
+    check::equal("the ended child", wait::find_zombie(pid)?, Event::exited(pid, code))?;
+    wait::reap_expecting(pid, Status::exited(code))
+}
+
+/// What `is_ordinary` must not find: the same end of an auto-reaped child.
+fn auto_reaped_is_not() -> Result {
+    let child = Clone3::new(Flags::REAPED).spawn(|| 5)?;
+    child.pidfd()?.wait_reaped()?;
+    wait::no_child(child.pid()).context("control")
+}
+
+case! {
+    /// clone(2) has no upper half of flags: with the bits of the new flags set there the child is an ordinary one,
+    /// which sends SIGCHLD, becomes a zombie, and has no no_new_privs.
+    abi_legacy_clone_ignores_bits: Must, needs [Autoreap, Nnp, Autokill, NotYetNnp],
+    source "kernel/fork.c clone() (lower_32_bits())",
+}
+fn abi_legacy_clone_ignores_bits() -> Result {
+    auto_reaped_is_not()?;
+    sigchld::block()?;
+    let has_nnp = || i32::from(rustix::thread::no_new_privs() == Ok(true));
+    Clone3::fork().with(Flags::NNP).spawn(has_nnp)?.reap_expecting(Status::exited(1)).context("control")?;
+    sigchld::take();
+
+    let bits = NEW.bits() | 1 << 50;
+    let (pid, _) = check::succeeds("clone(2)", legacy::clone(bits | libc::SIGCHLD as u64, has_nnp))?;
+    check::equal("the ended child", wait::find_zombie(pid)?, Event::exited(pid, 0))?;
+    sigchld::pending_for(pid, libc::CLD_EXITED)?;
+    wait::reap_expecting(pid, Status::exited(0))?;
+
+    let (silent, _) = check::succeeds("clone(2) without a signal", legacy::clone(bits, has_nnp))?;
+    is_ordinary(silent, 0)?;
+    sigchld::none_pending()
+}
+
+case! {
+    /// A pidfd from clone(2) is a plain one, whatever is set in the upper half of the flags: it has no mark, and
+    /// its close kills nobody.
+    abi_legacy_clone_pidfd_is_plain: Must, needs [Autoreap, Nnp, Autokill],
+    source "kernel/fork.c clone() (lower_32_bits())",
+}
+fn abi_legacy_clone_pidfd_is_plain() -> Result {
+    let killed = Clone3::new(Flags::KILLED_NNP).spawn(park)?;
+    let mark = killed.pidfd()?.status_flags()? & AUTOKILL_MARK;
+    check::equal("control: the mark of an auto-kill pidfd", mark, AUTOKILL_MARK)?;
+    killed.clear_away()?;
+
+    let gate = Gate::new()?;
+    let flags = (NEW | Flags::PIDFD).bits() | libc::SIGCHLD as u64;
+    let held = || {
+        gate.wait();
+        5
+    };
+    let (pid, pidfd) = check::succeeds("clone(2)", legacy::clone(flags, held))?;
+    let pidfd = pidfd.ok_or_else(|| Failure::fail("clone(2) with CLONE_PIDFD gave no pidfd"))?;
+    check::equal("F_GETFL of clone(2)'s pidfd", pidfd.status_flags()? & AUTOKILL_MARK, 0)?;
+    pidfd.close()?;
+    // A child that the close had killed would not get past the gate.
+    gate.open()?;
+    is_ordinary(pid, 5)
+}
+
+case! {
+    /// The children of fork() and vfork() are ordinary zombies until they are waited for.
+    abi_fork_vfork_unaffected: Must, needs [Autoreap],
+    source "pull request vfs-7.1-rc1.pidfs (\"per-process property\"); fork(2); vfork(2)",
+}
+fn abi_fork_vfork_unaffected() -> Result {
+    auto_reaped_is_not()?;
+    is_ordinary(check::succeeds("fork()", legacy::fork(5))?, 5)?;
+    is_ordinary(check::succeeds("vfork()", legacy::vfork(5))?, 5)
+}
+
+case! {
+    /// unshare() does not know the bits of the new flags: EINVAL.
+    abi_unshare_rejects_bits: Is, needs [],
+    source "kernel/fork.c check_unshare_flags()",
+}
+fn abi_unshare_rejects_bits() -> Result {
+    check::succeeds("unshare(0)", legacy::unshare(0))?;
+    check::succeeds("unshare(CLONE_FS)", legacy::unshare(Flags::CLONE_FS.bits()))?;
+    for flag in [Flags::AUTOREAP, Flags::NNP, Flags::AUTOKILL, NEW] {
+        check::refused(format_args!("unshare({flag})"), legacy::unshare(flag.bits()), Errno::EINVAL)?;
+    }
+    Ok(())
+}
+
+case! {
+    /// pidfd_open cannot give an auto-kill pidfd: it refuses O_TRUNC, the bit that marks one, with EINVAL.
+    abi_pidfd_open_rejects_o_trunc: Must, needs [],
+    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"only the specific struct file from clone3()\")", since "5.10",
+}
+fn abi_pidfd_open_rejects_o_trunc() -> Result {
+    let me = std::process::id() as i32;
+    let open = |flags: i32| (format!("pidfd_open({me}, {flags:#x})"), pidfd::pidfd_open(me, flags as u32));
+    for flags in [0, libc::O_NONBLOCK] {
+        let (call, opened) = open(flags);
+        check::succeeds(call, opened)?;
+    }
+    for flags in [libc::O_TRUNC, libc::O_TRUNC | libc::O_NONBLOCK, libc::O_TRUNC | libc::O_EXCL] {
+        let (call, opened) = open(flags);
+        check::refused(call, opened, Errno::EINVAL)?;
+    }
+    Ok(())
+}
+
+case! {
+    /// A 32-bit caller gets the same from clone3: an auto-kill child that its pidfd's last close kills, and EINVAL
+    /// where a 64-bit caller gets it.
+    abi_compat_i386: Is, needs [Autoreap, Nnp, Autokill],
+    source "arch/x86/entry/syscalls/syscall_32.tbl (sys_clone3)",
+}
+fn abi_compat_i386() -> Result {
+    compat::required()?;
+    let made = compat::clone3(Flags::KILLED_NNP, 0, park)?;
+    let (pid, pidfd) = check::succeeds("32-bit clone3", made)?;
+    check::equal("F_GETFL of the pidfd", pidfd.status_flags()? & AUTOKILL_MARK, AUTOKILL_MARK)?;
+    let observer = Pidfd::open(pid)?;
+    check::succeeds("32-bit close", compat::close(pidfd))?;
+    observer.wait_reaped()?;
+    wait::no_child(pid)?;
+    let signalling = compat::clone3(Flags::AUTOREAP, libc::SIGCHLD as u64, || 99)?;
+    check::refused("32-bit clone3(CLONE_AUTOREAP, exit_signal SIGCHLD)", signalling, Errno::EINVAL)?;
+    let unprotected = compat::clone3(Flags::AUTOKILL, 0, || 99)?;
+    check::refused("32-bit clone3(CLONE_PIDFD_AUTOKILL) without CLONE_AUTOREAP", unprotected, Errno::EINVAL)
+}
+
+case! {
+    /// CLONE_PARENT alone is accepted: where a combination with it is refused, the combination is why.
+    abi_clone_parent_control: Is, needs [],
+    source "clone(2) (CLONE_PARENT)",
+}
+fn abi_clone_parent_control() -> Result {
+    two_apart(|| Clone3::new(Flags::CLONE_PARENT).accepted_elsewhere())
+}
+
+case! {
+    /// CLONE_PARENT is EINVAL for the init of a pid namespace, with or without the new flags; its children have it.
+    abi_clone_parent_refused_to_init: Is, needs [SysAdmin],
+    source "clone(2) (EINVAL); kernel/fork.c copy_process() (SIGNAL_UNKILLABLE)",
+}
+fn abi_clone_parent_refused_to_init() -> Result {
+    let (init, ()) = child_reporting(&Clone3::fork().with(Flags::CLONE_NEWPID), || {
+        Clone3::new(Flags::CLONE_PARENT).refused(Errno::EINVAL)?;
+        two_apart(|| Clone3::new(Flags::CLONE_PARENT).accepted_elsewhere())
+    })?;
+    init.reap_expecting(Status::exited(0))
+}

@@ -1,0 +1,172 @@
+//! The auto-kill pidfd as a file: its flags, its inode, and all that it can do as any pidfd can.
+
+use clone3_conformance::abi::{AUTOKILL_MARK, Flags, InfoMask};
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Result};
+use clone3_conformance::clone3::Clone3;
+use clone3_conformance::kit::{Echo, Held, Tied, fds};
+use clone3_conformance::pidfd::{Pidfd, fdinfo};
+use clone3_conformance::wait::{self, Status, Who};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::PollFlags;
+use nix::sched::{CloneFlags, setns};
+use nix::sys::signal::Signal;
+use nix::sys::stat::fstat;
+use std::os::fd::AsRawFd;
+
+case! {
+    /// In all else the auto-kill pidfd is a pidfd like any other: it takes pidfd_send_signal, pidfd_getfd, setns,
+    /// waitid(P_PIDFD), poll and O_NONBLOCK; and once the child has died of a signal sent through it, it closes.
+    autokill_fd_as_ordinary_pidfd: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, SysAdmin],
+    source "pidfd_open(2), on what a pidfd can be used for",
+}
+fn autokill_fd_as_ordinary_pidfd() -> Result {
+    let call = Clone3::new(Flags::KILLED_NNP | Flags::CLONE_NEWUTS);
+    let child = Held::exiting_with(&call, 0)?;
+    let pidfd = child.pidfd()?;
+    check::succeeds("pidfd_send_signal(0)", pidfd.send_raw_signal(0))?;
+    let stdin = pidfd.getfd(0);
+    check::succeeds("pidfd_getfd", stdin)?;
+    check::succeeds("setns(CLONE_NEWUTS)", setns(pidfd, CloneFlags::CLONE_NEWUTS))?;
+    check::equal("poll", pidfd.poll_now(PollFlags::POLLIN)?, PollFlags::empty())?;
+    let waitid = |options| wait::waitid(Who::pidfd(pidfd), libc::WEXITED | libc::__WALL | options);
+    check::equal("waitid(P_PIDFD, WNOHANG)", waitid(libc::WNOHANG), Ok(None))?;
+    fcntl(pidfd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    check::equal("waitid(P_PIDFD) with O_NONBLOCK", waitid(0), Err(Errno::EAGAIN))?;
+    check::succeeds("pidfd_send_signal(SIGTERM)", pidfd.send_signal(Signal::SIGTERM))?;
+    pidfd.reaped_with(Status::killed(Signal::SIGTERM))?;
+    check::equal("waitid(P_PIDFD) of the reaped child", waitid(0), Err(Errno::ECHILD))?;
+    child.into_child().close_pidfd()
+}
+
+case! {
+    /// The auto-kill pidfd and one from pidfd_open have the same inode, but are two open files; a copy by dup is
+    /// one with the original.
+    autokill_same_inode: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"only the specific struct file returned by clone3()\")",
+}
+fn autokill_same_inode() -> Result {
+    let child = Tied::new()?;
+    let (own, plain) = (child.pidfd()?, child.observer());
+    let inode = |fd: &Pidfd| fstat(fd).map(|stat| (stat.st_dev, stat.st_ino));
+    check::equal("(st_dev, st_ino) of clone3's pidfd and of pidfd_open's", inode(own)?, inode(plain)?)?;
+    check::equal("whether a dup is one open file", fds::are_one_file(own, own.try_clone()?)?, true)?;
+    check::equal("whether pidfd_open's is one open file with it", fds::are_one_file(own, plain)?, false)?;
+    child.clear_away()
+}
+
+case! {
+    /// F_GETFL of an auto-kill pidfd shows the kernel's mark, which is O_TRUNC, beside O_RDWR; so do the flags
+    /// in fdinfo. A pidfd without the flag shows O_RDWR alone.
+    autokill_fcntl_getfl: Is, needs [Autoreap, Nnp, Autokill, Proc],
+    source "fs/pidfs.c, which keeps PIDFD_AUTOKILL (O_TRUNC) in f_flags",
+}
+fn autokill_fcntl_getfl() -> Result {
+    for (flags, expected) in
+        [(Flags::REAPED, libc::O_RDWR), (Flags::KILLED_NNP, libc::O_RDWR | AUTOKILL_MARK)]
+    {
+        let child = Held::exiting_with(&Clone3::new(flags), 0)?;
+        let pidfd = child.pidfd()?;
+        check::equal(format_args!("F_GETFL of the pidfd of {flags}"), pidfd.status_flags()?, expected)?;
+        let text = fdinfo(pidfd.as_raw_fd())?;
+        let shown = text.lines().find_map(|line| line.strip_prefix("flags:")).unwrap_or_default().trim();
+        let expected = format!("0{:o}", expected | libc::O_CLOEXEC);
+        check::equal(format_args!("flags in fdinfo of the pidfd of {flags}"), shown, &expected)?;
+        child.into_child().clear_away()?;
+    }
+    Ok(())
+}
+
+case! {
+    /// No change of its file status flags disarms an auto-kill pidfd: not F_SETFL with no flags, not F_SETFL
+    /// with O_NONBLOCK, not FIONBIO.
+    autokill_fcntl_cannot_disarm: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "fs/fcntl.c SETFL_MASK; LKML, Christian Brauner 2026-02-17 (\"kill-on-close contract cannot be flaunted\")",
+}
+fn autokill_fcntl_cannot_disarm() -> Result {
+    let clear = |fd: &Pidfd| fcntl(fd, FcntlArg::F_SETFL(OFlag::empty())).map(drop);
+    let nonblock = |fd: &Pidfd| fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map(drop);
+    let fionbio = |fd: &Pidfd| {
+        rustix::io::ioctl_fionbio(fd, true).map_err(|errno| Errno::from_raw(errno.raw_os_error()))
+    };
+    let changes: [(&str, &dyn Fn(&Pidfd) -> nix::Result<()>); 3] =
+        [("F_SETFL(0)", &clear), ("F_SETFL(O_NONBLOCK)", &nonblock), ("FIONBIO", &fionbio)];
+    for (name, change) in changes {
+        let mut child = Tied::new()?;
+        change(child.pidfd()?)?;
+        child.lives(&format!("after {name} on its pidfd"))?;
+        child.close()?;
+        child.dies(&format!("after {name} on its pidfd and the last close of it"))?;
+    }
+    Ok(())
+}
+
+case! {
+    /// F_SETFL with O_TRUNC, the mark of an auto-kill pidfd, does not arm a plain pidfd: the flag is ignored, and
+    /// the close does not kill.
+    autokill_fcntl_cannot_arm: Must, needs [Autoreap],
+    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"can only be done at task creation\"); fs/fcntl.c SETFL_MASK",
+}
+fn autokill_fcntl_cannot_arm() -> Result {
+    let mut child = Echo::spawn(&Clone3::new(Flags::REAPED))?;
+    let opened = child.observe()?;
+    for pidfd in [child.take_pidfd()?, opened] {
+        let set = fcntl(&pidfd, FcntlArg::F_SETFL(OFlag::O_TRUNC)).map(drop);
+        check::succeeds(format_args!("F_SETFL(O_TRUNC) on {pidfd}"), set)?;
+        check::equal(format_args!("mark on {pidfd} in F_GETFL"), pidfd.status_flags()? & AUTOKILL_MARK, 0)?;
+        pidfd.close()?;
+        child.is_alive("after F_SETFL(O_TRUNC) on a plain pidfd and its close")?;
+    }
+    child.into_child().clear_away()
+}
+
+case! {
+    /// After an auto-kill, PIDFD_GET_INFO through another pidfd gives exit information, SIGKILL without a core
+    /// dump, and nothing about a core dump although it was asked for.
+    autokill_info_after_kill: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, CoredumpMask],
+    source "fs/pidfs.c pidfs_exit(), pidfd_info()",
+}
+fn autokill_info_after_kill() -> Result {
+    let mut child = Tied::new()?;
+    child.close()?;
+    child.dies("after the last close of its pidfd")?;
+    let about_dumps = InfoMask::COREDUMP | InfoMask::COREDUMP_SIGNAL | InfoMask::COREDUMP_CODE;
+    let info = child.observer().info(InfoMask::EXIT | about_dumps);
+    let info = check::succeeds("PIDFD_GET_INFO(EXIT|COREDUMP…) after the kill", info)?;
+    // Without cgroups the kernel has no CGROUPID to give.
+    check::equal("mask given, but for CGROUPID", info.given() - InfoMask::CGROUPID, InfoMask::EXIT)?;
+    check::equal("exit_code", Status(info.exit_code), Status::killed(Signal::SIGKILL))
+}
+
+case! {
+    /// Closing the pidfd of an auto-kill child that has exited changes nothing: the close succeeds and the exit
+    /// code stays what it was.
+    autokill_close_after_exit: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "fs/pidfs.c pidfs_file_release(), which finds no task",
+}
+fn autokill_close_after_exit() -> Result {
+    let mut child = Held::exiting_with(&Clone3::new(Flags::KILLED_NNP), 7)?;
+    let observer = child.observe()?;
+    child.let_go()?;
+    observer.reaped_with(Status::exited(7))?;
+    child.close_pidfd()?;
+    observer.reaped_with(Status::exited(7))
+}
+
+case! {
+    /// Closing the pidfd of a dead auto-kill child does not hit the process that has its pid now.
+    autokill_pid_reuse_safe: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, CheckpointRestore],
+    source "pidfd_open(2): a pidfd refers to a process, not to a number; fs/pidfs.c",
+}
+fn autokill_pid_reuse_safe() -> Result {
+    let mut stale = Tied::new()?;
+    let pid = stale.pid();
+    check::succeeds("pidfd_send_signal(SIGKILL)", stale.observer().send_signal(Signal::SIGKILL))?;
+    stale.dies("of a SIGKILL that was sent")?;
+    let heir = Echo::prepared(&Clone3::new(Flags::REAPED).set_tid(&[pid]), || stale.close_inherited())?;
+    check::equal("pid of the process after set_tid", heir.pid(), pid)?;
+    stale.close()?;
+    heir.is_alive("after the close of the pidfd of the dead process that had its pid")?;
+    heir.into_child().clear_away()
+}

@@ -1,0 +1,211 @@
+//! PIDFD_GET_INFO: what a pidfd tells of a process, alive and dead.
+
+use clone3_conformance::abi::{InfoMask, PidfdInfo};
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Result};
+use clone3_conformance::clone3::{Child, Clone3};
+use clone3_conformance::kit::{Held, subject};
+use clone3_conformance::pidfd::Pidfd;
+use clone3_conformance::wait::{self, Status};
+use nix::errno::Errno;
+use nix::unistd::{getpid, getresgid, getresuid};
+
+/// Given for every live process, asked for or not, along with CGROUPID where the kernel has cgroups.
+pub const IDENTITY: InfoMask = InfoMask::PID.union(InfoMask::CREDS);
+
+/// A child of the kind that `call` makes, after it exited with `code` and was reaped.
+fn dead(call: &Clone3, code: i32) -> Result<Child> {
+    let child = call.spawn(|| code)?;
+    subject::see_off(&child)?;
+    Ok(child)
+}
+
+/// What the kernel gives for this request, which it must not refuse.
+#[track_caller]
+pub fn info(pidfd: &Pidfd, request: InfoMask) -> Result<PidfdInfo> {
+    check::succeeds(format_args!("PIDFD_GET_INFO({request})"), pidfd.info(request))
+}
+
+/// The returned mask but for CGROUPID, which depends on the kernel's configuration.
+pub fn given(info: &PidfdInfo) -> InfoMask {
+    info.given() - InfoMask::CGROUPID
+}
+
+case! {
+    /// Of a live process PIDFD_GET_INFO gives the process identifiers and credentials, even if nothing is asked
+    /// for; exit information is not there yet.
+    pidfd_info_live: Must, needs [PidfdInfo],
+    source "include/uapi/linux/pidfd.h (\"Always returned, even if not requested\")",
+}
+fn pidfd_info_live() -> Result {
+    let (user, group) = (getresuid()?, getresgid()?);
+    for call in subject::calls() {
+        let child = Held::exiting_with(&call, 0)?;
+        for request in [InfoMask::empty(), InfoMask::EXIT] {
+            let info = info(child.pidfd()?, request)?;
+            let what = format!("PIDFD_GET_INFO({request}) on a live child of {call}");
+            check::equal(format_args!("{what}: mask without CGROUPID"), given(&info), IDENTITY)?;
+            let pid = child.pid() as u32;
+            let family = (pid, pid, getpid().as_raw() as u32);
+            check::equal(format_args!("{what}: pid, tgid, ppid"), (info.pid, info.tgid, info.ppid), family)?;
+            let uids = [info.ruid, info.euid, info.suid, info.fsuid];
+            let expected = [user.real, user.effective, user.saved, user.effective].map(|id| id.as_raw());
+            check::equal(format_args!("{what}: ruid, euid, suid, fsuid"), uids, expected)?;
+            let gids = [info.rgid, info.egid, info.sgid, info.fsgid];
+            let expected = [group.real, group.effective, group.saved, group.effective].map(|id| id.as_raw());
+            check::equal(format_args!("{what}: rgid, egid, sgid, fsgid"), gids, expected)?;
+        }
+        child.into_child().clear_away()?;
+    }
+    Ok(())
+}
+
+case! {
+    /// A zombie has no exit information until it is reaped.
+    pidfd_info_exit_not_before_reap: Is, needs [ExitInfo],
+    source "pidfs_exit(), called by release_task()",
+}
+fn pidfd_info_exit_not_before_reap() -> Result {
+    let child = subject::calls()[0].spawn(|| 7)?;
+    wait::find_zombie(child.pid())?;
+    let zombie = info(child.pidfd()?, InfoMask::EXIT)?;
+    check::equal("mask (without CGROUPID) for a zombie", given(&zombie), IDENTITY)?;
+    wait::reap_expecting(child.pid(), Status::exited(7))?;
+    let reaped = info(child.pidfd()?, InfoMask::EXIT)?;
+    check::equal("mask (without CGROUPID) once it is reaped", given(&reaped), InfoMask::EXIT)?;
+    check::equal("exit_code", Status(reaped.exit_code), Status::exited(7))
+}
+
+case! {
+    /// Of a reaped process PIDFD_GET_INFO gives the exit status and the cgroup, and nothing else: its pids and
+    /// credentials are zero.
+    pidfd_info_exit_after_reap: Is, needs [ExitInfo],
+    source "pidfd_info(), \"only exit information is available\"",
+}
+fn pidfd_info_exit_after_reap() -> Result {
+    for call in subject::calls() {
+        let child = dead(&call, 7)?;
+        let info = info(child.pidfd()?, InfoMask::EXIT)?;
+        let what = format!("PIDFD_GET_INFO(EXIT) on a reaped child of {call}");
+        check::equal(format_args!("{what}: mask without CGROUPID"), given(&info), InfoMask::EXIT)?;
+        let (mask, cgroupid, exit_code) = (info.mask, info.cgroupid, Status::exited(7).0);
+        check::equal(what, info, PidfdInfo { mask, cgroupid, exit_code, ..PidfdInfo::default() })?;
+    }
+    Ok(())
+}
+
+case! {
+    /// Of a reaped process only exit information can be had: a request without PIDFD_INFO_EXIT is ESRCH, and
+    /// leaves the caller's structure alone.
+    pidfd_info_esrch_without_exit: Must, needs [ExitInfo],
+    source "pidfd_info(); kernel selftest pidfd_info_test",
+}
+fn pidfd_info_esrch_without_exit() -> Result {
+    let everything_else = InfoMask::all() - InfoMask::EXIT;
+    let requests = [
+        InfoMask::empty(),
+        IDENTITY | InfoMask::CGROUPID,
+        InfoMask::COREDUMP,
+        InfoMask::SUPPORTED_MASK,
+        everything_else,
+    ];
+    for call in subject::calls() {
+        let child = dead(&call, 0)?;
+        let pidfd = child.pidfd()?;
+        info(pidfd, InfoMask::EXIT)?;
+        for request in requests {
+            let mut buffer = [0xAA; size_of::<PidfdInfo>()];
+            buffer[..8].copy_from_slice(&request.bits().to_ne_bytes());
+            let before = buffer;
+            let got = pidfd.info_sized(&mut buffer, size_of::<PidfdInfo>());
+            let what = format!("PIDFD_GET_INFO({request}) on a reaped child of {call}");
+            check::refused(&what, got, Errno::ESRCH)?;
+            check::holds(buffer == before, format_args!("{what}: ESRCH, but it wrote to the structure"))?;
+        }
+    }
+    Ok(())
+}
+
+case! {
+    /// The exit_code of PIDFD_GET_INFO is a wait status: the low eight bits of the exit code, or the number of
+    /// the signal.
+    pidfd_info_exit_codes: Must, needs [ExitInfo],
+    source "kernel selftest pidfd_info_test (\"waitpid format\"); wait(2)",
+}
+fn pidfd_info_exit_codes() -> Result {
+    for call in subject::calls() {
+        for code in [0, 1, 42, 127, 128, 255, 259, -1] {
+            let child = call.spawn(|| code)?;
+            ended_as(&child, Status::exited(code))?;
+        }
+        for signal in [libc::SIGHUP, libc::SIGKILL, libc::SIGALRM, libc::SIGTERM, libc::SIGRTMIN() + 1] {
+            let child = Held::exiting_with(&call, 0)?;
+            check::succeeds("pidfd_send_signal", child.pidfd()?.send_raw_signal(signal))?;
+            ended_as(&child, Status(signal))?;
+        }
+    }
+    Ok(())
+}
+
+/// The pidfd must tell this status, and waitpid the same.
+#[track_caller]
+fn ended_as(child: &Child, expected: Status) -> Result {
+    if let Some(status) = subject::see_off(child)? {
+        check::equal("wait status", status, expected)?;
+    }
+    check::equal("exit_code in PIDFD_GET_INFO", child.pidfd()?.exit_status()?, expected)
+}
+
+case! {
+    /// PIDFD_INFO_SUPPORTED_MASK, where asked for, names everything that the kernel gives, of live and reaped
+    /// processes alike. It is not given unasked.
+    pidfd_info_supported_mask: Must, needs [SupportedMask, ExitInfo],
+    source "include/uapi/linux/pidfd.h (\"Want/got supported mask flags\"); PIDFD_INFO_SUPPORTED in fs/pidfs.c",
+}
+fn pidfd_info_supported_mask() -> Result {
+    let always = IDENTITY | InfoMask::CGROUPID | InfoMask::EXIT | InfoMask::SUPPORTED_MASK;
+    let asked = |pidfd: &Pidfd| -> Result<InfoMask> {
+        let silent = info(pidfd, InfoMask::EXIT)?;
+        check::holds(
+            !silent.given().contains(InfoMask::SUPPORTED_MASK) && silent.supported().is_empty(),
+            format_args!("the mask of what is supported was given unasked: {silent:x?}"),
+        )?;
+        let all = info(pidfd, InfoMask::all())?;
+        let names = all.given() | always;
+        check::equal("supported_mask lacks", names - all.supported(), InfoMask::empty())?;
+        Ok(all.supported())
+    };
+    for call in subject::calls() {
+        let child = Held::exiting_with(&call, 0)?;
+        let alive = asked(child.pidfd()?)?;
+        child.let_go()?;
+        subject::see_off(&child)?;
+        check::equal("supported_mask of a reaped child", asked(child.pidfd()?)?, alive)?;
+    }
+    Ok(())
+}
+
+case! {
+    /// Request bits that the kernel does not know are ignored, and never given back.
+    pidfd_info_unknown_request_bits: Must, needs [ExitInfo],
+    source "include/uapi/linux/pidfd.h (\"will ignore bits that it does not know about\")",
+}
+fn pidfd_info_unknown_request_bits() -> Result {
+    let only_known = |pidfd: &Pidfd, expected: InfoMask| -> Result {
+        let info = info(pidfd, InfoMask::from_bits_retain(!0))?;
+        let known = match info.given().contains(InfoMask::SUPPORTED_MASK) {
+            true => info.supported(),
+            false => InfoMask::from_bits_retain(0xff),
+        };
+        check::equal("bits given that the kernel does not know", info.given() - known, InfoMask::empty())?;
+        check::equal("bits asked for and not given", expected - info.given(), InfoMask::empty())
+    };
+    for call in subject::calls() {
+        let child = Held::exiting_with(&call, 0)?;
+        only_known(child.pidfd()?, IDENTITY)?;
+        child.let_go()?;
+        subject::see_off(&child)?;
+        only_known(child.pidfd()?, InfoMask::EXIT)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,117 @@
+//! PIDFD_GET_INFO: the sizes of its structure, and arguments that make no sense.
+
+use clone3_conformance::abi::{InfoMask, PIDFD_INFO_SIZES, PIDFS_IOCTL_MAGIC, PidfdInfo};
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Result};
+use clone3_conformance::kit::{Held, subject};
+use clone3_conformance::pidfd::{Pidfd, almost_info};
+use nix::errno::Errno;
+
+/// What the buffers are filled with, to see what the kernel leaves alone.
+const POISON: u8 = 0xAA;
+/// Longer than any structure that the kernel knows.
+const LONGEST: usize = 256;
+
+/// What PIDFD_GET_INFO with a structure of `size` bytes makes of a poisoned buffer.
+fn filled(pidfd: &Pidfd, request: InfoMask, size: usize) -> Result<[u8; LONGEST]> {
+    let mut buffer = [POISON; LONGEST];
+    buffer[..8].copy_from_slice(&request.bits().to_ne_bytes());
+    check::succeeds(format_args!("PIDFD_GET_INFO, size {size}"), pidfd.info_sized(&mut buffer, size))?;
+    Ok(buffer)
+}
+
+case! {
+    /// PIDFD_GET_INFO takes structures of every size from 64 bytes: a shorter one is filled as far as it goes, a
+    /// longer one has zeroes at its end, and nothing behind it is written.
+    pidfd_info_sizes: Must, needs [ExitInfo],
+    source "include/uapi/linux/pidfd.h PIDFD_INFO_SIZE_VER0 to VER3; copy_struct_to_user()",
+}
+fn pidfd_info_sizes() -> Result {
+    let request = InfoMask::EXIT | InfoMask::SUPPORTED_MASK;
+    for call in subject::calls() {
+        let child = Held::exiting_with(&call, 9)?;
+        every_size_agrees(child.pidfd()?, request)?;
+        child.let_go()?;
+        subject::see_off(&child)?;
+        every_size_agrees(child.pidfd()?, request)?;
+    }
+    Ok(())
+}
+
+/// The mask is left out: what it may say about fields that do not fit is `pidfd_info_mask_ignores_struct_size`.
+fn every_size_agrees(pidfd: &Pidfd, request: InfoMask) -> Result {
+    let whole = filled(pidfd, request, LONGEST)?;
+    let beyond = &whole[size_of::<PidfdInfo>()..];
+    check::holds(beyond.iter().all(|byte| *byte == 0), format_args!("size {LONGEST}: tail is {beyond:x?}"))?;
+    for size in [64, 65, 71, 72, 73, 79, 80, 81, 87, 88, 89, 96, 128] {
+        let got = filled(pidfd, request, size)?;
+        check::equal(
+            format_args!("size {size}: the structure behind its mask"),
+            &got[8..size],
+            &whole[8..size],
+        )?;
+        let untouched = got[size..].iter().all(|byte| *byte == POISON);
+        check::holds(untouched, format_args!("size {size}: the kernel wrote behind the structure"))?;
+    }
+    Ok(())
+}
+
+case! {
+    /// A structure of less than 64 bytes, the first size published, is ENOTTY.
+    pidfd_info_small_size_enotty: Is, needs [PidfdInfo],
+    source "pidfs_ioctl_valid(), extensible_ioctl_valid()",
+}
+fn pidfd_info_small_size_enotty() -> Result {
+    let own = Pidfd::open(std::process::id() as i32)?;
+    filled(&own, InfoMask::empty(), PIDFD_INFO_SIZES[0])?;
+    for size in [0, 8, 63] {
+        let mut buffer = [POISON; LONGEST];
+        let got = own.info_sized(&mut buffer, size);
+        check::refused(format_args!("PIDFD_GET_INFO, size {size}"), got, Errno::ENOTTY)?;
+        check::holds(buffer == [POISON; LONGEST], format_args!("size {size}: the kernel wrote to it"))?;
+    }
+    Ok(())
+}
+
+case! {
+    /// PIDFD_GET_INFO with a null pointer is EINVAL and with a bad one EFAULT; with another direction or type,
+    /// or on something that is no pidfd, it is ENOTTY.
+    pidfd_info_bad_arguments: Is, needs [PidfdInfo],
+    source "pidfd_info(), pidfs_ioctl_valid(); ioctl(2)",
+}
+fn pidfd_info_bad_arguments() -> Result {
+    const READ_WRITE: u32 = 3;
+    let own = Pidfd::open(std::process::id() as i32)?;
+    check::refused("PIDFD_GET_INFO(NULL)", own.info_at(0), Errno::EINVAL)?;
+    check::refused("PIDFD_GET_INFO(8)", own.info_at(8), Errno::EFAULT)?;
+
+    check::succeeds("PIDFD_GET_INFO", almost_info(&own, READ_WRITE, PIDFS_IOCTL_MAGIC))?;
+    for direction in [0, 1, 2] {
+        let got = almost_info(&own, direction, PIDFS_IOCTL_MAGIC);
+        check::refused(format_args!("PIDFD_GET_INFO, direction {direction}"), got, Errno::ENOTTY)?;
+    }
+    let got = almost_info(&own, READ_WRITE, PIDFS_IOCTL_MAGIC - 1);
+    check::refused("PIDFD_GET_INFO, type 0xfe", got, Errno::ENOTTY)?;
+    let (pipe, _other) = rustix::pipe::pipe()?;
+    let got = almost_info(&pipe, READ_WRITE, PIDFS_IOCTL_MAGIC);
+    check::refused("PIDFD_GET_INFO on a pipe", got, Errno::ENOTTY)
+}
+
+case! {
+    /// A field that the caller's structure is too small for has no bit in the returned mask.
+    pidfd_info_mask_ignores_struct_size: Must, needs [CoredumpMask],
+    source "include/uapi/linux/pidfd.h (\"If the structure size is too small to contain a field …, the mask will not contain a bit for that field\")",
+    known_defect "6.16 to 7.3: a structure of 64 bytes gets the bits of COREDUMP and SUPPORTED_MASK, whose fields do not fit",
+}
+fn pidfd_info_mask_ignores_struct_size() -> Result {
+    let own = Pidfd::open(std::process::id() as i32)?;
+    let newer = InfoMask::COREDUMP | InfoMask::SUPPORTED_MASK;
+    let given = |size| -> Result<InfoMask> {
+        let buffer = filled(&own, newer, size)?;
+        let mask = u64::from_ne_bytes(buffer[..8].try_into().unwrap_or_default());
+        Ok(InfoMask::from_bits_retain(mask) & newer)
+    };
+    let whole = given(size_of::<PidfdInfo>())?;
+    check::holds(whole.contains(InfoMask::COREDUMP), format_args!("control: mask {whole} at full size"))?;
+    check::equal("bits of fields behind the 64 bytes of the structure", given(64)?, InfoMask::empty())
+}

@@ -1,0 +1,97 @@
+//! PIDFD_GET_INFO across pid namespaces, and the pidfd ioctls that open namespaces.
+
+use clone3_conformance::abi::{Flags, InfoMask, Namespace};
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Result};
+use clone3_conformance::clone3::Clone3;
+use clone3_conformance::kit::process::child_reporting;
+use clone3_conformance::kit::{Held, subject};
+use clone3_conformance::pidfd::Pidfd;
+use clone3_conformance::wait::Status;
+use nix::errno::Errno;
+use nix::poll::PollFlags;
+
+use super::pidfd_info::info;
+
+/// Runs `body` as the init of a new pid namespace.
+fn in_pid_namespace(body: impl FnOnce() -> Result) -> Result {
+    let (init, ()) = child_reporting(&Clone3::fork().with(Flags::CLONE_NEWPID), body)?;
+    init.reap_expecting(Status::exited(0))
+}
+
+case! {
+    /// In a pid namespace that does not hold the process, PIDFD_GET_INFO is EREMOTE, whether the process lives
+    /// and whatever is asked; poll works there all the same.
+    pidfd_info_eremote: Must, needs [ExitInfo, SysAdmin],
+    source "pidfd_info() (\"Restrict information retrieval to tasks within the caller's pid namespace hierarchy\")",
+}
+fn pidfd_info_eremote() -> Result {
+    for call in subject::calls() {
+        let child = Held::exiting_with(&call, 0)?;
+        let pidfd = child.pidfd()?;
+        info(pidfd, InfoMask::EXIT)?;
+        in_pid_namespace(|| foreign(pidfd, PollFlags::empty()))?;
+        child.let_go()?;
+        subject::see_off(&child)?;
+        info(pidfd, InfoMask::EXIT)?;
+        in_pid_namespace(|| foreign(pidfd, PollFlags::POLLIN | PollFlags::POLLHUP))?;
+    }
+    Ok(())
+}
+
+fn foreign(pidfd: &Pidfd, events: PollFlags) -> Result {
+    for request in [InfoMask::empty(), InfoMask::EXIT] {
+        let what = format!("PIDFD_GET_INFO({request}) from another pid namespace");
+        check::refused(what, pidfd.info(request), Errno::EREMOTE)?;
+    }
+    check::equal("poll from another pid namespace", pidfd.poll_now(PollFlags::POLLIN)?, events)
+}
+
+case! {
+    /// The pid in PIDFD_GET_INFO is the number that the process has in the caller's namespace: the init of a pid
+    /// namespace is 1 to itself and something else to its parent.
+    pidfd_info_nested_pid_numbers: Must, needs [PidfdInfo, SysAdmin],
+    source "pidfd_info(): pid_vnr(), task_tgid_vnr()",
+}
+fn pidfd_info_nested_pid_numbers() -> Result {
+    let gate = clone3_conformance::kit::Gate::new()?;
+    let inside = clone3_conformance::kit::Channel::<Result<(u32, u32)>>::new()?;
+    let child = Clone3::fork().with(Flags::PIDFD | Flags::CLONE_NEWPID).spawn(|| {
+        let own = Pidfd::open(1).and_then(|own| info(&own, InfoMask::empty()));
+        let sent = inside.send(&own.map(|info| (info.pid, info.ppid)));
+        gate.wait();
+        i32::from(sent.is_err())
+    })?;
+    check::equal("pid and ppid of init, seen by itself", inside.recv()??, (1, 0))?;
+    let outside = info(child.pidfd()?, InfoMask::empty())?;
+    let expected = (child.pid() as u32, std::process::id());
+    check::equal("pid and ppid of that init, seen by its parent", (outside.pid, outside.ppid), expected)?;
+    gate.open()?;
+    child.reap_expecting(Status::exited(0))
+}
+
+case! {
+    /// Once the process is reaped, its pidfd no longer opens any of its namespaces: ESRCH.
+    pidfd_info_ns_ioctls_dead_esrch: Must, needs [PidfdInfo],
+    source "pidfd_ioctl(); pull request vfs-6.11.pidfs",
+}
+fn pidfd_info_ns_ioctls_dead_esrch() -> Result {
+    for call in subject::calls() {
+        let child = Held::exiting_with(&call, 0)?;
+        let pidfd = child.pidfd()?;
+        for kind in Namespace::ALL {
+            match pidfd.namespace(kind) {
+                // The kernel was built without this kind.
+                Err(Errno::EOPNOTSUPP) => {}
+                got => drop(check::succeeds(format_args!("{kind:?} namespace of a live process"), got)?),
+            }
+        }
+        child.let_go()?;
+        subject::see_off(&child)?;
+        for kind in Namespace::ALL {
+            let what = format!("{kind:?} namespace of a reaped process");
+            check::refused(what, pidfd.namespace(kind), Errno::ESRCH)?;
+        }
+    }
+    Ok(())
+}

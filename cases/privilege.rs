@@ -1,0 +1,167 @@
+//! Who may use CLONE_PIDFD_AUTOKILL: who has CAP_SYS_ADMIN in its user namespace, or passes CLONE_NNP.
+
+use caps::Capability;
+use clone3_conformance::abi::Flags;
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Result};
+use clone3_conformance::clone3::Clone3;
+use clone3_conformance::kit::process::apart;
+use clone3_conformance::kit::{Echo, privilege};
+use clone3_conformance::wait::{self, Status};
+use nix::errno::Errno;
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::Signal;
+
+const ADMIN: Capability = Capability::CAP_SYS_ADMIN;
+
+/// The call that takes CAP_SYS_ADMIN.
+fn privileged() -> Clone3 {
+    Clone3::new(Flags::KILLED)
+}
+
+/// The call that takes nothing.
+fn with_nnp() -> Clone3 {
+    Clone3::new(Flags::KILLED_NNP)
+}
+
+/// The caller is refused without CLONE_NNP, for want of the capability alone: with CLONE_NNP it is not.
+fn is_refused() -> Result {
+    with_nnp().accepted()?;
+    privileged().refused(Errno::EPERM)
+}
+
+/// The pidfd of this child is armed: its last close kills.
+fn is_armed(mut child: Echo) -> Result {
+    let observer = child.observe()?;
+    child.close_pidfd()?;
+    child.is_dead("after the last close of its pidfd")?;
+    observer.reaped_with(Status::killed(Signal::SIGKILL))?;
+    wait::no_child(child.pid())
+}
+
+case! {
+    /// CLONE_PIDFD_AUTOKILL with CLONE_NNP needs no privilege at all, and the pidfd is armed.
+    autokill_nnp_unprivileged_ok: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Unprivileged],
+    source "pull request vfs-7.1-rc1.pidfs",
+}
+fn autokill_nnp_unprivileged_ok() -> Result {
+    privilege::drop_capabilities()?;
+    is_refused()?;
+    is_armed(Echo::spawn(&with_nnp())?)
+}
+
+case! {
+    /// CAP_SYS_ADMIN counts only while it is effective: permitted but not effective is EPERM.
+    autokill_cap_must_be_effective: Must, needs [Autoreap, Nnp, Autokill, SysAdmin],
+    source "pull request vfs-7.1-rc1.pidfs; kernel, ns_capable()",
+}
+fn autokill_cap_must_be_effective() -> Result {
+    let permitted = privilege::permitted()?;
+    privilege::set_effective(&permitted)?;
+    privileged().accepted()?;
+    privilege::set_effective(&[])?;
+    is_refused()?;
+    privilege::set_effective(&permitted)?;
+    privileged().accepted()
+}
+
+case! {
+    /// CAP_SYS_ADMIN alone is enough, and all other capabilities together are not.
+    autokill_only_sys_admin_counts: Must, needs [Autoreap, Nnp, Autokill, SysAdmin],
+    source "pull request vfs-7.1-rc1.pidfs",
+}
+fn autokill_only_sys_admin_counts() -> Result {
+    let others: Vec<Capability> = privilege::permitted()?.into_iter().filter(|one| *one != ADMIN).collect();
+    privilege::set_effective(&[ADMIN])?;
+    privileged().accepted()?;
+    privilege::set_effective(&others)?;
+    is_refused()
+}
+
+case! {
+    /// User id 0 without capabilities is no privilege.
+    autokill_uid0_without_caps: Must, needs [Autoreap, Nnp, Autokill, Root],
+    source "pull request vfs-7.1-rc1.pidfs; kernel, ns_capable()",
+}
+fn autokill_uid0_without_caps() -> Result {
+    privileged().accepted()?;
+    privilege::drop_capabilities()?;
+    check::equal("effective uid", nix::unistd::geteuid().as_raw(), 0)?;
+    is_refused()
+}
+
+case! {
+    /// CAP_SYS_ADMIN in the caller's own user namespace is enough, and the pidfd is armed.
+    autokill_userns_cap_ok: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Unprivileged, UserNamespaces, Proc],
+    source "pull request vfs-7.1-rc1.pidfs (\"CAP_SYS_ADMIN in its user namespace\")",
+}
+fn autokill_userns_cap_ok() -> Result {
+    privilege::drop_capabilities()?;
+    is_refused()?;
+    privilege::enter_user_namespace()?;
+    is_armed(Echo::spawn(&privileged())?)
+}
+
+case! {
+    /// Who drops CAP_SYS_ADMIN in its own user namespace is refused, be it nobody there, root there, or root
+    /// in the initial namespace before.
+    autokill_userns_cap_dropped: Must, needs [Autoreap, Nnp, Autokill, UserNamespaces, Proc],
+    source "pull request vfs-7.1-rc1.pidfs; kernel, ns_capable(current_user_ns())",
+}
+fn autokill_userns_cap_dropped() -> Result {
+    let as_nobody = || Ok(unshare(CloneFlags::CLONE_NEWUSER)?);
+    let enters: [fn() -> Result; 2] = [as_nobody, privilege::enter_user_namespace];
+    let befores: &[fn() -> Result] = match nix::unistd::geteuid().is_root() {
+        true => &[|| Ok(()), privilege::become_ordinary_user],
+        false => &[|| Ok(())],
+    };
+    for before in befores {
+        for enter in enters {
+            apart(|| {
+                before()?;
+                enter()?;
+                privileged().accepted()?;
+                privilege::drop_capabilities()?;
+                is_refused()
+            })?;
+        }
+    }
+    Ok(())
+}
+
+case! {
+    /// What counts is the user namespace that the caller is in, not one that the same call makes: an
+    /// unprivileged caller's CLONE_NEWUSER does not help.
+    autokill_newuser_in_same_call: Is, needs [Autoreap, Nnp, Autokill, Unprivileged, UserNamespaces],
+    source "kernel/fork.c copy_process(): the check precedes copy_creds()",
+}
+fn autokill_newuser_in_same_call() -> Result {
+    privilege::drop_capabilities()?;
+    with_nnp().with(Flags::CLONE_NEWUSER).accepted()?;
+    privileged().with(Flags::CLONE_NEWUSER).refused(Errno::EPERM)
+}
+
+case! {
+    /// A caller's own no_new_privs does not stand in for CLONE_NNP, although its child would inherit it.
+    autokill_parent_nnp_is_not_enough: Is, needs [Autoreap, Nnp, Autokill, Unprivileged],
+    source "kernel/fork.c copy_process(): looks at the flag, not at task_no_new_privs(current)",
+}
+fn autokill_parent_nnp_is_not_enough() -> Result {
+    privilege::drop_capabilities()?;
+    rustix::thread::set_no_new_privs(true)?;
+    is_refused()
+}
+
+case! {
+    /// An auto-kill child may live in user and pid namespaces of its own, made by the same call of a user
+    /// namespace's root; the last close kills it there too.
+    autokill_nested_userns_pidns: Must,
+    needs [Autoreap, Autokill, ExitInfo, Unprivileged, UserNamespaces, PidNamespace, Proc],
+    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; kernel/fork.c copy_process()",
+}
+fn autokill_nested_userns_pidns() -> Result {
+    privilege::enter_user_namespace()?;
+    let nested = Flags::CLONE_NEWUSER | Flags::CLONE_NEWPID;
+    Clone3::fork().with(nested).accepted()?;
+    is_armed(Echo::spawn(&privileged().with(nested))?)
+}

@@ -1,0 +1,306 @@
+//! Auto-reaped children that their own parent traces with ptrace(2).
+
+use clone3_conformance::abi::{Flags, InfoMask};
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Context as _, Result};
+use clone3_conformance::clone3::{Child, Clone3};
+use clone3_conformance::kit::{Channel, Gate, Held, Orphan, sigchld, threads, tracer};
+use clone3_conformance::wait::{self, Event, Status};
+use nix::errno::Errno;
+use nix::poll::PollFlags;
+use nix::sys::ptrace::{self, Options};
+use nix::sys::signal::{Signal, raise};
+use nix::unistd::Pid;
+
+/// The call that these cases are about.
+fn reaped() -> Clone3 {
+    Clone3::new(Flags::REAPED)
+}
+
+/// A child that was seized by the caller and has exited: a zombie to its tracer.
+#[track_caller]
+fn traced_zombie(call: &Clone3, code: i32) -> Result<Child> {
+    let child = Held::exiting_with(call, code)?;
+    tracer::seize(child.pid(), Options::empty())?;
+    child.let_go()?;
+    is_a_zombie(&child, code)?;
+    Ok(child.into_child())
+}
+
+#[track_caller]
+fn is_a_zombie(child: &Child, code: i32) -> Result {
+    check::equal("the zombie", wait::find_zombie(child.pid())?, Event::exited(child.pid(), code))
+}
+
+#[track_caller]
+fn is_gone_with(child: &Child, expected: Status) -> Result {
+    child.pidfd()?.reaped_with(expected)?;
+    wait::no_child(child.pid())?;
+    wait::pid_is_free(child.pid())
+}
+
+case! {
+    /// An auto-reaped child that exits while its parent traces it stays a zombie until the tracer waits: its
+    /// pidfd reports POLLIN without POLLHUP, and it has no exit information yet.
+    autoreap_ptrace_parent_zombie: Is, needs [Autoreap, ExitInfo, Ptrace],
+    source "ptrace(2); kernel/signal.c do_notify_parent(), which heeds auto-reaping only where nobody traces",
+}
+fn autoreap_ptrace_parent_zombie() -> Result {
+    is_gone_with(&reaped().spawn(|| 12)?, Status::exited(12)).context("control: nobody traces it")?;
+
+    let child = traced_zombie(&reaped(), 12)?;
+    let pidfd = child.pidfd()?;
+    check::equal("poll on the pidfd", pidfd.poll_now(PollFlags::POLLIN)?, PollFlags::POLLIN)?;
+    let info = check::succeeds("PIDFD_GET_INFO(EXIT)", pidfd.info(InfoMask::EXIT))?;
+    check::equal("the EXIT bit of a traced zombie", info.given().contains(InfoMask::EXIT), false)?;
+    wait::reap_expecting(child.pid(), Status::exited(12))?;
+    is_gone_with(&child, Status::exited(12))
+}
+
+case! {
+    /// The wait of a tracing parent, also one without `__WALL`, returns the status of an auto-reaped child
+    /// once; then nothing is left of the child but its exit information.
+    autoreap_ptrace_parent_wait_reaps: Is, needs [Autoreap, ExitInfo, Ptrace],
+    source "ptrace(2); kernel/exit.c wait_task_zombie()",
+}
+fn autoreap_ptrace_parent_wait_reaps() -> Result {
+    let child = traced_zombie(&reaped(), 12)?;
+    let pid = child.pid();
+    check::equal("waitpid(pid, 0)", wait::waitpid(pid, 0), Ok(Some((pid, Status::exited(12)))))?;
+    check::refused("waitpid(pid, __WALL) once more", wait::waitpid(pid, libc::__WALL), Errno::ECHILD)?;
+    is_gone_with(&child, Status::exited(12))
+}
+
+case! {
+    /// A parent that traces its auto-reaped child gets no SIGCHLD at the child's exit, for the exit signal is
+    /// 0; once the child has execed it is SIGCHLD, and the parent that is its tracer gets it.
+    autoreap_ptrace_parent_no_sigchld: Is, needs [Autoreap, ExitInfo, Ptrace],
+    source "kernel/exit.c exit_notify(); fs/exec.c de_thread()",
+}
+fn autoreap_ptrace_parent_no_sigchld() -> Result {
+    sigchld::block()?;
+    let execed = Held::execed(&reaped(), 13)?;
+    tracer::seize(execed.pid(), Options::empty())?;
+    execed.let_go()?;
+    is_a_zombie(&execed, 13)?;
+    sigchld::pending_for(execed.pid(), libc::CLD_EXITED)?;
+    wait::reap_expecting(execed.pid(), Status::exited(13))?;
+
+    let child = traced_zombie(&reaped(), 12)?;
+    sigchld::none_pending()?;
+    wait::reap_expecting(child.pid(), Status::exited(12))?;
+    is_gone_with(&child, Status::exited(12))?;
+    sigchld::none_pending()
+}
+
+case! {
+    /// PTRACE_DETACH of a traced auto-reaped child that is stopped succeeds; of one that is dead it is ESRCH.
+    autoreap_ptrace_detach_dead_esrch: Must, needs [Autoreap, ExitInfo, Ptrace],
+    source "ptrace(2): ESRCH where the tracee is not stopped",
+}
+fn autoreap_ptrace_detach_dead_esrch() -> Result {
+    let stopped = Held::exiting_with(&reaped(), 0)?;
+    tracer::attach(stopped.pid())?;
+    check::succeeds("PTRACE_DETACH of a stopped tracee", tracer::detach(stopped.pid()))?;
+    stopped.let_go()?;
+    is_gone_with(&stopped, Status::exited(0))?;
+
+    let dead = traced_zombie(&reaped(), 12)?;
+    check::refused("PTRACE_DETACH of a dead tracee", tracer::detach(dead.pid()), Errno::ESRCH)?;
+    wait::reap_expecting(dead.pid(), Status::exited(12))?;
+    is_gone_with(&dead, Status::exited(12))
+}
+
+case! {
+    /// A child that was traced and let go again is auto-reaped as if nothing had been: no zombie, no SIGCHLD.
+    autoreap_ptrace_attach_detach_then_exit: Must, needs [Autoreap, ExitInfo, Ptrace],
+    source "commit \"clone: add CLONE_AUTOREAP\"; ptrace(2), PTRACE_DETACH",
+}
+fn autoreap_ptrace_attach_detach_then_exit() -> Result {
+    sigchld::block()?;
+    let child = Held::exiting_with(&reaped(), 7)?;
+    tracer::attach(child.pid())?;
+    check::succeeds("PTRACE_DETACH", tracer::detach(child.pid()))?;
+    // The stop was announced.
+    sigchld::take();
+    child.let_go()?;
+    is_gone_with(&child, Status::exited(7))?;
+    sigchld::none_pending()
+}
+
+case! {
+    /// An auto-reaped child may ask to be traced (PTRACE_TRACEME): its parent sees it stop, lets it go on, and
+    /// then finds a zombie to wait for.
+    autoreap_ptrace_traceme: Is, needs [Autoreap, ExitInfo, Ptrace],
+    source "ptrace(2), PTRACE_TRACEME; kernel/exit.c wait_consider_task()",
+}
+fn autoreap_ptrace_traceme() -> Result {
+    let child = reaped().spawn(|| {
+        let stopped = ptrace::traceme().and_then(|()| raise(Signal::SIGSTOP));
+        if stopped.is_ok() { 14 } else { 98 }
+    })?;
+    // With __WALL, as the child may not be traced yet and has exit signal 0.
+    tracer::stops_with(child.pid(), Signal::SIGSTOP)?;
+    tracer::go_on(child.pid(), None)?;
+    is_a_zombie(&child, 14)?;
+    wait::reap_expecting(child.pid(), Status::exited(14))?;
+    is_gone_with(&child, Status::exited(14))
+}
+
+case! {
+    /// Any thread of the parent can wait for the zombie of an auto-reaped child that another thread of the
+    /// parent traces, also without `__WALL`.
+    autoreap_ptrace_sibling_thread_reaps: Is, needs [Autoreap, ExitInfo, Ptrace],
+    source "kernel/exit.c wait_consider_task(): traced by its real parent's group",
+}
+fn autoreap_ptrace_sibling_thread_reaps() -> Result {
+    let child = Held::exiting_with(&reaped(), 15)?;
+    let (pid, gate) = (child.pid(), Gate::new()?);
+    std::thread::scope(|scope| {
+        let tracing = scope.spawn(|| -> Result {
+            traced_to_death(&child, 15)?;
+            gate.wait();
+            Ok(())
+        });
+        let seen = is_a_zombie(&child, 15);
+        let waited = wait::waitpid(pid, 0);
+        gate.open()?;
+        threads::join(tracing)?;
+        seen?;
+        check::equal("waitpid(pid, 0) while a thread traces", waited, Ok(Some((pid, Status::exited(15)))))
+    })?;
+    is_gone_with(&child, Status::exited(15))
+}
+
+/// In a thread: traces the child, lets it go, and sees it become a zombie.
+fn traced_to_death(child: &Held, code: i32) -> Result {
+    tracer::seize(child.pid(), Options::empty())?;
+    child.let_go()?;
+    is_a_zombie(child, code)
+}
+
+case! {
+    /// The zombie of an auto-reaped child that a thread of its parent traced is released when that thread
+    /// exits without waiting; that of an ordinary child becomes its parent's.
+    autoreap_ptrace_tracer_thread_exits: Must, needs [Autoreap, ExitInfo, Ptrace],
+    source "commit \"clone: add CLONE_AUTOREAP\", its change to kernel/ptrace.c __ptrace_detach()",
+}
+fn autoreap_ptrace_tracer_thread_exits() -> Result {
+    let ordinary = Held::exiting_with(&Clone3::new(Flags::PIDFD), 15)?;
+    let thread = threads::in_a_thread(|| {
+        traced_to_death(&ordinary, 15)?;
+        threads::own_pidfd()
+    })?;
+    thread.wait_reaped()?;
+    is_a_zombie(&ordinary, 15).context("control without CLONE_AUTOREAP")?;
+    ordinary.into_child().reap_expecting(Status::exited(15))?;
+
+    let child = Held::exiting_with(&reaped(), 15)?;
+    threads::in_a_thread(|| traced_to_death(&child, 15))?;
+    is_gone_with(&child, Status::exited(15))
+}
+
+case! {
+    /// The thread that made an auto-reaped child and is blocked in a wait of its own for it (`__WNOTHREAD`) is
+    /// woken with ECHILD when another thread, which traced the child to its death, exits without waiting.
+    autoreap_ptrace_tracer_thread_exit_wakes: Must, needs [Autoreap, ExitInfo, Ptrace, Proc],
+    source "kernel/ptrace.c __ptrace_detach(): \"we must also wake up sub-threads sleeping in do_wait()\"",
+}
+fn autoreap_ptrace_tracer_thread_exit_wakes() -> Result {
+    let child = Held::exiting_with(&reaped(), 15)?;
+    let (creator, about_to_wait) = (threads::own_tid(), Gate::new()?);
+    std::thread::scope(|scope| {
+        let tracing = scope.spawn(|| {
+            about_to_wait.wait();
+            threads::wait_until_asleep(creator)?;
+            traced_to_death(&child, 15)
+        });
+        about_to_wait.open()?;
+        let waited = wait::waitpid(child.pid(), libc::__WALL | libc::__WNOTHREAD);
+        threads::join(tracing)?;
+        check::refused("the blocked waitpid(__WALL|__WNOTHREAD)", waited, Errno::ECHILD)
+    })?;
+    is_gone_with(&child, Status::exited(15))
+}
+
+case! {
+    /// When a parent exits that traced its auto-reaped child, the child's unwaited zombie is released and its
+    /// exit information kept; the zombie of an ordinary child goes to the new parent.
+    autoreap_ptrace_parent_tracer_exits: Must, needs [Autoreap, ExitInfo, Ptrace],
+    source "commit \"clone: add CLONE_AUTOREAP\"; kernel/ptrace.c exit_ptrace()",
+}
+fn autoreap_ptrace_parent_tracer_exits() -> Result {
+    sigchld::block()?;
+    let ordinary = Orphan::left_by(|| traced_zombie(&Clone3::new(Flags::PIDFD), 23))?;
+    let zombie = Event::exited(ordinary.pid, 23);
+    check::equal("control: of the new parent", wait::find_zombie(ordinary.pid)?, zombie)?;
+    wait::reap_expecting(ordinary.pid, Status::exited(23))?;
+    sigchld::take();
+
+    let orphan = Orphan::left_by(|| traced_zombie(&reaped(), 23))?;
+    orphan.pidfd.reaped_with(Status::exited(23))?;
+    wait::no_child(orphan.pid)?;
+    wait::pid_is_free(orphan.pid)?;
+    sigchld::none_pending()
+}
+
+/// What a tracer hears of a creator's child: the ptrace event and the pid it speaks of.
+type Heard = (i32, i64);
+
+case! {
+    /// The creator of an auto-reaped child reports it to its tracer as PTRACE_EVENT_CLONE, because its exit
+    /// signal is 0; with CLONE_VFORK as PTRACE_EVENT_VFORK, with CLONE_UNTRACED not at all. The message of the
+    /// event is the child's pid.
+    autoreap_ptrace_clone_event: Is, needs [Autoreap, ExitInfo, Ptrace],
+    source "ptrace(2), PTRACE_O_TRACECLONE; kernel/fork.c kernel_clone()",
+}
+fn autoreap_ptrace_clone_event() -> Result {
+    let calls = [
+        (Clone3::fork().with(Flags::PIDFD), libc::PTRACE_EVENT_FORK),
+        (reaped(), libc::PTRACE_EVENT_CLONE),
+        (reaped().with(Flags::CLONE_VFORK), libc::PTRACE_EVENT_VFORK),
+        (reaped().with(Flags::CLONE_UNTRACED), 0),
+    ];
+    for (call, event) in calls {
+        let made = Channel::<i32>::new()?;
+        let creator = Held::running(&Clone3::fork(), || {
+            let child = call.spawn(|| 0).and_then(|child| {
+                made.send(&child.pid())?;
+                // An ordinary child of a traced creator is reaped by its tracer first.
+                if call.flags().contains(Flags::AUTOREAP) {
+                    child.pidfd()?.wait_reaped()
+                } else {
+                    wait::reap(child.pid()).map(drop)
+                }
+            });
+            i32::from(child.is_err())
+        })?;
+        tracer::seize(
+            creator.pid(),
+            Options::PTRACE_O_TRACECLONE | Options::PTRACE_O_TRACEFORK | Options::PTRACE_O_TRACEVFORK,
+        )?;
+        creator.let_go()?;
+        let heard = events_until_all_are_gone(creator.pid())?;
+        let expected: Vec<Heard> = if event == 0 { vec![] } else { vec![(event, made.recv()?.into())] };
+        check::equal(format_args!("ptrace events (event, message) of {call}"), heard, expected)?;
+    }
+    Ok(())
+}
+
+/// Lets every tracee go on at each of its stops and waits for its end, until there is none. Gives the events of
+/// this one.
+fn events_until_all_are_gone(creator: i32) -> Result<Vec<Heard>> {
+    let mut events = Vec::new();
+    loop {
+        let (pid, status) = match wait::waitpid(-1, libc::__WALL) {
+            Ok(Some(news)) => news,
+            Ok(None) | Err(Errno::ECHILD) => return Ok(events),
+            Err(errno) => return Err(errno.into()),
+        };
+        let Some((signal, event)) = status.stop() else { continue };
+        if pid == creator && event != 0 {
+            events.push((event, ptrace::getevent(Pid::from_raw(pid))?));
+        }
+        tracer::go_on(pid, if event == 0 { Some(signal) } else { None })?;
+    }
+}

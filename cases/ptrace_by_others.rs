@@ -1,0 +1,134 @@
+//! Auto-reaped children that a process other than their parent traces with ptrace(2).
+
+use clone3_conformance::abi::Flags;
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Context as _, Result};
+use clone3_conformance::clone3::{Child, Clone3};
+use clone3_conformance::kit::tracer::Tracer;
+use clone3_conformance::kit::{Echo, Held, sigchld, tracer};
+use clone3_conformance::wait::{self, Event, Status, Who};
+use nix::sys::signal::Signal;
+
+/// A child for others to trace, which once let go exits with `code`.
+#[track_caller]
+fn traceable(call: &Clone3, code: i32) -> Result<Held> {
+    Held::prepared(call, code, tracer::let_anyone_trace_me)
+}
+
+/// A child that has exited and is a zombie to a tracer which is its sibling, and that tracer.
+#[track_caller]
+fn zombie_of_a_sibling(call: &Clone3, code: i32) -> Result<(Child, Tracer)> {
+    let child = traceable(call, code)?;
+    let tracer = Tracer::of(&child)?;
+    child.let_go()?;
+    check::equal("what the tracer finds", tracer.find_zombie()?, Event::exited(child.pid(), code))?;
+    Ok((child.into_child(), tracer))
+}
+
+/// What the parent finds of a child, without blocking.
+fn parent_sees(child: &Child) -> nix::Result<Option<Event>> {
+    wait::waitid(Who::Pid(child.pid()), libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL)
+}
+
+/// The control: an ordinary child is its parent's to wait for, now that its tracer is done with it.
+#[track_caller]
+fn parent_gets_the_zombie(child: Child, code: i32) -> Result {
+    let zombie = wait::find_zombie(child.pid()).context("control without CLONE_AUTOREAP")?;
+    check::equal("control without CLONE_AUTOREAP", zombie, Event::exited(child.pid(), code))?;
+    child.reap_expecting(Status::exited(code))
+}
+
+#[track_caller]
+fn is_gone_with(child: &Child, expected: Status) -> Result {
+    child.pidfd()?.reaped_with(expected)?;
+    wait::no_child(child.pid())?;
+    wait::pid_is_free(child.pid())?;
+    sigchld::none_pending()
+}
+
+case! {
+    /// An auto-reaped child that exits while another process traces it is a zombie to the tracer alone, who
+    /// gets SIGCHLD; to the parent's wait it is still alive, and the parent gets no SIGCHLD.
+    autoreap_ptrace_other_tracer_zombie: Is, needs [Autoreap, ExitInfo, Ptrace],
+    source "ptrace(2); kernel/exit.c wait_consider_task(), exit_notify()",
+}
+fn autoreap_ptrace_other_tracer_zombie() -> Result {
+    sigchld::block()?;
+    let (child, tracer) = zombie_of_a_sibling(&Clone3::new(Flags::REAPED), 16)?;
+    check::equal("the parent's waitid(WEXITED|WNOHANG|__WALL)", parent_sees(&child), Ok(None))?;
+    sigchld::none_pending()?;
+    let heard = Some((libc::CLD_EXITED, child.pid()));
+    check::equal("SIGCHLD of the tracer, as (si_code, si_pid)", tracer.take_sigchld()?, heard)?;
+    check::equal("the tracer's wait", tracer.reap()?, Status::exited(16))?;
+    is_gone_with(&child, Status::exited(16))?;
+    tracer.dismiss()
+}
+
+case! {
+    /// When another process that traced an auto-reaped child to its end waits for it, the child is gone at
+    /// once: its parent gets neither the zombie nor the SIGCHLD that an ordinary child leaves then.
+    autoreap_ptrace_other_tracer_wait_then_gone: Must, needs [Autoreap, ExitInfo, Ptrace],
+    source "commit \"clone: add CLONE_AUTOREAP\" (\"without ever becoming a zombie\"); kernel/exit.c wait_task_zombie()",
+}
+fn autoreap_ptrace_other_tracer_wait_then_gone() -> Result {
+    sigchld::block()?;
+    let (ordinary, tracer) = zombie_of_a_sibling(&Clone3::fork().with(Flags::PIDFD), 16)?;
+    check::equal("the tracer's wait", tracer.reap()?, Status::exited(16))?;
+    sigchld::pending_for(ordinary.pid(), libc::CLD_EXITED).context("control without CLONE_AUTOREAP")?;
+    parent_gets_the_zombie(ordinary, 16)?;
+    tracer.dismiss()?;
+
+    let (child, tracer) = zombie_of_a_sibling(&Clone3::new(Flags::REAPED), 16)?;
+    check::equal("the tracer's wait", tracer.reap()?, Status::exited(16))?;
+    is_gone_with(&child, Status::exited(16))?;
+    tracer.dismiss()
+}
+
+case! {
+    /// When another process that traced an auto-reaped child to its end exits without waiting, the child is
+    /// gone; an ordinary child is then a zombie to its parent.
+    autoreap_ptrace_other_tracer_exits: Must, needs [Autoreap, ExitInfo, Ptrace],
+    source "commit \"clone: add CLONE_AUTOREAP\"; kernel/ptrace.c exit_ptrace()",
+}
+fn autoreap_ptrace_other_tracer_exits() -> Result {
+    sigchld::block()?;
+    let (ordinary, tracer) = zombie_of_a_sibling(&Clone3::new(Flags::PIDFD), 16)?;
+    tracer.dismiss()?;
+    parent_gets_the_zombie(ordinary, 16)?;
+
+    let (child, tracer) = zombie_of_a_sibling(&Clone3::new(Flags::REAPED), 16)?;
+    tracer.dismiss()?;
+    is_gone_with(&child, Status::exited(16))
+}
+
+case! {
+    /// The death of a tracer does nothing to the auto-reaped child that it traced: the child lives on, and is
+    /// auto-reaped at its own end.
+    autoreap_ptrace_tracer_killed_child_lives: Must, needs [Autoreap, ExitInfo, Ptrace],
+    source "ptrace(2): tracees of a tracer that dies go on",
+}
+fn autoreap_ptrace_tracer_killed_child_lives() -> Result {
+    sigchld::block()?;
+    let prepare = || {
+        tracer::let_anyone_trace_me();
+        Ok(())
+    };
+    let child = Echo::prepared(&Clone3::new(Flags::REAPED), prepare)?;
+    let tracer = Tracer::of(&child)?;
+    child.is_alive("while it is traced")?;
+    tracer.kill()?;
+    child.is_alive("after its tracer was killed")?;
+    is_gone_with(&child.into_child(), Status::exited(0))
+}
+
+case! {
+    /// With PTRACE_O_EXITKILL the exit of the tracer kills an auto-reaped child by SIGKILL, and it is reaped.
+    autoreap_ptrace_exitkill: Must, needs [Autoreap, ExitInfo, Ptrace],
+    source "ptrace(2), PTRACE_O_EXITKILL; commit \"clone: add CLONE_AUTOREAP\"",
+}
+fn autoreap_ptrace_exitkill() -> Result {
+    sigchld::block()?;
+    let child = traceable(&Clone3::new(Flags::REAPED), 0)?;
+    Tracer::killing_on_exit(&child)?.dismiss()?;
+    is_gone_with(&child, Status::killed(Signal::SIGKILL))
+}

@@ -1,0 +1,156 @@
+//! What is no reference to clone3's own pidfd: other open files of the same pidfs inode.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use clone3_conformance::abi::{AUTOKILL_MARK, InfoMask};
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Result};
+use clone3_conformance::kit::Tied;
+use clone3_conformance::kit::handles::Handle;
+use clone3_conformance::pidfd::Pidfd;
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
+
+/// Opens the file of a descriptor of ours anew, by way of /proc.
+fn reopen(path: &str, flags: OFlag) -> std::result::Result<OwnedFd, Errno> {
+    open(path, flags | OFlag::O_CLOEXEC, Mode::empty())
+}
+
+/// The names of a descriptor of ours.
+fn names(fd: &Pidfd) -> [String; 2] {
+    let number = fd.as_raw_fd();
+    [format!("/proc/self/fd/{number}"), format!("/proc/{}/fd/{number}", std::process::id())]
+}
+
+/// A pidfd must have no mark, and serve as any plain pidfd does.
+fn is_plain(what: &str, fd: &Pidfd, child: &Tied) -> Result {
+    check::equal(
+        format_args!("mark of an auto-kill pidfd on {what}"),
+        fd.status_flags()? & AUTOKILL_MARK,
+        0,
+    )?;
+    let info = check::succeeds(format_args!("PIDFD_GET_INFO on {what}"), fd.info(InfoMask::PID))?;
+    check::equal(format_args!("pid in PIDFD_GET_INFO on {what}"), info.pid, child.pid() as u32)?;
+    check::succeeds(format_args!("pidfd_send_signal on {what}"), fd.send_signal(Signal::SIGCONT))
+}
+
+/// Neither the close of another file kills the child, nor does an open one hold it.
+fn neither_holds_nor_kills(what: &str, open: impl Fn(&Pidfd) -> Result<OwnedFd>) -> Result {
+    let mut child = Tied::new()?;
+    let other = Pidfd::from(open(child.pidfd()?)?);
+    is_plain(what, &other, &child)?;
+    other.close()?;
+    child.lives(&format!("after the close of {what}"))?;
+    let _kept = open(child.pidfd()?)?;
+    child.close()?;
+    child.dies(&format!("after the last close of clone3's pidfd, with {what} open"))
+}
+
+case! {
+    /// An O_PATH descriptor of the pidfd's inode is another open file and does not keep the child alive.
+    autokill_o_path_does_not_hold: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Proc],
+    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"only the specific struct file returned by clone3()\")",
+}
+fn autokill_o_path_does_not_hold() -> Result {
+    let mut child = Tied::new()?;
+    let _path = reopen(&names(child.pidfd()?)[0], OFlag::O_PATH)?;
+    child.close()?;
+    child.dies("after the last close of its pidfd, with an O_PATH descriptor of it open")
+}
+
+case! {
+    /// Opening the pidfd anew through /proc gives a second, plain pidfd: it can be used, it does not kill when
+    /// it is closed, and it does not keep the child alive.
+    autokill_proc_reopen: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Proc],
+    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"only the specific struct file returned by clone3()\")",
+}
+fn autokill_proc_reopen() -> Result {
+    for (name, flags) in [(0, OFlag::O_RDONLY), (1, OFlag::O_RDWR)] {
+        neither_holds_nor_kills("a pidfd opened through /proc", |pidfd| {
+            Ok(reopen(&names(pidfd)[name], flags)?)
+        })?;
+    }
+    Ok(())
+}
+
+case! {
+    /// The mark of an auto-kill pidfd, which is O_TRUNC, cannot be had by opening the pidfd anew with O_TRUNC:
+    /// that is EOPNOTSUPP, as is truncating it in any other way, and none of it kills.
+    autokill_proc_reopen_o_trunc: Is, needs [Autoreap, Nnp, Autokill, ExitInfo, Proc],
+    source "fs/pidfs.c pidfs_setattr()",
+}
+fn autokill_proc_reopen_o_trunc() -> Result {
+    let mut child = Tied::new()?;
+    let name = names(child.pidfd()?)[0].clone();
+    check::succeeds(format_args!("open({name}, O_RDWR)"), reopen(&name, OFlag::O_RDWR))?;
+    let pidfd = child.pidfd()?;
+    for (what, got) in [
+        ("open(O_RDWR|O_TRUNC)", reopen(&name, OFlag::O_RDWR | OFlag::O_TRUNC).map(drop)),
+        ("truncate", nix::unistd::truncate(name.as_str(), 0)),
+        ("ftruncate", nix::unistd::ftruncate(pidfd, 0)),
+        ("fchmod", nix::sys::stat::fchmod(pidfd, Mode::S_IRUSR)),
+        ("fchown", nix::unistd::fchown(pidfd, Some(nix::unistd::getuid()), None)),
+    ] {
+        check::refused(format_args!("{what} of the pidfd"), got, Errno::EOPNOTSUPP)?;
+    }
+    child.lives("after the refused calls")?;
+    child.close()?;
+    child.dies("after the last close of its pidfd")
+}
+
+case! {
+    /// Opening the file handle of the pidfd, by way of any pidfd or of FD_PIDFS_ROOT, gives a plain pidfd: it
+    /// does not kill when it is closed and does not keep the child alive.
+    autokill_handle_open_not_armed: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; fs/pidfs.c pidfs_export_open()",
+}
+fn autokill_handle_open_not_armed() -> Result {
+    neither_holds_nor_kills("a pidfd opened by its handle", |pidfd| Ok(Handle::of(pidfd)?.open(pidfd, 0)?))?;
+    neither_holds_nor_kills("a pidfd opened by its handle at FD_PIDFS_ROOT", |pidfd| {
+        Ok(Handle::of(pidfd)?.open_at_root(0)?)
+    })
+}
+
+case! {
+    /// A file handle of a pidfd cannot be opened with O_TRUNC, which would be the mark of an auto-kill pidfd,
+    /// nor with O_CREAT or O_PATH: EINVAL. O_RDWR, O_NONBLOCK and O_EXCL are accepted, and do not arm.
+    autokill_handle_open_o_trunc_einval: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "fs/pidfs.c VALID_FILE_HANDLE_OPEN_FLAGS",
+}
+fn autokill_handle_open_o_trunc_einval() -> Result {
+    let child = Tied::new()?;
+    let pidfd = child.pidfd()?;
+    let handle = Handle::of(pidfd)?;
+    for flags in [0, libc::O_RDWR, libc::O_NONBLOCK, libc::O_EXCL] {
+        let opened =
+            check::succeeds(format_args!("open_by_handle_at({flags:#x})"), handle.open(pidfd, flags))?;
+        let mark = Pidfd::from(opened).status_flags()? & AUTOKILL_MARK;
+        check::equal(format_args!("mark of an auto-kill pidfd, opened with {flags:#x}"), mark, 0)?;
+    }
+    for flags in [libc::O_TRUNC, libc::O_RDWR | libc::O_TRUNC, libc::O_CREAT, libc::O_PATH] {
+        check::refused(
+            format_args!("open_by_handle_at({flags:#x})"),
+            handle.open(pidfd, flags),
+            Errno::EINVAL,
+        )?;
+    }
+    child.lives("after all that")?;
+    child.clear_away()
+}
+
+case! {
+    /// Once the child is reaped, the file handle of its pidfd is stale: ESTALE.
+    autokill_handle_dead_estale: Is, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "fs/pidfs.c pidfs_ino_get_pid(); open_by_handle_at(2)",
+}
+fn autokill_handle_dead_estale() -> Result {
+    let mut child = Tied::new()?;
+    let handle = Handle::of(child.pidfd()?)?;
+    check::succeeds("open_by_handle_at of a live child", handle.open(child.observer(), 0))?;
+    child.close()?;
+    child.dies("after the last close of its pidfd")?;
+    let alive = Pidfd::open(std::process::id() as i32)?;
+    check::refused("open_by_handle_at of a dead child", handle.open(&alive, 0), Errno::ESTALE)
+}

@@ -1,0 +1,170 @@
+//! Auto-reaped children whose parent dies, and pid namespaces with their init.
+
+use clone3_conformance::abi::Flags;
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Context as _, Result};
+use clone3_conformance::clone3::{Child, Clone3, park};
+use clone3_conformance::kit::process::apart;
+use clone3_conformance::kit::{Channel, Orphan, fdpass, namespace, orphan, sigchld};
+use clone3_conformance::pidfd::Pidfd;
+use clone3_conformance::wait::{self, Event, Status};
+use nix::sys::signal::Signal;
+
+const SIGKILLED: Status = Status::killed(Signal::SIGKILL);
+
+fn own_pid() -> i32 {
+    std::process::id() as i32
+}
+
+/// The control: an orphan made without CLONE_AUTOREAP is the caller's to wait for, and sends it SIGCHLD.
+#[track_caller]
+fn an_ordinary_orphan_is_waited_for() -> Result {
+    let orphan = Orphan::exiting_with(&Clone3::new(Flags::PIDFD), 3)?;
+    check::equal("waitid of the new parent", orphan.wait_now(), Ok(None)).context("control")?;
+    check::succeeds("pidfd_send_signal(SIGKILL)", orphan.pidfd.send_signal(Signal::SIGKILL))?;
+    wait::reap_expecting(orphan.pid, SIGKILLED).context("control")?;
+    sigchld::pending_for(orphan.pid, libc::CLD_KILLED).context("control")
+}
+
+/// An auto-reaped orphan is the caller's child while it lives, and no more once it is killed. Its exit signal
+/// is SIGCHLD by then, so the search without `__WALL` has power too.
+#[track_caller]
+fn an_auto_reaped_orphan_vanishes() -> Result {
+    let orphan = Orphan::exiting_with(&Clone3::new(Flags::REAPED), 3)?;
+    check::equal("waitid of the new parent, before the end", orphan.wait_now(), Ok(None))?;
+    check::succeeds("pidfd_send_signal(SIGKILL)", orphan.pidfd.send_signal(Signal::SIGKILL))?;
+    orphan.pidfd.reaped_with(SIGKILLED)?;
+    wait::no_such_child("waitid of the new parent, after the end", orphan.wait_now())?;
+    wait::no_child(orphan.pid)?;
+    wait::pid_is_free(orphan.pid)?;
+    sigchld::none_pending()
+}
+
+case! {
+    /// An auto-reaped child that is killed after a subreaper became its parent leaves the subreaper neither a
+    /// zombie nor a SIGCHLD, where an ordinary one leaves both.
+    autoreap_reparent_subreaper: Must, needs [Autoreap, ExitInfo],
+    source "commit \"clone: add CLONE_AUTOREAP\"; selftest autoreap_reparent",
+}
+fn autoreap_reparent_subreaper() -> Result {
+    sigchld::block()?;
+    an_ordinary_orphan_is_waited_for()?;
+    an_auto_reaped_orphan_vanishes()
+}
+
+case! {
+    /// An auto-reaped child that is killed after the init of a pid namespace became its parent leaves init
+    /// neither a zombie nor a SIGCHLD, where an ordinary one leaves both.
+    autoreap_reparent_pidns_init: Must, needs [Autoreap, ExitInfo, PidNamespace],
+    source "commit \"clone: add CLONE_AUTOREAP\"; pid_namespaces(7)",
+}
+fn autoreap_reparent_pidns_init() -> Result {
+    namespace::as_init(|| {
+        sigchld::block()?;
+        an_ordinary_orphan_is_waited_for()?;
+        an_auto_reaped_orphan_vanishes()
+    })
+}
+
+case! {
+    /// Without a subreaper the orphan's parent is pid 1, and an auto-reaped orphan is gone with its end
+    /// although pid 1 does not wait; an ordinary one is a zombie until it does.
+    autoreap_reparent_init: Must, needs [Autoreap, ExitInfo, PidNamespace],
+    source "commit \"clone: add CLONE_AUTOREAP\"; PR_SET_CHILD_SUBREAPER(2const)",
+}
+fn autoreap_reparent_init() -> Result {
+    // The bystander is no subreaper, and a search for one ends at the namespace.
+    let orphan_of_init = |call: Clone3| -> Result<Orphan> {
+        let orphan = Orphan::exiting_with(&call, 3)?;
+        check::equal("ppid of the orphan", orphan.parent()?, 1)?;
+        orphan.let_go()?;
+        Ok(orphan)
+    };
+    namespace::as_init(|| {
+        let zombie = apart(|| {
+            let orphan = orphan_of_init(Clone3::new(Flags::PIDFD))?;
+            orphan.pidfd.wait_exited()?;
+            Ok(orphan.pid)
+        })?;
+        check::equal("control", wait::find_zombie(zombie)?, Event::exited(zombie, 3))?;
+        wait::reap_expecting(zombie, Status::exited(3))?;
+        apart(|| {
+            let orphan = orphan_of_init(Clone3::new(Flags::REAPED))?;
+            orphan.pidfd.reaped_with(Status::exited(3))?;
+            wait::pid_is_free(orphan.pid)
+        })?;
+        wait::no_children()
+    })
+}
+
+case! {
+    /// PIDFD_GET_INFO gives an auto-reaped child's parent as it is at the moment: its creator, and after the
+    /// creator's death the subreaper.
+    autoreap_ppid_follows_reparent: Is, needs [Autoreap, PidfdInfo],
+    source "fs/pidfs.c pidfd_info(), which asks for the parent as getppid(2) does",
+}
+fn autoreap_ppid_follows_reparent() -> Result {
+    let (ours, theirs) = fdpass::pair()?;
+    let (before, creator) = apart(|| {
+        let child = Clone3::new(Flags::REAPED).spawn(park)?;
+        fdpass::send(&theirs, child.pidfd()?)?;
+        Ok((orphan::parent_of(child.pidfd()?)?, own_pid()))
+    })?;
+    check::equal("ppid while the creator lives", before, creator)?;
+    let orphan = Pidfd::from(fdpass::receive(&ours)?);
+    check::equal("ppid after the creator's death", orphan::parent_of(&orphan)?, own_pid())?;
+    check::succeeds("pidfd_send_signal(SIGKILL)", orphan.send_signal(Signal::SIGKILL))?;
+    orphan.wait_reaped()
+}
+
+/// The init of a pid namespace, made by `call`, that exits with 44 while a child of its own, made by `inner`,
+/// is alive. Gives a pidfd of that child too.
+#[track_caller]
+fn init_that_leaves(call: &Clone3, inner: &Clone3) -> Result<(Child, Pidfd)> {
+    let ((ours, theirs), started) = (fdpass::pair()?, Channel::<Result>::new()?);
+    let init = call.clone().with(Flags::CLONE_NEWPID).spawn(|| {
+        let start = || fdpass::send(&theirs, inner.spawn(park)?.pidfd()?);
+        // A failure to report is seen as the end of the stream.
+        let _ = started.send(&start());
+        44
+    })?;
+    started.recv()??;
+    Ok((init, Pidfd::from(fdpass::receive(&ours)?)))
+}
+
+case! {
+    /// The init of a pid namespace may itself be auto-reaped: it ends its namespace with it, and leaves its
+    /// parent neither a zombie nor a SIGCHLD.
+    autoreap_pidns_init: Must, needs [Autoreap, ExitInfo, PidNamespace],
+    source "commit \"clone: add CLONE_AUTOREAP\"; pid_namespaces(7)",
+}
+fn autoreap_pidns_init() -> Result {
+    sigchld::block()?;
+    let inner = Clone3::new(Flags::PIDFD);
+    let (ordinary, member) = init_that_leaves(&Clone3::new(Flags::PIDFD), &inner)?;
+    check::equal("control", wait::find_zombie(ordinary.pid())?, Event::exited(ordinary.pid(), 44))?;
+    ordinary.reap_expecting(Status::exited(44))?;
+    member.reaped_with(SIGKILLED)?;
+
+    let (init, member) = init_that_leaves(&Clone3::new(Flags::REAPED), &inner)?;
+    init.pidfd()?.reaped_with(Status::exited(44))?;
+    member.reaped_with(SIGKILLED)?;
+    wait::no_child(init.pid())?;
+    wait::pid_is_free(init.pid())?;
+    sigchld::none_pending()
+}
+
+case! {
+    /// The end of a pid namespace's init does not hang on auto-reaped children of its own that are alive: they
+    /// are killed, and the init can be waited for.
+    autoreap_pidns_teardown: Must, needs [Autoreap, ExitInfo, PidNamespace],
+    source "pid_namespaces(7); kernel/pid_namespace.c zap_pid_ns_processes()",
+}
+fn autoreap_pidns_teardown() -> Result {
+    for inner in [Clone3::new(Flags::PIDFD), Clone3::new(Flags::REAPED)] {
+        let (init, member) = init_that_leaves(&Clone3::fork(), &inner)?;
+        init.reap_expecting(Status::exited(44)).context(&inner)?;
+        member.reaped_with(SIGKILLED).context(&inner)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,216 @@
+//! What is a reference to clone3's own pidfd: descriptors in flight over UNIX sockets, and pidfds of peers.
+
+use std::mem::forget;
+use std::os::fd::{AsFd, OwnedFd};
+
+use clone3_conformance::abi::{AUTOKILL_MARK, Flags, InfoMask};
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Result};
+use clone3_conformance::clone3::{Clone3, park};
+use clone3_conformance::kit::{Channel, Gate, Tied, fdpass};
+use clone3_conformance::pidfd::Pidfd;
+use clone3_conformance::wait::{self, Status};
+use nix::sys::signal::Signal;
+use nix::sys::socket::{getsockopt, sockopt};
+use rustix::net::RecvFlags;
+
+case! {
+    /// A pidfd in flight over a UNIX socket keeps the child alive, and is the same auto-kill pidfd when it is
+    /// received: its close kills.
+    autokill_scm_in_flight_holds: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "unix(7), SCM_RIGHTS; pull request vfs-7.1-rc1.pidfs (\"last reference to the struct file\")",
+}
+fn autokill_scm_in_flight_holds() -> Result {
+    let mut child = Tied::new()?;
+    let (here, there) = fdpass::pair()?;
+    fdpass::send(&here, child.pidfd()?)?;
+    child.close()?;
+    child.lives("with its pidfd in flight")?;
+    let received = Pidfd::from(fdpass::receive(&there)?);
+    drop((here, there));
+    let mark = received.status_flags()? & AUTOKILL_MARK;
+    check::equal("mark of an auto-kill pidfd in F_GETFL of what was received", mark, AUTOKILL_MARK)?;
+    child.lives("with its pidfd received")?;
+    received.close()?;
+    child.dies("after the close of the received pidfd")
+}
+
+case! {
+    /// Closing the sockets between which the last reference is in flight kills the child, with streams and with
+    /// datagrams; closing the sending end alone does not.
+    autokill_scm_sockets_closed: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "net/unix/af_unix.c unix_release_sock(), which drops what was not received",
+}
+fn autokill_scm_sockets_closed() -> Result {
+    let stream = || fdpass::pair().map(|(a, b)| (OwnedFd::from(a), OwnedFd::from(b)));
+    let datagram = || fdpass::datagram_pair().map(|(a, b)| (OwnedFd::from(a), OwnedFd::from(b)));
+    let kinds: [(&str, &dyn Fn() -> Result<(OwnedFd, OwnedFd)>); 2] =
+        [("stream", &stream), ("datagram", &datagram)];
+    for (kind, pair) in kinds {
+        let mut child = Tied::new()?;
+        let (sender, receiver) = pair()?;
+        fdpass::send(&sender, child.pidfd()?)?;
+        child.close()?;
+        drop(sender);
+        child.lives(&format!("after the close of the sending {kind} socket"))?;
+        drop(receiver);
+        child.dies(&format!("after the close of the receiving {kind} socket"))?;
+    }
+    Ok(())
+}
+
+case! {
+    /// Receiving the data without the descriptor drops the reference and kills the child: with read(2), and
+    /// with recvmsg(2) without a control buffer, which says MSG_CTRUNC.
+    autokill_scm_dropped_on_receive: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "unix(7), on a truncated control message (\"closed in the receiving process\"); net/core/scm.c",
+}
+fn autokill_scm_dropped_on_receive() -> Result {
+    let by_read = |socket: &dyn AsFd| Ok(rustix::io::read(socket.as_fd(), &mut [0])? == 1);
+    let by_recvmsg = |socket: &dyn AsFd| fdpass::receive_without_room(socket.as_fd());
+    let ways: [(&str, &dyn Fn(&dyn AsFd) -> Result<bool>); 2] =
+        [("read", &by_read), ("recvmsg", &by_recvmsg)];
+    for (name, receive) in ways {
+        let mut child = Tied::new()?;
+        let (here, there) = fdpass::pair()?;
+        fdpass::send(&here, child.pidfd()?)?;
+        child.close()?;
+        child.lives("with its pidfd in flight")?;
+        let as_expected = receive(&there)?;
+        check::equal(format_args!("{name} gave one byte, and MSG_CTRUNC if it can"), as_expected, true)?;
+        child.dies(&format!("after {name} of the data that its pidfd was in flight with"))?;
+    }
+    Ok(())
+}
+
+case! {
+    /// A descriptor taken with MSG_PEEK is another reference: it keeps the child alive after the sockets with
+    /// the message are gone.
+    autokill_scm_peek_dup: Is, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "net/unix/af_unix.c unix_peek_fds()",
+}
+fn autokill_scm_peek_dup() -> Result {
+    let mut child = Tied::new()?;
+    let (here, there) = fdpass::pair()?;
+    fdpass::send(&here, child.pidfd()?)?;
+    child.close()?;
+    let peeked = fdpass::receive_with(&there, RecvFlags::PEEK | RecvFlags::CMSG_CLOEXEC)?;
+    drop((here, there));
+    child.lives("with only a descriptor taken by MSG_PEEK")?;
+    Pidfd::from(peeked).close()?;
+    child.dies("after the close of the descriptor taken by MSG_PEEK")
+}
+
+case! {
+    /// A pidfd in flight in a cycle of sockets that nobody can reach any more keeps the child alive until the
+    /// kernel's garbage collector for UNIX sockets finds the cycle, and not longer.
+    autokill_scm_garbage_cycle: Is, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "net/unix/garbage.c unix_gc()",
+}
+fn autokill_scm_garbage_cycle() -> Result {
+    let mut child = Tied::new()?;
+    let (one, other) = fdpass::pair()?;
+    fdpass::send(&one, child.pidfd()?)?;
+    fdpass::send(&one, &other)?;
+    fdpass::send(&other, &one)?;
+    child.close()?;
+    drop(one);
+    child.lives("with its pidfd in flight in a cycle of sockets of which one is open")?;
+    // From here on any collection, asked for by whomever, may find the cycle.
+    drop(other);
+    fdpass::collect_garbage_until_reaped(child.observer())?;
+    child.dies("after the collection of the unreachable cycle")
+}
+
+case! {
+    /// A child that inherited the socket in which its own pidfd is in flight holds the reference itself, and is
+    /// not killed when everybody else has closed everything.
+    autokill_scm_self_hold_trap: Is, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "fork(2): the child gets copies of the parent's descriptors; unix(7), SCM_RIGHTS",
+}
+fn autokill_scm_self_hold_trap() -> Result {
+    let (here, there) = fdpass::pair()?;
+    let mut child = Tied::new()?;
+    fdpass::send(&here, child.pidfd()?)?;
+    child.close()?;
+    drop((here, there));
+    child.lives("with its pidfd in flight in a socket of its own")?;
+    child.clear_away()
+}
+
+/// A child that is sent its own pidfd over a socket, so that it holds the only reference. When the gate opens
+/// it runs `act`; what that returns goes through the channel before the child exits with it.
+fn holding_itself(act: fn(OwnedFd) -> i32) -> Result<(Pidfd, Gate, Channel<i32>)> {
+    let (channel, gate) = (Channel::<i32>::new()?, Gate::new()?);
+    let (here, there) = fdpass::pair()?;
+    let mut child = Clone3::new(Flags::KILLED_NNP).spawn(|| {
+        let Ok(own) = fdpass::receive(&there) else { return 1 };
+        let _ = channel.send(&0);
+        gate.wait();
+        let code = act(own);
+        let _ = channel.send(&code);
+        code
+    })?;
+    let observer = child.observe()?;
+    fdpass::send(&here, child.pidfd()?)?;
+    channel.recv()?;
+    child.close_pidfd()?;
+    Ok((observer, gate, channel))
+}
+
+case! {
+    /// A child that was sent its own pidfd keeps itself alive. It ends as it likes, by exit or by a signal; its
+    /// own last close kills it before close(2) returns.
+    autokill_child_holds_own_fd: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "pull request vfs-7.1-rc1.pidfs (\"last reference to the struct file\")",
+}
+fn autokill_child_holds_own_fd() -> Result {
+    let (child, gate, _) = holding_itself(|own| {
+        forget(own);
+        5
+    })?;
+    gate.open()?;
+    child.reaped_with(Status::exited(5))?;
+
+    let (child, gate, _) = holding_itself(|own| {
+        forget(own);
+        park()
+    })?;
+    gate.open()?;
+    check::succeeds("pidfd_send_signal(SIGTERM)", child.send_signal(Signal::SIGTERM))?;
+    child.reaped_with(Status::killed(Signal::SIGTERM))?;
+
+    let (child, gate, said) = holding_itself(|own| {
+        drop(own);
+        6
+    })?;
+    gate.open()?;
+    check::equal("what the child said after the last close of its pidfd", said.try_recv()?, None)?;
+    child.reaped_with(Status::killed(Signal::SIGKILL))?;
+    wait::no_children()
+}
+
+case! {
+    /// A pidfd from SO_PEERPIDFD is a plain one: it has no mark, does not kill when it is closed and does not
+    /// keep the child alive.
+    autokill_so_peerpidfd_plain: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"only the specific struct file from clone3()\"); unix(7)",
+}
+fn autokill_so_peerpidfd_plain() -> Result {
+    let (ours, theirs) = fdpass::pair()?;
+    let mut child = Tied::prepared(&Clone3::new(Flags::KILLED_NNP), || {
+        // Whoever makes a pair of sockets is the peer at both ends.
+        let (made_by_child, _) = fdpass::pair()?;
+        fdpass::send(&theirs, &made_by_child)
+    })?;
+    let socket = fdpass::receive(&ours)?;
+    let peer = || Ok::<_, check::Failure>(Pidfd::from(getsockopt(&socket, sockopt::PeerPidfd)?));
+    let first = peer()?;
+    check::equal("pid of the peer's pidfd", first.info(InfoMask::PID)?.pid, child.pid() as u32)?;
+    check::equal("mark of an auto-kill pidfd in F_GETFL", first.status_flags()? & AUTOKILL_MARK, 0)?;
+    first.close()?;
+    child.lives("after the close of a pidfd from SO_PEERPIDFD")?;
+    let _kept = peer()?;
+    child.close()?;
+    child.dies("after the last close of clone3's pidfd, with one from SO_PEERPIDFD open")
+}

@@ -1,0 +1,195 @@
+//! Auto-reaped processes with several threads, and parents with several threads.
+
+use clone3_conformance::abi::{Flags, InfoMask, PIDFD_THREAD};
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Result};
+use clone3_conformance::clone3::{Child, Clone3, exit_now, exit_thread, park};
+use clone3_conformance::kit::{Channel, Gate, Held, Orphan, orphan, sigchld, threads};
+use clone3_conformance::pidfd::pidfd_open;
+use clone3_conformance::procfs::Stat;
+use clone3_conformance::wait::{self, Status, Who};
+use nix::errno::Errno;
+use nix::poll::PollFlags;
+use nix::sys::signal::Signal;
+
+/// The process must be there to every one who asks: its end is neither announced nor recorded.
+#[track_caller]
+fn is_not_over(child: &Child) -> Result {
+    let (pid, pidfd) = (child.pid(), child.pidfd()?);
+    check::equal("poll on the pidfd", pidfd.poll_now(PollFlags::POLLIN)?, PollFlags::empty())?;
+    let alive = wait::waitid(Who::Pid(pid), libc::WEXITED | libc::WNOHANG | libc::__WALL);
+    check::equal("waitid(WEXITED|WNOHANG|__WALL)", alive, Ok(None))?;
+    check::equal("kill(pid, 0)", nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None), Ok(()))?;
+    let info = check::succeeds("PIDFD_GET_INFO(EXIT)", pidfd.info(InfoMask::EXIT))?;
+    check::holds(
+        !info.given().contains(InfoMask::EXIT),
+        format_args!("PIDFD_GET_INFO(EXIT): expected no EXIT bit yet, got mask {}", info.given()),
+    )
+}
+
+/// Neither a child nor its pid is left, and its status is on record.
+#[track_caller]
+fn is_gone_with(child: &Child, expected: Status) -> Result {
+    child.pidfd()?.reaped_with(expected)?;
+    wait::no_child(child.pid())?;
+    wait::pid_is_free(child.pid())
+}
+
+case! {
+    /// While a thread lives whose leader has ended, an auto-reaped process is not over, as an ordinary one is
+    /// not: poll reports nothing, wait finds it alive, its pid is taken and it has no exit information,
+    /// although `/proc` shows its leader as a zombie.
+    autoreap_leader_exits_first: Must, needs [Autoreap, ExitInfo, Proc],
+    source "selftest autoreap_multithreaded (\"only after all threads have exited\"); kernel/exit.c exit_notify()",
+}
+fn autoreap_leader_exits_first() -> Result {
+    let ordinary = threads::leaderless(&Clone3::new(Flags::PIDFD), 11, || 22)?;
+    is_not_over(&ordinary)?;
+    ordinary.let_go()?;
+    ordinary.into_child().reap_expecting(Status::exited(22))?;
+
+    let child = threads::leaderless(&Clone3::new(Flags::REAPED), 11, || 22)?;
+    is_not_over(&child)?;
+    child.let_go()?;
+    is_gone_with(&child, Status::exited(22))
+}
+
+/// What the last thread of a process does, and the status of the process then.
+type Ending = (fn() -> i32, Status);
+
+case! {
+    /// However the last thread of a process without its leader ends (by itself, by exit_group, by a signal),
+    /// the process is reaped with it, and with the status that wait gives for an ordinary process.
+    autoreap_multithreaded_endings: Must, needs [Autoreap, ExitInfo, Proc],
+    source "selftest autoreap_multithreaded (\"only after all threads have exited\"); kernel/exit.c release_task()",
+}
+fn autoreap_multithreaded_endings() -> Result {
+    let endings: [Ending; 3] = [
+        (|| 22, Status::exited(22)),
+        (|| exit_now(99), Status::exited(99)),
+        (die_of_sigkill, Status::killed(Signal::SIGKILL)),
+    ];
+    for (ending, status) in endings {
+        let ordinary = threads::leaderless(&Clone3::new(Flags::PIDFD), 11, ending)?;
+        ordinary.let_go()?;
+        ordinary.into_child().reap_expecting(status)?;
+
+        let child = threads::leaderless(&Clone3::new(Flags::REAPED), 11, ending)?;
+        child.let_go()?;
+        is_gone_with(&child, status)?;
+    }
+    Ok(())
+}
+
+fn die_of_sigkill() -> i32 {
+    // The signal ends the process before kill(2) returns to it.
+    let _ = nix::sys::signal::kill(nix::unistd::Pid::this(), Signal::SIGKILL);
+    park()
+}
+
+case! {
+    /// When a thread other than the leader ends the whole process by exit_group, an auto-reaped process is
+    /// reaped, with the status given to exit_group.
+    autoreap_mt_exit_group_from_thread: Must, needs [Autoreap, ExitInfo],
+    source "exit_group(2); commit \"clone: add CLONE_AUTOREAP\"",
+}
+fn autoreap_mt_exit_group_from_thread() -> Result {
+    let body = || {
+        std::thread::scope(|scope| {
+            scope.spawn(|| exit_now(99));
+            park()
+        })
+    };
+    let ordinary = Clone3::new(Flags::PIDFD).spawn(body)?;
+    ordinary.reap_expecting(Status::exited(99))?;
+    let child = Clone3::new(Flags::REAPED).spawn(body)?;
+    is_gone_with(&child, Status::exited(99))
+}
+
+case! {
+    /// The status on record for an auto-reaped process that one of its threads ended by exit_group is the one
+    /// given to exit_group, as wait has it for an ordinary process, also if its leader was exiting by itself
+    /// at that moment.
+    autoreap_mt_exit_code_race: Is, needs [Autoreap, ExitInfo],
+    source "exit_group(2); kernel/exit.c wait_task_zombie(), which takes group_exit_code",
+    known_defect "7.1 to 7.3: if the leader is the last to go, pidfs_exit() records the leader's own exit code",
+}
+fn autoreap_mt_exit_code_race() -> Result {
+    let body = || threads::leader_gone_last(11, 99);
+    Clone3::new(Flags::PIDFD).spawn(body)?.reap_expecting(Status::exited(99))?;
+    let child = Clone3::new(Flags::REAPED).spawn(body)?;
+    is_gone_with(&child, Status::exited(99))
+}
+
+case! {
+    /// An auto-reaped process whose leader has ended and whose parent then dies is still reaped with its last
+    /// thread: the new parent finds neither a child nor a SIGCHLD.
+    autoreap_mt_leader_dead_reparent: Must, needs [Autoreap, ExitInfo, Proc],
+    source "commit \"clone: add CLONE_AUTOREAP\"; kernel/exit.c reparent_leader(), release_task()",
+}
+fn autoreap_mt_leader_dead_reparent() -> Result {
+    sigchld::block()?;
+    let ordinary = Orphan::leaderless(&Clone3::new(Flags::PIDFD), 11, 22)?;
+    ordinary.let_go()?;
+    wait::reap_expecting(ordinary.pid, Status::exited(22))?;
+    sigchld::pending_for(ordinary.pid, libc::CLD_EXITED)?;
+
+    let orphan = Orphan::leaderless(&Clone3::new(Flags::REAPED), 11, 22)?;
+    check::equal("waitid of the new parent, before the end", orphan.wait_now(), Ok(None))?;
+    orphan.let_go()?;
+    orphan.pidfd.reaped_with(Status::exited(22))?;
+    wait::no_child(orphan.pid)?;
+    sigchld::none_pending()
+}
+
+case! {
+    /// The exit of the thread that made an auto-reaped child changes nothing for the child: it keeps its
+    /// parent and its exit signal 0, and is reaped without a wait and without a SIGCHLD.
+    autoreap_creating_thread_exits: Must, needs [Autoreap, ExitInfo, Proc],
+    source "commit \"clone: add CLONE_AUTOREAP\"; kernel/exit.c forget_original_parent()",
+}
+fn autoreap_creating_thread_exits() -> Result {
+    sigchld::block()?;
+    let creator = || -> Result<_> {
+        let child = Held::exiting_with(&Clone3::new(Flags::REAPED), 5)?;
+        Ok((child, threads::own_pidfd()?))
+    };
+    let (child, creator) = threads::in_a_thread(creator)?;
+    creator.wait_reaped()?;
+    let stat = Stat::of(child.pid()).map(|stat| (stat.ppid, stat.exit_signal));
+    let me = std::process::id() as i32;
+    check::equal("(ppid, exit signal) of the child after its creator's exit", stat, Some((me, 0)))?;
+    check::equal("PIDFD_GET_INFO ppid", orphan::parent_of(child.pidfd()?)?, me)?;
+    child.let_go()?;
+    is_gone_with(&child, Status::exited(5))?;
+    sigchld::none_pending()
+}
+
+case! {
+    /// A pidfd for one thread of an auto-reaped process reports the end of that thread, with its exit code,
+    /// while the pidfd of the process reports nothing.
+    autoreap_thread_pidfd: Is, needs [Autoreap, ExitInfo],
+    source "pidfd_open(2), PIDFD_THREAD; kernel/exit.c release_task()",
+}
+fn autoreap_thread_pidfd() -> Result {
+    let (tid, thread_gate, gate) = (Channel::<i32>::new()?, Gate::new()?, Gate::new()?);
+    let child = Clone3::new(Flags::REAPED).spawn(|| {
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let _ = tid.send(&threads::own_tid());
+                thread_gate.wait();
+                exit_thread(5)
+            });
+            gate.wait();
+            exit_now(6)
+        })
+    })?;
+    let tid = tid.recv()?;
+    let thread = check::succeeds("pidfd_open(tid, PIDFD_THREAD)", pidfd_open(tid, PIDFD_THREAD))?;
+    check::refused("pidfd_open(tid, 0)", pidfd_open(tid, 0), Errno::ENOENT)?;
+    thread_gate.open()?;
+    thread.reaped_with(Status::exited(5))?;
+    is_not_over(&child)?;
+    gate.open()?;
+    is_gone_with(&child, Status::exited(6))
+}

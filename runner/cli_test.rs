@@ -1,0 +1,124 @@
+//! The runner as its users meet it: command lines in, exit status and output out.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+const RUNNER: &str = env!("CARGO_BIN_EXE_clone3-conformance");
+/// Exists in every build of the suite, needs nothing but the flag.
+const CASE: &str = "autoreap_without_pidfd";
+
+fn run(arguments: &[&str]) -> Output {
+    Command::new(RUNNER).args(arguments).output().expect("the runner starts")
+}
+
+fn status(output: &Output) -> i32 {
+    output.status.code().expect("the runner was not killed")
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Whether the running kernel has a feature, in the runner's own words.
+fn kernel_has(feature: &str) -> bool {
+    let features = stdout(&run(&["--list-features"]));
+    let line = features.lines().find(|line| line.starts_with(feature)).expect("the feature is listed");
+    line.ends_with(" yes")
+}
+
+#[test]
+fn a_case_is_selected_by_name() {
+    let output = run(&["--exact", CASE]);
+    assert_eq!(status(&output), 0, "{}", stdout(&output));
+    let verdict = if kernel_has("CLONE_AUTOREAP") { "1 pass" } else { "1 unsupported" };
+    assert!(stdout(&output).contains(verdict), "{}", stdout(&output));
+}
+
+#[test]
+fn a_kernel_without_the_flags_passes_no_case_of_theirs() {
+    if kernel_has("CLONE_AUTOREAP") {
+        return;
+    }
+    let output = run(&["autoreap_", "--test-threads=1"]);
+    let text = stdout(&output);
+    assert_eq!(status(&output), 0, "{text}");
+    assert!(text.contains("has no CLONE_AUTOREAP"), "{text}");
+    assert!(!text.contains("... ok"), "{text}");
+}
+
+#[test]
+fn what_is_required_and_missing_fails() {
+    let output = run(&["--require", "autoreap,nnp", "--exact", CASE]);
+    let expected = if kernel_has("CLONE_AUTOREAP") { 0 } else { 1 };
+    assert_eq!(status(&output), expected, "{}", stdout(&output));
+}
+
+#[test]
+fn selecting_nothing_is_an_error_of_its_own() {
+    let output = run(&["no_such_case"]);
+    assert_eq!(status(&output), 4);
+    assert!(stderr(&output).contains("no case is selected"), "{}", stderr(&output));
+}
+
+#[test]
+fn bad_usage_is_told_in_words() {
+    for arguments in [&["--repeat", "0"][..], &["--require", "all,of,it"], &["--timeout-scale", "-1"]] {
+        let output = run(arguments);
+        assert_eq!(status(&output), 2, "{arguments:?}");
+        assert!(stderr(&output).starts_with("error: "), "{}", stderr(&output));
+    }
+}
+
+#[test]
+fn a_case_describes_itself() {
+    let output = run(&["--describe", CASE]);
+    let text = stdout(&output);
+    for part in
+        ["claim ", "strength      MUST", "source ", "needs         CLONE_AUTOREAP", "since         Linux 7.1"]
+    {
+        assert!(text.contains(part), "no {part:?} in {text}");
+    }
+    let unknown = run(&["--describe", "without_pidfd"]);
+    assert_eq!(status(&unknown), 2);
+    assert!(stderr(&unknown).contains(&format!("did you mean {CASE}")), "{}", stderr(&unknown));
+}
+
+#[test]
+fn names_are_listed_as_libtest_does() {
+    let text = stdout(&run(&["--list", "--format", "terse"]));
+    assert!(text.lines().any(|line| line == format!("{CASE}: test")), "{text}");
+}
+
+#[test]
+fn repeats_and_slowest_cases_are_shown() {
+    let text = stdout(&run(&["--exact", CASE, "--repeat", "3", "--durations", "1"]));
+    assert!(text.contains("failures") && text.contains("slowest 1:"), "{text}");
+}
+
+#[test]
+fn results_are_written_whole_and_the_journal_says_the_same() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (results, journal) = (folder.path().join("r.json"), folder.path().join("r.jsonl"));
+    let path = |path: &Path| path.to_str().expect("a plain path").to_owned();
+    let output = run(&["--exact", CASE, "--results", &path(&results), "--events", &path(&journal)]);
+    assert_eq!(status(&output), 0, "{}", stdout(&output));
+    let read = |path: &Path| std::fs::read_to_string(path).expect("the file was written");
+    let whole: clone3_conformance::report::Results =
+        serde_json::from_str(&read(&results)).expect("results are JSON");
+    assert_eq!(whole.cases.len(), 1);
+    assert_eq!(whole.cases[0].case, CASE);
+    assert!(whole.interrupted.is_empty() && whole.footer.is_some());
+    let told = clone3_conformance::report::Results::from_journal(&read(&journal));
+    assert_eq!(told.as_ref(), Some(&whole));
+}
+
+#[test]
+fn results_that_cannot_be_written_are_an_error() {
+    let output = run(&["--exact", CASE, "--results", "/nowhere/r.json"]);
+    assert_eq!(status(&output), 3);
+    assert!(stderr(&output).contains("/nowhere/r.json"), "{}", stderr(&output));
+}

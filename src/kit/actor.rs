@@ -1,0 +1,81 @@
+//! A process that does as it is told: one instruction at a time, each answered when it is done.
+//!
+//! So a case keeps the order of events in its own hands, while somebody else (a tracer, the init of a pid
+//! namespace) brings them about.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::check::{Context as _, Result};
+use crate::clone3::{Child, Clone3};
+use crate::kit::Channel;
+use crate::wait::Status;
+
+/// What an actor is told.
+#[derive(Debug, Serialize, Deserialize)]
+enum Order<I> {
+    Do(I),
+    Leave,
+}
+
+/// A child that follows instructions.
+#[derive(Debug)]
+pub struct Actor<I, A> {
+    child: Child,
+    instructions: Channel<Order<I>>,
+    answers: Channel<Result<A>>,
+}
+
+impl<I: Serialize + DeserializeOwned, A: Serialize + DeserializeOwned> Actor<I, A> {
+    /// A child made by `call` that does each instruction through `act`. It exits with 0 when it is dismissed,
+    /// and when the process that instructs it is gone.
+    #[track_caller]
+    pub fn spawn(call: &Clone3, mut act: impl FnMut(I) -> Result<A>) -> Result<Actor<I, A>> {
+        let (instructions, answers) = (Channel::<Order<I>>::new()?, Channel::<Result<A>>::new()?);
+        let child = call.spawn(|| {
+            while let Ok(Some(Order::Do(instruction))) = instructions.try_recv() {
+                if answers.send(&act(instruction)).is_err() {
+                    return 1;
+                }
+            }
+            0
+        })?;
+        Ok(Actor { child, instructions, answers })
+    }
+
+    /// Has one thing done, and gives the answer. A failure over there is a failure here.
+    #[track_caller]
+    pub fn ask(&self, instruction: I) -> Result<A> {
+        self.tell(instruction)?;
+        self.answer()
+    }
+
+    /// Gives an instruction without waiting for the answer.
+    #[track_caller]
+    pub fn tell(&self, instruction: I) -> Result {
+        self.instructions.send(&Order::Do(instruction))
+    }
+
+    /// Blocks until the next answer.
+    #[track_caller]
+    pub fn answer(&self) -> Result<A> {
+        self.answers.recv().context(format_args!("process {}", self.child.pid()))?
+    }
+
+    /// Its child, for a look at its pid or a signal.
+    pub fn child(&self) -> &Child {
+        &self.child
+    }
+
+    /// Lets it exit, and gives the child for the caller to wait for.
+    pub fn let_go(self) -> Result<Child> {
+        self.instructions.send(&Order::Leave)?;
+        Ok(self.child)
+    }
+
+    /// Lets it exit, and reaps it.
+    #[track_caller]
+    pub fn dismiss(self) -> Result {
+        self.let_go()?.reap_expecting(Status::exited(0))
+    }
+}

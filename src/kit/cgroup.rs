@@ -1,0 +1,193 @@
+//! A cgroup of the case's own, on the version 2 hierarchy.
+//!
+//! Reached through the mount that is there, or else through one that is attached nowhere and goes with its last
+//! descriptor, so that nothing is left to unmount. A mounted hierarchy is never mounted a second time: that
+//! would reset its options for the whole system.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, poll};
+use rustix::fs::{AtFlags, Mode, OFlags, fstat, mkdirat, open, openat, unlinkat};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
+
+use crate::check::{Failure, Result};
+use crate::{note, sandbox};
+
+/// A fresh cgroup without children or limits. Dropping it kills what is still inside and removes it.
+#[derive(Debug)]
+pub struct Cgroup {
+    parent: &'static OwnedFd,
+    dir: OwnedFd,
+    name: String,
+    /// The process that made it: forked copies do not remove it.
+    owner: u32,
+}
+
+/// Whether the version 2 hierarchy can be reached; what [`Need::Cgroup2`](crate::need::Need::Cgroup2) asks.
+pub fn is_reachable() -> bool {
+    hierarchy().is_ok()
+}
+
+/// The root directory of the hierarchy, as far up as the caller's cgroup namespace shows it. Opened once in a
+/// process: a mount comes and goes slowly.
+fn hierarchy() -> std::result::Result<&'static OwnedFd, Errno> {
+    static ROOT: OnceLock<std::result::Result<OwnedFd, Errno>> = OnceLock::new();
+    ROOT.get_or_init(open_hierarchy).as_ref().map_err(|errno| *errno)
+}
+
+fn open_hierarchy() -> std::result::Result<OwnedFd, Errno> {
+    let raw = |errno: rustix::io::Errno| Errno::from_raw(errno.raw_os_error());
+    let directory = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    if let Some(path) = mounted_at() {
+        return open(path, directory, Mode::empty()).map_err(raw);
+    }
+    let context = fsopen("cgroup2", FsOpenFlags::FSOPEN_CLOEXEC).map_err(raw)?;
+    fsconfig_create(&context).map_err(raw)?;
+    let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).map_err(raw)?;
+    openat(mount, ".", directory, Mode::empty()).map_err(raw)
+}
+
+/// Where `/proc/self/mountinfo` shows a cgroup2: the fifth field of a line with that type behind the dash.
+fn mounted_at() -> Option<String> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let line = mounts.lines().find(|line| line.contains(" - cgroup2 "))?;
+    Some(line.split(' ').nth(4)?.to_owned())
+}
+
+impl Cgroup {
+    /// A new cgroup in which these controllers can be set.
+    ///
+    /// A controller that is not on yet is switched on for all children of the root cgroup, and stays on: the
+    /// case next door may have begun to use it.
+    ///
+    /// # Errors
+    /// `blocked` if the hierarchy cannot be reached or written, or has not got a controller.
+    #[track_caller]
+    pub fn create(controllers: &[&str]) -> Result<Cgroup> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let parent = hierarchy().map_err(|errno| forbidden("reaching cgroup2", errno))?;
+        for controller in controllers {
+            enable(parent, controller)?;
+        }
+        let owner = std::process::id();
+        let name = format!("clone3-conformance-{owner}-{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        mkdirat(parent, &name, Mode::from_raw_mode(0o755))
+            .map_err(|errno| forbidden("making a cgroup", Errno::from_raw(errno.raw_os_error())))?;
+        let directory = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = openat(parent, &name, directory, Mode::empty())?;
+        note!("made cgroup {name}");
+        Ok(Cgroup { parent, dir, name, owner })
+    }
+
+    /// Its directory, as `CLONE_INTO_CGROUP` takes it.
+    pub fn dir(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+
+    /// Its id, as `PIDFD_GET_INFO` gives it: the inode number.
+    pub fn id(&self) -> Result<u64> {
+        Ok(fstat(&self.dir)?.st_ino)
+    }
+
+    /// Writes to one of its files.
+    #[track_caller]
+    pub fn write(&self, file: &str, text: &str) -> Result {
+        note!("{}/{file} := {text}", self.name);
+        Ok(write_at(&self.dir, file, text)?)
+    }
+
+    /// Reads one of its files.
+    #[track_caller]
+    pub fn read(&self, file: &str) -> Result<String> {
+        Ok(read_at(&self.dir, file)?)
+    }
+
+    /// Moves a process into it; 0 is the caller.
+    #[track_caller]
+    pub fn admit(&self, pid: i32) -> Result {
+        self.write("cgroup.procs", &pid.to_string())
+    }
+
+    /// Blocks until `cgroup.events` has this line, such as `populated 0` or `frozen 1`.
+    #[track_caller]
+    pub fn wait_for(&self, line: &str) -> Result {
+        let events = open_at(&self.dir, "cgroup.events", OFlags::RDONLY)?;
+        loop {
+            // Reading arms the next notice of a change.
+            let now = read_from_start(&events)?;
+            if now.lines().any(|has| has == line) {
+                return Ok(());
+            }
+            let mut fds = [PollFd::new(events.as_fd(), PollFlags::POLLPRI)];
+            match poll(&mut fds, sandbox::time_left()) {
+                Ok(0) => {
+                    let now = now.trim_end().replace('\n', ", ");
+                    return Err(Failure::fail(format!("cgroup.events never said {line:?}, but: {now}")));
+                }
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+
+    /// Removes it, once the last process has left it: a dead one leaves a moment after it was reaped.
+    #[track_caller]
+    pub fn remove(self) -> Result {
+        self.wait_for("populated 0")?;
+        Ok(self.unlink()?)
+    }
+
+    fn unlink(&self) -> rustix::io::Result<()> {
+        unlinkat(self.parent, &self.name, AtFlags::REMOVEDIR)
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        // Gone already after remove(); else a case failed half-way, and its processes are in the way.
+        if std::process::id() == self.owner && self.unlink() == Err(rustix::io::Errno::BUSY) {
+            let _ = self.write("cgroup.kill", "1").and_then(|()| self.wait_for("populated 0"));
+            let _ = self.unlink();
+        }
+    }
+}
+
+fn forbidden(what: &str, errno: Errno) -> Failure {
+    Failure::blocked(format!("{what} says {errno:?}"))
+}
+
+/// Switches a controller on for the children of a cgroup.
+fn enable(cgroup: &OwnedFd, controller: &str) -> Result {
+    let has = |file| read_at(cgroup, file).map(|list| list.split_whitespace().any(|word| word == controller));
+    if !has("cgroup.controllers")? {
+        return Err(Failure::blocked(format!("cgroup2 has no controller {controller:?} here")));
+    }
+    if has("cgroup.subtree_control")? {
+        return Ok(());
+    }
+    write_at(cgroup, "cgroup.subtree_control", &format!("+{controller}")).map_err(|errno| {
+        forbidden(&format!("enabling {controller:?}"), Errno::from_raw(errno.raw_os_error()))
+    })
+}
+
+fn open_at(dir: &OwnedFd, file: &str, access: OFlags) -> rustix::io::Result<OwnedFd> {
+    openat(dir, file, access | OFlags::CLOEXEC, Mode::empty())
+}
+
+fn write_at(dir: &OwnedFd, file: &str, text: &str) -> rustix::io::Result<()> {
+    // The kernel takes such a file's new value in one write or not at all.
+    rustix::io::write(open_at(dir, file, OFlags::WRONLY)?, text.as_bytes()).map(drop)
+}
+
+fn read_at(dir: &OwnedFd, file: &str) -> rustix::io::Result<String> {
+    read_from_start(&open_at(dir, file, OFlags::RDONLY)?)
+}
+
+fn read_from_start(file: &OwnedFd) -> rustix::io::Result<String> {
+    let mut text = [0; 4096];
+    let length = rustix::io::pread(file, &mut text, 0)?;
+    Ok(String::from_utf8_lossy(&text[..length]).into_owned())
+}

@@ -1,0 +1,119 @@
+//! System calls as a 32-bit program makes them: `int 0x80`, with the numbers of i386.
+//!
+//! The gate is open to 64-bit programs too. Its arguments are 32 bits wide, so memory that is handed over lies
+//! below 4 GiB.
+
+use std::arch::asm;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
+
+use crate::abi::{CloneArgs, Flags};
+use crate::check::{Failure, Result};
+use crate::clone3::{PIDFD_UNTOUCHED, exit_now};
+use crate::kit::process;
+use crate::note;
+use crate::pidfd::Pidfd;
+
+const SYS_CLOSE: u32 = 6;
+const SYS_GETPID: u32 = 20;
+const SYS_CLONE3: u32 = 435;
+
+/// `blocked` unless this kernel takes system calls from 32-bit programs.
+#[track_caller]
+pub fn required() -> Result {
+    let works = || {
+        // Where the gate is shut, entering it is a crash: not one to dump core of.
+        let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+        // SAFETY: getpid has no arguments.
+        let pid = unsafe { int80(SYS_GETPID, 0, 0) };
+        pid == std::process::id() as i32
+    };
+    if process::answers(works) {
+        return Ok(());
+    }
+    Err(Failure::blocked("needs 32-bit system calls (CONFIG_IA32_EMULATION, and not turned off at boot)"))
+}
+
+/// What the call reads and writes, where 32 bits can point.
+#[repr(C)]
+struct Low {
+    args: CloneArgs,
+    pidfd: i32,
+}
+
+/// `clone3(2)` with these flags and `CLONE_PIDFD`. The child runs `body` and exits with what it returns.
+///
+/// # Errors
+/// The outer one is the suite's, the inner one the kernel's answer.
+pub fn clone3(
+    flags: Flags,
+    exit_signal: u64,
+    body: impl FnOnce() -> i32,
+) -> Result<std::result::Result<(i32, Pidfd), Errno>> {
+    let access = ProtFlags::READ | ProtFlags::WRITE;
+    let low_map = MapFlags::PRIVATE | MapFlags::from_bits_retain(libc::MAP_32BIT as u32);
+    // SAFETY: a new anonymous mapping at an address of the kernel's choice aliases nothing.
+    let low =
+        unsafe { mmap_anonymous(std::ptr::null_mut(), size_of::<Low>(), access, low_map)? }.cast::<Low>();
+    let flags = flags | Flags::PIDFD;
+    // SAFETY: only makes addresses, within a mapping that is page-aligned and large enough.
+    let (args, pidfd) = unsafe { (&raw mut (*low).args, &raw mut (*low).pidfd) };
+    // SAFETY: both are aligned and writable, and nothing else refers to them. The child works on a copy.
+    let pid = unsafe {
+        args.write(CloneArgs {
+            flags: flags.bits(),
+            pidfd: pidfd as u64,
+            exit_signal,
+            ..CloneArgs::default()
+        });
+        pidfd.write(PIDFD_UNTOUCHED);
+        int80(SYS_CLONE3, args as u32, size_of::<CloneArgs>() as u32)
+    };
+    if pid == 0 {
+        exit_now(body());
+    }
+    note!("32-bit clone3({flags}, exit_signal {exit_signal}) = {pid}");
+    if pid < 0 {
+        return Ok(Err(Errno::from_raw(-pid)));
+    }
+    // SAFETY: on success the kernel wrote a new descriptor that nobody else owns.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd.read()) };
+    Ok(Ok((pid, Pidfd::from(pidfd))))
+}
+
+/// `close(2)`.
+pub fn close(fd: impl Into<OwnedFd>) -> std::result::Result<(), Errno> {
+    let fd: RawFd = std::os::fd::IntoRawFd::into_raw_fd(fd.into());
+    // SAFETY: the descriptor was owned, and is given up here.
+    let closed = unsafe { int80(SYS_CLOSE, fd as u32, 0) };
+    note!("32-bit close({fd}) = {closed}");
+    if closed < 0 { Err(Errno::from_raw(-closed)) } else { Ok(()) }
+}
+
+/// The gate itself, for calls of up to two arguments. Gives the raw result; negative is an errno.
+///
+/// # Safety
+/// As that of the system call: pointers among the arguments point to what it asks for.
+#[cfg(target_arch = "x86_64")]
+unsafe fn int80(number: u32, first: u32, second: u32) -> i32 {
+    let result: i32;
+    // SAFETY: passed on to the caller. rbx, which the compiler keeps for itself, is put back; r8 to r11 are
+    // lost in old kernels.
+    unsafe {
+        asm!(
+            "xchg rbx, {first:r}",
+            "int 0x80",
+            "xchg rbx, {first:r}",
+            first = inout(reg) u64::from(first) => _,
+            inlateout("eax") number => result,
+            in("ecx") second,
+            lateout("r8") _,
+            lateout("r9") _,
+            lateout("r10") _,
+            lateout("r11") _,
+        );
+    }
+    result
+}

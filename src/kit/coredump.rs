@@ -1,0 +1,209 @@
+//! Core dumps, taken by the case over a socket (`core_pattern` `@/path`, Linux 6.16) or by a helper program
+//! (`|/path %F`).
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+
+use nix::poll::{PollFd, PollFlags, poll};
+use nix::sys::socket::{getsockopt, sockopt};
+
+use crate::check::{self, Context as _, Failure, Result};
+use crate::clone3::Clone3;
+use crate::kit::core_pattern::CorePattern;
+use crate::kit::crash::Crash;
+use crate::kit::helper::{self, Helper};
+use crate::kit::subject;
+use crate::pidfd::Pidfd;
+use crate::{abi::Flags, note, sandbox};
+
+/// A directory of the case's own under the directory for temporary files, removed when dropped.
+#[derive(Debug)]
+pub struct Place {
+    path: PathBuf,
+    owner: u32,
+}
+
+impl Place {
+    /// A new one. Its path has no symbolic link in it: the kernel would not follow one.
+    fn new() -> Result<Place> {
+        let owner = std::process::id();
+        let parent = std::env::temp_dir();
+        let parent = fs::canonicalize(&parent).unwrap_or(parent);
+        let path = parent.join(format!("clone3-conformance-{owner}"));
+        fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&path)
+            .map_err(|error| Failure::blocked(format!("cannot make {}: {error}", path.display())))?;
+        Ok(Place { path, owner })
+    }
+
+    fn of(&self, name: &str) -> String {
+        self.path.join(name).display().to_string()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if std::process::id() == self.owner {
+            // Nothing depends on it any more.
+            let _ = fs::remove_dir_all(&self.path);
+        }
+    }
+}
+
+/// The server of core dumps: while it exists, every core dump of the system comes to it.
+#[derive(Debug)]
+pub struct Server {
+    // Dropped first, so that no dump goes to a socket that is gone.
+    pattern: CorePattern,
+    listener: UnixListener,
+    place: Place,
+}
+
+impl Server {
+    /// Starts it, and proves that core dumps of ordinary children come to it.
+    ///
+    /// # Errors
+    /// `blocked` if they do not.
+    pub fn start() -> Result<Server> {
+        let place = Place::new()?;
+        let socket = place.of("socket");
+        let listener = UnixListener::bind(&socket)?;
+        // What is seen by poll may be gone when it is accepted.
+        listener.set_nonblocking(true)?;
+        let server = Server { pattern: CorePattern::set(&format!("@{socket}"))?, listener, place };
+        let child = Clone3::fork().with(Flags::PIDFD).spawn(|| Crash::Abort.now())?;
+        let came = server.accept(child.pidfd()?)?;
+        let arrived = came.is_some();
+        came.map_or(Ok(()), Dump::take)?;
+        let status = subject::see_off(&child)?;
+        if !arrived {
+            let how = status.map_or_else(String::new, |status| format!(": a child {status} without one"));
+            return Err(Failure::blocked(format!("core dumps do not come to a socket here{how}")));
+        }
+        check::equal(
+            "control: wait status of a child that dumped core",
+            status,
+            Some(Crash::Abort.dumped()),
+        )?;
+        Ok(server)
+    }
+
+    /// Waits until this process begins to dump core; `None` if it ends without.
+    #[track_caller]
+    pub fn accept(&self, process: &Pidfd) -> Result<Option<Dump>> {
+        loop {
+            // In this order: a process that is seen dead has connected by then, or never will.
+            let ended = self.wait_for_news(process)?;
+            match self.listener.accept() {
+                Ok((stream, _)) => {
+                    let dump = Dump { stream };
+                    if dump.is_of(process)? {
+                        return Ok(Some(dump));
+                    }
+                    note!("a core dump of some other process, refused");
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if ended {
+                        return Ok(None);
+                    }
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// As [`Server::accept`], for a process that must dump core; takes the whole dump.
+    #[track_caller]
+    pub fn take_dump_of(&self, process: &Pidfd) -> Result {
+        match self.accept(process)? {
+            Some(dump) => dump.take(),
+            None => Err(Failure::fail("the child ended without dumping core, where the control did")),
+        }
+    }
+
+    /// Blocks until there is a connection or `process` has ended, which it answers.
+    #[track_caller]
+    fn wait_for_news(&self, process: &Pidfd) -> Result<bool> {
+        let ended = PollFd::new(process.as_fd(), PollFlags::POLLIN);
+        let mut fds = [PollFd::new(self.listener.as_fd(), PollFlags::POLLIN), ended];
+        match poll(&mut fds, sandbox::time_left()) {
+            Ok(0) => {
+                let waited = sandbox::patience();
+                Err(Failure::fail(format!("neither a core dump nor the child's end within {waited:.1?}")))
+            }
+            Ok(_) => Ok(fds[1].any().unwrap_or(false)),
+            Err(nix::errno::Errno::EINTR) => Ok(false),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Sends dumps to a socket that nobody listens at.
+    pub fn to_nobody(&self) -> Result {
+        self.pattern.change(&format!("@{}", self.place.of("nobody")))
+    }
+
+    /// Sends dumps to a plain file. The process that dumps must allow large ones: see [`allow_core_files`].
+    pub fn to_file(&self) -> Result {
+        self.pattern.change(&self.place.of("core"))
+    }
+
+    /// Sends dumps to a helper program that reads them to their end; with `pidfd` it is handed a pidfd (`%F`).
+    ///
+    /// The helper is this program under another name: the kernel looks for it by its path.
+    pub fn to_helper(&self, pidfd: bool) -> Result {
+        let program = fs::read_link("/proc/self/exe")?;
+        let name = self.place.of(helper::NAME);
+        if let Err(error) = std::os::unix::fs::symlink(program, &name)
+            && error.kind() != io::ErrorKind::AlreadyExists
+        {
+            return Err(error.into());
+        }
+        self.pattern.change(&format!("|{name} drain{}", if pidfd { " %F" } else { "" }))
+    }
+}
+
+/// Lets the calling process write a core file of any size.
+pub fn allow_core_files() -> Result {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    Ok(setrlimit(Resource::Core, Rlimit { current: None, maximum: None })?)
+}
+
+/// A core dump under way: the process that dumps is at the other end.
+#[derive(Debug)]
+pub struct Dump {
+    stream: UnixStream,
+}
+
+impl Dump {
+    /// A pidfd of the process that dumps, from the socket.
+    pub fn peer(&self) -> Result<Pidfd> {
+        let pidfd: OwnedFd =
+            getsockopt(&self.stream, sockopt::PeerPidfd).map_err(Failure::from).context("SO_PEERPIDFD")?;
+        Ok(Pidfd::from(pidfd))
+    }
+
+    fn is_of(&self, process: &Pidfd) -> Result<bool> {
+        // By the file that stands for the process: it may be dead and reaped by now, and have no pid any more.
+        let number = |pidfd: &Pidfd| rustix::fs::fstat(pidfd).map(|stat| stat.st_ino);
+        Ok(number(&self.peer()?)? == number(process)?)
+    }
+
+    /// Reads it to its end, and lets the process go on.
+    pub fn take(mut self) -> Result {
+        let length = io::copy(&mut self.stream, &mut io::sink())?;
+        note!("core dump of {length} bytes");
+        Ok(())
+    }
+}
+
+inventory::submit! { Helper { name: "drain", main: drain } }
+
+/// The helper that the kernel starts: reads the core to its end.
+fn drain(_: &[String]) -> i32 {
+    i32::from(io::copy(&mut io::stdin(), &mut io::sink()).is_err())
+}

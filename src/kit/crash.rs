@@ -1,0 +1,121 @@
+//! Ways to dump core.
+
+use nix::sys::signal::{SigHandler, Signal, raise, signal};
+use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+
+use crate::wait::Status;
+
+/// How a process crashes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Crash {
+    /// It reads where nothing is mapped.
+    Unmapped,
+    /// It writes to a page that may only be read.
+    ReadOnly,
+    /// It divides an integer by zero.
+    Division,
+    /// It runs into an instruction that does not exist.
+    Illegal,
+    /// It sends itself SIGABRT.
+    Abort,
+}
+
+/// `si_code`: sent by `tgkill(2)`, as abort and raise do.
+pub const SI_TKILL: i32 = -6;
+
+impl Crash {
+    /// All of them.
+    pub const ALL: [Crash; 5] =
+        [Crash::Unmapped, Crash::ReadOnly, Crash::Division, Crash::Illegal, Crash::Abort];
+
+    /// The signal that comes of it.
+    pub const fn signal(self) -> Signal {
+        match self {
+            Crash::Unmapped | Crash::ReadOnly => Signal::SIGSEGV,
+            Crash::Division => Signal::SIGFPE,
+            Crash::Illegal => Signal::SIGILL,
+            Crash::Abort => Signal::SIGABRT,
+        }
+    }
+
+    /// The `si_code` of that signal: `SEGV_MAPERR`, `SEGV_ACCERR`, `FPE_INTDIV`, `ILL_ILLOPN`, `SI_TKILL`.
+    pub const fn code(self) -> i32 {
+        match self {
+            Crash::Unmapped => 1,
+            Crash::ReadOnly => 2,
+            Crash::Division => 1,
+            Crash::Illegal => 2,
+            Crash::Abort => SI_TKILL,
+        }
+    }
+
+    /// The wait status when core is dumped.
+    pub const fn dumped(self) -> Status {
+        Status::dumped(self.signal())
+    }
+
+    /// Crashes the calling process. Should it live on, it exits with 94.
+    pub fn now(self) -> i32 {
+        choose_memory("0");
+        self.come(&[])
+    }
+
+    /// As [`Crash::now`], with more memory in the core than any socket holds unread: the dump cannot end before
+    /// somebody takes it.
+    pub fn with_large_core(self) -> i32 {
+        let ballast = vec![1_u8; 1 << 20];
+        choose_memory("0x33");
+        self.come(std::hint::black_box(&ballast))
+    }
+
+    fn come(self, _ballast: &[u8]) -> i32 {
+        prepare(self.signal());
+        self.happen();
+        94
+    }
+
+    fn happen(self) {
+        match self {
+            // SAFETY: no memory is touched that is anybody's: nothing is mapped at address 8.
+            Crash::Unmapped => unsafe { std::arch::asm!("mov {0}, qword ptr [{0}]", inout(reg) 8_u64 => _) },
+            Crash::ReadOnly => write_to_read_only_page(),
+            // SAFETY: the division faults before any register changes.
+            Crash::Division => unsafe {
+                std::arch::asm!("div {0:e}", in(reg) 0, inout("eax") 1 => _, inout("edx") 0 => _);
+            },
+            // SAFETY: ud2 does nothing but fault.
+            Crash::Illegal => unsafe { std::arch::asm!("ud2") },
+            Crash::Abort => drop(raise(Signal::SIGABRT)),
+        }
+    }
+}
+
+/// In a process that will be sent `signal` by somebody else: lets it dump core, a small one.
+pub fn expect_death_by(signal: Signal) {
+    choose_memory("0");
+    prepare(signal);
+}
+
+/// The default action of the signal, and leave to dump.
+fn prepare(number: Signal) {
+    let _ = set_dumpable_behavior(DumpableBehavior::Dumpable);
+    // SAFETY: the default action runs no code of ours.
+    let _ = unsafe { signal(number, SigHandler::SigDfl) };
+}
+
+/// Which memory goes into the core, see core(5). With "0" there are registers and a map of the memory, nothing
+/// of the memory itself.
+fn choose_memory(filter: &str) {
+    // Cases that dump core need /proc anyway.
+    let _ = std::fs::write("/proc/self/coredump_filter", filter);
+}
+
+fn write_to_read_only_page() {
+    // SAFETY: a new mapping at an address of the kernel's choice aliases nothing.
+    let page = unsafe { mmap_anonymous(std::ptr::null_mut(), 4096, ProtFlags::READ, MapFlags::PRIVATE) };
+    if let Ok(page) = page {
+        // SAFETY: the page is ours, and the kernel does not let it be written.
+        unsafe { std::arch::asm!("mov byte ptr [{0}], 1", in(reg) page) };
+    }
+}

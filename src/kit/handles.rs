@@ -1,0 +1,74 @@
+//! File handles of pidfds: `name_to_handle_at(2)` and `open_by_handle_at(2)`.
+
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+
+use nix::errno::Errno;
+
+use crate::check::{Failure, Result};
+use crate::note;
+
+/// Where a handle is opened when no descriptor on pidfs is at hand (Linux 6.18).
+const FD_PIDFS_ROOT: libc::c_int = -10002;
+
+/// More than any handle of pidfs takes.
+const ROOM: usize = 64;
+
+/// `struct file_handle` with its bytes.
+#[repr(C)]
+#[derive(Clone, Debug)]
+pub struct Handle {
+    bytes: u32,
+    kind: i32,
+    handle: [u8; ROOM],
+}
+
+impl Handle {
+    /// The handle of a pidfd's file.
+    ///
+    /// # Errors
+    /// `blocked` where the kernel is without file handles.
+    pub fn of(fd: impl AsFd) -> Result<Handle> {
+        let mut handle = Handle { bytes: ROOM as u32, kind: 0, handle: [0; ROOM] };
+        let mut mount = 0;
+        // SAFETY: an empty path, a handle with the room that it states, and a live int.
+        let got = unsafe {
+            libc::syscall(
+                libc::SYS_name_to_handle_at,
+                fd.as_fd().as_raw_fd(),
+                c"".as_ptr(),
+                &raw mut handle,
+                &raw mut mount,
+                libc::AT_EMPTY_PATH,
+            )
+        };
+        match Errno::result(got) {
+            Err(Errno::ENOSYS) => Err(Failure::blocked("name_to_handle_at is ENOSYS: CONFIG_FHANDLE is off")),
+            Err(errno @ (Errno::EOPNOTSUPP | Errno::EPERM)) => {
+                Err(Failure::blocked(format!("name_to_handle_at of a pidfd is {errno:?}")))
+            }
+            got => {
+                got?;
+                Ok(handle)
+            }
+        }
+    }
+
+    /// Opens it by way of a descriptor on pidfs.
+    pub fn open(&self, pidfs: impl AsFd, flags: i32) -> std::result::Result<OwnedFd, Errno> {
+        self.open_at(pidfs.as_fd().as_raw_fd(), flags)
+    }
+
+    /// Opens it by way of `FD_PIDFS_ROOT`.
+    pub fn open_at_root(&self, flags: i32) -> std::result::Result<OwnedFd, Errno> {
+        self.open_at(FD_PIDFS_ROOT, flags)
+    }
+
+    fn open_at(&self, mount: libc::c_int, flags: i32) -> std::result::Result<OwnedFd, Errno> {
+        // SAFETY: the handle is live and as long as it says.
+        let fd = unsafe { libc::syscall(libc::SYS_open_by_handle_at, mount, &raw const *self, flags) };
+        note!("open_by_handle_at({mount}, flags {flags:#x}) = {fd}");
+        let fd = Errno::result(fd)?;
+        // SAFETY: the kernel just made this descriptor, and nobody else owns it.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+    }
+}

@@ -1,0 +1,74 @@
+//! The older ways to make a child, called with whatever bits one likes.
+
+use std::arch::asm;
+use std::ffi::c_ulong;
+use std::os::fd::{FromRawFd, OwnedFd};
+
+use nix::errno::Errno;
+
+use crate::abi::Flags;
+use crate::clone3::{PIDFD_UNTOUCHED, exit_now};
+use crate::note;
+use crate::pidfd::Pidfd;
+
+/// `clone(2)` as fork uses it: no stack of its own. The child runs `body` and exits with what it returns. With
+/// `CLONE_PIDFD` among the flags there is a pidfd.
+pub fn clone(flags: u64, body: impl FnOnce() -> i32) -> Result<(i32, Option<Pidfd>), Errno> {
+    assert!(flags & Flags::CLONE_VM.bits() == 0, "a child that shares memory needs a stack of its own");
+    let zero: c_ulong = 0;
+    let mut pidfd = PIDFD_UNTOUCHED;
+    // SAFETY: without CLONE_VM the child works on a copy of this memory, and `pidfd` is live.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, flags, zero, &raw mut pidfd, zero, zero) };
+    if pid == 0 {
+        exit_now(body());
+    }
+    note!("clone({flags:#x}) = {pid}");
+    let pid = Errno::result(pid)? as i32;
+    let wrote = flags & Flags::PIDFD.bits() != 0 && pidfd >= 0;
+    // SAFETY: on success the kernel wrote a new descriptor that nobody else owns.
+    let pidfd = wrote.then(|| Pidfd::from(unsafe { OwnedFd::from_raw_fd(pidfd) }));
+    Ok((pid, pidfd))
+}
+
+/// `fork(2)`. The child exits with `code`.
+#[cfg(target_arch = "x86_64")]
+pub fn fork(code: i32) -> Result<i32, Errno> {
+    // SAFETY: takes no arguments; the child works on a copy of this memory.
+    let pid = unsafe { libc::syscall(libc::SYS_fork) };
+    if pid == 0 {
+        exit_now(code);
+    }
+    note!("fork() = {pid}");
+    Errno::result(pid).map(|pid| pid as i32)
+}
+
+/// `vfork(2)`. The child exits with `code`, before the call returns.
+#[cfg(target_arch = "x86_64")]
+pub fn vfork(code: i32) -> Result<i32, Errno> {
+    let pid: isize;
+    // SAFETY: the child runs on the caller's stack but touches no memory at all: it exits from its registers.
+    unsafe {
+        asm!(
+            "syscall",
+            "test rax, rax",
+            "jnz 2f",
+            "mov eax, {exit}",
+            "syscall",
+            "ud2",
+            "2:",
+            exit = const libc::SYS_exit,
+            inlateout("rax") libc::SYS_vfork as isize => pid,
+            in("edi") code,
+            lateout("rcx") _,
+            lateout("r11") _,
+        );
+    }
+    note!("vfork() = {pid}");
+    if pid < 0 { Err(Errno::from_raw(-pid as i32)) } else { Ok(pid as i32) }
+}
+
+/// `unshare(2)` with any bits.
+pub fn unshare(flags: u64) -> Result<(), Errno> {
+    // SAFETY: no pointers are passed.
+    Errno::result(unsafe { libc::syscall(libc::SYS_unshare, flags) }).map(drop)
+}

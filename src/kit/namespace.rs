@@ -1,0 +1,94 @@
+//! Namespaces, and the init of a pid namespace.
+//!
+//! Cases that make namespaces say [`Need::PidNamespace`](crate::need::Need::PidNamespace) (or `SysAdmin`): an
+//! ordinary user's case then starts as root of a user namespace of its own, and may.
+
+use nix::errno::Errno;
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::{Gid, Uid, getegid, geteuid};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::abi::Flags;
+use crate::check::{Failure, Result};
+use crate::clone3::{Child, Clone3};
+use crate::kit::Actor;
+use crate::kit::process::child_reporting;
+use crate::note;
+use crate::wait::Status;
+
+/// The call for the init of a new pid namespace, which is otherwise an ordinary child.
+pub fn init() -> Clone3 {
+    Clone3::fork().with(Flags::CLONE_NEWPID)
+}
+
+/// Runs `body` as the init of a new pid namespace and gives what it returned; the namespace ends with it.
+#[track_caller]
+pub fn as_init<T: Serialize + DeserializeOwned>(body: impl FnOnce() -> Result<T>) -> Result<T> {
+    let (child, value) = init_reporting(&init(), body)?;
+    child.reap_expecting(Status::exited(0))?;
+    Ok(value)
+}
+
+/// Runs `body` as an init made by `call` with `CLONE_NEWPID`, and gives the child, which exits with 0 right
+/// after, along with what the body returned.
+#[track_caller]
+pub fn init_reporting<T: Serialize + DeserializeOwned>(
+    call: &Clone3,
+    body: impl FnOnce() -> Result<T>,
+) -> Result<(Child, T)> {
+    child_reporting(&call.clone().with(Flags::CLONE_NEWPID), || {
+        check_that_this_is_init()?;
+        body()
+    })
+}
+
+/// The init of a new pid namespace, made by `call` with `CLONE_NEWPID`, that follows instructions.
+#[track_caller]
+pub fn instructed_init<I: Serialize + DeserializeOwned, A: Serialize + DeserializeOwned>(
+    call: &Clone3,
+    act: impl FnMut(I) -> Result<A>,
+) -> Result<Actor<I, A>> {
+    Actor::spawn(&call.clone().with(Flags::CLONE_NEWPID), act)
+}
+
+fn check_that_this_is_init() -> Result {
+    crate::check::equal("the pid of a pid namespace's first process", std::process::id(), 1)
+}
+
+/// Moves the calling process's *future* children into a new pid namespace; the first one is its init.
+pub fn unshare_pid() -> Result {
+    unshare(CloneFlags::CLONE_NEWPID)
+        .map_err(|errno| Failure::blocked(format!("unshare(CLONE_NEWPID) says {errno:?}")))
+}
+
+/// Who one is outside, taken before a user namespace is entered: inside, nobody is mapped yet.
+#[derive(Clone, Copy, Debug)]
+pub struct Outside {
+    uid: Uid,
+    gid: Gid,
+}
+
+impl Outside {
+    /// The caller, as it is known here.
+    pub fn here() -> Outside {
+        Outside { uid: geteuid(), gid: getegid() }
+    }
+
+    /// In a user namespace just entered: becomes its root, all that an ordinary user can map there.
+    pub fn becomes_root(self) -> Result {
+        let Outside { uid, gid } = self;
+        std::fs::write("/proc/self/setgroups", "deny")?;
+        std::fs::write("/proc/self/uid_map", format!("0 {uid} 1"))?;
+        std::fs::write("/proc/self/gid_map", format!("0 {gid} 1"))?;
+        note!("root of a new user namespace");
+        Ok(())
+    }
+}
+
+/// Whether the caller can make a pid namespace, if need be inside a user namespace of its own. For a process
+/// that does nothing else: it changes the caller.
+pub(crate) fn try_pid_namespace() -> std::result::Result<(), Errno> {
+    unshare(CloneFlags::CLONE_NEWPID)
+        .or_else(|_| unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWPID))
+}

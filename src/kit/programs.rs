@@ -1,0 +1,101 @@
+//! The helper programs that any case may exec.
+//!
+//! | program | does |
+//! |---|---|
+//! | `exit CODE` | exits with CODE |
+//! | `hold READY GATE CODE` | says on the channel READY that it runs, waits for a byte from GATE, exits with CODE |
+//! | `echo FROM TO` | echoes bytes until the end of FROM |
+//! | `again COUNT PROGRAM ARGUMENT…` | execs itself COUNT times, then runs PROGRAM |
+//! | `clone-parent REPORT` | tries `CLONE_PARENT` and says on the channel REPORT what came of it |
+//!
+//! Arguments in capitals that are no CODE or COUNT are inherited descriptors: see [`Command::with_fd`].
+
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+
+use crate::abi::Flags;
+use crate::check::{Failure, Result};
+use crate::clone3::{self, Clone3};
+use crate::kit::Channel;
+use crate::kit::channel::read_byte;
+use crate::kit::echo::Echoer;
+use crate::kit::helper::{self, Command, Helper};
+
+/// What helpers exit with when something goes wrong in them.
+const WENT_WRONG: i32 = 97;
+
+inventory::submit! { Helper { name: "exit", main: |arguments| or_wrong(number(arguments, 0)) } }
+inventory::submit! { Helper { name: "hold", main: |arguments| or_wrong(hold(arguments)) } }
+inventory::submit! { Helper { name: "echo", main: |arguments| or_wrong(echo(arguments)) } }
+inventory::submit! { Helper { name: "again", main: |arguments| or_wrong(again(arguments)) } }
+inventory::submit! { Helper { name: "clone-parent", main: |arguments| or_wrong(clone_parent(arguments)) } }
+
+/// The exit status of a helper whose main function is fallible.
+pub fn or_wrong(result: Result<i32>) -> i32 {
+    result.unwrap_or_else(|failure| {
+        eprintln!("helper: {} at {}", failure.message, failure.at);
+        WENT_WRONG
+    })
+}
+
+/// A number among a helper's arguments.
+pub fn number(arguments: &[String], index: usize) -> Result<i32> {
+    let parsed = arguments.get(index).and_then(|argument| argument.parse().ok());
+    parsed.ok_or_else(|| Failure::broken(format!("helper argument {index} of {arguments:?} is no number")))
+}
+
+/// A descriptor among a helper's arguments. Each may be taken once.
+pub fn fd(arguments: &[String], index: usize) -> Result<OwnedFd> {
+    let raw: RawFd = number(arguments, index)?;
+    // SAFETY: whoever execed the helper handed over this descriptor, and each argument is taken once.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+fn hold(arguments: &[String]) -> Result<i32> {
+    let (ready, gate) = (fd(arguments, 0)?, fd(arguments, 1)?);
+    Channel::<Result>::adopt(ready)?.send(&Ok(()))?;
+    read_byte(&gate)?;
+    number(arguments, 2)
+}
+
+fn echo(arguments: &[String]) -> Result<i32> {
+    Ok(Echoer::adopt(fd(arguments, 0)?, fd(arguments, 1)?).serve())
+}
+
+fn again(arguments: &[String]) -> Result<i32> {
+    let (count, rest) = (number(arguments, 0)?, arguments.get(1..).unwrap_or_default());
+    let program = rest.first().map_or("", String::as_str);
+    if count == 0 {
+        return Ok(helper::run(program, &rest[1..]));
+    }
+    let mut command = Command::new("again", &[])?.number(count - 1);
+    for argument in rest {
+        command = command.word(argument)?;
+    }
+    Err(command.exec())
+}
+
+/// How each way to ask for `CLONE_PARENT` went: what was called, and the errno's number, or 0 for success.
+pub type CloneParentReport = Vec<(String, i32)>;
+
+/// Tries the ways to use `CLONE_PARENT`. Children that come to be are the caller's parent's to reap.
+pub fn try_clone_parent() -> Result<CloneParentReport> {
+    let number_of =
+        |outcome: std::result::Result<(), Errno>| outcome.map_or_else(|errno| errno as i32, |()| 0);
+    let call = Clone3::new(Flags::CLONE_PARENT);
+    let sibling = call.try_spawn(|| 0).map(drop);
+    let mut report = vec![(call.to_string(), number_of(sibling))];
+    let old = clone3::legacy_fork(Flags::CLONE_PARENT).map(drop);
+    report.push(("clone(CLONE_PARENT|SIGCHLD)".to_owned(), number_of(old)));
+    let thread = Clone3::new(Flags::CLONE_PARENT | Flags::THREAD);
+    let started = thread.try_thread();
+    report.push((thread.to_string(), number_of(started)));
+    Ok(report)
+}
+
+fn clone_parent(arguments: &[String]) -> Result<i32> {
+    let report = Channel::<Result<CloneParentReport>>::adopt(fd(arguments, 0)?)?;
+    report.send(&try_clone_parent())?;
+    Ok(0)
+}

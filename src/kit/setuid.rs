@@ -1,0 +1,154 @@
+//! Programs whose exec raises privileges: set-user-ID, set-group-ID or with file capabilities.
+//!
+//! Each is a copy of this program on a tmpfs of its own, in a mount namespace of its own: nothing is left on
+//! any disk, no mount option of the system (`nosuid`, `noexec`) is in the way, and because the copy is executed
+//! through its descriptor, no directory has to be reachable by an ordinary user.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use caps::{CapSet, Capability};
+use nix::sched::{CloneFlags, unshare};
+use rustix::fs::{CWD, Gid, Mode, OFlags, Uid, XattrFlags};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags};
+use serde::{Deserialize, Serialize};
+
+use crate::check::{Failure, Result};
+use crate::clone3::Clone3;
+use crate::kit::Channel;
+use crate::kit::helper::{self, Command, Helper};
+use crate::kit::privilege::Caps;
+use crate::kit::programs::{fd, or_wrong};
+use crate::note;
+use crate::wait::Status;
+
+/// What a program finds itself to be after its exec.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Credentials {
+    /// Real, effective and saved user id.
+    pub uids: [u32; 3],
+    /// Real, effective and saved group id.
+    pub gids: [u32; 3],
+    /// CapPrm.
+    pub permitted: Caps,
+    /// CapEff.
+    pub effective: Caps,
+    /// CapAmb.
+    pub ambient: Caps,
+    /// AT_SECURE: the kernel tells the dynamic linker to trust nothing it inherited.
+    pub at_secure: bool,
+    /// no_new_privs.
+    pub no_new_privs: bool,
+}
+
+impl Credentials {
+    /// The caller's.
+    pub fn own() -> Result<Credentials> {
+        let (uid, gid) = (nix::unistd::getresuid()?, nix::unistd::getresgid()?);
+        Ok(Credentials {
+            uids: [uid.real, uid.effective, uid.saved].map(nix::unistd::Uid::as_raw),
+            gids: [gid.real, gid.effective, gid.saved].map(nix::unistd::Gid::as_raw),
+            permitted: Caps::own(CapSet::Permitted)?,
+            effective: Caps::own(CapSet::Effective)?,
+            ambient: Caps::own(CapSet::Ambient)?,
+            at_secure: at_secure(),
+            no_new_privs: rustix::thread::no_new_privs()?,
+        })
+    }
+}
+
+fn at_secure() -> bool {
+    // SAFETY: getauxval only looks a number up.
+    unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
+}
+
+inventory::submit! { Helper { name: "credentials", main: |arguments| or_wrong(say_credentials(arguments)) } }
+
+/// `credentials REPORT`: says on the channel REPORT what it is.
+fn say_credentials(arguments: &[String]) -> Result<i32> {
+    Channel::<Result<Credentials>>::adopt(fd(arguments, 0)?)?.send(&Credentials::own())?;
+    Ok(0)
+}
+
+/// Makes an ordinary child by `call`, which runs `prepare` and execs `program`; gives what it is then.
+#[track_caller]
+pub fn credentials_after_exec(
+    call: &Clone3,
+    program: BorrowedFd<'_>,
+    prepare: impl FnOnce() -> Result,
+) -> Result<Credentials> {
+    let channel = Channel::<Result<Credentials>>::new()?;
+    let command = Command::new("credentials", &[])?.with_fd(&channel.sending_end()?);
+    let child = call.spawn(|| {
+        let failure = prepare().map_or_else(|failure| failure, |()| command.exec_file(program));
+        i32::from(channel.send(&Err(failure)).is_err())
+    })?;
+    let credentials = channel.recv()??;
+    note!("after exec: {credentials:?}");
+    child.reap_expecting(Status::exited(0))?;
+    Ok(credentials)
+}
+
+/// A copy of this program that belongs to root and has this mode, say 04755. For real root alone, which may
+/// become somebody else afterwards; moves the caller into a mount namespace of its own.
+///
+/// # Errors
+/// `blocked` where the environment forbids mounts.
+pub fn copy_with_mode(mode: u32) -> Result<OwnedFd> {
+    copy(mode, &[])
+}
+
+/// A copy of this program with these file capabilities, permitted and effective; else as [`copy_with_mode`].
+///
+/// # Errors
+/// `blocked` also where a tmpfs cannot have file capabilities.
+pub fn copy_with_capabilities(capabilities: &[Capability]) -> Result<OwnedFd> {
+    copy(0o755, capabilities)
+}
+
+fn copy(mode: u32, capabilities: &[Capability]) -> Result<OwnedFd> {
+    let directory = private_tmpfs()
+        .map_err(|errno| Failure::blocked(format!("a tmpfs in a mount namespace of its own: {errno:?}")))?;
+    let writable = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(&directory, "program", writable, Mode::RWXU)?;
+    let program = helper::program()?;
+    let mut offset = 0;
+    while rustix::fs::sendfile(&file, program, Some(&mut offset), 1 << 30)? > 0 {}
+    rustix::fs::fchown(&file, Some(Uid::ROOT), Some(Gid::ROOT))?;
+    rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?;
+    if !capabilities.is_empty() {
+        let value = file_capabilities(capabilities);
+        rustix::fs::fsetxattr(&file, "security.capability", &value, XattrFlags::empty()).map_err(
+            |errno| Failure::blocked(format!("file capabilities on a tmpfs (CONFIG_TMPFS_XATTR): {errno:?}")),
+        )?;
+    }
+    // A file that somebody has open for writing cannot be executed.
+    drop(file);
+    Ok(rustix::fs::openat(&directory, "program", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// A new tmpfs. It must be attached somewhere, or the kernel would treat it as `nosuid`; the root directory is
+/// always there, and nobody looks up a path through it.
+fn private_tmpfs() -> rustix::io::Result<OwnedFd> {
+    use rustix::mount::{fsconfig_create, fsmount, fsopen, mount_change, move_mount};
+    unshare(CloneFlags::CLONE_NEWNS).map_err(|errno| rustix::io::Errno::from_raw_os_error(errno as i32))?;
+    // Nothing mounted from here on may show up outside.
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_create(context.as_fd())?;
+    let mount = fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+    move_mount(&mount, "", CWD, "/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+    Ok(mount)
+}
+
+/// The value of `security.capability`: `struct vfs_cap_data` of `linux/capability.h`, revision 2.
+fn file_capabilities(permitted: &[Capability]) -> [u8; 20] {
+    const REVISION_2_EFFECTIVE: u32 = 0x0200_0000 | 1;
+    let bits = Caps::of(permitted).bits();
+    // Permitted and inheritable, twice: the lower and the upper half of each.
+    let words = [REVISION_2_EFFECTIVE, bits as u32, 0, (bits >> 32) as u32, 0];
+    let mut value = [0; 20];
+    for (place, word) in value.chunks_exact_mut(4).zip(words) {
+        place.copy_from_slice(&word.to_le_bytes());
+    }
+    value
+}

@@ -1,0 +1,159 @@
+//! A child tied to its pidfd: it answers pings until the last reference to clone3's pidfd is gone.
+
+use std::os::fd::{AsRawFd, RawFd};
+
+use nix::sys::signal::Signal;
+
+use crate::abi::Flags;
+use crate::check::{Context as _, Result};
+use crate::clone3::Clone3;
+use crate::kit::echo::{Line, Pulse, line};
+use crate::kit::fds::close_copy;
+use crate::kit::holder::Holder;
+use crate::note;
+use crate::pidfd::Pidfd;
+use crate::wait::{self, Status};
+use crate::{check, procfs};
+
+/// An auto-kill child that echoes, the pidfd that clone3 returned for it, and a plain one to watch it with.
+#[derive(Debug)]
+pub struct Tied {
+    pid: i32,
+    pidfd: Option<Pidfd>,
+    line: Line,
+    observer: Pidfd,
+}
+
+impl Tied {
+    /// A child as anybody may create it.
+    #[track_caller]
+    pub fn new() -> Result<Tied> {
+        Tied::by(&Clone3::new(Flags::KILLED_NNP))
+    }
+
+    /// A child made by this call.
+    #[track_caller]
+    pub fn by(call: &Clone3) -> Result<Tied> {
+        Tied::prepared(call, || Ok(()))
+    }
+
+    /// A child that first runs `prepare`, which must succeed.
+    #[track_caller]
+    pub fn prepared(call: &Clone3, prepare: impl FnOnce() -> Result) -> Result<Tied> {
+        let (line, echoer) = line()?;
+        let mut child = call.spawn(|| {
+            line.close_in_child();
+            match prepare() {
+                Ok(()) => echoer.serve(),
+                Err(failure) => {
+                    note!("in the child: {}", failure.message);
+                    98
+                }
+            }
+        })?;
+        drop(echoer);
+        let pidfd = Some(child.take_pidfd()?);
+        let tied = Tied { pid: child.pid(), pidfd, line, observer: child.observe()? };
+        tied.lives("before anything was done")?;
+        Ok(tied)
+    }
+
+    /// A child made by another process, which holds the only reference, under the number given.
+    #[track_caller]
+    pub fn elsewhere() -> Result<(Holder, RawFd, Tied)> {
+        let (line, echoer) = line()?;
+        let (holder, (pid, fd)) = Holder::running(|| {
+            let mut child = Clone3::new(Flags::KILLED_NNP).spawn(|| {
+                line.close_in_child();
+                echoer.serve()
+            })?;
+            echoer.close_in_child();
+            let pidfd = child.take_pidfd()?;
+            let fd = pidfd.as_raw_fd();
+            std::mem::forget(pidfd);
+            Ok((child.pid(), fd))
+        })?;
+        drop(echoer);
+        let tied = Tied { pid, pidfd: None, line, observer: Pidfd::open(pid)? };
+        tied.lives("with the one reference in the process that made it")?;
+        Ok((holder, fd, tied))
+    }
+
+    /// Its pid.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// A plain pidfd of it, which neither holds nor kills.
+    pub fn observer(&self) -> &Pidfd {
+        &self.observer
+    }
+
+    /// The pidfd that clone3 returned.
+    #[track_caller]
+    pub fn pidfd(&self) -> Result<&Pidfd> {
+        self.pidfd.as_ref().ok_or_else(gone)
+    }
+
+    /// The pidfd that clone3 returned, out of these hands.
+    #[track_caller]
+    pub fn take(&mut self) -> Result<Pidfd> {
+        self.pidfd.take().ok_or_else(gone)
+    }
+
+    /// Closes the pidfd that clone3 returned.
+    #[track_caller]
+    pub fn close(&mut self) -> Result {
+        self.take()?.close()
+    }
+
+    /// In a process forked later: closes the copy that it inherited of clone3's pidfd.
+    pub fn close_inherited(&self) -> Result {
+        close_copy(self.pidfd()?.as_raw_fd())
+    }
+
+    /// It must answer.
+    #[track_caller]
+    pub fn lives(&self, when: &str) -> Result {
+        self.pulse(Pulse::Alive, when)
+    }
+
+    /// It must be dead already, and then be found killed by SIGKILL, reaped and gone.
+    #[track_caller]
+    pub fn dies(&self, when: &str) -> Result {
+        self.pulse(Pulse::Dead, when)?;
+        self.dies_in_time(when)
+    }
+
+    /// It must be killed by SIGKILL some time: the kernel may let go of a reference after the call that gave
+    /// it up has returned.
+    #[track_caller]
+    pub fn dies_in_time(&self, when: &str) -> Result {
+        self.observer.reaped_with(Status::killed(Signal::SIGKILL)).context(when)?;
+        wait::no_child(self.pid).context(when)
+    }
+
+    /// Lets go of everything at the end of a case in which the child outlives its pidfd.
+    #[track_caller]
+    pub fn clear_away(self) -> Result {
+        // ESRCH says that it is gone already.
+        let _ = self.observer.send_signal(Signal::SIGKILL);
+        self.observer.wait_reaped()
+    }
+
+    #[track_caller]
+    fn pulse(&self, expected: Pulse, when: &str) -> Result {
+        let got = self.line.ping()?;
+        note!("ping {} {when}: {got:?}", self.pid);
+        if got == expected {
+            return Ok(());
+        }
+        let now = procfs::describe(self.pid);
+        check::equal(format_args!("auto-kill child {} {when} ({now})", self.pid), got, expected)
+    }
+}
+
+#[track_caller]
+fn gone() -> check::Failure {
+    check::Failure::broken("clone3's pidfd was taken already")
+}

@@ -1,0 +1,100 @@
+//! An io_uring, and the few requests that take or give up references to a descriptor.
+//!
+//! A ring lets go of what it holds some time after the call that told it to: wait for POLLHUP, not for a ping.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
+
+use io_uring::{IoUring, opcode, squeue, types};
+
+use crate::check::{self, Failure, Result};
+use crate::note;
+
+/// What the completion of a pending poll is known by.
+const POLL: u64 = 1;
+/// What the completion of any other request is known by.
+const OTHER: u64 = 2;
+
+/// A ring. Make it *after* an auto-kill child, which would inherit it.
+pub struct Ring(IoUring);
+
+impl Ring {
+    /// A new one.
+    ///
+    /// # Errors
+    /// `blocked` where there is no io_uring or where it is forbidden.
+    pub fn new() -> Result<Ring> {
+        match IoUring::new(4) {
+            Ok(ring) => Ok(Ring(ring)),
+            Err(error) => Err(match error.raw_os_error() {
+                Some(libc::ENOSYS) => {
+                    Failure::blocked("io_uring_setup is ENOSYS: CONFIG_IO_URING is off, or a filter")
+                }
+                Some(libc::EPERM) => {
+                    Failure::blocked("io_uring_setup is EPERM: the sysctl io_uring_disabled, or a filter")
+                }
+                _ => Failure::from(error).within("io_uring_setup"),
+            }),
+        }
+    }
+
+    /// Registers this file as the ring's only fixed file.
+    pub fn register_file(&self, fd: impl AsFd) -> Result {
+        let fd = fd.as_fd().as_raw_fd();
+        note!("IORING_REGISTER_FILES of descriptor {fd}");
+        Ok(self.0.submitter().register_files(&[fd])?)
+    }
+
+    /// Unregisters the fixed files.
+    pub fn unregister_files(&self) -> Result {
+        note!("IORING_UNREGISTER_FILES");
+        Ok(self.0.submitter().unregister_files()?)
+    }
+
+    /// Starts a poll for POLLIN, which stays pending.
+    pub fn start_poll(&mut self, fd: impl AsFd) -> Result {
+        let fd = fd.as_fd().as_raw_fd();
+        note!("IORING_OP_POLL_ADD on descriptor {fd}");
+        self.push(&opcode::PollAdd::new(types::Fd(fd), libc::POLLIN as u32).build().user_data(POLL))?;
+        self.0.submit()?;
+        let early = self.0.completion().next().map(|entry| entry.result());
+        check::equal("completion of a poll that nothing has ended yet", early, None)
+    }
+
+    /// Cancels the pending poll.
+    pub fn cancel_poll(&mut self) -> Result {
+        note!("IORING_OP_POLL_REMOVE");
+        self.push(&opcode::PollRemove::new(POLL).build().user_data(OTHER))?;
+        let results = self.completions(2)?;
+        check::equal("results of POLL_REMOVE", of(&results, OTHER), Some(0))?;
+        check::equal("result of the removed poll", of(&results, POLL), Some(-libc::ECANCELED))
+    }
+
+    /// Closes a descriptor by a request of the ring's.
+    pub fn close(&mut self, fd: impl Into<OwnedFd>) -> Result {
+        let fd = fd.into().into_raw_fd();
+        note!("IORING_OP_CLOSE of descriptor {fd}");
+        self.push(&opcode::Close::new(types::Fd(fd)).build().user_data(OTHER))?;
+        let results = self.completions(1)?;
+        check::equal("result of IORING_OP_CLOSE", of(&results, OTHER), Some(0))
+    }
+
+    fn push(&mut self, entry: &squeue::Entry) -> Result {
+        // SAFETY: none of the requests above points to memory, and their descriptors are open when submitted.
+        unsafe { self.0.submission().push(entry) }.map_err(|_| Failure::broken("the ring is full"))
+    }
+
+    /// Submits, and waits for that many completions: pairs of what they are known by and the result.
+    fn completions(&mut self, count: usize) -> Result<Vec<(u64, i32)>> {
+        while let Err(error) = self.0.submit_and_wait(count) {
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error.into());
+            }
+        }
+        Ok(self.0.completion().map(|entry| (entry.user_data(), entry.result())).collect())
+    }
+}
+
+fn of(results: &[(u64, i32)], known_by: u64) -> Option<i32> {
+    results.iter().find(|(by, _)| *by == known_by).map(|(_, result)| *result)
+}
