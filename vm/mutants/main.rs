@@ -1,6 +1,7 @@
 //! Builds broken kernels, runs the suite on each, and says which mistakes it does not notice.
 
 mod catalogue;
+mod fetch;
 mod kernel;
 mod proof;
 mod source;
@@ -9,8 +10,10 @@ mod suite;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::ScopedJoinHandle;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Error, Result, bail, ensure};
 use clap::Parser;
 
 use catalogue::Mutant;
@@ -24,13 +27,17 @@ use suite::Suite;
 #[derive(Parser)]
 #[command(name = "vm/mutants.sh", max_term_width = 100)]
 struct Arguments {
-    /// Kernel source tree to configure, build and break; give it a copy of its own (git worktree add)
-    #[arg(long, value_name = "DIR")]
-    tree: PathBuf,
+    /// Kernel source tree to configure, build and break: give it a copy of its own, as from git worktree add
+    #[arg(long, value_name = "DIR", conflicts_with = "source")]
+    tree: Option<PathBuf>,
 
-    /// Where images and answers are kept
+    /// Without a tree: the source package of Debian's archive that has one
+    #[arg(long, value_name = "PACKAGE", default_value = "linux-source-7.3")]
+    source: String,
+
+    /// Where images and answers are kept (default: mutants in the cache of vm/run.sh)
     #[arg(long, value_name = "DIR")]
-    cache: PathBuf,
+    cache: Option<PathBuf>,
 
     /// The catalogue, with the kernel's configuration
     #[arg(long, value_name = "DIR", default_value = "vm/mutants")]
@@ -64,21 +71,36 @@ fn main() -> Result<ExitCode> {
         mutants.iter().for_each(|mutant| println!("{}\t{}", mutant.id, mutant.sees));
         return Ok(ExitCode::SUCCESS);
     }
-    let builder = Builder::new(&arguments.tree, &arguments.cache, arguments.jobs)?;
+    let cache =
+        arguments.cache.clone().map_or_else(|| Ok(fetch::cache()?.join("mutants")), Ok::<_, Error>)?;
+    let tree = match &arguments.tree {
+        Some(tree) => tree.clone(),
+        None => fetch::tree(&arguments.source, &suite::driver()?)?,
+    };
+    let builder = Builder::new(&tree, &cache, arguments.jobs)?;
     // Known in a moment, where building takes an hour.
     for (mutant, why) in mutants.iter().filter_map(|mutant| Some((mutant, builder.misfit(mutant)?))) {
         println!("{}: does not apply: {why}", mutant.id);
     }
     let base = builder.base(&arguments.catalogue.join("kernel.config"))?;
     println!("base: {}", base.image.display());
-    let trials = build(&builder, &base, mutants)?;
-    if arguments.build_only {
-        return Ok(ExitCode::SUCCESS);
+    let suite = match arguments.build_only {
+        true => None,
+        false => Some(Suite::beside_us(&cache)?),
+    };
+    if let Some(suite) = &suite {
+        suite.accepts(&base)?;
     }
-    let suite = Suite::beside_us(&arguments.cache)?;
-    suite.accepts(&base)?;
-    let fates = judge(&suite, trials, arguments.jobs)?;
-    report(&builder, &suite, &fates, &arguments)
+    let fates = std::thread::scope(|scope| {
+        let (done, trials) = channel();
+        let building = scope.spawn(|| build(&builder, &base, mutants, done));
+        let fates = judge(suite.as_ref(), trials, arguments.jobs)?;
+        joined(building).map(|()| fates)
+    })?;
+    match &suite {
+        Some(suite) => report(&builder, suite, &fates, &arguments),
+        None => Ok(ExitCode::SUCCESS),
+    }
 }
 
 fn chosen(mutants: Vec<Mutant>, only: &[String]) -> Result<Vec<Mutant>> {
@@ -92,55 +114,59 @@ fn chosen(mutants: Vec<Mutant>, only: &[String]) -> Result<Vec<Mutant>> {
 /// A mutant, and its kernel or its fate.
 type Trial = (Mutant, Result<Kernel, Fate>);
 
-/// Builds all kernels, one after the other: there is one tree.
-fn build(builder: &Builder, base: &Kernel, mutants: Vec<Mutant>) -> Result<Vec<Trial>> {
-    let mut trials = Vec::new();
+/// Builds all kernels, one after the other since there is one tree, and passes each on as soon as it is there.
+fn build(builder: &Builder, base: &Kernel, mutants: Vec<Mutant>, done: Sender<Trial>) -> Result<()> {
     for mutant in mutants {
         let kernel = match builder.mutant(base, &mutant)? {
-            Built::Kernel(kernel) if kernel.sha256 == base.sha256 => {
-                Err(Fate::Equivalent("The compiler makes the same kernel of it.".to_owned()))
-            }
-            Built::Kernel(kernel) => {
-                mutant.equivalent.clone().map_or(Ok(kernel), |why| Err(Fate::Equivalent(why)))
-            }
+            Built::Kernel(kernel) => distinguishable(base, &mutant, kernel),
             Built::DoesNotApply(why) => Err(Fate::DoesNotApply(why)),
             Built::DoesNotBuild(why) => Err(Fate::DoesNotBuild(why)),
         };
-        match &kernel {
-            Ok(_) => println!("{}: built", mutant.id),
-            Err(fate) => println!("{}: {}: {}", mutant.id, fate.word(), fate.story()),
+        // Nobody listens any more where running the suite has failed; that is reported there.
+        if done.send((mutant, kernel)).is_err() {
+            break;
         }
-        trials.push((mutant, kernel));
     }
-    Ok(trials)
+    Ok(())
 }
 
-/// Runs the suite on every kernel, `jobs` at a time.
-fn judge(suite: &Suite, trials: Vec<Trial>, jobs: u16) -> Result<Vec<(Mutant, Fate)>> {
-    let total = trials.len();
-    let queue = Mutex::new(trials.into_iter().enumerate());
-    let fates = Mutex::new(Vec::with_capacity(total));
+/// The kernel, unless it is known that no program can tell it from the base.
+fn distinguishable(base: &Kernel, mutant: &Mutant, kernel: Kernel) -> Result<Kernel, Fate> {
+    if kernel.sha256 == base.sha256 {
+        return Err(Fate::Equivalent("The compiler makes the same kernel of it.".to_owned()));
+    }
+    mutant.equivalent.clone().map_or(Ok(kernel), |why| Err(Fate::Equivalent(why)))
+}
+
+/// Runs the suite on every kernel as it comes, `jobs` at a time. Without a suite, the kernels are all that is wanted.
+fn judge(suite: Option<&Suite>, trials: Receiver<Trial>, jobs: u16) -> Result<Vec<(Mutant, Fate)>> {
+    let trials = Mutex::new(trials);
+    let fates = Mutex::new(Vec::new());
     let work = || -> Result<()> {
         loop {
-            let next = queue.lock().unwrap_or_else(|poison| poison.into_inner()).next();
-            let Some((place, (mutant, kernel))) = next else { return Ok(()) };
-            let fate = match kernel {
-                Ok(kernel) => Fate::Judged(suite.judges(&kernel, &mutant)?),
-                Err(fate) => fate,
+            let next = trials.lock().unwrap_or_else(|poison| poison.into_inner()).recv();
+            let Ok((mutant, kernel)) = next else { return Ok(()) };
+            let fate = match (kernel, suite) {
+                (Ok(kernel), Some(suite)) => Fate::Judged(suite.judges(&kernel, &mutant)?),
+                (Ok(_), None) => Fate::Built,
+                (Err(fate), _) => fate,
             };
-            println!("{}: {}: {}", mutant.id, fate.word(), fate.story());
-            fates.lock().unwrap_or_else(|poison| poison.into_inner()).push((place, mutant, fate));
+            println!("{}: {}", mutant.id, fate.line());
+            fates.lock().unwrap_or_else(|poison| poison.into_inner()).push((mutant, fate));
         }
     };
     std::thread::scope(|scope| {
         let workers: Vec<_> = (0..jobs).map(|_| scope.spawn(work)).collect();
-        workers
-            .into_iter()
-            .try_for_each(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        workers.into_iter().try_for_each(joined)
     })?;
     let mut fates = fates.into_inner().unwrap_or_else(|poison| poison.into_inner());
-    fates.sort_by_key(|(place, ..)| *place);
-    Ok(fates.into_iter().map(|(_, mutant, fate)| (mutant, fate)).collect())
+    fates.sort_by(|(a, _), (b, _)| a.id.cmp(&b.id));
+    Ok(fates)
+}
+
+/// What a thread came to; its panic is ours.
+fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// Prints what was missed and the totals, and writes the document.

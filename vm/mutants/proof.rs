@@ -7,6 +7,8 @@ use crate::suite::{Said, in_a_line};
 
 /// What became of a mutant.
 pub enum Fate {
+    /// Its kernel is there, and more was not wanted.
+    Built,
     /// The suite ran on it.
     Judged(Said),
     /// Its image is the base's, or an argument says that nobody can tell.
@@ -19,6 +21,7 @@ impl Fate {
     /// One word for it.
     pub fn word(&self) -> &'static str {
         match self {
+            Fate::Built => "built",
             Fate::Judged(Said::Noticed(_) | Said::Fault(_)) => "killed",
             Fate::Judged(Said::Nothing { .. }) => "survived",
             Fate::Judged(Said::NoBoot(_)) => "does not boot",
@@ -31,8 +34,17 @@ impl Fate {
     /// The story to the word.
     pub fn story(&self) -> String {
         match self {
+            Fate::Built => String::new(),
             Fate::Judged(said) => in_a_line(said),
             Fate::Equivalent(why) | Fate::DoesNotApply(why) | Fate::DoesNotBuild(why) => why.clone(),
+        }
+    }
+
+    /// Both.
+    pub fn line(&self) -> String {
+        match self {
+            Fate::Built => self.word().to_owned(),
+            _ => format!("{}: {}", self.word(), self.story()),
         }
     }
 

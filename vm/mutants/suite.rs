@@ -52,13 +52,13 @@ pub struct Suite {
 impl Suite {
     /// The driver and the suite that were built beside this program.
     pub fn beside_us(cache: &Path) -> Result<Self> {
-        let us = std::env::current_exe()?;
-        let binary = us.with_file_name("clone3-conformance");
+        let driver = driver()?;
+        let binary = driver.with_file_name("clone3-conformance");
         let bytes = fs::read(&binary).with_context(|| format!("{}", binary.display()))?;
         let answers = cache.join("answers");
         fs::create_dir_all(&answers)?;
         let cases = cases(&binary)?;
-        Ok(Self { driver: us.with_file_name("clone3-vm"), binary, sha256: hex(&bytes), cases, answers })
+        Ok(Self { driver, binary, sha256: hex(&bytes), cases, answers })
     }
 
     /// Runs the suite on the kernel without mistakes: it must have nothing to say.
@@ -129,6 +129,11 @@ impl Suite {
             _ => no_verdict(found, &log),
         }
     }
+}
+
+/// The program that boots kernels; it is built beside this one.
+pub fn driver() -> Result<PathBuf> {
+    Ok(std::env::current_exe()?.with_file_name("clone3-vm"))
 }
 
 /// The names of the suite's cases.
