@@ -105,10 +105,11 @@ fn autokill_fcntl_cannot_disarm() -> Result {
 case! {
     /// F_SETFL with O_TRUNC, the mark of an auto-kill pidfd, does not arm a plain pidfd: the flag is ignored, and
     /// the close does not kill.
-    autokill_fcntl_cannot_arm: Must, needs [Autoreap],
+    autokill_fcntl_cannot_arm: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"can only be done at task creation\"); fs/fcntl.c SETFL_MASK",
 }
 fn autokill_fcntl_cannot_arm() -> Result {
+    Tied::control()?;
     let mut child = Echo::spawn(&Clone3::new(Flags::REAPED))?;
     let opened = child.observe()?;
     for pidfd in [child.take_pidfd()?, opened] {
@@ -146,6 +147,7 @@ case! {
     source "fs/pidfs.c pidfs_file_release(), which finds no task",
 }
 fn autokill_close_after_exit() -> Result {
+    Tied::control()?;
     let mut child = Held::exiting_with(&Clone3::new(Flags::KILLED_NNP), 7)?;
     let observer = child.observe()?;
     child.let_go()?;
@@ -160,6 +162,7 @@ case! {
     source "pidfd_open(2): a pidfd refers to a process, not to a number; fs/pidfs.c",
 }
 fn autokill_pid_reuse_safe() -> Result {
+    Tied::control()?;
     let mut stale = Tied::new()?;
     let pid = stale.pid();
     check::succeeds("pidfd_send_signal(SIGKILL)", stale.observer().send_signal(Signal::SIGKILL))?;

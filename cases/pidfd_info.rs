@@ -4,7 +4,7 @@ use clone3_conformance::abi::{InfoMask, PidfdInfo};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::{Child, Clone3};
-use clone3_conformance::kit::{Held, subject};
+use clone3_conformance::kit::{Cgroup, Held, subject};
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
@@ -208,4 +208,34 @@ fn pidfd_info_unknown_request_bits() -> Result {
         only_known(child.pidfd()?, InfoMask::EXIT)?;
     }
     Ok(())
+}
+
+case! {
+    /// The cgroupid in PIDFD_GET_INFO is that of the process's version 2 cgroup: after a move that of the new
+    /// one, and of a reaped process that of its last, even if that is removed by then.
+    pidfd_info_cgroupid: Must, needs [ExitInfo, Cgroup2],
+    source "include/uapi/linux/pidfd.h; pidfd_info(), pidfs_exit()",
+}
+fn pidfd_info_cgroupid() -> Result {
+    for call in subject::calls() {
+        let (first, last) = (Cgroup::create(&[])?, Cgroup::create(&[])?);
+        let last_id = last.id()?;
+        let child = Held::exiting_with(&call.clone().into_cgroup(first.dir()), 0)?;
+        let pidfd = child.pidfd()?;
+        check::equal("cgroupid at birth", cgroupid(pidfd, InfoMask::empty())?, Some(first.id()?))?;
+        last.admit(child.pid())?;
+        check::equal("cgroupid after a move", cgroupid(pidfd, InfoMask::empty())?, Some(last_id))?;
+        child.let_go()?;
+        subject::see_off(&child)?;
+        check::equal("cgroupid once reaped", cgroupid(pidfd, InfoMask::EXIT)?, Some(last_id))?;
+        last.remove()?;
+        check::equal("cgroupid once that is removed", cgroupid(pidfd, InfoMask::EXIT)?, Some(last_id))?;
+    }
+    Ok(())
+}
+
+/// The cgroupid, if the mask says that it is one.
+fn cgroupid(pidfd: &Pidfd, request: InfoMask) -> Result<Option<u64>> {
+    let info = info(pidfd, request)?;
+    Ok(info.given().contains(InfoMask::CGROUPID).then_some(info.cgroupid))
 }

@@ -115,3 +115,25 @@ fn pidfd_info_mask_ignores_struct_size() -> Result {
     check::holds(whole.contains(InfoMask::COREDUMP), format_args!("control: mask {whole} at full size"))?;
     check::equal("bits of fields behind the 64 bytes of the structure", given(64)?, InfoMask::empty())
 }
+
+case! {
+    /// The layout of a published size does not change: a structure of 80 bytes, as the header had it before
+    /// COREDUMP_CODE, has supported_mask in its last word.
+    pidfd_info_supported_mask_stays_put: Must, needs [SupportedMask],
+    source "include/uapi/linux/pidfd.h of Linux 6.19 and 7.0, PIDFD_INFO_SIZE_VER2; Documentation/process/adding-syscalls.rst (extensible structures grow at their end)",
+    known_defect "7.1 to 7.3: supported_mask moved from offset 72 to 80, and coredump_code took its place: a program built with an older header is told that nothing is supported",
+}
+fn pidfd_info_supported_mask_stays_put() -> Result {
+    let own = Pidfd::open(std::process::id() as i32)?;
+    let word = |size: usize, offset: usize| -> Result<InfoMask> {
+        let buffer = filled(&own, InfoMask::SUPPORTED_MASK, size)?;
+        let word = buffer[offset..].first_chunk().copied().unwrap_or_default();
+        Ok(InfoMask::from_bits_retain(u64::from_ne_bytes(word)))
+    };
+    check::holds(word(80, 0)?.contains(InfoMask::SUPPORTED_MASK), "size 80: no bit for SUPPORTED_MASK")?;
+    let supported = word(80, 72)?;
+    check::holds(
+        supported.contains(InfoMask::SUPPORTED_MASK),
+        format_args!("size 80: supported_mask at offset 72 is {supported}"),
+    )
+}

@@ -4,8 +4,7 @@ use clone3_conformance::abi::{Flags, InfoMask, Namespace};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::Clone3;
-use clone3_conformance::kit::process::child_reporting;
-use clone3_conformance::kit::{Held, subject};
+use clone3_conformance::kit::{Channel, Gate, Held, namespace, subject};
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::wait::Status;
 use nix::errno::Errno;
@@ -13,16 +12,10 @@ use nix::poll::PollFlags;
 
 use super::pidfd_info::info;
 
-/// Runs `body` as the init of a new pid namespace.
-fn in_pid_namespace(body: impl FnOnce() -> Result) -> Result {
-    let (init, ()) = child_reporting(&Clone3::fork().with(Flags::CLONE_NEWPID), body)?;
-    init.reap_expecting(Status::exited(0))
-}
-
 case! {
     /// In a pid namespace that does not hold the process, PIDFD_GET_INFO is EREMOTE, whether the process lives
     /// and whatever is asked; poll works there all the same.
-    pidfd_info_eremote: Must, needs [ExitInfo, SysAdmin],
+    pidfd_info_eremote: Must, needs [ExitInfo, PidNamespace],
     source "pidfd_info() (\"Restrict information retrieval to tasks within the caller's pid namespace hierarchy\")",
 }
 fn pidfd_info_eremote() -> Result {
@@ -30,11 +23,11 @@ fn pidfd_info_eremote() -> Result {
         let child = Held::exiting_with(&call, 0)?;
         let pidfd = child.pidfd()?;
         info(pidfd, InfoMask::EXIT)?;
-        in_pid_namespace(|| foreign(pidfd, PollFlags::empty()))?;
+        namespace::as_init(|| foreign(pidfd, PollFlags::empty()))?;
         child.let_go()?;
         subject::see_off(&child)?;
         info(pidfd, InfoMask::EXIT)?;
-        in_pid_namespace(|| foreign(pidfd, PollFlags::POLLIN | PollFlags::POLLHUP))?;
+        namespace::as_init(|| foreign(pidfd, PollFlags::POLLIN | PollFlags::POLLHUP))?;
     }
     Ok(())
 }
@@ -50,12 +43,12 @@ fn foreign(pidfd: &Pidfd, events: PollFlags) -> Result {
 case! {
     /// The pid in PIDFD_GET_INFO is the number that the process has in the caller's namespace: the init of a pid
     /// namespace is 1 to itself and something else to its parent.
-    pidfd_info_nested_pid_numbers: Must, needs [PidfdInfo, SysAdmin],
+    pidfd_info_nested_pid_numbers: Must, needs [PidfdInfo, PidNamespace],
     source "pidfd_info(): pid_vnr(), task_tgid_vnr()",
 }
 fn pidfd_info_nested_pid_numbers() -> Result {
-    let gate = clone3_conformance::kit::Gate::new()?;
-    let inside = clone3_conformance::kit::Channel::<Result<(u32, u32)>>::new()?;
+    let gate = Gate::new()?;
+    let inside = Channel::<Result<(u32, u32)>>::new()?;
     let child = Clone3::fork().with(Flags::PIDFD | Flags::CLONE_NEWPID).spawn(|| {
         let own = Pidfd::open(1).and_then(|own| info(&own, InfoMask::empty()));
         let sent = inside.send(&own.map(|info| (info.pid, info.ppid)));

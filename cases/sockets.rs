@@ -2,10 +2,11 @@
 
 use std::mem::forget;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 
 use clone3_conformance::abi::{AUTOKILL_MARK, Flags, InfoMask};
 use clone3_conformance::case;
-use clone3_conformance::check::{self, Result};
+use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::{Clone3, park};
 use clone3_conformance::kit::{Channel, Gate, Tied, fdpass};
 use clone3_conformance::pidfd::Pidfd;
@@ -129,11 +130,19 @@ case! {
     source "fork(2): the child gets copies of the parent's descriptors; unix(7), SCM_RIGHTS",
 }
 fn autokill_scm_self_hold_trap() -> Result {
-    let (here, there) = fdpass::pair()?;
+    let alone_with_its_pidfd = |child: &mut Tied, (here, there): (UnixStream, UnixStream)| {
+        fdpass::send(&here, child.pidfd()?)?;
+        child.close()?;
+        drop((here, there));
+        Ok::<_, Failure>(())
+    };
+    let mut control = Tied::new()?;
+    alone_with_its_pidfd(&mut control, fdpass::pair()?)?;
+    control.dies("after the close of sockets that it did not inherit")?;
+
+    let sockets = fdpass::pair()?;
     let mut child = Tied::new()?;
-    fdpass::send(&here, child.pidfd()?)?;
-    child.close()?;
-    drop((here, there));
+    alone_with_its_pidfd(&mut child, sockets)?;
     child.lives("with its pidfd in flight in a socket of its own")?;
     child.clear_away()
 }
@@ -204,7 +213,7 @@ fn autokill_so_peerpidfd_plain() -> Result {
         fdpass::send(&theirs, &made_by_child)
     })?;
     let socket = fdpass::receive(&ours)?;
-    let peer = || Ok::<_, check::Failure>(Pidfd::from(getsockopt(&socket, sockopt::PeerPidfd)?));
+    let peer = || Ok::<_, Failure>(Pidfd::from(getsockopt(&socket, sockopt::PeerPidfd)?));
     let first = peer()?;
     check::equal("pid of the peer's pidfd", first.info(InfoMask::PID)?.pid, child.pid() as u32)?;
     check::equal("mark of an auto-kill pidfd in F_GETFL", first.status_flags()? & AUTOKILL_MARK, 0)?;

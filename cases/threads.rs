@@ -21,6 +21,7 @@ fn is_not_over(child: &Child) -> Result {
     check::equal("waitid(WEXITED|WNOHANG|__WALL)", alive, Ok(None))?;
     check::equal("kill(pid, 0)", nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None), Ok(()))?;
     let info = check::succeeds("PIDFD_GET_INFO(EXIT)", pidfd.info(InfoMask::EXIT))?;
+    check::equal("the pid in PIDFD_GET_INFO", info.tgid as i32, pid)?;
     check::holds(
         !info.given().contains(InfoMask::EXIT),
         format_args!("PIDFD_GET_INFO(EXIT): expected no EXIT bit yet, got mask {}", info.given()),
@@ -52,6 +53,27 @@ fn autoreap_leader_exits_first() -> Result {
     is_not_over(&child)?;
     child.let_go()?;
     is_gone_with(&child, Status::exited(22))
+}
+
+case! {
+    /// The exec of a thread other than the leader ends neither the auto-reaped process nor its being
+    /// auto-reaped: pid and pidfd stay, and its end leaves neither a zombie nor a SIGCHLD.
+    autoreap_exec_by_nonleader: Must, needs [Autoreap, ExitInfo],
+    source "execve(2), on threads; fs/exec.c de_thread(); commit \"clone: add CLONE_AUTOREAP\"",
+}
+fn autoreap_exec_by_nonleader() -> Result {
+    sigchld::block()?;
+    let ordinary = Held::execed_by_thread(&Clone3::new(Flags::PIDFD), 66)?;
+    is_not_over(&ordinary)?;
+    ordinary.let_go()?;
+    wait::reap_expecting(ordinary.pid(), Status::exited(66))?;
+    sigchld::pending_for(ordinary.pid(), libc::CLD_EXITED)?;
+
+    let child = Held::execed_by_thread(&Clone3::new(Flags::REAPED), 66)?;
+    is_not_over(&child)?;
+    child.let_go()?;
+    is_gone_with(&child, Status::exited(66))?;
+    sigchld::none_pending()
 }
 
 /// What the last thread of a process does, and the status of the process then.

@@ -253,6 +253,25 @@ impl Pidfd {
         Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
     }
 
+    /// `process_madvise(2)` about no memory at all.
+    pub fn madvise_nothing(&self) -> std::result::Result<(), Errno> {
+        let none: *const libc::iovec = std::ptr::null();
+        // SAFETY: an array of no elements is not read.
+        let done = unsafe {
+            libc::syscall(libc::SYS_process_madvise, self.as_raw_fd(), none, 0, libc::MADV_COLD, 0)
+        };
+        Errno::result(done).map(drop)
+    }
+
+    /// `PIDFD_GET_PID_NAMESPACE`.
+    pub fn pid_namespace(&self) -> std::result::Result<OwnedFd, Errno> {
+        let request = u32::from(abi::PIDFS_IOCTL_MAGIC) << 8 | 5;
+        // SAFETY: the request takes no pointer.
+        let fd = Errno::result(unsafe { libc::ioctl(self.as_raw_fd(), request as libc::Ioctl, 0) })?;
+        // SAFETY: the kernel just made this descriptor, and nobody else owns it.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    }
+
     /// `F_GETFL`: the file status flags.
     pub fn status_flags(&self) -> Result<i32> {
         Ok(nix::fcntl::fcntl(self, nix::fcntl::FcntlArg::F_GETFL)?)
@@ -260,8 +279,7 @@ impl Pidfd {
 
     /// The `Pid:` line of `/proc/self/fdinfo`: 0 in a foreign namespace, -1 once the process is gone.
     pub fn pid_in_fdinfo(&self) -> Option<i32> {
-        let text = fdinfo(self.as_raw_fd()).ok()?;
-        text.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok())
+        pid_in_fdinfo(self.as_raw_fd())
     }
 }
 
@@ -285,6 +303,12 @@ impl std::fmt::Display for Pidfd {
 /// `/proc/self/fdinfo/FD`.
 pub fn fdinfo(fd: i32) -> io::Result<String> {
     std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}"))
+}
+
+/// As [`Pidfd::pid_in_fdinfo`], of the descriptor with this number; `None` if that is no pidfd.
+pub fn pid_in_fdinfo(fd: i32) -> Option<i32> {
+    let text = fdinfo(fd).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok())
 }
 
 /// How the kernel refused exit information, for messages.

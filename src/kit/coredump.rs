@@ -117,13 +117,17 @@ impl Server {
         }
     }
 
-    /// As [`Server::accept`], for a process that must dump core; takes the whole dump.
+    /// As [`Server::accept`], for a process that must dump core.
+    #[track_caller]
+    pub fn begin_dump_of(&self, process: &Pidfd) -> Result<Dump> {
+        let nothing = || Failure::fail("the child ended without dumping core, where the control did");
+        self.accept(process)?.ok_or_else(nothing)
+    }
+
+    /// As [`Server::begin_dump_of`]; takes the whole dump.
     #[track_caller]
     pub fn take_dump_of(&self, process: &Pidfd) -> Result {
-        match self.accept(process)? {
-            Some(dump) => dump.take(),
-            None => Err(Failure::fail("the child ended without dumping core, where the control did")),
-        }
+        self.begin_dump_of(process)?.take()
     }
 
     /// Blocks until there is a connection or `process` has ended, which it answers.

@@ -3,7 +3,7 @@
 use std::ops::{Deref, DerefMut};
 
 use crate::check::Result;
-use crate::clone3::{Child, Clone3};
+use crate::clone3::{Child, Clone3, exit_now, park};
 use crate::kit::helper::Command;
 use crate::kit::{Channel, Gate};
 
@@ -45,6 +45,26 @@ impl Held {
             gate.wait();
             body()
         })?;
+        Ok(Held { child, gate })
+    }
+
+    /// As [`Held::execed`], for a child that execs from a second thread while its leader lives.
+    #[track_caller]
+    pub fn execed_by_thread(call: &Clone3, code: i32) -> Result<Held> {
+        let (gate, ready) = (Gate::new()?, Channel::<Result>::new()?);
+        let hold = Command::new("hold", &[])?.with_fd(&ready.sending_end()?);
+        let hold = hold.with_fd(&gate.waiting_end()).number(code);
+        let child = call.spawn(|| {
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    // Nobody is there to be told of an error.
+                    let _ = ready.send(&Err(hold.exec()));
+                    exit_now(98)
+                });
+                park()
+            })
+        })?;
+        ready.recv()??;
         Ok(Held { child, gate })
     }
 

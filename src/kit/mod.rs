@@ -1,13 +1,16 @@
 //! Shared set-up of the cases: each piece is one race-free way to do one thing.
 
 pub mod actor;
+pub mod blocked;
 pub mod cgroup;
 pub mod channel;
 pub mod compat;
 pub mod core_pattern;
 pub mod coredump;
 pub mod crash;
+pub mod disposition;
 pub mod echo;
+pub mod epoll;
 pub mod fdpass;
 pub mod fds;
 pub mod gate;
@@ -17,6 +20,7 @@ pub mod helper;
 pub mod holder;
 pub mod legacy;
 pub mod limits;
+pub mod meeting;
 pub mod namespace;
 pub mod orphan;
 pub mod privilege;
@@ -31,8 +35,11 @@ pub mod threads;
 pub mod tied;
 pub mod tracer;
 pub mod uring;
+pub mod userfault;
+pub mod wait_call;
 
 pub use actor::Actor;
+pub use blocked::Blocked;
 pub use cgroup::Cgroup;
 pub use channel::Channel;
 pub use echo::Echo;
@@ -41,3 +48,4 @@ pub use held::Held;
 pub use holder::{End, Holder};
 pub use orphan::Orphan;
 pub use tied::Tied;
+pub use wait_call::{Found, WaitCall};

@@ -31,6 +31,14 @@ impl Tied {
         Tied::by(&Clone3::new(Flags::KILLED_NNP))
     }
 
+    /// The control of what must *not* kill: the last close of an auto-kill pidfd does.
+    #[track_caller]
+    pub fn control() -> Result {
+        let mut child = Tied::new()?;
+        child.close()?;
+        child.dies("control: after the last close of its pidfd")
+    }
+
     /// A child made by this call.
     #[track_caller]
     pub fn by(call: &Clone3) -> Result<Tied> {
@@ -77,6 +85,14 @@ impl Tied {
         let tied = Tied { pid, pidfd: None, line, observer: Pidfd::open(pid)? };
         tied.lives("with the one reference in the process that made it")?;
         Ok((holder, fd, tied))
+    }
+
+    /// A child that somebody else made, who holds the references to its pidfd.
+    #[track_caller]
+    pub fn met(pid: i32, observer: Pidfd, line: Line) -> Result<Tied> {
+        let tied = Tied { pid, pidfd: None, line, observer };
+        tied.lives("before anything was done")?;
+        Ok(tied)
     }
 
     /// Its pid.

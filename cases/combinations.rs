@@ -1,0 +1,219 @@
+//! CLONE_AUTOREAP together with the other flags and fields of clone3.
+
+use std::os::fd::OwnedFd;
+use std::sync::OnceLock;
+
+use clone3_conformance::abi::{Flags, InfoMask};
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Context as _, Failure, Result};
+use clone3_conformance::clone3::{Child, Clone3, Stack};
+use clone3_conformance::kit::disposition::{self, Disposition};
+use clone3_conformance::kit::process::child_reporting;
+use clone3_conformance::kit::{Cgroup, Held, namespace};
+use clone3_conformance::note;
+use clone3_conformance::wait::{self, Event, Status};
+use nix::errno::Errno;
+use nix::sys::signal::Signal;
+use rustix::pipe::{PipeFlags, pipe_with};
+
+const CODE: i32 = 33;
+
+/// What the children here do, unless they do something of their own: they exit.
+extern "C" fn leave(_: usize) -> i32 {
+    CODE
+}
+
+/// Starts a child that runs `entry`, on a stack of its own if it shares memory.
+#[track_caller]
+fn start(call: &Clone3, entry: extern "C" fn(usize) -> i32) -> Result<Child> {
+    if call.flags().contains(Flags::CLONE_VM) {
+        call.spawn_on(&Stack::new()?, entry, 0)
+    } else {
+        call.spawn(|| entry(0))
+    }
+}
+
+#[track_caller]
+fn vanishes(child: &Child) -> Result {
+    child.pidfd()?.reaped_with(Status::exited(CODE))?;
+    wait::no_child(child.pid())?;
+    wait::pid_is_free(child.pid())
+}
+
+/// A child with these flags and CLONE_AUTOREAP is gone without a wait; with the flags alone it is a zombie.
+#[track_caller]
+fn auto_reaping_works_with(flags: Flags) -> Result {
+    let ordinary = start(&Clone3::new(flags | Flags::PIDFD), leave)?;
+    let zombie = wait::find_zombie(ordinary.pid())?;
+    check::equal("control without CLONE_AUTOREAP", zombie, Event::exited(ordinary.pid(), CODE))?;
+    ordinary.reap_expecting(Status::exited(CODE))?;
+    vanishes(&start(&Clone3::new(flags | Flags::REAPED), leave)?)
+}
+
+case! {
+    /// CLONE_AUTOREAP works for a child that shares memory, signal handlers, descriptors, directories, I/O
+    /// context or semaphore undo with its creator.
+    autoreap_with_vm_sighand_files_fs: Must, needs [Autoreap, ExitInfo],
+    source "commit \"clone: add CLONE_AUTOREAP\", which names the flags it excludes; clone(2)",
+}
+fn autoreap_with_vm_sighand_files_fs() -> Result {
+    for shared in [
+        Flags::CLONE_VM,
+        Flags::CLONE_VM | Flags::CLONE_SIGHAND,
+        Flags::CLONE_FILES,
+        Flags::CLONE_FS,
+        Flags::CLONE_IO,
+        Flags::CLONE_SYSVSEM,
+    ] {
+        auto_reaping_works_with(shared).context(shared)?;
+    }
+    Ok(())
+}
+
+/// Where a child that holds up its creator says that it ran.
+static SAID: OnceLock<OwnedFd> = OnceLock::new();
+
+/// Lets others run as often as they like, and then says that it ran.
+extern "C" fn dawdle_and_say_so(_: usize) -> i32 {
+    for _ in 0..100 {
+        rustix::thread::sched_yield();
+    }
+    let said = SAID.get().is_some_and(|pipe| rustix::io::write(pipe, b"r") == Ok(1));
+    if said { CODE } else { 98 }
+}
+
+case! {
+    /// With CLONE_VFORK the creator of an auto-reaped child goes on when the child exits, or execs, and not
+    /// before; the child is auto-reaped all the same.
+    autoreap_with_vfork: Must, needs [Autoreap, ExitInfo],
+    source "clone(2), CLONE_VFORK; kernel/fork.c kernel_clone()",
+}
+fn autoreap_with_vfork() -> Result {
+    let (hears, said) = pipe_with(PipeFlags::CLOEXEC)?;
+    SAID.get_or_init(|| said);
+    for flags in [Flags::CLONE_VFORK, Flags::CLONE_VFORK | Flags::CLONE_VM] {
+        let child = start(&Clone3::new(flags | Flags::REAPED), dawdle_and_say_so)?;
+        let heard = rustix::io::ioctl_fionread(&hears)?;
+        check::equal(format_args!("bytes from the child with {flags} when clone3 returned"), heard, 1)?;
+        rustix::io::read(&hears, &mut [0_u8; 1])?;
+        vanishes(&child).context(flags)?;
+    }
+    // Held at its gate when clone3 has returned, so it is the exec that let its creator go on.
+    let execed = Held::execed(&Clone3::new(Flags::REAPED | Flags::CLONE_VFORK), CODE)?;
+    execed.let_go()?;
+    vanishes(&execed)
+}
+
+case! {
+    /// CLONE_CLEAR_SIGHAND resets the signals that the creator of an auto-reaped child catches, and leaves
+    /// alone those that it ignores; without it the child inherits both.
+    autoreap_with_clear_sighand: Must, needs [Autoreap, ExitInfo],
+    source "clone(2), CLONE_CLEAR_SIGHAND; kernel/fork.c copy_sighand()",
+}
+fn autoreap_with_clear_sighand() -> Result {
+    use Disposition::{Caught, Default, Ignored};
+    disposition::set(Signal::SIGUSR1, Caught)?;
+    disposition::set(Signal::SIGUSR2, Ignored)?;
+    for (flag, expected) in
+        [(Flags::empty(), (Caught, Ignored)), (Flags::CLONE_CLEAR_SIGHAND, (Default, Ignored))]
+    {
+        let call = Clone3::new(Flags::REAPED | flag);
+        let (child, found) = child_reporting(&call, || {
+            Ok((disposition::of(Signal::SIGUSR1)?, disposition::of(Signal::SIGUSR2)?))
+        })?;
+        check::equal(format_args!("what a child of {call} does with SIGUSR1, SIGUSR2"), found, expected)?;
+        child.pidfd()?.reaped_with(Status::exited(0))?;
+        wait::no_child(child.pid())?;
+    }
+    Ok(())
+}
+
+case! {
+    /// CLONE_AUTOREAP works for a child in new namespaces of each kind: where the kernel makes the namespace
+    /// it auto-reaps the child, and where it does not it gives the same error as without CLONE_AUTOREAP.
+    autoreap_with_namespaces: Must, needs [Autoreap, ExitInfo, SysAdmin],
+    source "commit \"clone: add CLONE_AUTOREAP\", which names the flags it excludes; namespaces(7)",
+}
+fn autoreap_with_namespaces() -> Result {
+    let mut made = 0;
+    for new in [
+        Flags::CLONE_NEWNS,
+        Flags::CLONE_NEWPID,
+        Flags::CLONE_NEWUSER,
+        Flags::CLONE_NEWUSER | Flags::CLONE_NEWPID,
+        Flags::CLONE_NEWNET,
+        Flags::CLONE_NEWTIME,
+        Flags::CLONE_NEWCGROUP,
+        Flags::CLONE_NEWUTS | Flags::CLONE_NEWIPC,
+        Flags::CLONE_EMPTY_MNTNS,
+    ] {
+        match Clone3::new(new).try_spawn(|| 0) {
+            Ok(child) => {
+                child.reap_expecting(Status::exited(0)).context("control")?;
+                auto_reaping_works_with(new).context(new)?;
+                made += 1;
+            }
+            // Not in this kernel's configuration, or not allowed here.
+            Err(errno) => Clone3::new(new | Flags::REAPED).refused(errno)?,
+        }
+    }
+    note!("{made} kinds of namespaces were made");
+    if made == 0 { Err(Failure::blocked("no kind of namespace can be made")) } else { Ok(()) }
+}
+
+case! {
+    /// An auto-reaped child starts in the cgroup given with CLONE_INTO_CGROUP, and its exit information keeps
+    /// the id of the cgroup in which it ended, also when the child was moved and when the cgroup is removed.
+    autoreap_with_into_cgroup: Must, needs [Autoreap, ExitInfo, Cgroup2],
+    source "clone(2), CLONE_INTO_CGROUP; fs/pidfs.c pidfs_exit(); PIDFD_INFO_CGROUPID",
+}
+fn autoreap_with_into_cgroup() -> Result {
+    let (first, second) = (Cgroup::create(&[])?, Cgroup::create(&[])?);
+    let (first_id, second_id) = (first.id()?, second.id()?);
+    let call = Clone3::new(Flags::REAPED).into_cgroup(first.dir());
+    let (stays, moves) = (Held::exiting_with(&call, CODE)?, Held::exiting_with(&call, CODE)?);
+    let members = format!("{}\n{}\n", stays.pid(), moves.pid());
+    check::equal("cgroup.procs", first.read("cgroup.procs")?, members)?;
+    second.admit(moves.pid())?;
+    check::equal("the child that stays", cgroup_of(&stays)?, first_id)?;
+    check::equal("the child that was moved", cgroup_of(&moves)?, second_id)?;
+    for child in [&stays, &moves] {
+        child.let_go()?;
+        vanishes(child)?;
+    }
+    first.remove()?;
+    second.remove()?;
+    check::equal("the child that stayed, dead and its cgroup removed", cgroup_of(&stays)?, first_id)?;
+    check::equal("the child that was moved, dead and its cgroup removed", cgroup_of(&moves)?, second_id)
+}
+
+/// The cgroup that PIDFD_GET_INFO gives for a child.
+#[track_caller]
+fn cgroup_of(child: &Child) -> Result<u64> {
+    let request = InfoMask::CGROUPID | InfoMask::EXIT;
+    let info = check::succeeds("PIDFD_GET_INFO(CGROUPID, EXIT)", child.pidfd()?.info(request))?;
+    check::equal("the CGROUPID bit", info.given().contains(InfoMask::CGROUPID), true)?;
+    Ok(info.cgroupid)
+}
+
+case! {
+    /// An auto-reaped child gets the pid asked for with set_tid; while it lives nobody else does, and
+    /// afterwards it is free again at once.
+    autoreap_with_set_tid: Must, needs [Autoreap, ExitInfo, PidNamespace],
+    source "clone(2), set_tid; commit \"clone: add CLONE_AUTOREAP\"",
+}
+fn autoreap_with_set_tid() -> Result {
+    const WANTED: i32 = 4242;
+    // In a pid namespace of its own nobody else can have taken that pid.
+    namespace::as_init(|| {
+        let call = Clone3::new(Flags::REAPED).set_tid(&[WANTED]);
+        for _ in 0..2 {
+            let child = Held::exiting_with(&call, CODE)?;
+            check::equal("the child's pid", child.pid(), WANTED)?;
+            call.refused(Errno::EEXIST)?;
+            child.let_go()?;
+            vanishes(&child)?;
+        }
+        Ok(())
+    })
+}

@@ -1,0 +1,198 @@
+//! CLONE_PIDFD_AUTOKILL: who dies with the child, and who does not.
+
+use clone3_conformance::abi::Flags;
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Result};
+use clone3_conformance::clone3::{Child, Clone3, park};
+use clone3_conformance::kit::disposition::{self, Disposition};
+use clone3_conformance::kit::fds::close_copy;
+use clone3_conformance::kit::meeting::parent_and_child;
+use clone3_conformance::kit::process::apart;
+use clone3_conformance::kit::{Channel, Gate, Tied, fdpass, orphan};
+use clone3_conformance::pidfd::Pidfd;
+use clone3_conformance::wait::{self, Status};
+use nix::sched::{CloneFlags, setns};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::os::fd::AsRawFd;
+
+const SIGKILLED: Status = Status::killed(Signal::SIGKILL);
+
+/// An auto-kill child, and a child of its own made by `call`, which answers pings.
+fn with_child(call: &Clone3) -> Result<(Child, Tied)> {
+    parent_and_child(&Clone3::new(Flags::KILLED_NNP), |meeting| call.spawn(|| meeting.attend()))
+}
+
+/// Kills an ordinary process that has come to be a child of the case, and reaps it.
+fn kill_and_reap(adopted: &Tied) -> Result {
+    check::succeeds("pidfd_send_signal(SIGKILL)", adopted.observer().send_signal(Signal::SIGKILL))?;
+    wait::reap_expecting(adopted.pid(), SIGKILLED)
+}
+
+case! {
+    /// Only the process itself dies: its children, ordinary or auto-reaped, live on and become children of the
+    /// next subreaper.
+    autokill_grandchildren_survive: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "pull request vfs-7.1-rc1.pidfs; LKML, Jann Horn and Christian Brauner 2026-02-18 (killing a whole tree is future work)",
+}
+fn autokill_grandchildren_survive() -> Result {
+    for call in [Clone3::fork(), Clone3::new(Flags::AUTOREAP)] {
+        let (mut child, grandchild) = with_child(&call)?;
+        let observer = child.observe()?;
+        child.close_pidfd()?;
+        observer.reaped_with(SIGKILLED)?;
+        grandchild.lives("after the death of its auto-kill parent")?;
+        let parent = orphan::parent_of(grandchild.observer())?;
+        check::equal("the grandchild's parent", parent, std::process::id() as i32)?;
+        if call.flags().contains(Flags::AUTOREAP) {
+            grandchild.clear_away()?;
+        } else {
+            kill_and_reap(&grandchild)?;
+        }
+    }
+    Ok(())
+}
+
+case! {
+    /// A grandchild that asked for a signal at its parent's death gets it when that parent is auto-killed.
+    autokill_grandchild_pdeathsig: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "PR_SET_PDEATHSIG(2const); forget_original_parent()",
+}
+fn autokill_grandchild_pdeathsig() -> Result {
+    for asks in [false, true] {
+        let (mut child, grandchild) = parent_and_child(&Clone3::new(Flags::KILLED_NNP), |meeting| {
+            Clone3::new(Flags::AUTOREAP).spawn(|| {
+                let signal = asks.then_some(rustix::process::Signal::KILL);
+                match rustix::process::set_parent_process_death_signal(signal) {
+                    Ok(()) => meeting.attend(),
+                    Err(_) => 98,
+                }
+            })
+        })?;
+        let observer = child.observe()?;
+        child.close_pidfd()?;
+        observer.reaped_with(SIGKILLED)?;
+        if asks {
+            grandchild.dies("after the death of its auto-kill parent, at which it asked for SIGKILL")?;
+        } else {
+            grandchild
+                .lives("after the death of its auto-kill parent (control, without PR_SET_PDEATHSIG)")?;
+            grandchild.clear_away()?;
+        }
+    }
+    Ok(())
+}
+
+case! {
+    /// A child that holds the pidfd of an auto-kill child of its own takes it along: one close kills both.
+    autokill_cascade: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"when the last reference … is closed\"); exit_files()",
+}
+fn autokill_cascade() -> Result {
+    let (mut child, grandchild) = with_child(&Clone3::new(Flags::KILLED_NNP))?;
+    let observer = child.observe()?;
+    child.close_pidfd()?;
+    observer.reaped_with(SIGKILLED)?;
+    grandchild.dies_in_time("after the death of its auto-kill parent, its only holder")
+}
+
+case! {
+    /// The property is not inherited: a child that an auto-kill child makes is tied neither to the close that
+    /// kills its parent nor to a pidfd of its own.
+    autokill_not_inherited: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; the flag is the pidfd file's, not the process's",
+}
+fn autokill_not_inherited() -> Result {
+    let closed = Gate::new()?;
+    let (mut child, grandchild) = parent_and_child(&Clone3::new(Flags::KILLED_NNP), |meeting| {
+        let mut grandchild = Clone3::fork().with(Flags::PIDFD).spawn(|| meeting.attend())?;
+        grandchild.close_pidfd()?;
+        closed.open()?;
+        Ok(grandchild)
+    })?;
+    closed.wait();
+    grandchild.lives("after the last close of its own pidfd, by its auto-kill parent")?;
+    let observer = child.observe()?;
+    child.close_pidfd()?;
+    observer.reaped_with(SIGKILLED)?;
+    grandchild.lives("after the death of its auto-kill parent")?;
+    kill_and_reap(&grandchild)
+}
+
+case! {
+    /// The init of a pid namespace dies as any other child, though it ignores every signal, and its namespace
+    /// dies with it.
+    autokill_pidns_init_child: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, PidNamespace],
+    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; pid_namespaces(7)",
+}
+fn autokill_pidns_init_child() -> Result {
+    let (ours, theirs) = fdpass::pair()?;
+    let mut init = Tied::prepared(&Clone3::new(Flags::KILLED_NNP | Flags::CLONE_NEWPID), || {
+        disposition::set_all(Disposition::Ignored);
+        let member = Clone3::fork().with(Flags::PIDFD).spawn(park)?;
+        fdpass::send(&theirs, member.pidfd()?)
+    })?;
+    let member = Pidfd::from(fdpass::receive(&ours)?);
+    check::succeeds("pidfd_send_signal(SIGTERM)", init.observer().send_signal(Signal::SIGTERM))?;
+    init.lives("after a SIGTERM that it ignores")?;
+    init.close()?;
+    init.dies("after the last close of its pidfd")?;
+    member.reaped_with(SIGKILLED)
+}
+
+/// Inside a pid namespace: the init cannot be killed, by kill or by pidfd. Both say success.
+fn init_is_immune(pidfd: &Pidfd) -> Result {
+    check::succeeds("kill(1, SIGKILL) from inside", kill(Pid::from_raw(1), Signal::SIGKILL))?;
+    check::succeeds("pidfd_send_signal(SIGKILL) from inside", pidfd.send_signal(Signal::SIGKILL))
+}
+
+case! {
+    /// The init of a pid namespace dies also when the last close happens inside that namespace, by init itself or
+    /// by another member, where SIGKILL to it is otherwise ignored.
+    autokill_pidns_init_killed_from_inside: Is, needs [Autoreap, Nnp, Autokill, ExitInfo, PidNamespace],
+    source "pidfs_file_release(): SEND_SIG_PRIV overrides SIGNAL_UNKILLABLE; pid_namespaces(7)",
+}
+fn autokill_pidns_init_killed_from_inside() -> Result {
+    apart(closed_by_a_member)?;
+    closed_by_init()
+}
+
+/// In a process of its own: what it forks from here on is in the namespace.
+fn closed_by_a_member() -> Result {
+    let (gate, report) = (Gate::new()?, Channel::<Result>::new()?);
+    let mut init = Tied::by(&Clone3::new(Flags::KILLED_NNP | Flags::CLONE_NEWPID))?;
+    setns(init.pidfd()?, CloneFlags::CLONE_NEWPID)?;
+    let fd = init.pidfd()?.as_raw_fd();
+    let member = Clone3::fork().spawn(|| {
+        let _ = report.send(&init.pidfd().and_then(init_is_immune));
+        gate.wait();
+        let _ = close_copy(fd);
+        0
+    })?;
+    report.recv()??;
+    init.close()?;
+    init.lives("after SIGKILL from inside its pid namespace")?;
+    gate.open()?;
+    // However the member ended: init's death is not complete before the last member is reaped.
+    wait::reap(member.pid())?;
+    init.dies("after the last close of its pidfd, inside its pid namespace")
+}
+
+fn closed_by_init() -> Result {
+    let (gate, report, (ours, theirs)) = (Gate::new()?, Channel::<Result>::new()?, fdpass::pair()?);
+    let mut init = Clone3::new(Flags::KILLED_NNP | Flags::CLONE_NEWPID).spawn(|| {
+        let Ok(own) = fdpass::receive(&theirs).map(Pidfd::from) else { return 98 };
+        let _ = report.send(&init_is_immune(&own));
+        gate.wait();
+        drop(own);
+        0
+    })?;
+    let observer = init.observe()?;
+    fdpass::send(&ours, init.pidfd()?)?;
+    init.close_pidfd()?;
+    // Sent by a process that has just sent itself SIGKILL.
+    report.recv()??;
+    gate.open()?;
+    observer.reaped_with(SIGKILLED)?;
+    wait::no_child(init.pid())
+}

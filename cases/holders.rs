@@ -1,0 +1,161 @@
+//! CLONE_PIDFD_AUTOKILL: what becomes of the child when the process that holds its pidfd ends.
+
+use clone3_conformance::abi::Flags;
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Result};
+use clone3_conformance::clone3::{Clone3, exit_thread, lowest_free_fd, park};
+use clone3_conformance::kit::fds::close_copy;
+use clone3_conformance::kit::meeting::{Meeting, parent_and_child};
+use clone3_conformance::kit::{Echo, End, Holder, Orphan, Tied, channel, sigchld, threads};
+use clone3_conformance::pidfd::{Pidfd, pid_in_fdinfo};
+use clone3_conformance::wait::{self, Status};
+use nix::poll::PollFlags;
+use nix::sys::signal::Signal;
+
+const SIGKILLED: Status = Status::killed(Signal::SIGKILL);
+
+case! {
+    /// The child dies when the only process that holds its pidfd dies, however that comes about: by _exit, by a
+    /// thread's exit_group, by abort, by SIGSEGV, by SIGKILL. It is dead when that process can be waited for.
+    autokill_holder_sigkill_sigsegv_abort_exit: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "pull request vfs-7.1-rc1.pidfs (\"the child must die if the parent crashes\")",
+}
+fn autokill_holder_sigkill_sigsegv_abort_exit() -> Result {
+    for end in End::ALL {
+        let (holder, _, child) = Tied::elsewhere()?;
+        holder.end(end)?;
+        child.dies(&format!("after its only holder ended: {end:?}"))?;
+    }
+    Ok(())
+}
+
+case! {
+    /// A hundred children die with their parent. Each but the last has its pidfd inherited by its younger
+    /// siblings, whose deaths let go of it in turn.
+    autokill_100_children_parent_killed: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "pull request vfs-7.1-rc1.pidfs (\"the child must die if the parent crashes\")",
+}
+fn autokill_100_children_parent_killed() -> Result {
+    let (parent, pids) = Holder::running(|| {
+        let mut pids = Vec::new();
+        for _ in 0..100 {
+            let mut child = Clone3::new(Flags::KILLED_NNP).spawn(park)?;
+            std::mem::forget(child.take_pidfd()?);
+            pids.push(child.pid());
+        }
+        Ok(pids)
+    })?;
+    let observers = pids.iter().map(|pid| Pidfd::open(*pid)).collect::<Result<Vec<_>>>()?;
+    for child in &observers {
+        check::equal("poll while the parent lives", child.poll_now(PollFlags::POLLIN)?, PollFlags::empty())?;
+    }
+    parent.end(End::Killed)?;
+    observers.iter().try_for_each(|child| child.reaped_with(SIGKILLED))?;
+    wait::no_children()
+}
+
+case! {
+    /// The exit of the holder's leader thread alone lets go of nothing: the child lives until the holder's last
+    /// thread is gone.
+    autokill_holder_leader_thread_exit: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Proc],
+    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"when the last reference … is closed\"); files_struct is shared by all threads",
+}
+fn autokill_holder_leader_thread_exit() -> Result {
+    let meeting = Meeting::arrange()?;
+    let holder = Clone3::fork().spawn(|| {
+        let _child = Clone3::new(Flags::KILLED_NNP).spawn(|| meeting.attend());
+        std::thread::scope(|scope| {
+            scope.spawn(park);
+            exit_thread(0)
+        })
+    })?;
+    let child = meeting.meet()?;
+    threads::wait_for_dead_leader(holder.pid())?;
+    child.lives("after the holder's leader thread ended and another lives")?;
+    holder.kill(Signal::SIGKILL)?;
+    holder.reap_expecting(SIGKILLED)?;
+    child.dies("after the holder's last thread was killed")
+}
+
+case! {
+    /// The exit of the thread that created the child does not kill it, while PR_SET_PDEATHSIG, which goes by
+    /// that thread, does.
+    autokill_creating_thread_exit: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"ties the child's lifetime to the pidfd file\"); PR_SET_PDEATHSIG(2const)",
+}
+fn autokill_creating_thread_exit() -> Result {
+    let (mut child, control) = threads::in_a_thread(|| {
+        let control = Echo::prepared(&Clone3::new(Flags::REAPED), || {
+            let signal = Some(rustix::process::Signal::KILL);
+            Ok(rustix::process::set_parent_process_death_signal(signal)?)
+        })?;
+        Ok((Tied::new()?, control))
+    })?;
+    // Its death also says that the thread is gone, which a join does not.
+    control.pidfd()?.reaped_with(SIGKILLED)?;
+    child.lives("after the exit of the thread that created it")?;
+    child.close()?;
+    child.dies("after the last close of its pidfd")
+}
+
+case! {
+    /// A child whose creator ended after passing the pidfd on lives; the close by the process that got it kills
+    /// the child, which is reaped there without a zombie or a SIGCHLD.
+    autokill_creator_dead_fd_elsewhere: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"when the last reference … is closed\")",
+}
+fn autokill_creator_dead_fd_elsewhere() -> Result {
+    sigchld::block()?;
+    let meeting = Meeting::arrange()?;
+    let orphan = Orphan::left_by(|| Clone3::new(Flags::KILLED_NNP).spawn(|| meeting.attend()))?;
+    let child = meeting.meet()?;
+    child.lives("after its creator passed the pidfd on and ended")?;
+    orphan.pidfd.close()?;
+    child.dies("after the close by the process that the pidfd was passed to")?;
+    sigchld::none_pending()
+}
+
+case! {
+    /// With CLONE_VFORK the pidfd is there before the caller is suspended: another thread can close it, which
+    /// kills the child, and clone3 returns the child's pid.
+    autokill_vfork_fd_live_early: Is, needs [Autoreap, Nnp, Autokill, ExitInfo, Proc],
+    source "kernel_clone(): fd_install() in copy_process() precedes wait_for_vfork_done()",
+}
+fn autokill_vfork_fd_live_early() -> Result {
+    let (running, other) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    // Nothing else opens a file meanwhile, so this is where clone3 will put the pidfd.
+    let fd = lowest_free_fd()?;
+    std::thread::scope(|scope| {
+        let creator = scope.spawn(|| {
+            Clone3::new(Flags::KILLED_NNP | Flags::CLONE_VFORK).spawn(|| {
+                let _ = rustix::io::write(&other, b"r");
+                park()
+            })
+        });
+        channel::read_byte(&running)?;
+        let pid = pid_in_fdinfo(fd).unwrap_or(0);
+        let observer = Pidfd::open(pid)?;
+        check::equal("clone3 has returned while its child runs", creator.is_finished(), false)?;
+        close_copy(fd)?;
+        observer.reaped_with(SIGKILLED)?;
+        let mut child = threads::join(creator)?;
+        // Its number is closed already.
+        std::mem::forget(child.take_pidfd()?);
+        check::equal("what clone3(CLONE_VFORK) returned", child.pid(), pid)
+    })
+}
+
+case! {
+    /// Killing a process that CLONE_VFORK suspends until its child execs or exits kills the child.
+    autokill_vfork_parent_killed: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Proc],
+    source "pull request vfs-7.1-rc1.pidfs (\"the child must die if the parent crashes\"); wait_for_vfork_done() is killable",
+}
+fn autokill_vfork_parent_killed() -> Result {
+    let (parent, child) = parent_and_child(&Clone3::fork(), |meeting| {
+        Clone3::new(Flags::KILLED_NNP | Flags::CLONE_VFORK).spawn(|| meeting.attend())
+    })?;
+    threads::wait_until_process_is_blocked(parent.pid())?;
+    parent.kill(Signal::SIGKILL)?;
+    parent.reap_expecting(SIGKILLED)?;
+    child.dies("after the death of the parent that it suspended")
+}

@@ -1,0 +1,280 @@
+//! CLONE_PIDFD_AUTOKILL: the child dies whatever it is doing.
+
+use clone3_conformance::abi::Flags;
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Result};
+use clone3_conformance::clone3::{Child, Clone3, exit_thread, park};
+use clone3_conformance::kit::disposition::{self, Disposition};
+use clone3_conformance::kit::echo::{Line, Pulse};
+use clone3_conformance::kit::helper::Command;
+use clone3_conformance::kit::meeting::parent_and_child;
+use clone3_conformance::kit::userfault::Trap;
+use clone3_conformance::kit::{Cgroup, Channel, Echo, Gate, Tied, channel, echo, orphan, threads};
+use clone3_conformance::need::rounds;
+use clone3_conformance::wait::{self, Event, Status, Who};
+use nix::errno::Errno;
+use nix::sys::signal::{SigSet, Signal};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+const SIGKILLED: Status = Status::killed(Signal::SIGKILL);
+
+fn call() -> Clone3 {
+    Clone3::new(Flags::KILLED_NNP)
+}
+
+case! {
+    /// A child stopped by SIGSTOP dies of the last close of its pidfd, without being continued.
+    autokill_stopped_child: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; signal(7): SIGKILL ends stopped processes",
+}
+fn autokill_stopped_child() -> Result {
+    let mut child = Tied::new()?;
+    check::succeeds("pidfd_send_signal(SIGSTOP)", child.observer().send_signal(Signal::SIGSTOP))?;
+    let stopped = wait::waitid(Who::Pid(child.pid()), libc::WSTOPPED | libc::__WALL);
+    let event = Event { pid: child.pid(), code: libc::CLD_STOPPED, status: libc::SIGSTOP };
+    check::equal("waitid(WSTOPPED|__WALL)", stopped, Ok(Some(event)))?;
+    child.close()?;
+    child.dies("stopped, after the last close of its pidfd")
+}
+
+case! {
+    /// A child that blocks and ignores every signal, or catches every one, dies all the same; no handler runs.
+    autokill_signals_blocked_ignored: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; signal(7): SIGKILL cannot be caught, blocked or ignored",
+}
+fn autokill_signals_blocked_ignored() -> Result {
+    let mut deaf = Tied::prepared(&call(), || {
+        disposition::set_all(Disposition::Ignored);
+        Ok(SigSet::all().thread_block()?)
+    })?;
+    check::succeeds("pidfd_send_signal(SIGTERM)", deaf.observer().send_signal(Signal::SIGTERM))?;
+    deaf.lives("after a SIGTERM that it blocks and ignores")?;
+    deaf.close()?;
+    deaf.dies("with all signals blocked and ignored, after the last close of its pidfd")?;
+
+    let (caught, wire) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    let mut catcher = Tied::prepared(&call(), || {
+        disposition::report_all(&wire);
+        Ok(())
+    })?;
+    drop(wire);
+    check::succeeds("pidfd_send_signal(SIGTERM)", catcher.observer().send_signal(Signal::SIGTERM))?;
+    check::equal("control: the handler ran for SIGTERM", channel::read_byte(&caught)?, Some(b's'))?;
+    catcher.close()?;
+    catcher.dies("with all signals caught, after the last close of its pidfd")?;
+    check::equal("what a handler wrote when it was killed", channel::read_byte(&caught)?, None)
+}
+
+case! {
+    /// A child that makes no system call dies: the kill interrupts it in user mode.
+    autokill_busy_child: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; signal_wake_up()",
+}
+fn autokill_busy_child() -> Result {
+    let busy = Gate::new()?;
+    let mut child = call().spawn(|| {
+        let _ = busy.open();
+        loop {
+            std::hint::spin_loop();
+        }
+    })?;
+    let observer = child.observe()?;
+    busy.wait();
+    child.close_pidfd()?;
+    observer.reaped_with(SIGKILLED)
+}
+
+case! {
+    /// A child that vfork suspends dies, and dies alone: its own child lives on with a new parent.
+    autokill_child_in_vfork_wait: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Proc],
+    source "pull request vfs-7.1-rc1.pidfs; wait_for_vfork_done() is killable",
+}
+fn autokill_child_in_vfork_wait() -> Result {
+    let (mut child, grandchild) = parent_and_child(&call(), |meeting| {
+        Clone3::fork().with(Flags::CLONE_VFORK).spawn(|| meeting.attend())
+    })?;
+    let observer = child.observe()?;
+    threads::wait_until_process_is_blocked(child.pid())?;
+    child.close_pidfd()?;
+    observer.reaped_with(SIGKILLED)?;
+    grandchild.lives("after the death of the parent that it suspended")?;
+    let parent = orphan::parent_of(grandchild.observer())?;
+    check::equal("the grandchild's parent", parent, std::process::id() as i32)?;
+    check::succeeds("pidfd_send_signal(SIGKILL)", grandchild.observer().send_signal(Signal::SIGKILL))?;
+    wait::reap_expecting(grandchild.pid(), SIGKILLED)
+}
+
+case! {
+    /// A child blocked in a page fault that userfaultfd holds up dies, though nobody resolves the fault.
+    autokill_child_in_user_fault: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "pull request vfs-7.1-rc1.pidfs; handle_userfault() waits killably",
+}
+fn autokill_child_in_user_fault() -> Result {
+    let trap = Trap::lay()?;
+    let mut child = trap.catch(&call())?;
+    let observer = child.observe()?;
+    child.close_pidfd()?;
+    observer.reaped_with(SIGKILLED)?;
+    wait::no_child(child.pid())
+}
+
+case! {
+    /// A child in a frozen cgroup dies without being thawed.
+    autokill_frozen_child: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Cgroup2],
+    source "Documentation/admin-guide/cgroup-v2.rst (\"processes can be killed … frozen\"); commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"",
+}
+fn autokill_frozen_child() -> Result {
+    let cgroup = Cgroup::create(&[])?;
+    let mut child = Tied::by(&call().into_cgroup(cgroup.dir()))?;
+    cgroup.write("cgroup.freeze", "1")?;
+    cgroup.wait_for("frozen 1")?;
+    child.close()?;
+    child.dies("frozen, after the last close of its pidfd")?;
+    cgroup.remove()
+}
+
+case! {
+    /// A child for which no signal can be queued, its user's limit on pending signals being used up, dies: the
+    /// kill takes no place in the queue.
+    autokill_sigpending_limit: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; SEND_SIG_PRIV needs no sigqueue",
+}
+fn autokill_sigpending_limit() -> Result {
+    let mut child = Tied::prepared(&call(), || {
+        SigSet::all().thread_block()?;
+        check::succeeds("control: sigqueue before the limit", disposition::queue(libc::SIGRTMAX()))?;
+        let maximum = getrlimit(Resource::Sigpending).maximum;
+        setrlimit(Resource::Sigpending, Rlimit { current: Some(0), maximum })?;
+        check::refused("sigqueue at the limit", disposition::queue(libc::SIGRTMAX()), Errno::EAGAIN)
+    })?;
+    child.close()?;
+    child.dies("with its signal queue full, after the last close of its pidfd")
+}
+
+case! {
+    /// All threads of the child die.
+    autokill_multithreaded_child: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"the kernel sends SIGKILL to the child\"); PIDTYPE_TGID",
+}
+fn autokill_multithreaded_child() -> Result {
+    let started = Channel::<u32>::new()?;
+    let mut child = call().spawn(|| {
+        std::thread::scope(|scope| {
+            for number in 0..5 {
+                let started = &started;
+                scope.spawn(move || {
+                    let _ = started.send(&number);
+                    park()
+                });
+            }
+            park()
+        })
+    })?;
+    for _ in 0..5 {
+        started.recv()?;
+    }
+    let observer = child.observe()?;
+    child.close_pidfd()?;
+    observer.reaped_with(SIGKILLED)?;
+    check::equal("what the threads sent when they were killed", started.try_recv()?, None)?;
+    wait::no_child(child.pid())
+}
+
+case! {
+    /// A child whose leader thread has ended while another thread lives is killed, and its status is SIGKILL's.
+    autokill_leader_exited_child: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Proc],
+    source "pidfs_file_release(): pid_task(PIDTYPE_TGID); complete_signal() picks a live thread",
+}
+fn autokill_leader_exited_child() -> Result {
+    let mut child = threads::leaderless(&call(), 0, || exit_thread(1))?;
+    let observer = child.observe()?;
+    child.close_pidfd()?;
+    observer.reaped_with(SIGKILLED)?;
+    wait::no_child(child.pid())
+}
+
+case! {
+    /// exec in the child does not disarm its pidfd.
+    autokill_after_child_exec: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "LKML, Christian Brauner 2026-02-17 (\"kill-on-close contract cannot be flaunted\")",
+}
+fn autokill_after_child_exec() -> Result {
+    let mut child = Echo::execed(&call())?;
+    let observer = child.observe()?;
+    child.close_pidfd()?;
+    child.is_dead("after its exec and the last close of its pidfd")?;
+    observer.reaped_with(SIGKILLED)
+}
+
+/// A child in which a thread other than the leader waits at the gate and then execs an echoing program.
+fn about_to_exec(gate: &Gate) -> Result<(Child, Line)> {
+    let (line, echoer) = echo::line()?;
+    let (from, to) = echoer.into_fds();
+    let command = Command::new("echo", &[])?.with_fd(&from).with_fd(&to);
+    let ready = Gate::new()?;
+    let child = call().spawn(|| {
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let _ = ready.open();
+                gate.wait();
+                command.exec()
+            });
+            park()
+        })
+    })?;
+    ready.wait();
+    Ok((child, line))
+}
+
+case! {
+    /// exec by a thread other than the leader, which takes over the leader's pid, does not disarm the pidfd.
+    autokill_after_nonleader_exec: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "LKML, Christian Brauner 2026-02-17 (\"kill-on-close contract cannot be flaunted\"); de_thread()",
+}
+fn autokill_after_nonleader_exec() -> Result {
+    let gate = Gate::new()?;
+    let (mut child, line) = about_to_exec(&gate)?;
+    gate.open()?;
+    // Only the new program answers.
+    let execed = Tied::met(child.pid(), child.observe()?, line)?;
+    child.close_pidfd()?;
+    execed.dies("after a thread's exec and the last close of its pidfd")
+}
+
+case! {
+    /// The last close kills the child also while a thread other than its leader execs.
+    autokill_vs_nonleader_exec_race: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"the kernel sends SIGKILL\"); kill_pid_info_type() retries for this reason",
+    known_defect "7.1 to 7.3: pidfs_file_release() ignores ESRCH from do_send_sig_info(), so a kill that meets the change of leaders in de_thread() is lost and the child lives on, tied to nothing; rare",
+}
+fn autokill_vs_nonleader_exec_race() -> Result {
+    for round in 0..rounds(20) {
+        let gate = Gate::new()?;
+        let (mut child, line) = about_to_exec(&gate)?;
+        let observer = child.observe()?;
+        gate.open()?;
+        // Each round meets the exec at another moment.
+        for _ in 0..round * 500 {
+            std::hint::spin_loop();
+        }
+        child.close_pidfd()?;
+        // An answer could only come from a program that runs on after the close.
+        check::equal(format_args!("round {round}: the child"), line.ping()?, Pulse::Dead)?;
+        observer.reaped_with(SIGKILLED)?;
+    }
+    Ok(())
+}
+
+case! {
+    /// A child that began a session of its own, as daemons do, is killed as any other.
+    autokill_after_setsid_daemon: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; setsid(2)",
+}
+fn autokill_after_setsid_daemon() -> Result {
+    let mut child = Tied::prepared(&call(), || {
+        rustix::process::setsid()?;
+        Ok(())
+    })?;
+    child.close()?;
+    child.dies("in a session of its own, after the last close of its pidfd")
+}

@@ -1,0 +1,85 @@
+//! What a process does with a signal.
+
+use std::ffi::c_int;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use serde::{Deserialize, Serialize};
+
+use crate::check::Result;
+
+/// The disposition of a signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Disposition {
+    /// `SIG_DFL`.
+    Default,
+    /// `SIG_IGN`.
+    Ignored,
+    /// A handler.
+    Caught,
+}
+
+extern "C" fn do_nothing(_: c_int) {}
+
+/// Sets the disposition of a signal; a handler set here does nothing.
+pub fn set(signal: Signal, disposition: Disposition) -> Result {
+    let handler = match disposition {
+        Disposition::Default => SigHandler::SigDfl,
+        Disposition::Ignored => SigHandler::SigIgn,
+        Disposition::Caught => SigHandler::Handler(do_nothing),
+    };
+    let action = SigAction::new(handler, SaFlags::empty(), SigSet::empty());
+    // SAFETY: the handler does nothing, which is safe at any moment.
+    unsafe { sigaction(signal, &action)? };
+    Ok(())
+}
+
+/// Sets the disposition of every signal that has one to choose.
+pub fn set_all(disposition: Disposition) {
+    for signal in Signal::iterator() {
+        // SIGKILL and SIGSTOP refuse.
+        let _ = set(signal, disposition);
+    }
+}
+
+static WIRE: AtomicI32 = AtomicI32::new(-1);
+
+/// Says that a signal was caught.
+extern "C" fn report(_: c_int) {
+    // SAFETY: the descriptor was handed over for this, and stays open until the process ends.
+    let wire = unsafe { BorrowedFd::borrow_raw(WIRE.load(Ordering::Relaxed)) };
+    // Nobody is there to be told of an error.
+    let _ = rustix::io::write(wire, b"s");
+}
+
+/// Catches every signal that can be caught; the handler writes a byte to `wire`, which must stay open.
+pub fn report_all(wire: &impl AsRawFd) {
+    WIRE.store(wire.as_raw_fd(), Ordering::Relaxed);
+    let action = SigAction::new(SigHandler::Handler(report), SaFlags::SA_RESTART, SigSet::empty());
+    for signal in Signal::iterator() {
+        // SAFETY: the handler makes one system call. SIGKILL and SIGSTOP refuse, as they must.
+        let _ = unsafe { sigaction(signal, &action) };
+    }
+}
+
+/// Sends the calling process a signal that takes a place in its queue, as `sigqueue(3)` does.
+pub fn queue(signal: c_int) -> std::result::Result<(), nix::errno::Errno> {
+    let value = libc::sigval { sival_ptr: std::ptr::null_mut() };
+    // SAFETY: the value is passed along and looked at by nobody.
+    nix::errno::Errno::result(unsafe { libc::sigqueue(libc::getpid(), signal, value) }).map(drop)
+}
+
+/// The disposition of a signal in the calling process.
+pub fn of(signal: Signal) -> Result<Disposition> {
+    // SAFETY: sigaction is plain data for which all zeroes is a valid value.
+    let mut found: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: a null new action changes nothing, and `found` is live.
+    let asked = unsafe { libc::sigaction(signal as c_int, std::ptr::null(), &mut found) };
+    nix::errno::Errno::result(asked)?;
+    Ok(match found.sa_sigaction {
+        libc::SIG_DFL => Disposition::Default,
+        libc::SIG_IGN => Disposition::Ignored,
+        _ => Disposition::Caught,
+    })
+}

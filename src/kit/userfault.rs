@@ -1,0 +1,95 @@
+//! A child that is blocked in a page fault which nobody resolves (userfaultfd(2)).
+
+use std::ffi::c_int;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, poll};
+use rustix::mm::{MapFlags, ProtFlags, UserfaultfdFlags, mmap_anonymous, userfaultfd};
+
+use crate::abi::Flags;
+use crate::check::{Failure, Result};
+use crate::clone3::{Child, Clone3, Stack};
+use crate::{note, sandbox};
+
+/// `struct uffdio_api` of linux/userfaultfd.h.
+#[repr(C)]
+struct Api {
+    api: u64,
+    features: u64,
+    ioctls: u64,
+}
+
+/// `struct uffdio_register` of the same file.
+#[repr(C)]
+struct Register {
+    start: u64,
+    len: u64,
+    mode: u64,
+    ioctls: u64,
+}
+
+const UFFD_API: u64 = 0xAA;
+/// `_IOWR(0xAA, 0x3F, struct uffdio_api)`
+const UFFDIO_API: libc::Ioctl = 0xC018_AA3F_u32 as libc::Ioctl;
+/// `_IOWR(0xAA, 0x00, struct uffdio_register)`
+const UFFDIO_REGISTER: libc::Ioctl = 0xC020_AA00_u32 as libc::Ioctl;
+const MODE_MISSING: u64 = 1;
+/// `UFFD_USER_MODE_ONLY` (Linux 5.11): what an ordinary user may ask for.
+const USER_MODE_ONLY: UserfaultfdFlags = UserfaultfdFlags::from_bits_retain(1);
+const PAGE: usize = 4096;
+
+/// A page that blocks whoever touches it.
+#[derive(Debug)]
+pub struct Trap {
+    uffd: OwnedFd,
+    page: usize,
+}
+
+impl Trap {
+    /// Lays one out.
+    ///
+    /// # Errors
+    /// `blocked` where the kernel has no userfaultfd, or does not let the caller have one.
+    pub fn lay() -> Result<Trap> {
+        // SAFETY: the descriptor is used for a mapping of this module's own and nothing else.
+        let uffd = unsafe { userfaultfd(UserfaultfdFlags::CLOEXEC | USER_MODE_ONLY) };
+        let uffd = uffd.map_err(|errno| {
+            let errno = Errno::from_raw(errno.raw_os_error());
+            Failure::blocked(format!("userfaultfd says {errno:?} (CONFIG_USERFAULTFD)"))
+        })?;
+        // SAFETY: a new anonymous mapping at an address of the kernel's choice aliases nothing.
+        let page = unsafe { mmap_anonymous(std::ptr::null_mut(), PAGE, ProtFlags::READ, MapFlags::PRIVATE)? }
+            as usize;
+        let mut api = Api { api: UFFD_API, features: 0, ioctls: 0 };
+        // SAFETY: `api` is the live structure that this request takes.
+        Errno::result(unsafe { libc::ioctl(uffd.as_raw_fd(), UFFDIO_API, &raw mut api) })?;
+        let mut register = Register { start: page as u64, len: PAGE as u64, mode: MODE_MISSING, ioctls: 0 };
+        // SAFETY: `register` is the live structure that this request takes; the page is of this module's own.
+        Errno::result(unsafe { libc::ioctl(uffd.as_raw_fd(), UFFDIO_REGISTER, &raw mut register) })?;
+        Ok(Trap { uffd, page })
+    }
+
+    /// A child made by `call`, with `CLONE_VM`, that walks into the trap and is blocked there on return.
+    #[track_caller]
+    pub fn catch(&self, call: &Clone3) -> Result<Child> {
+        let child = call.clone().with(Flags::CLONE_VM).spawn_on(&Stack::new()?, touch, self.page)?;
+        let mut fds = [PollFd::new(self.uffd.as_fd(), PollFlags::POLLIN)];
+        loop {
+            match poll(&mut fds, sandbox::time_left()) {
+                Ok(0) => return Err(Failure::broken("the child's page fault did not come to userfaultfd")),
+                Ok(_) => break,
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        note!("child {} is blocked in a page fault", child.pid());
+        Ok(child)
+    }
+}
+
+/// Reads a byte there. Runs in a child that shares this memory: no call, no allocation.
+extern "C" fn touch(page: usize) -> c_int {
+    // SAFETY: the page is mapped for reading, and is never unmapped.
+    unsafe { std::ptr::read_volatile(page as *const u8) }.into()
+}
