@@ -71,9 +71,7 @@ case! {
 }
 fn autokill_proc_reopen() -> Result {
     for (name, flags) in [(0, OFlag::O_RDONLY), (1, OFlag::O_RDWR)] {
-        neither_holds_nor_kills("a pidfd opened through /proc", |pidfd| {
-            Ok(reopen(&names(pidfd)[name], flags)?)
-        })?;
+        neither_holds_nor_kills("a pidfd opened through /proc", |pidfd| reopen(&names(pidfd)[name], flags))?;
     }
     Ok(())
 }
