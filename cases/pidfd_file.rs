@@ -47,7 +47,7 @@ case! {
     /// The auto-kill pidfd and one from pidfd_open have the same inode, but are two open files; a copy by dup is
     /// one with the original.
     autokill_same_inode: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
-    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"only the specific struct file returned by clone3()\")",
+    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"only the specific struct file from clone3() has this property\")",
 }
 fn autokill_same_inode() -> Result {
     let child = Tied::new()?;
@@ -107,7 +107,7 @@ case! {
     /// F_SETFL with O_TRUNC, the mark of an auto-kill pidfd, does not arm a plain pidfd: the flag is ignored, and
     /// the close does not kill.
     autokill_fcntl_cannot_arm: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
-    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"can only be done at task creation\"); fs/fcntl.c SETFL_MASK",
+    source "fs/fcntl.c SETFL_MASK; fs/pidfs.c pidfs_export_open() (\"only be done at task creation\")",
 }
 fn autokill_fcntl_cannot_arm() -> Result {
     Tied::control()?;

@@ -93,7 +93,7 @@ fn autokill_dup2_over_last_ref() -> Result {
 
 case! {
     /// A forked process's copy of the pidfd keeps the child alive after the parent has closed its own; its
-    /// close, its end (of whatever kind) and its exec (the descriptor is close-on-exec) kill the child.
+    /// close, its exit, its death by SIGKILL and its exec (the descriptor is close-on-exec) kill the child.
     autokill_fork_inherited: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"dup()/fork() share the same struct file\")",
 }

@@ -54,7 +54,7 @@ fn neither_holds_nor_kills(what: &str, open: impl Fn(&Pidfd) -> Result<OwnedFd>)
 case! {
     /// An O_PATH descriptor of the pidfd's inode is another open file and does not keep the child alive.
     autokill_o_path_does_not_hold: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Proc],
-    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"only the specific struct file returned by clone3()\")",
+    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"only the specific struct file from clone3() has this property\")",
 }
 fn autokill_o_path_does_not_hold() -> Result {
     let mut child = Tied::new()?;
@@ -67,13 +67,11 @@ case! {
     /// Opening the pidfd anew through /proc gives a second, plain pidfd: it can be used, it does not kill when
     /// it is closed, and it does not keep the child alive.
     autokill_proc_reopen: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Proc],
-    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"only the specific struct file returned by clone3()\")",
+    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"only the specific struct file from clone3() has this property\")",
 }
 fn autokill_proc_reopen() -> Result {
     for (name, flags) in [(0, OFlag::O_RDONLY), (1, OFlag::O_RDWR)] {
-        neither_holds_nor_kills("a pidfd opened through /proc", |pidfd| {
-            Ok(reopen(&names(pidfd)[name], flags)?)
-        })?;
+        neither_holds_nor_kills("a pidfd opened through /proc", |pidfd| reopen(&names(pidfd)[name], flags))?;
     }
     Ok(())
 }
@@ -82,7 +80,7 @@ case! {
     /// The mark of an auto-kill pidfd, which is O_TRUNC, cannot be had by opening the pidfd anew with O_TRUNC:
     /// that is EOPNOTSUPP, as is truncating it in any other way, and none of it kills.
     autokill_proc_reopen_o_trunc: Is, needs [Autoreap, Nnp, Autokill, ExitInfo, Proc],
-    source "fs/pidfs.c pidfs_setattr()",
+    source "fs/pidfs.c pidfs_setattr(), fs/anon_inodes.c anon_inode_setattr()",
 }
 fn autokill_proc_reopen_o_trunc() -> Result {
     let mut child = Tied::new()?;
@@ -110,7 +108,7 @@ case! {
     /// Opening the file handle of the pidfd, by way of any pidfd or of FD_PIDFS_ROOT, gives a plain pidfd: it
     /// does not kill when it is closed and does not keep the child alive.
     autokill_handle_open_not_armed: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
-    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; fs/pidfs.c pidfs_export_open()",
+    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"open_by_handle_at() are distinct struct files\")",
 }
 fn autokill_handle_open_not_armed() -> Result {
     neither_holds_nor_kills("a pidfd opened by its handle", |pidfd| Ok(Handle::of(pidfd)?.open(pidfd, 0)?))?;

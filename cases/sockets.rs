@@ -19,7 +19,7 @@ case! {
     /// A pidfd in flight over a UNIX socket keeps the child alive, and is the same auto-kill pidfd when it is
     /// received: its close kills.
     autokill_scm_in_flight_holds: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
-    source "unix(7), SCM_RIGHTS; pull request vfs-7.1-rc1.pidfs (\"last reference to the struct file\")",
+    source "unix(7), SCM_RIGHTS; commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"the last reference to the struct file\")",
 }
 fn autokill_scm_in_flight_holds() -> Result {
     let mut child = Tied::new()?;
@@ -168,7 +168,7 @@ case! {
     /// A child that was sent its own pidfd keeps itself alive. It ends as it likes, by exit or by a signal; its
     /// own last close kills it before close(2) returns.
     autokill_child_holds_own_fd: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
-    source "pull request vfs-7.1-rc1.pidfs (\"last reference to the struct file\")",
+    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"the last reference to the struct file\")",
 }
 fn autokill_child_holds_own_fd() -> Result {
     let (child, gate, _) = holding_itself(|own| {
