@@ -20,6 +20,7 @@ mod no_new_privs;
 mod pidfd_file;
 mod pidfd_info;
 mod pidfd_info_arguments;
+mod pidfd_info_exec;
 mod pidfd_info_namespaces;
 mod privilege;
 mod ptrace;
