@@ -73,7 +73,7 @@ case! {
     /// signal the child.
     autokill_closer_without_permission: Must,
     needs [Autoreap, Nnp, Autokill, ExitInfo, Root, UserNamespaces, Proc],
-    source "LKML, Christian Brauner 2026-02-17 (\"ruthlessly enforced\"); kernel, do_send_sig_info() checks no permission",
+    source "LKML, Christian Brauner 2026-02-17 (\"ruthlessly enforce\"); kernel, do_send_sig_info() checks no permission",
 }
 fn autokill_closer_without_permission() -> Result {
     for restrain in [as_a_stranger, as_a_stranger_in_a_user_namespace] {
@@ -85,7 +85,7 @@ fn autokill_closer_without_permission() -> Result {
 case! {
     /// The last close kills although the closer is in a Landlock domain that keeps its signals in.
     autokill_closer_in_landlock_domain: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Proc],
-    source "LKML, Christian Brauner 2026-02-17 (\"ruthlessly enforced\"); kernel, do_send_sig_info() checks no permission",
+    source "LKML, Christian Brauner 2026-02-17 (\"ruthlessly enforce\"); kernel, do_send_sig_info() checks no permission",
 }
 fn autokill_closer_in_landlock_domain() -> Result {
     Landlock::Signals.exists()?;
@@ -117,7 +117,7 @@ case! {
     /// A child that becomes another user and is no longer dumpable stays armed: the last close kills it, even
     /// by somebody who may not signal it.
     autokill_after_setuid: Must, needs [Autoreap, Autokill, ExitInfo, Root, Proc],
-    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (unlike the parent-death signal, which changed credentials reset)",
+    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"a deliberate departure from the pdeath_signal model\")",
 }
 fn autokill_after_setuid() -> Result {
     let child = Echo::prepared(&Clone3::new(Flags::KILLED), || {

@@ -32,7 +32,7 @@ case! {
     /// An unprivileged caller's CLONE_NNP child that execs a set-user-ID root program stays who it was: no
     /// user id and no capability is gained, and AT_SECURE stays 0. Without the flag it becomes root.
     nnp_setuid_exec_no_elevation: Must, needs [Nnp, Root, NotYetNnp],
-    source "commit \"clone: add CLONE_NNP\" (\"cannot escalate\"); prctl(2), PR_SET_NO_NEW_PRIVS",
+    source "commit \"clone: add CLONE_NNP\"; Documentation/userspace-api/no_new_privs.rst",
 }
 fn nnp_setuid_exec_no_elevation() -> Result {
     let all = Caps::own(CapSet::Permitted)?;
@@ -51,7 +51,7 @@ case! {
     /// An unprivileged caller's CLONE_NNP child that execs a set-group-ID program keeps its group. Without the
     /// flag it gets the program's.
     nnp_setgid_exec_no_elevation: Must, needs [Nnp, Root, NotYetNnp],
-    source "commit \"clone: add CLONE_NNP\" (\"cannot escalate\"); prctl(2), PR_SET_NO_NEW_PRIVS",
+    source "commit \"clone: add CLONE_NNP\"; Documentation/userspace-api/no_new_privs.rst",
 }
 fn nnp_setgid_exec_no_elevation() -> Result {
     let program = setuid::copy_with_mode(0o2755)?;
@@ -69,7 +69,7 @@ case! {
     /// An unprivileged caller's CLONE_NNP child does not gain the file capabilities of a program that it
     /// execs. Without the flag it does.
     nnp_file_caps_exec_no_elevation: Must, needs [Nnp, Root, NotYetNnp],
-    source "kernel, cap_bprm_creds_from_file(); capabilities(7), \"File capabilities\"",
+    source "Documentation/userspace-api/no_new_privs.rst; kernel, cap_bprm_creds_from_file()",
 }
 fn nnp_file_caps_exec_no_elevation() -> Result {
     let program = setuid::copy_with_capabilities(&GRANTED)?;
@@ -124,7 +124,7 @@ fn nnp_ambient_caps_kept() -> Result {
 case! {
     /// CLONE_NNP takes nothing away: root's child has all of root's capabilities after an exec.
     nnp_root_keeps_caps_on_exec: Must, needs [Nnp, Root],
-    source "prctl(2), PR_SET_NO_NEW_PRIVS: only what exec would grant is refused",
+    source "Documentation/userspace-api/no_new_privs.rst: only what execve would grant is refused",
 }
 fn nnp_root_keeps_caps_on_exec() -> Result {
     let all = Caps::own(CapSet::Effective)?;
@@ -136,7 +136,7 @@ case! {
     /// A sandbox that root spawns with CLONE_NNP and that drops to an ordinary user cannot come back through a
     /// set-user-ID root program. Without the flag it can.
     nnp_drop_then_setuid_exec: Must, needs [Nnp, Root, NotYetNnp],
-    source "commit \"clone: add CLONE_NNP\" (spawn and sandbox in one call)",
+    source "commit \"clone: add CLONE_NNP\"; Documentation/userspace-api/no_new_privs.rst",
 }
 fn nnp_drop_then_setuid_exec() -> Result {
     let program = setuid::copy_with_mode(0o4755)?;
@@ -151,7 +151,7 @@ fn nnp_drop_then_setuid_exec() -> Result {
 case! {
     /// CLONE_NNP restrains exec alone: root's child may still change its user id and make a user namespace.
     nnp_setresuid_still_allowed: Must, needs [Nnp, Root, UserNamespaces],
-    source "prctl(2), PR_SET_NO_NEW_PRIVS: what does not involve execve(2) is allowed",
+    source "Documentation/userspace-api/no_new_privs.rst: what does not involve execve is not prevented",
 }
 fn nnp_setresuid_still_allowed() -> Result {
     let (child, ()) = child_reporting(&Clone3::fork().with(Flags::NNP), || {

@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
-use clone3_conformance::check::{self, Failure, Result};
-use clone3_conformance::clone3::{Clone3, PIDFD_UNTOUCHED, is_open, lowest_free_fd};
+use clone3_conformance::check::{self, Result};
+use clone3_conformance::clone3::{Clone3, PIDFD_UNTOUCHED, Stack, is_open, lowest_free_fd};
 use clone3_conformance::kit::process::{child_reporting, two_apart};
 use clone3_conformance::kit::{Cgroup, Echo, limits, privilege};
 use clone3_conformance::rules;
@@ -190,27 +190,50 @@ fn abi_eperm_beats_cgroup_errors() -> Result {
     Clone3::new(Flags::KILLED).into_cgroup_raw(not_open).refused(Errno::EPERM)
 }
 
+/// Makes the call, clears away what it made, and gives the kernel's refusal if it was one.
+fn answer(call: &Clone3, stack: &Stack) -> Result<Option<Errno>> {
+    extern "C" fn end(_: usize) -> i32 {
+        0
+    }
+    let is_thread = call.flags().contains(Flags::CLONE_THREAD);
+    let made = if is_thread {
+        let joinable = Flags::CLONE_CHILD_CLEARTID | Flags::CLONE_PARENT_SETTID;
+        call.clone().with(joinable).try_spawn_on(stack, end, 0)
+    } else {
+        call.try_spawn(|| 0)
+    };
+    match made {
+        Err(errno) => return Ok(Some(errno)),
+        Ok(_) if is_thread => stack.join()?,
+        // Its parent's to reap.
+        Ok(_) if call.flags().contains(Flags::CLONE_PARENT) => {}
+        Ok(child) => child.clear_away()?,
+    }
+    Ok(None)
+}
+
 /// Holds the kernel against [`rules::refusal`] for every combination, and reports all that differ.
 ///
 /// In a process of which the parent is ours: `CLONE_PARENT` gives that one children.
 fn sweep(sys_admin: bool) -> Result {
+    let in_words =
+        |refusal: Option<Errno>| refusal.map_or("success".to_owned(), |errno| format!("{errno:?}"));
     let differences = two_apart(|| {
-        let answers = rules::combinations().map(|(flags, signal)| {
+        let (stack, free) = (Stack::new()?, lowest_free_fd()?);
+        let mut differences = Vec::new();
+        for (flags, signal) in rules::combinations() {
             let call = Clone3::new(flags).exit_signal(signal);
-            match rules::refusal(flags, signal, sys_admin) {
-                Some(errno) => call.refused(errno),
-                None if flags.contains(Flags::THREAD) => call.accepted(),
-                None if flags.contains(Flags::CLONE_PARENT) => call.accepted_elsewhere(),
-                None => call.accepted(),
+            let (expected, got) = (rules::refusal(flags, signal, sys_admin), answer(&call, &stack)?);
+            if got != expected {
+                differences.push(format!("{call}: expected {}, got {}", in_words(expected), in_words(got)));
             }
-        });
-        Ok(answers.filter_map(|answer| Some(answer.err()?.message)).collect::<Vec<_>>())
+        }
+        wait::no_children()?;
+        check::equal("lowest free descriptor afterwards", lowest_free_fd()?, free)?;
+        Ok(differences)
     })?;
-    if differences.is_empty() {
-        return Ok(());
-    }
-    let count = differences.len();
-    Err(Failure::fail(format!("{count} of the combinations differ:\n{}", differences.join("\n"))))
+    let (count, lines) = (differences.len(), differences.join("\n  "));
+    check::holds(count == 0, format_args!("{count} combinations are answered wrongly:\n  {lines}"))
 }
 
 case! {

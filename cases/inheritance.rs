@@ -4,18 +4,23 @@ use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::{Child, Clone3};
-use clone3_conformance::kit::Channel;
 use clone3_conformance::kit::helper::Command;
-use clone3_conformance::kit::process::{apart, child_reporting, two_apart};
+use clone3_conformance::kit::process::{apart, child_reporting, reap_all, two_apart};
 use clone3_conformance::kit::programs::{CloneParentReport, try_clone_parent};
-use clone3_conformance::wait::Status;
+use clone3_conformance::kit::{Channel, Held, legacy, privilege, sigchld};
+use clone3_conformance::procfs::Stat;
+use clone3_conformance::wait::{self, Event, Status};
 use nix::errno::Errno;
+
+fn reaped() -> Clone3 {
+    Clone3::new(Flags::REAPED)
+}
 
 /// Every way to use CLONE_PARENT must have ended as `expected`: 0, or the number of an errno.
 fn all_ended(who: &str, report: &CloneParentReport, expected: i32) -> Result {
+    let name = |number| if number == 0 { "success".to_owned() } else { Errno::from_raw(number).to_string() };
     for (call, got) in report {
-        let (got, expected) = (Errno::from_raw(*got), Errno::from_raw(expected));
-        check::equal(format_args!("{call} by {who}"), got, expected)?;
+        check::equal(format_args!("{call} by {who}"), name(*got), name(expected))?;
     }
     Ok(())
 }
@@ -38,7 +43,7 @@ case! {
 fn autoreap_caller_clone_parent_rejected() -> Result {
     let control = two_apart(try_clone_parent)?;
     all_ended("an ordinary process", &control, 0)?;
-    let (child, report) = child_reporting(&Clone3::new(Flags::REAPED), try_clone_parent)?;
+    let (child, report) = child_reporting(&reaped(), try_clone_parent)?;
     all_ended("an auto-reaped process", &report, libc::EINVAL)?;
     child.pidfd()?.reaped_with(Status::exited(0))
 }
@@ -52,11 +57,120 @@ case! {
 fn autoreap_caller_clone_parent_rejected_after_exec() -> Result {
     let control = apart(|| {
         let (_, report) = try_after_exec(&Clone3::fork())?;
-        clone3_conformance::kit::process::reap_all()?;
+        reap_all()?;
         Ok(report)
     })?;
     all_ended("an ordinary process after its exec", &control, 0)?;
-    let (child, report) = try_after_exec(&Clone3::new(Flags::REAPED))?;
+    let (child, report) = try_after_exec(&reaped())?;
     all_ended("an auto-reaped process after its exec", &report, libc::EINVAL)?;
     child.pidfd()?.reaped_with(Status::exited(0))
+}
+
+case! {
+    /// That restriction is not inherited: an ordinary child of an auto-reaped process may use CLONE_PARENT.
+    autoreap_child_of_autoreap_may_clone_parent: Must, needs [Autoreap, ExitInfo],
+    source "commit \"clone: add CLONE_AUTOREAP\" (\"not inherited\")",
+}
+fn autoreap_child_of_autoreap_may_clone_parent() -> Result {
+    let (child, report) = child_reporting(&reaped(), || {
+        let own = try_clone_parent()?;
+        let of_child = apart(try_clone_parent)?;
+        reap_all()?;
+        Ok((own, of_child))
+    })?;
+    all_ended("an auto-reaped process, the control", &report.0, libc::EINVAL)?;
+    all_ended("an ordinary child of an auto-reaped process", &report.1, 0)?;
+    child.pidfd()?.reaped_with(Status::exited(0))
+}
+
+/// Makes a child that exits with 77, and gives its pid.
+type Maker = fn() -> std::result::Result<i32, Errno>;
+
+case! {
+    /// What an auto-reaped process forks, clones or vforks is an ordinary child: a zombie until it is waited
+    /// for, announced by SIGCHLD.
+    autoreap_no_inherit_fork: Must, needs [Autoreap, ExitInfo, Proc],
+    source "commit \"clone: add CLONE_AUTOREAP\" (\"not inherited\")",
+}
+fn autoreap_no_inherit_fork() -> Result {
+    let (child, ()) = child_reporting(&reaped(), || {
+        sigchld::block()?;
+        let ways: [(&str, Maker); 3] = [
+            ("fork", || legacy::fork(77)),
+            ("vfork", || legacy::vfork(77)),
+            ("clone3", || Ok(Clone3::fork().try_spawn(|| 77)?.pid())),
+        ];
+        for (way, make) in ways {
+            let pid = check::succeeds(way, make())?;
+            let zombie = wait::find_zombie(pid)?;
+            check::equal(format_args!("what {way} made"), zombie, Event::exited(pid, 77))?;
+            let state = Stat::of(pid).map(|stat| stat.state);
+            check::equal(format_args!("state of what {way} made"), state, Some('Z'))?;
+            sigchld::pending_for(pid, libc::CLD_EXITED)?;
+            wait::reap_expecting(pid, Status::exited(77))?;
+        }
+        let own = reaped().spawn(|| 77)?;
+        own.pidfd()?.reaped_with(Status::exited(77))?;
+        wait::no_child(own.pid())?;
+        sigchld::none_pending()
+    })?;
+    child.pidfd()?.reaped_with(Status::exited(0))
+}
+
+case! {
+    /// An auto-reaped process can make auto-reaped children of its own.
+    autoreap_nested: Must, needs [Autoreap, ExitInfo],
+    source "commit \"clone: add CLONE_AUTOREAP\" (each such child must be created explicitly)",
+}
+fn autoreap_nested() -> Result {
+    let (child, ()) = child_reporting(&reaped(), || {
+        let inner = reaped().spawn(|| 9)?;
+        inner.pidfd()?.reaped_with(Status::exited(9))?;
+        wait::no_child(inner.pid())?;
+        wait::pid_is_free(inner.pid())
+    })?;
+    child.pidfd()?.reaped_with(Status::exited(0))?;
+    wait::no_child(child.pid())
+}
+
+case! {
+    /// Zombies that an auto-reaped process leaves when it ends go to the subreaper as usual, who gets their
+    /// status.
+    autoreap_orphaned_zombies_still_reparent: Must, needs [Autoreap, ExitInfo],
+    source "kernel/exit.c forget_original_parent(); PR_SET_CHILD_SUBREAPER(2const)",
+}
+fn autoreap_orphaned_zombies_still_reparent() -> Result {
+    let (child, orphan) = child_reporting(&reaped(), || {
+        let zombie = Clone3::fork().spawn(|| 55)?;
+        wait::find_zombie(zombie.pid())?;
+        Ok(zombie.pid())
+    })?;
+    child.pidfd()?.reaped_with(Status::exited(0))?;
+    check::equal("the orphan", wait::find_zombie(orphan)?, Event::exited(orphan, 55))?;
+    wait::reap_expecting(orphan, Status::exited(55))?;
+    wait::no_children()
+}
+
+case! {
+    /// Auto-reaping outlasts setsid, becoming a subreaper, setresuid and repeated exec.
+    autoreap_survives_exec_setsid_setuid: Must, needs [Autoreap, ExitInfo, Root],
+    source "commit \"clone: add CLONE_AUTOREAP\" (the property is the child's own)",
+}
+fn autoreap_survives_exec_setsid_setuid() -> Result {
+    sigchld::block()?;
+    let changes = || {
+        nix::unistd::setsid()?;
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+        privilege::become_ordinary_user()
+    };
+    let control = Held::execed_after(&Clone3::new(Flags::PIDFD), 61, 1, changes)?;
+    control.let_go()?;
+    control.into_child().reap_expecting(Status::exited(61))?;
+    check::holds(sigchld::take().is_some(), "control: no SIGCHLD from an ordinary child that has execed")?;
+
+    let child = Held::execed_after(&reaped(), 61, 3, changes)?;
+    child.let_go()?;
+    child.pidfd()?.reaped_with(Status::exited(61))?;
+    wait::no_child(child.pid())?;
+    sigchld::none_pending()
 }

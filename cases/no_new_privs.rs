@@ -62,7 +62,7 @@ case! {
     /// CLONE_NNP works without the other new flags: the child is an ordinary one, which becomes a zombie,
     /// sends SIGCHLD and is waited for.
     nnp_alone_ordinary_child: Must, needs [Nnp],
-    source "commit \"clone: add CLONE_NNP\" (\"also useful on its own\")",
+    source "commit \"clone: add CLONE_NNP\": analogous to prctl(PR_SET_NO_NEW_PRIVS), for any child",
 }
 fn nnp_alone_ordinary_child() -> Result {
     sigchld::block()?;
@@ -105,7 +105,7 @@ fn autoreap_no_new_privs_unset() -> Result {
 case! {
     /// CLONE_PIDFD_AUTOKILL does not set no_new_privs: a privileged caller decides with CLONE_NNP.
     nnp_autokill_does_not_imply: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, SysAdmin, NotYetNnp],
-    source "LKML, Christian Brauner, v5 of the series: CLONE_PIDFD_AUTOKILL no longer implies no_new_privs",
+    source "LKML, Christian Brauner 2026-02-26, v5 of the series, where the flag stopped implying no_new_privs",
 }
 fn nnp_autokill_does_not_imply() -> Result {
     only_with_the_flag(&Clone3::new(Flags::KILLED))
@@ -114,7 +114,7 @@ fn nnp_autokill_does_not_imply() -> Result {
 case! {
     /// A caller without any privilege may use CLONE_NNP.
     nnp_needs_no_privilege: Must, needs [Nnp, Unprivileged],
-    source "commit \"clone: add CLONE_NNP\"; prctl(2), PR_SET_NO_NEW_PRIVS",
+    source "commit \"clone: add CLONE_NNP\"; PR_SET_NO_NEW_PRIVS(2const)",
 }
 fn nnp_needs_no_privilege() -> Result {
     privilege::drop_capabilities()?;
@@ -141,7 +141,7 @@ fn nnp_proc_status() -> Result {
 case! {
     /// The child cannot clear its no_new_privs: prctl(PR_SET_NO_NEW_PRIVS, 0) is EINVAL, and changes nothing.
     nnp_cannot_be_cleared: Must, needs [Nnp],
-    source "prctl(2), PR_SET_NO_NEW_PRIVS",
+    source "PR_SET_NO_NEW_PRIVS(2const)",
 }
 fn nnp_cannot_be_cleared() -> Result {
     let set = |value| rustix::thread::set_no_new_privs(value).map_err(|e| Errno::from_raw(e.raw_os_error()));
@@ -157,7 +157,7 @@ case! {
     /// What a child made with CLONE_NNP makes inherits no_new_privs: a forked child, an auto-reaped one, and
     /// a thread.
     nnp_inherited: Must, needs [Autoreap, Nnp, ExitInfo],
-    source "prctl(2), PR_SET_NO_NEW_PRIVS: \"inherited by children created by fork(2) and clone(2)\"",
+    source "PR_SET_NO_NEW_PRIVS(2const): inherited by children created by fork(2) and clone(2)",
 }
 fn nnp_inherited() -> Result {
     let (child, ()) = child_reporting(&Clone3::fork().with(Flags::NNP), || {
@@ -179,7 +179,7 @@ fn bit_of_new_thread() -> Result<bool> {
 case! {
     /// The child keeps no_new_privs when it execs.
     nnp_survives_exec: Must, needs [Nnp, NotYetNnp],
-    source "prctl(2), PR_SET_NO_NEW_PRIVS: \"preserved across execve(2)\"",
+    source "PR_SET_NO_NEW_PRIVS(2const): preserved across execve(2)",
 }
 fn nnp_survives_exec() -> Result {
     for (flags, expected) in [(Flags::empty(), false), (Flags::NNP, true)] {
@@ -195,7 +195,7 @@ case! {
     /// CLONE_NNP sets nothing in the caller: neither the thread that made the call, nor the main thread, nor a
     /// thread made later has no_new_privs.
     nnp_parent_threads_unaffected: Must, needs [Nnp, NotYetNnp],
-    source "commit \"clone: add CLONE_NNP\" (\"without affecting the parent's own privileges\")",
+    source "commit \"clone: add CLONE_NNP\" (\"sets no_new_privs on the child\")",
 }
 fn nnp_parent_threads_unaffected() -> Result {
     let call = Clone3::fork().with(Flags::NNP);
@@ -211,7 +211,7 @@ case! {
     /// no_new_privs belongs to the task: a child that shares the caller's memory, signal handlers, descriptors
     /// and directories has it alone.
     nnp_shared_vm_child_only: Must, needs [Nnp, NotYetNnp],
-    source "commit \"clone: add CLONE_NNP\" (\"without affecting the parent's own privileges\")",
+    source "commit \"clone: add CLONE_NNP\" (\"sets no_new_privs on the child\")",
 }
 fn nnp_shared_vm_child_only() -> Result {
     let shared = Flags::CLONE_VM | Flags::CLONE_SIGHAND | Flags::CLONE_FILES | Flags::CLONE_FS;
@@ -256,7 +256,7 @@ fn nnp_with_clone_parent_ok() -> Result {
 case! {
     /// CLONE_NNP goes with new user, pid and mount namespaces, CLONE_CLEAR_SIGHAND, CLONE_VFORK and CLONE_FILES.
     nnp_with_other_flags: Must, needs [Nnp, SysAdmin, UserNamespaces, PidNamespace, NotYetNnp],
-    source "commit \"clone: add CLONE_NNP\"; it excludes CLONE_THREAD alone",
+    source "commit \"clone: add CLONE_NNP\", which excludes CLONE_THREAD alone",
 }
 fn nnp_with_other_flags() -> Result {
     for flags in [
@@ -276,7 +276,7 @@ case! {
     /// A caller that has no_new_privs already may use CLONE_NNP; its child has no_new_privs with the flag and
     /// without.
     nnp_parent_already_set: Must, needs [Nnp],
-    source "prctl(2), PR_SET_NO_NEW_PRIVS: inherited, and may be set again",
+    source "PR_SET_NO_NEW_PRIVS(2const): inherited, and may be set again",
 }
 fn nnp_parent_already_set() -> Result {
     rustix::thread::set_no_new_privs(true)?;

@@ -116,10 +116,10 @@ fn serial(device: &str) -> Result<File> {
     Ok(line)
 }
 
-/// Puts a line into the kernel's log, loud enough for every console.
+/// Puts a line into the kernel's log, loud enough for every console; one write is one line there.
 fn log(line: &str) {
-    let written =
-        OpenOptions::new().write(true).open("/dev/kmsg").and_then(|mut log| writeln!(log, "<1>{line}"));
+    let written = OpenOptions::new().write(true).open("/dev/kmsg");
+    let written = written.and_then(|mut log| log.write_all(format!("<1>{line}\n").as_bytes()));
     if let Err(error) = written {
         eprintln!("{line} (not in the kernel's log: {error})");
     }

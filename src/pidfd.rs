@@ -253,6 +253,25 @@ impl Pidfd {
         Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
     }
 
+    /// `process_madvise(2)` about no memory at all.
+    pub fn madvise_nothing(&self) -> std::result::Result<(), Errno> {
+        let none: *const libc::iovec = std::ptr::null();
+        // SAFETY: an array of no elements is not read.
+        let done = unsafe {
+            libc::syscall(libc::SYS_process_madvise, self.as_raw_fd(), none, 0, libc::MADV_COLD, 0)
+        };
+        Errno::result(done).map(drop)
+    }
+
+    /// `PIDFD_GET_PID_NAMESPACE`.
+    pub fn pid_namespace(&self) -> std::result::Result<OwnedFd, Errno> {
+        let request = u32::from(abi::PIDFS_IOCTL_MAGIC) << 8 | 5;
+        // SAFETY: the request takes no pointer.
+        let fd = Errno::result(unsafe { libc::ioctl(self.as_raw_fd(), request as libc::Ioctl, 0) })?;
+        // SAFETY: the kernel just made this descriptor, and nobody else owns it.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    }
+
     /// `F_GETFL`: the file status flags.
     pub fn status_flags(&self) -> Result<i32> {
         Ok(nix::fcntl::fcntl(self, nix::fcntl::FcntlArg::F_GETFL)?)

@@ -1,5 +1,4 @@
 //! Whether this machine can run a guest on its own processor (KVM), or has to emulate one (TCG).
-use std::env;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Stdio};
@@ -13,6 +12,7 @@ use crate::interrupt::Interrupts;
 use crate::note;
 use crate::process::run_within;
 use crate::qemu::PROGRAM;
+use crate::system::find;
 
 /// What the user asks for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
@@ -110,9 +110,7 @@ fn kvm_works(cache: &Cache, interrupts: &Interrupts) -> Result<Result<(), String
 /// What the answer holds for: this start of the machine, and this QEMU.
 fn circumstances() -> String {
     let start = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let path = env::var_os("PATH").unwrap_or_default();
-    let qemu = env::split_paths(&path).find_map(|folder| fs::metadata(folder.join(PROGRAM)).ok());
-    let qemu = qemu.map_or(0, |file| file.mtime());
+    let qemu = find(PROGRAM).and_then(|path| fs::metadata(path).ok()).map_or(0, |file| file.mtime());
     format!("{}-{qemu:x}", start.trim())
 }
 

@@ -47,7 +47,7 @@ const FRESH: Duration = Duration::from_secs(24 * 60 * 60);
 /// A package this small holds no kernel: it only names the one that does.
 const SMALLEST: u64 = 1 << 20;
 
-/// A package that holds a kernel image, or its modules.
+/// A package that holds a kernel image.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Package {
     pub name: String,
@@ -69,17 +69,9 @@ pub struct Index {
 /// What a package's name says.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Name<'a> {
-    pub part: Part,
     /// The kernel release without the flavour: `7.1.13+deb13`, `6.1.0-56`.
     pub base: &'a str,
     pub flavour: &'a str,
-}
-
-/// The part of a kernel that a package holds.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Part {
-    Image,
-    Modules,
 }
 
 impl Package {
@@ -96,19 +88,17 @@ impl Package {
 
 /// Takes a package's name apart, if the package may hold a kernel.
 fn parse_name(name: &str) -> Option<Name<'_>> {
-    let (part, rest) = [("image-", Part::Image), ("binary-", Part::Image), ("modules-", Part::Modules)]
-        .iter()
-        .find_map(|(prefix, part)| Some((*part, name.strip_prefix("linux-")?.strip_prefix(prefix)?)))?;
+    let name = name.strip_prefix("linux-")?;
+    let rest = name.strip_prefix("image-").or_else(|| name.strip_prefix("binary-"))?;
     let flavour = ["cloud-amd64", "rt-amd64", "amd64"].into_iter().find(|flavour| rest.ends_with(flavour))?;
     let base = rest.strip_suffix(flavour)?.strip_suffix('-')?;
-    base.starts_with(|first: char| first.is_ascii_digit()).then_some(Name { part, base, flavour })
+    base.starts_with(|first: char| first.is_ascii_digit()).then_some(Name { base, flavour })
 }
 
 impl Index {
     /// The kernel images, oldest first.
     pub fn images(&self) -> Vec<&Package> {
-        let is_image = |package: &&Package| package.parsed().is_some_and(|name| name.part == Part::Image);
-        let mut images: Vec<&Package> = self.packages.iter().filter(is_image).collect();
+        let mut images: Vec<&Package> = self.packages.iter().collect();
         images.sort_by(|a, b| compare(&a.version, &b.version).then_with(|| a.name.cmp(&b.name)));
         images
     }
@@ -130,16 +120,6 @@ impl Index {
         let suite = alias.map_or(suite, |(_, suite)| suite);
         self.images().into_iter().rfind(|package| {
             package.suite == suite && package.parsed().is_some_and(|name| name.flavour == flavour)
-        })
-    }
-
-    /// The package with the modules of the kernel in `image`, where they come apart from it.
-    pub fn modules(&self, image: &Package) -> Option<&Package> {
-        let image_name = image.parsed()?;
-        self.packages.iter().find(|package| {
-            let name = package.parsed();
-            package.version == image.version
-                && name.is_some_and(|name| name == Name { part: Part::Modules, ..image_name })
         })
     }
 }
@@ -460,7 +440,6 @@ SHA256: ff
             names,
             [
                 "linux-binary-7.1.13+deb13-cloud-amd64",
-                "linux-modules-7.3.4+deb13-cloud-amd64",
                 "linux-binary-7.3.4+deb13-cloud-amd64",
                 "linux-image-6.1.0-56-amd64",
             ]
@@ -487,13 +466,5 @@ SHA256: ff
             assert_eq!(index.newest_of_suite(suite, "amd64").unwrap().version, "6.1.192-2");
         }
         assert!(index.newest_of_suite("sid", "amd64").is_none());
-    }
-
-    #[test]
-    fn modules_belong_to_their_image() {
-        let index = index();
-        let image = index.newest("7.3", "cloud-amd64").unwrap();
-        assert_eq!(index.modules(image).unwrap().sha256, "cc");
-        assert!(index.modules(index.newest("7.1", "cloud-amd64").unwrap()).is_none());
     }
 }

@@ -1,5 +1,7 @@
 //! What the guest's kernel says on its console, and which of it means that the kernel itself went wrong.
 
+use std::fmt;
+
 /// One line of the console.
 pub struct Line {
     pub text: String,
@@ -18,6 +20,19 @@ pub enum Fault {
     Warning,
     /// A watchdog saw no progress for a time: a kernel that hangs, or a host that gave the guest no time.
     Stall,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, out: &mut fmt::Formatter) -> fmt::Result {
+        out.write_str(match self {
+            Self::Panic => "panic",
+            Self::Oops => "oops",
+            Self::Int3 => "int3 oops",
+            Self::Bug => "bug",
+            Self::Warning => "warning",
+            Self::Stall => "stall",
+        })
+    }
 }
 
 /// The first line of an accusation, and what follows it.

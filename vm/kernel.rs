@@ -3,11 +3,12 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
 use crate::archive::{Archive, Index, Package, unpack};
 use crate::spec::{Spec, USUAL_FLAVOUR};
+use crate::virtme::Tools;
 
 /// A kernel that can be booted.
 pub struct Kernel {
@@ -37,7 +38,10 @@ pub fn get(spec: &Spec, archive: &Archive, refresh: bool) -> Result<Kernel> {
             })?;
             from_archive(package, archive)
         }
-        Spec::Mainline(tag) => bail!("{tag}: only virtme-ng downloads mainline kernels; use --engine virtme"),
+        Spec::Mainline(tag) => {
+            let tools = Tools::prepare(archive.cache, archive.interrupts)?;
+            from_image(&tools.download(tag, archive.cache, archive.interrupts)?)
+        }
     }
 }
 

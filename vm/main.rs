@@ -5,6 +5,7 @@ mod cache;
 mod channel;
 mod cli;
 mod console;
+mod engine;
 mod initramfs;
 mod interrupt;
 mod journal;
@@ -14,9 +15,12 @@ mod machine;
 mod outcome;
 mod process;
 mod qemu;
+mod results;
 mod run;
 mod spec;
+mod system;
 mod version;
+mod virtme;
 mod watch;
 
 use std::process::ExitCode;
@@ -27,6 +31,7 @@ use crate::cache::Cache;
 use crate::cli::Cli;
 use crate::interrupt::{Interrupted, Interrupts};
 use crate::outcome::NO_VERDICT;
+use crate::process::{SUPERVISE, supervise};
 
 /// Says something about the run that is not the suite's own output.
 #[macro_export]
@@ -35,8 +40,11 @@ macro_rules! note {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    match start(&cli) {
+    let result = match std::env::args_os().nth(1) {
+        Some(word) if word == SUPERVISE => supervise(std::env::args_os().skip(2)),
+        _ => start(&Cli::parse()),
+    };
+    match result {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
             note!("{error:#}");

@@ -25,8 +25,8 @@ pub enum Outcome {
     Accused(Vec<Finding>),
     /// Something that may be the machine's doing went wrong while the suite ran: to be seen twice before it counts.
     Suspected(Vec<Finding>),
-    /// The guest did not come to the suite's first line.
-    NoBoot { why: String, last: Vec<String> },
+    /// The guest did not come to the suite's first line; `again` says that another boot may.
+    NoBoot { why: String, last: Vec<String>, again: bool },
     /// The guest went away, or went on for too long, while the suite ran.
     Lost { why: String, running: Vec<String>, last: Vec<String> },
 }
@@ -38,7 +38,11 @@ pub fn judge(session: &Session, accel: Accel, believed: bool) -> Outcome {
     if !session.journal.begun {
         return match exit {
             Some(exit) => verdict(exit),
-            None => Outcome::NoBoot { why: ending(&session.ending, "the suite's first line"), last: last() },
+            None => Outcome::NoBoot {
+                why: ending(&session.ending, "the suite's first line"),
+                last: last(),
+                again: !was_refused(session),
+            },
         };
     }
     let since = session.suite_at.unwrap_or_default();
@@ -63,6 +67,12 @@ pub fn judge(session: &Session, accel: Accel, believed: bool) -> Outcome {
 pub fn boot_findings(session: &Session) -> Vec<Finding> {
     let end = session.suite_at.unwrap_or(session.console.len());
     findings(&session.console[..end])
+}
+
+/// Whether QEMU would not even start: it says why, and will say the same again.
+fn was_refused(session: &Session) -> bool {
+    let failed = |status: &ExitStatus| status.code().is_some_and(|code| code != 0);
+    session.console.is_empty() && matches!(&session.ending, Ending::Died(status) if failed(status))
 }
 
 /// What the runner's end means.

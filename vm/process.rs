@@ -1,14 +1,16 @@
 //! Programs that the driver starts: each in a process group of its own that ends with the driver, whatever ends it.
+use std::ffi::OsString;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use clone3_conformance::host::dies_with_parent;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, getpgrp, kill_process_group, pidfd_open};
 
 use crate::interrupt::Interrupts;
 
@@ -20,10 +22,10 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts the program.
-    pub fn spawn(command: &mut Command) -> Result<Self> {
+    /// Starts the program, which gets `signal` should the driver die before it.
+    pub fn spawn(command: &mut Command, signal: Signal) -> Result<Self> {
         let name = command.get_program().to_string_lossy().into_owned();
-        dies_with_parent(command.process_group(0), Signal::KILL);
+        dies_with_parent(command.process_group(0), signal);
         let child = command.spawn().with_context(|| format!("cannot start {name}"))?;
         let group = Pid::from_child(&child);
         let pidfd = pidfd_open(group, PidfdFlags::empty())?;
@@ -55,6 +57,36 @@ impl Drop for Process {
     }
 }
 
+/// The argument that makes this program a supervisor.
+pub const SUPERVISE: &str = "supervise";
+
+/// A command that runs `program` under a supervisor, to be started with [`Signal::TERM`].
+///
+/// A signal at the driver's death reaches only what the driver itself started. A program that starts others needs somebody
+/// who is told and ends them all.
+pub fn supervised(program: &Path) -> Result<Command> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg(SUPERVISE).arg(program);
+    Ok(command)
+}
+
+/// Runs the program that the arguments name in this process's own group; ends the whole group when told to stop.
+pub fn supervise(mut arguments: impl Iterator<Item = OsString>) -> Result<u8> {
+    let interrupts = Interrupts::keep()?;
+    let program = arguments.next().context("no program to supervise")?;
+    let mut child = Command::new(program).args(arguments).spawn()?;
+    let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
+    loop {
+        wait_until(&mut [PollFd::new(&pidfd, PollFlags::IN), PollFd::new(&interrupts, PollFlags::IN)], None)?;
+        if interrupts.check().is_err() {
+            kill_process_group(getpgrp(), Signal::KILL)?;
+        }
+        if let Some(status) = child.try_wait()? {
+            return Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX));
+        }
+    }
+}
+
 /// Runs a program to its end.
 pub fn run(command: &mut Command, interrupts: &Interrupts) -> Result<ExitStatus> {
     run_within(command, None, interrupts)?.context("no deadline was set")
@@ -67,7 +99,7 @@ pub fn run_within(
     interrupts: &Interrupts,
 ) -> Result<Option<ExitStatus>> {
     let deadline = deadline.map(|after| Instant::now() + after);
-    let mut process = Process::spawn(command.stdin(Stdio::null()))?;
+    let mut process = Process::spawn(command.stdin(Stdio::null()), Signal::KILL)?;
     loop {
         let mut waiting = [PollFd::new(&process, PollFlags::IN), PollFd::new(interrupts, PollFlags::IN)];
         wait_until(&mut waiting, deadline)?;

@@ -1,19 +1,16 @@
 //! The engine that needs nothing of the guest's kernel but an initrd and a serial port: QEMU, and the suite as init.
 use std::fs::{self, File};
 use std::io::Write;
-use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
-use clone3_conformance::guest::Plan;
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::accel::Accel;
 use crate::channel::Channel;
+use crate::engine::Job;
 use crate::initramfs;
-use crate::interrupt::Interrupts;
-use crate::kernel::Kernel;
-use crate::machine::Machine;
 use crate::process::Process;
 use crate::watch::{Channels, Session, watch};
 
@@ -25,38 +22,31 @@ pub const PROGRAM: &str = "qemu-system-x86_64";
 /// something goes wrong, since an emulated serial port is slow.
 const USUAL: &str = "console=ttyS0 panic=-1 loglevel=5";
 
-/// Boots `kernel`, and runs `plan` in it.
-pub fn boot(
-    kernel: &Kernel,
-    plan: &Plan,
-    binary: &Path,
-    machine: &Machine,
-    interrupts: &Interrupts,
-    screen: &mut dyn Write,
-) -> Result<(Session, String)> {
+/// Boots the kernel, and runs the plan in it.
+pub fn boot(job: &Job, screen: &mut dyn Write) -> Result<(Session, String)> {
     let folder = TempDir::with_prefix("clone3-vm-")?;
     let initramfs = folder.path().join("initramfs");
-    let binary = fs::read(binary).with_context(|| format!("cannot read {}", binary.display()))?;
-    initramfs::write(&mut File::create(&initramfs)?, &binary, plan)?;
-
+    let binary = fs::read(job.binary).with_context(|| format!("cannot read {}", job.binary.display()))?;
+    initramfs::write(&mut File::create(&initramfs)?, &binary, job.plan)?;
     let channels = Channels {
         console: Channel::create(folder.path(), "console")?,
         output: Channel::create(folder.path(), "output")?,
         journal: Channel::create(folder.path(), "journal")?,
     };
     let complaint = folder.path().join("complaint");
+    let machine = job.machine;
     let mut qemu = Command::new(PROGRAM);
     qemu.args(["-machine", "q35", "-accel", machine.accel.option(), "-cpu", processor(machine.accel)]);
     qemu.args(["-smp", &machine.cpus.to_string(), "-m", &machine.memory]);
     qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
-    qemu.arg("-kernel").arg(&kernel.image).arg("-initrd").arg(&initramfs);
+    qemu.arg("-kernel").arg(&job.kernel.image).arg("-initrd").arg(&initramfs);
     qemu.arg("-append").arg(format!("{USUAL} {}", machine.append));
     for channel in [&channels.console, &channels.output, &channels.journal] {
         qemu.arg("-serial").arg(format!("file:{}", channel.path.display()));
     }
     qemu.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&complaint)?);
-    let mut process = Process::spawn(&mut qemu)?;
-    let session = watch(&mut process, channels, machine.limits, interrupts, screen)?;
+    let mut process = Process::spawn(&mut qemu, Signal::KILL)?;
+    let session = watch(&mut process, channels, machine.limits, job.interrupts, screen)?;
     Ok((session, fs::read_to_string(&complaint).unwrap_or_default()))
 }
 

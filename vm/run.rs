@@ -1,4 +1,5 @@
 //! One run: a kernel, a machine, the suite in it, a verdict.
+use std::fs;
 use std::io::{IsTerminal, stdout};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,15 +9,19 @@ use clone3_conformance::guest::Plan;
 
 use crate::accel::{self, Accel, Threads};
 use crate::archive::Archive;
-use crate::cache::Cache;
-use crate::cli::Cli;
-use crate::console::Finding;
-use crate::interrupt::Interrupts;
+use crate::cache::{Cache, write_whole};
+use crate::cli::{self, Cli};
+use crate::console::{Finding, accusation};
+use crate::engine::{Engine, Job};
+use crate::interrupt::{Interrupted, Interrupts};
 use crate::kernel::{self, Kernel};
 use crate::machine::Machine;
 use crate::note;
 use crate::outcome::{FAILED, NO_VERDICT, Outcome, boot_findings, judge};
 use crate::qemu;
+use crate::results::{Account, Ending};
+use crate::system::{self, Thing};
+use crate::virtme::{Tools, knows_no_virtiofs};
 use crate::watch::{Limits, Session};
 
 /// How long a kernel may take to come to the suite's first line, on the slowest of machines.
@@ -28,16 +33,45 @@ const BOOTS: u32 = 3;
 /// Does what the command line says; the result is the exit status.
 pub fn run(cli: &Cli, cache: &Cache, interrupts: &Interrupts) -> Result<u8> {
     let archive = Archive { cache, interrupts };
-    let kernel =
-        kernel::get(&cli.kernel, &archive, cli.refresh).context("no verdict, for want of a kernel")?;
-    let accel = accel::choose(cli.accel, cache, interrupts).context("no verdict, for want of a machine")?;
+    system::ensure(&[("qemu-system-x86", Thing::Program(qemu::PROGRAM))], interrupts)
+        .context("no verdict (machine)")?;
+    let kernel = kernel::get(&cli.kernel, &archive, cli.refresh).context("no verdict (kernel)")?;
+    let accel = accel::choose(cli.accel, cache, interrupts).context("no verdict (machine)")?;
     let limits = Limits { boot: BOOT, whole: cli.timeout };
     let machine =
         Machine { accel, cpus: cli.cpus, memory: cli.memory.clone(), limits, append: cli.append.clone() };
-    let run = Run { cli, kernel, plan: plan(cli), binary: binary(cli)?, interrupts };
-    run.announce(&machine);
-    let (status, _session) = run.verdict(machine)?;
-    Ok(status)
+    let engine = engine(cli.engine, &kernel, cache, interrupts)?;
+    let mut run = Run { kernel, machine, engine, plan: plan(cli), binary: binary(cli)?, cache, interrupts };
+    run.announce();
+    let (session, ending) = run.verdict()?;
+    if let Some(path) = &cli.results {
+        Account::of(&run.kernel, &run.machine, &run.engine).write(path, &session.journal.lines, &ending)?;
+    }
+    Ok(ending.status)
+}
+
+/// The engine that was asked for, or the one that can do it here.
+fn engine(wish: cli::Engine, kernel: &Kernel, cache: &Cache, interrupts: &Interrupts) -> Result<Engine> {
+    if wish == cli::Engine::Qemu {
+        return Ok(Engine::Qemu);
+    }
+    if let Ok(why) = fs::read_to_string(unbootable(kernel, cache)) {
+        note!("virtme-ng cannot boot this kernel: {why}; using QEMU alone");
+        return Ok(Engine::Qemu);
+    }
+    match Tools::prepare(cache, interrupts) {
+        Ok(tools) => Ok(Engine::Virtme(tools)),
+        Err(error) if error.is::<Interrupted>() => Err(error),
+        Err(error) => {
+            note!("virtme-ng cannot be had here: {error:#}; using QEMU alone");
+            Ok(Engine::Qemu)
+        }
+    }
+}
+
+/// Where it is remembered why virtme-ng cannot boot a kernel.
+fn unbootable(kernel: &Kernel, cache: &Cache) -> PathBuf {
+    cache.path(&format!("virtme-cannot/{}", kernel.image.display().to_string().replace('/', "%")))
 }
 
 /// What the guest is to do.
@@ -61,87 +95,116 @@ fn binary(cli: &Cli) -> Result<PathBuf> {
 }
 
 struct Run<'a> {
-    cli: &'a Cli,
     kernel: Kernel,
+    machine: Machine,
+    engine: Engine,
     plan: Plan,
     binary: PathBuf,
+    cache: &'a Cache,
     interrupts: &'a Interrupts,
 }
 
 impl Run<'_> {
-    fn announce(&self, machine: &Machine) {
+    fn announce(&self) {
         let origin = self.kernel.package.as_ref().map_or_else(
             || self.kernel.image.display().to_string(),
             |package| format!("Debian {}, {}", package.version, package.suite),
         );
+        let Machine { accel, cpus, memory, .. } = &self.machine;
+        let processors = if *cpus == 1 { "processor" } else { "processors" };
         note!(
-            "Linux {} ({origin}), {} with {} processor{}, {} MiB",
+            "Linux {} ({origin}) by {}, {} with {cpus} {processors}, {memory} MiB",
             self.kernel.release,
-            machine.accel.name().to_uppercase(),
-            machine.cpus,
-            if machine.cpus == 1 { "" } else { "s" },
-            machine.memory,
+            self.engine.name(),
+            accel.name().to_uppercase(),
         );
     }
 
     /// Boots until there is a verdict, or none to be had.
-    fn verdict(&self, mut machine: Machine) -> Result<(u8, Session)> {
+    fn verdict(&mut self) -> Result<(Session, Ending)> {
         let mut boots = 1;
         let mut believed = false;
         loop {
-            let (session, complaint) = qemu::boot(
-                &self.kernel,
-                &self.plan,
-                &self.binary,
-                &machine,
-                self.interrupts,
-                &mut stdout().lock(),
-            )?;
-            for finding in boot_findings(&session) {
-                note!("while it booted, the kernel said: {}", finding.excerpt.join(" / "));
-            }
-            let status = match judge(&session, machine.accel, believed) {
+            let (session, complaint) = self.boot()?;
+            let ending = match judge(&session, self.machine.accel, believed) {
                 Outcome::Verdict { status, why } => {
-                    if let Some(why) = why {
-                        note!("{why}{}", while_running(&session.journal.running));
-                    }
-                    status
+                    why.iter().for_each(|why| note!("{why}{}", while_running(&session.journal.running)));
+                    Ending { status, ..Ending::default() }
                 }
-                Outcome::Accused(findings) => {
-                    findings.iter().for_each(show);
-                    FAILED
+                Outcome::Accused(faults) => {
+                    faults.iter().for_each(show);
+                    Ending { status: FAILED, faults, ..Ending::default() }
                 }
-                Outcome::Suspected(findings) => {
-                    findings.iter().for_each(show);
+                Outcome::Suspected(faults) => {
+                    faults.iter().for_each(show);
                     note!("that may be the host's doing and not the kernel's; running it all again to know");
                     believed = true;
-                    if let Accel::Tcg { threads } = &mut machine.accel {
+                    if let Accel::Tcg { threads } = &mut self.machine.accel {
                         *threads = Threads::Single;
                     }
                     continue;
                 }
-                Outcome::NoBoot { why, .. } if boots < BOOTS => {
+                Outcome::NoBoot { why, .. } if matches!(self.engine, Engine::Virtme(_)) => {
+                    self.give_up_virtme(&session, &why)?;
+                    boots += 1;
+                    continue;
+                }
+                Outcome::NoBoot { why, again: true, .. } if boots < BOOTS => {
                     note!("{why}; booting again ({boots} of {})", BOOTS - 1);
                     boots += 1;
                     continue;
                 }
-                Outcome::NoBoot { why, last } => {
-                    no_verdict("boot", &why, &last, &complaint);
-                    NO_VERDICT
-                }
+                Outcome::NoBoot { why, last, .. } => no_verdict("boot", why, &last, &complaint),
                 Outcome::Lost { why, running, last } => {
-                    no_verdict("run", &format!("{why}{}", while_running(&running)), &last, &complaint);
-                    NO_VERDICT
+                    no_verdict("run", format!("{why}{}", while_running(&running)), &last, &complaint)
                 }
             };
-            return Ok((status, session));
+            if let Some(boot) = session.boot {
+                note!(
+                    "booted in {:.1} s, ended after {:.1} s",
+                    boot.as_secs_f32(),
+                    session.whole.as_secs_f32()
+                );
+            }
+            return Ok((session, ending));
         }
+    }
+
+    /// Boots once, and tells what the kernel said before the suite began.
+    fn boot(&self) -> Result<(Session, String)> {
+        let job = Job {
+            kernel: &self.kernel,
+            machine: &self.machine,
+            plan: &self.plan,
+            binary: &self.binary,
+            interrupts: self.interrupts,
+        };
+        let (session, complaint) = self.engine.boot(&job, &mut stdout().lock())?;
+        for finding in boot_findings(&session).iter().filter(|_| session.journal.begun) {
+            let line = finding.excerpt.iter().find(|line| accusation(line).is_some());
+            note!("before the suite began, the kernel said: {}", line.map_or("", String::as_str));
+        }
+        Ok((session, complaint))
+    }
+
+    /// Goes on with QEMU alone; says why, and remembers it if virtme-ng never boots this kernel.
+    fn give_up_virtme(&mut self, session: &Session, why: &str) -> Result<()> {
+        let mut why = why.to_owned();
+        if knows_no_virtiofs(session) {
+            "it has no virtiofs built in, and so no root".clone_into(&mut why);
+            let path = unbootable(&self.kernel, self.cache);
+            fs::create_dir_all(path.parent().unwrap_or(&path))?;
+            write_whole(&path, why.as_bytes())?;
+        }
+        note!("virtme-ng cannot boot this kernel: {why}; using QEMU alone");
+        self.engine = Engine::Qemu;
+        Ok(())
     }
 }
 
 /// Shows what the kernel said, and what was running.
 fn show(finding: &Finding) {
-    note!("the kernel reported a fault ({:?}){}:", finding.fault, while_running(&finding.running));
+    note!("the kernel reported a fault ({}){}:", finding.fault, while_running(&finding.running));
     finding.excerpt.iter().for_each(|line| eprintln!("    {line}"));
 }
 
@@ -154,11 +217,12 @@ fn while_running(cases: &[String]) -> String {
 }
 
 /// Shows where and how a guest went away.
-fn no_verdict(stage: &str, why: &str, last: &[String], complaint: &str) {
+fn no_verdict(stage: &'static str, why: String, last: &[String], complaint: &str) -> Ending {
     note!("no verdict ({stage}): {why}");
     complaint.lines().for_each(|line| eprintln!("    {line}"));
     if !last.is_empty() {
         note!("the last lines of the console:");
         last.iter().for_each(|line| eprintln!("    {line}"));
     }
+    Ending { status: NO_VERDICT, no_verdict: Some((stage, why)), faults: Vec::new() }
 }

@@ -58,6 +58,7 @@ pub fn clone3(
     let low =
         unsafe { mmap_anonymous(std::ptr::null_mut(), size_of::<Low>(), access, low_map)? }.cast::<Low>();
     let flags = flags | Flags::PIDFD;
+    assert!(!flags.contains(Flags::CLONE_VM), "a child that shares memory needs a stack of its own");
     // SAFETY: only makes addresses, within a mapping that is page-aligned and large enough.
     let (args, pidfd) = unsafe { (&raw mut (*low).args, &raw mut (*low).pidfd) };
     // SAFETY: both are aligned and writable, and nothing else refers to them. The child works on a copy.

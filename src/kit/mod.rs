@@ -1,6 +1,7 @@
 //! Shared set-up of the cases: each piece is one race-free way to do one thing.
 
 pub mod actor;
+pub mod blocked;
 pub mod cgroup;
 pub mod channel;
 pub mod compat;
@@ -9,6 +10,7 @@ pub mod coredump;
 pub mod crash;
 pub mod disposition;
 pub mod echo;
+pub mod epoll;
 pub mod fdpass;
 pub mod fds;
 pub mod gate;
@@ -34,8 +36,10 @@ pub mod tied;
 pub mod tracer;
 pub mod uring;
 pub mod userfault;
+pub mod wait_call;
 
 pub use actor::Actor;
+pub use blocked::Blocked;
 pub use cgroup::Cgroup;
 pub use channel::Channel;
 pub use echo::Echo;
@@ -44,3 +48,4 @@ pub use held::Held;
 pub use holder::{End, Holder};
 pub use orphan::Orphan;
 pub use tied::Tied;
+pub use wait_call::{Found, WaitCall};

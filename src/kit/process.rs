@@ -1,11 +1,15 @@
 //! Ordinary helper processes: code that must run as somebody else's child, or as somebody else.
 
+use nix::errno::Errno;
+use nix::poll::{PollFlags, PollTimeout};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::check::{Context as _, Failure, Result};
+use crate::check::{self, Context as _, Failure, Result};
 use crate::clone3::{Child, Clone3};
 use crate::kit::Channel;
+use crate::procfs::Stat;
+use crate::sandbox;
 use crate::wait::{self, Status};
 
 /// Runs `body` in a child made by `call` and gives what it returned, along with the child, which exits with 0
@@ -72,4 +76,42 @@ pub fn stray_copy() -> Result<Option<i32>> {
         nix::unistd::ForkResult::Parent { child } => Ok(Some(child.as_raw())),
         nix::unistd::ForkResult::Child => Ok(None),
     }
+}
+
+/// `tgkill(2)`: asks whether a thread of a process could be signalled.
+pub fn tgkill_nothing(pid: i32, tid: i32) -> std::result::Result<(), Errno> {
+    // SAFETY: no pointers are passed, and signal 0 is never sent.
+    Errno::result(unsafe { libc::syscall(libc::SYS_tgkill, pid, tid, 0) }).map(drop)
+}
+
+/// Makes a call whose set_tid is the number of a process that is gone.
+///
+/// The kernel gives the number back a few instructions after it reports POLLHUP, and tells nobody; until then
+/// the call is EEXIST. So this asks again, without pause and within the patience of the case.
+#[track_caller]
+pub fn spawn_once_free(call: &Clone3, body: impl Fn() -> i32) -> Result<Child> {
+    loop {
+        match call.try_spawn(&body) {
+            Err(Errno::EEXIST) if sandbox::time_left() != PollTimeout::ZERO => std::thread::yield_now(),
+            outcome => return check::succeeds(call, outcome),
+        }
+    }
+}
+
+/// Every state that `/proc` shows of a child from now until it is reaped, repetitions left out.
+#[track_caller]
+pub fn states_until_reaped(child: &Child) -> Result<String> {
+    let mut seen = String::new();
+    while !child.pidfd()?.poll_now(PollFlags::POLLIN)?.contains(PollFlags::POLLHUP) {
+        if let Some(stat) = Stat::of(child.pid()).filter(|stat| !seen.ends_with(stat.state)) {
+            seen.push(stat.state);
+        }
+        if sandbox::time_left() == PollTimeout::ZERO {
+            let (pid, waited) = (child.pid(), sandbox::patience());
+            return Err(Failure::fail(format!(
+                "process {pid} not reaped within {waited:.1?}: states {seen}"
+            )));
+        }
+    }
+    Ok(seen)
 }

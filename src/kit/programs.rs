@@ -6,6 +6,7 @@
 //! | `hold READY GATE CODE` | says on the channel READY that it runs, waits for a byte from GATE, exits with CODE |
 //! | `echo FROM TO` | echoes bytes until the end of FROM |
 //! | `again COUNT PROGRAM ARGUMENT…` | execs itself COUNT times, then runs PROGRAM |
+//! | `watch-end GATE PID REPORT` | opens GATE for its child PID and says on the channel REPORT how its end showed |
 //! | `clone-parent REPORT` | tries `CLONE_PARENT` and says on the channel REPORT what came of it |
 //!
 //! Arguments in capitals that are no CODE or COUNT are inherited descriptors: see [`Command::with_fd`].
@@ -16,11 +17,13 @@ use nix::errno::Errno;
 
 use crate::abi::Flags;
 use crate::check::{Failure, Result};
-use crate::clone3::{self, Clone3};
-use crate::kit::Channel;
+use crate::clone3::Clone3;
 use crate::kit::channel::read_byte;
 use crate::kit::echo::Echoer;
 use crate::kit::helper::{self, Command, Helper};
+use crate::kit::sigchld;
+use crate::kit::{Channel, legacy};
+use crate::wait::{self, Who};
 
 /// What helpers exit with when something goes wrong in them.
 const WENT_WRONG: i32 = 97;
@@ -29,6 +32,7 @@ inventory::submit! { Helper { name: "exit", main: |arguments| or_wrong(number(ar
 inventory::submit! { Helper { name: "hold", main: |arguments| or_wrong(hold(arguments)) } }
 inventory::submit! { Helper { name: "echo", main: |arguments| or_wrong(echo(arguments)) } }
 inventory::submit! { Helper { name: "again", main: |arguments| or_wrong(again(arguments)) } }
+inventory::submit! { Helper { name: "watch-end", main: |arguments| or_wrong(watch_end(arguments)) } }
 inventory::submit! { Helper { name: "clone-parent", main: |arguments| or_wrong(clone_parent(arguments)) } }
 
 /// The exit status of a helper whose main function is fallible.
@@ -76,6 +80,22 @@ fn again(arguments: &[String]) -> Result<i32> {
     Err(command.exec())
 }
 
+/// How the end of a child showed: the event that waitid(WEXITED|__WALL) gave, `None` being ECHILD, and the
+/// pending SIGCHLD, each as (si_code, si_status or si_pid).
+pub type EndReport = (Option<(i32, i32)>, Option<(i32, i32)>);
+
+fn watch_end(arguments: &[String]) -> Result<i32> {
+    let (gate, pid) = (fd(arguments, 0)?, number(arguments, 1)?);
+    rustix::io::write(gate, b"g")?;
+    let found = match wait::waitid(Who::Pid(pid), libc::WEXITED | libc::__WALL) {
+        Ok(event) => Ok((event.map(|event| (event.code, event.status)), sigchld::take())),
+        Err(Errno::ECHILD) => Ok((None, sigchld::take())),
+        Err(errno) => Err(errno.into()),
+    };
+    Channel::<Result<EndReport>>::adopt(fd(arguments, 2)?)?.send(&found)?;
+    Ok(0)
+}
+
 /// How each way to ask for `CLONE_PARENT` went: what was called, and the errno's number, or 0 for success.
 pub type CloneParentReport = Vec<(String, i32)>;
 
@@ -86,7 +106,7 @@ pub fn try_clone_parent() -> Result<CloneParentReport> {
     let call = Clone3::new(Flags::CLONE_PARENT);
     let sibling = call.try_spawn(|| 0).map(drop);
     let mut report = vec![(call.to_string(), number_of(sibling))];
-    let old = clone3::legacy_fork(Flags::CLONE_PARENT).map(drop);
+    let old = legacy::clone(Flags::CLONE_PARENT.bits() | libc::SIGCHLD as u64, || 0).map(drop);
     report.push(("clone(CLONE_PARENT|SIGCHLD)".to_owned(), number_of(old)));
     let thread = Clone3::new(Flags::CLONE_PARENT | Flags::THREAD);
     let started = thread.try_thread();

@@ -1,8 +1,14 @@
 //! Whether SIGCHLD was sent.
 
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::check::{self, Result};
+use nix::poll::{PollFd, PollFlags, poll};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use crate::check::{self, Failure, Result};
+use crate::sandbox;
 
 /// Blocks SIGCHLD in the calling thread, so that one which is sent stays pending and can be found.
 pub fn block() -> Result {
@@ -37,4 +43,54 @@ pub fn none_pending() -> Result {
 #[track_caller]
 pub fn pending_for(pid: i32, code: i32) -> Result {
     check::equal("pending SIGCHLD as (si_code, si_pid)", take(), Some((code, pid)))
+}
+
+/// Blocks until there is a SIGCHLD, which must be about this child and say `code`. It must be
+/// [blocked](block()).
+#[track_caller]
+pub fn arrives_for(pid: i32, code: i32) -> Result {
+    let mut set = SigSet::empty();
+    set.add(Signal::SIGCHLD);
+    let pending = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+    // A signalfd is readable while the signal is pending.
+    if poll(&mut [PollFd::new(pending.as_fd(), PollFlags::POLLIN)], sandbox::time_left())? == 0 {
+        let waited = sandbox::patience();
+        return Err(Failure::fail(format!("no SIGCHLD about process {pid} came within {waited:.1?}")));
+    }
+    pending_for(pid, code)
+}
+
+/// What the caller does about SIGCHLD.
+#[derive(Clone, Copy, Debug)]
+pub enum Reaction {
+    /// SIG_DFL.
+    Default,
+    /// SIG_IGN.
+    Ignore,
+    /// A handler that [counts](handled).
+    Count,
+}
+
+static HANDLED: AtomicU32 = AtomicU32::new(0);
+
+extern "C" fn count(_: i32) {
+    HANDLED.fetch_add(1, Ordering::Relaxed);
+}
+
+/// How often the handler ran since this was asked last.
+pub fn handled() -> u32 {
+    HANDLED.swap(0, Ordering::Relaxed)
+}
+
+/// Sets the caller's reaction; system calls that a handler interrupts are restarted.
+pub fn react(reaction: Reaction, flags: SaFlags) -> Result {
+    let handler = match reaction {
+        Reaction::Default => SigHandler::SigDfl,
+        Reaction::Ignore => SigHandler::SigIgn,
+        Reaction::Count => SigHandler::Handler(count),
+    };
+    let action = SigAction::new(handler, flags | SaFlags::SA_RESTART, SigSet::empty());
+    // SAFETY: the only handler there is does one atomic addition.
+    unsafe { sigaction(Signal::SIGCHLD, &action)? };
+    Ok(())
 }

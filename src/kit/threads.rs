@@ -51,8 +51,8 @@ pub fn leaderless_at(
 /// What the body of a process does so that its leader ends with `code` and still is the last thread to be
 /// gone, after another one ended the whole group with `group_code`.
 ///
-/// The leader alone has a watch on a directory. Once it has left user mode, giving up the watch makes it sleep
-/// in the kernel, which no signal cuts short.
+/// The leader alone has watches on a directory. Once it has left user mode, giving them up makes it sleep in the
+/// kernel, which no signal cuts short.
 pub fn leader_gone_last(code: i32, group_code: i32) -> i32 {
     let in_user_mode = Box::leak(Box::new(AtomicU32::new(1)));
     let tid_word: &AtomicU32 = in_user_mode;
@@ -80,9 +80,12 @@ pub fn be_slow_to_go() -> Result {
 fn slow_exit(word: &'static AtomicU32) -> Result {
     use rustix::fs::inotify;
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_FILES)?;
-    let watch = inotify::init(inotify::CreateFlags::CLOEXEC)?;
-    inotify::add_watch(&watch, "/", inotify::WatchFlags::MOVE_SELF)?;
-    std::mem::forget(watch);
+    // One would do, were it not that the other thread may be slow too.
+    for _ in 0..4 {
+        let watch = inotify::init(inotify::CreateFlags::CLOEXEC)?;
+        inotify::add_watch(&watch, "/", inotify::WatchFlags::MOVE_SELF)?;
+        std::mem::forget(watch);
+    }
     // SAFETY: the word is never freed, and the kernel writes to it once, when this thread exits.
     unsafe { libc::syscall(libc::SYS_set_tid_address, word.as_ptr()) };
     Ok(())

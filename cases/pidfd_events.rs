@@ -1,0 +1,219 @@
+//! What the pidfd and /proc of an auto-reaped child show while it lives, as it ends, and afterwards.
+
+use clone3_conformance::abi::Flags;
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Result};
+use clone3_conformance::clone3::Clone3;
+use clone3_conformance::kit::epoll::Watch;
+use clone3_conformance::kit::process::{states_until_reaped, tgkill_nothing};
+use clone3_conformance::kit::{Echo, Held};
+use clone3_conformance::need::rounds;
+use clone3_conformance::pidfd::Pidfd;
+use clone3_conformance::procfs::{self, Stat};
+use clone3_conformance::wait::{self, Event, Status};
+use nix::errno::Errno;
+use nix::poll::PollFlags;
+use nix::sched::{CloneFlags, sched_getaffinity, setns};
+use nix::sys::signal::kill;
+use nix::unistd::{Pid, getpgid, getsid};
+use rustix::event::epoll::EventFlags;
+use rustix::process::{Resource, getpriority_process, getrlimit, prlimit};
+
+fn reaped() -> Clone3 {
+    Clone3::new(Flags::REAPED)
+}
+
+fn raw(pid: Pid) -> Option<rustix::process::Pid> {
+    rustix::process::Pid::from_raw(pid.as_raw())
+}
+
+fn named(errno: rustix::io::Errno) -> Errno {
+    Errno::from_raw(errno.raw_os_error())
+}
+
+/// A question about a process, by pid or by pidfd. Only whether the process is there matters.
+type Question = fn(Pid, &Pidfd) -> std::result::Result<(), Errno>;
+
+const QUESTIONS: [(&str, Question); 13] = [
+    ("kill(pid, 0)", |pid, _| kill(pid, None)),
+    ("tgkill(pid, pid, 0)", |pid, _| tgkill_nothing(pid.as_raw(), pid.as_raw())),
+    ("pidfd_open(pid)", |pid, _| Pidfd::try_open(pid.as_raw()).map(drop)),
+    ("getpgid(pid)", |pid, _| getpgid(Some(pid)).map(drop)),
+    ("getsid(pid)", |pid, _| getsid(Some(pid)).map(drop)),
+    ("sched_getaffinity(pid)", |pid, _| sched_getaffinity(pid).map(drop)),
+    ("getpriority(pid)", |pid, _| getpriority_process(raw(pid)).map(drop).map_err(named)),
+    ("prlimit(pid)", |pid, _| {
+        let same = getrlimit(Resource::Core);
+        prlimit(raw(pid), Resource::Core, same).map(drop).map_err(named)
+    }),
+    ("pidfd_send_signal(0)", |_, pidfd| pidfd.send_raw_signal(0)),
+    ("pidfd_getfd", |_, pidfd| pidfd.getfd(0).map(drop)),
+    ("setns(pidfd)", |_, pidfd| setns(pidfd, CloneFlags::CLONE_NEWUTS)),
+    ("process_madvise", |_, pidfd| pidfd.madvise_nothing()),
+    ("PIDFD_GET_PID_NAMESPACE", |_, pidfd| pidfd.pid_namespace().map(drop)),
+];
+
+case! {
+    /// After POLLHUP an auto-reaped child is gone and not merely hidden: calls that ask for it by pid or by
+    /// pidfd say ESRCH, /proc has no entry of it, and fdinfo shows no pid.
+    autoreap_pid_really_gone: Must, needs [Autoreap, Proc],
+    source "commit \"clone: add CLONE_AUTOREAP\"; kernel/exit.c release_task()",
+}
+fn autoreap_pid_really_gone() -> Result {
+    let child = Held::exiting_with(&reaped(), 0)?;
+    let (pid, pidfd) = (Pid::from_raw(child.pid()), child.pidfd()?);
+    let mut applicable = Vec::new();
+    for (name, ask) in QUESTIONS {
+        let got = ask(pid, pidfd);
+        let there = got != Err(Errno::ESRCH);
+        check::holds(there, format_args!("control: {name} of a live child: got ESRCH"))?;
+        // A call that this kernel was built without says nothing of the process.
+        applicable.extend((got != Err(Errno::ENOSYS)).then_some((name, ask)));
+    }
+    check::equal("control: the pid in fdinfo of a live child", pidfd.pid_in_fdinfo(), Some(pid.as_raw()))?;
+    check::holds(Stat::of(pid.as_raw()).is_some(), "control: a live child is not in /proc")?;
+
+    child.let_go()?;
+    pidfd.wait_reaped()?;
+    for (name, ask) in applicable {
+        check::refused(format_args!("{name} after POLLHUP"), ask(pid, pidfd), Errno::ESRCH)?;
+    }
+    check::equal("the pid in fdinfo after POLLHUP", pidfd.pid_in_fdinfo(), Some(-1))?;
+    let now = procfs::describe(pid.as_raw());
+    check::holds(Stat::of(pid.as_raw()).is_none(), format_args!("after POLLHUP, /proc still says: {now}"))
+}
+
+case! {
+    /// Once the pidfd of an auto-reaped child reports POLLHUP, PIDFD_INFO_EXIT is always there.
+    autoreap_pollhup_implies_exit_info: Must, needs [Autoreap, ExitInfo],
+    source "fs/pidfs.c pidfs_exit(), which runs before the pid is unhashed",
+}
+fn autoreap_pollhup_implies_exit_info() -> Result {
+    for _ in 0..rounds(25) {
+        let child = reaped().spawn(|| 42)?;
+        child.pidfd()?.reaped_with(Status::exited(42))?;
+    }
+    Ok(())
+}
+
+case! {
+    /// Once the pidfd of an auto-reaped child reports POLLIN, wait calls say ECHILD, be POLLHUP there or not.
+    autoreap_pollin_implies_echild: Is, needs [Autoreap],
+    source "kernel/exit.c exit_notify() (from zombie to dead under one tasklist_lock)",
+}
+fn autoreap_pollin_implies_echild() -> Result {
+    let control = Clone3::new(Flags::PIDFD).spawn(|| 0)?;
+    control.pidfd()?.wait_exited()?;
+    check::equal("control", wait::find_zombie(control.pid())?, Event::exited(control.pid(), 0))?;
+    control.reap_expecting(Status::exited(0))?;
+    for _ in 0..rounds(25) {
+        let child = reaped().spawn(|| 0)?;
+        child.pidfd()?.wait_exited()?;
+        wait::no_child(child.pid())?;
+        // Nothing may be left at the end of the case.
+        child.pidfd()?.wait_reaped()?;
+    }
+    Ok(())
+}
+
+case! {
+    /// poll on the pidfd of an auto-reaped child gives nothing while it lives; afterwards POLLIN and POLLHUP,
+    /// and POLLHUP even when nothing is asked for. That of a zombie gives POLLIN alone until it is waited for.
+    autoreap_poll_bits: Is, needs [Autoreap],
+    source "fs/pidfs.c pidfd_poll(); pidfd_open(2) (POLLIN)",
+}
+fn autoreap_poll_bits() -> Result {
+    const IN: PollFlags = PollFlags::POLLIN;
+    const NORMAL: PollFlags = PollFlags::POLLRDNORM;
+    const HUP: PollFlags = PollFlags::POLLHUP;
+    let none = PollFlags::empty();
+    let zombie = Clone3::new(Flags::PIDFD).spawn(|| 0)?;
+    wait::find_zombie(zombie.pid())?;
+    check::equal("poll(POLLIN) on a zombie's pidfd", zombie.pidfd()?.poll_now(IN)?, IN)?;
+    wait::reap(zombie.pid())?;
+    check::equal("poll(POLLIN) after the wait", zombie.pidfd()?.poll_now(IN)?, IN | HUP)?;
+
+    let child = Held::exiting_with(&reaped(), 0)?;
+    let pidfd = child.pidfd()?;
+    let watch = Watch::new(pidfd, EventFlags::empty())?;
+    for asked in [none, IN, IN | NORMAL | PollFlags::POLLOUT] {
+        check::equal(format_args!("poll({asked:?}), alive"), pidfd.poll_now(asked)?, none)?;
+    }
+    check::equal("epoll, alive", watch.now()?, None)?;
+    child.let_go()?;
+    check::equal("epoll with no events asked for", watch.next()?, EventFlags::HUP)?;
+    for (asked, expected) in [(none, HUP), (IN, IN | HUP), (IN | NORMAL, IN | NORMAL | HUP)] {
+        check::equal(format_args!("poll({asked:?}), reaped"), pidfd.poll_now(asked)?, expected)?;
+    }
+    Ok(())
+}
+
+case! {
+    /// An edge-triggered epoll registration of an auto-reaped child's pidfd reports its end as EPOLLIN.
+    autoreap_epoll_event: Is, needs [Autoreap],
+    source "kernel/signal.c do_notify_pidfd(); fs/pidfs.c pidfd_poll()",
+}
+fn autoreap_epoll_event() -> Result {
+    let child = Held::exiting_with(&reaped(), 0)?;
+    let watch = Watch::new(child.pidfd()?, EventFlags::IN | EventFlags::ET)?;
+    check::equal("epoll, alive", watch.now()?, None)?;
+    child.let_go()?;
+    let first = watch.next()?;
+    check::holds(first.contains(EventFlags::IN), format_args!("expected EPOLLIN first, got {first:?}"))?;
+    // Whether POLLHUP is part of this edge, or one of its own, or neither, is left open.
+    child.pidfd()?.wait_reaped()
+}
+
+case! {
+    /// Closing the pidfd of an auto-reaped child that is not an auto-kill one does nothing to it.
+    autoreap_close_pidfd_no_kill: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"",
+}
+fn autoreap_close_pidfd_no_kill() -> Result {
+    let mut control = Echo::spawn(&Clone3::new(Flags::KILLED_NNP))?;
+    let observer = control.observe()?;
+    control.close_pidfd()?;
+    control.is_dead("control: after the last close of an auto-kill pidfd")?;
+    observer.wait_reaped()?;
+
+    let mut child = Echo::spawn(&reaped())?;
+    let observer = child.observe()?;
+    child.close_pidfd()?;
+    child.is_alive("after the last close of its pidfd, without CLONE_PIDFD_AUTOKILL")?;
+    drop(child.into_child());
+    observer.reaped_with(Status::exited(0))
+}
+
+/// How far a state of /proc is on the way from life to nothing.
+fn stage(state: char) -> u32 {
+    match state {
+        'Z' => 1,
+        'X' => 2,
+        _ => 0,
+    }
+}
+
+case! {
+    /// What /proc shows of an auto-reaped child that exits goes one way: alive, then perhaps a zombie for an
+    /// instant, perhaps dead, and then nothing, at POLLHUP at the latest.
+    autoreap_transient_proc_z: Is, needs [Autoreap, Proc],
+    source "kernel/exit.c exit_notify() (EXIT_ZOMBIE is stored before EXIT_DEAD)",
+}
+fn autoreap_transient_proc_z() -> Result {
+    for _ in 0..rounds(10) {
+        let child = Held::exiting_with(&reaped(), 0)?;
+        let alive = Stat::of(child.pid()).map_or('?', |stat| stat.state);
+        check::holds("RSD".contains(alive), format_args!("control: a live child is in state {alive}"))?;
+        child.let_go()?;
+        let seen = states_until_reaped(&child)?;
+        let one_way = seen.chars().is_sorted_by_key(stage);
+        let known = seen.chars().all(|state| "RSDZX".contains(state));
+        check::holds(one_way && known, format_args!("expected R, S or D, then Z, then X; got {seen}"))?;
+        let now = procfs::describe(child.pid());
+        check::holds(
+            Stat::of(child.pid()).is_none(),
+            format_args!("after POLLHUP, /proc still says: {now}"),
+        )?;
+    }
+    Ok(())
+}

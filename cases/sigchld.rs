@@ -1,0 +1,308 @@
+//! The SIGCHLD that an auto-reaped child does not send when it ends, and those that it sends before.
+
+use clone3_conformance::abi::Flags;
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Context as _, Result};
+use clone3_conformance::clone3::Clone3;
+use clone3_conformance::kit::helper::Command;
+use clone3_conformance::kit::programs::EndReport;
+use clone3_conformance::kit::sigchld::{self, Reaction};
+use clone3_conformance::kit::{Channel, Echo, Gate, Held, Orphan};
+use clone3_conformance::pidfd::Pidfd;
+use clone3_conformance::wait::{self, Event, Status, Who};
+use nix::errno::Errno;
+use nix::poll::PollFlags;
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::{SaFlags, Signal};
+
+fn reaped() -> Clone3 {
+    Clone3::new(Flags::REAPED)
+}
+
+/// The event of a child that a signal has stopped.
+fn stopped(pid: i32) -> Event {
+    Event { pid, code: libc::CLD_STOPPED, status: libc::SIGSTOP }
+}
+
+/// Stops a child, and returns once its parent could have seen that.
+fn stop(child: &Held) -> Result {
+    child.kill(Signal::SIGSTOP)?;
+    let found = wait::waitid(Who::Pid(child.pid()), libc::WSTOPPED | libc::WNOWAIT | libc::__WALL);
+    check::equal("waitid(WSTOPPED|WNOWAIT|__WALL)", found, Ok(Some(stopped(child.pid()))))
+}
+
+/// Nothing may be left of an auto-reaped child that was let go or killed, and no SIGCHLD have come.
+fn ends_in_silence(pid: i32, pidfd: &Pidfd, status: Status) -> Result {
+    pidfd.reaped_with(status)?;
+    // Without __WALL too: after exec or reparenting the child is an ordinary one to such a call.
+    let plain = wait::waitid(Who::Pid(pid), libc::WEXITED | libc::WNOHANG);
+    wait::no_such_child(format_args!("waitid({pid}, WEXITED|WNOHANG)"), plain)?;
+    wait::no_child(pid)?;
+    sigchld::none_pending()
+}
+
+case! {
+    /// An auto-reaped child sends no SIGCHLD, whether it exits, is killed, or dies of a signal that may dump
+    /// core.
+    autoreap_no_sigchld: Must, needs [Autoreap, ExitInfo],
+    source "commit \"clone: add CLONE_AUTOREAP\" (\"No exit signal is delivered\")",
+}
+fn autoreap_no_sigchld() -> Result {
+    sigchld::block()?;
+    for end in [None, Some(Signal::SIGKILL), Some(Signal::SIGABRT)] {
+        let body = || {
+            // Where core dumps go to files, this one does not.
+            let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
+            if let Some(signal) = end {
+                let _ = nix::sys::signal::raise(signal);
+            }
+            0
+        };
+        wait::reap(Clone3::fork().spawn(body)?.pid())?;
+        let sent = sigchld::take().is_some();
+        check::holds(sent, format_args!("control: no SIGCHLD from an ordinary child at {end:?}"))?;
+
+        let child = reaped().spawn(body)?;
+        let status = child.pidfd()?.exit_status()?;
+        check::equal("the signal it died of", status.term_signal(), end.map(|signal| signal as i32))?;
+        sigchld::none_pending()?;
+    }
+    Ok(())
+}
+
+case! {
+    /// Reparenting sets a child's exit signal to SIGCHLD; the new parent of an auto-reaped child gets none all
+    /// the same, and no zombie, whether the child exits or is killed.
+    autoreap_no_sigchld_after_reparent: Must, needs [Autoreap, ExitInfo],
+    source "commit \"clone: add CLONE_AUTOREAP\"; kernel/exit.c reparent_leader()",
+}
+fn autoreap_no_sigchld_after_reparent() -> Result {
+    sigchld::block()?;
+    let control = Orphan::exiting_with(&Clone3::new(Flags::PIDFD), 5)?;
+    control.let_go()?;
+    wait::reap_expecting(control.pid, Status::exited(5))?;
+    sigchld::pending_for(control.pid, libc::CLD_EXITED).context("control")?;
+
+    let child = Orphan::exiting_with(&reaped(), 5)?;
+    child.let_go()?;
+    ends_in_silence(child.pid, &child.pidfd, Status::exited(5))?;
+    let child = Orphan::exiting_with(&reaped(), 5)?;
+    check::succeeds("pidfd_send_signal(SIGKILL)", child.pidfd.send_signal(Signal::SIGKILL))?;
+    ends_in_silence(child.pid, &child.pidfd, Status::killed(Signal::SIGKILL))
+}
+
+case! {
+    /// Exec sets a child's exit signal to SIGCHLD; the parent of an auto-reaped child that has execed gets none
+    /// all the same, and no zombie.
+    autoreap_no_sigchld_after_child_exec: Must, needs [Autoreap, ExitInfo],
+    source "commit \"clone: add CLONE_AUTOREAP\"; fs/exec.c de_thread()",
+}
+fn autoreap_no_sigchld_after_child_exec() -> Result {
+    sigchld::block()?;
+    let control = Held::execed(&Clone3::new(Flags::PIDFD), 66)?;
+    control.let_go()?;
+    wait::reap_expecting(control.pid(), Status::exited(66))?;
+    sigchld::pending_for(control.pid(), libc::CLD_EXITED).context("control")?;
+
+    let child = Held::execed(&reaped(), 66)?;
+    child.let_go()?;
+    ends_in_silence(child.pid(), child.pidfd()?, Status::exited(66))
+}
+
+/// A process makes a child by `call` and execs; the new program sees how the child ends.
+fn end_seen_after_parents_exec(call: &Clone3) -> Result<EndReport> {
+    let (gate, report) = (Gate::new()?, Channel::<Result<EndReport>>::new()?);
+    let parent = Clone3::fork().spawn(|| {
+        let exec = || {
+            sigchld::block()?;
+            let child = call.spawn(|| {
+                gate.wait();
+                5
+            })?;
+            let program = Command::new("watch-end", &[])?.with_fd(&gate.opening_end());
+            Ok(program.number(child.pid()).with_fd(&report.sending_end()?).exec())
+        };
+        let failure = exec().unwrap_or_else(|failure| failure);
+        i32::from(report.send(&Err(failure)).is_err())
+    })?;
+    let seen = report.recv()??;
+    parent.reap_expecting(Status::exited(0))?;
+    Ok(seen)
+}
+
+case! {
+    /// When a parent has execed, the kernel makes any child's exit signal SIGCHLD; from an auto-reaped child
+    /// the parent gets none all the same, and no zombie.
+    autoreap_no_sigchld_after_parent_exec: Must, needs [Autoreap],
+    source "commit \"clone: add CLONE_AUTOREAP\"; kernel/signal.c do_notify_parent() (parent_exec_id)",
+}
+fn autoreap_no_sigchld_after_parent_exec() -> Result {
+    let (event, signal) = end_seen_after_parents_exec(&Clone3::new(Flags::empty()))?;
+    check::equal(
+        "control: event of a child that was there before the exec",
+        event,
+        Some((libc::CLD_EXITED, 5)),
+    )?;
+    check::equal("control: si_code of its SIGCHLD", signal.map(|(code, _)| code), Some(libc::CLD_EXITED))?;
+
+    let (event, signal) = end_seen_after_parents_exec(&Clone3::new(Flags::AUTOREAP))?;
+    check::equal("event of an auto-reaped child, ECHILD being None", event, None)?;
+    check::equal("its SIGCHLD", signal, None)
+}
+
+case! {
+    /// The end of an auto-reaped child does not run the parent's SIGCHLD handler, with or without
+    /// SA_NOCLDWAIT, not even when the child has execed.
+    autoreap_sigchld_handler_not_run: Must, needs [Autoreap, ExitInfo],
+    source "commit \"clone: add CLONE_AUTOREAP\" (\"No exit signal is delivered\")",
+}
+fn autoreap_sigchld_handler_not_run() -> Result {
+    for flags in [SaFlags::empty(), SaFlags::SA_NOCLDWAIT] {
+        sigchld::react(Reaction::Count, flags)?;
+        let control = Clone3::fork().spawn(|| 0)?;
+        // With SA_NOCLDWAIT this waits for the child's end and then says ECHILD.
+        let _ = wait::waitpid(control.pid(), libc::__WALL);
+        check::equal(format_args!("control: runs of the handler with {flags:?}"), sigchld::handled(), 1)?;
+
+        for child in [Held::exiting_with(&reaped(), 5)?, Held::execed(&reaped(), 5)?] {
+            child.let_go()?;
+            child.pidfd()?.reaped_with(Status::exited(5))?;
+            check::equal(format_args!("runs of the handler with {flags:?}"), sigchld::handled(), 0)?;
+        }
+    }
+    Ok(())
+}
+
+case! {
+    /// SIG_IGN or SA_NOCLDWAIT in the parent change nothing for an auto-reaped child: it is reaped, and its
+    /// exit code is in its pidfd.
+    autoreap_with_sigchld_ignored: Must, needs [Autoreap, ExitInfo],
+    source "commit \"clone: add CLONE_AUTOREAP\"; kernel/signal.c do_notify_parent()",
+}
+fn autoreap_with_sigchld_ignored() -> Result {
+    let reactions = [(Reaction::Ignore, SaFlags::empty()), (Reaction::Default, SaFlags::SA_NOCLDWAIT)];
+    for (reaction, flags) in reactions {
+        sigchld::react(reaction, flags)?;
+        let control = Clone3::fork().spawn(|| 0)?;
+        let got = wait::waitpid(control.pid(), libc::__WALL);
+        check::equal(
+            format_args!("control: waitpid of an ordinary child with {reaction:?} {flags:?}"),
+            got,
+            Err(Errno::ECHILD),
+        )?;
+
+        for child in [Held::exiting_with(&reaped(), 42)?, Held::execed(&reaped(), 42)?] {
+            child.let_go()?;
+            child.pidfd()?.reaped_with(Status::exited(42))?;
+            wait::no_child(child.pid())?;
+        }
+    }
+    Ok(())
+}
+
+case! {
+    /// Only the exit signal is suppressed: the stop of an auto-reaped child is announced with SIGCHLD and can
+    /// be waited for, and its pidfd stays silent.
+    autoreap_stop_is_reported: Is, needs [Autoreap, ExitInfo],
+    source "kernel/signal.c do_notify_parent_cldstop()",
+}
+fn autoreap_stop_is_reported() -> Result {
+    sigchld::block()?;
+    let child = Held::exiting_with(&reaped(), 5)?;
+    stop(&child)?;
+    sigchld::arrives_for(child.pid(), libc::CLD_STOPPED)?;
+    check::equal("poll on its pidfd", child.pidfd()?.poll_now(PollFlags::POLLIN)?, PollFlags::empty())?;
+    let found = wait::waitid(Who::Pid(child.pid()), libc::WSTOPPED | libc::WNOHANG | libc::__WALL);
+    check::equal("waitid(WSTOPPED) after one with WNOWAIT", found, Ok(Some(stopped(child.pid()))))?;
+    let found = wait::waitid(Who::Pid(child.pid()), libc::WSTOPPED | libc::WNOHANG | libc::__WALL);
+    check::equal("waitid(WSTOPPED) once more", found, Ok(None))?;
+    child.kill(Signal::SIGKILL)?;
+    ends_in_silence(child.pid(), child.pidfd()?, Status::killed(Signal::SIGKILL))
+}
+
+case! {
+    /// So is its continuation.
+    autoreap_continue_is_reported: Is, needs [Autoreap, ExitInfo],
+    source "kernel/signal.c do_notify_parent_cldstop()",
+}
+fn autoreap_continue_is_reported() -> Result {
+    sigchld::block()?;
+    let child = Held::exiting_with(&reaped(), 5)?;
+    stop(&child)?;
+    sigchld::arrives_for(child.pid(), libc::CLD_STOPPED)?;
+    child.kill(Signal::SIGCONT)?;
+    sigchld::arrives_for(child.pid(), libc::CLD_CONTINUED)?;
+    let found = wait::waitid(Who::Pid(child.pid()), libc::WCONTINUED | libc::WNOHANG | libc::__WALL);
+    let continued = Event { pid: child.pid(), code: libc::CLD_CONTINUED, status: libc::SIGCONT };
+    check::equal("waitid(WCONTINUED)", found, Ok(Some(continued)))?;
+    child.let_go()?;
+    ends_in_silence(child.pid(), child.pidfd()?, Status::exited(5))
+}
+
+case! {
+    /// Until it execs, the stop of an auto-reaped child is seen by wait calls with __WALL or __WCLONE only;
+    /// after its exec a plain WUNTRACED sees it.
+    autoreap_stop_needs_wall_before_exec: Is, needs [Autoreap, ExitInfo],
+    source "kernel/exit.c eligible_child(); fs/exec.c de_thread()",
+}
+fn autoreap_stop_needs_wall_before_exec() -> Result {
+    const LOOK: i32 = libc::WUNTRACED | libc::WNOHANG;
+    let seen = |pid| Ok(Some((pid, Status::stopped(Signal::SIGSTOP))));
+    for option in [libc::__WALL, libc::__WCLONE] {
+        let child = Held::exiting_with(&reaped(), 5)?;
+        let pid = child.pid();
+        stop(&child)?;
+        check::equal("waitpid(WUNTRACED|WNOHANG) before exec", wait::waitpid(pid, LOOK), Err(Errno::ECHILD))?;
+        check::equal("the same with __WALL or __WCLONE", wait::waitpid(pid, LOOK | option), seen(pid))?;
+        child.into_child().clear_away()?;
+    }
+    let child = Held::execed(&reaped(), 5)?;
+    stop(&child)?;
+    check::equal(
+        "waitpid(WUNTRACED|WNOHANG) after exec",
+        wait::waitpid(child.pid(), LOOK),
+        seen(child.pid()),
+    )?;
+    child.into_child().clear_away()
+}
+
+case! {
+    /// SA_NOCLDSTOP suppresses the SIGCHLD of the stop and the continuation of an auto-reaped child, and not
+    /// the wait events.
+    autoreap_sa_nocldstop: Must, needs [Autoreap],
+    source "sigaction(2); kernel/signal.c do_notify_parent_cldstop()",
+}
+fn autoreap_sa_nocldstop() -> Result {
+    sigchld::block()?;
+    let child = Echo::spawn(&reaped())?;
+    for (flags, announced) in
+        [(SaFlags::empty(), Some((libc::CLD_STOPPED, child.pid()))), (SaFlags::SA_NOCLDSTOP, None)]
+    {
+        sigchld::react(Reaction::Default, flags)?;
+        child.kill(Signal::SIGSTOP)?;
+        let found = wait::waitid(Who::Pid(child.pid()), libc::WSTOPPED | libc::__WALL);
+        check::equal(format_args!("waitid(WSTOPPED) with {flags:?}"), found, Ok(Some(stopped(child.pid()))))?;
+        child.kill(Signal::SIGCONT)?;
+        // The child announces both by itself, before it answers.
+        child.is_alive("after it was stopped and continued")?;
+        check::equal(format_args!("first SIGCHLD with {flags:?}"), sigchld::take(), announced)?;
+    }
+    sigchld::none_pending()?;
+    child.into_child().clear_away()
+}
+
+case! {
+    /// SIGKILL ends a stopped auto-reaped child in silence: no SIGCHLD, no zombie, before and after an exec.
+    autoreap_killed_while_stopped: Must, needs [Autoreap, ExitInfo],
+    source "commit \"clone: add CLONE_AUTOREAP\" (\"No exit signal is delivered\")",
+}
+fn autoreap_killed_while_stopped() -> Result {
+    sigchld::block()?;
+    for child in [Held::exiting_with(&reaped(), 5)?, Held::execed(&reaped(), 5)?] {
+        stop(&child)?;
+        sigchld::arrives_for(child.pid(), libc::CLD_STOPPED).context("control")?;
+        child.kill(Signal::SIGKILL)?;
+        ends_in_silence(child.pid(), child.pidfd()?, Status::killed(Signal::SIGKILL))?;
+    }
+    Ok(())
+}

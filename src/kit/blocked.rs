@@ -1,0 +1,102 @@
+//! A thread of the case that is blocked in a wait call, provably, before the event that should end it.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use rustix::pipe::{PipeFlags, pipe_with};
+
+use crate::check::{Failure, Result};
+use crate::kit::threads::own_tid;
+use crate::kit::wait_call::{Found, WaitCall};
+use crate::procfs::Stat;
+use crate::{note, sandbox};
+
+/// A thread in a wait call. Make the children first: a case with a second thread should not fork.
+#[derive(Debug)]
+pub struct Blocked {
+    call: WaitCall,
+    tid: i32,
+    /// Has a byte in it once the call has returned.
+    returned: OwnedFd,
+    thread: JoinHandle<Found>,
+}
+
+impl Blocked {
+    /// Starts a thread that makes the call, and returns once it sleeps in it.
+    #[track_caller]
+    pub fn in_call(call: WaitCall) -> Result<Blocked> {
+        let (returned, tell) = pipe_with(PipeFlags::CLOEXEC)?;
+        let (send_tid, tid) = mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            // The receiver waits for it.
+            let _ = send_tid.send(own_tid());
+            let found = call.make();
+            note!("{call} = {found:?}");
+            // The reader outlives this thread, or nobody cares any more.
+            let _ = rustix::io::write(tell, b"r");
+            found
+        });
+        let tid = tid.recv().map_err(|_| Failure::broken("a thread ended before it began"))?;
+        let blocked = Blocked { call, tid, returned, thread };
+        blocked.is_blocked("at first")?;
+        note!("thread {tid} is blocked in {call}");
+        Ok(blocked)
+    }
+
+    /// The thread must be, or be about to be again, asleep in the call.
+    ///
+    /// `/proc/self/task/TID/syscall` names the system call of a thread that sleeps, and only then. A thread
+    /// that has been woken for nothing looks around and goes back to sleep, so this looks until it has.
+    #[track_caller]
+    pub fn is_blocked(&self, when: &str) -> Result {
+        let path = format!("/proc/self/task/{}/syscall", self.tid);
+        loop {
+            if self.has_returned(PollTimeout::ZERO)? {
+                return Err(Failure::fail(format!("{} returned {when}: expected it to block", self.call)));
+            }
+            match std::fs::read_to_string(&path) {
+                Ok(text) if self.is_the_call(&text) => return Ok(()),
+                Ok(text) if sandbox::time_left() == PollTimeout::ZERO => {
+                    return Err(Failure::broken(format!(
+                        "the thread for {} is at {text:?} {when}",
+                        self.call
+                    )));
+                }
+                Ok(_) => std::thread::yield_now(),
+                // It may have returned and ended since.
+                Err(_) if self.has_returned(PollTimeout::ZERO)? => {}
+                Err(error) => return Err(Failure::blocked(format!("needs {path}: {error}"))),
+            }
+        }
+    }
+
+    fn is_the_call(&self, text: &str) -> bool {
+        text.split(' ').next() == Some(&self.call.syscall().to_string()[..])
+    }
+
+    fn has_returned(&self, timeout: PollTimeout) -> Result<bool> {
+        loop {
+            let mut fds = [PollFd::new(self.returned.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut fds, timeout) {
+                Ok(ready) => return Ok(ready > 0),
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+
+    /// Waits until the call returns, and gives what it found.
+    #[track_caller]
+    pub fn join(self) -> Result<Found> {
+        if self.has_returned(sandbox::time_left())? {
+            return self.thread.join().map_err(|_| Failure::broken("a waiting thread panicked"));
+        }
+        let waited = sandbox::patience();
+        let now = Stat::read(&format!("/proc/self/task/{}/stat", self.tid));
+        let now = now.map_or_else(String::new, |stat| format!("; its thread, shown as a process: {stat}"));
+        Err(Failure::fail(format!("{} is still blocked after {waited:.1?}{now}", self.call)))
+    }
+}

@@ -1,0 +1,50 @@
+//! One descriptor under epoll.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, poll};
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::time::Timespec;
+
+use crate::check::{Failure, Result};
+use crate::sandbox;
+
+/// An epoll instance that watches one descriptor. It holds no reference to it.
+#[derive(Debug)]
+pub struct Watch(OwnedFd);
+
+impl Watch {
+    /// Watches `fd` for these events.
+    pub fn new(fd: impl AsFd, events: EventFlags) -> Result<Watch> {
+        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+        epoll::add(&epoll, fd, EventData::new_u64(0), events)?;
+        Ok(Watch(epoll))
+    }
+
+    /// The event that epoll_wait(2) has at this moment.
+    pub fn now(&self) -> Result<Option<EventFlags>> {
+        let mut events = [Event { flags: EventFlags::empty(), data: EventData::new_u64(0) }];
+        let count = epoll::wait(&self.0, &mut events[..], Some(&Timespec::default()))?;
+        Ok((count > 0).then(|| events[0].flags))
+    }
+
+    /// Blocks until there is an event.
+    #[track_caller]
+    pub fn next(&self) -> Result<EventFlags> {
+        loop {
+            if let Some(flags) = self.now()? {
+                return Ok(flags);
+            }
+            let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut fds, sandbox::time_left()) {
+                Ok(0) => {
+                    let waited = sandbox::patience();
+                    return Err(Failure::fail(format!("epoll reported no event within {waited:.1?}")));
+                }
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! What boots a kernel: two ways to the same verdict.
+use std::io::Write;
+use std::path::Path;
+
+use anyhow::Result;
+use clone3_conformance::guest::Plan;
+
+use crate::interrupt::Interrupts;
+use crate::kernel::Kernel;
+use crate::machine::Machine;
+use crate::watch::Session;
+use crate::{qemu, virtme};
+
+/// What is to be done.
+pub struct Job<'a> {
+    pub kernel: &'a Kernel,
+    pub machine: &'a Machine,
+    pub plan: &'a Plan,
+    /// The suite's static binary.
+    pub binary: &'a Path,
+    pub interrupts: &'a Interrupts,
+}
+
+/// What does it.
+pub enum Engine {
+    /// virtme-ng: the guest's root is the host's, read-only.
+    Virtme(virtme::Tools),
+    /// QEMU alone: the guest has nothing but the suite.
+    Qemu,
+}
+
+impl Engine {
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Virtme(_) => "virtme-ng",
+            Self::Qemu => "QEMU",
+        }
+    }
+
+    /// Boots the kernel and follows the suite in it; what the suite says to a person goes to `screen`.
+    ///
+    /// Beside what was seen of the guest, the result is what the engine itself complained of.
+    pub fn boot(&self, job: &Job, screen: &mut dyn Write) -> Result<(Session, String)> {
+        match self {
+            Self::Virtme(tools) => tools.boot(job, screen).map(|session| (session, String::new())),
+            Self::Qemu => qemu::boot(job, screen),
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! What the machine must have installed, and installing it where that is allowed.
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use rustix::process::geteuid;
+
+use crate::interrupt::{Interrupted, Interrupts};
+use crate::note;
+use crate::process::succeed;
+
+/// Something of a system package.
+#[derive(Clone, Copy, Debug)]
+pub enum Thing {
+    /// A program in the search path.
+    Program(&'static str),
+    File(&'static str),
+    /// A module of the system's Python.
+    Python(&'static str),
+}
+
+/// A system package, and what of it must be there.
+pub type Need = (&'static str, Thing);
+
+/// Sees to it that everything is there; installs the packages that are missing.
+pub fn ensure(needs: &[Need], interrupts: &Interrupts) -> Result<()> {
+    let missing: Vec<&str> =
+        needs.iter().filter(|(_, thing)| !thing.is_there()).map(|(package, _)| *package).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let wanted = missing.join(" ");
+    let Some(root) = way_to_root() else {
+        bail!("not installed here: {wanted}; as root: apt-get install {wanted}")
+    };
+    note!("installing system packages: {wanted}");
+    let apt = |arguments: &[&str]| {
+        let command = root.iter().copied().chain(["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq"]);
+        let command: Vec<&str> = command.chain(arguments.iter().copied()).collect();
+        succeed(Command::new(command[0]).args(&command[1..]), interrupts)
+    };
+    let install = [&["install", "--yes", "--no-install-recommends"], missing.as_slice()].concat();
+    match apt(&install) {
+        // The machine's lists of packages may be missing, or too old.
+        Err(error) if !error.is::<Interrupted>() => apt(&["update"]).and_then(|()| apt(&install)),
+        done => done,
+    }
+    .with_context(|| format!("cannot install {wanted}"))
+}
+
+/// What a command must begin with to be run as root: nothing for root, `sudo` where it asks for no password.
+fn way_to_root() -> Option<&'static [&'static str]> {
+    let sudo =
+        || Command::new("sudo").args(["-n", "true"]).output().is_ok_and(|output| output.status.success());
+    match geteuid().is_root() {
+        true => Some(&[]),
+        false => sudo().then_some(&["sudo", "-n"]),
+    }
+}
+
+impl Thing {
+    fn is_there(self) -> bool {
+        match self {
+            Self::Program(name) => find(name).is_some(),
+            Self::File(path) => Path::new(path).exists(),
+            Self::Python(module) => {
+                let import = format!("import {module}");
+                Command::new("python3")
+                    .args(["-c", &import])
+                    .output()
+                    .is_ok_and(|output| output.status.success())
+            }
+        }
+    }
+}
+
+/// Where the search path has a program.
+pub fn find(program: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path).map(|folder| folder.join(program)).find(|path| path.is_file())
+}

@@ -1,0 +1,205 @@
+//! The engine that boots a kernel on the host's own root file system, read-only: virtme-ng.
+use std::env;
+use std::ffi::OsString;
+use std::fs::{self, OpenOptions, Permissions};
+use std::io::Write;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use crate::accel::Accel;
+use crate::cache::Cache;
+use crate::channel::Channel;
+use crate::engine::Job;
+use crate::interrupt::Interrupts;
+use crate::note;
+use crate::process::{Process, output, succeed, supervised};
+use crate::system::{self, Need, Thing};
+use crate::watch::{Channels, Session, watch};
+
+/// The version that this engine was written for.
+const VERSION: &str = "1.42";
+/// The version of the file server that is built where the machine has none.
+const VIRTIOFSD_VERSION: &str = "1.14.0";
+
+/// What its build needs.
+const VIRTIOFSD_NEEDS: [Need; 2] = [
+    ("libcap-ng-dev", Thing::File("/usr/include/cap-ng.h")),
+    ("libseccomp-dev", Thing::File("/usr/include/seccomp.h")),
+];
+
+/// Where distributions install the file server.
+const VIRTIOFSD_PLACES: [&str; 3] =
+    ["/usr/libexec/virtiofsd", "/usr/lib/virtiofsd", "/usr/lib/qemu/virtiofsd"];
+
+/// Where the guest finds the suite: over the folder of udev's daemon, where there is one.
+///
+/// virtme-ng starts that daemon if it sees it and waits until it has looked at every device, which takes an emulated
+/// machine longer than boot and suite together; the suite needs none of it.
+const UDEV: &str = "/usr/lib/systemd";
+const ELSEWHERE: &str = "/run/suite";
+
+/// virtme-ng and its file server, installed.
+pub struct Tools {
+    python: PathBuf,
+    path: OsString,
+}
+
+impl Tools {
+    /// Finds the tools, and installs in the cache what is missing.
+    pub fn prepare(cache: &Cache, interrupts: &Interrupts) -> Result<Self> {
+        let python = python(cache, interrupts)?;
+        let server = virtiofsd(cache, interrupts)?;
+        let folders = server.parent().map(Path::to_owned).into_iter();
+        let path = env::var_os("PATH").unwrap_or_default();
+        let administration = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+        let path = env::join_paths(folders.chain(env::split_paths(&path)).chain(administration))?;
+        Ok(Self { python, path })
+    }
+
+    /// Boots the kernel, and runs the plan in it.
+    pub fn boot(&self, job: &Job, screen: &mut dyn Write) -> Result<Session> {
+        let folder = TempDir::with_prefix("clone3-vm-")?;
+        let suite = folder.path().join("suite");
+        share(&suite, job)?;
+        let channels = Channels {
+            console: Channel::create(folder.path(), "console")?,
+            output: Channel::create(folder.path(), "output")?,
+            journal: Channel::create(folder.path(), "journal")?,
+        };
+        let mut virtme = supervised(&self.python)?;
+        // Its settings, sockets and exit status go where they are removed again.
+        virtme.env("HOME", folder.path()).env("TMPDIR", folder.path()).env("PATH", &self.path);
+        virtme.args([
+            "-m",
+            "virtme.commands.run",
+            "--disable-microvm",
+            "--mods",
+            "none",
+            "--show-boot-console",
+        ]);
+        virtme.arg("--kimg").arg(&job.kernel.image);
+        virtme.args([
+            "--cpus",
+            &job.machine.cpus.to_string(),
+            "--memory",
+            &format!("{}M", job.machine.memory),
+        ]);
+        if job.machine.accel != Accel::Kvm {
+            virtme.arg("--disable-kvm");
+        }
+        virtme.arg("--kopt=loglevel=5");
+        virtme.args(job.machine.append.split_whitespace().map(|option| format!("--kopt={option}")));
+        let place = if Path::new(UDEV).exists() { UDEV } else { ELSEWHERE };
+        virtme.arg(format!("--rodir={place}={}", suite.display()));
+        virtme.arg("--script-sh").arg(format!("exec {place}/init {place}/plan.json"));
+        // The rest of the command line is QEMU's.
+        virtme.arg("--qemu-opts");
+        for channel in [&channels.output, &channels.journal] {
+            virtme.arg("-serial").arg(format!("file:{}", channel.path.display()));
+        }
+        if let Accel::Tcg { .. } = job.machine.accel {
+            virtme.args(["-accel", job.machine.accel.option()]);
+        }
+        // It sends the kernel's console to its standard error.
+        let console = OpenOptions::new().write(true).open(&channels.console.path)?;
+        virtme.stdin(Stdio::null()).stdout(Stdio::null()).stderr(console);
+        let mut process = Process::spawn(&mut virtme, Signal::TERM)?;
+        watch(&mut process, channels, job.machine.limits, job.interrupts, screen)
+    }
+
+    /// The kernel image of a mainline tag, as virtme-ng downloads it.
+    pub fn download(&self, tag: &str, cache: &Cache, interrupts: &Interrupts) -> Result<PathBuf> {
+        let folder = cache.folder(&format!("mainline/{tag}"), interrupts, |folder| {
+            note!("virtme-ng is downloading Linux {tag}");
+            let mut download = Command::new(&self.python);
+            download.args(["-m", "virtme_ng.run", "--dry-run", "--run", tag]).env("HOME", folder);
+            succeed(&mut download, interrupts)
+        })?;
+        let images = fs::read_dir(folder.join(format!(".cache/virtme-ng/{tag}/amd64/boot")))?;
+        let is_image = |path: &PathBuf| {
+            path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"vmlinuz"))
+        };
+        let image = images.filter_map(|file| Some(file.ok()?.path())).find(is_image);
+        image.with_context(|| format!("virtme-ng downloaded no kernel image for {tag}"))
+    }
+}
+
+/// Fills the folder that the guest sees: the binary under init's name, and the plan.
+fn share(folder: &Path, job: &Job) -> Result<()> {
+    fs::create_dir(folder)?;
+    fs::set_permissions(folder, Permissions::from_mode(0o755))?;
+    let binary = folder.join("clone3-conformance");
+    fs::copy(job.binary, &binary).with_context(|| format!("cannot read {}", job.binary.display()))?;
+    fs::set_permissions(&binary, Permissions::from_mode(0o755))?;
+    symlink("clone3-conformance", folder.join("init"))?;
+    Ok(fs::write(folder.join("plan.json"), serde_json::to_vec(job.plan)?)?)
+}
+
+/// The interpreter of the environment in which virtme-ng is installed.
+fn python(cache: &Cache, interrupts: &Interrupts) -> Result<PathBuf> {
+    let name = format!("virtme-ng-{VERSION}");
+    let folder = cache.folder(&name, interrupts, |folder| {
+        system::ensure(
+            &[("python3-venv", Thing::Python("venv, ensurepip")), ("file", Thing::Program("file"))],
+            interrupts,
+        )?;
+        note!("installing virtme-ng {VERSION} in the cache");
+        succeed(Command::new("python3").args(["-m", "venv"]).arg(folder), interrupts)
+            .context("cannot make a virtual environment")?;
+        let mut install = Command::new(folder.join("bin/python3"));
+        install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
+        succeed(install.arg(format!("virtme-ng=={VERSION}")), interrupts)
+    })?;
+    Ok(folder.join("bin/python3"))
+}
+
+/// The server through which the guest sees the host's files.
+///
+/// An old QEMU has another server of the same name, which virtme-ng cannot use.
+fn virtiofsd(cache: &Cache, interrupts: &Interrupts) -> Result<PathBuf> {
+    let is_usable = |path: &PathBuf| {
+        let version = output(Command::new(path).arg("--version")).unwrap_or_default();
+        // The old one says "virtiofsd version 7.2.0".
+        version.strip_prefix(b"virtiofsd ").is_some_and(|version| version.starts_with(b"1"))
+    };
+    if let Some(path) = VIRTIOFSD_PLACES.map(PathBuf::from).into_iter().find(is_usable) {
+        return Ok(path);
+    }
+    let name = format!("virtiofsd-{VIRTIOFSD_VERSION}");
+    let folder = cache.folder(&name, interrupts, |folder| {
+        system::ensure(&VIRTIOFSD_NEEDS, interrupts)?;
+        note!("building virtiofsd {VIRTIOFSD_VERSION} in the cache; this takes some minutes, once");
+        let mut install = Command::new("cargo");
+        install.args([
+            "install",
+            "--quiet",
+            "--locked",
+            "virtiofsd",
+            "--version",
+            VIRTIOFSD_VERSION,
+            "--root",
+        ]);
+        install.arg(folder).env("CARGO_TARGET_DIR", folder.join("build")).env_remove("RUSTFLAGS");
+        succeed(&mut install, interrupts).context("cannot build virtiofsd")?;
+        Ok(fs::remove_dir_all(folder.join("build"))?)
+    })?;
+    let server = folder.join("bin/virtiofsd");
+    ensure!(
+        server.exists(),
+        "{} is not there; remove {} to build it again",
+        server.display(),
+        folder.display()
+    );
+    Ok(server)
+}
+
+/// Whether the kernel said that it does not know the file system of the host's root.
+pub fn knows_no_virtiofs(session: &Session) -> bool {
+    let said = |line: &str| line.contains("Cannot open root device \"ROOTFS\"") && line.contains("error -19");
+    session.console.iter().any(|line| said(&line.text))
+}
