@@ -114,6 +114,20 @@ impl Index {
         })
     }
 
+    /// The newest kernel of each series, and the newest release candidate, oldest first.
+    pub fn newest_of_each_series(&self, flavour: &str) -> Vec<&Package> {
+        let mut newest: Vec<(String, &Package)> = Vec::new();
+        for package in self.images() {
+            if package.parsed().is_none_or(|name| name.flavour != flavour) {
+                continue;
+            }
+            let series = series(upstream(&package.version));
+            newest.retain(|(known, _)| *known != series);
+            newest.push((series, package));
+        }
+        newest.into_iter().map(|(_, package)| package).collect()
+    }
+
     /// The newest kernel of a suite.
     pub fn newest_of_suite(&self, suite: &str, flavour: &str) -> Option<&Package> {
         let alias = self.aliases.iter().find(|(alias, _)| alias == suite);
@@ -121,6 +135,14 @@ impl Index {
         self.images().into_iter().rfind(|package| {
             package.suite == suite && package.parsed().is_some_and(|name| name.flavour == flavour)
         })
+    }
+}
+
+/// What a version belongs to: `7.1`, or, for whatever is not released, the candidates.
+fn series(upstream: &str) -> String {
+    match upstream.contains('~') {
+        true => "rc".to_owned(),
+        false => upstream.splitn(3, '.').take(2).collect::<Vec<_>>().join("."),
     }
 }
 
@@ -457,6 +479,23 @@ SHA256: ff
         assert_eq!(newest("6.1", "amd64"), Some("6.1.192-2"));
         assert_eq!(newest("6.1.0-56", "amd64"), Some("6.1.192-2"));
         assert_eq!(newest("6.1", "cloud-amd64"), None);
+    }
+
+    #[test]
+    fn every_series_has_a_newest_kernel() {
+        let of = |version: &str| Package {
+            name: format!("linux-image-{version}-amd64"),
+            version: format!("{version}-1"),
+            suite: String::new(),
+            url: String::new(),
+            sha256: String::new(),
+            size: SMALLEST,
+        };
+        let versions = ["7.1.3", "6.12.9", "7.3~rc7", "7.1.13", "6.1.5", "7.2~rc1"];
+        let index = Index { packages: versions.map(of).to_vec(), aliases: Vec::new() };
+        let newest: Vec<&str> =
+            index.newest_of_each_series("amd64").iter().map(|package| upstream(&package.version)).collect();
+        assert_eq!(newest, ["6.1.5", "6.12.9", "7.1.13", "7.3~rc7"]);
     }
 
     #[test]

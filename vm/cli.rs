@@ -2,10 +2,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Parser, ValueEnum};
+use clap::{Args, Parser, ValueEnum};
 
 use crate::accel::Wish;
-use crate::spec::Spec;
+use crate::spec::{Spec, USUAL_FLAVOUR, flavour_name};
 
 /// Boots a kernel, runs the conformance suite in it, and ends with the suite's verdict.
 ///
@@ -27,6 +27,66 @@ pub struct Cli {
     #[arg(long)]
     pub refresh: bool,
 
+    #[command(flatten)]
+    pub machine: MachineOptions,
+
+    /// Run the suite as this user and not as root
+    #[arg(long, value_name = "UID", num_args = 0..=1, default_missing_value = "1000")]
+    pub user: Option<u32>,
+
+    /// Write the results to this file, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub results: Option<PathBuf>,
+
+    /// The suite's static binary
+    #[arg(long, value_name = "FILE", env = "CLONE3_SUITE", hide = true)]
+    pub suite: Option<PathBuf>,
+
+    /// Arguments of the runner: filters, --list, --repeat …
+    #[arg(last = true, value_name = "RUNNER ARGS")]
+    pub runner: Vec<String>,
+}
+
+/// Boots many kernels, runs the conformance suite in each, and compares what they do.
+///
+/// Each SPEC is a kernel as vm/run.sh --kernel takes it; with none, the newest of each series in Debian's archive, and the
+/// newest release candidate. The results go to one JSON file for each kernel, and on to clone3-conformance compare.
+///
+/// Exit status: 0 every kernel was judged, whatever the verdict; 2 usage; 3 broken harness; 69 some kernel gave no verdict.
+#[derive(Debug, Parser)]
+#[command(name = "vm/compare.sh", version, max_term_width = 100)]
+pub struct CompareCli {
+    /// The kernels
+    #[arg(value_name = "SPEC")]
+    pub kernels: Vec<Spec>,
+
+    /// How many kernels to boot at once: as many as there are processors and memory for, unless this says it
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub jobs: Option<u16>,
+
+    /// The flavour of kernels that are given by their version, or by none
+    #[arg(long, default_value = USUAL_FLAVOUR, value_parser = |flavour: &str| Ok::<_, String>(flavour_name(flavour)))]
+    pub flavour: String,
+
+    /// Where the results go
+    #[arg(long, value_name = "FOLDER", default_value = "results")]
+    pub output: PathBuf,
+
+    /// Ask the archive for its lists now, however fresh they are here
+    #[arg(long)]
+    pub refresh: bool,
+
+    #[command(flatten)]
+    pub machine: MachineOptions,
+
+    /// Arguments of the runner
+    #[arg(last = true, value_name = "RUNNER ARGS")]
+    pub runner: Vec<String>,
+}
+
+/// The virtual machine.
+#[derive(Args, Debug)]
+pub struct MachineOptions {
     /// What boots the kernel: virtme-ng, or QEMU with our binary as init
     #[arg(long, value_enum, default_value_t = Engine::Virtme)]
     pub engine: Engine,
@@ -47,25 +107,9 @@ pub struct Cli {
     #[arg(long, value_name = "S", default_value = "900", value_parser = seconds)]
     pub timeout: Duration,
 
-    /// Run the suite as this user and not as root
-    #[arg(long, value_name = "UID", num_args = 0..=1, default_missing_value = "1000")]
-    pub user: Option<u32>,
-
     /// More for the kernel's command line
     #[arg(long, value_name = "TEXT", default_value = "")]
     pub append: String,
-
-    /// Write the results to this file, as JSON
-    #[arg(long, value_name = "FILE")]
-    pub results: Option<PathBuf>,
-
-    /// The suite's static binary
-    #[arg(long, value_name = "FILE", env = "CLONE3_SUITE", hide = true)]
-    pub suite: Option<PathBuf>,
-
-    /// Arguments of the runner: filters, --list, --repeat …
-    #[arg(last = true, value_name = "RUNNER ARGS")]
-    pub runner: Vec<String>,
 }
 
 /// What boots the kernel.
@@ -73,6 +117,23 @@ pub struct Cli {
 pub enum Engine {
     Virtme,
     Qemu,
+}
+
+impl MachineOptions {
+    /// The same options, for another program of ours.
+    pub fn again(&self) -> Vec<String> {
+        let word = |value: Option<clap::builder::PossibleValue>| {
+            value.map_or_else(String::new, |value| value.get_name().to_owned())
+        };
+        vec![
+            format!("--engine={}", word(self.engine.to_possible_value())),
+            format!("--accel={}", word(self.accel.to_possible_value())),
+            format!("--cpus={}", self.cpus),
+            format!("--memory={}", self.memory),
+            format!("--timeout={}", self.timeout.as_secs()),
+            format!("--append={}", self.append),
+        ]
+    }
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -105,6 +166,7 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+        CompareCli::command().debug_assert();
     }
 
     #[test]
@@ -112,6 +174,23 @@ mod tests {
         let cli = Cli::parse_from(["run.sh", "--user", "--kernel", "7.2", "--", "--list", "basic"]);
         assert_eq!(cli.user, Some(1000));
         assert_eq!(cli.runner, ["--list", "basic"]);
+    }
+
+    #[test]
+    fn options_survive_being_passed_on() {
+        let line = [
+            "run.sh",
+            "--engine=qemu",
+            "--accel=tcg",
+            "--cpus=3",
+            "--memory=2G",
+            "--timeout=5",
+            "--append=a b",
+        ];
+        let first = Cli::parse_from(line).machine.again();
+        let second = Cli::parse_from([&["run.sh".to_owned()], first.as_slice()].concat()).machine.again();
+        assert_eq!(first, second);
+        assert_eq!(first[3..], ["--memory=2048", "--timeout=5", "--append=a b"]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Being asked to stop (Ctrl-C, a CI system's SIGTERM, a closed terminal), as something to wait for.
 use std::fmt;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -24,7 +24,6 @@ impl Interrupts {
     pub fn keep() -> io::Result<Self> {
         let last = Arc::new(AtomicUsize::new(0));
         let (wake, waker) = UnixStream::pair()?;
-        wake.set_nonblocking(true)?;
         for signal in [SIGINT, SIGTERM, SIGHUP] {
             flag::register_usize(signal, Arc::clone(&last), signal.unsigned_abs() as usize)?;
             low_level::pipe::register(signal, waker.try_clone()?)?;
@@ -34,7 +33,6 @@ impl Interrupts {
 
     /// Fails if a signal has come.
     pub fn check(&self) -> Result<(), Interrupted> {
-        let _ = (&self.wake).read(&mut [0; 64]);
         match u8::try_from(self.last.load(Ordering::Acquire)) {
             Ok(0) | Err(_) => Ok(()),
             Ok(signal) => Err(Interrupted(signal)),
@@ -43,7 +41,7 @@ impl Interrupts {
 }
 
 impl AsFd for Interrupts {
-    /// Readable once a signal has come.
+    /// Readable once a signal has come, and for everybody who waits.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.wake.as_fd()
     }

@@ -4,6 +4,7 @@ mod archive;
 mod cache;
 mod channel;
 mod cli;
+mod compare;
 mod console;
 mod engine;
 mod initramfs;
@@ -23,15 +24,19 @@ mod version;
 mod virtme;
 mod watch;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::Parser;
 
 use crate::cache::Cache;
-use crate::cli::Cli;
+use crate::cli::{Cli, CompareCli};
 use crate::interrupt::{Interrupted, Interrupts};
 use crate::outcome::NO_VERDICT;
 use crate::process::{SUPERVISE, supervise};
+
+/// The first argument of vm/compare.sh's calls.
+const COMPARE: &str = "compare";
 
 /// Says something about the run that is not the suite's own output.
 #[macro_export]
@@ -40,9 +45,11 @@ macro_rules! note {
 }
 
 fn main() -> ExitCode {
-    let result = match std::env::args_os().nth(1) {
-        Some(word) if word == SUPERVISE => supervise(std::env::args_os().skip(2)),
-        _ => start(&Cli::parse()),
+    let mut arguments = std::env::args_os();
+    let result = match arguments.nth(1) {
+        Some(word) if word == SUPERVISE => supervise(arguments),
+        Some(word) if word == COMPARE => compare(arguments),
+        _ => run_or_list(&Cli::parse()),
     };
     match result {
         Ok(status) => ExitCode::from(status),
@@ -54,11 +61,17 @@ fn main() -> ExitCode {
     }
 }
 
-fn start(cli: &Cli) -> anyhow::Result<u8> {
+fn run_or_list(cli: &Cli) -> anyhow::Result<u8> {
     let interrupts = Interrupts::keep()?;
     let cache = Cache::open()?;
     match cli.list_kernels {
         true => list::show(cli, &cache, &interrupts),
         false => run::run(cli, &cache, &interrupts),
     }
+}
+
+fn compare(arguments: impl Iterator<Item = OsString>) -> anyhow::Result<u8> {
+    let name = OsString::from("vm/compare.sh");
+    let cli = CompareCli::parse_from(std::iter::once(name).chain(arguments));
+    compare::compare(&cli, &Cache::open()?, &Interrupts::keep()?)
 }

@@ -4,13 +4,13 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use clone3_conformance::host::dies_with_parent;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, getpgrp, kill_process_group, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, getpgrp, kill_process, kill_process_group, pidfd_open};
 
 use crate::interrupt::Interrupts;
 
@@ -32,9 +32,25 @@ impl Process {
         Ok(Self { child, group, pidfd })
     }
 
+    /// What the program writes to its standard output, if that was asked for.
+    pub fn take_stdout(&mut self) -> Option<ChildStdout> {
+        self.child.stdout.take()
+    }
+
+    /// How the program ended; waits for that.
+    pub fn wait(&mut self) -> io::Result<ExitStatus> {
+        self.child.wait()
+    }
+
     /// How the program ended, if it has.
     pub fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
         self.child.try_wait()
+    }
+
+    /// Asks the program to end, which puts away what it has made.
+    pub fn ask_to_end(&mut self) -> io::Result<ExitStatus> {
+        let _ = kill_process(self.group, Signal::TERM);
+        self.child.wait()
     }
 
     /// Ends the program and what it has started.

@@ -11,7 +11,8 @@ use crate::engine::Engine;
 use crate::kernel::Kernel;
 use crate::machine::Machine;
 
-/// The driver's share of a document.
+/// The driver's share of a document; empty where there was no kernel to boot.
+#[derive(Default)]
 pub struct Account {
     machine: Value,
     package: Value,

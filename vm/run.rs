@@ -4,10 +4,10 @@ use std::io::{IsTerminal, stdout};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use clone3_conformance::guest::Plan;
 
-use crate::accel::{self, Accel, Threads};
+use crate::accel::{self, Accel, Threads, Wish};
 use crate::archive::Archive;
 use crate::cache::{Cache, write_whole};
 use crate::cli::{self, Cli};
@@ -25,27 +25,27 @@ use crate::virtme::{Tools, knows_no_virtiofs};
 use crate::watch::{Limits, Session};
 
 /// How long a kernel may take to come to the suite's first line, on the slowest of machines.
-const BOOT: Duration = Duration::from_secs(120);
+const BOOT: Duration = Duration::from_secs(180);
 
 /// How often a guest that does not boot is tried.
 const BOOTS: u32 = 3;
 
 /// Does what the command line says; the result is the exit status.
 pub fn run(cli: &Cli, cache: &Cache, interrupts: &Interrupts) -> Result<u8> {
-    let archive = Archive { cache, interrupts };
-    system::ensure(&[("qemu-system-x86", Thing::Program(qemu::PROGRAM))], interrupts)
-        .context("no verdict (machine)")?;
-    let kernel = kernel::get(&cli.kernel, &archive, cli.refresh).context("no verdict (kernel)")?;
-    let accel = accel::choose(cli.accel, cache, interrupts).context("no verdict (machine)")?;
-    let limits = Limits { boot: BOOT, whole: cli.timeout };
-    let machine =
-        Machine { accel, cpus: cli.cpus, memory: cli.memory.clone(), limits, append: cli.append.clone() };
-    let engine = engine(cli.engine, &kernel, cache, interrupts)?;
-    let mut run = Run { kernel, machine, engine, plan: plan(cli), binary: binary(cli)?, cache, interrupts };
-    run.announce();
-    let (session, ending) = run.verdict()?;
+    let (account, journal, ending) = match Run::prepare(cli, cache, interrupts) {
+        Ok(mut run) => {
+            run.announce();
+            let (session, ending) = run.verdict()?;
+            (Account::of(&run.kernel, &run.machine, &run.engine), session.journal.lines, ending)
+        }
+        Err((_, error)) if error.is::<Interrupted>() => return Err(error),
+        Err((stage, error)) => {
+            let ending = no_verdict(stage, format!("{error:#}"), &[], "");
+            (Account::default(), Vec::new(), ending)
+        }
+    };
     if let Some(path) = &cli.results {
-        Account::of(&run.kernel, &run.machine, &run.engine).write(path, &session.journal.lines, &ending)?;
+        account.write(path, &journal, &ending)?;
     }
     Ok(ending.status)
 }
@@ -71,7 +71,7 @@ fn engine(wish: cli::Engine, kernel: &Kernel, cache: &Cache, interrupts: &Interr
 
 /// Where it is remembered why virtme-ng cannot boot a kernel.
 fn unbootable(kernel: &Kernel, cache: &Cache) -> PathBuf {
-    cache.path(&format!("virtme-cannot/{}", kernel.image.display().to_string().replace('/', "%")))
+    cache.path(&format!("virtme-cannot/{}", kernel.release))
 }
 
 /// What the guest is to do.
@@ -98,13 +98,41 @@ struct Run<'a> {
     kernel: Kernel,
     machine: Machine,
     engine: Engine,
+    /// Whether KVM was only found to work, and not asked for.
+    may_leave_kvm: bool,
     plan: Plan,
     binary: PathBuf,
     cache: &'a Cache,
     interrupts: &'a Interrupts,
 }
 
-impl Run<'_> {
+impl<'a> Run<'a> {
+    /// Sees to everything that has to be there before a kernel can be booted; an error comes with its stage.
+    fn prepare(
+        cli: &Cli,
+        cache: &'a Cache,
+        interrupts: &'a Interrupts,
+    ) -> std::result::Result<Self, (&'static str, anyhow::Error)> {
+        let at = |stage| move |error| (stage, error);
+        let archive = Archive { cache, interrupts };
+        let options = &cli.machine;
+        system::ensure(&[("qemu-system-x86", Thing::Program(qemu::PROGRAM))], interrupts)
+            .map_err(at("machine"))?;
+        let kernel = kernel::get(&cli.kernel, &archive, cli.refresh).map_err(at("kernel"))?;
+        let accel = accel::choose(options.accel, cache, interrupts).map_err(at("machine"))?;
+        let machine = Machine {
+            accel,
+            cpus: options.cpus,
+            memory: options.memory.clone(),
+            limits: Limits { boot: BOOT, whole: options.timeout },
+            append: options.append.clone(),
+        };
+        let engine = engine(options.engine, &kernel, cache, interrupts).map_err(at("machine"))?;
+        let binary = binary(cli).map_err(at("build"))?;
+        let may_leave_kvm = accel == Accel::Kvm && options.accel == Wish::Auto;
+        Ok(Run { kernel, machine, engine, may_leave_kvm, plan: plan(cli), binary, cache, interrupts })
+    }
+
     fn announce(&self) {
         let origin = self.kernel.package.as_ref().map_or_else(
             || self.kernel.image.display().to_string(),
@@ -142,6 +170,13 @@ impl Run<'_> {
                     if let Accel::Tcg { threads } = &mut self.machine.accel {
                         *threads = Threads::Single;
                     }
+                    continue;
+                }
+                Outcome::NoBoot { why, again: true, .. } if self.may_leave_kvm => {
+                    note!("{why}; booting again without KVM");
+                    self.machine.accel = Accel::Tcg { threads: Threads::Multi };
+                    self.may_leave_kvm = false;
+                    boots += 1;
                     continue;
                 }
                 Outcome::NoBoot { why, .. } if matches!(self.engine, Engine::Virtme(_)) => {
@@ -192,6 +227,9 @@ impl Run<'_> {
         let mut why = why.to_owned();
         if knows_no_virtiofs(session) {
             "it has no virtiofs built in, and so no root".clone_into(&mut why);
+        }
+        // A kernel of the archive stays as it is; one that lies elsewhere may be built anew.
+        if knows_no_virtiofs(session) && self.kernel.package.is_some() {
             let path = unbootable(&self.kernel, self.cache);
             fs::create_dir_all(path.parent().unwrap_or(&path))?;
             write_whole(&path, why.as_bytes())?;

@@ -1,0 +1,239 @@
+//! Many kernels, one after another or some at once, each in a run of its own.
+use std::collections::VecDeque;
+use std::fs::{self, File};
+use std::io::{IsTerminal, Read, Write, stderr};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use clone3_conformance::report::{Results, Verdict};
+use rustix::event::{PollFd, PollFlags};
+use rustix::process::Signal;
+
+use crate::accel;
+use crate::archive::Archive;
+use crate::cache::Cache;
+use crate::cli::CompareCli;
+use crate::interrupt::Interrupts;
+use crate::outcome::{BROKEN, NO_VERDICT};
+use crate::process::{Process, wait_until};
+use crate::qemu;
+use crate::spec::{Spec, USUAL_FLAVOUR};
+use crate::system::{self, Thing};
+
+/// What a guest takes of the host's memory beside its own, in MiB.
+const OVERHEAD: u64 = 512;
+
+/// One kernel of the comparison.
+struct Column {
+    spec: String,
+    /// How the files of its results are called.
+    name: String,
+}
+
+/// Boots every kernel; the result is the exit status.
+pub fn compare(cli: &CompareCli, cache: &Cache, interrupts: &Interrupts) -> Result<u8> {
+    // What the runs would otherwise do all at once.
+    system::ensure(&[("qemu-system-x86", Thing::Program(qemu::PROGRAM))], interrupts)?;
+    accel::choose(cli.machine.accel, cache, interrupts)?;
+    let columns = columns(cli, &Archive { cache, interrupts })?;
+    fs::create_dir_all(&cli.output).with_context(|| format!("cannot make {}", cli.output.display()))?;
+
+    let board = Board::new(columns.iter().map(|column| column.name.clone()).collect());
+    let waiting: Mutex<VecDeque<(usize, &Column)>> = Mutex::new(columns.iter().enumerate().collect());
+    let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+    let work = || -> Result<u8> {
+        let mut worst = 0;
+        while let Some((number, column)) = next() {
+            worst = worst.max(run(cli, column, interrupts, &|state| board.set(number, state))?);
+        }
+        Ok(worst)
+    };
+    let jobs = cli.jobs.map_or_else(|| jobs_for(cli), usize::from).min(columns.len());
+    let ends: Vec<Result<u8>> = thread::scope(|scope| {
+        let workers: Vec<_> = (0..jobs).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().map(|worker| worker.join().unwrap_or(Ok(BROKEN))).collect()
+    });
+    ends.into_iter().try_fold(0, |worst, end| Ok(worst.max(end?)))
+}
+
+/// The kernels that are asked for, or the newest of each series.
+fn columns(cli: &CompareCli, archive: &Archive) -> Result<Vec<Column>> {
+    let column =
+        |spec: String| Column { name: spec.replace(['/', ':'], "-").trim_matches('-').to_owned(), spec };
+    if cli.kernels.is_empty() {
+        let index = archive.index(cli.refresh)?;
+        let newest = index.newest_of_each_series(&cli.flavour);
+        return Ok(newest.into_iter().map(|package| column(package.release())).collect());
+    }
+    let with_flavour = |spec: &Spec| match spec {
+        Spec::Version { prefix, flavour } if flavour == USUAL_FLAVOUR => {
+            Spec::Version { prefix: prefix.clone(), flavour: cli.flavour.clone() }
+        }
+        spec => spec.clone(),
+    };
+    Ok(cli.kernels.iter().map(|spec| column(with_flavour(spec).to_string())).collect())
+}
+
+/// How many guests the machine has processors and memory for.
+fn jobs_for(cli: &CompareCli) -> usize {
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    let guest = cli.machine.memory.parse::<u64>().unwrap_or_default() + OVERHEAD;
+    let memory = free_memory().map_or(1, |free| free / guest);
+    processors.min(usize::try_from(memory).unwrap_or(usize::MAX)).max(1)
+}
+
+/// The memory that is free for programs, in MiB.
+fn free_memory() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    Some(line.split_whitespace().next()?.parse::<u64>().ok()? / 1024)
+}
+
+/// Runs the suite on one kernel; the result is 0, unless there is no verdict or the harness is broken.
+fn run(cli: &CompareCli, column: &Column, interrupts: &Interrupts, show: &dyn Fn(State)) -> Result<u8> {
+    let results = cli.output.join(format!("{}.json", column.name));
+    let log_path = cli.output.join(format!("{}.log", column.name));
+    let mut log = File::create(&log_path).with_context(|| format!("cannot write {}", log_path.display()))?;
+    let started = Instant::now();
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(["--kernel", &column.spec]).args(cli.machine.again()).arg("--results").arg(&results);
+    command.arg("--").args(&cli.runner);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log.try_clone()?);
+    show(State::Boots);
+    let mut process = Process::spawn(&mut command, Signal::TERM)?;
+    let mut output = process.take_stdout().context("the run has no output")?;
+    let mut progress = Progress::default();
+    let mut bytes = [0; 4096];
+    loop {
+        wait_until(&mut [PollFd::new(&output, PollFlags::IN), PollFd::new(interrupts, PollFlags::IN)], None)?;
+        if let Err(interrupted) = interrupts.check() {
+            process.ask_to_end()?;
+            return Err(interrupted.into());
+        }
+        let length = output.read(&mut bytes)?;
+        if length == 0 {
+            break;
+        }
+        log.write_all(&bytes[..length])?;
+        progress.take(&bytes[..length]);
+        show(State::Runs { done: progress.done, of: progress.of });
+    }
+    let status = process.wait()?.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(BROKEN);
+    let seconds = started.elapsed().as_secs_f32();
+    show(State::Ended(format!("{} ({seconds:.1} s)", summary(&results, status, &log_path))));
+    Ok(if matches!(status, BROKEN | NO_VERDICT) { status } else { 0 })
+}
+
+/// How far a run has come, by what it shows.
+#[derive(Default)]
+struct Progress {
+    line: Vec<u8>,
+    done: usize,
+    of: usize,
+}
+
+impl Progress {
+    fn take(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            if *byte != b'\n' {
+                self.line.push(*byte);
+                continue;
+            }
+            let line = String::from_utf8_lossy(&self.line);
+            let mut words = line.split_whitespace();
+            match (words.next(), words.next()) {
+                (Some("running"), Some(count)) => self.of = count.parse().unwrap_or_default(),
+                (Some("test"), Some(name)) if name != "result:" => self.done += 1,
+                _ => {}
+            }
+            self.line.clear();
+        }
+    }
+}
+
+/// What a run came to, in a few words.
+fn summary(results: &PathBuf, status: u8, log: &PathBuf) -> String {
+    let known = || -> Option<String> {
+        let results: Results = serde_json::from_slice(&fs::read(results).ok()?).ok()?;
+        let count = |verdict| results.cases.iter().filter(|record| record.verdict == verdict).count();
+        let counts =
+            Verdict::ALL.iter().map(|verdict| (count(*verdict), verdict)).filter(|(count, _)| *count > 0);
+        Some(counts.map(|(count, verdict)| format!("{count} {verdict}")).collect::<Vec<_>>().join(", "))
+    };
+    match status {
+        NO_VERDICT => format!("no verdict; see {}", log.display()),
+        _ => known().unwrap_or_else(|| format!("exit status {status}; see {}", log.display())),
+    }
+}
+
+/// Where a kernel stands.
+#[derive(Clone)]
+enum State {
+    Waits,
+    Boots,
+    Runs { done: usize, of: usize },
+    Ended(String),
+}
+
+/// One line for each kernel: on a terminal always as they stand, elsewhere when they end.
+struct Board {
+    names: Vec<String>,
+    width: usize,
+    states: Mutex<Vec<State>>,
+    redraws: bool,
+}
+
+impl Board {
+    fn new(names: Vec<String>) -> Self {
+        let width = names.iter().map(String::len).max().unwrap_or_default();
+        let states = vec![State::Waits; names.len()];
+        let redraws = stderr().is_terminal();
+        if redraws {
+            eprint!("{}", "\n".repeat(names.len()));
+        }
+        Self { names, width, states: Mutex::new(states), redraws }
+    }
+
+    fn set(&self, number: usize, state: State) {
+        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        let ended = matches!(state, State::Ended(_));
+        states[number] = state;
+        if self.redraws {
+            // Up to the first line, and each line anew.
+            let lines: Vec<String> =
+                states.iter().zip(0..).map(|(state, number)| self.line(number, state)).collect();
+            eprint!("\x1b[{}A{}\n", lines.len(), lines.join("\n"));
+        } else if ended {
+            eprintln!("{}", self.line(number, &states[number]));
+        }
+    }
+
+    fn line(&self, number: usize, state: &State) -> String {
+        let (name, width) = (&self.names[number], self.width);
+        let clear = if self.redraws { "\x1b[K" } else { "" };
+        let text = match state {
+            State::Waits => "waits".to_owned(),
+            State::Boots => "boots".to_owned(),
+            State::Runs { done, of } => format!("runs: {done} of {of}"),
+            State::Ended(text) => text.clone(),
+        };
+        format!("{name:width$}  {text}{clear}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_is_what_the_run_shows() {
+        let mut progress = Progress::default();
+        progress.take(b"\nrunning 3 tests\ntest a ... ok\nte");
+        progress.take(b"st b ... FAILED\ntest result: FAILED. 1 passed\n");
+        assert_eq!((progress.done, progress.of), (2, 3));
+    }
+}

@@ -1,0 +1,378 @@
+//! One row of the table, carried out: surroundings, the driver in them, and a look at what it leaves.
+use std::error::Error;
+use std::fs::{self, Permissions};
+use std::io::{BufRead, BufReader, pipe};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use serde_json::json;
+use tempfile::TempDir;
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// A fault, and what is promised for it.
+#[derive(Default)]
+pub struct Row {
+    pub name: &'static str,
+    /// How the guest goes wrong; without it, the run never comes to a guest.
+    pub guest: Option<&'static str>,
+    /// The kernel, if the surroundings do not say it.
+    pub kernel: Option<&'static str>,
+    /// The engine; QEMU alone, if it is not named.
+    pub engine: &'static str,
+    pub options: &'static [&'static str],
+    pub cache: Cache,
+    pub act: Act,
+    /// The exit status, or less than 0: the signal.
+    pub status: i32,
+    /// What must be said.
+    pub says: &'static [&'static str],
+}
+
+/// What is done to the run once it is under way.
+#[derive(Clone, Copy, Default)]
+pub enum Act {
+    #[default]
+    Nothing,
+    /// The driver gets this signal.
+    Signal(&'static str),
+    /// The driver is killed outright.
+    Kill,
+    /// QEMU is killed outright.
+    KillQemu,
+}
+
+/// What the run finds: the cache, the archive, the programs of the machine.
+#[derive(Clone, Copy, Default, PartialEq)]
+pub enum Cache {
+    /// Those of this machine.
+    #[default]
+    Usual,
+    /// A kernel image that is cut off.
+    CutImage,
+    /// A kernel package that is cut off.
+    CutPackage,
+    /// A package without a kernel.
+    WrongPackage,
+    /// An archive that answers nothing.
+    NoArchive,
+    /// An archive that does not come to an end.
+    SlowArchive,
+    /// A package in the archive that is not the one that the list names.
+    Forged,
+    /// A cache without room for the kernel.
+    Full,
+    /// A QEMU that cannot use KVM.
+    NoKvm,
+}
+
+/// Says which processes are of which run.
+const MARK: &str = "CLONE3_FAULTS_RUN";
+
+/// How long a process may take to die that has been killed.
+const DYING: Duration = Duration::from_secs(10);
+
+/// What shows that the run has come to where something can be done to it.
+const UNDER_WAY: [&str; 2] = ["under way", "asking Debian's archive"];
+
+/// The kernel image that is in no package and no archive.
+const FOREIGN: &str = "9.9.9";
+
+/// The static guest, built once.
+static GUEST: LazyLock<PathBuf> = LazyLock::new(|| {
+    let target = "x86_64-unknown-linux-gnu";
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/vm");
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args([
+        "build",
+        "--quiet",
+        "--release",
+        "--example",
+        "bad-guest",
+        "--target",
+        target,
+        "--target-dir",
+    ]);
+    cargo.arg(&folder).env("RUSTFLAGS", "-C target-feature=+crt-static");
+    assert!(cargo.status().is_ok_and(|status| status.success()), "the guest does not build");
+    folder.join(target).join("release/examples/bad-guest")
+});
+
+/// The surroundings of one run.
+pub struct Bench {
+    folder: TempDir,
+    command: Command,
+    mark: String,
+    mounted: Option<PathBuf>,
+}
+
+impl Bench {
+    /// Makes the surroundings.
+    pub fn set_up(row: &Row) -> Result<Self> {
+        let folder = TempDir::new()?;
+        let at = |name: &str| folder.path().join(name);
+        for name in ["tmp", "cache/clone3-conformance/apt", "bin"] {
+            fs::create_dir_all(at(name))?;
+        }
+        let mut command = Command::new(env!("CARGO_BIN_EXE_clone3-vm"));
+        let mark = format!("{}-{}-{}", std::process::id(), row.engine, row.name);
+        command.env(MARK, &mark).env("TMPDIR", at("tmp")).stdin(Stdio::null());
+        command.arg(format!("--engine={}", if row.engine.is_empty() { "qemu" } else { row.engine }));
+        command.args(row.options);
+        let mut bench = Self { folder, command, mark, mounted: None };
+        bench.furnish(row)?;
+        if row.guest.is_some() {
+            bench.command.arg("--suite").arg(&*GUEST);
+        }
+        bench.command.arg("--").args(row.guest);
+        Ok(bench)
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Makes what the row's run is to find.
+    fn furnish(&mut self, row: &Row) -> Result<()> {
+        let usual = std::env::var("CLONE3_FAULTS_KERNEL").unwrap_or_else(|_| "7.1".to_owned());
+        let mut kernel = row.kernel.map_or(usual, str::to_owned);
+        match row.cache {
+            Cache::Usual => {}
+            Cache::CutImage => kernel = self.image(1 << 12)?,
+            Cache::CutPackage => {
+                kernel = self.package(&format!("boot/vmlinuz-{FOREIGN}"))?;
+                let length = fs::metadata(&kernel)?.len();
+                fs::OpenOptions::new().write(true).open(&kernel)?.set_len(length / 2)?;
+            }
+            Cache::WrongPackage => kernel = self.package("boot/nothing")?,
+            Cache::NoArchive => self.program("apt-get", "echo 'E: no route' >&2; exit 100")?,
+            Cache::SlowArchive => {
+                self.program("apt-get", "case $1 in indextargets) ;; *) exec sleep 1000 ;; esac")?;
+            }
+            Cache::Forged => {
+                let package = self.package(&format!("boot/vmlinuz-{FOREIGN}"))?;
+                self.archive(&package, &"0".repeat(64))?;
+                kernel = FOREIGN.to_owned();
+            }
+            Cache::Full => {
+                let package = self.package(&format!("boot/vmlinuz-{FOREIGN}"))?;
+                let sum = Command::new("sha256sum").arg(&package).output()?.stdout;
+                self.mount_small_cache()?;
+                self.archive(&package, &String::from_utf8(sum)?[..64])?;
+                kernel = FOREIGN.to_owned();
+            }
+            Cache::NoKvm => {
+                self.program("qemu-system-x86_64", "exit 1")?;
+            }
+        }
+        if row.cache != Cache::Usual {
+            let path = std::env::var("PATH")?;
+            self.command.env("PATH", format!("{}:{path}", self.at("bin").display()));
+            self.command.env("XDG_CACHE_HOME", self.at("cache"));
+        }
+        self.command.arg("--kernel").arg(kernel);
+        Ok(())
+    }
+
+    /// A program that this run finds before the machine's own.
+    fn program(&self, name: &str, script: &str) -> Result<()> {
+        let path = self.at("bin").join(name);
+        fs::write(&path, format!("#!/bin/sh\n{script}\n"))?;
+        Ok(fs::set_permissions(path, Permissions::from_mode(0o755))?)
+    }
+
+    /// A file that begins as a kernel image of a mebibyte does, and is this long.
+    fn image(&self, length: usize) -> Result<String> {
+        let mut image = vec![0x5a; length];
+        image[0x1f1] = 1;
+        image[0x1f4..0x1f8].copy_from_slice(&(1_u32 << 16).to_le_bytes());
+        image[0x202..0x206].copy_from_slice(b"HdrS");
+        image[0x20e..0x210].copy_from_slice(&0x100_u16.to_le_bytes());
+        image[0x300..0x306].copy_from_slice(b"9.9.9\0");
+        let path = self.at("vmlinuz");
+        fs::write(&path, image)?;
+        Ok(path.display().to_string())
+    }
+
+    /// A package that holds one file that begins as a kernel image does.
+    fn package(&self, file: &str) -> Result<String> {
+        let root = self.at("root");
+        let file = root.join(file);
+        fs::create_dir_all(file.parent().ok_or("no folder")?)?;
+        fs::create_dir_all(root.join("DEBIAN"))?;
+        fs::copy(self.image(2 << 20)?, file)?;
+        let control = "Package: p\nVersion: 1\nArchitecture: amd64\nMaintainer: m <m@m>\nDescription: d\n";
+        fs::write(root.join("DEBIAN/control"), control)?;
+        let package = self.at("package.deb");
+        // Stored as it is, so that cutting it off cuts the file off.
+        let mut build = Command::new("dpkg-deb");
+        build.args(["-Znone", "--root-owner-group", "--build"]).arg(&root).arg(&package);
+        let built = build.output()?;
+        if !built.status.success() {
+            return Err(format!("dpkg-deb: {}", String::from_utf8_lossy(&built.stderr)).into());
+        }
+        Ok(package.display().to_string())
+    }
+
+    /// An archive, as far as the cache knows, of this one package.
+    fn archive(&self, package: &str, sha256: &str) -> Result<()> {
+        let package = json!({
+            "name": format!("linux-image-{FOREIGN}-cloud-amd64"),
+            "version": format!("{FOREIGN}-1"),
+            "suite": "sid",
+            "url": format!("copy:{package}"),
+            "sha256": sha256,
+            "size": fs::metadata(package)?.len(),
+        });
+        let index = json!({ "packages": [package], "aliases": [] });
+        let path = self.at("cache/clone3-conformance/apt/index.json");
+        fs::create_dir_all(path.parent().ok_or("no folder")?)?;
+        Ok(fs::write(path, index.to_string())?)
+    }
+
+    /// Makes the cache a file system of its own with room for little more than the index.
+    fn mount_small_cache(&mut self) -> Result<()> {
+        let cache = self.at("cache");
+        mount("tmpfs", &cache, "tmpfs", MountFlags::empty(), c"size=256k")
+            .map_err(|error| format!("a small file system needs root: {error}"))?;
+        self.mounted = Some(cache);
+        Ok(())
+    }
+
+    /// Runs the driver, and compares all that it did with what the row promises.
+    pub fn judge(&mut self, row: &Row) -> Result<()> {
+        let (output, status) = self.run(row.act)?;
+        let mut wrong: Vec<String> = Vec::new();
+        if status != row.status {
+            wrong.push(format!("exit status {status}, not {}", row.status));
+        }
+        wrong.extend(
+            row.says
+                .iter()
+                .filter(|text| !output.contains(**text))
+                .map(|text| format!("it does not say: {text}")),
+        );
+        wrong.extend(self.living()?.into_iter().map(|process| format!("left running: {process}")));
+        wrong.extend(
+            self.left_behind(row.act)?.into_iter().map(|path| format!("left behind: {}", path.display())),
+        );
+        match wrong.is_empty() {
+            true => Ok(()),
+            false => Err(format!("{}\n--- what it said:\n{output}", wrong.join("\n")).into()),
+        }
+    }
+
+    /// Runs the driver to its end; the result is what it said, and how it ended.
+    fn run(&mut self, act: Act) -> Result<(String, i32)> {
+        let (reader, writer) = pipe()?;
+        self.command.stdout(writer.try_clone()?).stderr(writer);
+        let mut driver = self.command.spawn()?;
+        // The command keeps our copies of the pipe's other end.
+        self.command.stdout(Stdio::null()).stderr(Stdio::null());
+        let mut output = String::new();
+        let mut acted = false;
+        let mut reader = BufReader::new(reader);
+        let mut line = Vec::new();
+        while reader.read_until(b'\n', &mut line)? > 0 {
+            let text = String::from_utf8_lossy(&line).into_owned();
+            if !acted && UNDER_WAY.iter().any(|sign| text.contains(sign)) {
+                acted = true;
+                self.act(act, &driver)?;
+            }
+            output.push_str(&text);
+            line.clear();
+        }
+        let status = driver.wait()?;
+        Ok((output, status.code().unwrap_or_else(|| -status.signal().unwrap_or_default())))
+    }
+
+    fn act(&self, act: Act, driver: &Child) -> Result<()> {
+        let driver = Pid::from_child(driver);
+        match act {
+            Act::Nothing => {}
+            Act::Signal("INT") => kill_process(driver, Signal::INT)?,
+            Act::Signal("HUP") => kill_process(driver, Signal::HUP)?,
+            Act::Signal(_) => kill_process(driver, Signal::TERM)?,
+            Act::Kill => kill_process(driver, Signal::KILL)?,
+            Act::KillQemu => {
+                let qemu = self.processes()?.into_iter().find(|(_, name)| name.starts_with("qemu"));
+                kill_process(qemu.ok_or("there is no QEMU")?.0, Signal::KILL)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The processes of this run, and what they are called.
+    fn processes(&self) -> Result<Vec<(Pid, String)>> {
+        let mark = format!("{MARK}={}", self.mark);
+        let mut found = Vec::new();
+        for entry in fs::read_dir("/proc")? {
+            let path = entry?.path();
+            let number = path.file_name().and_then(|name| name.to_str()?.parse().ok());
+            let Some(pid) = number.and_then(Pid::from_raw) else { continue };
+            // A process may go away while it is looked at.
+            let environment = fs::read(path.join("environ")).unwrap_or_default();
+            if environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes()) {
+                found
+                    .push((pid, fs::read_to_string(path.join("comm")).unwrap_or_default().trim().to_owned()));
+            }
+        }
+        Ok(found)
+    }
+
+    /// The processes of this run that do not die.
+    fn living(&self) -> Result<Vec<String>> {
+        let deadline = Instant::now() + DYING;
+        for (pid, _) in self.processes()? {
+            let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
+            let left = Timespec::try_from(deadline.saturating_duration_since(Instant::now()))?;
+            poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&left))?;
+        }
+        Ok(self
+            .processes()?
+            .into_iter()
+            .map(|(pid, name)| format!("{} {name}", pid.as_raw_nonzero()))
+            .collect())
+    }
+
+    /// What the run should have removed: temporary files, unless it was killed outright, and half-made things.
+    fn left_behind(&self, act: Act) -> Result<Vec<PathBuf>> {
+        let mut left = Vec::new();
+        if !matches!(act, Act::Kill) {
+            left.extend(files(&self.at("tmp"))?);
+        }
+        let is_half =
+            |path: &PathBuf| path.extension().is_some_and(|suffix| suffix == "part" || suffix == "deb");
+        let cache = files(&self.at("cache"))?;
+        left.extend(cache.into_iter().filter(|path| path.ancestors().any(|part| is_half(&part.to_owned()))));
+        Ok(left)
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        if let Some(cache) = &self.mounted {
+            let _ = unmount(cache, UnmountFlags::DETACH);
+        }
+    }
+}
+
+/// Every file and folder under this one.
+fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        found.push(entry.path());
+        if entry.file_type()?.is_dir() {
+            found.extend(files(&entry.path())?);
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,90 @@
+//! A guest that goes wrong in the way that its last argument names: what the faults test boots in place of the suite.
+//!
+//! Panics are real. What would need a broken kernel is written into the kernel's log, from where it takes the same way
+//! over the console as if the kernel had said it.
+#![forbid(unsafe_code)]
+
+#[path = "../../runner/init.rs"]
+mod init;
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::process::{abort, exit};
+use std::thread;
+
+use rustix::system::{RebootCommand, reboot};
+
+fn main() {
+    if init::is_init() {
+        init::run();
+    }
+    let arguments: Vec<String> = std::env::args().collect();
+    let events = arguments.iter().skip_while(|argument| *argument != "--events").nth(1).expect("no --events");
+    let journal = OpenOptions::new().append(true).open(events).expect("no journal");
+    go_wrong(arguments.last().expect("no fault"), journal);
+}
+
+/// Goes wrong before the suite's first line, or after it.
+fn go_wrong(fault: &str, mut journal: File) {
+    match fault {
+        "panic-before" => crash(),
+        "hang-before" => hang(),
+        "usage" => exit(2),
+        _ => {}
+    }
+    tell(&mut journal, r#"{"event":"run","schema":1}"#);
+    tell(&mut journal, r#"{"event":"start","case":"finished"}"#);
+    tell(&mut journal, r#"{"event":"end","case":"finished","verdict":"pass"}"#);
+    tell(&mut journal, r#"{"event":"start","case":"running"}"#);
+    println!("under way");
+    match fault {
+        "panic" => crash(),
+        "hang" => hang(),
+        "restart" => drop(reboot(RebootCommand::Restart)),
+        "power-off" => drop(reboot(RebootCommand::PowerOff)),
+        "abort" => abort(),
+        "torn" => drop(journal.write_all(br#"{"event":"end","ca"#)),
+        "warning" => say("WARNING: CPU: 0 PID: 1 at kernel/exit.c:1 do_exit+0x1/0x2"),
+        "bug" => say("BUG: KASAN: slab-use-after-free in pidfd_poll+0x1/0x2"),
+        "lockdep" => say("WARNING: possible circular locking dependency detected"),
+        "int3" => say("Oops: int3: 0000 [#1] SMP NOPTI"),
+        "stall" => say("rcu: INFO: rcu_preempt self-detected stall on CPU"),
+        "flood" => flood(&mut journal),
+        _ => {}
+    }
+    let status = fault.strip_prefix("exit-").and_then(|status| status.parse().ok()).unwrap_or_default();
+    tell(&mut journal, r#"{"event":"end","case":"running","verdict":"pass"}"#);
+    exit(status);
+}
+
+fn tell(journal: &mut File, event: &str) {
+    journal.write_all(format!("{event}\n").as_bytes()).expect("the journal is gone");
+}
+
+/// Puts a report into the kernel's log.
+fn say(report: &str) {
+    for line in ["------------[ cut here ]------------", report, "---[ end trace 0000000000000000 ]---"] {
+        fs::write("/dev/kmsg", format!("<4>{line}\n")).expect("no kernel log");
+    }
+}
+
+/// Panics the kernel.
+fn crash() {
+    fs::write("/proc/sys/kernel/sysrq", "1").expect("no sysrq");
+    fs::write("/proc/sysrq-trigger", "c").expect("no panic");
+}
+
+fn hang() {
+    loop {
+        thread::park();
+    }
+}
+
+/// Says more over both lines than any pipe holds.
+fn flood(journal: &mut File) {
+    let filler = "x".repeat(1000);
+    for number in 0..1000 {
+        println!("{number} {filler}");
+        tell(journal, &format!(r#"{{"event":"note","number":{number},"text":"{filler}"}}"#));
+    }
+}

@@ -1,0 +1,217 @@
+//! What `vm/run.sh` promises when something goes wrong: exit status, message, and nothing left behind.
+//!
+//! Each row is a real run of the driver. They are ignored unless asked for, since they boot kernels:
+//! `cargo test --test vm-faults -- --include-ignored`.
+mod bench;
+
+use bench::{Act, Bench, Cache, Row};
+use libtest_mimic::{Arguments, Trial};
+
+/// The table.
+fn rows() -> Vec<Row> {
+    let guest = |name, status, says| Row { name, guest: Some(name), status, says, ..Row::default() };
+    let under_way =
+        |name, act, status, says| Row { name, guest: Some("hang"), act, status, says, ..Row::default() };
+    vec![
+        // What the runner ends with is what the run ends with.
+        guest("exit-0", 0, &[]),
+        guest("exit-1", 1, &[]),
+        guest("exit-3", 3, &[]),
+        guest("exit-4", 4, &[]),
+        guest("usage", 2, &[]),
+        guest("exit-9", 3, &["the runner ended with exit status 9"]),
+        guest("abort", 3, &["the runner ended by SIGABRT", "while running was running"]),
+        guest("flood", 0, &["999 xxx"]),
+        // What the kernel says of itself while the suite runs.
+        guest("panic", 1, &["a fault (panic) while running was running", "sysrq triggered crash"]),
+        guest(
+            "warning",
+            1,
+            &["a fault (warning) while running was running", "WARNING: CPU: 0 PID: 1 at kernel/exit.c"],
+        ),
+        guest("lockdep", 1, &["a fault (warning)", "possible circular locking"]),
+        guest("bug", 1, &["a fault (bug)", "BUG: KASAN"]),
+        guest("int3", 1, &["may be the host's doing", "running it all again", "a fault (int3 oops)"]),
+        guest("stall", 1, &["may be the host's doing", "running it all again", "a fault (stall)"]),
+        // A guest that goes away.
+        guest(
+            "restart",
+            69,
+            &["no verdict (run)", "while running was running", "the guest restarted or powered off"],
+        ),
+        guest("power-off", 69, &["no verdict (run)", "while running was running"]),
+        guest("torn", 0, &[]),
+        guest(
+            "panic-before",
+            69,
+            &["booting again (2 of 2)", "no verdict (boot)", "Kernel panic - not syncing"],
+        ),
+        Row {
+            name: "hang",
+            guest: Some("hang"),
+            options: &["--timeout=20"],
+            status: 69,
+            says: &["no verdict (run): the suite's end did not come within 20 s while running was running"],
+            ..Row::default()
+        },
+        Row {
+            name: "hang-before",
+            guest: Some("hang-before"),
+            options: &["--timeout=15"],
+            status: 69,
+            says: &[
+                "booting again (2 of 2)",
+                "no verdict (boot): the suite's first line did not come within 15 s",
+            ],
+            ..Row::default()
+        },
+        Row {
+            name: "no-init",
+            guest: Some("exit-0"),
+            options: &["--append=rdinit=/nothing init=/nothing"],
+            status: 69,
+            says: &["booting again (2 of 2)", "no verdict (boot)", "Kernel panic - not syncing"],
+            ..Row::default()
+        },
+        // Somebody ends it.
+        under_way(
+            "qemu-killed",
+            Act::KillQemu,
+            69,
+            &["QEMU was ended by SIGKILL", "while running was running"],
+        ),
+        under_way("ctrl-c", Act::Signal("INT"), 130, &["stopped by SIGINT"]),
+        under_way("terminated", Act::Signal("TERM"), 143, &["stopped by SIGTERM"]),
+        under_way("hung-up", Act::Signal("HUP"), 129, &["stopped by SIGHUP"]),
+        under_way("driver-killed", Act::Kill, -9, &[]),
+        Row {
+            engine: "virtme",
+            ..under_way("virtme-ctrl-c", Act::Signal("INT"), 130, &["stopped by SIGINT"])
+        },
+        Row { engine: "virtme", ..under_way("virtme-driver-killed", Act::Kill, -9, &[]) },
+        Row { engine: "virtme", ..guest("panic", 1, &["a fault (panic) while running was running"]) },
+        Row { engine: "virtme", ..guest("exit-4", 4, &[]) },
+        // What is no kernel.
+        Row {
+            name: "no-spec",
+            kernel: Some("no-such"),
+            status: 2,
+            says: &["'no-such' is no kernel"],
+            ..Row::default()
+        },
+        Row {
+            name: "no-file",
+            kernel: Some("./no-such"),
+            status: 69,
+            says: &["is not there"],
+            ..Row::default()
+        },
+        Row {
+            name: "no-image",
+            kernel: Some("/bin/sh"),
+            status: 69,
+            says: &["is no x86 kernel image"],
+            ..Row::default()
+        },
+        Row {
+            name: "empty-tree",
+            kernel: Some("/proc/self/fdinfo"),
+            status: 69,
+            says: &["no built kernel tree"],
+            ..Row::default()
+        },
+        Row {
+            name: "no-version",
+            kernel: Some("9.9"),
+            status: 69,
+            says: &["the archive has no kernel 9.9"],
+            ..Row::default()
+        },
+        Row {
+            name: "no-suite",
+            kernel: Some("debian:potato"),
+            status: 69,
+            says: &["'potato'"],
+            ..Row::default()
+        },
+        Row {
+            name: "cut-image",
+            cache: Cache::CutImage,
+            status: 69,
+            says: &["is cut off"],
+            ..Row::default()
+        },
+        Row {
+            name: "cut-package",
+            cache: Cache::CutPackage,
+            status: 69,
+            says: &["no whole Debian package"],
+            ..Row::default()
+        },
+        Row {
+            name: "wrong-package",
+            cache: Cache::WrongPackage,
+            status: 69,
+            says: &["holds no kernel image"],
+            ..Row::default()
+        },
+        // An archive that goes wrong.
+        Row {
+            name: "no-archive",
+            cache: Cache::NoArchive,
+            status: 69,
+            says: &["no verdict (kernel)", "no list"],
+            ..Row::default()
+        },
+        Row {
+            name: "forged-package",
+            cache: Cache::Forged,
+            status: 69,
+            says: &["cannot download"],
+            ..Row::default()
+        },
+        Row {
+            name: "disk-full",
+            cache: Cache::Full,
+            status: 69,
+            says: &["no verdict (kernel)"],
+            ..Row::default()
+        },
+        Row {
+            name: "ctrl-c-asking",
+            cache: Cache::SlowArchive,
+            act: Act::Signal("INT"),
+            status: 130,
+            says: &["stopped by SIGINT"],
+            ..Row::default()
+        },
+        // A machine that is not there.
+        Row {
+            name: "too-much-memory",
+            guest: Some("exit-0"),
+            options: &["--memory=100000G"],
+            status: 69,
+            says: &["no verdict (boot)"],
+            ..Row::default()
+        },
+        Row {
+            name: "no-kvm",
+            guest: Some("exit-0"),
+            cache: Cache::NoKvm,
+            options: &["--accel=kvm"],
+            status: 69,
+            says: &["KVM does not work here"],
+            ..Row::default()
+        },
+    ]
+}
+
+fn main() {
+    let arguments = Arguments { test_threads: Some(1), ..Arguments::from_args() };
+    let trials = rows().into_iter().map(|row| {
+        let name = format!("{}{}", if row.engine == "virtme" { "virtme-" } else { "" }, row.name);
+        Trial::test(name.replace("virtme-virtme-", "virtme-"), move || Ok(Bench::set_up(&row)?.judge(&row)?))
+            .with_ignored_flag(true)
+    });
+    libtest_mimic::run(&arguments, trials.collect()).exit();
+}
