@@ -108,9 +108,7 @@ case! {
     source "fs/select.c __pollwait(), which takes a reference to the file",
 }
 fn autokill_blocked_poll_holds() -> Result {
-    let calls: [(&str, fn(i32) -> _); 3] =
-        [("poll", sleeper::poll), ("ppoll", sleeper::ppoll), ("select", sleeper::select)];
-    for (name, call) in calls {
+    for (name, call) in sleeper::CALLS {
         let mut child = Tied::new()?;
         let fd = child.pidfd()?.as_raw_fd();
         let waiter = Sleeper::start(move || call(fd))?;
