@@ -62,7 +62,7 @@ impl Suite {
 
     /// Runs the suite on the kernel without mistakes: it must have nothing to say.
     pub fn accepts(&self, base: &Kernel) -> Result<()> {
-        match self.ask(base, &[])? {
+        match self.ask_all(base)? {
             Said::Nothing { .. } => Ok(()),
             said => bail!("the base kernel is not green: {}", in_a_line(&said)),
         }
