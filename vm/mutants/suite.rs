@@ -6,15 +6,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
-use clone3_conformance::report::{Results, Verdict};
+use clone3_conformance::report::Record;
 use serde::{Deserialize, Serialize};
 
 use crate::catalogue::Mutant;
 use crate::kernel::{Kernel, hex};
 
-/// The driver's exit statuses that are verdicts; any other means that there is none.
-const GOOD: i32 = 0;
-const FAILED: i32 = 1;
+/// The driver's exit status after an interrupt at the keyboard.
+const INTERRUPTED: i32 = 130;
 
 /// How long a guest may take. A broken kernel may well never end.
 const SECONDS: &str = "600";
@@ -63,7 +62,7 @@ impl Suite {
 
     /// Runs the suite on the kernel without mistakes: it must have nothing to say.
     pub fn accepts(&self, base: &Kernel) -> Result<()> {
-        match self.ask(base, &[])? {
+        match self.ask_all(base)? {
             Said::Nothing { .. } => Ok(()),
             said => bail!("the base kernel is not green: {}", in_a_line(&said)),
         }
@@ -139,16 +138,61 @@ impl Suite {
             .stdout(output)
             .status()
             .with_context(|| format!("{}", self.driver.display()))?;
-        let found = fs::read(&results).ok().and_then(|text| serde_json::from_slice(&text).ok());
-        let log = fs::read_to_string(&log)?;
-        match status.code() {
-            Some(GOOD) => {
-                let results: Results = found.context("the driver left no results")?;
-                Ok(Said::Nothing { cases: results.cases.len() })
-            }
-            Some(FAILED) => Ok(failure(found, &log)),
-            _ => no_verdict(found, &log),
+        ensure!(status.code() != Some(INTERRUPTED), "interrupted");
+        let text =
+            fs::read(&results).with_context(|| format!("the driver does not work, see {}", log.display()))?;
+        Ok(serde_json::from_slice::<Document>(&text)?.says())
+    }
+}
+
+/// What the driver writes: the suite's results, as far as it got, and how the guest ended.
+#[derive(Deserialize)]
+struct Document {
+    #[serde(default)]
+    cases: Vec<Record>,
+    guest: Guest,
+}
+
+#[derive(Deserialize)]
+struct Guest {
+    no_verdict: Option<NoVerdict>,
+    faults: Vec<Fault>,
+}
+
+#[derive(Deserialize)]
+struct NoVerdict {
+    stage: String,
+    why: String,
+}
+
+#[derive(Deserialize)]
+struct Fault {
+    fault: String,
+    running: Vec<String>,
+    console: Vec<String>,
+}
+
+impl Document {
+    /// A guest that went away while the suite ran was broken by its kernel; before that, nothing was said.
+    fn says(self) -> Said {
+        let failed = self.cases.iter().filter(|record| record.verdict.is_bad());
+        let notices: Vec<Notice> = failed
+            .map(|record| Notice { case: record.case.clone(), message: record.message.clone() })
+            .collect();
+        match (self.guest.faults.first(), self.guest.no_verdict) {
+            _ if !notices.is_empty() => Said::Noticed(notices),
+            (Some(fault), _) => Said::Fault(fault.in_a_line()),
+            (None, Some(end)) if end.stage == "boot" => Said::NoBoot(end.why),
+            (None, Some(end)) => Said::Fault(end.why),
+            (None, None) => Said::Nothing { cases: self.cases.len() },
         }
+    }
+}
+
+impl Fault {
+    fn in_a_line(&self) -> String {
+        let said = self.console.first().map_or("", |line| line.trim());
+        format!("the kernel reported a fault ({}) while {} ran: {said}", self.fault, self.running.join(", "))
     }
 }
 
@@ -163,40 +207,6 @@ fn cases(binary: &Path) -> Result<BTreeSet<String>> {
     ensure!(list.status.success(), "{} --list fails", binary.display());
     let text = String::from_utf8(list.stdout)?;
     Ok(text.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned).collect())
-}
-
-/// What a failed run says: its failed cases, or else what the kernel printed.
-fn failure(results: Option<Results>, log: &str) -> Said {
-    let notices = notices(results.as_ref());
-    match notices.is_empty() {
-        true => Said::Fault(remark(log)),
-        false => Said::Noticed(notices),
-    }
-}
-
-/// A guest that went away: while the suite ran that is the kernel's doing, and before it nothing was said.
-fn no_verdict(results: Option<Results>, log: &str) -> Result<Said> {
-    let notices = notices(results.as_ref());
-    match results {
-        _ if !notices.is_empty() => Ok(Said::Noticed(notices)),
-        Some(_) => Ok(Said::Fault(remark(log))),
-        None if log.contains("no verdict (run)") => Ok(Said::Fault(remark(log))),
-        None if log.contains("no verdict (boot)") => Ok(Said::NoBoot(remark(log))),
-        None => bail!("the driver does not work:\n{log}"),
-    }
-}
-
-fn notices(results: Option<&Results>) -> Vec<Notice> {
-    let records = results.iter().flat_map(|results| &results.cases);
-    let failed = records.filter(|record| record.verdict == Verdict::Fail);
-    failed.map(|record| Notice { case: record.case.clone(), message: record.message.clone() }).collect()
-}
-
-/// The driver's own remark on a run.
-fn remark(log: &str) -> String {
-    let is_remark = |line: &&str| line.contains("reported a fault") || line.contains("no verdict");
-    let line = log.lines().find(is_remark).or(log.lines().last());
-    line.unwrap_or_default().trim_start_matches("run.sh: ").to_owned()
 }
 
 /// What was said, for a table.
