@@ -245,7 +245,7 @@ case! {
     /// The last close kills the child also while a thread other than its leader execs.
     autokill_vs_nonleader_exec_race: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"the kernel sends SIGKILL\"); kill_pid_info_type() retries for this reason",
-    known_defect "7.1 to 7.3: pidfs_file_release() ignores ESRCH from do_send_sig_info(), so a kill that meets the change of leaders in de_thread() is lost and the child lives on, tied to nothing; rare",
+    rare_defect "7.1 to 7.3: pidfs_file_release() ignores ESRCH from do_send_sig_info(), so a kill that meets the change of leaders in de_thread() is lost and the child lives on, tied to nothing; rare",
 }
 fn autokill_vs_nonleader_exec_race() -> Result {
     for round in 0..rounds(10) {
