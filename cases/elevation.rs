@@ -157,7 +157,8 @@ fn nnp_setresuid_still_allowed() -> Result {
     let (child, ()) = child_reporting(&Clone3::fork().with(Flags::NNP), || {
         let uid = nix::unistd::Uid::from_raw(ORDINARY);
         check::succeeds("setresuid(1000, 1000, 1000) by root", nix::unistd::setresuid(uid, uid, uid))?;
-        check::equal("real, effective and saved uid", Credentials::own()?.uids, [ORDINARY; 3])?;
+        let found = Credentials::own()?;
+        check::equal("uids and no_new_privs", (found.uids, found.no_new_privs), ([ORDINARY; 3], true))?;
         check::succeeds("unshare(CLONE_NEWUSER)", unshare(CloneFlags::CLONE_NEWUSER))
     })?;
     child.reap_expecting(Status::exited(0))

@@ -137,8 +137,11 @@ fn autokill_vfork_fd_live_early() -> Result {
         let observer = Pidfd::open(pid)?;
         check::equal("clone3 has returned while its child runs", creator.is_finished(), false)?;
         close_copy(fd)?;
-        observer.reaped_with(SIGKILLED)?;
+        let dead = observer.reaped_with(SIGKILLED);
+        // The creator is suspended as long as the child lives.
+        let _ = observer.send_signal(Signal::SIGKILL);
         let mut child = threads::join(creator)?;
+        dead?;
         // Its number is closed already.
         std::mem::forget(child.take_pidfd()?);
         check::equal("what clone3(CLONE_VFORK) returned", child.pid(), pid)

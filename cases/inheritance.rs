@@ -2,12 +2,12 @@
 
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
-use clone3_conformance::check::{self, Context as _, Result};
-use clone3_conformance::clone3::{Child, Clone3, Stack, exit_now};
+use clone3_conformance::check::{self, Result};
+use clone3_conformance::clone3::{Child, Clone3};
 use clone3_conformance::kit::helper::Command;
-use clone3_conformance::kit::process::{apart, child_reporting, reap_all, stray_copy, two_apart};
+use clone3_conformance::kit::process::{apart, child_reporting, reap_all, two_apart};
 use clone3_conformance::kit::programs::{CloneParentReport, try_clone_parent};
-use clone3_conformance::kit::{Channel, Held, privilege, sigchld};
+use clone3_conformance::kit::{Channel, Held, legacy, privilege, sigchld};
 use clone3_conformance::procfs::Stat;
 use clone3_conformance::wait::{self, Event, Status};
 use nix::errno::Errno;
@@ -83,24 +83,8 @@ fn autoreap_child_of_autoreap_may_clone_parent() -> Result {
     child.pidfd()?.reaped_with(Status::exited(0))
 }
 
-extern "C" fn exit_77(_: usize) -> i32 {
-    77
-}
-
-/// A child of the caller's that exits with 77, made in the way of fork, of clone and of vfork.
-fn grandchild(way: &str) -> Result<i32> {
-    let child = match way {
-        "fork" => match stray_copy()? {
-            Some(pid) => return Ok(pid),
-            None => exit_now(77),
-        },
-        "clone" => Clone3::fork().spawn(|| 77)?,
-        _ => {
-            Clone3::fork().with(Flags::CLONE_VM | Flags::CLONE_VFORK).spawn_on(&Stack::new()?, exit_77, 0)?
-        }
-    };
-    Ok(child.pid())
-}
+/// Makes a child that exits with 77, and gives its pid.
+type Maker = fn() -> std::result::Result<i32, Errno>;
 
 case! {
     /// What an auto-reaped process forks, clones or vforks is an ordinary child: a zombie until it is waited
@@ -111,9 +95,14 @@ case! {
 fn autoreap_no_inherit_fork() -> Result {
     let (child, ()) = child_reporting(&reaped(), || {
         sigchld::block()?;
-        for way in ["fork", "clone", "vfork"] {
-            let pid = grandchild(way)?;
-            let zombie = wait::find_zombie(pid).context(way)?;
+        let ways: [(&str, Maker); 3] = [
+            ("fork", || legacy::fork(77)),
+            ("vfork", || legacy::vfork(77)),
+            ("clone3", || Ok(Clone3::fork().try_spawn(|| 77)?.pid())),
+        ];
+        for (way, make) in ways {
+            let pid = check::succeeds(way, make())?;
+            let zombie = wait::find_zombie(pid)?;
             check::equal(format_args!("what {way} made"), zombie, Event::exited(pid, 77))?;
             let state = Stat::of(pid).map(|stat| stat.state);
             check::equal(format_args!("state of what {way} made"), state, Some('Z'))?;

@@ -13,7 +13,7 @@ case! {
     /// A pidfd registered as a fixed file of an io_uring keeps the child alive; unregistering it, closing the
     /// ring and the death of the process that owns the ring kill the child.
     autokill_io_uring_fixed_file_holds: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
-    source "io_uring_register(2), IORING_REGISTER_FILES; pull request vfs-7.1-rc1.pidfs (\"last reference\")",
+    source "io_uring_register(2), IORING_REGISTER_FILES; commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"the last reference to the struct file\")",
 }
 fn autokill_io_uring_fixed_file_holds() -> Result {
     let unregister = |ring: Ring| ring.unregister_files();
@@ -70,7 +70,7 @@ fn autokill_io_uring_poll_holds() -> Result {
 case! {
     /// IORING_OP_CLOSE of the last descriptor kills the child, as close(2) does.
     autokill_io_uring_close_op: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
-    source "pull request vfs-7.1-rc1.pidfs (\"last reference to the struct file\"); io_uring_enter(2)",
+    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"the last reference to the struct file\"); io_uring_enter(2)",
 }
 fn autokill_io_uring_close_op() -> Result {
     let mut child = Tied::new()?;

@@ -146,6 +146,7 @@ case! {
 fn nnp_cannot_be_cleared() -> Result {
     let set = |value| rustix::thread::set_no_new_privs(value).map_err(|e| Errno::from_raw(e.raw_os_error()));
     let (child, ()) = child_reporting(&Clone3::fork().with(Flags::NNP), || {
+        check::equal("no_new_privs of the child", own_bit()?, true)?;
         check::succeeds("control: prctl(PR_SET_NO_NEW_PRIVS, 1) in the child", set(true))?;
         check::refused("prctl(PR_SET_NO_NEW_PRIVS, 0) in the child", set(false), Errno::EINVAL)?;
         check::equal("no_new_privs of the child afterwards", own_bit()?, true)

@@ -158,7 +158,9 @@ fn autoreap_ptrace_sibling_thread_reaps() -> Result {
     let (pid, gate) = (child.pid(), Gate::new()?);
     std::thread::scope(|scope| {
         let tracing = scope.spawn(|| -> Result {
-            traced_to_death(&child, 15)?;
+            tracer::seize(pid, Options::empty())?;
+            child.let_go()?;
+            // Still tracing while the other thread waits.
             gate.wait();
             Ok(())
         });
@@ -234,13 +236,14 @@ fn autoreap_ptrace_parent_tracer_exits() -> Result {
     let ordinary = Orphan::left_by(|| traced_zombie(&Clone3::new(Flags::PIDFD), 23))?;
     let zombie = Event::exited(ordinary.pid, 23);
     check::equal("control: of the new parent", wait::find_zombie(ordinary.pid)?, zombie)?;
+    check::equal("control: SIGCHLD about it", ordinary.announced, true)?;
     wait::reap_expecting(ordinary.pid, Status::exited(23))?;
-    sigchld::take();
 
     let orphan = Orphan::left_by(|| traced_zombie(&reaped(), 23))?;
     orphan.pidfd.reaped_with(Status::exited(23))?;
     wait::no_child(orphan.pid)?;
     wait::pid_is_free(orphan.pid)?;
+    check::equal("SIGCHLD about it", orphan.announced, false)?;
     sigchld::none_pending()
 }
 

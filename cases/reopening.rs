@@ -4,7 +4,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use clone3_conformance::abi::{AUTOKILL_MARK, InfoMask};
 use clone3_conformance::case;
-use clone3_conformance::check::{self, Result};
+use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::kit::Tied;
 use clone3_conformance::kit::handles::Handle;
 use clone3_conformance::pidfd::Pidfd;
@@ -13,9 +13,12 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 
-/// Opens the file of a descriptor of ours anew, by way of /proc.
-fn reopen(path: &str, flags: OFlag) -> std::result::Result<OwnedFd, Errno> {
-    open(path, flags | OFlag::O_CLOEXEC, Mode::empty())
+/// Opens the file of a descriptor of ours anew, by way of /proc, where we may: the inodes are root's.
+fn reopen(path: &str, flags: OFlag) -> Result<OwnedFd> {
+    match open(path, flags | OFlag::O_CLOEXEC, Mode::empty()) {
+        Err(Errno::EACCES) => Err(Failure::blocked("opening a pidfd through /proc is EACCES: needs root")),
+        opened => check::succeeds(format_args!("open({path}, {flags:?})"), opened),
+    }
 }
 
 /// The names of a descriptor of ours.
@@ -51,7 +54,7 @@ fn neither_holds_nor_kills(what: &str, open: impl Fn(&Pidfd) -> Result<OwnedFd>)
 case! {
     /// An O_PATH descriptor of the pidfd's inode is another open file and does not keep the child alive.
     autokill_o_path_does_not_hold: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Proc],
-    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"only the specific struct file returned by clone3()\")",
+    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"only the specific struct file from clone3() has this property\")",
 }
 fn autokill_o_path_does_not_hold() -> Result {
     let mut child = Tied::new()?;
@@ -64,13 +67,11 @@ case! {
     /// Opening the pidfd anew through /proc gives a second, plain pidfd: it can be used, it does not kill when
     /// it is closed, and it does not keep the child alive.
     autokill_proc_reopen: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Proc],
-    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"only the specific struct file returned by clone3()\")",
+    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"only the specific struct file from clone3() has this property\")",
 }
 fn autokill_proc_reopen() -> Result {
     for (name, flags) in [(0, OFlag::O_RDONLY), (1, OFlag::O_RDWR)] {
-        neither_holds_nor_kills("a pidfd opened through /proc", |pidfd| {
-            Ok(reopen(&names(pidfd)[name], flags)?)
-        })?;
+        neither_holds_nor_kills("a pidfd opened through /proc", |pidfd| reopen(&names(pidfd)[name], flags))?;
     }
     Ok(())
 }
@@ -79,15 +80,18 @@ case! {
     /// The mark of an auto-kill pidfd, which is O_TRUNC, cannot be had by opening the pidfd anew with O_TRUNC:
     /// that is EOPNOTSUPP, as is truncating it in any other way, and none of it kills.
     autokill_proc_reopen_o_trunc: Is, needs [Autoreap, Nnp, Autokill, ExitInfo, Proc],
-    source "fs/pidfs.c pidfs_setattr()",
+    source "fs/pidfs.c pidfs_setattr(), fs/anon_inodes.c anon_inode_setattr()",
 }
 fn autokill_proc_reopen_o_trunc() -> Result {
     let mut child = Tied::new()?;
     let name = names(child.pidfd()?)[0].clone();
-    check::succeeds(format_args!("open({name}, O_RDWR)"), reopen(&name, OFlag::O_RDWR))?;
+    reopen(&name, OFlag::O_RDWR)?;
     let pidfd = child.pidfd()?;
     for (what, got) in [
-        ("open(O_RDWR|O_TRUNC)", reopen(&name, OFlag::O_RDWR | OFlag::O_TRUNC).map(drop)),
+        (
+            "open(O_RDWR|O_TRUNC)",
+            open(name.as_str(), OFlag::O_RDWR | OFlag::O_TRUNC, Mode::empty()).map(drop),
+        ),
         ("truncate", nix::unistd::truncate(name.as_str(), 0)),
         ("ftruncate", nix::unistd::ftruncate(pidfd, 0)),
         ("fchmod", nix::sys::stat::fchmod(pidfd, Mode::S_IRUSR)),
@@ -104,7 +108,7 @@ case! {
     /// Opening the file handle of the pidfd, by way of any pidfd or of FD_PIDFS_ROOT, gives a plain pidfd: it
     /// does not kill when it is closed and does not keep the child alive.
     autokill_handle_open_not_armed: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
-    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; fs/pidfs.c pidfs_export_open()",
+    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"open_by_handle_at() are distinct struct files\")",
 }
 fn autokill_handle_open_not_armed() -> Result {
     neither_holds_nor_kills("a pidfd opened by its handle", |pidfd| Ok(Handle::of(pidfd)?.open(pidfd, 0)?))?;

@@ -5,6 +5,7 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::{Child, Clone3, exit_now, exit_thread, park};
 use clone3_conformance::kit::{Channel, Gate, Held, Orphan, orphan, sigchld, threads};
+use clone3_conformance::need;
 use clone3_conformance::pidfd::pidfd_open;
 use clone3_conformance::procfs::Stat;
 use clone3_conformance::wait::{self, Status, Who};
@@ -139,8 +140,11 @@ case! {
 fn autoreap_mt_exit_code_race() -> Result {
     let body = || threads::leader_gone_last(11, 99);
     Clone3::new(Flags::PIDFD).spawn(body)?.reap_expecting(Status::exited(99))?;
-    let child = Clone3::new(Flags::REAPED).spawn(body)?;
-    is_gone_with(&child, Status::exited(99))
+    // Nearly always in the first round; a vCPU that is held up may let the leader go first.
+    for _ in 0..need::rounds(4) {
+        is_gone_with(&Clone3::new(Flags::REAPED).spawn(body)?, Status::exited(99))?;
+    }
+    Ok(())
 }
 
 case! {

@@ -56,7 +56,7 @@ case! {
     /// An epoll registration is no reference: the last close kills the child, and the registration is gone with
     /// the file, while one for another pidfd of the child reports its death.
     autokill_epoll_does_not_hold: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
-    source "epoll(7) (\"closing a file descriptor cause it to be removed from all epoll interest lists\")",
+    source "epoll(7), question 6: closing the last descriptor of an open file removes it from interest lists",
 }
 fn autokill_epoll_does_not_hold() -> Result {
     let death = vec![(1, epoll::EventFlags::IN | epoll::EventFlags::HUP)];
@@ -83,7 +83,7 @@ case! {
     /// A thread blocked in epoll_wait does not hold the pidfd that the epoll instance watches: the last close
     /// kills the child, and does not wake the thread.
     autokill_epoll_waiter_not_woken: Is, needs [Autoreap, Nnp, Autokill, ExitInfo, Proc],
-    source "fs/eventpoll.c eventpoll_release()",
+    source "fs/eventpoll.c eventpoll_release_file()",
 }
 fn autokill_epoll_waiter_not_woken() -> Result {
     let mut child = Tied::new()?;
@@ -108,9 +108,7 @@ case! {
     source "fs/select.c __pollwait(), which takes a reference to the file",
 }
 fn autokill_blocked_poll_holds() -> Result {
-    let calls: [(&str, fn(i32) -> _); 3] =
-        [("poll", sleeper::poll), ("ppoll", sleeper::ppoll), ("select", sleeper::select)];
-    for (name, call) in calls {
+    for (name, call) in sleeper::CALLS {
         let mut child = Tied::new()?;
         let fd = child.pidfd()?.as_raw_fd();
         let waiter = Sleeper::start(move || call(fd))?;

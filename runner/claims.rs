@@ -33,7 +33,8 @@ fn themes(cases: &[&'static Case]) -> Vec<&'static str> {
 
 fn row(case: &Case) -> String {
     let needs: Vec<&str> = case.needs.iter().map(|need: &Need| need.name()).collect();
-    let defect = case.known_defect.map(|defect| format!(" *Known defect: {defect}.*")).unwrap_or_default();
+    let defect =
+        case.known_defect.map(|defect| format!(" *Known defect: {}.*", defect.what)).unwrap_or_default();
     let cells = [
         format!("`{}`", case.name),
         case.claim() + &defect,

@@ -35,6 +35,14 @@ pub struct Options {
     #[arg(long, value_name = "FLAGS", env = "CLONE3_CONFORMANCE_REQUIRE", value_delimiter = ',')]
     pub require: Vec<Required>,
 
+    /// Run only the cases of these names
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub case: Vec<String>,
+
+    /// Begin no further case once one has failed
+    #[arg(long)]
+    pub fail_fast: bool,
+
     /// Run each selected case N times
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub repeat: u32,

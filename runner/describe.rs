@@ -41,7 +41,7 @@ fn text(case: &Case) -> String {
         ("needs", needs),
     ];
     lines.extend(case.first_kernel().map(|series| ("since", format!("Linux {series}"))));
-    lines.extend(case.known_defect.map(|defect| ("known defect", defect.to_owned())));
+    lines.extend(case.known_defect.map(|defect| ("known defect", defect.what.to_owned())));
     lines.push(("declared", format!("{}:{}", source_path(case.file), case.line)));
     lines.iter().map(|(name, value)| format!("{name:13} {value}\n")).collect()
 }

@@ -1,6 +1,7 @@
 //! A run: the selected cases through the sandbox, as libtest shows them.
 
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
@@ -23,6 +24,9 @@ struct Shared {
     policy: Policy,
     deadline: Duration,
     repeat: u32,
+    fail_fast: bool,
+    /// Some case has failed.
+    failed: AtomicBool,
     /// `--ignored`: only what cannot run here, as [`list`] says it.
     only_ignored: bool,
     /// Held for writing by a case that must run alone.
@@ -31,7 +35,12 @@ struct Shared {
 
 /// Runs the selection and gives the exit status.
 pub fn run(options: Options) -> ExitCode {
-    let selected = case::all().iter().filter(|case| is_selected(&options.libtest, case.name)).count();
+    if let Some(unknown) = options.case.iter().find(|name| case::all().iter().all(|case| case.name != **name))
+    {
+        eprintln!("error: no case is called {unknown}; --list shows all names");
+        return ExitCode::from(cli::USAGE);
+    }
+    let selected = named(&options).filter(|case| is_selected(&options.libtest, case.name)).count();
     if options.libtest.list {
         return list(&options);
     }
@@ -48,12 +57,19 @@ pub fn run(options: Options) -> ExitCode {
     }
 }
 
+/// The cases that were named, or all.
+fn named(options: &Options) -> impl Iterator<Item = &'static Case> {
+    let is_named =
+        |case: &&Case| options.case.is_empty() || options.case.iter().any(|name| name == case.name);
+    case::all().into_iter().filter(is_named)
+}
+
 /// What this program would run knows what it would skip: to tools that list first and then run case by case, a
 /// case that cannot run here is an ignored test.
 fn list(options: &Options) -> ExitCode {
     let setting = setting(options);
     let policy = options.policy();
-    let trials = case::all().into_iter().map(|case| {
+    let trials = named(options).map(|case| {
         let skipped = need::unmet(case.needs, setting).is_some() && !policy.requires(case);
         Trial::test(case.name, || Ok(())).with_ignored_flag(skipped)
     });
@@ -90,6 +106,8 @@ impl Shared {
             policy: options.policy(),
             deadline: options.deadline(setting.probe.emulated),
             repeat: options.repeat,
+            fail_fast: options.fail_fast,
+            failed: AtomicBool::new(false),
             only_ignored: options.libtest.ignored,
             alone: RwLock::new(()),
         })
@@ -135,7 +153,7 @@ fn execute(options: &Options, shared: Arc<Shared>, selected: usize) -> u8 {
         cpus: std::thread::available_parallelism().map_or(1, usize::from),
         selected,
     }));
-    let trials = case::all().into_iter().map(|case| trial(case, &shared)).collect();
+    let trials = named(options).map(|case| trial(case, &shared)).collect();
     let conclusion = libtest_mimic::run(&options.libtest, trials);
     let exit = if conclusion.has_failed() { cli::FAILED } else { cli::GOOD };
     shared.journal.add(Event::Done(Footer { exit, tainted: report::kernel_taint() }));
@@ -159,7 +177,11 @@ fn trial(case: &'static Case, shared: &Arc<Shared>) -> Trial {
     let asked_for = shared.only_ignored && need::unmet(case.needs, shared.setting).is_some();
     let shared = Arc::clone(shared);
     Trial::ignorable_test(case.name, move || {
+        if shared.fail_fast && shared.failed.load(Ordering::Relaxed) {
+            return Ok(Completion::ignored_with("not run: another case has failed"));
+        }
         let record = shared.run(case);
+        shared.failed.fetch_or(record.verdict.is_bad(), Ordering::Relaxed);
         match record.verdict {
             Verdict::Pass => Ok(Completion::Completed),
             Verdict::Fail | Verdict::Broken => {

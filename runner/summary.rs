@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use clone3_conformance::case::Case;
+use clone3_conformance::case::{Case, Defect};
 use clone3_conformance::probe::Probe;
 use clone3_conformance::report::{Record, Results, Verdict};
 
@@ -73,15 +73,23 @@ fn remarks(results: &Results) -> String {
     for record in results.cases.iter().filter(remarkable) {
         let _ = writeln!(text, "{}: {}: {} ({})", record.verdict, record.case, record.message, record.at);
     }
-    for record in results.cases.iter().filter(|record| is_fixed(record)) {
-        let _ = writeln!(text, "fixed: {}: a known defect did not show", record.case);
+    for record in &results.cases {
+        match defect_of(record) {
+            Some(defect) if record.verdict == Verdict::Pass && !defect.rare => {
+                let _ = writeln!(text, "fixed: {}: this kernel is without a known defect", record.case);
+            }
+            Some(_) if record.verdict == Verdict::Pass => {
+                let runs = record.runs;
+                let _ = writeln!(text, "rare defect, not met in {runs} run(s): {}", record.case);
+            }
+            _ => {}
+        }
     }
     text
 }
 
-fn is_fixed(record: &Record) -> bool {
-    let known = clone3_conformance::case::find(&record.case).and_then(|case| case.known_defect);
-    record.verdict == Verdict::Pass && known.is_some()
+fn defect_of(record: &Record) -> Option<Defect> {
+    clone3_conformance::case::find(&record.case)?.known_defect
 }
 
 fn repeats(results: &Results) -> String {

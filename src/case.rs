@@ -38,13 +38,22 @@ pub struct Case {
     /// The first kernel series of which the claim is true, where the needs do not say it.
     pub since: Option<&'static str>,
     /// Where mainline is known to break the claim.
-    pub known_defect: Option<&'static str>,
+    pub known_defect: Option<Defect>,
     /// The file that declares it, which names its theme.
     pub file: &'static str,
     /// The line of the declaration.
     pub line: u32,
     /// The scenario. Runs in a process of its own.
     pub body: fn() -> Result,
+}
+
+/// A defect of mainline that is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Defect {
+    /// The kernels on which it was seen, and what happens there.
+    pub what: &'static str,
+    /// Whether it takes luck to meet it: then a pass does not say that it is fixed.
+    pub rare: bool,
 }
 
 inventory::collect!(Case);
@@ -114,7 +123,7 @@ pub fn find(name: &str) -> Option<&'static Case> {
 /// ```
 ///
 /// Behind the source may follow `, since "7.2"` (where the needs do not say it) and
-/// `, known_defect "7.1 to 7.3: what happens"`.
+/// `, known_defect "7.1 to 7.3: what happens"` (or `rare_defect`, where it takes luck to meet it).
 #[macro_export]
 macro_rules! case {
     (
@@ -123,6 +132,7 @@ macro_rules! case {
         source $source:literal
         $(, since $since:literal)?
         $(, known_defect $defect:literal)?
+        $(, rare_defect $rare:literal)?
         $(,)?
     ) => {
         $crate::inventory::submit! {
@@ -133,13 +143,15 @@ macro_rules! case {
                 strength: $crate::case::Strength::$strength,
                 needs: &[$($crate::need::Need::$need),*],
                 since: $crate::case!(@option $($since)?),
-                known_defect: $crate::case!(@option $($defect)?),
+                known_defect: $crate::case!(@defect $($defect, false)? $($rare, true)?),
                 file: file!(),
                 line: line!(),
                 body: $name,
             }
         }
     };
+    (@defect) => { None };
+    (@defect $what:literal, $rare:literal) => { Some($crate::case::Defect { what: $what, rare: $rare }) };
     (@option) => { None };
     (@option $value:literal) => { Some($value) };
 }

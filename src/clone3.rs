@@ -335,19 +335,6 @@ pub fn raw(args: usize, size: usize) -> std::result::Result<i32, Errno> {
     Errno::result(pid).map(|pid| pid as i32)
 }
 
-/// A child of the legacy `clone(2)` with exit_signal SIGCHLD, which exits with 0 at once. Gives its pid.
-pub fn legacy_fork(flags: Flags) -> std::result::Result<i32, Errno> {
-    let word = flags.bits() | libc::SIGCHLD as u64;
-    assert!(!flags.contains(Flags::CLONE_VM), "a child in this memory needs a stack");
-    // SAFETY: without CLONE_VM the child works on a copy of this memory, and leaves at once.
-    let pid = unsafe { libc::syscall(libc::SYS_clone, word, 0, 0, 0, 0) };
-    if pid == 0 {
-        exit_now(0);
-    }
-    note!("clone({flags}|SIGCHLD) = {pid}");
-    Errno::result(pid).map(|pid| pid as i32)
-}
-
 /// Runs a child's body and exits with its result. A panic is shown on stderr and exits with 101, as ever.
 fn exit_child(body: impl FnOnce() -> i32) -> ! {
     let code = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).unwrap_or(101);

@@ -325,8 +325,9 @@ pub fn kernel_taint() -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::case::Defect;
 
-    fn case(strength: Strength, known_defect: Option<&'static str>) -> Case {
+    fn case(strength: Strength, known_defect: Option<Defect>) -> Case {
         Case {
             name: "c",
             doc: "",
@@ -349,7 +350,10 @@ mod tests {
         assert_eq!(verdict(&case(Strength::Must, None), &lax), Verdict::Fail);
         assert_eq!(verdict(&case(Strength::Is, None), &lax), Verdict::Deviation);
         assert_eq!(verdict(&case(Strength::Is, None), &strict), Verdict::Fail);
-        assert_eq!(verdict(&case(Strength::Must, Some("7.1")), &strict), Verdict::KnownDefect);
+        assert_eq!(
+            verdict(&case(Strength::Must, Some(Defect { what: "7.1", rare: false })), &strict),
+            Verdict::KnownDefect
+        );
     }
 
     #[test]

@@ -96,7 +96,7 @@ impl Blocked {
         }
         let waited = sandbox::patience();
         let now = Stat::read(&format!("/proc/self/task/{}/stat", self.tid));
-        let now = now.map_or_else(String::new, |stat| format!("; its thread {stat}"));
+        let now = now.map_or_else(String::new, |stat| format!("; its thread, shown as a process: {stat}"));
         Err(Failure::fail(format!("{} is still blocked after {waited:.1?}{now}", self.call)))
     }
 }

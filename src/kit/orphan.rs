@@ -16,6 +16,9 @@ pub struct Orphan {
     pub pid: i32,
     /// The pidfd that clone3 returned to the dead parent.
     pub pidfd: Pidfd,
+    /// Whether a SIGCHLD about it was pending when its parent had ended. That would have come before the
+    /// parent's own, which is drained.
+    pub announced: bool,
     gate: Gate,
 }
 
@@ -60,9 +63,9 @@ impl Orphan {
             fdpass::send(&theirs, child.pidfd()?)?;
             Ok(child.pid())
         })?;
-        sigchld::take();
+        let announced = sigchld::take().is_some_and(|(_, whose)| whose == pid);
         let pidfd = Pidfd::from(fdpass::receive(&ours)?);
-        Ok(Orphan { pid, pidfd, gate })
+        Ok(Orphan { pid, pidfd, announced, gate })
     }
 
     /// Lets it go on.

@@ -17,12 +17,12 @@ use nix::errno::Errno;
 
 use crate::abi::Flags;
 use crate::check::{Failure, Result};
-use crate::clone3::{self, Clone3};
-use crate::kit::Channel;
+use crate::clone3::Clone3;
 use crate::kit::channel::read_byte;
 use crate::kit::echo::Echoer;
 use crate::kit::helper::{self, Command, Helper};
 use crate::kit::sigchld;
+use crate::kit::{Channel, legacy};
 use crate::wait::{self, Who};
 
 /// What helpers exit with when something goes wrong in them.
@@ -106,7 +106,7 @@ pub fn try_clone_parent() -> Result<CloneParentReport> {
     let call = Clone3::new(Flags::CLONE_PARENT);
     let sibling = call.try_spawn(|| 0).map(drop);
     let mut report = vec![(call.to_string(), number_of(sibling))];
-    let old = clone3::legacy_fork(Flags::CLONE_PARENT).map(drop);
+    let old = legacy::clone(Flags::CLONE_PARENT.bits() | libc::SIGCHLD as u64, || 0).map(drop);
     report.push(("clone(CLONE_PARENT|SIGCHLD)".to_owned(), number_of(old)));
     let thread = Clone3::new(Flags::CLONE_PARENT | Flags::THREAD);
     let started = thread.try_thread();

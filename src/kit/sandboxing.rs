@@ -7,8 +7,10 @@ use nix::errno::Errno;
 use crate::check::{Failure, Result};
 use crate::note;
 
+/// Makes sure that the kernel has seccomp filters.
+///
 /// # Errors
-/// `blocked` where the kernel has no seccomp filters.
+/// `blocked` where it has not.
 pub fn seccomp_filters_exist() -> Result {
     const GET_ACTION_AVAIL: libc::c_uint = 2;
     let action = libc::SECCOMP_RET_ALLOW;
@@ -69,8 +71,10 @@ impl Landlock {
         }
     }
 
+    /// Makes sure that the kernel can restrict this.
+    ///
     /// # Errors
-    /// `blocked` where the kernel cannot restrict this.
+    /// `blocked` where it cannot.
     pub fn exists(self) -> Result {
         const CREATE_RULESET_VERSION: u32 = 1;
         let none: *const LandlockRulesetAttr = std::ptr::null();

@@ -52,22 +52,25 @@ impl<T: Send + 'static> Sleeper<T> {
     }
 }
 
-/// Waits in poll(2), without end, for input on the descriptor that has this number at first.
-pub fn poll(fd: RawFd) -> std::result::Result<i32, Errno> {
+/// A call that waits without end for input on the descriptor that has this number when it begins.
+pub type Call = fn(RawFd) -> std::result::Result<i32, Errno>;
+
+/// The calls that hold the file while they wait, by name.
+pub const CALLS: [(&str, Call); 3] = [("poll", poll), ("ppoll", ppoll), ("select", select)];
+
+fn poll(fd: RawFd) -> std::result::Result<i32, Errno> {
     let mut fds = [libc::pollfd { fd, events: libc::POLLIN, revents: 0 }];
     // SAFETY: one live pollfd; the kernel checks the number.
     Errno::result(unsafe { libc::poll(fds.as_mut_ptr(), 1, -1) })
 }
 
-/// As [`poll`], in ppoll(2).
-pub fn ppoll(fd: RawFd) -> std::result::Result<i32, Errno> {
+fn ppoll(fd: RawFd) -> std::result::Result<i32, Errno> {
     let mut fds = [libc::pollfd { fd, events: libc::POLLIN, revents: 0 }];
     // SAFETY: one live pollfd; no timeout and no signal mask; the kernel checks the number.
     Errno::result(unsafe { libc::ppoll(fds.as_mut_ptr(), 1, std::ptr::null(), std::ptr::null()) })
 }
 
-/// As [`poll`], in select(2).
-pub fn select(fd: RawFd) -> std::result::Result<i32, Errno> {
+fn select(fd: RawFd) -> std::result::Result<i32, Errno> {
     assert!((0..libc::FD_SETSIZE as RawFd).contains(&fd), "descriptor {fd} does not fit select(2)");
     let none = std::ptr::null_mut();
     // SAFETY: an fd_set is plain data, all zeroes is the empty set, and the number fits it.

@@ -71,6 +71,11 @@ pub fn leader_gone_last(code: i32, group_code: i32) -> i32 {
     })
 }
 
+/// Makes the calling thread slow to go: whatever ends it, it still sleeps in the kernel for a while.
+pub fn be_slow_to_go() -> Result {
+    slow_exit(Box::leak(Box::new(AtomicU32::new(1))))
+}
+
 /// Makes the calling thread's exit slow, and clear `word` before it becomes so.
 fn slow_exit(word: &'static AtomicU32) -> Result {
     use rustix::fs::inotify;

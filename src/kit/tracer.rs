@@ -73,6 +73,9 @@ enum Answer {
 }
 
 /// A process of its own that traces a child of the caller, which is a sibling to it.
+///
+/// The caller must have [blocked](sigchld::block()) SIGCHLD. The end of the tracer takes the tracee from it
+/// before it is announced itself, so the one SIGCHLD that can be pending then shows if the tracee sent one.
 #[derive(Debug)]
 pub struct Tracer {
     actor: Actor<Instruction, Answer>,
@@ -130,19 +133,18 @@ impl Tracer {
     /// Lets the tracer exit without waiting for its tracee, and reaps the tracer.
     #[track_caller]
     pub fn dismiss(self) -> Result {
+        let pid = self.actor.child().pid();
         self.actor.dismiss()?;
-        note!("the tracer exited");
-        sigchld::take();
-        Ok(())
+        sigchld::pending_for(pid, libc::CLD_EXITED)
     }
 
     /// Kills the tracer and reaps it.
     #[track_caller]
     pub fn kill(self) -> Result {
+        let pid = self.actor.child().pid();
         self.actor.child().kill(Signal::SIGKILL)?;
-        wait::reap_expecting(self.actor.child().pid(), Status::killed(Signal::SIGKILL))?;
-        sigchld::take();
-        Ok(())
+        wait::reap_expecting(pid, Status::killed(Signal::SIGKILL))?;
+        sigchld::pending_for(pid, libc::CLD_KILLED)
     }
 }
 

@@ -40,9 +40,10 @@ impl WaitCall {
             WaitCall::Any(options) => waitid(Who::Any, options),
             WaitCall::Pid(pid, options) => waitid(Who::Pid(pid), options),
             WaitCall::Group(pgid, options) => waitid(Who::Group(pgid), options),
-            // SAFETY: the number is only handed to waitid, which answers EBADF should it be closed.
             WaitCall::Pidfd(fd, options) => {
-                waitid(Who::Pidfd(unsafe { BorrowedFd::borrow_raw(fd) }), options)
+                // SAFETY: the number is only handed to waitid, which answers EBADF should it be closed.
+                let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+                waitid(Who::Pidfd(fd), options)
             }
         }
     }

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use crate::procfs::{self, Stat};
 use crate::wait::{Who, waitid};
 
-/// How long leftovers may take to die of SIGKILL.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long leftovers may take to die of SIGKILL: long enough for an emulated machine under load.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A process that a case left behind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

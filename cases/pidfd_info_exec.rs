@@ -1,0 +1,47 @@
+//! PIDFD_GET_INFO of a process that dies while one of its threads execs.
+
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Result};
+use clone3_conformance::clone3::park;
+use clone3_conformance::kit::helper::Command;
+use clone3_conformance::kit::{Channel, Gate, subject, threads, tracer};
+use clone3_conformance::wait::{self, Status};
+use nix::sys::ptrace::Options;
+use nix::sys::signal::Signal;
+
+case! {
+    /// A process killed while a thread other than its leader execs is told to have been killed, as waitpid tells
+    /// it: for an auto-reaped process there is no other place to learn it.
+    pidfd_info_killed_in_exec_exit_code: Must, needs [ExitInfo, Ptrace],
+    source "kernel selftest pidfd_info_test (\"waitpid format\"); wait(2)",
+    rare_defect "6.15 to 7.3: the exec has ended the leader with exit code 0, and the leader's is what is recorded: a process killed by SIGKILL is told to have exited with 0",
+}
+fn pidfd_info_killed_in_exec_exit_code() -> Result {
+    let killed = Status::killed(Signal::SIGKILL);
+    for call in subject::calls() {
+        let (gate, ready) = (Gate::new()?, Channel::<Result>::new()?);
+        let command = Command::new("exit", &["0"])?;
+        let child = call.spawn(|| {
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    gate.wait();
+                    command.exec()
+                });
+                let _ = ready.send(&threads::be_slow_to_go());
+                park()
+            })
+        })?;
+        ready.recv()??;
+        tracer::seize(child.pid(), Options::PTRACE_O_TRACEEXIT)?;
+        gate.open()?;
+        // The exec has ended the leader, and waits for it to be gone; the kill ends the wait.
+        let exiting = libc::PTRACE_EVENT_EXIT << 16 | Status::stopped(Signal::SIGTRAP).0;
+        wait::reap_expecting(child.pid(), Status(exiting))?;
+        check::succeeds("pidfd_send_signal(SIGKILL)", child.pidfd()?.send_signal(Signal::SIGKILL))?;
+        // A tracer waits for an auto-reaped child, too.
+        wait::reap_expecting(child.pid(), killed)?;
+        let told = child.pidfd()?.exit_status()?;
+        check::equal(format_args!("exit_code in PIDFD_GET_INFO of a child of {call}"), told, killed)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,57 @@
+//! A kernel tree for those who bring none: the source package of Debian's archive.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+
+/// The cache that the driver keeps, for everything that is downloaded or built.
+pub fn cache() -> Result<PathBuf> {
+    let base = std::env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty()).map(PathBuf::from);
+    let base = base.or_else(|| Some(std::env::home_dir()?.join(".cache")));
+    Ok(base.context("no place for a cache: set HOME or XDG_CACHE_HOME")?.join("clone3-conformance"))
+}
+
+/// The unpacked tree of a source package, as `linux-source-7.3`; downloaded once.
+pub fn tree(package: &str, driver: &Path) -> Result<PathBuf> {
+    let cache = cache()?;
+    let tree = cache.join(package);
+    if tree.exists() {
+        return Ok(tree);
+    }
+    let part = cache.join(format!("{package}.part"));
+    if part.exists() {
+        fs::remove_dir_all(&part)?;
+    }
+    fs::create_dir_all(part.join("tree"))?;
+    // The driver asks the archive for its lists, and leaves the settings with which they can be used.
+    run(Command::new(driver).arg("--list-kernels"))?;
+    let settings = cache.join("apt/apt.conf");
+    run(Command::new("apt-get").arg("-c").arg(settings).args(["download", package]).current_dir(&part))?;
+    unpack(package, &part)?;
+    fs::rename(part.join("tree"), &tree)?;
+    fs::remove_dir_all(part)?;
+    Ok(tree)
+}
+
+/// The package holds one archive, with all of the tree in one folder.
+fn unpack(package: &str, part: &Path) -> Result<()> {
+    let files: Vec<PathBuf> =
+        part.read_dir()?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
+    let deb = files.into_iter().find(|path| path.extension().is_some_and(|extension| extension == "deb"));
+    run(Command::new("dpkg-deb").arg("-x").arg(deb.context("no package was downloaded")?).arg(part))?;
+    let archive = part.join(format!("usr/src/{package}.tar.xz"));
+    run(Command::new("tar")
+        .arg("-xf")
+        .arg(archive)
+        .arg("--strip-components=1")
+        .arg("-C")
+        .arg(part.join("tree")))
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let status = command.stdout(Stdio::null()).status().with_context(|| format!("{command:?}"))?;
+    ensure!(status.success(), "{command:?}: {status}");
+    Ok(())
+}

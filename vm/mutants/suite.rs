@@ -1,0 +1,222 @@
+//! Running the suite on a kernel, and remembering what it said.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use clone3_conformance::report::Record;
+use serde::{Deserialize, Serialize};
+
+use crate::catalogue::Mutant;
+use crate::kernel::{Kernel, hex};
+
+/// The driver's exit status after an interrupt at the keyboard.
+const INTERRUPTED: i32 = 130;
+
+/// How long a guest may take. A broken kernel may well never end.
+const SECONDS: &str = "600";
+
+/// What the suite said of a kernel.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Said {
+    /// Cases that failed.
+    Noticed(Vec<Notice>),
+    /// The guest crashed, hung or complained: the line that says so.
+    Fault(String),
+    /// Every case passed.
+    Nothing { cases: usize },
+    /// The guest did not come as far as the suite.
+    NoBoot(String),
+}
+
+/// A case that failed, and why.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Notice {
+    pub case: String,
+    pub message: String,
+}
+
+/// The suite and the driver that boots it, and where its answers are kept.
+pub struct Suite {
+    driver: PathBuf,
+    binary: PathBuf,
+    sha256: String,
+    /// The cases that there are.
+    cases: BTreeSet<String>,
+    answers: PathBuf,
+}
+
+impl Suite {
+    /// The driver and the suite that were built beside this program.
+    pub fn beside_us(cache: &Path) -> Result<Self> {
+        let driver = driver()?;
+        let binary = driver.with_file_name("clone3-conformance");
+        let bytes = fs::read(&binary).with_context(|| format!("{}", binary.display()))?;
+        let answers = cache.join("answers");
+        fs::create_dir_all(&answers)?;
+        let cases = cases(&binary)?;
+        Ok(Self { driver, binary, sha256: hex(&bytes), cases, answers })
+    }
+
+    /// Runs the suite on the kernel without mistakes: it must have nothing to say.
+    pub fn accepts(&self, base: &Kernel) -> Result<()> {
+        match self.ask_all(base)? {
+            Said::Nothing { .. } => Ok(()),
+            said => bail!("the base kernel is not green: {}", in_a_line(&said)),
+        }
+    }
+
+    /// What the suite says of a mutant: first the cases of the claims that it violates, and all only if they pass.
+    pub fn judges(&self, kernel: &Kernel, mutant: &Mutant) -> Result<Said> {
+        let claimed: Vec<&str> =
+            mutant.claims.iter().filter(|claim| self.cases.contains(*claim)).map(String::as_str).collect();
+        if !claimed.is_empty() {
+            let said = self.ask(kernel, &["--fail-fast", "--case", &claimed.join(",")])?;
+            if !matches!(said, Said::Nothing { .. }) {
+                return Ok(said);
+            }
+        }
+        self.ask_all(kernel)
+    }
+
+    /// Runs all cases. One that has nothing to do with the mistake may fail by accident, on a machine that is busy with
+    /// many guests: it counts only if it fails again when it runs alone.
+    fn ask_all(&self, kernel: &Kernel) -> Result<Said> {
+        let mut skipped: Vec<String> = Vec::new();
+        loop {
+            let mut arguments = vec!["--fail-fast", "--exact"];
+            skipped.iter().for_each(|case| arguments.extend(["--skip", case]));
+            let Said::Noticed(notices) = self.ask(kernel, &arguments)? else {
+                return self.ask(kernel, &arguments);
+            };
+            for notice in notices {
+                let again = self.ask(kernel, &["--case", &notice.case])?;
+                if !matches!(again, Said::Nothing { .. }) {
+                    return Ok(again);
+                }
+                eprintln!("unsteady: {} failed once and then passed: {}", notice.case, notice.message);
+                skipped.push(notice.case);
+            }
+        }
+    }
+
+    /// The claims of the mutants that no case checks (yet).
+    pub fn unchecked<'a>(&self, mutants: &'a [Mutant]) -> BTreeSet<&'a str> {
+        let claims = mutants.iter().flat_map(|mutant| &mutant.claims);
+        claims.filter(|claim| !self.cases.contains(*claim)).map(String::as_str).collect()
+    }
+
+    /// The answer to a question that was asked before, or a new one. No verdict is no answer: that is asked again.
+    fn ask(&self, kernel: &Kernel, arguments: &[&str]) -> Result<Said> {
+        let question = hex(format!("{} {} {arguments:?}", kernel.sha256, self.sha256).as_bytes());
+        let answer = self.answers.join(&question[..32]);
+        let known = answer.with_extension("json");
+        if let Ok(text) = fs::read(&known) {
+            return Ok(serde_json::from_slice(&text)?);
+        }
+        let said = self.boot(kernel, arguments, &answer)?;
+        fs::write(known, serde_json::to_vec(&said)?)?;
+        Ok(said)
+    }
+
+    /// Boots the kernel and runs the suite in it. What is undocumented counts, and so does a flag that is not there.
+    fn boot(&self, kernel: &Kernel, arguments: &[&str], answer: &Path) -> Result<Said> {
+        let (results, log) = (answer.with_extension("results"), answer.with_extension("log"));
+        let output = File::create(&log)?;
+        let status = Command::new(&self.driver)
+            .args(["--engine", "qemu", "--timeout", SECONDS, "--kernel"])
+            .arg(&kernel.image)
+            .arg("--suite")
+            .arg(&self.binary)
+            .arg("--results")
+            .arg(&results)
+            .args(["--", "--strict", "--require", "autoreap,nnp,autokill"])
+            .args(arguments)
+            .stderr(output.try_clone()?)
+            .stdout(output)
+            .status()
+            .with_context(|| format!("{}", self.driver.display()))?;
+        ensure!(status.code() != Some(INTERRUPTED), "interrupted");
+        let text =
+            fs::read(&results).with_context(|| format!("the driver does not work, see {}", log.display()))?;
+        Ok(serde_json::from_slice::<Document>(&text)?.says())
+    }
+}
+
+/// What the driver writes: the suite's results, as far as it got, and how the guest ended.
+#[derive(Deserialize)]
+struct Document {
+    #[serde(default)]
+    cases: Vec<Record>,
+    guest: Guest,
+}
+
+#[derive(Deserialize)]
+struct Guest {
+    no_verdict: Option<NoVerdict>,
+    faults: Vec<Fault>,
+}
+
+#[derive(Deserialize)]
+struct NoVerdict {
+    stage: String,
+    why: String,
+}
+
+#[derive(Deserialize)]
+struct Fault {
+    fault: String,
+    running: Vec<String>,
+    console: Vec<String>,
+}
+
+impl Document {
+    /// A guest that went away while the suite ran was broken by its kernel; before that, nothing was said.
+    fn says(self) -> Said {
+        let failed = self.cases.iter().filter(|record| record.verdict.is_bad());
+        let notices: Vec<Notice> = failed
+            .map(|record| Notice { case: record.case.clone(), message: record.message.clone() })
+            .collect();
+        match (self.guest.faults.first(), self.guest.no_verdict) {
+            _ if !notices.is_empty() => Said::Noticed(notices),
+            (Some(fault), _) => Said::Fault(fault.in_a_line()),
+            (None, Some(end)) if end.stage == "boot" => Said::NoBoot(end.why),
+            (None, Some(end)) => Said::Fault(end.why),
+            (None, None) => Said::Nothing { cases: self.cases.len() },
+        }
+    }
+}
+
+impl Fault {
+    fn in_a_line(&self) -> String {
+        let said = self.console.first().map_or("", |line| line.trim());
+        format!("the kernel reported a fault ({}) while {} ran: {said}", self.fault, self.running.join(", "))
+    }
+}
+
+/// The program that boots kernels; it is built beside this one.
+pub fn driver() -> Result<PathBuf> {
+    Ok(std::env::current_exe()?.with_file_name("clone3-vm"))
+}
+
+/// The names of the suite's cases.
+fn cases(binary: &Path) -> Result<BTreeSet<String>> {
+    let list = Command::new(binary).args(["--list", "--format", "terse"]).output()?;
+    ensure!(list.status.success(), "{} --list fails", binary.display());
+    let text = String::from_utf8(list.stdout)?;
+    Ok(text.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned).collect())
+}
+
+/// What was said, for a table.
+pub fn in_a_line(said: &Said) -> String {
+    match said {
+        Said::Noticed(notices) => {
+            notices.first().map_or_else(String::new, |first| format!("{}: {}", first.case, first.message))
+        }
+        Said::Fault(why) => why.clone(),
+        Said::Nothing { cases } => format!("{cases} cases passed"),
+        Said::NoBoot(why) => why.clone(),
+    }
+}
