@@ -1,8 +1,7 @@
 //! The guest's side of `vm/run.sh`: the same static binary, started under the name `init`.
 //!
-//! In an initramfs it is process 1: it makes the file systems that a program expects, runs the suite as an ordinary
-//! child, reports how that ended and restarts the machine, which ends it. Inside another init's guest it does the
-//! middle part only.
+//! It makes the file systems that a program expects, runs the suite as an ordinary child and reports how that ended. In an
+//! initramfs it is process 1, and restarts the machine at last, which ends it; in another init's guest it just ends.
 use std::error::Error;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -30,9 +29,7 @@ pub fn is_init() -> bool {
 /// Runs the plan and ends the machine, or, in another init's guest, this process.
 pub fn run() -> ! {
     let alone = getpid().is_init();
-    if alone {
-        furnish();
-    }
+    furnish();
     let plan = std::env::args().nth(1).unwrap_or_else(|| PLAN.to_owned());
     if let Err(error) = carry_out(&plan) {
         eprintln!("clone3-conformance: no suite was run: {error}");
@@ -43,7 +40,8 @@ pub fn run() -> ! {
     }
 }
 
-/// Makes the surroundings that a program expects: the kernel's file systems, and room for temporary files.
+/// Makes what is missing of the surroundings that a program expects: the kernel's file systems, and room for temporary
+/// files.
 fn furnish() {
     let restricted = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     let file_systems = [
@@ -57,6 +55,9 @@ fn furnish() {
         ("cgroup2", "/sys/fs/cgroup", restricted, c""),
     ];
     for (kind, target, flags, options) in file_systems {
+        if is_mounted(target) {
+            continue;
+        }
         let made = fs::create_dir_all(target).and_then(|()| Ok(mount(kind, target, kind, flags, options)?));
         if let Err(error) = made {
             eprintln!("clone3-conformance: no {kind} on {target}: {error}");
@@ -65,6 +66,12 @@ fn furnish() {
     // An ordinary user must be able to walk the tree.
     let _ = fs::set_permissions("/", fs::Permissions::from_mode(0o755));
     let _ = setsid();
+}
+
+/// Whether something is mounted there; nothing is, as long as there is no /proc to say it.
+fn is_mounted(target: &str) -> bool {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    mounts.lines().any(|mount| mount.split(' ').nth(1) == Some(target))
 }
 
 /// Runs the suite as the plan says, and reports how it ended.
