@@ -4,7 +4,7 @@ use std::process::ExitStatus;
 use clone3_conformance::guest::Exit;
 
 use crate::accel::{Accel, Threads};
-use crate::console::{Fault, Finding, Line, findings};
+use crate::console::{Fault, Finding, Line, accusation, findings};
 use crate::watch::{Ending, Session};
 
 /// Exit status: some case failed, or the kernel complained while the suite ran.
@@ -125,7 +125,12 @@ fn signal_name(signal: i32) -> String {
     signal_hook::low_level::signal_name(signal).map_or_else(|| format!("signal {signal}"), str::to_owned)
 }
 
+/// The end of the console; what the kernel accuses itself of there is shown from its beginning.
 fn last_lines(console: &[Line]) -> Vec<String> {
-    let texts: Vec<&Line> = console.iter().filter(|line| !line.text.trim().is_empty()).collect();
-    texts[texts.len().saturating_sub(LAST_LINES)..].iter().map(|line| line.text.clone()).collect()
+    let texts: Vec<&str> =
+        console.iter().map(|line| line.text.as_str()).filter(|text| !text.trim().is_empty()).collect();
+    let usual = texts.len().saturating_sub(LAST_LINES);
+    let farthest = texts.len().saturating_sub(3 * LAST_LINES);
+    let accused = (farthest..usual).find(|&at| accusation(texts[at]).is_some());
+    texts[accused.unwrap_or(usual)..].iter().map(|text| (*text).to_owned()).collect()
 }
