@@ -38,6 +38,10 @@ pub struct Cli {
     #[arg(long, value_name = "FILE")]
     pub results: Option<PathBuf>,
 
+    /// Write what the kernel says on its console to this file
+    #[arg(long, value_name = "FILE")]
+    pub console: Option<PathBuf>,
+
     /// The suite's static binary
     #[arg(long, value_name = "FILE", env = "CLONE3_SUITE", hide = true)]
     pub suite: Option<PathBuf>,

@@ -2,7 +2,7 @@
 use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{IsTerminal, Read, Write, stderr};
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -156,7 +156,7 @@ impl Progress {
 }
 
 /// What a run came to, in a few words.
-fn summary(results: &PathBuf, status: u8, log: &PathBuf) -> String {
+fn summary(results: &Path, status: u8, log: &Path) -> String {
     let known = || -> Option<String> {
         let results: Results = serde_json::from_slice(&fs::read(results).ok()?).ok()?;
         let count = |verdict| results.cases.iter().filter(|record| record.verdict == verdict).count();
@@ -206,7 +206,7 @@ impl Board {
             // Up to the first line, and each line anew.
             let lines: Vec<String> =
                 states.iter().zip(0..).map(|(state, number)| self.line(number, state)).collect();
-            eprint!("\x1b[{}A{}\n", lines.len(), lines.join("\n"));
+            eprintln!("\x1b[{}A{}", lines.len(), lines.join("\n"));
         } else if ended {
             eprintln!("{}", self.line(number, &states[number]));
         }

@@ -31,7 +31,7 @@ impl Job<'_> {
 
 /// What does it.
 pub enum Engine {
-    /// virtme-ng: the guest's root is the host's, read-only.
+    /// virtme-ng: the guest's root is a folder of the host, read-only.
     Virtme(virtme::Tools),
     /// QEMU alone: the guest has nothing but the suite.
     Qemu,

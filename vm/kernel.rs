@@ -30,18 +30,16 @@ pub struct Kernel {
 pub fn get(spec: &Spec, archive: &Archive, refresh: bool) -> Result<Kernel> {
     match spec {
         Spec::Path(path) => from_path(path),
-        Spec::Version { prefix, flavour } => {
-            let index = archive.index(refresh)?;
-            let package =
-                index.newest(prefix, flavour).with_context(|| nothing_like(&index, prefix, flavour))?;
-            from_archive(package, archive)
-        }
-        Spec::Suite { suite, flavour } => {
-            let index = archive.index(refresh)?;
-            let package = index.newest_of_suite(suite, flavour).with_context(|| {
-                format!("the archive's suite '{suite}' has no {flavour} kernel; see vm/run.sh --list-kernels")
-            })?;
-            from_archive(package, archive)
+        Spec::Version { .. } | Spec::Suite { .. } => {
+            let known = from_archive(find(spec, &archive.index(refresh)?)?, archive);
+            match known {
+                // The archive may have put a newer one in its place since it was asked.
+                Err(error) if !refresh && !error.is::<Interrupted>() && archive.may_have_changed() => {
+                    note!("{error:#}; asking the archive again");
+                    from_archive(find(spec, &archive.index(true)?)?, archive)
+                }
+                known => known,
+            }
         }
         Spec::Mainline(tag) => {
             let tools = Tools::prepare(archive.cache, archive.interrupts)?;

@@ -15,3 +15,27 @@ pub struct Machine {
     /// More for the kernel's command line.
     pub append: String,
 }
+
+impl Machine {
+    /// The processor that the guest sees, as QEMU's option says it.
+    pub fn processor(&self) -> &'static str {
+        match self.accel {
+            Accel::Kvm => "host",
+            // With five levels of page tables every memory access costs an emulator more.
+            Accel::Tcg { .. } => "max,la57=off",
+        }
+    }
+
+    /// What every guest's kernel is told.
+    ///
+    /// Warnings come to the console; what is less does not, since an emulated serial port is slow. An emulated kernel need
+    /// not check the signatures of the certificates that are built into it, which takes it as long as anything else at
+    /// boot: they serve only to check modules, and none is loaded.
+    pub fn kernel_options(&self) -> String {
+        let sparing = match self.accel {
+            Accel::Kvm => "",
+            Accel::Tcg { .. } => "initcall_blacklist=load_system_certificate_list",
+        };
+        format!("loglevel=5 {sparing} {}", self.append)
+    }
+}

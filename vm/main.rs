@@ -6,6 +6,7 @@ mod channel;
 mod cli;
 mod compare;
 mod console;
+mod elf;
 mod engine;
 mod initramfs;
 mod interrupt;

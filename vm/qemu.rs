@@ -7,7 +7,6 @@ use anyhow::{Context, Result};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use crate::accel::Accel;
 use crate::channel::Channel;
 use crate::engine::Job;
 use crate::initramfs;
@@ -16,11 +15,8 @@ use crate::watch::{Channels, Session, watch};
 
 pub const PROGRAM: &str = "qemu-system-x86_64";
 
-/// What every guest's kernel is told.
-///
-/// A panic restarts the machine at once, which ends it. Warnings come to the console; what is less is left out until
-/// something goes wrong, since an emulated serial port is slow.
-const USUAL: &str = "console=ttyS0 panic=-1 loglevel=5";
+/// What is told only to kernels that this engine boots: where the console is, and to restart at once after a panic.
+const USUAL: &str = "console=ttyS0 panic=-1";
 
 /// Boots the kernel, and runs the plan in it.
 pub fn boot(job: &Job, screen: &mut dyn Write) -> Result<(Session, String)> {
@@ -36,11 +32,11 @@ pub fn boot(job: &Job, screen: &mut dyn Write) -> Result<(Session, String)> {
     let complaint = folder.path().join("complaint");
     let machine = job.machine;
     let mut qemu = Command::new(PROGRAM);
-    qemu.args(["-machine", "q35", "-accel", machine.accel.option(), "-cpu", processor(machine.accel)]);
+    qemu.args(["-machine", "q35", "-accel", machine.accel.option(), "-cpu", machine.processor()]);
     qemu.args(["-smp", &machine.cpus.to_string(), "-m", &machine.memory]);
     qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
     qemu.arg("-kernel").arg(job.image()).arg("-initrd").arg(&initramfs);
-    qemu.arg("-append").arg(format!("{USUAL} {} {}", sparing(machine.accel), machine.append));
+    qemu.arg("-append").arg(format!("{USUAL} {}", machine.kernel_options()));
     for channel in [&channels.console, &channels.output, &channels.journal] {
         qemu.arg("-serial").arg(format!("file:{}", channel.path.display()));
     }
@@ -48,22 +44,4 @@ pub fn boot(job: &Job, screen: &mut dyn Write) -> Result<(Session, String)> {
     let mut process = Process::spawn(&mut qemu, Signal::KILL)?;
     let session = watch(&mut process, channels, machine.limits, job.interrupts, screen)?;
     Ok((session, fs::read_to_string(&complaint).unwrap_or_default()))
-}
-
-/// The processor that the guest sees.
-fn processor(accel: Accel) -> &'static str {
-    match accel {
-        Accel::Kvm => "host",
-        // With five levels of page tables every memory access costs an emulator more.
-        Accel::Tcg { .. } => "max,la57=off",
-    }
-}
-
-/// What an emulated kernel need not do: check the signatures of the certificates that are built into it, which takes it
-/// as long as anything else at boot. They serve only to check modules, and none is loaded.
-fn sparing(accel: Accel) -> &'static str {
-    match accel {
-        Accel::Kvm => "",
-        Accel::Tcg { .. } => "initcall_blacklist=load_system_certificate_list",
-    }
 }

@@ -36,6 +36,17 @@ pub fn run(cli: &Cli, cache: &Cache, interrupts: &Interrupts) -> Result<u8> {
         Ok(mut run) => {
             run.announce();
             let (session, ending) = run.verdict()?;
+            if let Some(path) = &cli.console {
+                write_whole(
+                    path,
+                    session
+                        .console
+                        .iter()
+                        .map(|line| format!("{}\n", line.text))
+                        .collect::<String>()
+                        .as_bytes(),
+                )?;
+            }
             (Account::of(&run.kernel, &run.machine, &run.engine), session.journal.lines, ending)
         }
         Err((_, error)) if error.is::<Interrupted>() => return Err(error),

@@ -1,11 +1,13 @@
 //! What the machine must have installed, and installing it where that is allowed.
 use std::env;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use rustix::process::geteuid;
 
+use crate::elf;
 use crate::interrupt::{Interrupted, Interrupts};
 use crate::note;
 use crate::process::succeed;
@@ -15,6 +17,8 @@ use crate::process::succeed;
 pub enum Thing {
     /// A program in the search path.
     Program(&'static str),
+    /// The same, and it needs no library.
+    Static(&'static str),
     File(&'static str),
     /// A module of the system's Python.
     Python(&'static str),
@@ -63,6 +67,10 @@ impl Thing {
     fn is_there(self) -> bool {
         match self {
             Self::Program(name) => find(name).is_some(),
+            Self::Static(name) => {
+                let program = find(name).and_then(|path| fs::read(path).ok()).unwrap_or_default();
+                elf::is_program(&program) && elf::segment(&program, elf::LOADER).is_none()
+            }
             Self::File(path) => Path::new(path).exists(),
             Self::Python(module) => {
                 let import = format!("import {module}");

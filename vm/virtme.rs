@@ -1,4 +1,4 @@
-//! The engine that boots a kernel on the host's own root file system, read-only: virtme-ng.
+//! The engine that most kernel developers have at hand: virtme-ng, which gives the guest a folder of the host as its root.
 use std::env;
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions, Permissions};
@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
+use clone3_conformance::guest::PLAN;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
@@ -36,16 +37,31 @@ const VIRTIOFSD_NEEDS: [Need; 2] = [
 const VIRTIOFSD_PLACES: [&str; 3] =
     ["/usr/libexec/virtiofsd", "/usr/lib/virtiofsd", "/usr/lib/qemu/virtiofsd"];
 
-/// Where the guest finds the suite: over the folder of udev's daemon, where there is one.
-///
-/// virtme-ng starts that daemon if it sees it and waits until it has looked at every device, which takes an emulated
-/// machine longer than boot and suite together; the suite needs none of it.
-const UDEV: &str = "/usr/lib/systemd";
-const ELSEWHERE: &str = "/run/suite";
+/// What the guest's root must have for virtme-ng's own first steps.
+const FOLDERS: [&str; 14] = [
+    "bin",
+    "dev",
+    "etc",
+    "lib/modules",
+    "mnt",
+    "proc",
+    "root",
+    "run",
+    "sbin",
+    "suite",
+    "sys",
+    "tmp",
+    "usr/bin",
+    "var/tmp",
+];
+/// The programs that these steps run: all of them the one static program that has them all.
+const APPLETS: [&str; 5] = ["cat", "ln", "mkdir", "mount", "sh"];
+const SHELL: &str = "busybox";
 
 /// virtme-ng and its file server, installed.
 pub struct Tools {
     python: PathBuf,
+    shell: PathBuf,
     path: OsString,
 }
 
@@ -53,19 +69,21 @@ impl Tools {
     /// Finds the tools, and installs in the cache what is missing.
     pub fn prepare(cache: &Cache, interrupts: &Interrupts) -> Result<Self> {
         let python = python(cache, interrupts)?;
+        system::ensure(&[("busybox-static", Thing::Static(SHELL))], interrupts)?;
+        let shell = system::find(SHELL).context("busybox is not there")?;
         let server = virtiofsd(cache, interrupts)?;
         let folders = server.parent().map(Path::to_owned).into_iter();
         let path = env::var_os("PATH").unwrap_or_default();
         let administration = ["/usr/sbin", "/sbin"].map(PathBuf::from);
         let path = env::join_paths(folders.chain(env::split_paths(&path)).chain(administration))?;
-        Ok(Self { python, path })
+        Ok(Self { python, shell, path })
     }
 
     /// Boots the kernel, and runs the plan in it.
     pub fn boot(&self, job: &Job, screen: &mut dyn Write) -> Result<Session> {
         let folder = TempDir::with_prefix("clone3-vm-")?;
-        let suite = folder.path().join("suite");
-        share(&suite, job)?;
+        let root = folder.path().join("root");
+        self.furnish(&root, job)?;
         let channels = Channels {
             console: Channel::create(folder.path(), "console")?,
             output: Channel::create(folder.path(), "output")?,
@@ -82,7 +100,7 @@ impl Tools {
             "none",
             "--show-boot-console",
         ]);
-        virtme.arg("--kimg").arg(&job.kernel.image);
+        virtme.arg("--kimg").arg(job.image());
         virtme.args([
             "--cpus",
             &job.machine.cpus.to_string(),
@@ -92,24 +110,44 @@ impl Tools {
         if job.machine.accel != Accel::Kvm {
             virtme.arg("--disable-kvm");
         }
-        virtme.arg("--kopt=loglevel=5");
-        virtme.args(job.machine.append.split_whitespace().map(|option| format!("--kopt={option}")));
-        let place = if Path::new(UDEV).exists() { UDEV } else { ELSEWHERE };
-        virtme.arg(format!("--rodir={place}={}", suite.display()));
-        virtme.arg("--script-sh").arg(format!("exec {place}/init {place}/plan.json"));
+        let options = job.machine.kernel_options();
+        virtme.args(options.split_whitespace().map(|option| format!("--kopt={option}")));
+        virtme.arg("--root").arg(&root).args(["--script-sh", "exec /suite/init"]);
         // The rest of the command line is QEMU's.
         virtme.arg("--qemu-opts");
         for channel in [&channels.output, &channels.journal] {
             virtme.arg("-serial").arg(format!("file:{}", channel.path.display()));
         }
-        if let Accel::Tcg { .. } = job.machine.accel {
-            virtme.args(["-accel", job.machine.accel.option()]);
-        }
+        virtme.args(["-accel", job.machine.accel.option(), "-cpu", job.machine.processor()]);
         // It sends the kernel's console to its standard error.
         let console = OpenOptions::new().write(true).open(&channels.console.path)?;
         virtme.stdin(Stdio::null()).stdout(Stdio::null()).stderr(console);
         let mut process = Process::spawn(&mut virtme, Signal::TERM)?;
         watch(&mut process, channels, job.machine.limits, job.interrupts, screen)
+    }
+
+    /// Makes the guest's root: the suite, the plan, and a shell.
+    ///
+    /// The host's own root would do, and cost more than boot and suite together: virtme-ng starts what it finds there of
+    /// the host's device manager, and waits for it.
+    fn furnish(&self, root: &Path, job: &Job) -> Result<()> {
+        for folder in FOLDERS {
+            fs::create_dir_all(root.join(folder))?;
+        }
+        let program = |from: &Path, to: &str| -> Result<()> {
+            let to = root.join(to);
+            fs::copy(from, &to).with_context(|| format!("cannot read {}", from.display()))?;
+            Ok(fs::set_permissions(to, Permissions::from_mode(0o755))?)
+        };
+        program(&self.shell, "bin/busybox")?;
+        for applet in APPLETS {
+            symlink("busybox", root.join("bin").join(applet))?;
+        }
+        program(job.binary, "suite/clone3-conformance")?;
+        symlink("clone3-conformance", root.join("suite/init"))?;
+        fs::write(root.join("etc/fstab"), "")?;
+        fs::write(root.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n")?;
+        Ok(fs::write(root.join(PLAN.trim_start_matches('/')), serde_json::to_vec(job.plan)?)?)
     }
 
     /// The kernel image of a mainline tag, as virtme-ng downloads it.
@@ -127,17 +165,6 @@ impl Tools {
         let image = images.filter_map(|file| Some(file.ok()?.path())).find(is_image);
         image.with_context(|| format!("virtme-ng downloaded no kernel image for {tag}"))
     }
-}
-
-/// Fills the folder that the guest sees: the binary under init's name, and the plan.
-fn share(folder: &Path, job: &Job) -> Result<()> {
-    fs::create_dir(folder)?;
-    fs::set_permissions(folder, Permissions::from_mode(0o755))?;
-    let binary = folder.join("clone3-conformance");
-    fs::copy(job.binary, &binary).with_context(|| format!("cannot read {}", job.binary.display()))?;
-    fs::set_permissions(&binary, Permissions::from_mode(0o755))?;
-    symlink("clone3-conformance", folder.join("init"))?;
-    Ok(fs::write(folder.join("plan.json"), serde_json::to_vec(job.plan)?)?)
 }
 
 /// The interpreter of the environment in which virtme-ng is installed.

@@ -8,6 +8,8 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use crate::elf::{self, u32_at};
+
 /// How a compressed kernel begins, what unpacks it, and whether its length is appended to it.
 const PACKERS: [(&[u8], &str, bool); 4] = [
     (&[0x28, 0xb5, 0x2f, 0xfd], "zstd", true),
@@ -25,7 +27,7 @@ pub fn unpack(image: &Path, target: &Path) -> std::io::Result<bool> {
     let image = fs::read(image)?;
     let Some((packer, packed)) = payload(&image) else { return Ok(false) };
     let kernel = run_packer(packer, packed).unwrap_or_default();
-    let bootable = has_entry(&kernel).unwrap_or(false);
+    let bootable = elf::segment(&kernel, elf::NOTES).is_some_and(has_entry);
     if bootable {
         fs::write(target, kernel)?;
     }
@@ -62,26 +64,8 @@ fn run_packer(packer: &str, packed: &[u8]) -> std::io::Result<Vec<u8>> {
     Ok(kernel)
 }
 
-/// Whether an ELF file has the note with the entry point.
-fn has_entry(file: &[u8]) -> Option<bool> {
-    const NOTES: u32 = 4;
-    if !file.starts_with(b"\x7fELF\x02\x01") {
-        return None;
-    }
-    let (table, size, count) = (u64_at(file, 32)?, u16_at(file, 54)?, u16_at(file, 56)?);
-    for number in 0..count {
-        let header = file.get(usize::try_from(table).ok()? + number * size..)?;
-        if u32_at(header, 0)? == NOTES {
-            let (start, length) =
-                (usize::try_from(u64_at(header, 8)?).ok()?, usize::try_from(u64_at(header, 32)?).ok()?);
-            return Some(has_note(file.get(start..start.checked_add(length)?)?));
-        }
-    }
-    Some(false)
-}
-
-/// Whether the note is among these: each has the lengths of its owner and its text, its type, and both padded to four.
-fn has_note(mut notes: &[u8]) -> bool {
+/// Whether the note with the entry point is among these: each has the lengths of its owner and its text, its type, and both padded to four.
+fn has_entry(mut notes: &[u8]) -> bool {
     while let (Some(owner), Some(text), Some(kind)) = (u32_at(notes, 0), u32_at(notes, 4), u32_at(notes, 8)) {
         let rest = &notes[12..];
         if kind == ENTRY_TYPE && rest.starts_with(ENTRY_OWNER) {
@@ -94,30 +78,18 @@ fn has_note(mut notes: &[u8]) -> bool {
     false
 }
 
-fn u16_at(bytes: &[u8], at: usize) -> Option<usize> {
-    Some(u16::from_le_bytes(bytes.get(at..at + 2)?.try_into().ok()?).into())
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
-    Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// An ELF file with one program header, for notes.
-    fn elf(owner: &[u8; 4], kind: u32) -> Vec<u8> {
+    /// A program with one segment, for notes.
+    fn program(owner: &[u8; 4], kind: u32) -> Vec<u8> {
         let mut file = vec![0; 120];
         file[..6].copy_from_slice(b"\x7fELF\x02\x01");
         file[32..40].copy_from_slice(&64_u64.to_le_bytes());
         file[54..56].copy_from_slice(&56_u16.to_le_bytes());
         file[56..58].copy_from_slice(&1_u16.to_le_bytes());
-        file[64..68].copy_from_slice(&4_u32.to_le_bytes());
+        file[64..68].copy_from_slice(&elf::NOTES.to_le_bytes());
         file[72..80].copy_from_slice(&120_u64.to_le_bytes());
         for (owner, kind) in [(b"Oth\0", 18), (owner, kind)] {
             file.extend([4_u32, 4, kind].iter().flat_map(|number| number.to_le_bytes()));
@@ -131,10 +103,12 @@ mod tests {
 
     #[test]
     fn the_entry_point_is_found_among_notes() {
-        assert_eq!(has_entry(&elf(b"Xen\0", 18)), Some(true));
-        assert_eq!(has_entry(&elf(b"Xen\0", 6)), Some(false));
-        assert_eq!(has_entry(b"MZ"), None);
-        assert_eq!(has_entry(b"\x7fELF\x02\x01"), None);
+        let entry = |file: &[u8]| elf::segment(file, elf::NOTES).map(has_entry);
+        assert_eq!(entry(&program(b"Xen\0", 18)), Some(true));
+        assert_eq!(entry(&program(b"Xen\0", 6)), Some(false));
+        assert_eq!(entry(&program(b"Xen\0", 18)[..130]), None);
+        assert_eq!(entry(b"MZ"), None);
+        assert_eq!(entry(b"\x7fELF\x02\x01"), None);
     }
 
     #[test]
