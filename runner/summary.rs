@@ -71,7 +71,8 @@ fn remarks(results: &Results) -> String {
     let remarkable = |record: &&Record| matches!(record.verdict, Verdict::Deviation | Verdict::KnownDefect);
     let mut text = String::new();
     for record in results.cases.iter().filter(remarkable) {
-        let _ = writeln!(text, "{}: {}: {} ({})", record.verdict, record.case, record.message, record.at);
+        let Record { verdict, case, message, at, failures, runs, .. } = record;
+        let _ = writeln!(text, "{verdict}: {case}, {failures} of {runs} runs: {message} ({at})");
     }
     for record in &results.cases {
         match defect_of(record) {

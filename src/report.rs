@@ -48,6 +48,11 @@ impl Verdict {
         Verdict::Broken,
     ];
 
+    /// Whether the kernel, or the suite, did not do what it should, whatever that counts for.
+    pub fn is_failure(self) -> bool {
+        self.is_bad() || matches!(self, Verdict::Deviation | Verdict::KnownDefect)
+    }
+
     /// Whether it makes the run fail.
     pub fn is_bad(self) -> bool {
         matches!(self, Verdict::Fail | Verdict::Broken)
@@ -139,7 +144,7 @@ pub struct Record {
     pub theme: String,
     /// How often it ran.
     pub runs: u32,
-    /// How many of these runs did not end well.
+    /// How many of these runs broke the claim, known defects and deviations among them.
     pub failures: u32,
     /// The longest run, in seconds of wall time.
     pub slowest_seconds: f64,
@@ -160,7 +165,7 @@ impl Record {
             strength: case.strength,
             theme: case.theme().to_owned(),
             runs: 0,
-            failures: u32::from(verdict.is_bad()),
+            failures: u32::from(verdict.is_failure()),
             slowest_seconds: 0.0,
             seconds: 0.0,
         }

@@ -32,7 +32,7 @@ install_package() {
 command -v cargo >/dev/null || no_verdict "cargo is not installed here; see https://rustup.rs for Rust"
 command -v cc >/dev/null || install_package build-essential
 
-RUSTFLAGS='-C target-feature=+crt-static' cargo build --quiet --release --bins \
+RUSTFLAGS='-C target-feature=+crt-static -C relocation-model=static' cargo build --quiet --release --bins \
     --manifest-path "$project/Cargo.toml" --target "$target" --target-dir "$built" ||
     no_verdict "the suite does not build"
 
