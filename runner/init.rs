@@ -96,7 +96,8 @@ fn run_suite(plan: &Plan, output: &File) -> Result<Exit> {
     command.arg0("clone3-conformance").args(["--events", &plan.journal]).args(&plan.args);
     command
         .env_clear()
-        .envs([("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"), ("HOME", "/")]);
+        .envs([("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"), ("HOME", "/")])
+        .env("CLONE3_CONFORMANCE_RERUN", &plan.rerun);
     command.current_dir("/").process_group(0);
     command.stdin(File::open("/dev/null")?).stdout(output.try_clone()?).stderr(output.try_clone()?);
     if let Some(user) = plan.user {

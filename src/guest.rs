@@ -20,6 +20,8 @@ pub struct Plan {
     pub args: Vec<String>,
     /// The ordinary user to run as; root if none is named.
     pub user: Option<u32>,
+    /// The command line, up to the runner's arguments, that boots this kernel again: for reports of failures.
+    pub rerun: String,
     /// The device that takes the runner's output.
     pub output: String,
     /// The device that takes the journal of events.

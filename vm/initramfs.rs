@@ -49,7 +49,13 @@ mod tests {
 
     #[test]
     fn every_header_and_every_file_begins_at_a_multiple_of_four() {
-        let plan = Plan { args: vec!["x".into()], user: None, output: "o".into(), journal: "j".into() };
+        let plan = Plan {
+            args: vec!["x".into()],
+            user: None,
+            rerun: String::new(),
+            output: "o".into(),
+            journal: "j".into(),
+        };
         let mut archive = Vec::new();
         write(&mut archive, b"binary!", &plan).unwrap();
         let starts: Vec<usize> = archive

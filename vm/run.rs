@@ -20,6 +20,7 @@ use crate::note;
 use crate::outcome::{FAILED, NO_VERDICT, Outcome, boot_findings, judge};
 use crate::qemu;
 use crate::results::{Account, Ending};
+use crate::spec::{Spec, USUAL_FLAVOUR};
 use crate::system::{self, Thing};
 use crate::virtme::{Tools, knows_no_virtiofs};
 use crate::watch::{Limits, Session};
@@ -86,7 +87,7 @@ fn unbootable(kernel: &Kernel, cache: &Cache) -> PathBuf {
 }
 
 /// What the guest is to do.
-fn plan(cli: &Cli) -> Plan {
+fn plan(cli: &Cli, kernel: &Kernel, cpus: u16) -> Plan {
     let mut args = vec!["--allow-global-changes".to_owned()];
     // The guest's output is a serial line; whether it ends at a terminal is known here.
     if !cli.runner.iter().any(|arg| arg.starts_with("--color")) {
@@ -94,7 +95,25 @@ fn plan(cli: &Cli) -> Plan {
         args.push(format!("--color={}", if colour { "always" } else { "never" }));
     }
     args.extend(cli.runner.iter().cloned());
-    Plan { args, user: cli.user, output: "/dev/ttyS1".to_owned(), journal: "/dev/ttyS2".to_owned() }
+    Plan {
+        args,
+        user: cli.user,
+        rerun: rerun(cli, kernel, cpus),
+        output: "/dev/ttyS1".to_owned(),
+        journal: "/dev/ttyS2".to_owned(),
+    }
+}
+
+/// What boots this very kernel again, whatever the archive's newest is by then.
+fn rerun(cli: &Cli, kernel: &Kernel, cpus: u16) -> String {
+    let number = kernel.release.split(|c: char| !c.is_ascii_digit() && c != '.').next().unwrap_or_default();
+    let spec = match &cli.kernel {
+        Spec::Version { flavour, .. } if flavour == USUAL_FLAVOUR => number.to_owned(),
+        Spec::Version { flavour, .. } => format!("{number}/{flavour}"),
+        other => other.to_string(),
+    };
+    let user = cli.user.map_or_else(String::new, |uid| format!(" --user {uid}"));
+    format!("vm/run.sh --kernel {spec} --cpus {cpus}{user} --")
 }
 
 /// The suite's binary: beside the driver's, unless it was named.
@@ -142,7 +161,8 @@ impl<'a> Run<'a> {
         let engine = engine(options.engine, &kernel, cache, interrupts).map_err(at("machine"))?;
         let binary = binary(cli).map_err(at("build"))?;
         let may_leave_kvm = accel == Accel::Kvm && options.accel == Wish::Auto;
-        Ok(Run { kernel, machine, engine, may_leave_kvm, plan: plan(cli), binary, cache, interrupts })
+        let plan = plan(cli, &kernel, machine.cpus);
+        Ok(Run { kernel, machine, engine, may_leave_kvm, plan, binary, cache, interrupts })
     }
 
     fn announce(&self) {
