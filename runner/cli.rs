@@ -43,6 +43,10 @@ pub struct Options {
     #[arg(long)]
     pub fail_fast: bool,
 
+    /// Only the scenarios that the kernel's own selftest has
+    #[arg(long)]
+    pub upstream: bool,
+
     /// Run each selected case N times
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub repeat: u32,

@@ -40,7 +40,7 @@ pub fn run(options: Options) -> ExitCode {
         eprintln!("error: no case is called {unknown}; --list shows all names");
         return ExitCode::from(cli::USAGE);
     }
-    let selected = named(&options).filter(|case| is_selected(&options.libtest, case.name)).count();
+    let selected = candidates(&options).filter(|case| is_selected(&options.libtest, case.name)).count();
     if options.libtest.list {
         return list(&options);
     }
@@ -57,11 +57,13 @@ pub fn run(options: Options) -> ExitCode {
     }
 }
 
-/// The cases that were named, or all.
-fn named(options: &Options) -> impl Iterator<Item = &'static Case> {
-    let is_named =
-        |case: &&Case| options.case.is_empty() || options.case.iter().any(|name| name == case.name);
-    case::all().into_iter().filter(is_named)
+/// The cases that libtest's filters choose from: those that were named, those of the kernel's selftest, or all.
+fn candidates(options: &Options) -> impl Iterator<Item = &'static Case> {
+    let is_meant = |case: &&Case| {
+        let is_named = options.case.is_empty() || options.case.iter().any(|name| name == case.name);
+        is_named && (!options.upstream || case.is_upstream())
+    };
+    case::all().into_iter().filter(is_meant)
 }
 
 /// What this program would run knows what it would skip: to tools that list first and then run case by case, a
@@ -69,7 +71,7 @@ fn named(options: &Options) -> impl Iterator<Item = &'static Case> {
 fn list(options: &Options) -> ExitCode {
     let setting = setting(options);
     let policy = options.policy();
-    let trials = named(options).map(|case| {
+    let trials = candidates(options).map(|case| {
         let skipped = need::unmet(case.needs, setting).is_some() && !policy.requires(case);
         Trial::test(case.name, || Ok(())).with_ignored_flag(skipped)
     });
@@ -153,7 +155,7 @@ fn execute(options: &Options, shared: Arc<Shared>, selected: usize) -> u8 {
         cpus: std::thread::available_parallelism().map_or(1, usize::from),
         selected,
     }));
-    let trials = named(options).map(|case| trial(case, &shared)).collect();
+    let trials = candidates(options).map(|case| trial(case, &shared)).collect();
     let conclusion = libtest_mimic::run(&options.libtest, trials);
     let exit = if conclusion.has_failed() { cli::FAILED } else { cli::GOOD };
     shared.journal.add(Event::Done(Footer { exit, tainted: report::kernel_taint() }));

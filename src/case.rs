@@ -75,6 +75,12 @@ impl Case {
         self.needs.contains(&Need::GlobalChanges)
     }
 
+    /// Whether the kernel's own selftest has a scenario of this name: the source says so.
+    pub fn is_upstream(&self) -> bool {
+        let word = |part: &'static str| part.split([' ', ';']).next();
+        self.source.split("selftest ").skip(1).any(|part| word(part) == Some(self.name))
+    }
+
     /// The first kernel series that has all that the case needs, as `7.1`.
     pub fn first_kernel(&self) -> Option<&'static str> {
         let series = self.needs.iter().filter_map(|need| need.since()).chain(self.since);
