@@ -7,7 +7,7 @@ mod proof;
 mod source;
 mod suite;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -21,9 +21,12 @@ use kernel::{Builder, Built, Kernel};
 use proof::Fate;
 use suite::Suite;
 
+/// Exit status: the run itself failed, which says nothing of the suite.
+const BROKEN: u8 = 3;
+
 /// Build broken kernels, run the suite on each, and say which mistakes it does not notice.
 ///
-/// Exit status: 0 every mistake was noticed, 1 some was not.
+/// Exit status: 0 every mistake was noticed; 1 some was not, or could not be tried; 2 usage; 3 the run itself failed.
 #[derive(Parser)]
 #[command(name = "vm/mutants.sh", max_term_width = 100)]
 struct Arguments {
@@ -64,8 +67,14 @@ struct Arguments {
     proof: Option<PathBuf>,
 }
 
-fn main() -> Result<ExitCode> {
-    let arguments = Arguments::parse();
+fn main() -> ExitCode {
+    start(&Arguments::parse()).unwrap_or_else(|error| {
+        eprintln!("mutants.sh: {error:#}");
+        ExitCode::from(BROKEN)
+    })
+}
+
+fn start(arguments: &Arguments) -> Result<ExitCode> {
     let mutants = chosen(catalogue::load(&arguments.catalogue)?, &arguments.only)?;
     if arguments.list {
         mutants.iter().for_each(|mutant| println!("{}\t{}", mutant.id, mutant.sees));
@@ -73,34 +82,45 @@ fn main() -> Result<ExitCode> {
     }
     let cache =
         arguments.cache.clone().map_or_else(|| Ok(fetch::cache()?.join("mutants")), Ok::<_, Error>)?;
-    let tree = match &arguments.tree {
-        Some(tree) => tree.clone(),
-        None => fetch::tree(&arguments.source, &suite::driver()?)?,
-    };
-    let builder = Builder::new(&tree, &cache, arguments.jobs)?;
+    let builder = Builder::new(&tree(arguments)?, &cache, arguments.jobs)?;
     // Known in a moment, where building takes an hour.
     for (mutant, why) in mutants.iter().filter_map(|mutant| Some((mutant, builder.misfit(mutant)?))) {
         println!("{}: does not apply: {why}", mutant.id);
     }
     let base = builder.base(&arguments.catalogue.join("kernel.config"))?;
     println!("base: {}", base.image.display());
-    let suite = match arguments.build_only {
-        true => None,
-        false => Some(Suite::beside_us(&cache)?),
-    };
-    if let Some(suite) = &suite {
-        suite.accepts(&base)?;
+    if arguments.build_only {
+        try_all(&builder, &base, mutants, None, arguments.jobs)?;
+        return Ok(ExitCode::SUCCESS);
     }
-    let fates = std::thread::scope(|scope| {
+    let suite = Suite::beside_us(&cache)?;
+    suite.accepts(&base)?;
+    let fates = try_all(&builder, &base, mutants, Some(&suite), arguments.jobs)?;
+    report(&builder, &suite, &fates, arguments.proof.as_deref())
+}
+
+/// The tree that was given, or one from the archive.
+fn tree(arguments: &Arguments) -> Result<PathBuf> {
+    match &arguments.tree {
+        Some(tree) => Ok(tree.clone()),
+        None => fetch::tree(&arguments.source, &suite::driver()?),
+    }
+}
+
+/// Builds each mutant and runs the suite on it, the one while the other.
+fn try_all(
+    builder: &Builder,
+    base: &Kernel,
+    mutants: Vec<Mutant>,
+    suite: Option<&Suite>,
+    jobs: u16,
+) -> Result<Vec<(Mutant, Fate)>> {
+    std::thread::scope(|scope| {
         let (done, trials) = channel();
-        let building = scope.spawn(|| build(&builder, &base, mutants, done));
-        let fates = judge(suite.as_ref(), trials, arguments.jobs)?;
+        let building = scope.spawn(|| build(builder, base, mutants, done));
+        let fates = judge(suite, trials, jobs)?;
         joined(building).map(|()| fates)
-    })?;
-    match &suite {
-        Some(suite) => report(&builder, suite, &fates, &arguments),
-        None => Ok(ExitCode::SUCCESS),
-    }
+    })
 }
 
 fn chosen(mutants: Vec<Mutant>, only: &[String]) -> Result<Vec<Mutant>> {
@@ -174,20 +194,26 @@ fn report(
     builder: &Builder,
     suite: &Suite,
     fates: &[(Mutant, Fate)],
-    arguments: &Arguments,
+    proof: Option<&Path>,
 ) -> Result<ExitCode> {
-    let holes: Vec<_> = fates.iter().filter(|(_, fate)| fate.is_hole()).collect();
-    for (mutant, fate) in &holes {
-        println!("{}: {}: {}; its claims: {}", fate.word(), mutant.id, mutant.sees, mutant.claims.join(", "));
+    for (mutant, fate) in fates {
+        let claims = mutant.claims.join(", ");
+        if fate.is_hole() {
+            println!("{}: {}: {}; its claims: {claims}", fate.word(), mutant.id, mutant.sees);
+        }
+        // Either its claims are incomplete, or the case that checks them is weak.
+        if let Some(case) = fate.noticed_by().filter(|case| mutant.claims.iter().all(|claim| claim != case)) {
+            println!("noticed only by {case}: {}: {}; its claims: {claims}", mutant.id, mutant.sees);
+        }
     }
-    let mutants: Vec<Mutant> = fates.iter().map(|(mutant, _)| mutant.clone()).collect();
-    let unchecked = suite.unchecked(&mutants);
+    let unchecked = suite.unchecked(fates.iter().map(|(mutant, _)| mutant));
     if !unchecked.is_empty() {
         println!("no case checks: {}", unchecked.into_iter().collect::<Vec<_>>().join(", "));
     }
     println!("{}", proof::totals(fates));
-    if let Some(path) = &arguments.proof {
+    if let Some(path) = proof {
         std::fs::write(path, proof::document(&builder.release()?, fates))?;
     }
-    Ok(if holes.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let is_whole = fates.iter().all(|(_, fate)| !fate.is_hole());
+    Ok(if is_whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -48,6 +48,14 @@ impl Fate {
         }
     }
 
+    /// The case that noticed, where one did.
+    pub fn noticed_by(&self) -> Option<&str> {
+        match self {
+            Fate::Judged(Said::Noticed(notices)) => notices.first().map(|first| first.case.as_str()),
+            _ => None,
+        }
+    }
+
     pub fn is_killed(&self) -> bool {
         self.word() == "killed"
     }

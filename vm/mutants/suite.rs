@@ -103,8 +103,8 @@ impl Suite {
     }
 
     /// The claims of the mutants that no case checks (yet).
-    pub fn unchecked<'a>(&self, mutants: &'a [Mutant]) -> BTreeSet<&'a str> {
-        let claims = mutants.iter().flat_map(|mutant| &mutant.claims);
+    pub fn unchecked<'a>(&self, mutants: impl Iterator<Item = &'a Mutant>) -> BTreeSet<&'a str> {
+        let claims = mutants.flat_map(|mutant| &mutant.claims);
         claims.filter(|claim| !self.cases.contains(*claim)).map(String::as_str).collect()
     }
 
