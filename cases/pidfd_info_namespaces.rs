@@ -17,6 +17,7 @@ case! {
     /// and whatever is asked; poll works there all the same.
     pidfd_info_eremote: Must, needs [ExitInfo, PidNamespace],
     source "pidfd_info() (\"Restrict information retrieval to tasks within the caller's pid namespace hierarchy\")",
+    since "6.18",
 }
 fn pidfd_info_eremote() -> Result {
     for call in subject::calls() {

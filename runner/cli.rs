@@ -128,6 +128,7 @@ impl Options {
             strict: self.strict,
             require: self.require.iter().filter_map(need).collect(),
             require_all: self.require.contains(&Required::All),
+            release: clone3_conformance::probe::release(),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use crate::check::Result;
 use crate::need::Need;
+use crate::probe::series as series_of;
 
 /// What a failed case means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -35,9 +36,11 @@ pub struct Case {
     pub strength: Strength,
     /// What the case cannot do without.
     pub needs: &'static [Need],
-    /// The first kernel series of which the claim is true, where the needs do not say it.
+    /// The first kernel series of which the claim is true, where the needs do not say it. An older kernel that
+    /// does something else is without it; one that does as claimed passes.
     pub since: Option<&'static str>,
-    /// Where mainline is known to break the claim.
+    /// Where mainline is known to break the claim. What the case finds counts as that only where it says so, with
+    /// [`equal_or_defect`](crate::check::equal_or_defect); whatever else it finds is a failure.
     pub known_defect: Option<Defect>,
     /// The file that declares it, which names its theme.
     pub file: &'static str,
@@ -84,13 +87,8 @@ impl Case {
     /// The first kernel series that has all that the case needs, as `7.1`.
     pub fn first_kernel(&self) -> Option<&'static str> {
         let series = self.needs.iter().filter_map(|need| need.since()).chain(self.since);
-        series.max_by_key(|series| version_key(series))
+        series.max_by_key(|named| series_of(named))
     }
-}
-
-/// `6.15` as numbers, for ordering.
-fn version_key(series: &str) -> Vec<u32> {
-    series.split('.').filter_map(|part| part.parse().ok()).collect()
 }
 
 /// All cases of this program, in the order of their files and lines.

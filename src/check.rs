@@ -24,6 +24,8 @@ pub fn source_path(file: &str) -> &str {
 pub enum Kind {
     /// The kernel did not do what the claim says.
     Fail,
+    /// The kernel did not do what the claim says, in just the way that the case's known defect describes.
+    Defect,
     /// The environment forbids what the case needs.
     Blocked,
     /// The kernel lacks what the case is about.
@@ -144,6 +146,19 @@ pub fn equal<T: PartialEq + Debug>(what: impl Display, got: T, expected: T) -> R
     Err(Failure::fail(format!("{what}: expected {expected:?}, got {got:?}")))
 }
 
+/// As [`equal`], where mainline is known to give `defective`: that is the known defect which the case declares.
+/// Anything else is a failure as any other.
+#[track_caller]
+pub fn equal_or_defect<T: PartialEq + Debug>(
+    what: impl Display,
+    got: T,
+    expected: T,
+    defective: T,
+) -> Result {
+    let kind = if got == defective { Kind::Defect } else { Kind::Fail };
+    equal(what, got, expected).map_err(|failure| Failure { kind, ..failure })
+}
+
 /// `condition` must hold; `otherwise` says what was expected and what came.
 #[track_caller]
 pub fn holds(condition: bool, otherwise: impl Display) -> Result {
@@ -184,6 +199,12 @@ mod tests {
         assert_eq!(failure.kind, Kind::Fail);
         assert_eq!(failure.message, "clone3(): expected EINVAL (Invalid argument), got success (7)");
         assert!(failure.at.starts_with("src/check.rs:"), "{}", failure.at);
+    }
+
+    #[test]
+    fn only_the_defect_that_was_named_is_one() {
+        let kind = |got| equal_or_defect("n", got, 99, 11).map_err(|failure| failure.kind);
+        assert_eq!((kind(99), kind(11), kind(12)), (Ok(()), Err(Kind::Defect), Err(Kind::Fail)));
     }
 
     #[test]

@@ -97,7 +97,7 @@ impl Probe {
     pub fn run() -> Probe {
         let uname = rustix::system::uname();
         let text = |part: &std::ffi::CStr| part.to_string_lossy().into_owned();
-        let release = text(uname.release());
+        let release = release();
         let seccomp = procfs::status_field("self", "Seccomp").and_then(|mode| mode.parse().ok()).unwrap_or(0);
         let clone3 = clone3_state(&release, seccomp);
         let features = Features::find(clone3 == Clone3State::Works);
@@ -175,6 +175,9 @@ fn is_known(call: &Clone3) -> bool {
     }
 }
 
+/// The series that brought clone3.
+const CLONE3: (u32, u32) = (5, 3);
+
 /// Tells a kernel without clone3 from one behind a filter.
 fn clone3_state(release: &str, seccomp: u32) -> Clone3State {
     let plain = Clone3::fork().with(Flags::PIDFD).pidfd_address(NOWHERE);
@@ -182,7 +185,7 @@ fn clone3_state(release: &str, seccomp: u32) -> Clone3State {
         Err(errno @ (Errno::ENOSYS | Errno::EPERM)) => errno,
         _ => return Clone3State::Works,
     };
-    if refusal == Errno::ENOSYS && older_than_clone3(release) {
+    if refusal == Errno::ENOSYS && series(release) < CLONE3 {
         return Clone3State::Missing;
     }
     let filter = if seccomp == 2 { "a seccomp filter" } else { "something in front of the kernel" };
@@ -191,11 +194,16 @@ fn clone3_state(release: &str, seccomp: u32) -> Clone3State {
     ))
 }
 
-fn older_than_clone3(release: &str) -> bool {
+/// `uname -r`.
+pub fn release() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
+}
+
+/// The series that a kernel of this release, or of this name, belongs to: (7, 1) for `7.1.13+deb13-amd64` or `7.1`.
+pub fn series(release: &str) -> (u32, u32) {
     let mut numbers =
         release.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse::<u32>().ok());
-    let series = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    series < (5, 3)
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
 /// What PIDFD_GET_INFO can give, or `None` where there is no such ioctl.
@@ -278,9 +286,9 @@ mod tests {
 
     #[test]
     fn the_age_of_a_kernel_is_read_off_its_release() {
-        assert!(older_than_clone3("4.19.0-27-amd64"));
-        assert!(older_than_clone3("5.2.21"));
-        assert!(!older_than_clone3("5.3.0"));
-        assert!(!older_than_clone3("7.1.13+deb13-cloud-amd64"));
+        assert_eq!(series("7.1.13+deb13-cloud-amd64"), (7, 1));
+        assert_eq!(series("6.18"), (6, 18));
+        assert!(series("4.19.0-27-amd64") < CLONE3 && series("5.2.21") < CLONE3);
+        assert!(series("5.3.0") >= CLONE3 && series("5.10.0-46-amd64") >= CLONE3);
     }
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::case::{Case, Strength};
 use crate::check::{Failure, Kind};
 use crate::need::{Need, Unmet};
-use crate::probe::Probe;
+use crate::probe::{Probe, series};
 use crate::sandbox::Outcome;
 
 /// The version of the format. It grows when a reader of the old one would misread the new one.
@@ -82,6 +82,8 @@ pub struct Policy {
     pub require: Vec<Need>,
     /// No case may be.
     pub require_all: bool,
+    /// `uname -r`, against which a claim's `since` is held.
+    pub release: String,
 }
 
 impl Policy {
@@ -112,9 +114,20 @@ impl Policy {
             Kind::Unsupported => self.on_unmet(case, Unmet::Unsupported(message)),
             Kind::Blocked => self.on_unmet(case, Unmet::Blocked(message)),
             Kind::Broken => (Verdict::Broken, message),
-            Kind::Fail if case.known_defect.is_some() => (Verdict::KnownDefect, message),
-            Kind::Fail if case.strength == Strength::Is && !self.strict => (Verdict::Deviation, message),
-            Kind::Fail => (Verdict::Fail, message),
+            Kind::Defect if case.known_defect.is_some() => (Verdict::KnownDefect, message),
+            Kind::Defect | Kind::Fail => self.on_broken_claim(case, message),
+        }
+    }
+
+    fn on_broken_claim(&self, case: &Case, message: String) -> (Verdict, String) {
+        match case.since {
+            Some(since) if series(&self.release) < series(since) => {
+                let reason =
+                    format!("as claimed since Linux {since}, while Linux {} has: {message}", self.release);
+                self.on_unmet(case, Unmet::Unsupported(reason))
+            }
+            _ if case.strength == Strength::Is && !self.strict => (Verdict::Deviation, message),
+            _ => (Verdict::Fail, message),
         }
     }
 }
@@ -355,10 +368,30 @@ mod tests {
         assert_eq!(verdict(&case(Strength::Must, None), &lax), Verdict::Fail);
         assert_eq!(verdict(&case(Strength::Is, None), &lax), Verdict::Deviation);
         assert_eq!(verdict(&case(Strength::Is, None), &strict), Verdict::Fail);
-        assert_eq!(
-            verdict(&case(Strength::Must, Some(Defect { what: "7.1", rare: false })), &strict),
-            Verdict::KnownDefect
-        );
+    }
+
+    #[test]
+    fn only_what_the_case_names_is_its_known_defect() {
+        let verdict = |case: &Case, kind| {
+            let failure = Failure { kind, ..Failure::fail("x") };
+            Policy { strict: true, ..Policy::default() }.on_outcome(case, Some(&failure)).0
+        };
+        let known = case(Strength::Must, Some(Defect { what: "7.1", rare: false }));
+        assert_eq!(verdict(&known, Kind::Defect), Verdict::KnownDefect);
+        assert_eq!(verdict(&known, Kind::Fail), Verdict::Fail);
+        assert_eq!(verdict(&case(Strength::Must, None), Kind::Defect), Verdict::Fail);
+    }
+
+    #[test]
+    fn an_older_kernel_is_without_a_later_claim() {
+        let later = Case { since: Some("6.18"), ..case(Strength::Must, None) };
+        let verdict = |release: &str| {
+            let policy = Policy { release: release.to_owned(), ..Policy::default() };
+            policy.on_outcome(&later, Some(&Failure::fail("x"))).0
+        };
+        assert_eq!(verdict("6.17.13+deb13-amd64"), Verdict::Unsupported);
+        assert_eq!(verdict("6.18.5"), Verdict::Fail);
+        assert_eq!(verdict("7.1.3"), Verdict::Fail);
     }
 
     #[test]
