@@ -7,6 +7,8 @@ use clone3_conformance::abi::{AUTOKILL_MARK, CLONE_ARGS_SIZES, Flags};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::{self, Clone3, PIDFD_UNTOUCHED, is_cloexec, is_open};
+use clone3_conformance::kit::subject;
+use clone3_conformance::need::Setting;
 use clone3_conformance::wait::{self, Event, Status, Who};
 use nix::errno::Errno;
 use rustix::param::page_size;
@@ -18,6 +20,15 @@ fn word() -> AtomicI32 {
 
 fn address(word: &AtomicI32) -> u64 {
     word.as_ptr() as u64
+}
+
+/// Each call with each of these numbers.
+fn every<const N: usize>(
+    calls: Vec<Clone3>,
+    numbers: [usize; N],
+    check: impl Fn(Clone3, usize) -> Result,
+) -> Result {
+    calls.iter().try_for_each(|call| numbers.iter().try_for_each(|number| check(call.clone(), *number)))
 }
 
 /// A flag by its number, as a program written against another header would pass it.
@@ -68,12 +79,26 @@ case! {
     source "kernel/fork.c clone3_args_valid()",
 }
 fn abi_unknown_bits_einval() -> Result {
-    Clone3::fork().accepted()?;
     // The bits right above the highest one known, 37, are those that the next kernels will give out.
-    for number in 48..64 {
-        Clone3::fork().with(bit(number)).refused(Errno::EINVAL)?;
-    }
-    Ok(())
+    are_unknown(48..64)
+}
+
+/// These bits are EINVAL, alone and beside the new flags.
+fn are_unknown(mut bits: std::ops::Range<u32>) -> Result {
+    let calls = subject::extremes();
+    calls.iter().try_for_each(Clone3::accepted)?;
+    bits.try_for_each(|number| {
+        calls.iter().try_for_each(|call| call.clone().with(bit(number)).refused(Errno::EINVAL))
+    })
+}
+
+case! {
+    /// The bits above CLONE_EMPTY_MNTNS, which a later kernel may define, are EINVAL too.
+    abi_next_bits_einval: Is, needs [],
+    source "kernel/fork.c clone3_args_valid(), up to Linux 7.3",
+}
+fn abi_next_bits_einval() -> Result {
+    are_unknown(38..48)
 }
 
 case! {
@@ -99,7 +124,7 @@ case! {
     source "lib/usercopy.c copy_struct_from_user()",
 }
 fn abi_size_between_versions_ok() -> Result {
-    [65, 72, 79, 81, 87].into_iter().try_for_each(|size| Clone3::fork().size(size).accepted())
+    every(subject::extremes(), [65, 72, 79, 81, 87], |call, size| call.size(size).accepted())
 }
 
 case! {
@@ -108,8 +133,8 @@ case! {
     source "clone(2) (EINVAL); kernel/fork.c copy_clone_args_from_user()",
 }
 fn abi_size_small_einval() -> Result {
-    Clone3::fork().size(64).accepted()?;
-    [0, 1, 8, 63].into_iter().try_for_each(|size| Clone3::fork().size(size).refused(Errno::EINVAL))
+    every(subject::extremes(), [64], |call, size| call.size(size).accepted())?;
+    every(subject::extremes(), [0, 1, 8, 63], |call, size| call.size(size).refused(Errno::EINVAL))
 }
 
 case! {
@@ -119,8 +144,8 @@ case! {
 }
 fn abi_size_page_e2big() -> Result {
     let page = page_size();
-    Clone3::fork().size(page).accepted()?;
-    [page + 1, 2 * page].into_iter().try_for_each(|size| Clone3::fork().size(size).refused(Errno::E2BIG))
+    every(subject::extremes(), [page], |call, size| call.size(size).accepted())?;
+    every(subject::extremes(), [page + 1, 2 * page], |call, size| call.size(size).refused(Errno::E2BIG))
 }
 
 case! {
@@ -129,7 +154,7 @@ case! {
     source "lib/usercopy.c copy_struct_from_user() (\"forwards-compatible\")",
 }
 fn abi_size_future_zero_tail_ok() -> Result {
-    [1, 8, 40, 168].into_iter().try_for_each(|extra| Clone3::fork().tail(&vec![0; extra]).accepted())
+    every(subject::extremes(), [1, 8, 40, 168], |call, extra| call.tail(&vec![0; extra]).accepted())
 }
 
 case! {
@@ -139,12 +164,15 @@ case! {
     source "lib/usercopy.c copy_struct_from_user() (E2BIG)",
 }
 fn abi_size_future_nonzero_tail_e2big() -> Result {
-    Clone3::fork().tail(&[0; 128]).accepted()?;
     // The end of a long tail: what a later structure may add in front of it is left zero.
     let mut tail = [0; 128];
     tail[127] = 1;
-    Clone3::fork().tail(&tail).refused(Errno::E2BIG)?;
-    Clone3::fork().with(bit(50)).tail(&tail).refused(Errno::E2BIG)
+    for call in subject::extremes() {
+        call.clone().tail(&[0; 128]).accepted()?;
+        call.clone().tail(&tail).refused(Errno::E2BIG)?;
+        call.with(bit(50)).tail(&tail).refused(Errno::E2BIG)?;
+    }
+    Ok(())
 }
 
 case! {
@@ -176,9 +204,15 @@ fn abi_pidfd_pointer_ignored_without_flag() -> Result {
     let written = word.swap(PIDFD_UNTOUCHED, Ordering::Relaxed);
     check::holds(is_open(written), format_args!("control: expected an open descriptor, got {written}"))?;
 
-    Clone3::fork().pidfd_address(address(&word)).accepted()?;
-    check::equal("the pidfd word without CLONE_PIDFD", word.into_inner(), PIDFD_UNTOUCHED)?;
-    Clone3::fork().pidfd_address(8).accepted()
+    for call in subject::extremes() {
+        // Auto-kill goes with a pidfd only.
+        let call = call.without(Flags::PIDFD | Flags::AUTOKILL);
+        call.clone().pidfd_address(address(&word)).accepted()?;
+        let after = word.load(Ordering::Relaxed);
+        check::equal(format_args!("the pidfd word after {call}"), after, PIDFD_UNTOUCHED)?;
+        call.pidfd_address(8).accepted()?;
+    }
+    Ok(())
 }
 
 case! {
@@ -208,11 +242,18 @@ case! {
     source "clone(2) (EINVAL); kernel/fork.c copy_clone_args_from_user(), kernel_clone()",
 }
 fn abi_exit_signal_generic_range() -> Result {
-    for signal in [libc::SIGUSR1 as u64, 64] {
-        Clone3::fork().exit_signal(signal).accepted()?;
+    let mut calls = vec![Clone3::fork()];
+    if Setting::get().probe.features.nnp {
+        // The one of the new flags that goes with an exit signal.
+        calls.push(Clone3::new(Flags::NNP));
     }
-    for signal in [65, 255, 256, 1 << 31, 1 << 32, 1 << 63, (1 << 32) | libc::SIGCHLD as u64] {
-        Clone3::fork().exit_signal(signal).refused(Errno::EINVAL)?;
+    for call in calls {
+        for signal in [libc::SIGUSR1 as u64, 64] {
+            call.clone().exit_signal(signal).accepted()?;
+        }
+        for signal in [65, 255, 256, 1 << 31, 1 << 32, 1 << 63, (1 << 32) | libc::SIGCHLD as u64] {
+            call.clone().exit_signal(signal).refused(Errno::EINVAL)?;
+        }
     }
     Ok(())
 }
@@ -223,11 +264,14 @@ case! {
     source "clone(2) (CLONE_DETACHED); kernel/fork.c clone3_args_valid()",
 }
 fn abi_detached_and_csignal_bits_einval() -> Result {
-    Clone3::fork().accepted()?;
-    Clone3::fork().with(Flags::CLONE_DETACHED).refused(Errno::EINVAL)?;
     let signal = Flags::from_bits_retain(libc::SIGCHLD as u64);
     Clone3::new(signal).refused(Errno::EINVAL)?;
-    (0..7).try_for_each(|number| Clone3::fork().with(bit(number)).refused(Errno::EINVAL))
+    for call in subject::extremes() {
+        call.accepted()?;
+        call.clone().with(Flags::CLONE_DETACHED).refused(Errno::EINVAL)?;
+        (0..7).try_for_each(|number| call.clone().with(bit(number)).refused(Errno::EINVAL))?;
+    }
+    Ok(())
 }
 
 case! {

@@ -6,7 +6,7 @@ use clone3_conformance::check::Result;
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::process::two_apart;
 use clone3_conformance::kit::{Echo, privilege, sigchld};
-use clone3_conformance::wait::{self, Status};
+use clone3_conformance::wait::Status;
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 
@@ -34,9 +34,7 @@ fn autokill_basic() -> Result {
     let observer = child.observe()?;
     child.close_pidfd()?;
     child.is_dead("after the last close of its pidfd")?;
-    observer.reaped_with(SIGKILLED)?;
-    wait::no_child(child.pid())?;
-    wait::pid_is_free(child.pid())?;
+    observer.gone_with(child.pid(), SIGKILLED)?;
     sigchld::none_pending()
 }
 
@@ -109,8 +107,7 @@ fn autokill_pidfd_open_no_effect() -> Result {
     let observer = child.observe()?;
     child.close_pidfd()?;
     child.is_dead("after the last close of clone3's pidfd, with a pidfd_open one still open")?;
-    observer.reaped_with(SIGKILLED)?;
-    wait::no_child(child.pid())
+    observer.gone_with(child.pid(), SIGKILLED)
 }
 
 case! {
@@ -137,6 +134,5 @@ fn autokill_without_nnp_with_cap() -> Result {
     let observer = child.observe()?;
     child.close_pidfd()?;
     child.is_dead("after the last close of its pidfd")?;
-    observer.reaped_with(SIGKILLED)?;
-    wait::no_child(child.pid())
+    observer.gone_with(child.pid(), SIGKILLED)
 }

@@ -2,11 +2,10 @@
 
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
-use clone3_conformance::check::{self, Result};
-use clone3_conformance::clone3::{Clone3, exit_thread};
-use clone3_conformance::kit::process::{apart, child_reporting, two_apart};
-use clone3_conformance::kit::{Channel, Gate, Held, fdpass, sigchld, threads};
-use clone3_conformance::pidfd::Pidfd;
+use clone3_conformance::check::{self, Context as _, Result};
+use clone3_conformance::clone3::Clone3;
+use clone3_conformance::kit::process::{child_reporting, two_apart};
+use clone3_conformance::kit::{Held, Orphan, sigchld, threads};
 use clone3_conformance::wait::{self, Event, Status, Who};
 use nix::errno::Errno;
 use nix::poll::PollFlags;
@@ -16,11 +15,7 @@ use nix::sys::signal::Signal;
 fn control_is_a_zombie(code: i32) -> Result {
     let child = Clone3::new(Flags::PIDFD).spawn(|| code)?;
     child.pidfd()?.wait_exited()?;
-    check::equal(
-        "control without CLONE_AUTOREAP",
-        wait::find_zombie(child.pid())?,
-        Event::exited(child.pid(), code),
-    )?;
+    child.is_a_zombie(code).context("control without CLONE_AUTOREAP")?;
     child.reap_expecting(Status::exited(code))
 }
 
@@ -33,9 +28,7 @@ case! {
 fn autoreap_basic() -> Result {
     control_is_a_zombie(42)?;
     let child = Clone3::new(Flags::REAPED).spawn(|| 42)?;
-    child.pidfd()?.reaped_with(Status::exited(42))?;
-    wait::no_child(child.pid())?;
-    wait::pid_is_free(child.pid())
+    child.is_gone_with(Status::exited(42))
 }
 
 case! {
@@ -52,9 +45,7 @@ fn autoreap_signaled() -> Result {
 
     let child = Held::exiting_with(&Clone3::new(Flags::REAPED), 0)?;
     check::succeeds("pidfd_send_signal(SIGKILL)", child.pidfd()?.send_signal(Signal::SIGKILL))?;
-    child.pidfd()?.reaped_with(Status::killed(Signal::SIGKILL))?;
-    wait::no_child(child.pid())?;
-    wait::pid_is_free(child.pid())
+    child.is_gone_with(Status::killed(Signal::SIGKILL))
 }
 
 case! {
@@ -125,38 +116,18 @@ case! {
 }
 fn autoreap_reparent() -> Result {
     sigchld::block()?;
-    let (orphan, gate, _) = orphan_of(&Clone3::new(Flags::PIDFD), Status::exited(3))?;
-    gate.open()?;
-    let zombie = wait::waitid(Who::pidfd(&orphan), libc::WEXITED | libc::WNOWAIT);
-    let pid = check::succeeds("control without CLONE_AUTOREAP: waitid", zombie)?.map_or(0, |event| event.pid);
-    wait::reap_expecting(pid, Status::exited(3))?;
-    sigchld::pending_for(pid, libc::CLD_EXITED).map_err(|failure| failure.within("control"))?;
+    let control = Orphan::exiting_with(&Clone3::new(Flags::PIDFD), 3)?;
+    control.let_go()?;
+    wait::reap_expecting(control.pid, Status::exited(3))?;
+    sigchld::pending_for(control.pid, libc::CLD_EXITED).context("control")?;
 
-    let (orphan, gate, pid) = orphan_of(&Clone3::new(Flags::REAPED), Status::exited(3))?;
-    gate.open()?;
-    orphan.reaped_with(Status::exited(3))?;
+    let orphan = Orphan::exiting_with(&Clone3::new(Flags::REAPED), 3)?;
+    orphan.let_go()?;
+    orphan.pidfd.reaped_with(Status::exited(3))?;
     // Without __WALL this search has power here: the exit signal is SIGCHLD by now.
-    let plain = wait::waitid(Who::Pid(pid), libc::WEXITED | libc::WNOHANG | libc::WNOWAIT);
-    wait::no_such_child(format_args!("waitid({pid}) by the new parent"), plain)?;
-    wait::no_child(pid)?;
+    wait::no_such_child("waitid of the new parent, after the end", orphan.wait_now())?;
+    wait::no_child(orphan.pid)?;
     sigchld::none_pending()
-}
-
-/// A process makes a child by `call`, hands over its pidfd and ends; the child waits at the gate and then ends
-/// with `status`. Drains the SIGCHLD of the process in between.
-fn orphan_of(call: &Clone3, status: Status) -> Result<(Pidfd, Gate, i32)> {
-    let gate = Gate::new()?;
-    let (ours, theirs) = fdpass::pair()?;
-    let pid = apart(|| {
-        let child = call.spawn(|| {
-            gate.wait();
-            status.0 >> 8
-        })?;
-        fdpass::send(&theirs, child.pidfd()?)?;
-        Ok(child.pid())
-    })?;
-    sigchld::take();
-    Ok((Pidfd::from(fdpass::receive(&ours)?), gate, pid))
 }
 
 case! {
@@ -166,19 +137,7 @@ case! {
     source "selftest autoreap_multithreaded (\"only after all threads have exited\"); kernel/exit.c release_task()",
 }
 fn autoreap_multithreaded() -> Result {
-    let (ready, gate) = (Channel::<i32>::new()?, Gate::new()?);
-    let child = Clone3::new(Flags::REAPED).spawn(|| {
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                let _ = ready.send(&rustix::thread::gettid().as_raw_nonzero().get());
-                gate.wait();
-                exit_thread(22)
-            });
-            exit_thread(11)
-        })
-    })?;
-    ready.recv()?;
-    threads::wait_for_dead_leader(child.pid())?;
+    let child = threads::leaderless(&Clone3::new(Flags::REAPED), 11, || 22)?;
     let pidfd = child.pidfd()?;
     check::equal(
         "poll on the pidfd while a thread lives",
@@ -187,10 +146,8 @@ fn autoreap_multithreaded() -> Result {
     )?;
     let alive = wait::waitid(Who::Pid(child.pid()), libc::WEXITED | libc::WNOHANG | libc::__WALL);
     check::equal("waitid(WNOHANG|__WALL) while a thread lives", alive, Ok(None))?;
-    gate.open()?;
-    pidfd.reaped_with(Status::exited(22))?;
-    wait::no_child(child.pid())?;
-    wait::pid_is_free(child.pid())
+    child.let_go()?;
+    child.is_gone_with(Status::exited(22))
 }
 
 case! {
@@ -212,6 +169,5 @@ fn autoreap_no_inherit() -> Result {
         reaped.pidfd()?.reaped_with(Status::exited(78))?;
         wait::no_children()
     })?;
-    child.pidfd()?.reaped_with(Status::exited(0))?;
-    wait::no_child(child.pid())
+    child.is_gone_with(Status::exited(0))
 }

@@ -8,14 +8,16 @@ use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::privilege::{self, ORDINARY};
 use clone3_conformance::kit::sandboxing::Landlock;
-use clone3_conformance::kit::{Actor, Echo, setuid};
+use clone3_conformance::kit::{Actor, Echo, namespace, setuid};
 use clone3_conformance::pidfd::Pidfd;
-use clone3_conformance::wait::{self, Status};
+use clone3_conformance::wait::Status;
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+use rustix::process::{
+    DumpableBehavior, parent_process_death_signal, set_dumpable_behavior, set_parent_process_death_signal,
+};
 
 /// The last reference to the child's pidfd is closed in a process made by `call`, after `restrain` made sure
 /// that this process may not signal the child. The child must die all the same.
@@ -32,8 +34,7 @@ fn last_close_by(call: &Clone3, mut child: Echo, restrain: impl Fn(&Pidfd) -> Re
     child.is_alive("while the closer has the last reference")?;
     closer.ask(())?;
     child.is_dead("after the last close, by a process that may not signal it")?;
-    observer.reaped_with(Status::killed(Signal::SIGKILL))?;
-    wait::no_child(child.pid())?;
+    observer.gone_with(child.pid(), Status::killed(Signal::SIGKILL))?;
     closer.dismiss()
 }
 
@@ -114,14 +115,34 @@ fn autokill_closer_in_other_pidns() -> Result {
 }
 
 case! {
-    /// A child that becomes another user and is no longer dumpable stays armed: the last close kills it, even
-    /// by somebody who may not signal it.
+    /// In a pid namespace where the child has no pid, `/proc` shows its pidfd as one of pid 0.
+    autokill_closer_in_other_pidns_fdinfo: Is, needs [Autoreap, Nnp, Autokill, SysAdmin, PidNamespace, Proc],
+    source "fs/pidfs.c pidfd_show_fdinfo()",
+}
+fn autokill_closer_in_other_pidns_fdinfo() -> Result {
+    let child = Echo::spawn(&Clone3::new(Flags::KILLED_NNP))?;
+    check::equal("control: Pid in fdinfo here", child.pidfd()?.pid_in_fdinfo(), Some(child.pid()))?;
+    let elsewhere = namespace::init().with(Flags::CLONE_NEWNS);
+    let (init, seen) = namespace::init_reporting(&elsewhere, || {
+        namespace::mount_proc()?;
+        Ok(child.pidfd()?.pid_in_fdinfo())
+    })?;
+    init.reap_expecting(Status::exited(0))?;
+    check::equal("Pid in fdinfo there", seen, Some(0))?;
+    child.into_child().clear_away()
+}
+
+case! {
+    /// A child that becomes another user and is no longer dumpable stays armed, where its parent-death signal is
+    /// gone with its old credentials: the last close kills it, even by somebody who may not signal it.
     autokill_after_setuid: Must, needs [Autoreap, Autokill, ExitInfo, Root, Proc],
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"a deliberate departure from the pdeath_signal model\")",
 }
 fn autokill_after_setuid() -> Result {
     let child = Echo::prepared(&Clone3::new(Flags::KILLED), || {
+        set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
         privilege::become_ordinary_user()?;
+        check::equal("control: the parent-death signal", parent_process_death_signal()?, None)?;
         Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
     })?;
     has_uids(&child, [ORDINARY; 3])?;

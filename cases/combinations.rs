@@ -35,9 +35,7 @@ fn start(call: &Clone3, entry: extern "C" fn(usize) -> i32) -> Result<Child> {
 
 #[track_caller]
 fn vanishes(child: &Child) -> Result {
-    child.pidfd()?.reaped_with(Status::exited(CODE))?;
-    wait::no_child(child.pid())?;
-    wait::pid_is_free(child.pid())
+    child.is_gone_with(Status::exited(CODE))
 }
 
 /// A child with these flags and CLONE_AUTOREAP is gone without a wait; with the flags alone it is a zombie.
@@ -122,8 +120,7 @@ fn autoreap_with_clear_sighand() -> Result {
             Ok((disposition::of(Signal::SIGUSR1)?, disposition::of(Signal::SIGUSR2)?))
         })?;
         check::equal(format_args!("what a child of {call} does with SIGUSR1, SIGUSR2"), found, expected)?;
-        child.pidfd()?.reaped_with(Status::exited(0))?;
-        wait::no_child(child.pid())?;
+        child.is_gone_with(Status::exited(0))?;
     }
     Ok(())
 }

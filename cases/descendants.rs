@@ -193,6 +193,5 @@ fn closed_by_init() -> Result {
     // Sent by a process that has just sent itself SIGKILL.
     report.recv()??;
     gate.open()?;
-    observer.reaped_with(SIGKILLED)?;
-    wait::no_child(init.pid())
+    observer.gone_with(init.pid(), SIGKILLED)
 }

@@ -7,7 +7,7 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::{Clone3, PIDFD_UNTOUCHED, Stack, is_open, lowest_free_fd};
 use clone3_conformance::kit::process::{child_reporting, two_apart};
-use clone3_conformance::kit::{Cgroup, Echo, limits, privilege};
+use clone3_conformance::kit::{Cgroup, Echo, limits, privilege, subject};
 use clone3_conformance::rules;
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
@@ -50,14 +50,18 @@ case! {
 }
 fn abi_emfile_no_child() -> Result {
     let word = AtomicI32::new(PIDFD_UNTOUCHED);
-    let call = into_word(Clone3::fork().with(Flags::PIDFD), &word);
-    let free = lowest_free_fd()?;
-    let got = limits::lowered(Resource::Nofile, free as u64, || call.try_spawn(|| 99))?;
-    check::refused(&call, got, Errno::EMFILE)?;
-    is_untouched(&word)?;
-    wait::no_children()?;
-    check::equal("lowest free descriptor afterwards", lowest_free_fd()?, free)?;
-    call.accepted()
+    for call in subject::extremes() {
+        let call = into_word(call.with(Flags::PIDFD), &word);
+        let free = lowest_free_fd()?;
+        let got = limits::lowered(Resource::Nofile, free as u64, || call.try_spawn(|| 99))?;
+        check::refused(&call, got, Errno::EMFILE)?;
+        is_untouched(&word)?;
+        wait::no_children()?;
+        check::equal("lowest free descriptor afterwards", lowest_free_fd()?, free)?;
+        call.accepted()?;
+        word.store(PIDFD_UNTOUCHED, Ordering::Relaxed);
+    }
+    Ok(())
 }
 
 case! {
@@ -165,16 +169,20 @@ fn abi_eperm_beats_efault() -> Result {
 }
 
 case! {
-    /// The missing capability (EPERM) comes before a limit on processes (EAGAIN).
+    /// The missing capability (EPERM) comes before a limit on processes (EAGAIN). Neither error writes to the pidfd
+    /// word.
     abi_eperm_beats_eagain: Is, needs [Autoreap, Nnp, Autokill, Unprivileged],
     source "kernel/fork.c copy_process()",
 }
 fn abi_eperm_beats_eagain() -> Result {
     privilege::drop_capabilities()?;
     Clone3::new(Flags::KILLED_NNP).accepted()?;
+    let word = AtomicI32::new(PIDFD_UNTOUCHED);
     limits::lowered(Resource::Nproc, 0, || {
-        Clone3::new(Flags::KILLED_NNP).refused(Errno::EAGAIN)?;
-        Clone3::new(Flags::KILLED).refused(Errno::EPERM)
+        into_word(Clone3::new(Flags::KILLED_NNP), &word).refused(Errno::EAGAIN)?;
+        is_untouched(&word)?;
+        into_word(Clone3::new(Flags::KILLED), &word).refused(Errno::EPERM)?;
+        is_untouched(&word)
     })?
 }
 

@@ -110,8 +110,7 @@ fn autoreap_no_inherit_fork() -> Result {
             wait::reap_expecting(pid, Status::exited(77))?;
         }
         let own = reaped().spawn(|| 77)?;
-        own.pidfd()?.reaped_with(Status::exited(77))?;
-        wait::no_child(own.pid())?;
+        own.is_gone_with(Status::exited(77))?;
         sigchld::none_pending()
     })?;
     child.pidfd()?.reaped_with(Status::exited(0))
@@ -125,12 +124,9 @@ case! {
 fn autoreap_nested() -> Result {
     let (child, ()) = child_reporting(&reaped(), || {
         let inner = reaped().spawn(|| 9)?;
-        inner.pidfd()?.reaped_with(Status::exited(9))?;
-        wait::no_child(inner.pid())?;
-        wait::pid_is_free(inner.pid())
+        inner.is_gone_with(Status::exited(9))
     })?;
-    child.pidfd()?.reaped_with(Status::exited(0))?;
-    wait::no_child(child.pid())
+    child.is_gone_with(Status::exited(0))
 }
 
 case! {
@@ -170,7 +166,6 @@ fn autoreap_survives_exec_setsid_setuid() -> Result {
 
     let child = Held::execed_after(&reaped(), 61, 3, changes)?;
     child.let_go()?;
-    child.pidfd()?.reaped_with(Status::exited(61))?;
-    wait::no_child(child.pid())?;
+    child.is_gone_with(Status::exited(61))?;
     sigchld::none_pending()
 }

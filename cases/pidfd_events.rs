@@ -5,7 +5,7 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::epoll::Watch;
-use clone3_conformance::kit::process::{states_until_reaped, tgkill_nothing};
+use clone3_conformance::kit::process::{sched_getscheduler, states_until_reaped, tgkill_nothing};
 use clone3_conformance::kit::{Echo, Held};
 use clone3_conformance::need::rounds;
 use clone3_conformance::pidfd::Pidfd;
@@ -34,13 +34,14 @@ fn named(errno: rustix::io::Errno) -> Errno {
 /// A question about a process, by pid or by pidfd. Only whether the process is there matters.
 type Question = fn(Pid, &Pidfd) -> std::result::Result<(), Errno>;
 
-const QUESTIONS: [(&str, Question); 13] = [
+const QUESTIONS: [(&str, Question); 14] = [
     ("kill(pid, 0)", |pid, _| kill(pid, None)),
     ("tgkill(pid, pid, 0)", |pid, _| tgkill_nothing(pid.as_raw(), pid.as_raw())),
     ("pidfd_open(pid)", |pid, _| Pidfd::try_open(pid.as_raw()).map(drop)),
     ("getpgid(pid)", |pid, _| getpgid(Some(pid)).map(drop)),
     ("getsid(pid)", |pid, _| getsid(Some(pid)).map(drop)),
     ("sched_getaffinity(pid)", |pid, _| sched_getaffinity(pid).map(drop)),
+    ("sched_getscheduler(pid)", |pid, _| sched_getscheduler(pid.as_raw()).map(drop)),
     ("getpriority(pid)", |pid, _| getpriority_process(raw(pid)).map(drop).map_err(named)),
     ("prlimit(pid)", |pid, _| {
         let same = getrlimit(Resource::Core);

@@ -4,9 +4,10 @@ use std::os::fd::AsRawFd;
 
 use clone3_conformance::abi::{AUTOKILL_MARK, Flags, InfoMask};
 use clone3_conformance::case;
-use clone3_conformance::check::{self, Failure, Result};
+use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::Clone3;
-use clone3_conformance::kit::{Echo, Held, Tied, fds};
+use clone3_conformance::kit::process::spawn_once_free;
+use clone3_conformance::kit::{Channel, Echo, Gate, Held, Tied, fds};
 use clone3_conformance::pidfd::{Pidfd, fdinfo};
 use clone3_conformance::wait::{self, Status, Who};
 use nix::errno::Errno;
@@ -61,7 +62,7 @@ fn autokill_same_inode() -> Result {
 
 case! {
     /// F_GETFL of an auto-kill pidfd shows the kernel's mark, which is O_TRUNC, beside O_RDWR; so do the flags
-    /// in fdinfo. A pidfd without the flag shows O_RDWR alone.
+    /// in fdinfo, and F_SETFL does not clear it. A pidfd without the flag shows O_RDWR alone.
     autokill_fcntl_getfl: Is, needs [Autoreap, Nnp, Autokill, Proc],
     source "fs/pidfs.c, which keeps PIDFD_AUTOKILL (O_TRUNC) in f_flags",
 }
@@ -74,8 +75,13 @@ fn autokill_fcntl_getfl() -> Result {
         check::equal(format_args!("F_GETFL of the pidfd of {flags}"), pidfd.status_flags()?, expected)?;
         let text = fdinfo(pidfd.as_raw_fd())?;
         let shown = text.lines().find_map(|line| line.strip_prefix("flags:")).unwrap_or_default().trim();
-        let expected = format!("0{:o}", expected | libc::O_CLOEXEC);
-        check::equal(format_args!("flags in fdinfo of the pidfd of {flags}"), shown, &expected)?;
+        let octal = format!("0{:o}", expected | libc::O_CLOEXEC);
+        check::equal(format_args!("flags in fdinfo of the pidfd of {flags}"), shown, &octal)?;
+        for set in [OFlag::O_NONBLOCK, OFlag::empty()] {
+            fcntl(pidfd, FcntlArg::F_SETFL(set))?;
+            let what = format!("F_GETFL of the pidfd of {flags} after F_SETFL({set:?})");
+            check::equal(what, pidfd.status_flags()?, expected | set.bits())?;
+        }
         child.into_child().clear_away()?;
     }
     Ok(())
@@ -126,7 +132,7 @@ fn autokill_fcntl_cannot_arm() -> Result {
 case! {
     /// After an auto-kill, PIDFD_GET_INFO through another pidfd gives exit information, SIGKILL without a core
     /// dump, and nothing about a core dump although it was asked for.
-    autokill_info_after_kill: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, CoredumpMask],
+    autokill_info_after_kill: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, CoredumpMask, SupportedMask],
     source "fs/pidfs.c pidfs_exit(), pidfd_info()",
 }
 fn autokill_info_after_kill() -> Result {
@@ -134,11 +140,18 @@ fn autokill_info_after_kill() -> Result {
     child.close()?;
     child.dies("after the last close of its pidfd")?;
     let about_dumps = InfoMask::COREDUMP | InfoMask::COREDUMP_SIGNAL | InfoMask::COREDUMP_CODE;
-    let info = child.observer().info(InfoMask::EXIT | about_dumps);
-    let info = check::succeeds("PIDFD_GET_INFO(EXIT|COREDUMP…) after the kill", info)?;
-    // Without cgroups the kernel has no CGROUPID to give.
-    check::equal("mask given, but for CGROUPID", info.given() - InfoMask::CGROUPID, InfoMask::EXIT)?;
-    check::equal("exit_code", Status(info.exit_code), Status::killed(Signal::SIGKILL))
+    for request in [InfoMask::EXIT, InfoMask::EXIT | InfoMask::SUPPORTED_MASK] {
+        let what = format!("PIDFD_GET_INFO({request}|COREDUMP…) after the kill");
+        let info = check::succeeds(&what, child.observer().info(request | about_dumps))?;
+        // Without cgroups the kernel has no CGROUPID to give.
+        check::equal(
+            format_args!("{what}: mask but for CGROUPID"),
+            info.given() - InfoMask::CGROUPID,
+            request,
+        )?;
+        check::equal("exit_code", Status(info.exit_code), Status::killed(Signal::SIGKILL))?;
+    }
+    Ok(())
 }
 
 case! {
@@ -168,9 +181,16 @@ fn autokill_pid_reuse_safe() -> Result {
     let pid = stale.pid();
     check::succeeds("pidfd_send_signal(SIGKILL)", stale.observer().send_signal(Signal::SIGKILL))?;
     stale.dies("of a SIGKILL that was sent")?;
-    let heir = Echo::prepared(&Clone3::new(Flags::REAPED).set_tid(&[pid]), || stale.close_inherited())?;
+    let (ready, gate) = (Channel::<()>::new()?, Gate::new()?);
+    let heir = spawn_once_free(&Clone3::new(Flags::REAPED).set_tid(&[pid]), || {
+        // Or the close below would not be the last.
+        let closed = stale.close_inherited().and_then(|()| ready.send(&()));
+        gate.wait();
+        if closed.is_ok() { 7 } else { 98 }
+    })?;
+    ready.recv()?;
     check::equal("pid of the process after set_tid", heir.pid(), pid)?;
     stale.close()?;
-    heir.is_alive("after the close of the pidfd of the dead process that had its pid")?;
-    heir.into_child().clear_away()
+    gate.open()?;
+    heir.is_gone_with(Status::exited(7)).context("the heir, after the last close of the dead process's pidfd")
 }

@@ -7,7 +7,7 @@ use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::process::apart;
 use clone3_conformance::kit::{Echo, privilege};
-use clone3_conformance::wait::{self, Status};
+use clone3_conformance::wait::Status;
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::Signal;
@@ -35,8 +35,7 @@ fn is_armed(mut child: Echo) -> Result {
     let observer = child.observe()?;
     child.close_pidfd()?;
     child.is_dead("after the last close of its pidfd")?;
-    observer.reaped_with(Status::killed(Signal::SIGKILL))?;
-    wait::no_child(child.pid())
+    observer.gone_with(child.pid(), Status::killed(Signal::SIGKILL))
 }
 
 case! {

@@ -23,20 +23,8 @@ fn traced_zombie(call: &Clone3, code: i32) -> Result<Child> {
     let child = Held::exiting_with(call, code)?;
     tracer::seize(child.pid(), Options::empty())?;
     child.let_go()?;
-    is_a_zombie(&child, code)?;
+    child.is_a_zombie(code)?;
     Ok(child.into_child())
-}
-
-#[track_caller]
-fn is_a_zombie(child: &Child, code: i32) -> Result {
-    check::equal("the zombie", wait::find_zombie(child.pid())?, Event::exited(child.pid(), code))
-}
-
-#[track_caller]
-fn is_gone_with(child: &Child, expected: Status) -> Result {
-    child.pidfd()?.reaped_with(expected)?;
-    wait::no_child(child.pid())?;
-    wait::pid_is_free(child.pid())
 }
 
 case! {
@@ -46,7 +34,7 @@ case! {
     source "ptrace(2); kernel/signal.c do_notify_parent(), which heeds auto-reaping only where nobody traces",
 }
 fn autoreap_ptrace_parent_zombie() -> Result {
-    is_gone_with(&reaped().spawn(|| 12)?, Status::exited(12)).context("control: nobody traces it")?;
+    reaped().spawn(|| 12)?.is_gone_with(Status::exited(12)).context("control: nobody traces it")?;
 
     let child = traced_zombie(&reaped(), 12)?;
     let pidfd = child.pidfd()?;
@@ -54,7 +42,7 @@ fn autoreap_ptrace_parent_zombie() -> Result {
     let info = check::succeeds("PIDFD_GET_INFO(EXIT)", pidfd.info(InfoMask::EXIT))?;
     check::equal("the EXIT bit of a traced zombie", info.given().contains(InfoMask::EXIT), false)?;
     wait::reap_expecting(child.pid(), Status::exited(12))?;
-    is_gone_with(&child, Status::exited(12))
+    child.is_gone_with(Status::exited(12))
 }
 
 case! {
@@ -68,7 +56,7 @@ fn autoreap_ptrace_parent_wait_reaps() -> Result {
     let pid = child.pid();
     check::equal("waitpid(pid, 0)", wait::waitpid(pid, 0), Ok(Some((pid, Status::exited(12)))))?;
     check::refused("waitpid(pid, __WALL) once more", wait::waitpid(pid, libc::__WALL), Errno::ECHILD)?;
-    is_gone_with(&child, Status::exited(12))
+    child.is_gone_with(Status::exited(12))
 }
 
 case! {
@@ -82,14 +70,14 @@ fn autoreap_ptrace_parent_no_sigchld() -> Result {
     let execed = Held::execed(&reaped(), 13)?;
     tracer::seize(execed.pid(), Options::empty())?;
     execed.let_go()?;
-    is_a_zombie(&execed, 13)?;
+    execed.is_a_zombie(13)?;
     sigchld::pending_for(execed.pid(), libc::CLD_EXITED)?;
     wait::reap_expecting(execed.pid(), Status::exited(13))?;
 
     let child = traced_zombie(&reaped(), 12)?;
     sigchld::none_pending()?;
     wait::reap_expecting(child.pid(), Status::exited(12))?;
-    is_gone_with(&child, Status::exited(12))?;
+    child.is_gone_with(Status::exited(12))?;
     sigchld::none_pending()
 }
 
@@ -103,12 +91,12 @@ fn autoreap_ptrace_detach_dead_esrch() -> Result {
     tracer::attach(stopped.pid())?;
     check::succeeds("PTRACE_DETACH of a stopped tracee", tracer::detach(stopped.pid()))?;
     stopped.let_go()?;
-    is_gone_with(&stopped, Status::exited(0))?;
+    stopped.is_gone_with(Status::exited(0))?;
 
     let dead = traced_zombie(&reaped(), 12)?;
     check::refused("PTRACE_DETACH of a dead tracee", tracer::detach(dead.pid()), Errno::ESRCH)?;
     wait::reap_expecting(dead.pid(), Status::exited(12))?;
-    is_gone_with(&dead, Status::exited(12))
+    dead.is_gone_with(Status::exited(12))
 }
 
 case! {
@@ -124,7 +112,7 @@ fn autoreap_ptrace_attach_detach_then_exit() -> Result {
     // The stop was announced.
     sigchld::take();
     child.let_go()?;
-    is_gone_with(&child, Status::exited(7))?;
+    child.is_gone_with(Status::exited(7))?;
     sigchld::none_pending()
 }
 
@@ -142,9 +130,9 @@ fn autoreap_ptrace_traceme() -> Result {
     // With __WALL, as the child may not be traced yet and has exit signal 0.
     tracer::stops_with(child.pid(), Signal::SIGSTOP)?;
     tracer::go_on(child.pid(), None)?;
-    is_a_zombie(&child, 14)?;
+    child.is_a_zombie(14)?;
     wait::reap_expecting(child.pid(), Status::exited(14))?;
-    is_gone_with(&child, Status::exited(14))
+    child.is_gone_with(Status::exited(14))
 }
 
 case! {
@@ -164,21 +152,21 @@ fn autoreap_ptrace_sibling_thread_reaps() -> Result {
             gate.wait();
             Ok(())
         });
-        let seen = is_a_zombie(&child, 15);
+        let seen = child.is_a_zombie(15);
         let waited = wait::waitpid(pid, 0);
         gate.open()?;
         threads::join(tracing)?;
         seen?;
         check::equal("waitpid(pid, 0) while a thread traces", waited, Ok(Some((pid, Status::exited(15)))))
     })?;
-    is_gone_with(&child, Status::exited(15))
+    child.is_gone_with(Status::exited(15))
 }
 
 /// In a thread: traces the child, lets it go, and sees it become a zombie.
 fn traced_to_death(child: &Held, code: i32) -> Result {
     tracer::seize(child.pid(), Options::empty())?;
     child.let_go()?;
-    is_a_zombie(child, code)
+    child.is_a_zombie(code)
 }
 
 case! {
@@ -194,12 +182,12 @@ fn autoreap_ptrace_tracer_thread_exits() -> Result {
         threads::own_pidfd()
     })?;
     thread.wait_reaped()?;
-    is_a_zombie(&ordinary, 15).context("control without CLONE_AUTOREAP")?;
+    ordinary.is_a_zombie(15).context("control without CLONE_AUTOREAP")?;
     ordinary.into_child().reap_expecting(Status::exited(15))?;
 
     let child = Held::exiting_with(&reaped(), 15)?;
     threads::in_a_thread(|| traced_to_death(&child, 15))?;
-    is_gone_with(&child, Status::exited(15))
+    child.is_gone_with(Status::exited(15))
 }
 
 case! {
@@ -222,7 +210,7 @@ fn autoreap_ptrace_tracer_thread_exit_wakes() -> Result {
         threads::join(tracing)?;
         check::refused("the blocked waitpid(__WALL|__WNOTHREAD)", waited, Errno::ECHILD)
     })?;
-    is_gone_with(&child, Status::exited(15))
+    child.is_gone_with(Status::exited(15))
 }
 
 case! {
@@ -240,9 +228,7 @@ fn autoreap_ptrace_parent_tracer_exits() -> Result {
     wait::reap_expecting(ordinary.pid, Status::exited(23))?;
 
     let orphan = Orphan::left_by(|| traced_zombie(&reaped(), 23))?;
-    orphan.pidfd.reaped_with(Status::exited(23))?;
-    wait::no_child(orphan.pid)?;
-    wait::pid_is_free(orphan.pid)?;
+    orphan.pidfd.gone_with(orphan.pid, Status::exited(23))?;
     check::equal("SIGCHLD about it", orphan.announced, false)?;
     sigchld::none_pending()
 }

@@ -40,9 +40,7 @@ fn parent_gets_the_zombie(child: Child, code: i32) -> Result {
 
 #[track_caller]
 fn is_gone_with(child: &Child, expected: Status) -> Result {
-    child.pidfd()?.reaped_with(expected)?;
-    wait::no_child(child.pid())?;
-    wait::pid_is_free(child.pid())?;
+    child.is_gone_with(expected)?;
     sigchld::none_pending()
 }
 

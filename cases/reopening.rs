@@ -10,6 +10,7 @@ use clone3_conformance::kit::handles::Handle;
 use clone3_conformance::pidfd::Pidfd;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
+use nix::poll::PollFlags;
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 
@@ -36,6 +37,7 @@ fn is_plain(what: &str, fd: &Pidfd, child: &Tied) -> Result {
     )?;
     let info = check::succeeds(format_args!("PIDFD_GET_INFO on {what}"), fd.info(InfoMask::PID))?;
     check::equal(format_args!("pid in PIDFD_GET_INFO on {what}"), info.pid, child.pid() as u32)?;
+    check::equal(format_args!("poll on {what}"), fd.poll_now(PollFlags::POLLIN)?, PollFlags::empty())?;
     check::succeeds(format_args!("pidfd_send_signal on {what}"), fd.send_signal(Signal::SIGCONT))
 }
 
@@ -141,6 +143,26 @@ fn autokill_handle_open_o_trunc_einval() -> Result {
         )?;
     }
     child.lives("after all that")?;
+    child.clear_away()
+}
+
+case! {
+    /// Opened with O_EXCL, the file handle of an auto-kill pidfd gives a pidfd for the thread, whose F_GETFL shows
+    /// the O_EXCL of PIDFD_THREAD: still a plain one, whose close does not kill.
+    autokill_handle_open_o_excl_thread: Is, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "fs/pidfs.c pidfs_export_open()", since "7.2",
+}
+fn autokill_handle_open_o_excl_thread() -> Result {
+    let child = Tied::new()?;
+    let pidfd = child.pidfd()?;
+    let handle = Handle::of(pidfd)?;
+    for (flags, expected) in [(0, libc::O_RDWR), (libc::O_EXCL, libc::O_RDWR | libc::O_EXCL)] {
+        let what = format!("open_by_handle_at({flags:#x})");
+        let opened = Pidfd::from(check::succeeds(&what, handle.open(pidfd, flags))?);
+        check::equal(format_args!("F_GETFL after {what}"), opened.status_flags()?, expected)?;
+        opened.close()?;
+        child.lives(&format!("after the close of what {what} gave"))?;
+    }
     child.clear_away()
 }
 

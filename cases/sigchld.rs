@@ -27,8 +27,8 @@ fn stopped(pid: i32) -> Event {
 /// Stops a child, and returns once its parent could have seen that.
 fn stop(child: &Held) -> Result {
     child.kill(Signal::SIGSTOP)?;
-    let found = wait::waitid(Who::Pid(child.pid()), libc::WSTOPPED | libc::WNOWAIT | libc::__WALL);
-    check::equal("waitid(WSTOPPED|WNOWAIT|__WALL)", found, Ok(Some(stopped(child.pid()))))
+    let found = wait::waitid(Who::pidfd(child.pidfd()?), libc::WSTOPPED | libc::WNOWAIT | libc::__WALL);
+    check::equal("waitid(P_PIDFD, WSTOPPED|WNOWAIT|__WALL)", found, Ok(Some(stopped(child.pid()))))
 }
 
 /// Nothing may be left of an auto-reaped child that was let go or killed, and no SIGCHLD have come.
@@ -193,8 +193,7 @@ fn autoreap_with_sigchld_ignored() -> Result {
 
         for child in [Held::exiting_with(&reaped(), 42)?, Held::execed(&reaped(), 42)?] {
             child.let_go()?;
-            child.pidfd()?.reaped_with(Status::exited(42))?;
-            wait::no_child(child.pid())?;
+            child.is_gone_with(Status::exited(42))?;
         }
     }
     Ok(())

@@ -196,6 +196,19 @@ fn autokill_child_holds_own_fd() -> Result {
     wait::no_children()
 }
 
+/// A pidfd that the kernel makes for whoever asks a socket for its peer: no mark, no kill at its close, no hold.
+fn is_plain(what: &str, mut child: Tied, get: impl Fn() -> Result<Pidfd>) -> Result {
+    let first = get()?;
+    check::equal(format_args!("pid of {what}"), first.info(InfoMask::PID)?.pid, child.pid() as u32)?;
+    let mark = first.status_flags()? & AUTOKILL_MARK;
+    check::equal(format_args!("mark of an auto-kill pidfd in F_GETFL of {what}"), mark, 0)?;
+    first.close()?;
+    child.lives(&format!("after the close of {what}"))?;
+    let _kept = get()?;
+    child.close()?;
+    child.dies(&format!("after the last close of clone3's pidfd, with {what} open"))
+}
+
 case! {
     /// A pidfd from SO_PEERPIDFD is a plain one: it has no mark, does not kill when it is closed and does not
     /// keep the child alive.
@@ -204,19 +217,26 @@ case! {
 }
 fn autokill_so_peerpidfd_plain() -> Result {
     let (ours, theirs) = fdpass::pair()?;
-    let mut child = Tied::prepared(&Clone3::new(Flags::KILLED_NNP), || {
+    let child = Tied::prepared(&Clone3::new(Flags::KILLED_NNP), || {
         // Whoever makes a pair of sockets is the peer at both ends.
         let (made_by_child, _) = fdpass::pair()?;
         fdpass::send(&theirs, &made_by_child)
     })?;
     let socket = fdpass::receive(&ours)?;
-    let peer = || Ok::<_, Failure>(Pidfd::from(getsockopt(&socket, sockopt::PeerPidfd)?));
-    let first = peer()?;
-    check::equal("pid of the peer's pidfd", first.info(InfoMask::PID)?.pid, child.pid() as u32)?;
-    check::equal("mark of an auto-kill pidfd in F_GETFL", first.status_flags()? & AUTOKILL_MARK, 0)?;
-    first.close()?;
-    child.lives("after the close of a pidfd from SO_PEERPIDFD")?;
-    let _kept = peer()?;
-    child.close()?;
-    child.dies("after the last close of clone3's pidfd, with one from SO_PEERPIDFD open")
+    is_plain("a pidfd from SO_PEERPIDFD", child, || Ok(Pidfd::from(getsockopt(&socket, sockopt::PeerPidfd)?)))
+}
+
+case! {
+    /// A pidfd that comes with a message for SO_PASSPIDFD is a plain one too.
+    autokill_scm_pidfd_plain: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"only the specific struct file from clone3()\"); unix(7), SCM_PIDFD",
+}
+fn autokill_scm_pidfd_plain() -> Result {
+    let (ours, theirs) = fdpass::pair()?;
+    fdpass::ask_for_pidfds(&ours)?;
+    let child = Tied::prepared(&Clone3::new(Flags::KILLED_NNP), || {
+        // One message for each time that a pidfd is taken.
+        (0..2).try_for_each(|_| Ok(rustix::io::write(&theirs, b"m").map(drop)?))
+    })?;
+    is_plain("a pidfd from SCM_PIDFD", child, || fdpass::receive_pidfd(&ours).map(Pidfd::from))
 }

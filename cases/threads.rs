@@ -29,14 +29,6 @@ fn is_not_over(child: &Child) -> Result {
     )
 }
 
-/// Neither a child nor its pid is left, and its status is on record.
-#[track_caller]
-fn is_gone_with(child: &Child, expected: Status) -> Result {
-    child.pidfd()?.reaped_with(expected)?;
-    wait::no_child(child.pid())?;
-    wait::pid_is_free(child.pid())
-}
-
 case! {
     /// While a thread lives whose leader has ended, an auto-reaped process is not over, as an ordinary one is
     /// not: poll reports nothing, wait finds it alive, its pid is taken and it has no exit information,
@@ -53,7 +45,7 @@ fn autoreap_leader_exits_first() -> Result {
     let child = threads::leaderless(&Clone3::new(Flags::REAPED), 11, || 22)?;
     is_not_over(&child)?;
     child.let_go()?;
-    is_gone_with(&child, Status::exited(22))
+    child.is_gone_with(Status::exited(22))
 }
 
 case! {
@@ -73,7 +65,7 @@ fn autoreap_exec_by_nonleader() -> Result {
     let child = Held::execed_by_thread(&Clone3::new(Flags::REAPED), 66)?;
     is_not_over(&child)?;
     child.let_go()?;
-    is_gone_with(&child, Status::exited(66))?;
+    child.is_gone_with(Status::exited(66))?;
     sigchld::none_pending()
 }
 
@@ -99,7 +91,7 @@ fn autoreap_multithreaded_endings() -> Result {
 
         let child = threads::leaderless(&Clone3::new(Flags::REAPED), 11, ending)?;
         child.let_go()?;
-        is_gone_with(&child, status)?;
+        child.is_gone_with(status)?;
     }
     Ok(())
 }
@@ -126,7 +118,7 @@ fn autoreap_mt_exit_group_from_thread() -> Result {
     let ordinary = Clone3::new(Flags::PIDFD).spawn(body)?;
     ordinary.reap_expecting(Status::exited(99))?;
     let child = Clone3::new(Flags::REAPED).spawn(body)?;
-    is_gone_with(&child, Status::exited(99))
+    child.is_gone_with(Status::exited(99))
 }
 
 case! {
@@ -142,7 +134,10 @@ fn autoreap_mt_exit_code_race() -> Result {
     Clone3::new(Flags::PIDFD).spawn(body)?.reap_expecting(Status::exited(99))?;
     // Nearly always in the first round; a vCPU that is held up may let the leader go first.
     for _ in 0..need::rounds(4) {
-        is_gone_with(&Clone3::new(Flags::REAPED).spawn(body)?, Status::exited(99))?;
+        let child = Clone3::new(Flags::REAPED).spawn(body)?;
+        let told = child.pidfd()?.exit_status()?;
+        check::equal_or_defect("exit information", told, Status::exited(99), Status::exited(11))?;
+        child.is_gone_with(told)?;
     }
     Ok(())
 }
@@ -163,8 +158,7 @@ fn autoreap_mt_leader_dead_reparent() -> Result {
     let orphan = Orphan::leaderless(&Clone3::new(Flags::REAPED), 11, 22)?;
     check::equal("waitid of the new parent, before the end", orphan.wait_now(), Ok(None))?;
     orphan.let_go()?;
-    orphan.pidfd.reaped_with(Status::exited(22))?;
-    wait::no_child(orphan.pid)?;
+    orphan.pidfd.gone_with(orphan.pid, Status::exited(22))?;
     sigchld::none_pending()
 }
 
@@ -187,7 +181,7 @@ fn autoreap_creating_thread_exits() -> Result {
     check::equal("(ppid, exit signal) of the child after its creator's exit", stat, Some((me, 0)))?;
     check::equal("PIDFD_GET_INFO ppid", orphan::parent_of(child.pidfd()?)?, me)?;
     child.let_go()?;
-    is_gone_with(&child, Status::exited(5))?;
+    child.is_gone_with(Status::exited(5))?;
     sigchld::none_pending()
 }
 
@@ -217,5 +211,5 @@ fn autoreap_thread_pidfd() -> Result {
     thread.reaped_with(Status::exited(5))?;
     is_not_over(&child)?;
     gate.open()?;
-    is_gone_with(&child, Status::exited(6))
+    child.is_gone_with(Status::exited(6))
 }

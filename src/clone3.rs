@@ -545,6 +545,18 @@ impl Child {
         observer.wait_reaped()
     }
 
+    /// Blocks until the child is a zombie, which must have exited with `code`, and leaves it one.
+    #[track_caller]
+    pub fn is_a_zombie(&self, code: i32) -> Result {
+        check::equal("the zombie", wait::find_zombie(self.pid)?, wait::Event::exited(self.pid, code))
+    }
+
+    /// Waits until nothing is left of a child with a pidfd, which nobody is to wait for, but this status on record.
+    #[track_caller]
+    pub fn is_gone_with(&self, expected: Status) -> Result {
+        self.pidfd()?.gone_with(self.pid, expected)
+    }
+
     /// Reaps an ordinary child and checks how it ended.
     #[track_caller]
     pub fn reap_expecting(self, expected: Status) -> Result {

@@ -229,6 +229,15 @@ impl Pidfd {
         check::equal(format_args!("exit information on {self}"), got, expected)
     }
 
+    /// As [`Pidfd::reaped_with`]; and nothing else may be left of the process, whose pid this was: no child of the
+    /// caller's, and nobody has the pid.
+    #[track_caller]
+    pub fn gone_with(&self, pid: i32, expected: Status) -> Result {
+        self.reaped_with(expected)?;
+        wait::no_child(pid)?;
+        wait::pid_is_free(pid)
+    }
+
     /// `pidfd_send_signal(2)`.
     pub fn send_signal(&self, signal: Signal) -> std::result::Result<(), Errno> {
         self.send_raw_signal(signal as i32)

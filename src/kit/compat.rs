@@ -4,7 +4,7 @@
 //! below 4 GiB.
 
 use std::arch::asm;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
@@ -12,7 +12,7 @@ use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
 use crate::abi::{CloneArgs, Flags};
 use crate::check::{Failure, Result};
 use crate::clone3::{PIDFD_UNTOUCHED, exit_now};
-use crate::kit::process;
+use crate::kit::{fds, process};
 use crate::note;
 use crate::pidfd::Pidfd;
 
@@ -79,8 +79,8 @@ pub fn clone3(
     if pid < 0 {
         return Ok(Err(Errno::from_raw(-pid)));
     }
-    // SAFETY: on success the kernel wrote a new descriptor that nobody else owns.
-    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd.read()) };
+    // SAFETY: as above; on success the kernel wrote a new descriptor.
+    let pidfd = fds::adopt(unsafe { pidfd.read() });
     Ok(Ok((pid, Pidfd::from(pidfd))))
 }
 

@@ -61,6 +61,30 @@ impl Line {
         close_copies([&self.to, &self.from]);
     }
 
+    /// The process `pid` at the other end must be found like this.
+    #[track_caller]
+    fn is(&self, expected: Pulse, pid: i32, when: &str) -> Result {
+        let got = self.ping()?;
+        note!("ping {pid} {when}: {got:?}");
+        if got == expected {
+            return Ok(());
+        }
+        let now = procfs::describe(pid);
+        check::equal(format_args!("child {pid} {when} ({now})"), got, expected)
+    }
+
+    /// The process `pid` at the other end must answer.
+    #[track_caller]
+    pub fn is_alive(&self, pid: i32, when: &str) -> Result {
+        self.is(Pulse::Alive, pid, when)
+    }
+
+    /// The process `pid` at the other end must be dead: it must not answer once more.
+    #[track_caller]
+    pub fn is_dead(&self, pid: i32, when: &str) -> Result {
+        self.is(Pulse::Dead, pid, when)
+    }
+
     /// Sends a byte and waits for it to come back, or for the end of the stream.
     #[track_caller]
     pub fn ping(&self) -> Result<Pulse> {
@@ -167,34 +191,21 @@ impl Echo {
         self.child
     }
 
-    /// One ping.
-    #[track_caller]
-    pub fn ping(&self) -> Result<Pulse> {
-        self.line.ping()
+    /// The child, and the line to it.
+    pub fn into_parts(self) -> (Child, Line) {
+        (self.child, self.line)
     }
 
     /// The child must answer.
     #[track_caller]
     pub fn is_alive(&self, when: &str) -> Result {
-        self.pulse(Pulse::Alive, when)
+        self.line.is_alive(self.child.pid(), when)
     }
 
     /// The child must be dead: it must not answer once more.
     #[track_caller]
     pub fn is_dead(&self, when: &str) -> Result {
-        self.pulse(Pulse::Dead, when)
-    }
-
-    #[track_caller]
-    fn pulse(&self, expected: Pulse, when: &str) -> Result {
-        let pid = self.child.pid();
-        let got = self.ping()?;
-        note!("ping {pid} {when}: {got:?}");
-        if got == expected {
-            return Ok(());
-        }
-        let now = procfs::describe(pid);
-        check::equal(format_args!("child {pid} {when} ({now})"), got, expected)
+        self.line.is_dead(self.child.pid(), when)
     }
 }
 

@@ -2,17 +2,18 @@
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 
+use nix::errno::Errno;
 use nix::poll::{PollFlags, PollTimeout};
-
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 
 use crate::check::{Failure, Result};
+use crate::kit::fds;
 use crate::pidfd::Pidfd;
 use crate::sandbox;
 
@@ -68,6 +69,50 @@ pub fn receive_without_room(socket: impl AsFd) -> Result<bool> {
     let mut none = RecvAncillaryBuffer::default();
     let got = recvmsg(socket, &mut [IoSliceMut::new(&mut byte)], &mut none, RecvFlags::empty())?;
     Ok(got.flags.contains(ReturnFlags::CTRUNC))
+}
+
+/// `SO_PASSPIDFD` and `SCM_PIDFD` of `include/linux/socket.h` (Linux 6.5).
+const SO_PASSPIDFD: libc::c_int = 76;
+const SCM_PIDFD: libc::c_int = 4;
+
+/// Has every message that this socket receives from now on come with a pidfd of its sender.
+///
+/// # Errors
+/// `unsupported` where the kernel knows nothing of it.
+pub fn ask_for_pidfds(socket: impl AsFd) -> Result {
+    let (fd, on) = (socket.as_fd().as_raw_fd(), 1_i32);
+    // SAFETY: the option's value is a live int of the size that is stated.
+    let set = unsafe {
+        libc::setsockopt(fd, libc::SOL_SOCKET, SO_PASSPIDFD, (&raw const on).cast(), size_of::<i32>() as u32)
+    };
+    match Errno::result(set) {
+        Err(Errno::ENOPROTOOPT) => Err(Failure::unsupported("the kernel has no SO_PASSPIDFD (Linux 6.5)")),
+        set => Ok(set.map(drop)?),
+    }
+}
+
+/// Receives a byte from a socket that [asked](ask_for_pidfds), and gives the pidfd that came with it.
+pub fn receive_pidfd(socket: impl AsFd) -> Result<OwnedFd> {
+    let mut byte = [0_u8; 1];
+    let mut data = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: byte.len() };
+    // Words, as control messages are aligned to them.
+    let mut control = [0_usize; 8];
+    // SAFETY: plain data for which all zeroes is a valid value.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut data;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = size_of_val(&control);
+    // SAFETY: the message points to live buffers of the sizes that it states.
+    let got = unsafe { libc::recvmsg(socket.as_fd().as_raw_fd(), &mut message, libc::MSG_CMSG_CLOEXEC) };
+    Errno::result(got)?;
+    // SAFETY: recvmsg left a valid message, whose control part the macros walk.
+    let header = unsafe { libc::CMSG_FIRSTHDR(&message).as_ref() };
+    match header.filter(|one| (one.cmsg_level, one.cmsg_type) == (libc::SOL_SOCKET, SCM_PIDFD)) {
+        // SAFETY: the data of this kind of control message is one descriptor, which is ours from now on.
+        Some(one) => Ok(fds::adopt(unsafe { libc::CMSG_DATA(one).cast::<i32>().read_unaligned() })),
+        None => Err(Failure::fail("no SCM_PIDFD came with the message")),
+    }
 }
 
 /// Has the kernel collect the garbage among UNIX sockets until that reaps the process of this pidfd.

@@ -2,12 +2,12 @@
 
 use std::arch::asm;
 use std::ffi::c_ulong;
-use std::os::fd::{FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
 
 use crate::abi::Flags;
 use crate::clone3::{PIDFD_UNTOUCHED, exit_now};
+use crate::kit::fds;
 use crate::note;
 use crate::pidfd::Pidfd;
 
@@ -25,9 +25,7 @@ pub fn clone(flags: u64, body: impl FnOnce() -> i32) -> Result<(i32, Option<Pidf
     note!("clone({flags:#x}) = {pid}");
     let pid = Errno::result(pid)? as i32;
     let wrote = flags & Flags::PIDFD.bits() != 0 && pidfd >= 0;
-    // SAFETY: on success the kernel wrote a new descriptor that nobody else owns.
-    let pidfd = wrote.then(|| Pidfd::from(unsafe { OwnedFd::from_raw_fd(pidfd) }));
-    Ok((pid, pidfd))
+    Ok((pid, wrote.then(|| Pidfd::from(fds::adopt(pidfd)))))
 }
 
 /// `fork(2)`. The child exits with `code`.

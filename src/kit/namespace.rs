@@ -52,6 +52,21 @@ pub fn instructed_init<I: Serialize + DeserializeOwned, A: Serialize + Deseriali
     Actor::spawn(&call.clone().with(Flags::CLONE_NEWPID), act)
 }
 
+/// Mounts the `/proc` of the caller's pid namespace over the one that is there. For a process in a mount namespace
+/// of its own.
+///
+/// # Errors
+/// `blocked` where the environment forbids it, as containers do that hide a part of `/proc`.
+pub fn mount_proc() -> Result {
+    use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+    // Nothing mounted from here on may show up outside.
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .and_then(|()| mount("proc", "/proc", "proc", MountFlags::empty(), None))
+        .map_err(|errno| {
+            Failure::blocked(format!("a /proc of another pid namespace cannot be mounted: {errno:?}"))
+        })
+}
+
 fn check_that_this_is_init() -> Result {
     crate::check::equal("the pid of a pid namespace's first process", std::process::id(), 1)
 }

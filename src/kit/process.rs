@@ -84,6 +84,12 @@ pub fn tgkill_nothing(pid: i32, tid: i32) -> std::result::Result<(), Errno> {
     Errno::result(unsafe { libc::syscall(libc::SYS_tgkill, pid, tid, 0) }).map(drop)
 }
 
+/// `sched_getscheduler(2)`: the scheduling policy of a thread, as a number.
+pub fn sched_getscheduler(tid: i32) -> std::result::Result<i32, Errno> {
+    // SAFETY: no pointers are passed.
+    Errno::result(unsafe { libc::sched_getscheduler(tid) })
+}
+
 /// Makes a call whose set_tid is the number of a process that is gone.
 ///
 /// The kernel gives the number back a few instructions after it reports POLLHUP, and tells nobody; until then

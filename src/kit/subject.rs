@@ -1,5 +1,5 @@
-//! The children whom `PIDFD_GET_INFO` is asked about: an ordinary one, and an auto-reaped one where the kernel
-//! has them. What is true of both is claimed of both.
+//! The children of whom something is claimed that the new flags do not matter to: an ordinary one, and one with
+//! new flags where the kernel has them. What is true of both is claimed of both.
 
 use crate::abi::Flags;
 use crate::check::Result;
@@ -7,7 +7,18 @@ use crate::clone3::{Child, Clone3};
 use crate::need::Setting;
 use crate::wait::{self, Status};
 
-/// The calls that make them, each with a pidfd.
+/// The plainest call, and the one with all of the new flags if the kernel has them: what clone3 says of the other
+/// arguments is the same for both.
+pub fn extremes() -> Vec<Clone3> {
+    let mut calls = vec![Clone3::fork()];
+    let has = &Setting::get().probe.features;
+    if has.autoreap && has.nnp && has.autokill {
+        calls.push(Clone3::new(Flags::KILLED_NNP));
+    }
+    calls
+}
+
+/// The calls that make the children whom `PIDFD_GET_INFO` is asked about, each with a pidfd.
 pub fn calls() -> Vec<Clone3> {
     let mut calls = vec![Clone3::fork().with(Flags::PIDFD)];
     if Setting::get().probe.features.autoreap {

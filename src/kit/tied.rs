@@ -5,15 +5,14 @@ use std::os::fd::{AsRawFd, RawFd};
 use nix::sys::signal::Signal;
 
 use crate::abi::Flags;
+use crate::check;
 use crate::check::{Context as _, Result};
 use crate::clone3::Clone3;
-use crate::kit::echo::{Line, Pulse, line};
+use crate::kit::echo::{Echo, Line, line};
 use crate::kit::fds::close_copy;
 use crate::kit::holder::Holder;
-use crate::note;
 use crate::pidfd::Pidfd;
 use crate::wait::{self, Status};
-use crate::{check, procfs};
 
 /// An auto-kill child that echoes, the pidfd that clone3 returned for it, and a plain one to watch it with.
 #[derive(Debug)]
@@ -48,22 +47,9 @@ impl Tied {
     /// A child that first runs `prepare`, which must succeed.
     #[track_caller]
     pub fn prepared(call: &Clone3, prepare: impl FnOnce() -> Result) -> Result<Tied> {
-        let (line, echoer) = line()?;
-        let mut child = call.spawn(|| {
-            line.close_in_child();
-            match prepare() {
-                Ok(()) => echoer.serve(),
-                Err(failure) => {
-                    note!("in the child: {}", failure.message);
-                    98
-                }
-            }
-        })?;
-        drop(echoer);
+        let (mut child, line) = Echo::prepared(call, prepare)?.into_parts();
         let pidfd = Some(child.take_pidfd()?);
-        let tied = Tied { pid: child.pid(), pidfd, line, observer: child.observe()? };
-        tied.lives("before anything was done")?;
-        Ok(tied)
+        Ok(Tied { pid: child.pid(), pidfd, line, observer: child.observe()? })
     }
 
     /// A child made by another process, which holds the only reference, under the number given.
@@ -131,13 +117,13 @@ impl Tied {
     /// It must answer.
     #[track_caller]
     pub fn lives(&self, when: &str) -> Result {
-        self.pulse(Pulse::Alive, when)
+        self.line.is_alive(self.pid, when)
     }
 
     /// It must be dead already, and then be found killed by SIGKILL, reaped and gone.
     #[track_caller]
     pub fn dies(&self, when: &str) -> Result {
-        self.pulse(Pulse::Dead, when)?;
+        self.line.is_dead(self.pid, when)?;
         self.dies_in_time(when)
     }
 
@@ -155,17 +141,6 @@ impl Tied {
         // ESRCH says that it is gone already.
         let _ = self.observer.send_signal(Signal::SIGKILL);
         self.observer.wait_reaped()
-    }
-
-    #[track_caller]
-    fn pulse(&self, expected: Pulse, when: &str) -> Result {
-        let got = self.line.ping()?;
-        note!("ping {} {when}: {got:?}", self.pid);
-        if got == expected {
-            return Ok(());
-        }
-        let now = procfs::describe(self.pid);
-        check::equal(format_args!("auto-kill child {} {when} ({now})", self.pid), got, expected)
     }
 }
 
