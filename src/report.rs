@@ -121,10 +121,10 @@ impl Policy {
 
     fn on_broken_claim(&self, case: &Case, message: String) -> (Verdict, String) {
         match case.since {
+            // Whoever requires the features has them; the kernel is merely older than this claim about them.
             Some(since) if series(&self.release) < series(since) => {
-                let reason =
-                    format!("as claimed since Linux {since}, while Linux {} has: {message}", self.release);
-                self.on_unmet(case, Unmet::Unsupported(reason))
+                let release = &self.release;
+                (Verdict::Unsupported, format!("true since Linux {since}; Linux {release} has: {message}"))
             }
             _ if case.strength == Strength::Is && !self.strict => (Verdict::Deviation, message),
             _ => (Verdict::Fail, message),
@@ -386,7 +386,7 @@ mod tests {
     fn an_older_kernel_is_without_a_later_claim() {
         let later = Case { since: Some("6.18"), ..case(Strength::Must, None) };
         let verdict = |release: &str| {
-            let policy = Policy { release: release.to_owned(), ..Policy::default() };
+            let policy = Policy { release: release.to_owned(), require_all: true, ..Policy::default() };
             policy.on_outcome(&later, Some(&Failure::fail("x"))).0
         };
         assert_eq!(verdict("6.17.13+deb13-amd64"), Verdict::Unsupported);
