@@ -17,6 +17,8 @@ use rustix::process::{WaitOptions, getpid, setsid, wait};
 use rustix::system::{RebootCommand, reboot};
 use rustix::termios::{OptionalActions, tcdrain, tcgetattr, tcsetattr};
 
+use super::counters;
+
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// Whether this process was started to be the guest's init.
@@ -78,10 +80,18 @@ fn is_mounted(target: &str) -> bool {
 fn carry_out(plan: &str) -> Result<()> {
     let plan: Plan = serde_json::from_slice(&fs::read(plan)?)?;
     let output = serial(&plan.output)?;
+    let counters = plan.counters.as_deref().map(serial).transpose()?;
+    if counters.is_some() {
+        counters::reset()?;
+    }
     let mut journal = serial(&plan.journal)?;
     log(SUITE_STARTS);
     let exit = run_suite(&plan, &output)?;
     tcdrain(&output)?;
+    if let Some(line) = &counters {
+        counters::write(line)?;
+        tcdrain(line)?;
+    }
     let mut line = serde_json::to_vec(&exit)?;
     line.push(b'\n');
     journal.write_all(&line)?;

@@ -5,6 +5,7 @@
 mod cases;
 mod claims;
 mod cli;
+mod counters;
 mod describe;
 mod init;
 mod journal;

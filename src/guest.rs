@@ -26,6 +26,8 @@ pub struct Plan {
     pub output: String,
     /// The device that takes the journal of events.
     pub journal: String,
+    /// The device that takes, as a tar archive, the counters of a kernel that was built with gcov.
+    pub counters: Option<String>,
 }
 
 /// The last line of the journal, written by the guest's init and not by the runner: how the runner ended.

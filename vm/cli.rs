@@ -14,7 +14,7 @@ use crate::spec::{Spec, USUAL_FLAVOUR, flavour_name};
 #[derive(Debug, Parser)]
 #[command(name = "vm/run.sh", version, max_term_width = 100)]
 pub struct Cli {
-    /// The kernel: a path (vmlinuz, bzImage, kernel build tree, kernel .deb), a version or the beginning of one as 7.1,
+    /// The kernel: a path (vmlinuz, bzImage, vmlinux with PVH, kernel build tree, kernel .deb), a version or the beginning of one as 7.1,
     /// 7.2.13 or 7.1/rt-amd64 (the newest in Debian's archive), debian:SUITE[/FLAVOUR], or vX.Y (virtme-ng's own download)
     #[arg(long, value_name = "SPEC", default_value = "7.1")]
     pub kernel: Spec,
@@ -41,6 +41,10 @@ pub struct Cli {
     /// Write what the kernel says on its console to this file
     #[arg(long, value_name = "FILE")]
     pub console: Option<PathBuf>,
+
+    /// Write the counters of a kernel that was built with gcov to this file, as a tar archive (with --engine qemu)
+    #[arg(long, value_name = "FILE")]
+    pub counters: Option<PathBuf>,
 
     /// The suite's static binary
     #[arg(long, value_name = "FILE", env = "CLONE3_SUITE", hide = true)]

@@ -55,6 +55,7 @@ mod tests {
             rerun: String::new(),
             output: "o".into(),
             journal: "j".into(),
+            counters: None,
         };
         let mut archive = Vec::new();
         write(&mut archive, b"binary!", &plan).unwrap();

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
 use crate::archive::{Archive, Index, Package, unpack};
+use crate::elf;
 use crate::interrupt::Interrupted;
 use crate::note;
 use crate::spec::{Spec, USUAL_FLAVOUR};
@@ -126,7 +127,18 @@ fn take_image(package: &Path, folder: &Path) -> Result<()> {
 
 /// A kernel image, looked at closely enough to say that it is one.
 fn from_image(path: &Path) -> Result<Kernel> {
-    let no_image = || format!("{} is no x86 kernel image (a vmlinuz or bzImage is one)", path.display());
+    let no_image = || {
+        format!("{} is no x86 kernel image (a vmlinuz, bzImage or vmlinux with PVH is one)", path.display())
+    };
+    if let Some(release) = unpacked_release(path)? {
+        return Ok(Kernel {
+            image: fs::canonicalize(path)?,
+            release,
+            uncompressed: None,
+            package: None,
+            _unpacked: None,
+        });
+    }
     let mut head = Vec::new();
     let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
     let length = file.metadata()?.len();
@@ -145,6 +157,18 @@ fn from_image(path: &Path) -> Result<Kernel> {
         package: None,
         _unpacked: None,
     })
+}
+
+/// The release of a kernel that is not compressed and can be started so; none of anything else.
+fn unpacked_release(path: &Path) -> Result<Option<String>> {
+    let mut magic = Vec::new();
+    let cannot_read = || format!("cannot read {}", path.display());
+    File::open(path).and_then(|file| file.take(8).read_to_end(&mut magic)).with_context(cannot_read)?;
+    if !elf::is_program(&magic) {
+        return Ok(None);
+    }
+    let kernel = fs::read(path).with_context(cannot_read)?;
+    Ok(vmlinux::is_bootable(&kernel).then(|| vmlinux::release(&kernel)).flatten())
 }
 
 /// How much of an image has to be read to know it.

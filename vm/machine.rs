@@ -1,4 +1,6 @@
 //! The virtual machine that is asked for, whatever engine boots it.
+use std::path::PathBuf;
+
 use crate::accel::Accel;
 use crate::watch::Limits;
 
@@ -14,6 +16,8 @@ pub struct Machine {
     pub uncompressed: bool,
     /// More for the kernel's command line.
     pub append: String,
+    /// Where the counters go of a kernel that was built with gcov.
+    pub counters: Option<PathBuf>,
 }
 
 impl Machine {

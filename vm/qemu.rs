@@ -40,6 +40,9 @@ pub fn boot(job: &Job, screen: &mut dyn Write) -> Result<(Session, String)> {
     for channel in [&channels.console, &channels.output, &channels.journal] {
         qemu.arg("-serial").arg(format!("file:{}", channel.path.display()));
     }
+    if let Some(counters) = &machine.counters {
+        qemu.arg("-serial").arg(format!("file:{}", counters.display()));
+    }
     qemu.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&complaint)?);
     let mut process = Process::spawn(&mut qemu, Signal::KILL)?;
     let session = watch(&mut process, channels, machine.limits, job.interrupts, screen)?;

@@ -4,7 +4,7 @@ use std::io::{IsTerminal, stdout};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 use clone3_conformance::guest::Plan;
 
 use crate::accel::{self, Accel, Threads, Wish};
@@ -101,6 +101,7 @@ fn plan(cli: &Cli, kernel: &Kernel, cpus: u16) -> Plan {
         rerun: rerun(cli, kernel, cpus),
         output: "/dev/ttyS1".to_owned(),
         journal: "/dev/ttyS2".to_owned(),
+        counters: cli.counters.as_ref().map(|_| "/dev/ttyS3".to_owned()),
     }
 }
 
@@ -157,8 +158,12 @@ impl<'a> Run<'a> {
             limits: Limits { boot: BOOT, whole: options.timeout },
             append: options.append.clone(),
             uncompressed: accel != Accel::Kvm,
+            counters: cli.counters.clone(),
         };
         let engine = engine(options.engine, &kernel, cache, interrupts).map_err(at("machine"))?;
+        if cli.counters.is_some() && !matches!(engine, Engine::Qemu) {
+            return Err(at("machine")(anyhow!("--counters needs --engine qemu")));
+        }
         let binary = binary(cli).map_err(at("build"))?;
         let may_leave_kvm = accel == Accel::Kvm && options.accel == Wish::Auto;
         let plan = plan(cli, &kernel, machine.cpus);

@@ -8,6 +8,8 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use regex::bytes::Regex;
+
 use crate::elf::{self, u32_at};
 
 /// How a compressed kernel begins, what unpacks it, and whether its length is appended to it.
@@ -27,11 +29,22 @@ pub fn unpack(image: &Path, target: &Path) -> std::io::Result<bool> {
     let image = fs::read(image)?;
     let Some((packer, packed)) = payload(&image) else { return Ok(false) };
     let kernel = run_packer(packer, packed).unwrap_or_default();
-    let bootable = elf::segment(&kernel, elf::NOTES).is_some_and(has_entry);
+    let bootable = is_bootable(&kernel);
     if bootable {
         fs::write(target, kernel)?;
     }
     Ok(bootable)
+}
+
+/// Whether this is a kernel that QEMU can start as it is.
+pub fn is_bootable(kernel: &[u8]) -> bool {
+    elf::segment(kernel, elf::NOTES).is_some_and(has_entry)
+}
+
+/// The release of an uncompressed kernel, as its banner says it.
+pub fn release(kernel: &[u8]) -> Option<String> {
+    let banner = Regex::new(r"Linux version (\d\S*)").ok()?;
+    Some(String::from_utf8_lossy(banner.captures(kernel)?.get(1)?.as_bytes()).into_owned())
 }
 
 /// The compressed kernel inside an image, and what unpacks it, as the boot protocol's header says.
@@ -109,6 +122,13 @@ mod tests {
         assert_eq!(entry(&program(b"Xen\0", 18)[..130]), None);
         assert_eq!(entry(b"MZ"), None);
         assert_eq!(entry(b"\x7fELF\x02\x01"), None);
+    }
+
+    #[test]
+    fn the_release_is_in_the_banner() {
+        let kernel = b"\0Linux version %s (%s)\0\0Linux version 7.3.4+x (a@b) #1\0";
+        assert_eq!(release(kernel), Some("7.3.4+x".to_owned()));
+        assert_eq!(release(b"Linux version"), None);
     }
 
     #[test]

@@ -4,6 +4,8 @@
 //! over the console as if the kernel had said it.
 #![forbid(unsafe_code)]
 
+#[path = "../../runner/counters.rs"]
+mod counters;
 #[path = "../../runner/init.rs"]
 mod init;
 

@@ -28,7 +28,10 @@ pub fn tree(package: &str, driver: &Path) -> Result<PathBuf> {
     // The driver asks the archive for its lists, and leaves the settings with which they can be used.
     run(Command::new(driver).arg("--list-kernels"))?;
     let settings = cache.join("apt/apt.conf");
-    run(Command::new("apt-get").arg("-c").arg(settings).args(["download", package]).current_dir(&part))?;
+    let mut download = Command::new("apt-get");
+    // The driver reads the lists itself, and so forbids the index that apt-get needs.
+    download.arg("-c").arg(settings).args(["-o", "pkgCacheFile::Generate=true", "download", package]);
+    run(download.current_dir(&part))?;
     unpack(package, &part)?;
     fs::rename(part.join("tree"), &tree)?;
     fs::remove_dir_all(part)?;

@@ -1,18 +1,18 @@
-//! Building kernels: the base once, each mutant from it by recompiling what its edit touches.
+//! The base kernel, built once by its own build system in a folder of ours beside the tree.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use sha2::{Digest as _, Sha256};
+use tempfile::TempDir;
 
 use crate::catalogue::Mutant;
+use crate::link::Parts;
 use crate::source::Source;
-
-/// The image that `make bzImage` leaves.
-const IMAGE: &str = "arch/x86/boot/bzImage";
 
 /// Makes the same source give the same image, so that an image's hash says what it was built from.
 const REPRODUCIBLE: [(&str, &str); 4] = [
@@ -38,132 +38,159 @@ pub enum Built {
     DoesNotBuild(String),
 }
 
-/// Builds kernels in a source tree that is ours to build in, and keeps every image.
+/// Builds kernels from a source tree, which is only read, and keeps every image.
 pub struct Builder {
     source: Source,
-    tree: PathBuf,
-    /// What we know about the tree: the configuration it was given, the originals of edited files.
-    notes: PathBuf,
+    /// The base kernel and its parts.
+    base: Kernel,
+    parts: Parts,
+    release: String,
     images: PathBuf,
-    jobs: u16,
-    /// Keeps others out of the tree for as long as we are.
-    _lock: File,
 }
 
 impl Builder {
-    pub fn new(tree: &Path, cache: &Path, jobs: u16) -> Result<Self> {
-        let tree = tree.canonicalize().with_context(|| format!("kernel tree {}", tree.display()))?;
-        let notes = cache.join(&hex(tree.as_os_str().as_encoded_bytes())[..16]);
-        fs::create_dir_all(&notes)?;
-        let lock = File::create(notes.join("lock"))?;
-        lock.try_lock().with_context(|| format!("somebody else builds in {}", tree.display()))?;
-        let source = Source::open(&tree, &notes.join("originals"))?;
-        Ok(Self { source, tree, notes, images: cache.join("images"), jobs, _lock: lock })
+    /// Builds the base in `folder`, from a configuration; images are kept in `images`. `files` are those that will be edited,
+    /// or compiled in another way.
+    pub fn new(
+        source: Source,
+        folder: &Path,
+        images: &Path,
+        config: &str,
+        files: &BTreeSet<&str>,
+        jobs: u16,
+    ) -> Result<Self> {
+        let build = folder.join("build");
+        fs::create_dir_all(&build)?;
+        let tree = Tree { source: &source.tree, build: &build, jobs };
+        // Several runs can go on at once, but for this.
+        let lock = File::create(folder.join("lock"))?;
+        lock.lock()?;
+        tree.configure(config)?;
+        tree.make("vmlinux")?;
+        drop(lock);
+        let parts = Parts::new(&source.tree, &build, folder, files)?;
+        let release = fs::read_to_string(build.join("include/config/kernel.release"))?.trim().to_owned();
+        let scratch = parts.scratch()?;
+        let image = scratch.path().join("vmlinux");
+        let linked = parts.link(&[], &image)?;
+        linked.map_err(|why| anyhow!("the base kernel does not link: {why}"))?;
+        let base = keep(&image, |sha256| images.join(&sha256[..16]))?;
+        drop(scratch);
+        Ok(Self { source, base, parts, release, images: images.to_owned() })
     }
 
-    /// The kernel without any mistake. make decides what there is to do: a tree that changed gives another base.
-    pub fn base(&self, fragment: &Path) -> Result<Kernel> {
-        self.configure(fragment)?;
-        let log = self.notes.join("make.log");
-        ensure!(self.make("bzImage", &log)?, "the base kernel does not build, see {}", log.display());
-        let built = self.tree.join(IMAGE);
-        let sha256 = hex(&fs::read(&built)?);
-        let image = self.images.join(&sha256[..16]).join("bzImage");
-        store(&built, &image)?;
+    /// The kernel without any mistake.
+    pub fn base(&self) -> &Kernel {
+        &self.base
+    }
+
+    /// The base with `files` compiled with `more` options; what compilers leave besides is in `folder`.
+    pub fn counting(&self, files: &BTreeSet<&str>, more: &str, folder: &Path) -> Result<Kernel> {
+        let mut objects = Vec::new();
+        for file in files {
+            let compiled = self.parts.compile(file, &self.source.read(file)?, folder, more)?;
+            objects.push((*file, compiled.map_err(anyhow::Error::msg)?));
+        }
+        let image = folder.join("vmlinux");
+        self.parts.link(&objects, &image)?.map_err(anyhow::Error::msg)?;
+        let sha256 = hex(&fs::read(&image)?);
         Ok(Kernel { image, sha256 })
     }
 
-    /// The smallest configuration, plus the fragment; left alone while the fragment stays the same.
-    ///
-    /// A configuration that somebody else made is never overwritten.
-    fn configure(&self, fragment: &Path) -> Result<()> {
-        let wanted = fs::read(fragment).with_context(|| format!("{}", fragment.display()))?;
-        let used = self.notes.join("fragment.config");
-        if fs::read(&used).is_ok_and(|text| text == wanted) {
+    /// A folder to work in; it goes away when it is dropped.
+    pub fn scratch(&self) -> Result<TempDir> {
+        self.parts.scratch()
+    }
+
+    /// The tree that kernels are built from.
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// What the base calls itself.
+    pub fn release(&self) -> &str {
+        &self.release
+    }
+
+    /// The mutant's kernel, from the cache or newly built.
+    pub fn mutant(&self, mutant: &Mutant) -> Result<Built> {
+        let edits = serde_json::to_string(&mutant.edits)?;
+        let folder = self.images.join(&hex(format!("{}{edits}", self.base.sha256).as_bytes())[..16]);
+        let image = folder.join("vmlinux");
+        if let Ok(bytes) = fs::read(&image) {
+            return Ok(Built::Kernel(Kernel { image, sha256: hex(&bytes) }));
+        }
+        let edited = match self.source.edited(mutant) {
+            Ok(files) => files,
+            Err(error) => return Ok(Built::DoesNotApply(format!("{error:#}"))),
+        };
+        let scratch = self.parts.scratch()?;
+        let mut objects = Vec::new();
+        for (file, text) in &edited {
+            match self.parts.compile(file, text, scratch.path(), "")? {
+                Ok(object) => objects.push((file.as_str(), object)),
+                Err(why) => return Ok(Built::DoesNotBuild(why)),
+            }
+        }
+        let linked = scratch.path().join("vmlinux");
+        if let Err(why) = self.parts.link(&objects, &linked)? {
+            return Ok(Built::DoesNotBuild(why));
+        }
+        let kernel = keep(&linked, |_| folder.clone())?;
+        fs::write(folder.join("mutant"), format!("{}\n{edits}\n", mutant.id))?;
+        Ok(Built::Kernel(kernel))
+    }
+}
+
+/// A source tree, and the folder in which it is built.
+struct Tree<'a> {
+    source: &'a Path,
+    build: &'a Path,
+    jobs: u16,
+}
+
+impl Tree<'_> {
+    /// The smallest configuration, plus what is wanted; left alone while that stays the same.
+    fn configure(&self, wanted: &str) -> Result<()> {
+        let used = self.build.join("../fragment.config");
+        if fs::read_to_string(&used).is_ok_and(|text| text == wanted) {
             return Ok(());
         }
-        let config = self.tree.join(".config");
-        ensure!(
-            used.exists() || !config.exists(),
-            "{} is configured already: give a fresh copy",
-            self.tree.display()
-        );
-        let log = self.notes.join("make.log");
-        ensure!(self.make("tinyconfig", &log)?, "make tinyconfig fails, see {}", log.display());
-        fs::OpenOptions::new().append(true).open(&config)?.write_all(&wanted)?;
-        ensure!(self.make("olddefconfig", &log)?, "make olddefconfig fails, see {}", log.display());
+        self.make("tinyconfig")?;
+        fs::OpenOptions::new().append(true).open(self.build.join(".config"))?.write_all(wanted.as_bytes())?;
+        self.make("olddefconfig")?;
         fs::write(used, wanted)?;
         Ok(())
     }
 
-    /// Why the mutant's edits do not fit this tree, if they do not.
-    pub fn misfit(&self, mutant: &Mutant) -> Option<String> {
-        self.source.edited(mutant).err().map(|error| format!("{error:#}"))
-    }
-
-    /// The mutant's kernel, from the cache or newly built from `base`.
-    pub fn mutant(&self, base: &Kernel, mutant: &Mutant) -> Result<Built> {
-        let edits = serde_json::to_string(&mutant.edits)?;
-        let dir = self.images.join(&hex(format!("{}{edits}", base.sha256).as_bytes())[..16]);
-        let image = dir.join("bzImage");
-        let log = dir.join("make.log");
-        if !image.exists() {
-            let files = match self.source.edited(mutant) {
-                Ok(files) => files,
-                Err(error) => return Ok(Built::DoesNotApply(format!("{error:#}"))),
-            };
-            fs::create_dir_all(&dir)?;
-            self.source.write(&files)?;
-            fs::write(dir.join("mutant"), format!("{}\n{edits}\n", mutant.id))?;
-            let built = self.make("bzImage", &log);
-            self.source.restore()?;
-            if !built? {
-                return Ok(Built::DoesNotBuild(first_error(&log)?));
-            }
-            store(&self.tree.join(IMAGE), &image)?;
-        }
-        let sha256 = hex(&fs::read(&image)?);
-        Ok(Built::Kernel(Kernel { image, sha256 }))
-    }
-
-    /// What the base calls itself.
-    pub fn release(&self) -> Result<String> {
-        let release = self.tree.join("include/config/kernel.release");
-        let text = fs::read_to_string(&release).with_context(|| format!("{}", release.display()))?;
-        Ok(text.trim().to_owned())
-    }
-
-    /// Runs make; `false` when it fails.
-    fn make(&self, target: &str, log: &Path) -> Result<bool> {
-        let output = File::create(log)?;
+    fn make(&self, target: &str) -> Result<()> {
+        let log = self.build.join("../make.log");
+        let output = File::create(&log)?;
         let status = Command::new("make")
             .arg("-C")
-            .arg(&self.tree)
+            .arg(self.source)
+            .arg(format!("O={}", self.build.display()))
             .arg(format!("-j{}", self.jobs))
             .args(["-s", target])
             .envs(REPRODUCIBLE)
+            .stdin(Stdio::null())
             .stderr(output.try_clone()?)
             .stdout(output)
             .status()
             .context("make")?;
-        Ok(status.success())
+        ensure!(status.success(), "make {target} fails, see {}", log.display());
+        Ok(())
     }
 }
 
-/// Copies an image into the cache so that a half-written one is never found there.
-fn store(built: &Path, image: &Path) -> Result<()> {
-    let Some(dir) = image.parent() else { bail!("{} has no folder", image.display()) };
-    fs::create_dir_all(dir)?;
-    let partial = image.with_extension("partial");
-    fs::copy(built, &partial)?;
-    fs::rename(partial, image)?;
-    Ok(())
-}
-
-fn first_error(log: &Path) -> Result<String> {
-    let text = fs::read_to_string(log)?;
-    let line = text.lines().find(|line| line.contains("error") || line.contains("Error"));
-    Ok(line.unwrap_or("no message").to_owned())
+/// Moves an image into the cache, to the folder that its hash may name, so that a half-written one is never found there.
+fn keep(built: &Path, folder: impl FnOnce(&str) -> PathBuf) -> Result<Kernel> {
+    let sha256 = hex(&fs::read(built)?);
+    let folder = folder(&sha256);
+    fs::create_dir_all(&folder)?;
+    let image = folder.join("vmlinux");
+    fs::rename(built, &image)?;
+    Ok(Kernel { image, sha256 })
 }
 
 pub fn hex(bytes: &[u8]) -> String {

@@ -1,24 +1,28 @@
 //! Builds broken kernels, runs the suite on each, and says which mistakes it does not notice.
 
 mod catalogue;
+mod coverage;
 mod fetch;
 mod kernel;
+mod link;
 mod proof;
 mod source;
 mod suite;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Mutex;
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::ScopedJoinHandle;
 
-use anyhow::{Error, Result, bail, ensure};
+use anyhow::{Context, Error, Result, bail, ensure};
 use clap::Parser;
 
 use catalogue::Mutant;
+use coverage::Sheet;
 use kernel::{Builder, Built, Kernel};
 use proof::Fate;
+use source::Source;
 use suite::Suite;
 
 /// Exit status: the run itself failed, which says nothing of the suite.
@@ -30,7 +34,7 @@ const BROKEN: u8 = 3;
 #[derive(Parser)]
 #[command(name = "vm/mutants.sh", max_term_width = 100)]
 struct Arguments {
-    /// Kernel source tree to configure, build and break: give it a copy of its own, as from git worktree add
+    /// Kernel source tree to break, which is only read: it must not have been built in (make mrproper)
     #[arg(long, value_name = "DIR", conflicts_with = "source")]
     tree: Option<PathBuf>,
 
@@ -50,7 +54,7 @@ struct Arguments {
     #[arg(long, value_name = "ID", num_args = 1..)]
     only: Vec<String>,
 
-    /// How many guests, or compilers, may run at once
+    /// How many compilers, or guests, may run at once
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     jobs: u16,
 
@@ -61,6 +65,10 @@ struct Arguments {
     /// Build the kernels and run nothing
     #[arg(long)]
     build_only: bool,
+
+    /// Build the base with gcov, run the suite on it, and write to this file, as Markdown, how much of the kernel's code ran
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["only", "build_only", "proof"])]
+    coverage: Option<PathBuf>,
 
     /// Write the report to this file, as Markdown
     #[arg(long, value_name = "FILE")]
@@ -75,52 +83,63 @@ fn main() -> ExitCode {
 }
 
 fn start(arguments: &Arguments) -> Result<ExitCode> {
-    let mutants = chosen(catalogue::load(&arguments.catalogue)?, &arguments.only)?;
+    let all = catalogue::load(&arguments.catalogue)?;
+    let mutants = chosen(all.clone(), &arguments.only)?;
     if arguments.list {
         mutants.iter().for_each(|mutant| println!("{}\t{}", mutant.id, mutant.sees));
         return Ok(ExitCode::SUCCESS);
     }
     let cache =
         arguments.cache.clone().map_or_else(|| Ok(fetch::cache()?.join("mutants")), Ok::<_, Error>)?;
-    let builder = Builder::new(&tree(arguments)?, &cache, arguments.jobs)?;
-    // Known in a moment, where building takes an hour.
-    for (mutant, why) in mutants.iter().filter_map(|mutant| Some((mutant, builder.misfit(mutant)?))) {
+    let source = Source { tree: tree(arguments)? };
+    // Known in a moment, where building takes minutes.
+    for (mutant, why) in mutants.iter().filter_map(|mutant| Some((mutant, source.misfit(mutant)?))) {
         println!("{}: does not apply: {why}", mutant.id);
     }
-    let base = builder.base(&arguments.catalogue.join("kernel.config"))?;
-    println!("base: {}", base.image.display());
-    if arguments.build_only {
-        try_all(&builder, &base, mutants, None, arguments.jobs)?;
-        return Ok(ExitCode::SUCCESS);
+    if let Some(document) = &arguments.coverage {
+        return measure(arguments, source, &cache, document);
     }
-    let suite = Suite::beside_us(&cache)?;
-    suite.accepts(&base)?;
-    let fates = try_all(&builder, &base, mutants, Some(&suite), arguments.jobs)?;
-    report(&builder, &suite, &fates, arguments.proof.as_deref())
+    let files = all.iter().flat_map(|mutant| &mutant.edits).map(|edit| edit.file.as_str()).collect();
+    let builder = builder(arguments, source, &cache, "", &files)?;
+    println!("base: {}", builder.base().image.display());
+    let suite = if arguments.build_only { None } else { Some(Suite::beside_us(&cache)?) };
+    suite.as_ref().map_or(Ok(()), |suite| suite.accepts(builder.base()))?;
+    let fates = try_all(&builder, mutants, suite.as_ref(), arguments.jobs)?;
+    match suite {
+        Some(suite) => report(&builder, &suite, &fates, arguments.proof.as_deref()),
+        None => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// Builds the base; with `more` in its configuration it is another, in a folder of its own.
+fn builder(
+    arguments: &Arguments,
+    source: Source,
+    cache: &Path,
+    more: &str,
+    files: &BTreeSet<&str>,
+) -> Result<Builder> {
+    let path = arguments.catalogue.join("kernel.config");
+    let config = std::fs::read_to_string(&path).with_context(|| format!("{}", path.display()))? + more;
+    let tree = source.tree.as_os_str().as_encoded_bytes();
+    let folder = cache.join(&kernel::hex(&[tree, more.as_bytes()].concat())[..16]);
+    Builder::new(source, &folder, &cache.join("images"), &config, files, arguments.jobs)
+}
+
+/// Runs the suite on a base that counts, and says what it did not reach.
+fn measure(arguments: &Arguments, source: Source, cache: &Path, document: &Path) -> Result<ExitCode> {
+    let sheet = Sheet::load(&arguments.catalogue.join("coverage/ranges.toml"))?;
+    let builder = builder(arguments, source, cache, coverage::CONFIG, &sheet.files())?;
+    let is_whole = coverage::measure(&builder, &Suite::beside_us(cache)?, &sheet, document)?;
+    Ok(if is_whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// The tree that was given, or one from the archive.
 fn tree(arguments: &Arguments) -> Result<PathBuf> {
     match &arguments.tree {
-        Some(tree) => Ok(tree.clone()),
+        Some(tree) => tree.canonicalize().with_context(|| format!("kernel tree {}", tree.display())),
         None => fetch::tree(&arguments.source, &suite::driver()?),
     }
-}
-
-/// Builds each mutant and runs the suite on it, the one while the other.
-fn try_all(
-    builder: &Builder,
-    base: &Kernel,
-    mutants: Vec<Mutant>,
-    suite: Option<&Suite>,
-    jobs: u16,
-) -> Result<Vec<(Mutant, Fate)>> {
-    std::thread::scope(|scope| {
-        let (done, trials) = channel();
-        let building = scope.spawn(|| build(builder, base, mutants, done));
-        let fates = judge(suite, trials, jobs)?;
-        joined(building).map(|()| fates)
-    })
 }
 
 fn chosen(mutants: Vec<Mutant>, only: &[String]) -> Result<Vec<Mutant>> {
@@ -131,46 +150,20 @@ fn chosen(mutants: Vec<Mutant>, only: &[String]) -> Result<Vec<Mutant>> {
     Ok(mutants.into_iter().filter(|mutant| only.is_empty() || only.contains(&mutant.id)).collect())
 }
 
-/// A mutant, and its kernel or its fate.
-type Trial = (Mutant, Result<Kernel, Fate>);
-
-/// Builds all kernels, one after the other since there is one tree, and passes each on as soon as it is there.
-fn build(builder: &Builder, base: &Kernel, mutants: Vec<Mutant>, done: Sender<Trial>) -> Result<()> {
-    for mutant in mutants {
-        let kernel = match builder.mutant(base, &mutant)? {
-            Built::Kernel(kernel) => distinguishable(base, &mutant, kernel),
-            Built::DoesNotApply(why) => Err(Fate::DoesNotApply(why)),
-            Built::DoesNotBuild(why) => Err(Fate::DoesNotBuild(why)),
-        };
-        // Nobody listens any more where running the suite has failed; that is reported there.
-        if done.send((mutant, kernel)).is_err() {
-            break;
-        }
-    }
-    Ok(())
-}
-
-/// The kernel, unless it is known that no program can tell it from the base.
-fn distinguishable(base: &Kernel, mutant: &Mutant, kernel: Kernel) -> Result<Kernel, Fate> {
-    if kernel.sha256 == base.sha256 {
-        return Err(Fate::Equivalent("The compiler makes the same kernel of it.".to_owned()));
-    }
-    mutant.equivalent.clone().map_or(Ok(kernel), |why| Err(Fate::Equivalent(why)))
-}
-
-/// Runs the suite on every kernel as it comes, `jobs` at a time. Without a suite, the kernels are all that is wanted.
-fn judge(suite: Option<&Suite>, trials: Receiver<Trial>, jobs: u16) -> Result<Vec<(Mutant, Fate)>> {
-    let trials = Mutex::new(trials);
+/// Builds each mutant and runs the suite on it, `jobs` at a time. Without a suite, the kernels are all that is wanted.
+fn try_all(
+    builder: &Builder,
+    mutants: Vec<Mutant>,
+    suite: Option<&Suite>,
+    jobs: u16,
+) -> Result<Vec<(Mutant, Fate)>> {
+    let mutants = Mutex::new(mutants.into_iter());
     let fates = Mutex::new(Vec::new());
     let work = || -> Result<()> {
         loop {
-            let next = trials.lock().unwrap_or_else(|poison| poison.into_inner()).recv();
-            let Ok((mutant, kernel)) = next else { return Ok(()) };
-            let fate = match (kernel, suite) {
-                (Ok(kernel), Some(suite)) => Fate::Judged(suite.judges(&kernel, &mutant)?),
-                (Ok(_), None) => Fate::Built,
-                (Err(fate), _) => fate,
-            };
+            let next = mutants.lock().unwrap_or_else(|poison| poison.into_inner()).next();
+            let Some(mutant) = next else { return Ok(()) };
+            let fate = fate(builder, &mutant, suite)?;
             println!("{}: {}", mutant.id, fate.line());
             fates.lock().unwrap_or_else(|poison| poison.into_inner()).push((mutant, fate));
         }
@@ -182,6 +175,28 @@ fn judge(suite: Option<&Suite>, trials: Receiver<Trial>, jobs: u16) -> Result<Ve
     let mut fates = fates.into_inner().unwrap_or_else(|poison| poison.into_inner());
     fates.sort_by(|(a, _), (b, _)| a.id.cmp(&b.id));
     Ok(fates)
+}
+
+/// What becomes of a mutant.
+fn fate(builder: &Builder, mutant: &Mutant, suite: Option<&Suite>) -> Result<Fate> {
+    let kernel = match builder.mutant(mutant)? {
+        Built::Kernel(kernel) => kernel,
+        Built::DoesNotApply(why) => return Ok(Fate::DoesNotApply(why)),
+        Built::DoesNotBuild(why) => return Ok(Fate::DoesNotBuild(why)),
+    };
+    Ok(match (equivalence(builder.base(), mutant, &kernel), suite) {
+        (Some(why), _) => Fate::Equivalent(why),
+        (None, Some(suite)) => Fate::Judged(suite.judges(&kernel, mutant)?),
+        (None, None) => Fate::Built,
+    })
+}
+
+/// Why no program can tell the kernel from the base, where that is known.
+fn equivalence(base: &Kernel, mutant: &Mutant, kernel: &Kernel) -> Option<String> {
+    match kernel.sha256 == base.sha256 {
+        true => Some("The compiler makes the same kernel of it.".to_owned()),
+        false => mutant.equivalent.clone(),
+    }
 }
 
 /// What a thread came to; its panic is ours.
@@ -212,7 +227,7 @@ fn report(
     }
     println!("{}", proof::totals(fates));
     if let Some(path) = proof {
-        std::fs::write(path, proof::document(&builder.release()?, fates))?;
+        std::fs::write(path, proof::document(builder.release(), fates))?;
     }
     let is_whole = fates.iter().all(|(_, fate)| !fate.is_hole());
     Ok(if is_whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -1,31 +1,21 @@
-//! Applying a mutant to a kernel tree, and taking it back.
+//! Applying a mutant to the source files of a kernel.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
 use regex::Regex;
 
 use crate::catalogue::{Edit, Mutant};
 
-/// A kernel source tree, and the folder in which the originals of edited files are kept until they are back.
-///
-/// The originals are on disk, not in memory, so that a run that was killed in the middle of a build does not leave its
-/// mistake in somebody's kernel tree: the next run puts them back first.
+/// A kernel source tree. It is only read.
 pub struct Source {
-    tree: PathBuf,
-    originals: PathBuf,
+    pub tree: PathBuf,
 }
 
 impl Source {
-    pub fn open(tree: &Path, originals: &Path) -> Result<Self> {
-        let source = Self { tree: tree.to_owned(), originals: originals.to_owned() };
-        source.restore()?;
-        Ok(source)
-    }
-
     /// The files that the mutant edits, as it wants them.
     pub fn edited(&self, mutant: &Mutant) -> Result<BTreeMap<String, String>> {
         let mut files = BTreeMap::new();
@@ -39,33 +29,15 @@ impl Source {
         Ok(files)
     }
 
-    /// Writes the edited files, after their originals are safe.
-    pub fn write(&self, files: &BTreeMap<String, String>) -> Result<()> {
-        fs::create_dir_all(&self.originals)?;
-        for (file, text) in files {
-            fs::write(self.originals.join(file.replace('/', "%")), self.read(file)?)?;
-            fs::write(self.tree.join(file), text)?;
-        }
-        Ok(())
+    /// Why the mutant's edits do not fit this tree, if they do not.
+    pub fn misfit(&self, mutant: &Mutant) -> Option<String> {
+        self.edited(mutant).err().map(|error| format!("{error:#}"))
     }
 
-    fn read(&self, file: &str) -> Result<String> {
+    /// The text of a file.
+    pub fn read(&self, file: &str) -> Result<String> {
         let path = self.tree.join(file);
         fs::read_to_string(&path).with_context(|| format!("{}", path.display()))
-    }
-
-    /// Puts every edited file back. The time stamps are new ones: make must see that the files changed again.
-    pub fn restore(&self) -> Result<()> {
-        if !self.originals.exists() {
-            return Ok(());
-        }
-        for entry in self.originals.read_dir()? {
-            let entry = entry?;
-            let file = entry.file_name().to_string_lossy().replace('%', "/");
-            fs::write(self.tree.join(file), fs::read(entry.path())?)?;
-            fs::remove_file(entry.path())?;
-        }
-        Ok(())
     }
 }
 
@@ -89,7 +61,7 @@ fn apply(text: &str, edit: &Edit) -> Result<String> {
 /// Where a function is, from the first line of its definition to the brace that closes it; `sys_…` is a system call.
 ///
 /// Kernel style makes that easy: only definitions begin in the first column, and so does the last brace.
-fn function(text: &str, name: &str) -> Result<Range<usize>> {
+pub fn function(text: &str, name: &str) -> Result<Range<usize>> {
     let head = match name.strip_prefix("sys_") {
         Some(call) => format!(r"SYSCALL_DEFINE\d\({},", regex::escape(call)),
         None => format!(r"(?:[a-z_][^\n;]*\b)?{}\(", regex::escape(name)),
@@ -102,7 +74,8 @@ fn function(text: &str, name: &str) -> Result<Range<usize>> {
     Ok(start..start + end + 2)
 }
 
-fn find_once(text: &str, region: Range<usize>, anchor: &str) -> Result<Range<usize>> {
+/// The only place in the region that reads like the anchor.
+pub fn find_once(text: &str, region: Range<usize>, anchor: &str) -> Result<Range<usize>> {
     let mut found = find_all(text, region, anchor)?;
     match found.len() {
         1 => Ok(found.remove(0)),

@@ -102,6 +102,32 @@ impl Suite {
         }
     }
 
+    /// Runs all cases on a kernel that counts, and has it write its counters to `archive`.
+    pub fn counts(&self, kernel: &Kernel, archive: &Path) -> Result<()> {
+        let output = archive.with_extension("log");
+        let log = File::create(&output)?;
+        let status = Command::new(&self.driver)
+            .args(["--engine", "qemu", "--timeout", SECONDS, "--kernel"])
+            .arg(&kernel.image)
+            .arg("--suite")
+            .arg(&self.binary)
+            .arg("--counters")
+            .arg(archive)
+            .stderr(log.try_clone()?)
+            .stdout(log)
+            .status()
+            .with_context(|| format!("{}", self.driver.display()))?;
+        if !status.success() {
+            bail!("the base kernel is not green: {}", fs::read_to_string(output)?);
+        }
+        Ok(())
+    }
+
+    /// How many cases there are.
+    pub fn len(&self) -> usize {
+        self.cases.len()
+    }
+
     /// The claims of the mutants that no case checks (yet).
     pub fn unchecked<'a>(&self, mutants: impl Iterator<Item = &'a Mutant>) -> BTreeSet<&'a str> {
         let claims = mutants.flat_map(|mutant| &mutant.claims);

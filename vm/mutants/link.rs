@@ -1,0 +1,231 @@
+//! From one edited file to a kernel: only that file is compiled, and linked with all the rest.
+//!
+//! make would look at thousands of files to find the one that changed. The compiler and the linker are asked directly, with
+//! the commands that make has noted; everything between two files that mutants edit was linked to one object before.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use regex::Regex;
+use tempfile::TempDir;
+
+/// What a compiler or a linker came to: its complaint, if it failed.
+pub type Outcome<T> = std::result::Result<T, String>;
+
+/// A part of the kernel, in the order in which parts are linked.
+#[derive(Debug, Eq, PartialEq)]
+enum Part {
+    /// The object of a source file that mutants edit.
+    File { source: String, object: PathBuf },
+    /// Everything up to the next.
+    Rest(PathBuf),
+}
+
+/// A kernel that was built, taken apart.
+pub struct Parts {
+    tree: PathBuf,
+    build: PathBuf,
+    parts: Vec<Part>,
+    /// The linker's command, up to the output's name, and what comes after the parts.
+    linker: String,
+    tail: String,
+    folder: TempDir,
+}
+
+impl Parts {
+    /// Takes the kernel in `build` apart into `files` and the rest; `scratch` is where there is room for that.
+    pub fn new(tree: &Path, build: &Path, scratch: &Path, files: &BTreeSet<&str>) -> Result<Self> {
+        let members = members(build)?;
+        let mut parts = Self {
+            tree: tree.to_owned(),
+            build: build.to_owned(),
+            parts: Vec::new(),
+            linker: linker(build)?,
+            tail: libraries(build)?,
+            folder: TempDir::with_prefix_in("parts-", scratch)?,
+        };
+        for file in files {
+            let object = object(file)?;
+            ensure!(members.contains(&object), "{file} is not in this kernel");
+        }
+        let mut rest: Vec<&str> = Vec::new();
+        for member in &members {
+            match files.iter().find(|file| object(file).is_ok_and(|object| object == *member)) {
+                Some(file) => {
+                    parts.join(std::mem::take(&mut rest))?;
+                    parts.parts.push(Part::File { source: (*file).to_owned(), object: build.join(member) });
+                }
+                None => rest.push(member),
+            }
+        }
+        parts.join(rest)?;
+        Ok(parts)
+    }
+
+    /// A folder to work in; it goes away when it is dropped.
+    pub fn scratch(&self) -> Result<TempDir> {
+        Ok(TempDir::new_in(self.folder.path())?)
+    }
+
+    /// Links objects that no mutant touches to one.
+    fn join(&mut self, members: Vec<&str>) -> Result<()> {
+        if members.is_empty() {
+            return Ok(());
+        }
+        let joined = self.folder.path().join(format!("rest-{}.o", self.parts.len()));
+        let list = joined.with_extension("list");
+        fs::write(&list, members.join("\n"))?;
+        let command = format!("{} -r -o {} @{}", first_words(&self.linker), joined.display(), list.display());
+        self.run(&command)?.map_err(anyhow::Error::msg)?;
+        self.parts.push(Part::Rest(joined));
+        Ok(())
+    }
+
+    /// Compiles the text in the place of a file, with `more` options; the result is the object, in `folder`.
+    pub fn compile(&self, file: &str, text: &str, folder: &Path, more: &str) -> Result<Outcome<PathBuf>> {
+        let object = object(file)?;
+        let (edited, target) = (folder.join(file), folder.join(&object));
+        let place = edited.parent().context("a file without a folder")?;
+        fs::create_dir_all(place)?;
+        fs::write(&edited, text)?;
+        let original = self.tree.join(file);
+        let noted = saved_command(&self.build, &object)?;
+        let command = replaced(
+            &noted,
+            &[
+                (original.to_str().context("the tree's path is no text")?, &edited.display().to_string()),
+                (&object, &target.display().to_string()),
+                (&dependencies(&object), ""),
+            ],
+        );
+        // The file's neighbours are still where it was, and messages must name it as if it were there.
+        let place = original.parent().context("a file without a folder")?;
+        let more =
+            format!(" {more} -iquote {} -fmacro-prefix-map={}/= -c -o ", place.display(), folder.display());
+        ensure!(command.matches(" -c -o ").count() == 1, "make noted a strange command for {object}");
+        Ok(self.run(&command.replace(" -c -o ", &more))?.map(|()| target))
+    }
+
+    /// Links the kernel, with these objects in the place of those of their files.
+    pub fn link(&self, objects: &[(&str, PathBuf)], image: &Path) -> Result<Outcome<()>> {
+        let chosen = self.parts.iter().map(|part| match part {
+            Part::Rest(object) => object,
+            Part::File { source, object } => {
+                objects.iter().find(|(file, _)| file == source).map_or(object, |(_, edited)| edited)
+            }
+        });
+        let chosen: Vec<String> = chosen.map(|object| object.display().to_string()).collect();
+        let image = image.display();
+        self.run(&format!(
+            "{} -o {image} --whole-archive {} .vmlinux.export.o init/version-timestamp.o --no-whole-archive {} \
+             && scripts/sorttable {image} && strip {image}",
+            self.linker,
+            chosen.join(" "),
+            self.tail,
+        ))
+    }
+
+    /// Runs a command where make would.
+    fn run(&self, command: &str) -> Result<Outcome<()>> {
+        let output = Command::new("sh")
+            .args(["-c", command])
+            .current_dir(&self.build)
+            .stdin(Stdio::null())
+            .output()?;
+        if output.status.success() {
+            return Ok(Ok(()));
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        let error = said.lines().find(|line| line.contains("error") || line.contains("undefined"));
+        Ok(Err(error.or(said.lines().next()).unwrap_or("no message").to_owned()))
+    }
+}
+
+/// The objects that the kernel consists of, in their order.
+fn members(build: &Path) -> Result<Vec<String>> {
+    let list = Command::new("ar").args(["t", "vmlinux.a"]).current_dir(build).output().context("ar")?;
+    ensure!(list.status.success(), "ar: {}", String::from_utf8_lossy(&list.stderr));
+    Ok(String::from_utf8(list.stdout)?.lines().map(str::to_owned).collect())
+}
+
+/// The linker with the options that it links the kernel with.
+fn linker(build: &Path) -> Result<String> {
+    let noted = saved_command(build, "vmlinux.unstripped")?;
+    let strings = Regex::new(r#""([^"]*)""#)?;
+    let words: Vec<&str> =
+        strings.captures_iter(&noted).filter_map(|found| Some(found.get(1)?.as_str())).collect();
+    let [program, usual, options, _] = words[..] else {
+        anyhow::bail!("make noted a strange command for vmlinux: {noted}")
+    };
+    Ok(format!("{program} {usual} {options} --script=arch/x86/kernel/vmlinux.lds"))
+}
+
+/// The program and the emulation: what even a partial link needs.
+fn first_words(linker: &str) -> String {
+    linker.split(' ').take(3).collect::<Vec<_>>().join(" ")
+}
+
+/// The libraries that fill what is still missing.
+fn libraries(build: &Path) -> Result<String> {
+    let noted = saved_command(build, "vmlinux.o")?;
+    let group = Regex::new("--start-group.*--end-group")?;
+    Ok(group.find(&noted).map_or_else(String::new, |found| found.as_str().to_owned()))
+}
+
+/// The command that made `target`, as make noted it beside it.
+fn saved_command(build: &Path, target: &str) -> Result<String> {
+    let path = build.join(dependencies_file(target, "cmd"));
+    let text = fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?;
+    let line = text.lines().next().unwrap_or_default();
+    let (_, command) =
+        line.split_once(" := ").with_context(|| format!("no command in {}", path.display()))?;
+    // As make escapes it.
+    Ok(command.replace("$$", "$").replace("\\#", "#").replace("$(pound)", "#"))
+}
+
+/// The name of a hidden file that belongs to a target.
+fn dependencies_file(target: &str, suffix: &str) -> String {
+    match target.rsplit_once('/') {
+        Some((folder, name)) => format!("{folder}/.{name}.{suffix}"),
+        None => format!(".{target}.{suffix}"),
+    }
+}
+
+/// The option that would write down what the object depends on, beside the one that make has.
+fn dependencies(object: &str) -> String {
+    format!("-Wp,-MMD,{}", dependencies_file(object, "d"))
+}
+
+/// The object of a source file.
+fn object(file: &str) -> Result<String> {
+    let stem = file.strip_suffix(".c").with_context(|| format!("{file} is no C file"))?;
+    Ok(format!("{stem}.o"))
+}
+
+/// The command with some of its words replaced.
+fn replaced(command: &str, words: &[(&str, &str)]) -> String {
+    let replace = |word| words.iter().find(|(old, _)| *old == word).map_or(word, |(_, new)| *new);
+    command.split(' ').map(replace).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_words_are_replaced() {
+        let command = "cc -Wp,-MMD,a/.b.o.d -I /t/a -c -o a/b.o /t/a/b.c ; objtool a/b.o";
+        let words = [("/t/a/b.c", "/x/b.c"), ("a/b.o", "/x/b.o"), ("-Wp,-MMD,a/.b.o.d", "")];
+        assert_eq!(replaced(command, &words), "cc  -I /t/a -c -o /x/b.o /x/b.c ; objtool /x/b.o");
+    }
+
+    #[test]
+    fn hidden_files_lie_beside_their_targets() {
+        assert_eq!(dependencies_file("kernel/fork.o", "cmd"), "kernel/.fork.o.cmd");
+        assert_eq!(dependencies_file("vmlinux.o", "cmd"), ".vmlinux.o.cmd");
+        assert_eq!(dependencies("kernel/fork.o"), "-Wp,-MMD,kernel/.fork.o.d");
+    }
+}
