@@ -1,12 +1,28 @@
-//! `--claims markdown`: the table of all claims, as docs/claims.md holds it.
+//! `--claims`: all claims, as the table that docs/claims.md holds, or for programs.
 
 use std::fmt::Write as _;
 
 use clone3_conformance::case::{self, Case};
 use clone3_conformance::need::Need;
+use clone3_conformance::results::Claim;
+
+use super::cli::ClaimsFormat;
 
 /// The whole document.
-pub fn markdown() -> String {
+pub fn text(format: ClaimsFormat) -> String {
+    match format {
+        ClaimsFormat::Markdown => markdown(),
+        ClaimsFormat::Json => json(),
+    }
+}
+
+fn json() -> String {
+    let claims: Vec<Claim> = case::all().into_iter().map(Claim::from).collect();
+    // A list of strings always has a text.
+    serde_json::to_string_pretty(&claims).unwrap_or_default() + "\n"
+}
+
+fn markdown() -> String {
     let cases = case::all();
     let mut text = format!(
         "# Claims\n\n\

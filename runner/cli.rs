@@ -1,11 +1,16 @@
 //! The command line: libtest's own, and ours.
 
 use std::path::PathBuf;
+use std::sync::LazyLock;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::builder::{PossibleValuesParser, TypedValueParser as _};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser};
+use clone3_conformance::expect::{self, Expectations};
+use clone3_conformance::formats::{self, Format};
 use clone3_conformance::need::Need;
-use clone3_conformance::report::Policy;
+use clone3_conformance::report::{Policy, Suite};
+use libtest_mimic::FormatSetting;
 
 /// Exit status: every verdict is good.
 pub const GOOD: u8 = 0;
@@ -18,14 +23,36 @@ pub const BROKEN: u8 = 3;
 /// Exit status: the selection holds no case.
 pub const NOTHING_SELECTED: u8 = 4;
 
+/// The commit that this was built from, if the build said it.
+pub const COMMIT: &str = match option_env!("CLONE3_CONFORMANCE_COMMIT") {
+    Some(commit) => commit,
+    None => "",
+};
+
+/// Version, commit and target.
+static VERSION: LazyLock<String> = LazyLock::new(|| {
+    let Suite { version, commit, target, .. } = Suite::this(COMMIT);
+    let commit = if commit.is_empty() { "not known" } else { &commit };
+    let linked = if cfg!(target_feature = "crt-static") { "static" } else { "dynamic" };
+    format!("{version} (commit {commit}, {target}, {linked})")
+});
+
+const MORE: &str = "\
+    clone3-conformance compare A.json B.json … puts the results of many kernels side by side;\n\
+    see clone3-conformance compare --help.";
+
 /// Conformance tests for CLONE_AUTOREAP, CLONE_NNP and CLONE_PIDFD_AUTOKILL of clone3(2) on the running kernel.
 ///
 /// Exit status: 0 all good, 1 some case failed, 2 usage, 3 broken harness, 4 no case selected.
 #[derive(Debug, Parser)]
-#[command(name = "clone3-conformance", version)]
+#[command(name = "clone3-conformance", version = VERSION.as_str(), after_help = MORE)]
 pub struct Options {
     #[command(flatten)]
     pub libtest: libtest_mimic::Arguments,
+
+    /// What goes to stdout in the place of libtest's words
+    #[arg(skip)]
+    pub format: Option<Format>,
 
     /// Multiply every deadline (default: 1, or 3 where the CPU is emulated)
     #[arg(long, value_name = "FACTOR", env = "CLONE3_CONFORMANCE_TIMEOUT_SCALE", value_parser = positive)]
@@ -83,15 +110,24 @@ pub struct Options {
     #[arg(long, value_name = "FILE")]
     pub events: Option<PathBuf>,
 
-    /// Write the results to FILE as JSON
+    /// Write the results to FILE as JSON, and anew with every case that begins or ends
     #[arg(long, value_name = "FILE")]
     pub results: Option<PathBuf>,
+
+    /// Write a report to FILE, in the format that its end says: .json, .xml (JUnit), .ktap, .html or .md
+    #[arg(long, value_name = "FILE", value_parser = formats::target)]
+    pub report: Vec<(PathBuf, Format)>,
+
+    /// What is known to go wrong, and on which kernels: a TOML file
+    #[arg(long, value_name = "FILE", value_parser = expectations)]
+    pub expect: Option<Expectations>,
 }
 
 /// A value of `--claims`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum ClaimsFormat {
     Markdown,
+    Json,
 }
 
 /// A value of `--require`.
@@ -110,10 +146,49 @@ fn positive(text: &str) -> Result<f64, String> {
     }
 }
 
+fn expectations(path: &str) -> Result<Expectations, String> {
+    expect::parse(&std::fs::read_to_string(path).map_err(|error| error.to_string())?)
+}
+
+/// libtest's formats, and ours: for `--format`, which libtest-mimic declares.
+fn with_our_formats(option: clap::Arg) -> clap::Arg {
+    let to_libtest = |name: String| match name.as_str() {
+        "terse" => FormatSetting::Terse,
+        "json" => FormatSetting::Json,
+        _ => FormatSetting::Pretty,
+    };
+    option
+        .value_name("FORMAT")
+        .value_parser(PossibleValuesParser::new(["pretty", "terse", "json", "ktap", "junit"]).map(to_libtest))
+        .help(
+            "What is printed: pretty and terse for people, json (libtest's events), ktap or junit for tools",
+        )
+}
+
 impl Options {
     /// Reads the command line; says what is wrong with it and exits with [`USAGE`] where something is.
     pub fn from_command_line() -> Options {
-        Options::parse()
+        // libtest has no --version, and libtest-mimic switches it off.
+        let command = Options::command().disable_version_flag(false);
+        let matches = command.mut_arg("format", with_our_formats).get_matches();
+        let mut options = Options::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+        let word = matches.get_raw("format").and_then(|mut words| words.next_back());
+        options.format = match word.and_then(|word| word.to_str()) {
+            Some("ktap") => Some(Format::Ktap),
+            Some("junit") => Some(Format::Junit),
+            _ => None,
+        };
+        if options.format.is_some() {
+            // libtest-mimic always prints; this keeps it off stdout.
+            options.libtest.logfile = Some("/dev/null".to_owned());
+        }
+        options
+    }
+
+    /// Where the results go as the run goes.
+    pub fn documents(&self) -> Vec<PathBuf> {
+        let reports = self.report.iter().filter(|(_, format)| *format == Format::Json);
+        self.results.iter().chain(reports.map(|(path, _)| path)).cloned().collect()
     }
 
     /// How verdicts are to be judged.
@@ -129,6 +204,7 @@ impl Options {
             require: self.require.iter().filter_map(need).collect(),
             require_all: self.require.contains(&Required::All),
             release: clone3_conformance::probe::release(),
+            ..Policy::default()
         }
     }
 

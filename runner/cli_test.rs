@@ -1,6 +1,5 @@
 //! The runner as its users meet it: command lines in, exit status and output out.
 
-use std::path::Path;
 use std::process::{Command, Output};
 
 const RUNNER: &str = env!("CARGO_BIN_EXE_clone3-conformance");
@@ -97,28 +96,4 @@ fn names_are_listed_as_libtest_does() {
 fn repeats_and_slowest_cases_are_shown() {
     let text = stdout(&run(&["--exact", CASE, "--repeat", "3", "--durations", "1"]));
     assert!(text.contains("failures") && text.contains("slowest 1:"), "{text}");
-}
-
-#[test]
-fn results_are_written_whole_and_the_journal_says_the_same() {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let (results, journal) = (folder.path().join("r.json"), folder.path().join("r.jsonl"));
-    let path = |path: &Path| path.to_str().expect("a plain path").to_owned();
-    let output = run(&["--exact", CASE, "--results", &path(&results), "--events", &path(&journal)]);
-    assert_eq!(status(&output), 0, "{}", stdout(&output));
-    let read = |path: &Path| std::fs::read_to_string(path).expect("the file was written");
-    let whole: clone3_conformance::report::Results =
-        serde_json::from_str(&read(&results)).expect("results are JSON");
-    assert_eq!(whole.cases.len(), 1);
-    assert_eq!(whole.cases[0].case, CASE);
-    assert!(whole.interrupted.is_empty() && whole.footer.is_some());
-    let told = clone3_conformance::report::Results::from_journal(&read(&journal));
-    assert_eq!(told.as_ref(), Some(&whole));
-}
-
-#[test]
-fn results_that_cannot_be_written_are_an_error() {
-    let output = run(&["--exact", CASE, "--results", "/nowhere/r.json"]);
-    assert_eq!(status(&output), 3);
-    assert!(stderr(&output).contains("/nowhere/r.json"), "{}", stderr(&output));
 }

@@ -19,6 +19,9 @@ use rustix::termios::{OptionalActions, tcdrain, tcgetattr, tcsetattr};
 
 use super::counters;
 
+/// Where the suite finds the expectations that the plan has.
+const EXPECTATIONS: &str = "/run/expectations.toml";
+
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// Whether this process was started to be the guest's init.
@@ -103,7 +106,12 @@ fn carry_out(plan: &str) -> Result<()> {
 /// Runs the runner as a child like any other, and reaps whatever else is left to this process meanwhile.
 fn run_suite(plan: &Plan, output: &File) -> Result<Exit> {
     let mut command = Command::new(std::env::current_exe()?);
-    command.arg0("clone3-conformance").args(["--events", &plan.journal]).args(&plan.args);
+    command.arg0("clone3-conformance").args(["--events", &plan.journal]);
+    if let Some(text) = &plan.expect {
+        fs::write(EXPECTATIONS, text)?;
+        command.args(["--expect", EXPECTATIONS]);
+    }
+    command.args(&plan.args);
     command
         .env_clear()
         .envs([("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"), ("HOME", "/")])

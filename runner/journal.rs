@@ -2,49 +2,81 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::path::Path;
-use std::sync::Mutex;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use clone3_conformance::report::{Event, Results};
+use clone3_conformance::case;
+use clone3_conformance::report::Event;
+use clone3_conformance::results::{Claim, Results, write_whole};
 
-/// Keeps the events, and appends each to a file if there is one.
+use super::summary::rerun_prefix;
+
+/// Keeps the events, appends each to a file if there is one, and keeps documents up to date with them.
 pub struct Journal {
-    events: Mutex<Vec<Event>>,
+    written: Mutex<Written>,
     file: Option<File>,
+    documents: Vec<PathBuf>,
+    claims: Vec<Claim>,
+}
+
+#[derive(Default)]
+struct Written {
+    events: Vec<Event>,
+    /// Why the last document could not be written.
+    error: Option<String>,
 }
 
 impl Journal {
-    /// A journal that appends to `path`, if one is given.
-    pub fn open(path: Option<&Path>) -> io::Result<Journal> {
+    /// A journal that appends to `path`, if one is given, and writes `documents` anew with every event.
+    pub fn open(path: Option<&Path>, documents: Vec<PathBuf>) -> io::Result<Journal> {
         let file = path.map(|path| OpenOptions::new().create(true).append(true).open(path)).transpose()?;
-        Ok(Journal { events: Mutex::new(Vec::new()), file })
+        let claims = case::all().into_iter().map(Claim::from).collect();
+        Ok(Journal { written: Mutex::default(), file, documents, claims })
     }
 
     /// Adds an event: one write of one line, so that a crash cuts off nothing that came before.
     pub fn add(&self, event: Event) {
-        let mut events = self.events.lock().unwrap_or_else(|poison| poison.into_inner());
+        let mut written = self.lock();
         if let (Some(mut file), Ok(mut line)) = (self.file.as_ref(), serde_json::to_vec(&event)) {
             line.push(b'\n');
             if let Err(error) = file.write_all(&line) {
                 eprintln!("warning: cannot write to the journal: {error}");
             }
         }
-        events.push(event);
+        written.events.push(event);
+        if !self.documents.is_empty() {
+            written.error = self.write_documents(&written.events).err();
+        }
+    }
+
+    fn write_documents(&self, events: &[Event]) -> Result<(), String> {
+        let text = self.document(events).map(|results| results.to_json()).unwrap_or_default();
+        for path in &self.documents {
+            write_whole(path, &text)
+                .map_err(|error| format!("cannot write the results to {}: {error}", path.display()))?;
+        }
+        Ok(())
     }
 
     /// All so far, as one document.
     pub fn results(&self) -> Option<Results> {
-        let events = self.events.lock().unwrap_or_else(|poison| poison.into_inner());
-        Results::from_events(events.iter().cloned())
+        self.document(&self.lock().events)
     }
-}
 
-/// Writes the results next to `path` and renames them into place: nobody ever sees half of them.
-pub fn write_results(results: &Results, path: &Path) -> io::Result<()> {
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(format!(".{}.tmp", std::process::id()));
-    let mut text = serde_json::to_vec_pretty(results)?;
-    text.push(b'\n');
-    std::fs::write(&temporary, text)?;
-    std::fs::rename(&temporary, path)
+    fn document(&self, events: &[Event]) -> Option<Results> {
+        let mut results = Results::from_events(events.iter().cloned())?;
+        results.explain(&self.claims);
+        results.rerun = rerun_prefix();
+        Some(results)
+    }
+
+    /// Why the documents are not up to date, if they are not.
+    pub fn error(&self) -> Option<String> {
+        self.lock().error.clone()
+    }
+
+    /// A poisoned lock guards nothing half done: the events are pushed whole.
+    fn lock(&self) -> MutexGuard<'_, Written> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }

@@ -5,6 +5,7 @@
 mod cases;
 mod claims;
 mod cli;
+mod compare;
 mod counters;
 mod describe;
 mod init;
@@ -20,13 +21,16 @@ pub fn main() -> ExitCode {
         init::run();
     }
     clone3_conformance::kit::helper::run_if_asked();
+    if std::env::args_os().nth(1).is_some_and(|word| word == compare::WORD) {
+        return compare::run();
+    }
     let options = cli::Options::from_command_line();
     if options.list_features {
         println!("{}", clone3_conformance::probe::Probe::run());
         return ExitCode::SUCCESS;
     }
-    if let Some(cli::ClaimsFormat::Markdown) = options.claims {
-        print!("{}", claims::markdown());
+    if let Some(format) = options.claims {
+        print!("{}", claims::text(format));
         return ExitCode::SUCCESS;
     }
     if let Some(name) = &options.describe {

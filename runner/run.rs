@@ -6,14 +6,16 @@ use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use clone3_conformance::case::{self, Case};
+use clone3_conformance::formats::Format;
 use clone3_conformance::need::{self, Setting};
 use clone3_conformance::probe::Probe;
 use clone3_conformance::report::{self, Event, Footer, Header, Policy, Record, Suite, Verdict};
+use clone3_conformance::results::{Results, write_whole};
 use clone3_conformance::sandbox::Sandbox;
 use libtest_mimic::{Completion, Failed, Trial};
 
 use super::cli::{self, Options};
-use super::journal::{self, Journal};
+use super::journal::Journal;
 use super::summary;
 
 /// What the worker threads share.
@@ -40,6 +42,12 @@ pub fn run(options: Options) -> ExitCode {
         eprintln!("error: no case is called {unknown}; --list shows all names");
         return ExitCode::from(cli::USAGE);
     }
+    if let Some(unknown) = options.expect.as_ref().and_then(|expect| expect.unknown_claim(&names())) {
+        eprintln!(
+            "error: --expect names the claim {unknown}, and no case is called so; --list shows all names"
+        );
+        return ExitCode::from(cli::USAGE);
+    }
     let selected = candidates(&options).filter(|case| is_selected(&options.libtest, case.name)).count();
     if options.libtest.list {
         return list(&options);
@@ -57,6 +65,16 @@ pub fn run(options: Options) -> ExitCode {
     }
 }
 
+fn names() -> Vec<&'static str> {
+    case::all().into_iter().map(|case| case.name).collect()
+}
+
+/// How verdicts are to be judged on this kernel.
+fn policy(options: &Options, setting: &Setting) -> Policy {
+    let expected = options.expect.as_ref().map(|expect| expect.on(&setting.probe.release, names()));
+    Policy { expected: expected.unwrap_or_default(), ..options.policy() }
+}
+
 /// The cases that libtest's filters choose from: those that were named, those of the kernel's selftest, or all.
 fn candidates(options: &Options) -> impl Iterator<Item = &'static Case> {
     let is_meant = |case: &&Case| {
@@ -70,7 +88,7 @@ fn candidates(options: &Options) -> impl Iterator<Item = &'static Case> {
 /// case that cannot run here is an ignored test.
 fn list(options: &Options) -> ExitCode {
     let setting = setting(options);
-    let policy = options.policy();
+    let policy = policy(options, setting);
     let trials = candidates(options).map(|case| {
         let skipped = need::unmet(case.needs, setting).is_some() && !policy.requires(case);
         Trial::test(case.name, || Ok(())).with_ignored_flag(skipped)
@@ -104,8 +122,8 @@ impl Shared {
         Ok(Shared {
             sandbox: Sandbox::start()?,
             setting,
-            journal: Journal::open(options.events.as_deref())?,
-            policy: options.policy(),
+            journal: Journal::open(options.events.as_deref(), options.documents())?,
+            policy: policy(options, setting),
             deadline: options.deadline(setting.probe.emulated),
             repeat: options.repeat,
             fail_fast: options.fail_fast,
@@ -125,6 +143,7 @@ impl Shared {
             }
             None => self.run_all(case),
         };
+        let record = Record { expected: self.policy.expected.get(case.name).cloned(), ..record };
         self.journal.add(Event::End(record.clone()));
         record
     }
@@ -149,12 +168,16 @@ impl Shared {
 fn execute(options: &Options, shared: Arc<Shared>, selected: usize) -> u8 {
     shared.journal.add(Event::Run(Header {
         schema: report::SCHEMA,
-        suite: Suite::this(),
+        suite: Suite::this(cli::COMMIT),
         probe: shared.setting.probe.clone(),
         tainted: report::kernel_taint(),
         cpus: std::thread::available_parallelism().map_or(1, usize::from),
         selected,
     }));
+    if let Some(error) = shared.journal.error() {
+        eprintln!("error: {error}");
+        return cli::BROKEN;
+    }
     let trials = candidates(options).map(|case| trial(case, &shared)).collect();
     let conclusion = libtest_mimic::run(&options.libtest, trials);
     let exit = if conclusion.has_failed() { cli::FAILED } else { cli::GOOD };
@@ -162,16 +185,27 @@ fn execute(options: &Options, shared: Arc<Shared>, selected: usize) -> u8 {
     let Some(results) = shared.journal.results() else {
         return cli::BROKEN;
     };
-    if options.libtest.format != Some(libtest_mimic::FormatSetting::Json) {
-        print!("{}", summary::text(&results, options));
+    match options.format {
+        Some(format) => print!("{}", format.render(&results)),
+        None if options.libtest.format == Some(libtest_mimic::FormatSetting::Json) => {}
+        None => print!("{}", summary::text(&results, options)),
     }
-    match options.results.as_deref().map(|path| (path, journal::write_results(&results, path))) {
-        Some((path, Err(error))) => {
-            eprintln!("error: cannot write the results to {}: {error}", path.display());
+    match shared.journal.error().or_else(|| write_reports(options, &results).err()) {
+        Some(error) => {
+            eprintln!("error: {error}");
             cli::BROKEN
         }
-        _ => exit,
+        None => exit,
     }
+}
+
+/// Writes the reports that the journal does not keep up to date.
+fn write_reports(options: &Options, results: &Results) -> Result<(), String> {
+    for (path, format) in options.report.iter().filter(|(_, format)| *format != Format::Json) {
+        write_whole(path, &format.render(results))
+            .map_err(|error| format!("cannot write the report to {}: {error}", path.display()))?;
+    }
+    Ok(())
 }
 
 /// A case as libtest sees it: neither pass nor fail is `ignored`, with the reason.
@@ -183,13 +217,14 @@ fn trial(case: &'static Case, shared: &Arc<Shared>) -> Trial {
             return Ok(Completion::ignored_with("not run: another case has failed"));
         }
         let record = shared.run(case);
-        shared.failed.fetch_or(record.verdict.is_bad(), Ordering::Relaxed);
+        shared.failed.fetch_or(record.is_bad(), Ordering::Relaxed);
         match record.verdict {
+            _ if record.is_bad() => Err(Failed::from(summary::failure(case, &record, &shared.setting.probe))),
             Verdict::Pass => Ok(Completion::Completed),
-            Verdict::Fail | Verdict::Broken => {
-                Err(Failed::from(summary::bug_report(case, &record, &shared.setting.probe)))
+            other => {
+                let expected = if record.is_expected() { "expected " } else { "" };
+                Ok(Completion::ignored_with(format!("{expected}{other}: {}", record.why())))
             }
-            other => Ok(Completion::ignored_with(format!("{other}: {}", record.message))),
         }
     })
     .with_ignored_flag(asked_for)

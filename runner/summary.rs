@@ -1,55 +1,29 @@
-//! What a run prints about itself: bug reports, totals, repeats, the slowest cases.
+//! What a run prints about itself: failures, totals, repeats, the slowest cases.
 
 use std::fmt::Write as _;
 
 use clone3_conformance::case::{Case, Defect};
+use clone3_conformance::formats::bug_report;
 use clone3_conformance::probe::Probe;
-use clone3_conformance::report::{Record, Results, Verdict};
+use clone3_conformance::report::{Record, Verdict};
+use clone3_conformance::results::{Claim, Results};
 
 use super::cli::Options;
 
-/// How many lines of a trail or an output are shown; the last ones say most.
-const SHOWN: usize = 30;
+/// The command that runs a case again on this kernel, up to `--exact NAME`. Who starts the runner elsewhere (in a guest)
+/// says how in CLONE3_CONFORMANCE_RERUN.
+pub fn rerun_prefix() -> String {
+    std::env::var("CLONE3_CONFORMANCE_RERUN")
+        .unwrap_or_else(|_| "cargo test --test conformance --".to_owned())
+}
 
-/// A failure as it could be mailed to a maintainer.
-pub fn bug_report(case: &Case, record: &Record, probe: &Probe) -> String {
-    let mut text = String::new();
-    let mut line = |name: &str, value: &str| {
-        if !value.is_empty() {
-            let _ = writeln!(text, "{name:9} {value}");
-        }
-    };
+/// A failure of a case as it could be mailed to a maintainer.
+pub fn failure(case: &Case, record: &Record, probe: &Probe) -> String {
+    let mut record = record.clone();
+    Claim::from(case).explain(&mut record);
     let Probe { release, version, machine, .. } = probe;
-    line("verdict", &record.verdict.to_string());
-    line("case", case.name);
-    line("claim", &case.claim());
-    line("source", case.source);
-    line("strength", &case.strength.to_string());
-    line("happened", &record.message);
-    line("at", &record.at);
-    line("kernel", &format!("Linux {release} {version} {machine}"));
-    if record.runs > 1 {
-        line("runs", &format!("{} of {} failed", record.failures, record.runs));
-    }
-    line("steps", &tail(&record.trail));
-    line("output", &tail(&record.output.lines().map(str::to_owned).collect::<Vec<_>>()));
-    line("rerun", &rerun(case.name));
-    text
-}
-
-fn tail(lines: &[String]) -> String {
-    let first = lines.len().saturating_sub(SHOWN);
-    let left_out = if first > 0 { format!("({first} earlier lines)\n          ") } else { String::new() };
-    left_out + &lines[first..].join("\n          ")
-}
-
-/// The command that runs this case again on this kernel. Who starts the runner elsewhere (in a guest) says how
-/// in CLONE3_CONFORMANCE_RERUN.
-fn rerun(name: &str) -> String {
-    match std::env::var("CLONE3_CONFORMANCE_RERUN") {
-        Ok(prefix) => format!("{prefix} --exact {name}"),
-        Err(_) => format!("cargo test --test conformance -- --exact {name}"),
-    }
+    let kernel = format!("Linux {release} {version} {machine}");
+    bug_report(&record, &kernel, &format!("{} --exact {}", rerun_prefix(), case.name))
 }
 
 /// All that follows libtest's own summary.
@@ -73,6 +47,9 @@ fn remarks(results: &Results) -> String {
     for record in results.cases.iter().filter(remarkable) {
         let Record { verdict, case, message, at, failures, runs, .. } = record;
         let _ = writeln!(text, "{verdict}: {case}, {failures} of {runs} runs: {message} ({at})");
+    }
+    for record in results.cases.iter().filter(|record| record.passed_unexpectedly()) {
+        let _ = writeln!(text, "passed unexpectedly: {}", record.case);
     }
     for record in &results.cases {
         match defect_of(record) {
@@ -113,17 +90,10 @@ fn slowest(results: &Results, count: usize) -> String {
 }
 
 fn totals(results: &Results) -> String {
-    let count = |verdict: Verdict| results.cases.iter().filter(|record| record.verdict == verdict).count();
-    let parts: Vec<String> = Verdict::ALL
-        .into_iter()
-        .map(|verdict| (verdict, count(verdict)))
-        .filter(|(verdict, count)| *count > 0 || *verdict == Verdict::Pass || *verdict == Verdict::Fail)
-        .map(|(verdict, count)| format!("{count} {verdict}"))
-        .collect();
-    format!(
-        "\n{} cases on Linux {}: {}\n",
-        results.cases.len(),
-        results.header.probe.release,
-        parts.join(", ")
-    )
+    // Nobody should have to conclude from silence that nothing failed.
+    let none =
+        |verdict, words: &str| if results.count(verdict) == 0 { words.to_owned() } else { String::new() };
+    let (passed, failed) = (none(Verdict::Pass, "0 pass, "), none(Verdict::Fail, ", 0 fail"));
+    let (count, release) = (results.cases.len(), &results.kernel.release);
+    format!("\n{count} cases on Linux {release}: {passed}{}{failed}\n", results.totals())
 }

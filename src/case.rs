@@ -5,10 +5,12 @@ use crate::need::Need;
 use crate::probe::series as series_of;
 
 /// What a failed case means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Strength {
     /// Documented: by a commit message, a manual page, a comment in a uapi header, POSIX, or a maintainer.
+    #[default]
     Must,
     /// Observed in mainline and not documented: a difference is a *deviation*, not a failure.
     Is,

@@ -22,6 +22,9 @@ pub struct Plan {
     pub user: Option<u32>,
     /// The command line, up to the runner's arguments, that boots this kernel again: for reports of failures.
     pub rerun: String,
+    /// The text of a file of expectations, if there is one.
+    #[serde(default)]
+    pub expect: Option<String>,
     /// The device that takes the runner's output.
     pub output: String,
     /// The device that takes the journal of events.

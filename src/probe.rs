@@ -17,6 +17,7 @@ use crate::procfs;
 
 /// What the kernel says to `clone3` itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Clone3State {
     /// It works.
@@ -29,6 +30,7 @@ pub enum Clone3State {
 
 /// Which of the kernel's features are there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Features {
     /// `CLONE_AUTOREAP`.
     pub autoreap: bool,
@@ -52,6 +54,7 @@ pub struct Features {
 
 /// What the caller may do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Privileges {
     /// The effective uid.
     pub euid: u32,

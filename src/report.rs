@@ -1,14 +1,17 @@
-//! The results model: what a run says of a kernel, event by event and as a whole.
+//! What a run says of a kernel, event by event.
 //!
 //! A run is a stream of [`Event`]s, one JSON object a line, each written the moment it happens: whatever
-//! crashes, no finished case is lost and the running one is known. [`Results`] is the same as one document.
+//! crashes, no finished case is lost and the running one is known. [`Results`](crate::results::Results) is the
+//! same as one document.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::case::{Case, Strength};
 use crate::check::{Failure, Kind};
+use crate::expect::Expected;
 use crate::need::{Need, Unmet};
 use crate::probe::{Probe, series};
 use crate::sandbox::Outcome;
@@ -17,10 +20,12 @@ use crate::sandbox::Outcome;
 pub const SCHEMA: u32 = 1;
 
 /// What a run of one case says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
     /// The kernel does what the claim says.
+    #[default]
     Pass,
     /// The kernel broke the claim.
     Fail,
@@ -84,12 +89,24 @@ pub struct Policy {
     pub require_all: bool,
     /// `uname -r`, against which a claim's `since` is held.
     pub release: String,
+    /// What is expected to go wrong on this kernel, by case.
+    pub expected: BTreeMap<String, Expected>,
 }
 
 impl Policy {
     /// Whether this case may be neither unsupported nor blocked.
     pub fn requires(&self, case: &Case) -> bool {
-        self.require_all || case.needs.iter().any(|need| self.require.contains(need))
+        let is_required = self.require_all || case.needs.iter().any(|need| self.require.contains(need));
+        is_required && !self.expects(case, Verdict::Unsupported)
+    }
+
+    fn expects(&self, case: &Case, verdict: Verdict) -> bool {
+        self.expected.get(case.name).is_some_and(|expected| expected.verdict == verdict)
+    }
+
+    /// Whether a deviation is no failure.
+    fn forgives(&self, case: &Case) -> bool {
+        !self.strict || self.expects(case, Verdict::Deviation)
     }
 
     /// The verdict on a case that could not run, and why it could not.
@@ -126,20 +143,43 @@ impl Policy {
                 let release = &self.release;
                 (Verdict::Unsupported, format!("true since Linux {since}; Linux {release} has: {message}"))
             }
-            _ if case.strength == Strength::Is && !self.strict => (Verdict::Deviation, message),
+            _ if case.strength == Strength::Is && self.forgives(case) => (Verdict::Deviation, message),
             _ => (Verdict::Fail, message),
         }
     }
 }
 
 /// What one case came to, over all its repeats.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Record {
     /// The case, which is also the id of the claim.
     pub case: String,
+    /// The theme: the file that declares the case.
+    pub theme: String,
+    /// The claim. Not in a journal.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub claim: String,
+    /// Where the claim comes from. Not in a journal.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub source: String,
+    /// The first kernel series of which the claim is true, where that is known. Not in a journal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+    /// `file:line` of the declaration. Not in a journal.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub declared: String,
+    /// What a failure means.
+    pub strength: Strength,
     /// The worst verdict of all its runs.
     pub verdict: Verdict,
-    /// Why it is not a pass: one line. Empty for a pass.
+    /// Why the verdict is no plain one: what is missing (unsupported, blocked), or the defect that is known.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// Whether it takes luck to meet the known defect: then a pass does not say that it is fixed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rare: bool,
+    /// What was expected and what came, in one line, if the case ran and did not pass.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
     /// Where the check stands that failed.
@@ -151,14 +191,13 @@ pub struct Record {
     /// What the case wrote to stdout and stderr, if it did not pass.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub output: String,
-    /// What a failure means.
-    pub strength: Strength,
-    /// The theme: the file that declares the case.
-    pub theme: String,
     /// How often it ran.
     pub runs: u32,
     /// How many of these runs broke the claim, known defects and deviations among them.
     pub failures: u32,
+    /// What was expected, if that was no pass.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected: Option<Expected>,
     /// The longest run, in seconds of wall time.
     pub slowest_seconds: f64,
     /// All runs, in seconds of wall time.
@@ -167,20 +206,22 @@ pub struct Record {
 
 impl Record {
     /// The record of a case that did not run.
-    pub fn not_run(case: &Case, verdict: Verdict, reason: String) -> Record {
+    pub fn not_run(case: &Case, verdict: Verdict, why: String) -> Record {
+        let (reason, message) = match verdict {
+            Verdict::Unsupported | Verdict::Blocked => (why, String::new()),
+            Verdict::KnownDefect => (case.known_defect.map_or("", |defect| defect.what).to_owned(), why),
+            _ => (String::new(), why),
+        };
         Record {
             case: case.name.to_owned(),
-            verdict,
-            message: reason,
-            at: String::new(),
-            trail: Vec::new(),
-            output: String::new(),
-            strength: case.strength,
             theme: case.theme().to_owned(),
-            runs: 0,
+            strength: case.strength,
+            verdict,
+            reason,
+            rare: case.known_defect.is_some_and(|defect| defect.rare),
+            message,
             failures: u32::from(verdict.is_failure()),
-            slowest_seconds: 0.0,
-            seconds: 0.0,
+            ..Record::default()
         }
     }
 
@@ -197,6 +238,26 @@ impl Record {
             seconds,
             ..Record::not_run(case, verdict, message)
         }
+    }
+
+    /// Whether it should have gone wrong, and did not.
+    pub fn passed_unexpectedly(&self) -> bool {
+        self.expected.is_some() && self.verdict == Verdict::Pass
+    }
+
+    /// Whether it went wrong as it was expected to.
+    pub fn is_expected(&self) -> bool {
+        self.expected.as_ref().is_some_and(|expected| expected.is_met_by(self.verdict))
+    }
+
+    /// Whether it makes the run fail.
+    pub fn is_bad(&self) -> bool {
+        self.passed_unexpectedly() || (self.verdict.is_bad() && !self.is_expected())
+    }
+
+    /// Why it is not a pass: what came, or what is missing.
+    pub fn why(&self) -> &str {
+        if self.message.is_empty() { &self.reason } else { &self.message }
     }
 
     /// Adds a further run: times add up, and the worse verdict stays with its story.
@@ -229,23 +290,28 @@ impl Record {
 }
 
 /// The suite that ran.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Suite {
     /// Its name.
     pub name: String,
     /// Its version.
     pub version: String,
-    /// The commit it was built from, if it was built from one.
+    /// The commit it was built from; empty if the build did not say.
     pub commit: String,
+    /// What it was built for, as `x86_64-unknown-linux-gnu`.
+    pub target: String,
 }
 
 impl Suite {
-    /// This one.
-    pub fn this() -> Suite {
+    /// This one, built from that commit.
+    pub fn this(commit: &str) -> Suite {
+        let libc = if cfg!(target_env = "musl") { "musl" } else { "gnu" };
         Suite {
             name: env!("CARGO_PKG_NAME").to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            commit: option_env!("CLONE3_CONFORMANCE_COMMIT").unwrap_or_default().to_owned(),
+            commit: commit.to_owned(),
+            target: format!("{}-unknown-linux-{libc}", std::env::consts::ARCH),
         }
     }
 }
@@ -291,48 +357,6 @@ pub enum Event {
     End(Record),
     /// The run ended.
     Done(Footer),
-}
-
-/// A run as one document, in an order that does not depend on which case was faster.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Results {
-    /// How it began.
-    #[serde(flatten)]
-    pub header: Header,
-    /// How it ended; `None` if it was cut short.
-    pub footer: Option<Footer>,
-    /// The cases that ended, by name.
-    pub cases: Vec<Record>,
-    /// The cases that were running when the run was cut short, by name.
-    pub interrupted: Vec<String>,
-}
-
-impl Results {
-    /// Puts a run together from its events; `None` if it never began.
-    pub fn from_events(events: impl IntoIterator<Item = Event>) -> Option<Results> {
-        let (mut header, mut footer) = (None, None);
-        let mut cases: Vec<Record> = Vec::new();
-        let mut running: Vec<String> = Vec::new();
-        for event in events {
-            match event {
-                Event::Run(first) => header = Some(first),
-                Event::Start { case } => running.push(case),
-                Event::End(record) => {
-                    running.retain(|name| *name != record.case);
-                    cases.push(record);
-                }
-                Event::Done(last) => footer = Some(last),
-            }
-        }
-        cases.sort_by(|a, b| a.case.cmp(&b.case));
-        running.sort();
-        Some(Results { header: header?, footer, cases, interrupted: running })
-    }
-
-    /// As [`Results::from_events`], from the lines of a journal. A last line that was cut off is no event.
-    pub fn from_journal(journal: &str) -> Option<Results> {
-        Results::from_events(journal.lines().filter_map(|line| serde_json::from_str(line).ok()))
-    }
 }
 
 /// `/proc/sys/kernel/tainted`, if it can be read.

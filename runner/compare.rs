@@ -1,0 +1,140 @@
+//! `clone3-conformance compare`: the results of many kernels, side by side.
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, ValueEnum};
+use clone3_conformance::compare::{Changes, Table, html, markdown, terminal};
+use clone3_conformance::formats::Format;
+use clone3_conformance::results::{Results, write_whole};
+
+use super::cli;
+
+/// The first argument, which asks for this.
+pub const WORD: &str = "compare";
+
+/// How wide a table is where nobody says how wide it may be.
+const USUAL_WIDTH: usize = 100;
+
+/// Puts the results of many kernels side by side: claims in rows, kernels in columns.
+///
+/// Exit status: 0 compared; 1 with --baseline, something regressed; 2 usage, or a file that holds no results.
+#[derive(Debug, Parser)]
+#[command(name = "clone3-conformance compare", max_term_width = 100)]
+struct Options {
+    /// What --results wrote (or --events, of a run that was cut short), in the order of the columns
+    #[arg(value_name = "FILE", required = true)]
+    files: Vec<PathBuf>,
+
+    /// Show the rows in which all kernels agree, too
+    #[arg(long)]
+    all: bool,
+
+    /// Say what the second of two files changed against the first: regressed, fixed, appeared, vanished
+    #[arg(long)]
+    baseline: bool,
+
+    /// What is printed
+    #[arg(long, value_enum, default_value_t = Printed::Terminal, conflicts_with = "baseline")]
+    format: Printed,
+
+    /// Write the table to FILE, too, in the format that its end says: .html or .md
+    #[arg(long, value_name = "FILE", value_parser = report, conflicts_with = "baseline")]
+    report: Vec<(PathBuf, Format)>,
+
+    /// Whether to use colours
+    #[arg(long, value_enum, default_value_t = Colour::Auto)]
+    color: Colour,
+
+    /// How many columns of text there are, if not as many as the terminal has
+    #[arg(long, value_name = "N")]
+    width: Option<usize>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Printed {
+    Terminal,
+    Markdown,
+    Html,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Colour {
+    Auto,
+    Always,
+    Never,
+}
+
+fn report(text: &str) -> Result<(PathBuf, Format), String> {
+    match Format::of(Path::new(text)) {
+        Ok(format @ (Format::Html | Format::Markdown)) => Ok((PathBuf::from(text), format)),
+        _ => Err(format!("a table goes to a file that ends in .html or .md, and '{text}' does not")),
+    }
+}
+
+/// Does what the command line says.
+pub fn run() -> ExitCode {
+    let options = Options::parse_from(std::env::args_os().skip(1));
+    match compare(&options) {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(cli::USAGE)
+        }
+    }
+}
+
+fn compare(options: &Options) -> Result<u8, String> {
+    let files: Vec<(String, Results)> =
+        options.files.iter().map(|path| read(path)).collect::<Result<_, _>>()?;
+    if options.baseline {
+        let Ok([old, new]) = <[_; 2]>::try_from(files) else {
+            return Err("--baseline compares two files: OLD NEW".to_owned());
+        };
+        let changes = Changes::between(old, new);
+        print(&changes.to_string())?;
+        return Ok(if changes.is_regression() { cli::FAILED } else { cli::GOOD });
+    }
+    let table = Table::of(files);
+    for (path, format) in &options.report {
+        let text = match format {
+            Format::Html => html::page(&table),
+            _ => markdown::text(&table, options.all),
+        };
+        write_whole(path, &text).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+    }
+    print(&match options.format {
+        Printed::Terminal => terminal::text(&table, look(options)),
+        Printed::Markdown => markdown::text(&table, options.all),
+        Printed::Html => html::page(&table),
+    })?;
+    Ok(cli::GOOD)
+}
+
+/// A reader that has seen enough, as `head`, is no error.
+fn print(text: &str) -> Result<(), String> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.to_string()),
+        _ => Ok(()),
+    }
+}
+
+/// The results in a file, and its name without folder and end.
+fn read(path: &Path) -> Result<(String, Results), String> {
+    let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let results = Results::parse(&text).map_err(|error| format!("{}: {error}", path.display()))?;
+    let name = path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+    Ok((name, results))
+}
+
+fn look(options: &Options) -> terminal::Look {
+    let colour = match options.color {
+        Colour::Auto => io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
+        Colour::Always => true,
+        Colour::Never => false,
+    };
+    let terminal = rustix::termios::tcgetwinsize(io::stdout()).ok().map(|size| usize::from(size.ws_col));
+    let width = options.width.or(terminal.filter(|width| *width > 0)).unwrap_or(USUAL_WIDTH);
+    terminal::Look { width, colour, all: options.all }
+}

@@ -1,0 +1,289 @@
+//! Expectations: what is known to go wrong on which kernel, and why, so that a run tells only what is new.
+//!
+//! `docs/expectations.md` has the format and an example.
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::report::Verdict;
+
+/// What is expected of one case on one kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Expected {
+    /// The verdict that it will get: fail, unsupported or deviation.
+    pub verdict: Verdict,
+    /// Why.
+    pub reason: String,
+}
+
+impl Expected {
+    /// Whether this verdict is the expected one. A known defect is a failure, whoever else knows of it.
+    pub fn is_met_by(&self, verdict: Verdict) -> bool {
+        verdict == self.verdict || (self.verdict == Verdict::Fail && verdict == Verdict::KnownDefect)
+    }
+}
+
+/// The rules of a file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Expectations {
+    #[serde(default, rename = "expect")]
+    rules: Vec<Rule>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Rule {
+    /// A claim's id; with `*` at its end, all claims that begin so.
+    claim: String,
+    kernel: Range,
+    /// What `uname -r` must contain, beside its version being in the range.
+    #[serde(default)]
+    release: String,
+    #[serde(deserialize_with = "expectable")]
+    verdict: Verdict,
+    #[serde(deserialize_with = "not_empty")]
+    reason: String,
+}
+
+/// Reads a file of expectations.
+///
+/// # Errors
+/// What is wrong with it, and in which line, in one line.
+pub fn parse(text: &str) -> Result<Expectations, String> {
+    toml::from_str(text).map_err(|error: toml::de::Error| {
+        let at = error.span().map_or(0, |span| span.start);
+        let line = text.get(..at).map_or(1, |before| before.matches('\n').count() + 1);
+        format!("line {line}: {}", error.message().lines().collect::<Vec<_>>().join(" "))
+    })
+}
+
+impl Expectations {
+    /// What the rules say of these cases on the kernel of that release. The first rule that fits a case counts.
+    pub fn on<'a>(
+        &self,
+        release: &str,
+        cases: impl IntoIterator<Item = &'a str>,
+    ) -> BTreeMap<String, Expected> {
+        let version = Version::of(release);
+        let fits = |rule: &&Rule, case: &str| {
+            rule.is_of(case) && rule.kernel.contains(&version) && release.contains(&rule.release)
+        };
+        let expected = |case: &str| {
+            let rule = self.rules.iter().find(|rule| fits(rule, case))?;
+            Some((case.to_owned(), Expected { verdict: rule.verdict, reason: rule.reason.clone() }))
+        };
+        cases.into_iter().filter_map(expected).collect()
+    }
+
+    /// A claim that a rule names and that is none of these cases.
+    pub fn unknown_claim(&self, cases: &[&str]) -> Option<&str> {
+        let is_unknown = |rule: &&Rule| !cases.iter().any(|case| rule.is_of(case));
+        self.rules.iter().find(is_unknown).map(|rule| rule.claim.as_str())
+    }
+}
+
+impl Rule {
+    fn is_of(&self, case: &str) -> bool {
+        match self.claim.strip_suffix('*') {
+            Some(beginning) => case.starts_with(beginning),
+            None => self.claim == case,
+        }
+    }
+}
+
+fn expectable<'de, D: Deserializer<'de>>(from: D) -> Result<Verdict, D::Error> {
+    match String::deserialize(from)?.as_str() {
+        "fail" => Ok(Verdict::Fail),
+        "unsupported" => Ok(Verdict::Unsupported),
+        "deviation" => Ok(Verdict::Deviation),
+        other => Err(serde::de::Error::custom(format!(
+            "nobody can expect the verdict '{other}', only fail, unsupported or deviation"
+        ))),
+    }
+}
+
+fn not_empty<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    let reason = String::deserialize(from)?;
+    match reason.trim() {
+        "" => Err(serde::de::Error::custom("an expectation needs a reason, and this one is empty")),
+        _ => Ok(reason),
+    }
+}
+
+/// A kernel's version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Version {
+    numbers: Vec<u32>,
+    /// The number of a release candidate.
+    candidate: Option<u32>,
+}
+
+impl Version {
+    /// The version at the beginning of a release, as `7.1.13` in `7.1.13+deb13-cloud-amd64`.
+    fn of(release: &str) -> Version {
+        let end = release.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(release.len());
+        let (numbers, rest) = release.split_at(end);
+        let digits = |text: &str| text.chars().take_while(char::is_ascii_digit).collect::<String>();
+        Version {
+            numbers: numbers.split('.').filter_map(|number| number.parse().ok()).collect(),
+            candidate: rest.strip_prefix("-rc").and_then(|rest| digits(rest).parse().ok()),
+        }
+    }
+
+    /// Where this version stands to `other`, as far as `other` is told: 7.1.13 and 7.1-rc2 are of 7.1.
+    fn to(&self, other: &Version) -> Ordering {
+        let number = |version: &Version, place: usize| version.numbers.get(place).copied().unwrap_or(0);
+        let places = match other.candidate {
+            None => other.numbers.len(),
+            Some(_) => other.numbers.len().max(self.numbers.len()),
+        };
+        let mut order = (0..places).map(|place| number(self, place).cmp(&number(other, place)));
+        let order = order.find(|order| order.is_ne()).unwrap_or(Ordering::Equal);
+        let candidate = |version: &Version| version.candidate.unwrap_or(u32::MAX);
+        match other.candidate {
+            None => order,
+            Some(_) => order.then(candidate(self).cmp(&candidate(other))),
+        }
+    }
+}
+
+impl FromStr for Version {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Version, String> {
+        let version = Version::of(text);
+        let numbers: Vec<String> = version.numbers.iter().map(u32::to_string).collect();
+        let candidate = version.candidate.map_or_else(String::new, |number| format!("-rc{number}"));
+        match !numbers.is_empty() && numbers.join(".") + &candidate == text {
+            true => Ok(version),
+            false => Err(format!("'{text}' is no kernel version; 7.1, 7.1.13 and 7.3-rc7 are some")),
+        }
+    }
+}
+
+/// Some kernels: `*`, `7.1`, `>=6.12.50, <6.13`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Range(Vec<(Vec<Ordering>, Version)>);
+
+impl Range {
+    fn contains(&self, version: &Version) -> bool {
+        self.0.iter().all(|(orders, bound)| orders.contains(&version.to(bound)))
+    }
+}
+
+impl FromStr for Range {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Range, String> {
+        use Ordering::{Equal, Greater, Less};
+        if text.trim() == "*" {
+            return Ok(Range(Vec::new()));
+        }
+        let bound = |term: &str| {
+            let term = term.trim();
+            let end = term.find(|c: char| !"<>=".contains(c)).unwrap_or(term.len());
+            let orders = match &term[..end] {
+                "" | "=" => vec![Equal],
+                "<" => vec![Less],
+                "<=" => vec![Less, Equal],
+                ">" => vec![Greater],
+                ">=" => vec![Greater, Equal],
+                other => return Err(format!("'{other}' compares nothing; <, <=, =, >= and > do")),
+            };
+            Ok((orders, term[end..].trim().parse()?))
+        };
+        text.split(',').map(bound).collect::<Result<_, _>>().map(Range)
+    }
+}
+
+impl<'de> Deserialize<'de> for Range {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Range, D::Error> {
+        String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(rule: &str) -> String {
+        format!("# A comment.\n[[expect]]\n{rule}\n")
+    }
+
+    #[test]
+    fn the_file_for_mainline_is_correct_and_empty() {
+        let mainline = include_str!("../expectations/mainline.toml");
+        assert_eq!(parse(mainline), Ok(Expectations::default()));
+    }
+
+    #[test]
+    fn a_range_holds_the_series_that_it_names() {
+        let contains = |range: &str, release: &str| {
+            range.parse::<Range>().expect("a range").contains(&Version::of(release))
+        };
+        for (range, release, expected) in [
+            ("*", "5.10.0-35-cloud-amd64", true),
+            ("7.1", "7.1.13+deb13-cloud-amd64", true),
+            ("7.1", "7.1-rc2", true),
+            ("7.1", "7.10.1", false),
+            ("7.1.1", "7.1.13", false),
+            ("<=7.1", "7.1.13", true),
+            ("<7.1", "7.1-rc2", false),
+            (">7.1", "7.1.13", false),
+            (">=7.1, <7.3", "7.2.13", true),
+            (">=7.1, <7.3", "7.3-rc7-amd64", false),
+            (">=7.3-rc5", "7.3-rc7-amd64", true),
+            (">=7.3-rc5", "7.3.4", true),
+            ("<7.3-rc8", "7.3-rc7-amd64", true),
+            ("5.14.0", "5.14.0-570.el9.x86_64", true),
+        ] {
+            assert_eq!(contains(range, release), expected, "{range} {release}");
+        }
+    }
+
+    #[test]
+    fn the_first_rule_that_fits_counts() {
+        let text = file("claim = \"nnp_a\"\nkernel = \"7.1\"\nverdict = \"fail\"\nreason = \"one\"")
+            + &file(
+                "claim = \"nnp_*\"\nkernel = \"*\"\nrelease = \"deb\"\nverdict = \"unsupported\"\nreason = \"all\"",
+            );
+        let rules = parse(&text).expect("a correct file");
+        let on = |release| {
+            rules
+                .on(release, ["nnp_a", "nnp_b", "other"])
+                .into_iter()
+                .map(|(case, expected)| format!("{case}: {}", expected.reason))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(on("7.1.13+deb13"), ["nnp_a: one", "nnp_b: all"]);
+        assert_eq!(on("7.2.13+deb13"), ["nnp_a: all", "nnp_b: all"]);
+        assert_eq!(on("7.1.13"), ["nnp_a: one"]);
+        assert_eq!(rules.unknown_claim(&["nnp_b"]), Some("nnp_a"));
+        assert_eq!(rules.unknown_claim(&["nnp_a"]), None);
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_in_one_line() {
+        let wrong = |rule: &str| parse(&file(rule)).unwrap_err();
+        for (rule, expected) in [
+            ("claim = \"a\"\nkernel = \"*\"\nverdict = \"fail\"", "line 2: missing field `reason`"),
+            (
+                "claim = \"a\"\nkernel = \"*\"\nverdict = \"fail\"\nreason = \" \"",
+                "line 6: an expectation needs",
+            ),
+            ("claim = \"a\"\nkernel = \"new\"", "line 4: 'new' is no kernel version"),
+            ("claim = \"a\"\nkernel = \"=>7\"", "line 4: '=>' compares nothing"),
+            ("verdict = \"pass\"", "line 3: nobody can expect the verdict 'pass'"),
+            ("klaim = \"a\"", "line 3: unknown field `klaim`"),
+            ("claim", "line 3: "),
+        ] {
+            let error = wrong(rule);
+            assert!(error.starts_with(expected) && error.lines().count() == 1, "{rule}: {error}");
+        }
+    }
+}

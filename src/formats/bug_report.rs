@@ -1,0 +1,42 @@
+//! A failure as it could be mailed to a maintainer.
+
+use std::fmt::Write as _;
+
+use crate::report::Record;
+
+/// How many lines of a trail or an output are shown; the last ones say most.
+const SHOWN: usize = 30;
+
+/// The report of a case that went wrong on `kernel`; `rerun` is the command that runs it again.
+pub fn bug_report(record: &Record, kernel: &str, rerun: &str) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, value: &str| {
+        if !value.is_empty() {
+            let _ = writeln!(text, "{name:9} {value}");
+        }
+    };
+    line("verdict", &record.verdict.to_string());
+    if let Some(expected) = &record.expected {
+        line("expected", &format!("{}: {}", expected.verdict, expected.reason));
+    }
+    line("case", &record.case);
+    line("claim", &record.claim);
+    line("source", &record.source);
+    line("strength", &record.strength.to_string());
+    line("happened", record.why());
+    line("at", &record.at);
+    line("kernel", kernel);
+    if record.runs > 1 {
+        line("runs", &format!("{} of {} failed", record.failures, record.runs));
+    }
+    line("steps", &tail(&record.trail));
+    line("output", &tail(&record.output.lines().map(str::to_owned).collect::<Vec<_>>()));
+    line("rerun", rerun);
+    text
+}
+
+fn tail(lines: &[String]) -> String {
+    let first = lines.len().saturating_sub(SHOWN);
+    let left_out = if first > 0 { format!("({first} earlier lines)\n          ") } else { String::new() };
+    left_out + &lines[first..].join("\n          ")
+}

@@ -1,0 +1,165 @@
+//! Results in the formats that others read, all of them made from the one document.
+
+mod bug_report;
+mod junit;
+mod ktap;
+mod markdown;
+
+use std::path::{Path, PathBuf};
+
+pub use bug_report::bug_report;
+pub use markdown::cell as markdown_cell;
+
+use crate::compare::{Table, html};
+use crate::report::{Record, Verdict};
+use crate::results::Results;
+
+/// A format of reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// The document itself.
+    Json,
+    /// JUnit's XML, for CI systems.
+    Junit,
+    /// The kernel's Test Anything Protocol, for its own tools.
+    Ktap,
+    /// One page that needs nothing else.
+    Html,
+    /// For issue trackers and documents.
+    Markdown,
+}
+
+impl Format {
+    /// The format that a file's name asks for by its end.
+    ///
+    /// # Errors
+    /// Where it asks for none: which ends there are.
+    pub fn of(path: &Path) -> Result<Format, String> {
+        match path.extension().and_then(|end| end.to_str()) {
+            Some("json") => Ok(Format::Json),
+            Some("xml") => Ok(Format::Junit),
+            Some("ktap") => Ok(Format::Ktap),
+            Some("html") => Ok(Format::Html),
+            Some("md") => Ok(Format::Markdown),
+            _ => Err(format!(
+                "'{}' says no format by its end; .json, .xml, .ktap, .html and .md do",
+                path.display()
+            )),
+        }
+    }
+
+    /// The results in this format.
+    pub fn render(self, results: &Results) -> String {
+        match self {
+            Format::Json => results.to_json(),
+            Format::Junit => junit::document(results),
+            Format::Ktap => ktap::document(results),
+            Format::Html => html::page(&Table::of(vec![(String::new(), results.clone())])),
+            Format::Markdown => markdown::document(results),
+        }
+    }
+}
+
+/// A file that a report goes to, and the format that its end asks for; for command lines.
+///
+/// # Errors
+/// Those of [`Format::of`].
+pub fn target(path: &str) -> Result<(PathBuf, Format), String> {
+    Ok((PathBuf::from(path), Format::of(Path::new(path))?))
+}
+
+/// What a tool counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Status {
+    Passed,
+    /// The kernel is to blame.
+    Failed,
+    /// Something else is.
+    Errored,
+    /// Neither pass nor failure.
+    Skipped,
+}
+
+/// One test as a tool sees it.
+struct Test<'a> {
+    name: &'a str,
+    status: Status,
+    /// Why it is not passed, in one line.
+    why: String,
+    record: Option<&'a Record>,
+}
+
+/// Tests of one theme, or what happened outside of all cases.
+struct Group<'a> {
+    name: &'a str,
+    tests: Vec<Test<'a>>,
+}
+
+/// Everything that there is to report, by theme and name: the cases, those that were cut off, and the guest itself.
+fn groups(results: &Results) -> Vec<Group<'_>> {
+    let mut themes: Vec<&str> = results.cases.iter().map(|record| record.theme.as_str()).collect();
+    themes.sort_unstable();
+    themes.dedup();
+    let of_theme = |theme| results.cases.iter().filter(move |record| record.theme == theme).map(test);
+    let mut groups: Vec<Group> =
+        themes.into_iter().map(|name| Group { name, tests: of_theme(name).collect() }).collect();
+    let others = [("interrupted", interrupted(results)), ("guest", guest(results))];
+    groups.extend(others.into_iter().map(|(name, tests)| Group { name, tests }));
+    groups.retain(|group| !group.tests.is_empty());
+    groups
+}
+
+fn test(record: &Record) -> Test<'_> {
+    let (status, why) = match (record.verdict, &record.expected) {
+        (Verdict::Pass, Some(expected)) => (
+            Status::Failed,
+            format!("passed unexpectedly; expected {}: {}", expected.verdict, expected.reason),
+        ),
+        (Verdict::Pass, None) => (Status::Passed, String::new()),
+        (verdict, Some(expected)) if record.is_expected() => {
+            (Status::Skipped, format!("expected {verdict}: {}: {}", expected.reason, record.why()))
+        }
+        (Verdict::Fail, _) => (Status::Failed, record.why().to_owned()),
+        (Verdict::Broken, _) => (Status::Errored, format!("broken: {}", record.why())),
+        (verdict, _) => (Status::Skipped, format!("{verdict}: {}", record.why())),
+    };
+    Test { name: &record.case, status, why: in_a_line(&why), record: Some(record) }
+}
+
+/// The cases that a crash cut off.
+fn interrupted(results: &Results) -> Vec<Test<'_>> {
+    let why =
+        results.guest.as_ref().and_then(|guest| guest.no_verdict.as_ref()).map_or("the run", |it| &it.why);
+    let test = |name| Test {
+        name,
+        status: Status::Errored,
+        why: in_a_line(&format!("interrupted: {why}")),
+        record: None,
+    };
+    results.interrupted.iter().map(|name| test(name)).collect()
+}
+
+/// What went wrong with the guest as a whole.
+fn guest(results: &Results) -> Vec<Test<'_>> {
+    let Some(guest) = &results.guest else { return Vec::new() };
+    let no_verdict = guest.no_verdict.iter().map(|end| Test {
+        name: "verdict",
+        status: Status::Errored,
+        why: in_a_line(&format!("no verdict ({}): {}", end.stage, end.why)),
+        record: None,
+    });
+    let faults = guest.faults.iter().map(|fault| Test {
+        name: "console",
+        status: Status::Failed,
+        why: in_a_line(&format!("{} while {} ran", fault.fault, fault.running.join(", "))),
+        record: None,
+    });
+    no_verdict.chain(faults).collect()
+}
+
+fn in_a_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,416 @@
+//! A run as one document: what lasts, what is compared, and what every report is made of.
+//!
+//! `docs/results.md` explains it to its readers, `docs/results.schema.json` to their programs.
+
+use std::fmt;
+use std::io::{self, Write as _};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::case::{Case, Strength};
+use crate::check::source_path;
+use crate::probe::{Clone3State, Features, Privileges};
+use crate::report::{Event, Record, SCHEMA, Suite, Verdict};
+
+/// A run as one document, in an order that does not depend on which case was faster.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Results {
+    /// The version of this format.
+    pub schema: u32,
+    /// The suite that ran.
+    pub suite: Suite,
+    /// The kernel that it ran on.
+    pub kernel: Kernel,
+    /// The machine under the kernel.
+    pub machine: Machine,
+    /// What the probe found; `null` if the run did not come so far.
+    pub probe: Option<Found>,
+    /// How many cases were selected; `null` if the run did not come so far.
+    pub selected: Option<usize>,
+    /// The exit status of the runner; `null` while it runs, and if it was cut short.
+    pub exit: Option<u8>,
+    /// How the virtual machine ended; `null` without one, and while it runs.
+    pub guest: Option<Guest>,
+    /// The command that runs a case again on this very kernel, once `--exact NAME` is put behind it.
+    #[serde(default)]
+    pub rerun: String,
+    /// The cases that ended, by name.
+    pub cases: Vec<Record>,
+    /// The cases that had begun and not ended when this was written, by name.
+    pub interrupted: Vec<String>,
+}
+
+/// A kernel.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Kernel {
+    /// `uname -r`; of a kernel that did not boot, what its image says.
+    pub release: String,
+    /// `uname -v`.
+    pub version: Option<String>,
+    /// `uname -m`.
+    pub arch: Option<String>,
+    /// The distribution's package, where it is known.
+    pub package: Option<Package>,
+    /// `/proc/sys/kernel/tainted`.
+    pub tainted: Tainted,
+}
+
+/// A package of a distribution.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Package {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// The suite of the archive that it came from.
+    pub suite: String,
+}
+
+/// `/proc/sys/kernel/tainted` before and after the run, where it could be read.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Tainted {
+    /// Before the first case.
+    pub before: Option<u64>,
+    /// After the last.
+    pub after: Option<u64>,
+}
+
+/// The machine under a kernel.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Machine {
+    /// What booted the kernel: `virtme-ng` or `QEMU`; `null` where it was running already.
+    pub engine: Option<String>,
+    /// What ran the guest's instructions: `kvm` or `tcg`; `null` where that is not known.
+    pub accelerator: Option<String>,
+    /// How many CPUs are online.
+    pub cpus: Option<usize>,
+    /// How much memory the guest had, in MiB.
+    pub memory_mib: Option<u64>,
+    /// Whether the CPU is emulated, as the CPU itself says it.
+    pub emulated: Option<bool>,
+}
+
+/// What the probe found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Found {
+    /// clone3 itself.
+    pub clone3: Clone3State,
+    /// The kernel's features.
+    pub features: Features,
+    /// The caller's privileges.
+    pub privileges: Privileges,
+}
+
+/// How a virtual machine ended, beside what the suite itself says.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Guest {
+    /// The exit status of the whole run.
+    pub status: u8,
+    /// Why there is no verdict, if there is none.
+    pub no_verdict: Option<NoVerdict>,
+    /// What the kernel reported about itself while the suite ran.
+    pub faults: Vec<Fault>,
+    /// From power-on to the suite's first line, in seconds.
+    #[serde(default)]
+    pub boot_seconds: Option<f64>,
+    /// From power-on to the end, in seconds.
+    #[serde(default)]
+    pub seconds: Option<f64>,
+}
+
+/// Why a run has no verdict.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct NoVerdict {
+    /// How far it came: `kernel`, `machine`, `build`, `boot` or `run`.
+    pub stage: String,
+    /// What happened there.
+    pub why: String,
+}
+
+/// Something that a kernel reported about itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Fault {
+    /// What kind of thing: `oops`, `warning`, …
+    pub fault: String,
+    /// The cases that were running.
+    pub running: Vec<String>,
+    /// What stood on the console.
+    pub console: Vec<String>,
+}
+
+/// What there is to say about a claim without asking a kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    /// The case that checks it, which is also its id.
+    pub case: String,
+    /// The theme: the file that declares the case.
+    pub theme: String,
+    /// The claim itself.
+    pub claim: String,
+    /// Where it comes from.
+    pub source: String,
+    /// What a failure means.
+    pub strength: Strength,
+    /// The first kernel series of which it is true, where that is known.
+    pub since: Option<String>,
+    /// `file:line` of the declaration.
+    pub declared: String,
+}
+
+impl From<&Case> for Claim {
+    fn from(case: &Case) -> Claim {
+        Claim {
+            case: case.name.to_owned(),
+            theme: case.theme().to_owned(),
+            claim: case.claim(),
+            source: case.source.to_owned(),
+            strength: case.strength,
+            since: case.first_kernel().map(str::to_owned),
+            declared: format!("{}:{}", source_path(case.file), case.line),
+        }
+    }
+}
+
+impl Claim {
+    /// Adds to the case's record what the claim says.
+    pub fn explain(&self, record: &mut Record) {
+        record.claim.clone_from(&self.claim);
+        record.source.clone_from(&self.source);
+        record.since.clone_from(&self.since);
+        record.declared.clone_from(&self.declared);
+    }
+}
+
+impl fmt::Display for Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let known = |part: &Option<String>| part.as_ref().map_or_else(String::new, |part| format!(" {part}"));
+        write!(f, "Linux {}{}{}", self.release, known(&self.version), known(&self.arch))
+    }
+}
+
+impl fmt::Display for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut parts: Vec<String> = Vec::new();
+        parts.extend(self.engine.clone());
+        parts.extend(self.accelerator.as_ref().map(|name| name.to_uppercase()));
+        parts.extend(self.cpus.map(|count| format!("{count} CPUs")));
+        parts.extend(self.memory_mib.map(|memory| format!("{memory} MiB")));
+        f.write_str(&parts.join(", "))
+    }
+}
+
+impl Results {
+    /// Puts a run together from its events; `None` if it never began.
+    pub fn from_events(events: impl IntoIterator<Item = Event>) -> Option<Results> {
+        let mut results: Option<Results> = None;
+        let mut running: Vec<String> = Vec::new();
+        let mut cases: Vec<Record> = Vec::new();
+        let (mut exit, mut after) = (None, None);
+        for event in events {
+            match event {
+                Event::Run(header) => {
+                    results = Some(Results {
+                        schema: header.schema,
+                        suite: header.suite,
+                        kernel: Kernel {
+                            release: header.probe.release,
+                            version: Some(header.probe.version),
+                            arch: Some(header.probe.machine),
+                            package: None,
+                            tainted: Tainted { before: header.tainted, after: None },
+                        },
+                        machine: Machine {
+                            cpus: Some(header.cpus),
+                            emulated: Some(header.probe.emulated),
+                            ..Machine::default()
+                        },
+                        probe: Some(Found {
+                            clone3: header.probe.clone3,
+                            features: header.probe.features,
+                            privileges: header.probe.privileges,
+                        }),
+                        selected: Some(header.selected),
+                        ..Results::default()
+                    });
+                }
+                Event::Start { case } => running.push(case),
+                Event::End(record) => {
+                    running.retain(|name| *name != record.case);
+                    cases.push(record);
+                }
+                Event::Done(footer) => (exit, after) = (Some(footer.exit), footer.tainted),
+            }
+        }
+        let mut results = results?;
+        cases.sort_by(|a, b| a.case.cmp(&b.case));
+        running.sort();
+        results.kernel.tainted.after = after;
+        Some(Results { cases, interrupted: running, exit, ..results })
+    }
+
+    /// As [`Results::from_events`], from the lines of a journal. A last line that was cut off is no event.
+    pub fn from_journal(journal: &str) -> Option<Results> {
+        Results::from_events(journal.lines().filter_map(|line| serde_json::from_str(line).ok()))
+    }
+
+    /// Reads a document, or the journal of a run that was cut short.
+    ///
+    /// # Errors
+    /// What is wrong with the text, in one line.
+    pub fn parse(text: &str) -> Result<Results, String> {
+        #[derive(Deserialize)]
+        struct Version {
+            schema: u32,
+        }
+        if let Some(results) = Results::from_journal(text) {
+            return Ok(results);
+        }
+        let Version { schema } = serde_json::from_str(text)
+            .map_err(|error| format!("these are no results of this suite: {error}"))?;
+        if schema != SCHEMA {
+            return Err(format!(
+                "results of format {schema}; this version of the suite reads format {SCHEMA}"
+            ));
+        }
+        serde_json::from_str(text).map_err(|error| format!("these are no whole results: {error}"))
+    }
+
+    /// Adds to every case what its claim says.
+    pub fn explain(&mut self, claims: &[Claim]) {
+        for record in &mut self.cases {
+            if let Some(claim) = claims.iter().find(|claim| claim.case == record.case) {
+                claim.explain(record);
+            }
+        }
+    }
+
+    /// How many cases got this verdict.
+    pub fn count(&self, verdict: Verdict) -> usize {
+        self.cases.iter().filter(|record| record.verdict == verdict).count()
+    }
+
+    /// The verdicts and how often they were given, in a few words: `267 pass, 5 known defect`.
+    pub fn totals(&self) -> String {
+        let counts = Verdict::ALL.into_iter().map(|verdict| (self.count(verdict), verdict.to_string()));
+        let interrupted = (self.interrupted.len(), "interrupted".to_owned());
+        let unexpected = self.cases.iter().filter(|record| record.passed_unexpectedly()).count();
+        let all = counts.chain([interrupted, (unexpected, "passed unexpectedly".to_owned())]);
+        let parts: Vec<String> =
+            all.filter(|(count, _)| *count > 0).map(|(count, name)| format!("{count} {name}")).collect();
+        if parts.is_empty() { "no case ended".to_owned() } else { parts.join(", ") }
+    }
+
+    /// The command that runs one case again on this very kernel.
+    pub fn rerun(&self, case: &str) -> String {
+        format!("{} --exact {case}", self.rerun)
+    }
+
+    /// The document as text.
+    pub fn to_json(&self) -> String {
+        // A structure of strings, numbers and lists always has a text.
+        serde_json::to_string_pretty(self).unwrap_or_default() + "\n"
+    }
+}
+
+/// Writes a file next to `path` and renames it into place: nobody ever sees half of it.
+///
+/// # Errors
+/// Those of the file system.
+pub fn write_whole(path: &Path, text: &str) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let readable = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+    let mut file = tempfile::Builder::new().prefix(".results-").permissions(readable).tempfile_in(folder)?;
+    file.write_all(text.as_bytes())?;
+    file.persist(path)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::probe::Probe;
+    use crate::report::{Footer, Header};
+
+    fn begun() -> Event {
+        Event::Run(Header {
+            schema: SCHEMA,
+            suite: Suite::default(),
+            probe: Probe::run(),
+            tainted: Some(0),
+            cpus: 2,
+            selected: 3,
+        })
+    }
+
+    fn ended(case: &str) -> Event {
+        Event::End(Record { case: case.to_owned(), ..Record::default() })
+    }
+
+    fn started(case: &str) -> Event {
+        Event::Start { case: case.to_owned() }
+    }
+
+    #[test]
+    fn a_run_that_is_cut_short_keeps_what_ended_and_names_what_ran() {
+        let events = [begun(), started("b"), started("c"), started("a"), ended("b"), ended("a")];
+        let results = Results::from_events(events).unwrap();
+        let names: Vec<&str> = results.cases.iter().map(|record| record.case.as_str()).collect();
+        assert_eq!(names, ["a", "b"]);
+        assert_eq!(results.interrupted, ["c"]);
+        assert_eq!((results.exit, results.selected), (None, Some(3)));
+    }
+
+    #[test]
+    fn the_order_of_events_does_not_show() {
+        let done = || Event::Done(Footer { exit: 0, tainted: Some(1) });
+        let one = [begun(), started("a"), started("b"), ended("a"), ended("b"), done()];
+        let other = [begun(), started("b"), ended("b"), started("a"), ended("a"), done()];
+        let text = |events| Results::from_events(events).map(|results| results.to_json());
+        assert_eq!(text(Vec::from(one)), text(Vec::from(other)));
+    }
+
+    #[test]
+    fn a_document_and_a_torn_journal_are_read() {
+        let events = [begun(), started("a"), ended("a"), started("b")];
+        let results = Results::from_events(events.clone()).unwrap();
+        assert_eq!(Results::parse(&results.to_json()), Ok(results.clone()));
+        let mut journal: String =
+            events.iter().map(|event| serde_json::to_string(event).unwrap() + "\n").collect();
+        journal.push_str("{\"event\":\"end\",\"ca");
+        assert_eq!(Results::parse(&journal), Ok(results));
+    }
+
+    #[test]
+    fn what_is_no_document_is_refused_in_one_line() {
+        let newer = r#"{"schema": 2, "everything": "else"}"#;
+        let half = r#"{"schema": 1, "suite": {}}"#;
+        for (text, expected) in
+            [("", "no results"), ("[]", "no results"), (newer, "format 2"), (half, "no whole results")]
+        {
+            let error = Results::parse(text).unwrap_err();
+            assert!(error.contains(expected) && error.lines().count() == 1, "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_schema_file_is_what_the_types_say() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/results.schema.json");
+        let schema = schemars::schema_for!(Results);
+        let text = serde_json::to_string_pretty(&schema).unwrap() + "\n";
+        if std::env::var_os("UPDATE_SCHEMA").is_some() {
+            std::fs::write(&path, &text).unwrap();
+        }
+        let told = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(told == text, "run: UPDATE_SCHEMA=1 cargo test --lib schema_file");
+    }
+}
