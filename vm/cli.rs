@@ -3,6 +3,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, ValueEnum};
+use clone3_conformance::expect;
+use clone3_conformance::formats::{self, Format};
 
 use crate::accel::Wish;
 use crate::spec::{Spec, USUAL_FLAVOUR, flavour_name};
@@ -34,9 +36,17 @@ pub struct Cli {
     #[arg(long, value_name = "UID", num_args = 0..=1, default_missing_value = "1000")]
     pub user: Option<u32>,
 
-    /// Write the results to this file, as JSON
+    /// Write the results to this file, as JSON, and anew with every case that begins or ends
     #[arg(long, value_name = "FILE")]
     pub results: Option<PathBuf>,
+
+    /// Write a report to FILE, in the format that its end says: .json, .xml (JUnit), .ktap, .html or .md
+    #[arg(long, value_name = "FILE", value_parser = formats::target)]
+    pub report: Vec<(PathBuf, Format)>,
+
+    /// What is known to go wrong, and on which kernels: a TOML file
+    #[arg(long, value_name = "FILE", value_parser = expectations)]
+    pub expect: Option<Expectations>,
 
     /// Write what the kernel says on its console to this file
     #[arg(long, value_name = "FILE")]
@@ -58,11 +68,12 @@ pub struct Cli {
 /// Boots many kernels, runs the conformance suite in each, and compares what they do.
 ///
 /// Each SPEC is a kernel as vm/run.sh --kernel takes it; with none, the newest of each series in Debian's archive, and the
-/// newest release candidate. The results go to one JSON file for each kernel, and on to clone3-conformance compare.
+/// newest release candidate. The results go to RESULTS/KERNEL.json, what the runs said to KERNEL.log, and the tables to
+/// compare.txt, compare.md and compare.html beside them; the first is shown, too.
 ///
 /// Exit status: 0 every kernel was judged, whatever the verdict; 2 usage; 3 broken harness; 69 some kernel gave no verdict.
 #[derive(Debug, Parser)]
-#[command(name = "vm/compare.sh", version, max_term_width = 100)]
+#[command(name = "vm/compare.sh", version, max_term_width = 100, mut_arg("engine", usually_qemu))]
 pub struct CompareCli {
     /// The kernels
     #[arg(value_name = "SPEC")]
@@ -75,6 +86,10 @@ pub struct CompareCli {
     /// The flavour of kernels that are given by their version, or by none
     #[arg(long, default_value = USUAL_FLAVOUR, value_parser = |flavour: &str| Ok::<_, String>(flavour_name(flavour)))]
     pub flavour: String,
+
+    /// Show the rows in which all kernels agree, too
+    #[arg(long)]
+    pub all: bool,
 
     /// Where the results go
     #[arg(long, value_name = "FOLDER", default_value = "results")]
@@ -142,6 +157,23 @@ impl MachineOptions {
             format!("--append={}", self.append),
         ]
     }
+}
+
+/// The text of a file of expectations, which is correct.
+#[derive(Clone, Debug)]
+pub struct Expectations(pub String);
+
+fn expectations(path: &str) -> Result<Expectations, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+    expect::parse(&text).map(|_| Expectations(text))
+}
+
+/// What is compared is kernels, not surroundings: the engine that boots fastest, and every kernel in the same way.
+fn usually_qemu(engine: clap::Arg) -> clap::Arg {
+    engine.default_value("qemu").help(
+        "What boots the kernel: QEMU with our binary as init, which boots fastest and every kernel in the same way, \
+         or virtme-ng",
+    )
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

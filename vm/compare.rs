@@ -1,31 +1,38 @@
-//! Many kernels, one after another or some at once, each in a run of its own.
+//! Many kernels, one after another or some at once, each in a run of its own, and at last side by side in tables.
 use std::collections::VecDeque;
 use std::fs::{self, File};
-use std::io::{IsTerminal, Read, Write, stderr};
-use std::path::Path;
+use std::io::{IsTerminal, Read, Write, stderr, stdout};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use clone3_conformance::report::{Results, Verdict};
+use clone3_conformance::compare::{Table, html, markdown, terminal};
+use clone3_conformance::report::SCHEMA;
+use clone3_conformance::results::{Guest, Kernel, NoVerdict, Results, write_whole};
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::Signal;
 
 use crate::accel;
-use crate::archive::Archive;
+use crate::archive::{Archive, Package};
 use crate::cache::Cache;
 use crate::cli::CompareCli;
 use crate::interrupt::Interrupts;
+use crate::note;
 use crate::outcome::{BROKEN, NO_VERDICT};
 use crate::process::{Process, wait_until};
 use crate::qemu;
 use crate::spec::{Spec, USUAL_FLAVOUR};
 use crate::system::{self, Thing};
+use crate::version::upstream;
 
 /// What a guest takes of the host's memory beside its own, in MiB.
 const OVERHEAD: u64 = 512;
+
+/// How wide the table is that is written to a file.
+const FILE_WIDTH: usize = 120;
 
 /// One kernel of the comparison.
 struct Column {
@@ -36,6 +43,7 @@ struct Column {
 
 /// Boots every kernel; the result is the exit status.
 pub fn compare(cli: &CompareCli, cache: &Cache, interrupts: &Interrupts) -> Result<u8> {
+    let started = Instant::now();
     // What the runs would otherwise do all at once.
     system::ensure(&[("qemu-system-x86", Thing::Program(qemu::PROGRAM))], interrupts)?;
     accel::choose(cli.machine.accel, cache, interrupts)?;
@@ -43,7 +51,8 @@ pub fn compare(cli: &CompareCli, cache: &Cache, interrupts: &Interrupts) -> Resu
     fs::create_dir_all(&cli.output).with_context(|| format!("cannot make {}", cli.output.display()))?;
 
     let board = Board::new(columns.iter().map(|column| column.name.clone()).collect());
-    let waiting: Mutex<VecDeque<(usize, &Column)>> = Mutex::new(columns.iter().enumerate().collect());
+    // The newest first: they have the most to do, and the short runs then fill the gaps at the end.
+    let waiting: Mutex<VecDeque<(usize, &Column)>> = Mutex::new(columns.iter().enumerate().rev().collect());
     let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
     let work = || -> Result<u8> {
         let mut worst = 0;
@@ -57,7 +66,53 @@ pub fn compare(cli: &CompareCli, cache: &Cache, interrupts: &Interrupts) -> Resu
         let workers: Vec<_> = (0..jobs).map(|_| scope.spawn(work)).collect();
         workers.into_iter().map(|worker| worker.join().unwrap_or(Ok(BROKEN))).collect()
     });
-    ends.into_iter().try_fold(0, |worst, end| Ok(worst.max(end?)))
+    let status = ends.into_iter().try_fold(0, |worst: u8, end| Ok::<_, anyhow::Error>(worst.max(end?)))?;
+    show_tables(cli, &columns)?;
+    note!(
+        "{} kernels in {:.1} s; see {}",
+        columns.len(),
+        started.elapsed().as_secs_f32(),
+        cli.output.display()
+    );
+    Ok(status)
+}
+
+/// Puts all results side by side: on the screen, and in a file of each kind.
+fn show_tables(cli: &CompareCli, columns: &[Column]) -> Result<()> {
+    let table = Table::of(columns.iter().map(|column| (column.name.clone(), column.results(cli))).collect());
+    let file = |name: &str, text: &str| {
+        let path = cli.output.join(name);
+        write_whole(&path, text).with_context(|| format!("cannot write {}", path.display()))
+    };
+    let look = |width, colour, all| terminal::Look { width, colour, all };
+    file("compare.txt", &terminal::text(&table, look(FILE_WIDTH, false, true)))?;
+    file("compare.md", &markdown::text(&table, true))?;
+    file("compare.html", &html::page(&table))?;
+    let width = rustix::termios::tcgetwinsize(stdout()).map_or(0, |size| usize::from(size.ws_col));
+    let width = if width == 0 { FILE_WIDTH } else { width };
+    let colour = stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    Ok(stdout().write_all(terminal::text(&table, look(width, colour, cli.all)).as_bytes())?)
+}
+
+impl Column {
+    fn file(&self, cli: &CompareCli, end: &str) -> PathBuf {
+        cli.output.join(format!("{}.{end}", self.name))
+    }
+
+    /// What its run wrote; a run that wrote nothing has a column all the same, that says so.
+    fn results(&self, cli: &CompareCli) -> Results {
+        let known = fs::read_to_string(self.file(cli, "json")).map_err(|error| error.to_string());
+        known.and_then(|text| Results::parse(&text)).unwrap_or_else(|why| Results {
+            schema: SCHEMA,
+            kernel: Kernel { release: self.spec.clone(), ..Kernel::default() },
+            guest: Some(Guest {
+                status: NO_VERDICT,
+                no_verdict: Some(NoVerdict { stage: "run".to_owned(), why }),
+                ..Guest::default()
+            }),
+            ..Results::default()
+        })
+    }
 }
 
 /// The kernels that are asked for, or the newest of each series.
@@ -67,7 +122,7 @@ fn columns(cli: &CompareCli, archive: &Archive) -> Result<Vec<Column>> {
     if cli.kernels.is_empty() {
         let index = archive.index(cli.refresh)?;
         let newest = index.newest_of_each_series(&cli.flavour);
-        return Ok(newest.into_iter().map(|package| column(package.release())).collect());
+        return Ok(newest.into_iter().map(|package| column(exactly(package, &cli.flavour))).collect());
     }
     let with_flavour = |spec: &Spec| match spec {
         Spec::Version { prefix, flavour } if flavour == USUAL_FLAVOUR => {
@@ -76,6 +131,17 @@ fn columns(cli: &CompareCli, archive: &Archive) -> Result<Vec<Column>> {
         spec => spec.clone(),
     };
     Ok(cli.kernels.iter().map(|spec| column(with_flavour(spec).to_string())).collect())
+}
+
+/// What means this package and no other: its release, or, where a candidate's release is that of the series, its tag.
+fn exactly(package: &Package, flavour: &str) -> String {
+    match upstream(&package.version) {
+        candidate if candidate.contains("~rc") => {
+            let prefix = candidate.replace('~', "-");
+            Spec::Version { prefix, flavour: flavour.to_owned() }.to_string()
+        }
+        _ => package.release(),
+    }
 }
 
 /// How many guests the machine has processors and memory for.
@@ -95,8 +161,9 @@ fn free_memory() -> Option<u64> {
 
 /// Runs the suite on one kernel; the result is 0, unless there is no verdict or the harness is broken.
 fn run(cli: &CompareCli, column: &Column, interrupts: &Interrupts, show: &dyn Fn(State)) -> Result<u8> {
-    let results = cli.output.join(format!("{}.json", column.name));
-    let log_path = cli.output.join(format!("{}.log", column.name));
+    let (results, log_path) = (column.file(cli, "json"), column.file(cli, "log"));
+    // Of a comparison before this one.
+    let _ = fs::remove_file(&results);
     let mut log = File::create(&log_path).with_context(|| format!("cannot write {}", log_path.display()))?;
     let started = Instant::now();
     let mut command = Command::new(std::env::current_exe()?);
@@ -124,7 +191,7 @@ fn run(cli: &CompareCli, column: &Column, interrupts: &Interrupts, show: &dyn Fn
     }
     let status = process.wait()?.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(BROKEN);
     let seconds = started.elapsed().as_secs_f32();
-    show(State::Ended(format!("{} ({seconds:.1} s)", summary(&results, status, &log_path))));
+    show(State::Ended(format!("{} ({seconds:.1} s)", summary(&column.results(cli), status, &log_path))));
     Ok(if matches!(status, BROKEN | NO_VERDICT) { status } else { 0 })
 }
 
@@ -156,17 +223,11 @@ impl Progress {
 }
 
 /// What a run came to, in a few words.
-fn summary(results: &Path, status: u8, log: &Path) -> String {
-    let known = || -> Option<String> {
-        let results: Results = serde_json::from_slice(&fs::read(results).ok()?).ok()?;
-        let count = |verdict| results.cases.iter().filter(|record| record.verdict == verdict).count();
-        let counts =
-            Verdict::ALL.iter().map(|verdict| (count(*verdict), verdict)).filter(|(count, _)| *count > 0);
-        Some(counts.map(|(count, verdict)| format!("{count} {verdict}")).collect::<Vec<_>>().join(", "))
-    };
+fn summary(results: &Results, status: u8, log: &Path) -> String {
     match status {
         NO_VERDICT => format!("no verdict; see {}", log.display()),
-        _ => known().unwrap_or_else(|| format!("exit status {status}; see {}", log.display())),
+        _ if results.exit.is_some() => results.totals(),
+        _ => format!("exit status {status}; see {}", log.display()),
     }
 }
 
@@ -228,6 +289,21 @@ impl Board {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_candidate_is_not_taken_for_the_release_after_it() {
+        let package = |name: &str, version: &str| Package {
+            name: name.to_owned(),
+            version: version.to_owned(),
+            suite: String::new(),
+            url: String::new(),
+            sha256: String::new(),
+            size: 0,
+        };
+        let exactly = |name, version| exactly(&package(name, version), USUAL_FLAVOUR);
+        assert_eq!(exactly("linux-binary-7.3-cloud-amd64", "7.3~rc7-1~exp1"), "7.3-rc7");
+        assert_eq!(exactly("linux-image-6.1.0-56-cloud-amd64", "6.1.192-2"), "6.1.0-56-cloud-amd64");
+    }
 
     #[test]
     fn progress_is_what_the_run_shows() {

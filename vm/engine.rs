@@ -1,5 +1,4 @@
 //! What boots a kernel: two ways to the same verdict.
-use std::io::Write;
 use std::path::Path;
 
 use anyhow::Result;
@@ -8,7 +7,7 @@ use clone3_conformance::guest::Plan;
 use crate::interrupt::Interrupts;
 use crate::kernel::Kernel;
 use crate::machine::Machine;
-use crate::watch::Session;
+use crate::watch::{Listener, Session};
 use crate::{qemu, virtme};
 
 /// What is to be done.
@@ -45,13 +44,13 @@ impl Engine {
         }
     }
 
-    /// Boots the kernel and follows the suite in it; what the suite says to a person goes to `screen`.
+    /// Boots the kernel and follows the suite in it, which the listener hears.
     ///
     /// Beside what was seen of the guest, the result is what the engine itself complained of.
-    pub fn boot(&self, job: &Job, screen: &mut dyn Write) -> Result<(Session, String)> {
+    pub fn boot(&self, job: &Job, listener: &mut dyn Listener) -> Result<(Session, String)> {
         match self {
-            Self::Virtme(tools) => tools.boot(job, screen).map(|session| (session, String::new())),
-            Self::Qemu => qemu::boot(job, screen),
+            Self::Virtme(tools) => tools.boot(job, listener).map(|session| (session, String::new())),
+            Self::Qemu => qemu::boot(job, listener),
         }
     }
 }

@@ -53,6 +53,7 @@ mod tests {
             args: vec!["x".into()],
             user: None,
             rerun: String::new(),
+            expect: None,
             output: "o".into(),
             journal: "j".into(),
             counters: None,

@@ -1,6 +1,5 @@
 //! The engine that needs nothing of the guest's kernel but an initrd and a serial port: QEMU, and the suite as init.
 use std::fs::{self, File};
-use std::io::Write;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
@@ -11,7 +10,7 @@ use crate::channel::Channel;
 use crate::engine::Job;
 use crate::initramfs;
 use crate::process::Process;
-use crate::watch::{Channels, Session, watch};
+use crate::watch::{Channels, Listener, Session, watch};
 
 pub const PROGRAM: &str = "qemu-system-x86_64";
 
@@ -19,7 +18,7 @@ pub const PROGRAM: &str = "qemu-system-x86_64";
 const USUAL: &str = "console=ttyS0 panic=-1";
 
 /// Boots the kernel, and runs the plan in it.
-pub fn boot(job: &Job, screen: &mut dyn Write) -> Result<(Session, String)> {
+pub fn boot(job: &Job, listener: &mut dyn Listener) -> Result<(Session, String)> {
     let folder = TempDir::with_prefix("clone3-vm-")?;
     let initramfs = folder.path().join("initramfs");
     let binary = fs::read(job.binary).with_context(|| format!("cannot read {}", job.binary.display()))?;
@@ -45,6 +44,6 @@ pub fn boot(job: &Job, screen: &mut dyn Write) -> Result<(Session, String)> {
     }
     qemu.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&complaint)?);
     let mut process = Process::spawn(&mut qemu, Signal::KILL)?;
-    let session = watch(&mut process, channels, machine.limits, job.interrupts, screen)?;
+    let session = watch(&mut process, channels, machine.limits, job.interrupts, listener)?;
     Ok((session, fs::read_to_string(&complaint).unwrap_or_default()))
 }

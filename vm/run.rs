@@ -1,6 +1,6 @@
 //! One run: a kernel, a machine, the suite in it, a verdict.
 use std::fs;
-use std::io::{IsTerminal, stdout};
+use std::io::{IsTerminal, StdoutLock, Write as _, stdout};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ use crate::results::{Account, Ending};
 use crate::spec::{Spec, USUAL_FLAVOUR};
 use crate::system::{self, Thing};
 use crate::virtme::{Tools, knows_no_virtiofs};
-use crate::watch::{Limits, Session};
+use crate::watch::{Limits, Listener, Session};
 
 /// How long a kernel may take to come to the suite's first line, on the slowest of machines.
 const BOOT: Duration = Duration::from_secs(180);
@@ -33,7 +33,8 @@ const BOOTS: u32 = 3;
 
 /// Does what the command line says; the result is the exit status.
 pub fn run(cli: &Cli, cache: &Cache, interrupts: &Interrupts) -> Result<u8> {
-    let (account, journal, ending) = match Run::prepare(cli, cache, interrupts) {
+    let account = Account::open(cli);
+    match Run::prepare(cli, account.clone(), cache, interrupts) {
         Ok(mut run) => {
             run.announce();
             let (session, ending) = run.verdict()?;
@@ -48,18 +49,33 @@ pub fn run(cli: &Cli, cache: &Cache, interrupts: &Interrupts) -> Result<u8> {
                         .as_bytes(),
                 )?;
             }
-            (Account::of(&run.kernel, &run.machine, &run.engine), session.journal.lines, ending)
+            run.account.close(Some(&session), &ending)?;
+            Ok(ending.status)
         }
-        Err((_, error)) if error.is::<Interrupted>() => return Err(error),
+        Err((_, error)) if error.is::<Interrupted>() => Err(error),
         Err((stage, error)) => {
             let ending = no_verdict(stage, format!("{error:#}"), &[], "");
-            (Account::default(), Vec::new(), ending)
+            account.close(None, &ending)?;
+            Ok(ending.status)
         }
-    };
-    if let Some(path) = &cli.results {
-        account.write(path, &journal, &ending)?;
     }
-    Ok(ending.status)
+}
+
+/// Who hears the guest: whoever started this, and the documents.
+struct Audience<'a> {
+    screen: StdoutLock<'a>,
+    account: &'a Account,
+}
+
+impl Listener for Audience<'_> {
+    fn hear(&mut self, output: &[u8]) -> Result<()> {
+        self.screen.write_all(output)?;
+        Ok(self.screen.flush()?)
+    }
+
+    fn keep(&mut self, journal: &[String]) {
+        self.account.keep(journal);
+    }
 }
 
 /// The engine that was asked for, or the one that can do it here.
@@ -99,6 +115,7 @@ fn plan(cli: &Cli, kernel: &Kernel, cpus: u16) -> Plan {
         args,
         user: cli.user,
         rerun: rerun(cli, kernel, cpus),
+        expect: cli.expect.as_ref().map(|expectations| expectations.0.clone()),
         output: "/dev/ttyS1".to_owned(),
         journal: "/dev/ttyS2".to_owned(),
         counters: cli.counters.as_ref().map(|_| "/dev/ttyS3".to_owned()),
@@ -133,6 +150,7 @@ struct Run<'a> {
     may_leave_kvm: bool,
     plan: Plan,
     binary: PathBuf,
+    account: Account,
     cache: &'a Cache,
     interrupts: &'a Interrupts,
 }
@@ -141,6 +159,7 @@ impl<'a> Run<'a> {
     /// Sees to everything that has to be there before a kernel can be booted; an error comes with its stage.
     fn prepare(
         cli: &Cli,
+        mut account: Account,
         cache: &'a Cache,
         interrupts: &'a Interrupts,
     ) -> std::result::Result<Self, (&'static str, anyhow::Error)> {
@@ -167,7 +186,8 @@ impl<'a> Run<'a> {
         let binary = binary(cli).map_err(at("build"))?;
         let may_leave_kvm = accel == Accel::Kvm && options.accel == Wish::Auto;
         let plan = plan(cli, &kernel, machine.cpus);
-        Ok(Run { kernel, machine, engine, may_leave_kvm, plan, binary, cache, interrupts })
+        account.ask_for_claims(&binary);
+        Ok(Run { kernel, machine, engine, may_leave_kvm, plan, binary, account, cache, interrupts })
     }
 
     fn announce(&self) {
@@ -231,7 +251,8 @@ impl<'a> Run<'a> {
     }
 
     /// Boots once, and tells what the kernel said before the suite began.
-    fn boot(&self) -> Result<(Session, String)> {
+    fn boot(&mut self) -> Result<(Session, String)> {
+        self.account.knows(&self.kernel, &self.machine, &self.engine, &self.plan.rerun);
         let job = Job {
             kernel: &self.kernel,
             machine: &self.machine,
@@ -239,7 +260,8 @@ impl<'a> Run<'a> {
             binary: &self.binary,
             interrupts: self.interrupts,
         };
-        let (session, complaint) = self.engine.boot(&job, &mut stdout().lock())?;
+        let mut audience = Audience { screen: stdout().lock(), account: &self.account };
+        let (session, complaint) = self.engine.boot(&job, &mut audience)?;
         for finding in boot_findings(&session).iter().filter(|_| session.journal.begun) {
             let line = finding.excerpt.iter().find(|line| accusation(line).is_some());
             note!("before the suite began, the kernel said: {}", line.map_or("", String::as_str));

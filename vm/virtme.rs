@@ -2,7 +2,6 @@
 use std::env;
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions, Permissions};
-use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -20,7 +19,7 @@ use crate::interrupt::Interrupts;
 use crate::note;
 use crate::process::{Process, output, succeed, supervised};
 use crate::system::{self, Need, Thing};
-use crate::watch::{Channels, Session, watch};
+use crate::watch::{Channels, Listener, Session, watch};
 
 /// The version that this engine was written for.
 const VERSION: &str = "1.42";
@@ -80,7 +79,7 @@ impl Tools {
     }
 
     /// Boots the kernel, and runs the plan in it.
-    pub fn boot(&self, job: &Job, screen: &mut dyn Write) -> Result<Session> {
+    pub fn boot(&self, job: &Job, listener: &mut dyn Listener) -> Result<Session> {
         let folder = TempDir::with_prefix("clone3-vm-")?;
         let root = folder.path().join("root");
         self.furnish(&root, job)?;
@@ -123,7 +122,7 @@ impl Tools {
         let console = OpenOptions::new().write(true).open(&channels.console.path)?;
         virtme.stdin(Stdio::null()).stdout(Stdio::null()).stderr(console);
         let mut process = Process::spawn(&mut virtme, Signal::TERM)?;
-        watch(&mut process, channels, job.machine.limits, job.interrupts, screen)
+        watch(&mut process, channels, job.machine.limits, job.interrupts, listener)
     }
 
     /// Makes the guest's root: the suite, the plan, and a shell.

@@ -1,5 +1,4 @@
 //! Following a guest from power-on to its last word.
-use std::io::Write;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
@@ -21,6 +20,14 @@ pub struct Channels {
     pub output: Channel,
     /// What it says to us.
     pub journal: Channel,
+}
+
+/// Who hears what a guest tells, as it comes.
+pub trait Listener {
+    /// What the runner says to a person.
+    fn hear(&mut self, output: &[u8]) -> Result<()>;
+    /// The journal so far, whenever it has grown.
+    fn keep(&mut self, journal: &[String]);
 }
 
 /// How long a guest may take.
@@ -55,18 +62,18 @@ pub struct Session {
     pub whole: Duration,
 }
 
-/// Follows the guest in `machine`; what the runner says to a person goes to `screen` as it comes.
+/// Follows the guest in `machine`, and passes on what it tells.
 pub fn watch(
     machine: &mut Process,
     channels: Channels,
     limits: Limits,
     interrupts: &Interrupts,
-    screen: &mut dyn Write,
+    listener: &mut dyn Listener,
 ) -> Result<Session> {
     let mut watch = Watch::new(channels);
-    let ending = watch.follow(machine, limits, interrupts, screen)?;
+    let ending = watch.follow(machine, limits, interrupts, listener)?;
     machine.end()?;
-    watch.take(screen)?;
+    watch.take(listener)?;
     if let Some(line) = watch.channels.console.rest() {
         watch.take_console(&line);
     }
@@ -99,7 +106,7 @@ impl Watch {
         machine: &mut Process,
         limits: Limits,
         interrupts: &Interrupts,
-        screen: &mut dyn Write,
+        listener: &mut dyn Listener,
     ) -> Result<Ending> {
         loop {
             let limit = match self.session.journal.begun {
@@ -110,7 +117,7 @@ impl Watch {
             interrupts.check()?;
             // Looked at before the channels: what a machine that has ended said is all there then.
             let died = machine.try_wait()?;
-            self.take(screen)?;
+            self.take(listener)?;
             match died {
                 _ if self.ended && self.session.journal.exit.is_some() => return Ok(Ending::Finished),
                 Some(status) => return Ok(Ending::Died(status)),
@@ -134,17 +141,20 @@ impl Watch {
     }
 
     /// Takes what has come over every channel; the console first, so that what it says is blamed on no later case.
-    fn take(&mut self, screen: &mut dyn Write) -> Result<()> {
+    fn take(&mut self, listener: &mut dyn Listener) -> Result<()> {
         for line in self.channels.console.lines()? {
             self.take_console(&line);
         }
         let output = self.channels.output.read()?;
         if !output.is_empty() {
-            screen.write_all(&output)?;
-            screen.flush()?;
+            listener.hear(&output)?;
         }
-        for line in self.channels.journal.lines()? {
-            self.take_journal(&line);
+        let lines = self.channels.journal.lines()?;
+        for line in &lines {
+            self.take_journal(line);
+        }
+        if !lines.is_empty() {
+            listener.keep(&self.session.journal.lines);
         }
         Ok(())
     }
