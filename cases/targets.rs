@@ -3,13 +3,13 @@
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Result};
-use clone3_conformance::clone3::{Child, Clone3, exit_thread, park};
+use clone3_conformance::clone3::{Clone3, exit_thread, park};
 use clone3_conformance::kit::disposition::{self, Disposition};
-use clone3_conformance::kit::echo::{Line, Pulse};
-use clone3_conformance::kit::helper::Command;
+use clone3_conformance::kit::echo::Pulse;
+use clone3_conformance::kit::exec_race::about_to_exec;
 use clone3_conformance::kit::meeting::parent_and_child;
 use clone3_conformance::kit::userfault::Trap;
-use clone3_conformance::kit::{Cgroup, Channel, Echo, Gate, Tied, channel, echo, orphan, threads};
+use clone3_conformance::kit::{Cgroup, Channel, Echo, Gate, Tied, channel, orphan, threads};
 use clone3_conformance::need::rounds;
 use clone3_conformance::wait::{self, Event, Status, Who};
 use nix::errno::Errno;
@@ -202,26 +202,6 @@ fn autokill_after_child_exec() -> Result {
     child.close_pidfd()?;
     child.is_dead("after its exec and the last close of its pidfd")?;
     observer.reaped_with(SIGKILLED)
-}
-
-/// A child in which a thread other than the leader waits at the gate and then execs an echoing program.
-fn about_to_exec(gate: &Gate) -> Result<(Child, Line)> {
-    let (line, echoer) = echo::line()?;
-    let (from, to) = echoer.into_fds();
-    let command = Command::new("echo", &[])?.with_fd(&from).with_fd(&to);
-    let ready = Gate::new()?;
-    let child = call().spawn(|| {
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                let _ = ready.open();
-                gate.wait();
-                command.exec()
-            });
-            park()
-        })
-    })?;
-    ready.wait();
-    Ok((child, line))
 }
 
 case! {

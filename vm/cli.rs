@@ -56,6 +56,10 @@ pub struct Cli {
     #[arg(long, value_name = "FILE")]
     pub counters: Option<PathBuf>,
 
+    /// Let gdb stop the guest: where QEMU's gdbstub makes a socket ("target remote SOCKET")
+    #[arg(long, value_name = "SOCKET")]
+    pub gdb: Option<PathBuf>,
+
     /// The suite's static binary
     #[arg(long, value_name = "FILE", env = "CLONE3_SUITE", hide = true)]
     pub suite: Option<PathBuf>,

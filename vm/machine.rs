@@ -14,6 +14,8 @@ pub struct Machine {
     pub limits: Limits,
     /// Whether to start an uncompressed kernel, where there is one.
     pub uncompressed: bool,
+    /// The socket at which QEMU's gdbstub is to listen.
+    pub gdb: Option<PathBuf>,
     /// More for the kernel's command line.
     pub append: String,
     /// Where the counters go of a kernel that was built with gcov.
@@ -29,6 +31,12 @@ impl Machine {
             // emulator time at every step, and none of it matters here. RDRAND spares the wait for entropy.
             Accel::Tcg { .. } => "qemu64,+rdrand",
         }
+    }
+
+    /// QEMU's options that let a debugger in, if one is to be.
+    pub fn debugger(&self) -> Vec<String> {
+        let option = |socket: &PathBuf| format!("unix:{},server=on,wait=off", socket.display());
+        self.gdb.iter().flat_map(|socket| ["-gdb".to_owned(), option(socket)]).collect()
     }
 
     /// What every guest's kernel is told.

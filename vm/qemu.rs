@@ -42,6 +42,7 @@ pub fn boot(job: &Job, listener: &mut dyn Listener) -> Result<(Session, String)>
     if let Some(counters) = &machine.counters {
         qemu.arg("-serial").arg(format!("file:{}", counters.display()));
     }
+    qemu.args(machine.debugger());
     qemu.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&complaint)?);
     let mut process = Process::spawn(&mut qemu, Signal::KILL)?;
     let session = watch(&mut process, channels, machine.limits, job.interrupts, listener)?;

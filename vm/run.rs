@@ -175,6 +175,7 @@ impl<'a> Run<'a> {
             cpus: options.cpus,
             memory: options.memory.clone(),
             limits: Limits { boot: BOOT, whole: options.timeout },
+            gdb: cli.gdb.clone(),
             append: options.append.clone(),
             uncompressed: accel != Accel::Kvm,
             counters: cli.counters.clone(),

@@ -118,6 +118,7 @@ impl Tools {
             virtme.arg("-serial").arg(format!("file:{}", channel.path.display()));
         }
         virtme.args(["-accel", job.machine.accel.option(), "-cpu", job.machine.processor()]);
+        virtme.args(job.machine.debugger());
         // It sends the kernel's console to its standard error.
         let console = OpenOptions::new().write(true).open(&channels.console.path)?;
         virtme.stdin(Stdio::null()).stdout(Stdio::null()).stderr(console);

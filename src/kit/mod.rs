@@ -11,6 +11,7 @@ pub mod crash;
 pub mod disposition;
 pub mod echo;
 pub mod epoll;
+pub mod exec_race;
 pub mod fdpass;
 pub mod fds;
 pub mod gate;

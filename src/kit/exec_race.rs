@@ -1,0 +1,54 @@
+//! A child in which a thread other than the leader is about to exec: what the last close of its pidfd races with.
+
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
+
+use crate::abi::Flags;
+use crate::check::Result;
+use crate::clone3::{Child, Clone3, exit_now, park};
+use crate::kit::echo::{self, Line};
+use crate::kit::{Gate, helper::Command};
+
+/// An auto-kill child in which a second thread waits at the gate and then execs an echoing program, on whose line
+/// only that program answers.
+#[track_caller]
+pub fn about_to_exec(gate: &Gate) -> Result<(Child, Line)> {
+    prepared(gate, || Ok(()))
+}
+
+/// As [`about_to_exec`], with all of the child on this processor.
+#[track_caller]
+pub fn about_to_exec_on(processor: usize, gate: &Gate) -> Result<(Child, Line)> {
+    prepared(gate, || stay_on(processor))
+}
+
+/// Keeps the calling thread, and those that it starts, on this processor.
+pub fn stay_on(processor: usize) -> Result {
+    let mut only = CpuSet::new();
+    only.set(processor)?;
+    Ok(sched_setaffinity(Pid::from_raw(0), &only)?)
+}
+
+#[track_caller]
+fn prepared(gate: &Gate, prepare: impl FnOnce() -> Result) -> Result<(Child, Line)> {
+    let (line, echoer) = echo::line()?;
+    let (from, to) = echoer.into_fds();
+    let command = Command::new("echo", &[])?.with_fd(&from).with_fd(&to);
+    let ready = Gate::new()?;
+    let child = Clone3::new(Flags::KILLED_NNP).spawn(|| {
+        let prepared = prepare();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let _ = ready.open();
+                if prepared.is_err() {
+                    exit_now(98);
+                }
+                gate.wait();
+                command.exec()
+            });
+            park()
+        })
+    })?;
+    ready.wait();
+    Ok((child, line))
+}

@@ -1,0 +1,83 @@
+//! What vm/lost-kill.sh boots: the last close of an auto-kill pidfd on one processor against the exec of a thread of the
+//! child on the other, once. Ends with 0 if the child is dead, with 1 if it has outlived the close.
+#![forbid(unsafe_code)]
+
+#[path = "../runner/counters.rs"]
+mod counters;
+#[path = "../runner/init.rs"]
+mod init;
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::process::{ExitCode, exit};
+
+use clone3_conformance::check::Result;
+use clone3_conformance::kit::echo::Pulse;
+use clone3_conformance::kit::exec_race::{about_to_exec_on, stay_on};
+use clone3_conformance::kit::{Gate, helper};
+
+/// Where the debugger has to stop the two processors.
+const SYMBOLS: [&str; 4] = ["__x64_sys_sethostname", "begin_new_exec", "do_send_sig_info", "unshare_files"];
+
+fn main() -> ExitCode {
+    helper::run_if_asked();
+    if init::is_init() {
+        init::run();
+    }
+    tell(r#"{"event":"run","schema":1}"#);
+    let Some(places) = places() else {
+        println!("/proc/kallsyms does not say where {SYMBOLS:?} are");
+        return ExitCode::from(3);
+    };
+    println!("ready: {places}");
+    match survives() {
+        Ok(false) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::from(1),
+        Err(failure) => {
+            println!("{} at {}", failure.message, failure.at);
+            ExitCode::from(3)
+        }
+    }
+}
+
+/// For the driver, which waits for the suite's first line.
+fn tell(event: &str) {
+    let arguments: Vec<String> = std::env::args().collect();
+    let events = arguments.iter().skip_while(|argument| *argument != "--events").nth(1);
+    let journal = events.and_then(|path| OpenOptions::new().append(true).open(path).ok());
+    let written = journal.map(|mut journal| journal.write_all(format!("{event}\n").as_bytes()));
+    if !matches!(written, Some(Ok(()))) {
+        println!("no journal to write to");
+        exit(3);
+    }
+}
+
+/// The addresses of the functions, as `name=0x…`.
+fn places() -> Option<String> {
+    let table = fs::read_to_string("/proc/kallsyms").ok()?;
+    let address = |name: &&str| {
+        let words = table.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+        words.filter(|words| words.get(2) == Some(name)).map(|words| words[0].to_owned()).next()
+    };
+    let found = SYMBOLS.iter().map(|name| Some(format!("{name}=0x{}", address(name)?)));
+    Some(found.collect::<Option<Vec<_>>>()?.join(" "))
+}
+
+/// One meeting of close and exec; whether the child lives on.
+fn survives() -> Result<bool> {
+    stay_on(0)?;
+    // The debugger shows that it is there by having this call refused.
+    while nix::unistd::sethostname("waiting").is_ok() {}
+    let gate = Gate::new()?;
+    let (mut child, line) = about_to_exec_on(1, &gate)?;
+    let observer = child.observe()?;
+    gate.open()?;
+    child.close_pidfd()?;
+    if line.ping()? == Pulse::Alive {
+        println!("LOST: child {} lives, and answers, after the last close of its pidfd", child.pid());
+        return Ok(true);
+    }
+    observer.wait_reaped()?;
+    println!("child {} is dead after the last close of its pidfd", child.pid());
+    Ok(false)
+}
