@@ -90,6 +90,10 @@ pub struct Options {
     #[arg(long, value_name = "N")]
     pub durations: Option<usize>,
 
+    /// Measure how long the cases take, and the least that they could; with --repeat, over N rounds
+    #[arg(long)]
+    pub speed: bool,
+
     /// Run cases that change a global setting (core_pattern) for an instant, too
     #[arg(long)]
     pub allow_global_changes: bool,

@@ -11,6 +11,7 @@ mod describe;
 mod init;
 mod journal;
 mod run;
+mod speed;
 mod summary;
 
 use std::process::ExitCode;
@@ -35,6 +36,9 @@ pub fn main() -> ExitCode {
     }
     if let Some(name) = &options.describe {
         return describe::one(name);
+    }
+    if options.speed {
+        return speed::measure(&options);
     }
     run::run(options)
 }

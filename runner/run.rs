@@ -97,7 +97,7 @@ fn list(options: &Options) -> ExitCode {
 }
 
 /// Probes, once.
-fn setting(options: &Options) -> &'static Setting {
+pub fn setting(options: &Options) -> &'static Setting {
     Setting {
         probe: Probe::run(),
         allow_global_changes: options.allow_global_changes,

@@ -15,7 +15,7 @@ use rustix::pipe::PipeFlags;
 use super::census::{self, Leftover};
 use super::entry::{self, COULD_NOT_REPORT, Report};
 use super::wire::{self, Outcome, Request};
-use crate::case::{self, Case};
+use crate::case::{self, Case, Strength};
 use crate::check::Failure;
 use crate::kit::core_pattern;
 use crate::wait::{self, Status, signal_name};
@@ -23,6 +23,22 @@ use crate::{procfs, trail};
 
 /// How much of a case's output is kept.
 const OUTPUT_KEPT: usize = 64 * 1024;
+
+/// The name of a case that does nothing: what remains is the sandbox's own cost.
+pub const NOTHING: &str = "nothing";
+
+static EMPTY: Case = Case {
+    name: NOTHING,
+    doc: "Nothing.",
+    source: "",
+    strength: Strength::Is,
+    needs: &[],
+    since: None,
+    known_defect: None,
+    file: file!(),
+    line: line!(),
+    body: || Ok(()),
+};
 
 /// Serves the program until it closes its end of the socket.
 pub(super) fn serve(program: UnixStream) {
@@ -77,7 +93,8 @@ enum Ending {
 
 impl Lane {
     fn run(&self, request: &Request) -> Outcome {
-        let Some(case) = case::find(&request.case) else {
+        let found = if request.case == NOTHING { Some(&EMPTY) } else { case::find(&request.case) };
+        let Some(case) = found else {
             return Outcome::lost(Failure::broken(format!("there is no case {}", request.case)));
         };
         trail::clear();

@@ -21,6 +21,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 pub use entry::{patience, time_left};
+pub use lane::NOTHING;
 pub use wire::{Outcome, Request};
 
 use crate::check::Failure;

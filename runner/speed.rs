@@ -1,0 +1,114 @@
+//! How fast the suite is, and how fast it could be: `--speed`.
+
+use std::fmt;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use clone3_conformance::case::{self, Case};
+use clone3_conformance::check;
+use clone3_conformance::clone3::Clone3;
+use clone3_conformance::need;
+use clone3_conformance::sandbox::{NOTHING, Sandbox};
+use clone3_conformance::wait::Status;
+
+use super::cli::{self, Options};
+use super::run;
+
+/// How often the short things are measured.
+const ROUNDS: usize = 200;
+
+/// Measures, and prints a table. Nothing is said of verdicts: that is what a run is for.
+pub fn measure(options: &Options) -> ExitCode {
+    let setting = run::setting(options);
+    // Both before the first thread.
+    let bare = bare_fork();
+    let sandbox = match Sandbox::start() {
+        Ok(sandbox) => sandbox,
+        Err(error) => {
+            eprintln!("error: the harness cannot start: {error}");
+            return ExitCode::from(cli::BROKEN);
+        }
+    };
+    let deadline = options.deadline(setting.probe.emulated);
+    let bare = match bare {
+        Ok(bare) => bare,
+        Err(failure) => {
+            eprintln!("error: cannot fork: {}", failure.message);
+            return ExitCode::from(cli::BROKEN);
+        }
+    };
+    let empty = Times::of(ROUNDS, || drop(sandbox.run(NOTHING, deadline)));
+    println!("{:44} {:>9} {:>9} {:>9}", "", "first", "median", "slowest");
+    println!("{:44} {bare}", "fork, exit, wait");
+    println!("{:44} {empty}", "an empty case through the sandbox");
+    println!("{:44} {:19.2}", "    in forks", empty.median().as_secs_f64() / bare.median().as_secs_f64());
+    let able = |case: &&'static Case| need::unmet(case.needs, setting).is_none();
+    let all: Vec<&Case> = case::all().into_iter().filter(able).collect();
+    let upstream: Vec<&Case> = all.iter().copied().filter(|case| case.is_upstream()).collect();
+    let rounds = options.repeat as usize;
+    for (what, cases) in [("scenarios of the kernel's selftest", upstream), ("cases", all)] {
+        let times = Times::of(rounds, || run_all(&sandbox, &cases, deadline));
+        println!("{:44} {times}", format!("{} {what}", cases.len()));
+    }
+    ExitCode::SUCCESS
+}
+
+/// The least that a case could cost.
+fn bare_fork() -> check::Result<Times> {
+    let mut result = Ok(());
+    let times = Times::of(ROUNDS, || {
+        if result.is_ok() {
+            result = Clone3::fork().spawn(|| 0).and_then(|child| child.reap_expecting(Status::exited(0)));
+        }
+    });
+    result.map(|()| times)
+}
+
+/// Runs these cases as a run does: on every processor, and alone where a case must.
+fn run_all(sandbox: &Sandbox, cases: &[&Case], deadline: Duration) {
+    let (alone, together): (Vec<&Case>, Vec<&Case>) = cases.iter().partition(|case| case.runs_alone());
+    let next = AtomicUsize::new(0);
+    let work = || {
+        while let Some(case) = together.get(next.fetch_add(1, Ordering::Relaxed)) {
+            sandbox.run(case.name, deadline);
+        }
+    };
+    thread::scope(|scope| {
+        let workers = thread::available_parallelism().map_or(1, usize::from);
+        (0..workers).for_each(|_| drop(scope.spawn(work)));
+    });
+    alone.iter().for_each(|case| drop(sandbox.run(case.name, deadline)));
+}
+
+/// Wall times of one thing done again and again, in the order of the runs.
+struct Times(Vec<Duration>);
+
+impl Times {
+    fn of(rounds: usize, mut thing: impl FnMut()) -> Times {
+        let once = |_| {
+            let start = Instant::now();
+            thing();
+            start.elapsed()
+        };
+        Times((0..rounds).map(once).collect())
+    }
+
+    fn median(&self) -> Duration {
+        let mut sorted = self.0.clone();
+        sorted.sort();
+        sorted.get(sorted.len() / 2).copied().unwrap_or_default()
+    }
+}
+
+/// First, median and slowest, in milliseconds.
+impl fmt::Display for Times {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let first = self.0.first().copied().unwrap_or_default();
+        let slowest = self.0.iter().max().copied().unwrap_or_default();
+        let milliseconds = |time: Duration| time.as_secs_f64() * 1000.0;
+        let [first, median, slowest] = [first, self.median(), slowest].map(milliseconds);
+        write!(f, "{first:6.1} ms {median:6.1} ms {slowest:6.1} ms")
+    }
+}
