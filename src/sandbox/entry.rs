@@ -1,6 +1,6 @@
 //! The case's own process: how it begins, runs its body and reports.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::panic::AssertUnwindSafe;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -63,32 +63,24 @@ fn set_patience(deadline: Duration) {
 }
 
 /// Runs the case in this process, which ends with it.
-pub(super) fn run(case: &Case, deadline: Duration, verdict: OwnedFd, output: OwnedFd) -> ! {
+pub(super) fn run(case: &Case, deadline: Duration, verdict: &OwnedFd) -> ! {
     set_patience(deadline);
-    let failure = settle_in(case, output).and_then(|()| guarded(case)).err();
+    let failure = settle_in(case).and_then(|()| guarded(case)).err();
     let left = census::take();
     let pid = rustix::process::getpid().as_raw_nonzero().get();
     let sent = serde_json::to_vec(&Report { pid, failure, left })
-        .is_ok_and(|report| rustix::io::write(&verdict, &report) == Ok(report.len()));
+        .is_ok_and(|report| rustix::io::write(verdict, &report) == Ok(report.len()));
     exit_now(if sent { 0 } else { COULD_NOT_REPORT })
 }
 
-/// A name and a group of its own, subreaper of what it starts, no input, output to the lane.
-fn settle_in(case: &Case, output: OwnedFd) -> Result {
-    use rustix::fs::{Mode, OFlags, open};
+/// A name and a group of its own, subreaper of what it starts.
+fn settle_in(case: &Case) -> Result {
     // What ps and every message call the process: the first 15 bytes of the case's name.
     if let Ok(name) = std::ffi::CString::new(case.name) {
         rustix::thread::set_name(&name)?;
     }
     rustix::process::setpgid(None, None)?;
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
-    match open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
-        Ok(null) => rustix::stdio::dup2_stdin(null.as_fd())?,
-        // No /dev: an empty pipe gives the same end of file.
-        Err(_) => rustix::stdio::dup2_stdin(rustix::pipe::pipe()?.0)?,
-    }
-    rustix::stdio::dup2_stdout(&output)?;
-    rustix::stdio::dup2_stderr(&output)?;
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! A lane: runs one case at a time, watches it, and clears up behind it.
 
+use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -46,7 +47,7 @@ pub(super) fn serve(program: UnixStream) {
     if trail::open().is_err() || settle_in().is_err() {
         return;
     }
-    let lane = Lane { program, children };
+    let Ok(mut lane) = Lane::new(program, children) else { return };
     while let Ok(Some(request)) = wire::receive::<Request>(&lane.program) {
         let outcome = lane.run(&request);
         if wire::send(&lane.program, &outcome).is_err() {
@@ -72,12 +73,41 @@ fn watch_children() -> nix::Result<SignalFd> {
 struct Lane {
     program: UnixStream,
     children: SignalFd,
+    /// What every case reads as its standard input.
+    nothing: OwnedFd,
+    pipes: Pipes,
+}
+
+/// What a case reports and prints goes through these. They serve one case after another: nobody but a case
+/// that is over could still hold them, and whoever it left behind is dead by then.
+struct Pipes {
+    verdict: Pipe,
+    output: Pipe,
+}
+
+/// A pipe whose reader never blocks: a case must not be able to stop its lane.
+struct Pipe {
+    read: File,
+    write: OwnedFd,
+}
+
+impl Pipe {
+    fn new() -> rustix::io::Result<Pipe> {
+        let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+        rustix::io::ioctl_fionbio(&read, true)?;
+        Ok(Pipe { read: read.into(), write })
+    }
+}
+
+impl Pipes {
+    fn new() -> rustix::io::Result<Pipes> {
+        Ok(Pipes { verdict: Pipe::new()?, output: Pipe::new()? })
+    }
 }
 
 /// A case under way.
 struct Running {
     pid: i32,
-    verdict: OwnedFd,
     output: Collected,
     end: Instant,
 }
@@ -92,7 +122,17 @@ enum Ending {
 }
 
 impl Lane {
-    fn run(&self, request: &Request) -> Outcome {
+    fn new(program: UnixStream, children: SignalFd) -> rustix::io::Result<Lane> {
+        use rustix::fs::{Mode, OFlags, open};
+        let nothing = match open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+            Ok(null) => null,
+            // No /dev: an empty pipe gives the same end of file.
+            Err(_) => rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?.0,
+        };
+        Ok(Lane { program, children, nothing, pipes: Pipes::new()? })
+    }
+
+    fn run(&mut self, request: &Request) -> Outcome {
         let found = if request.case == NOTHING { Some(&EMPTY) } else { case::find(&request.case) };
         let Some(case) = found else {
             return Outcome::lost(Failure::broken(format!("there is no case {}", request.case)));
@@ -116,18 +156,15 @@ impl Lane {
     }
 
     fn start(&self, case: &Case, deadline: Duration) -> nix::Result<Running> {
-        let (verdict, verdict_end) = pipe()?;
-        let (output, output_end) = pipe()?;
         let end = Instant::now() + deadline;
         // SAFETY: a lane has one thread.
         match unsafe { fork() }? {
             ForkResult::Parent { child } => {
-                Ok(Running { pid: child.as_raw(), verdict, output: Collected::new(output), end })
+                Ok(Running { pid: child.as_raw(), output: Collected::default(), end })
             }
             ForkResult::Child => {
                 self.let_go();
-                drop((verdict, output));
-                entry::run(case, deadline, verdict_end, output_end)
+                entry::run(case, deadline, &self.pipes.verdict.write)
             }
         }
     }
@@ -136,24 +173,40 @@ impl Lane {
     fn let_go(&self) {
         let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
         let _ = SigSet::empty().thread_set_mask();
-        for fd in [self.program.as_fd(), self.children.as_fd()] {
+        let Pipes { verdict, output } = &self.pipes;
+        // A failure shows: the case's output, or its end of file, does not come.
+        let _ = rustix::stdio::dup2_stdin(&self.nothing);
+        let _ = rustix::stdio::dup2_stdout(&output.write);
+        let _ = rustix::stdio::dup2_stderr(&output.write);
+        for fd in [
+            self.program.as_fd(),
+            self.children.as_fd(),
+            self.nothing.as_fd(),
+            verdict.read.as_fd(),
+            output.read.as_fd(),
+            output.write.as_fd(),
+        ] {
             // SAFETY: the case never touches the lane's descriptors, and leaves without running destructors.
             unsafe { rustix::io::close(std::os::fd::AsRawFd::as_raw_fd(&fd)) };
         }
     }
 
-    fn finish(&self, mut running: Running, deadline: Duration, start: Instant) -> Outcome {
+    fn finish(&mut self, mut running: Running, deadline: Duration, start: Instant) -> Outcome {
         let ending = self.watch(&mut running, deadline);
         let duration = start.elapsed();
         // The first census was the case's own; this one finds what it could not see or did not live to see.
         let found = census::take();
         let immortal = if found.is_empty() { Vec::new() } else { census::kill_all_children() };
-        running.output.drain();
-        let report = read_report(running.verdict, running.pid);
+        running.output.drain(&self.pipes.output.read);
+        let report = read_report(&self.pipes.verdict.read, running.pid);
         let mut failure = judge(ending, report, found);
         if !immortal.is_empty() {
             let who = census::names(&immortal);
             failure = Some(Failure::fail(format!("SIGKILL does not end what the case left: {who}")));
+            // It may still write into the old ones. Without new ones the old have to do.
+            if let Ok(pipes) = Pipes::new() {
+                self.pipes = pipes;
+            }
         }
         let trail = if failure.is_some() { trail::read() } else { Vec::new() };
         Outcome { failure, output: running.output.text(), trail, duration }
@@ -181,11 +234,11 @@ impl Lane {
     /// Blocks until a child changes, output comes, time is up or the program goes (then true).
     fn wait_for_news(&self, running: &mut Running, left: Duration) -> bool {
         let wake = PollFlags::POLLIN;
-        let mut fds = vec![
+        let mut fds = [
             PollFd::new(self.children.as_fd(), wake),
             PollFd::new(self.program.as_fd(), PollFlags::empty()),
+            PollFd::new(self.pipes.output.read.as_fd(), wake),
         ];
-        fds.extend(running.output.source().map(|source| PollFd::new(source, wake)));
         // A millisecond more than is left, so that the loop does not spin in the last one.
         let timeout = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
         // EINTR and the like: the loop looks again.
@@ -197,14 +250,10 @@ impl Lane {
             while let Ok(Some(_)) = self.children.read_signal() {}
         }
         if output {
-            running.output.read_some();
+            running.output.read_some(&self.pipes.output.read);
         }
         gone
     }
-}
-
-fn pipe() -> nix::Result<(OwnedFd, OwnedFd)> {
-    rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|errno| Errno::from_raw(errno.raw_os_error()))
 }
 
 fn kill_and_reap(pid: i32) {
@@ -220,11 +269,10 @@ fn what_hangs(pid: i32) -> String {
 }
 
 /// The case's own words: `Ok(None)` when it said nothing, an error when nobody can make sense of them.
-fn read_report(verdict: OwnedFd, pid: i32) -> Result<Option<Report>, String> {
-    // A descendant that escaped may still hold the other end.
-    let _ = rustix::io::ioctl_fionbio(&verdict, true);
+fn read_report(mut verdict: &File, pid: i32) -> Result<Option<Report>, String> {
     let mut bytes = Vec::new();
-    let _ = std::fs::File::from(verdict).read_to_end(&mut bytes);
+    // It ends where nothing more is there: the lane holds the other end, too.
+    let _ = verdict.read_to_end(&mut bytes);
     if bytes.is_empty() {
         return Ok(None);
     }
@@ -278,47 +326,25 @@ fn silent(status: Status) -> Failure {
 }
 
 /// A case's output: the beginning is kept, the rest is counted.
+#[derive(Default)]
 struct Collected {
-    source: Option<std::fs::File>,
     kept: Vec<u8>,
     total: usize,
 }
 
 impl Collected {
-    fn new(source: OwnedFd) -> Collected {
-        // A pipe that blocks would let a case stop its lane.
-        let _ = rustix::io::ioctl_fionbio(&source, true);
-        Collected { source: Some(source.into()), kept: Vec::new(), total: 0 }
-    }
-
-    fn source(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
-        self.source.as_ref().map(AsFd::as_fd)
-    }
-
-    /// Reads once; false when there was nothing to read. At the end of file the source is dropped, or poll
-    /// would report it for ever.
-    fn read_some(&mut self) -> bool {
+    /// Reads once; false when there was nothing to read.
+    fn read_some(&mut self, mut source: &File) -> bool {
         let mut buffer = [0; 16 * 1024];
-        let Some(source) = &mut self.source else {
-            return false;
-        };
-        match source.read(&mut buffer) {
-            Ok(0) => {
-                self.source = None;
-                false
-            }
-            Ok(count) => {
-                self.total += count;
-                let room = OUTPUT_KEPT - self.kept.len();
-                self.kept.extend_from_slice(&buffer[..count.min(room)]);
-                true
-            }
-            Err(_) => false,
-        }
+        let Ok(count @ 1..) = source.read(&mut buffer) else { return false };
+        self.total += count;
+        let room = OUTPUT_KEPT - self.kept.len();
+        self.kept.extend_from_slice(&buffer[..count.min(room)]);
+        true
     }
 
-    fn drain(&mut self) {
-        while self.read_some() {}
+    fn drain(&mut self, source: &File) {
+        while self.read_some(source) {}
     }
 
     fn text(&self) -> String {
