@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use clone3_conformance::abi::{AUTOKILL_MARK, CLONE_ARGS_SIZES, Flags};
 use clone3_conformance::case;
-use clone3_conformance::check::{self, Failure, Result};
+use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::{self, Clone3, PIDFD_UNTOUCHED, is_cloexec, is_open};
 use clone3_conformance::kit::subject;
 use clone3_conformance::need::Setting;
@@ -61,8 +61,9 @@ fn abi_flag_bit_values() -> Result {
     wait::no_child(reaped.pid())?;
 
     let has_nnp = || i32::from(rustix::thread::no_new_privs() == Ok(true));
-    Clone3::fork().spawn(has_nnp)?.reap_expecting(Status::exited(0))?;
-    Clone3::fork().with(bit(35)).spawn(has_nnp)?.reap_expecting(Status::exited(1))?;
+    let says = "no_new_privs of the child, as its exit status";
+    Clone3::fork().spawn(has_nnp)?.reap_expecting(Status::exited(0)).context(says)?;
+    Clone3::fork().with(bit(35)).spawn(has_nnp)?.reap_expecting(Status::exited(1)).context(says)?;
 
     let killed = Clone3::new(Flags::PIDFD | bit(34) | bit(35) | bit(36)).spawn(clone3::park)?;
     check::holds(

@@ -195,14 +195,24 @@ fn pidfd_info_coredump_thread_crash() -> Result {
     for call in subject::calls() {
         let child = call.spawn(|| crash_in_thread(Crash::Unmapped))?;
         server.take_dump_of(child.pidfd()?)?;
-        if let Some(status) = subject::see_off(&child)? {
-            check::equal("wait status", status, Crash::Unmapped.dumped())?;
-        }
-        let info = tells_of_dump(&child, Signal::SIGSEGV, Crash::Unmapped.code())?;
-        let signal = Status(info.exit_code).term_signal();
-        check::equal("signal in the exit_code", signal, Some(Signal::SIGSEGV as i32))?;
+        tells_of_threads_dump(&child).context(format_args!("socket, {call}"))?;
+    }
+    server.to_helper(true)?;
+    for call in subject::calls() {
+        let child = call.spawn(|| crash_in_thread(Crash::Unmapped))?;
+        tells_of_threads_dump(&child).context(format_args!("helper with %F, {call}"))?;
     }
     Ok(())
+}
+
+#[track_caller]
+fn tells_of_threads_dump(child: &Child) -> Result {
+    if let Some(status) = subject::see_off(child)? {
+        check::equal("wait status", status, Crash::Unmapped.dumped())?;
+    }
+    let info = tells_of_dump(child, Signal::SIGSEGV, Crash::Unmapped.code())?;
+    let signal = Status(info.exit_code).term_signal();
+    check::equal("signal in the exit_code", signal, Some(Signal::SIGSEGV as i32))
 }
 
 case! {

@@ -12,6 +12,7 @@ use clone3_conformance::kit::privilege::{self, Caps, ORDINARY};
 use clone3_conformance::kit::process::child_reporting;
 use clone3_conformance::kit::sandboxing::{self, Landlock};
 use clone3_conformance::kit::setuid::{self, Credentials, credentials_after_exec};
+use clone3_conformance::need::Setting;
 use clone3_conformance::wait::Status;
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
@@ -21,10 +22,15 @@ fn without_nnp(program: BorrowedFd<'_>) -> Result<Credentials> {
     credentials_after_exec(&Clone3::fork(), program, || Ok(()))
 }
 
-/// What a child with CLONE_NNP is after it execs `program`.
+/// What a child with CLONE_NNP is after it execs `program`; one that is auto-reaped is the same.
 fn with_nnp(program: BorrowedFd<'_>) -> Result<Credentials> {
     let found = credentials_after_exec(&Clone3::fork().with(Flags::NNP), program, || Ok(()))?;
     check::equal("no_new_privs after exec", found.no_new_privs, true)?;
+    if Setting::get().probe.features.autoreap {
+        let call = Clone3::new(Flags::REAPED | Flags::NNP);
+        let reaped = credentials_after_exec(&call, program, || Ok(()))?;
+        check::equal(format_args!("what the child of {call} is after exec"), &reaped, &found)?;
+    }
     Ok(found)
 }
 

@@ -2,15 +2,20 @@
 
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
-use clone3_conformance::check::{self, Result};
+use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::{Child, Clone3};
+use clone3_conformance::kit::disposition::Disposition;
 use clone3_conformance::kit::helper::Command;
 use clone3_conformance::kit::process::{apart, child_reporting, reap_all, two_apart};
 use clone3_conformance::kit::programs::{CloneParentReport, try_clone_parent};
-use clone3_conformance::kit::{Channel, Held, legacy, privilege, sigchld};
+use clone3_conformance::kit::{Channel, Held, disposition, legacy, privilege, sigchld, threads};
 use clone3_conformance::procfs::Stat;
 use clone3_conformance::wait::{self, Event, Status};
 use nix::errno::Errno;
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 fn reaped() -> Clone3 {
     Clone3::new(Flags::REAPED)
@@ -145,6 +150,44 @@ fn autoreap_orphaned_zombies_still_reparent() -> Result {
     check::equal("the orphan", wait::find_zombie(orphan)?, Event::exited(orphan, 55))?;
     wait::reap_expecting(orphan, Status::exited(55))?;
     wait::no_children()
+}
+
+/// Something that a process does to itself.
+type Change = (&'static str, fn() -> Result);
+
+case! {
+    /// Auto-reaping outlasts what the child does to itself: it moves to another process group, unshares, asks for a
+    /// signal at its parent's death, becomes undumpable, sets no_new_privs, ignores SIGCHLD, forks, runs a thread.
+    autoreap_survives_own_changes: Must, needs [Autoreap, ExitInfo],
+    source "commit \"clone: add CLONE_AUTOREAP\" (the property is the child's own)",
+}
+fn autoreap_survives_own_changes() -> Result {
+    sigchld::block()?;
+    let changes: [Change; 8] = [
+        ("setpgid", || Ok(nix::unistd::setpgid(Pid::from_raw(0), Pid::from_raw(0))?)),
+        ("unshare(CLONE_FILES|CLONE_FS)", || Ok(unshare(CloneFlags::CLONE_FILES | CloneFlags::CLONE_FS)?)),
+        ("PR_SET_PDEATHSIG", || Ok(nix::sys::prctl::set_pdeathsig(Signal::SIGTERM)?)),
+        ("PR_SET_DUMPABLE", || Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)),
+        ("PR_SET_NO_NEW_PRIVS", || Ok(rustix::thread::set_no_new_privs(true)?)),
+        ("SIGCHLD ignored", || disposition::set(Signal::SIGCHLD, Disposition::Ignored)),
+        ("fork", || apart(|| Ok(()))),
+        ("a thread", || threads::in_a_thread(|| Ok(()))),
+    ];
+    for (what, change) in changes {
+        let ordinary = Held::execed_after(&Clone3::new(Flags::PIDFD), 62, 1, change).context(what)?;
+        ordinary.let_go()?;
+        ordinary.into_child().reap_expecting(Status::exited(62)).context(what)?;
+        check::holds(
+            sigchld::take().is_some(),
+            "control: no SIGCHLD from an ordinary child that has execed",
+        )?;
+
+        let child = Held::execed_after(&reaped(), 62, 1, change).context(what)?;
+        child.let_go()?;
+        child.is_gone_with(Status::exited(62)).context(what)?;
+        sigchld::none_pending().context(what)?;
+    }
+    Ok(())
 }
 
 case! {

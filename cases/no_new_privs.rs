@@ -2,13 +2,14 @@
 
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
-use clone3_conformance::check::{self, Failure, Result};
+use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::{Clone3, Stack};
 use clone3_conformance::kit::process::{child_reporting, two_apart};
 use clone3_conformance::kit::{Held, helper, privilege, setuid, sigchld};
 use clone3_conformance::procfs;
 use clone3_conformance::wait::{self, Event, Status};
 use nix::errno::Errno;
+use nix::sched::{CloneFlags, unshare};
 
 /// The calling thread's bit.
 fn own_bit() -> Result<bool> {
@@ -178,16 +179,44 @@ fn bit_of_new_thread() -> Result<bool> {
 }
 
 case! {
-    /// The child keeps no_new_privs when it execs.
-    nnp_survives_exec: Must, needs [Nnp, NotYetNnp],
+    /// The child keeps no_new_privs when it execs, auto-reaped or not, and whichever of its threads calls exec.
+    nnp_survives_exec: Must, needs [Autoreap, Nnp, ExitInfo, NotYetNnp],
     source "PR_SET_NO_NEW_PRIVS(2const): preserved across execve(2)",
 }
 fn nnp_survives_exec() -> Result {
+    let program = helper::program()?;
+    for call in [Clone3::fork(), Clone3::new(Flags::REAPED)] {
+        for (flags, expected) in [(Flags::empty(), false), (Flags::NNP, true)] {
+            let call = call.clone().with(flags);
+            let found = setuid::credentials_after_exec(&call, program, || Ok(()))?;
+            let what = format!("no_new_privs after exec in the child of {call}");
+            check::equal(what, found.no_new_privs, expected)?;
+            let found = setuid::credentials_after_exec_by_thread(&call, program)?;
+            let what = format!("no_new_privs after exec by another thread in the child of {call}");
+            check::equal(what, found.no_new_privs, expected)?;
+        }
+    }
+    Ok(())
+}
+
+case! {
+    /// The child keeps no_new_privs when it makes namespaces, a user namespace among them, and becomes the
+    /// leader of a session.
+    nnp_survives_unshare_and_setsid: Must, needs [Nnp, UserNamespaces, NotYetNnp],
+    source "PR_SET_NO_NEW_PRIVS(2const): once set, the attribute cannot be unset",
+}
+fn nnp_survives_unshare_and_setsid() -> Result {
     for (flags, expected) in [(Flags::empty(), false), (Flags::NNP, true)] {
         let call = Clone3::fork().with(flags);
-        let found = setuid::credentials_after_exec(&call, helper::program()?, || Ok(()))?;
-        let what = format!("no_new_privs after exec in a child with {flags}");
-        check::equal(what, found.no_new_privs, expected)?;
+        let (child, ()) = child_reporting(&call, || {
+            unshare(CloneFlags::CLONE_FILES)?;
+            check::equal("no_new_privs after unshare(CLONE_FILES)", own_bit()?, expected)?;
+            unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS)?;
+            check::equal("no_new_privs after unshare(CLONE_NEWUSER|CLONE_NEWNS)", own_bit()?, expected)?;
+            nix::unistd::setsid()?;
+            check::equal("no_new_privs after setsid", own_bit()?, expected)
+        })?;
+        child.reap_expecting(Status::exited(0))?;
     }
     Ok(())
 }
@@ -219,7 +248,9 @@ fn nnp_shared_vm_child_only() -> Result {
     for flags in [Flags::CLONE_VM | Flags::CLONE_VFORK, shared] {
         for (nnp, expected) in [(Flags::empty(), 0), (Flags::NNP, 1)] {
             let call = Clone3::fork().with(flags | nnp);
-            call.spawn_on(&Stack::new()?, end_with_own_bit, 0)?.reap_expecting(Status::exited(expected))?;
+            let child = call.spawn_on(&Stack::new()?, end_with_own_bit, 0)?;
+            let what = format!("no_new_privs of the child of {call}, as its exit status");
+            child.reap_expecting(Status::exited(expected)).context(what)?;
             check::equal(format_args!("the caller's no_new_privs after {call}"), own_bit()?, false)?;
         }
     }

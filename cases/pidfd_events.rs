@@ -94,7 +94,22 @@ fn autoreap_pollhup_implies_exit_info() -> Result {
         let child = reaped().spawn(|| 42)?;
         child.pidfd()?.reaped_with(Status::exited(42))?;
     }
+    // A process of which much has been looked up in /proc takes long to release after its number is free.
+    for _ in 0..rounds(5) {
+        let child = Held::prepared(&reaped(), 42, open_many_files)?;
+        procfs::look_up_descriptors(child.pid());
+        child.let_go()?;
+        child.pidfd()?.reaped_with(Status::exited(42))?;
+    }
     Ok(())
+}
+
+/// Opens as many descriptors as fit into a small table.
+fn open_many_files() {
+    let null = std::fs::File::open("/dev/null");
+    for _ in 0..200 {
+        std::mem::forget(null.as_ref().ok().map(std::fs::File::try_clone));
+    }
 }
 
 case! {

@@ -5,8 +5,9 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::{Child, Clone3};
 use clone3_conformance::kit::tracer::Tracer;
-use clone3_conformance::kit::{Echo, Held, sigchld, tracer};
+use clone3_conformance::kit::{Blocked, Echo, Held, WaitCall, sigchld, tracer};
 use clone3_conformance::wait::{self, Event, Status, Who};
+use nix::errno::Errno;
 use nix::sys::signal::Signal;
 
 /// A child for others to trace, which once let go exits with `code`.
@@ -55,8 +56,8 @@ fn autoreap_ptrace_other_tracer_zombie() -> Result {
     let (child, tracer) = zombie_of_a_sibling(&Clone3::new(Flags::REAPED), 16)?;
     check::equal("the parent's waitid(WEXITED|WNOHANG|__WALL)", parent_sees(&child), Ok(None))?;
     sigchld::none_pending()?;
-    let heard = Some((libc::CLD_EXITED, child.pid()));
-    check::equal("SIGCHLD of the tracer, as (si_code, si_pid)", tracer.take_sigchld()?, heard)?;
+    let heard = sigchld::in_words(Some((libc::CLD_EXITED, child.pid())));
+    check::equal("SIGCHLD of the tracer", sigchld::in_words(tracer.take_sigchld()?), heard)?;
     check::equal("the tracer's wait", tracer.reap()?, Status::exited(16))?;
     is_gone_with(&child, Status::exited(16))?;
     tracer.dismiss()
@@ -80,6 +81,29 @@ fn autoreap_ptrace_other_tracer_wait_then_gone() -> Result {
     check::equal("the tracer's wait", tracer.reap()?, Status::exited(16))?;
     is_gone_with(&child, Status::exited(16))?;
     tracer.dismiss()
+}
+
+case! {
+    /// A parent that is blocked in wait for an auto-reaped child gets ECHILD when the process that traced the child to its
+    /// end waits for it, or exits.
+    autoreap_ptrace_other_tracer_wakes_parent: Must, needs [Autoreap, ExitInfo, Ptrace, Proc],
+    source "commit \"clone: add CLONE_AUTOREAP\"; kernel/signal.c do_notify_parent() (\"a blocked sys_wait4 might now return -ECHILD\")",
+}
+fn autoreap_ptrace_other_tracer_wakes_parent() -> Result {
+    sigchld::block()?;
+    for waits in [true, false] {
+        let (child, tracer) = zombie_of_a_sibling(&Clone3::new(Flags::REAPED), 16)?;
+        let call = WaitCall::Pid(child.pid(), libc::WEXITED | libc::__WALL);
+        let parent = Blocked::in_call(call)?;
+        let what = if waits { "its tracer waits for it" } else { "its tracer exits" };
+        if waits {
+            check::equal("the tracer's wait", tracer.reap()?, Status::exited(16))?;
+        }
+        tracer.dismiss()?;
+        check::equal(format_args!("{call} of the parent, when {what}"), parent.join()?, Err(Errno::ECHILD))?;
+        is_gone_with(&child, Status::exited(16))?;
+    }
+    Ok(())
 }
 
 case! {

@@ -2,8 +2,9 @@
 
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
-use clone3_conformance::check::{self, Context as _, Result};
+use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::{Child, Clone3, park};
+use clone3_conformance::kit::fosterling::{self, Fosterling};
 use clone3_conformance::kit::process::apart;
 use clone3_conformance::kit::{Channel, Orphan, fdpass, namespace, orphan, sigchld};
 use clone3_conformance::pidfd::Pidfd;
@@ -95,6 +96,32 @@ fn autoreap_reparent_init() -> Result {
         })?;
         wait::no_children()
     })
+}
+
+/// Whether pid 1 has waited for a child whose pidfd is this by the time it is gone: the child's processor time tells.
+#[track_caller]
+fn init_waits_for(child: &Fosterling) -> Result<bool> {
+    let before = fosterling::ticks_waited_for_by_init()?;
+    child.let_go()?;
+    child.pidfd.reaped_with(Status::exited(3))?;
+    // Both numbers are rounded down, each for two kinds of time.
+    Ok(fosterling::ticks_waited_for_by_init()? + 4 >= before + fosterling::TICKS)
+}
+
+case! {
+    /// An auto-reaped child that the init of the whole system has adopted is gone with its end: init does not get to
+    /// wait for it, as it does for an ordinary one.
+    autoreap_reparent_global_init: Must, needs [Autoreap, ExitInfo, Root, Proc, GlobalChanges],
+    source "commit \"clone: add CLONE_AUTOREAP\"; PR_SET_CHILD_SUBREAPER(2const)",
+}
+fn autoreap_reparent_global_init() -> Result {
+    let ordinary = Fosterling::made_with(Flags::PIDFD)?;
+    if !init_waits_for(&ordinary)? {
+        return Err(Failure::blocked("pid 1 here does not wait for the children that it adopts"));
+    }
+    let child = Fosterling::made_with(Flags::REAPED)?;
+    let waited = "pid 1 waited for the auto-reaped child that it adopted: its processor time is among that of pid 1's children";
+    check::holds(!init_waits_for(&child)?, waited)
 }
 
 case! {

@@ -12,6 +12,7 @@ use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
 use nix::poll::PollFlags;
 use nix::sys::resource::{Resource, UsageWho, getrusage, setrlimit};
+use nix::sys::signal::Signal;
 use rustix::time::{ClockId, clock_gettime};
 
 fn reaped() -> Clone3 {
@@ -156,9 +157,9 @@ fn autoreap_pid_reusable() -> Result {
     new.pidfd()?.reaped_with(Status::exited(7))
 }
 
-fn exit_signal_of(pid: i32) -> Result<i32> {
+fn exit_signal_of(pid: i32) -> Result<Option<Signal>> {
     let stat = Stat::of(pid).ok_or_else(|| Failure::broken(format!("no /proc/{pid}/stat")))?;
-    Ok(stat.exit_signal)
+    Ok(Signal::try_from(stat.exit_signal).ok())
 }
 
 case! {
@@ -169,17 +170,21 @@ case! {
 }
 fn autoreap_exit_signal_field() -> Result {
     let ordinary = Held::exiting_with(&Clone3::fork(), 0)?;
-    check::equal("control: of an ordinary child", exit_signal_of(ordinary.pid())?, libc::SIGCHLD)?;
+    check::equal(
+        "control: exit signal of an ordinary child",
+        exit_signal_of(ordinary.pid())?,
+        Some(Signal::SIGCHLD),
+    )?;
     ordinary.into_child().clear_away()?;
 
     let born = Held::exiting_with(&reaped(), 0)?;
-    check::equal("at birth", exit_signal_of(born.pid())?, 0)?;
+    check::equal("exit signal at birth", exit_signal_of(born.pid())?, None)?;
     born.into_child().clear_away()?;
     let execed = Held::execed(&reaped(), 0)?;
-    check::equal("after its exec", exit_signal_of(execed.pid())?, libc::SIGCHLD)?;
+    check::equal("exit signal after its exec", exit_signal_of(execed.pid())?, Some(Signal::SIGCHLD))?;
     execed.into_child().clear_away()?;
     let orphan = Orphan::exiting_with(&reaped(), 0)?;
-    check::equal("after it was reparented", exit_signal_of(orphan.pid)?, libc::SIGCHLD)?;
+    check::equal("exit signal after it was reparented", exit_signal_of(orphan.pid)?, Some(Signal::SIGCHLD))?;
     orphan.let_go()?;
     orphan.pidfd.wait_reaped()
 }

@@ -122,6 +122,22 @@ fn autoreap_mt_exit_group_from_thread() -> Result {
 }
 
 case! {
+    /// The status of an auto-reaped process whose leader has ended is the one that a thread gave to exit_group, also if
+    /// yet another thread, which was exiting by itself at that moment, is the last to go.
+    autoreap_mt_exit_group_beats_last_thread: Must, needs [Autoreap, ExitInfo, Proc],
+    source "exit_group(2); kernel/exit.c release_task(), which takes group_exit_code",
+}
+fn autoreap_mt_exit_group_beats_last_thread() -> Result {
+    let body = || threads::other_gone_last(11, 22, 99);
+    Clone3::new(Flags::PIDFD).spawn(body)?.reap_expecting(Status::exited(99))?;
+    // Nearly always in the first round; a vCPU that is held up may let that thread go first.
+    for _ in 0..need::rounds(4) {
+        Clone3::new(Flags::REAPED).spawn(body)?.is_gone_with(Status::exited(99))?;
+    }
+    Ok(())
+}
+
+case! {
     /// The status on record for an auto-reaped process that one of its threads ended by exit_group is the one
     /// given to exit_group, as wait has it for an ordinary process, also if its leader was exiting by itself
     /// at that moment.

@@ -85,6 +85,14 @@ pub fn status_field(pid: &str, name: &str) -> Option<String> {
     text.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim().to_owned()))
 }
 
+/// Looks up all that `/proc` has of a process's descriptors, so that the kernel remembers it until the process is gone.
+pub fn look_up_descriptors(pid: i32) {
+    for folder in ["fd", "fdinfo"] {
+        let entries = fs::read_dir(format!("/proc/{pid}/{folder}"));
+        entries.into_iter().flatten().flatten().for_each(|entry| drop(fs::symlink_metadata(entry.path())));
+    }
+}
+
 /// All children of a process, alive or zombie.
 pub fn children_of(parent: i32) -> Vec<Stat> {
     let Ok(entries) = fs::read_dir("/proc") else {

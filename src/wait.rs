@@ -97,8 +97,8 @@ impl<'a> Who<'a> {
     }
 }
 
-/// What `waitid(2)` says of a child.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What `waitid(2)` says of a child, shown in words: `child 38 CLD_STOPPED by SIGSTOP`.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Event {
     /// The child's pid.
     pub pid: i32,
@@ -106,6 +106,29 @@ pub struct Event {
     pub code: i32,
     /// The exit code, or the number of the signal.
     pub status: i32,
+}
+
+impl fmt::Debug for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "child {} {}", self.pid, code_name(self.code))?;
+        match Signal::try_from(self.status) {
+            Ok(signal) if self.code != libc::CLD_EXITED => write!(f, " by {signal}"),
+            _ => write!(f, " with {}", self.status),
+        }
+    }
+}
+
+/// The name of a `si_code` that comes with SIGCHLD and from `waitid(2)`.
+pub fn code_name(code: i32) -> String {
+    match code {
+        libc::CLD_EXITED => "CLD_EXITED".to_owned(),
+        libc::CLD_KILLED => "CLD_KILLED".to_owned(),
+        libc::CLD_DUMPED => "CLD_DUMPED".to_owned(),
+        libc::CLD_TRAPPED => "CLD_TRAPPED".to_owned(),
+        libc::CLD_STOPPED => "CLD_STOPPED".to_owned(),
+        libc::CLD_CONTINUED => "CLD_CONTINUED".to_owned(),
+        other => format!("si_code {other}"),
+    }
 }
 
 impl Event {

@@ -29,7 +29,7 @@ pub struct Place {
 
 impl Place {
     /// A new one. Its path has no symbolic link in it: the kernel would not follow one.
-    fn new() -> Result<Place> {
+    pub(crate) fn new() -> Result<Place> {
         let owner = std::process::id();
         let parent = std::env::temp_dir();
         let parent = fs::canonicalize(&parent).unwrap_or(parent);
@@ -41,7 +41,8 @@ impl Place {
         Ok(Place { path, owner })
     }
 
-    fn of(&self, name: &str) -> String {
+    /// The path of a file in it.
+    pub(crate) fn of(&self, name: &str) -> String {
         self.path.join(name).display().to_string()
     }
 }

@@ -14,6 +14,7 @@ pub mod epoll;
 pub mod exec_race;
 pub mod fdpass;
 pub mod fds;
+pub mod fosterling;
 pub mod gate;
 pub mod handles;
 pub mod held;

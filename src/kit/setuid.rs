@@ -69,22 +69,40 @@ fn say_credentials(arguments: &[String]) -> Result<i32> {
     Ok(0)
 }
 
-/// Makes an ordinary child by `call`, which runs `prepare` and execs `program`; gives what it is then.
+/// Makes a child by `call`, which runs `prepare` and execs `program`; gives what it is then.
 #[track_caller]
 pub fn credentials_after_exec(
     call: &Clone3,
     program: BorrowedFd<'_>,
     prepare: impl FnOnce() -> Result,
 ) -> Result<Credentials> {
+    credentials_said(call, |command| {
+        prepare().map_or_else(|failure| failure, |()| command.exec_file(program))
+    })
+}
+
+/// As [`credentials_after_exec`], for a child in which another thread than the main one execs.
+#[track_caller]
+pub fn credentials_after_exec_by_thread(call: &Clone3, program: BorrowedFd<'_>) -> Result<Credentials> {
+    credentials_said(call, |command| {
+        std::thread::scope(|scope| scope.spawn(|| command.exec_file(program)).join())
+            .unwrap_or_else(|_| Failure::broken("a thread panicked"))
+    })
+}
+
+/// Makes a child by `call`, which execs a command that says what it is; `exec` returns only if that fails.
+#[track_caller]
+fn credentials_said(call: &Clone3, exec: impl FnOnce(&Command) -> Failure) -> Result<Credentials> {
     let channel = Channel::<Result<Credentials>>::new()?;
     let command = Command::new("credentials", &[])?.with_fd(&channel.sending_end()?);
-    let child = call.spawn(|| {
-        let failure = prepare().map_or_else(|failure| failure, |()| command.exec_file(program));
-        i32::from(channel.send(&Err(failure)).is_err())
-    })?;
+    let child = call.spawn(|| i32::from(channel.send(&Err(exec(&command))).is_err()))?;
     let credentials = channel.recv()??;
     note!("after exec: {credentials:?}");
-    child.reap_expecting(Status::exited(0))?;
+    if child.reaps_itself() {
+        child.pidfd()?.reaped_with(Status::exited(0))?;
+    } else {
+        child.reap_expecting(Status::exited(0))?;
+    }
     Ok(credentials)
 }
 

@@ -8,7 +8,7 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signa
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::check::{self, Failure, Result};
-use crate::sandbox;
+use crate::{sandbox, wait};
 
 /// Blocks SIGCHLD in the calling thread, so that one which is sent stays pending and can be found.
 pub fn block() -> Result {
@@ -36,13 +36,18 @@ pub fn take() -> Option<(i32, i32)> {
 #[track_caller]
 pub fn none_pending() -> Result {
     let got = take();
-    check::holds(got.is_none(), format_args!("expected no SIGCHLD, got one with (si_code, si_pid) = {got:?}"))
+    check::holds(got.is_none(), format_args!("expected no SIGCHLD, got one: {}", in_words(got)))
+}
+
+/// What [`take`] gave, by name: `CLD_EXITED of 38`.
+pub fn in_words(taken: Option<(i32, i32)>) -> String {
+    taken.map_or_else(|| "none".to_owned(), |(code, pid)| format!("{} of {pid}", wait::code_name(code)))
 }
 
 /// A SIGCHLD about this child must be pending.
 #[track_caller]
 pub fn pending_for(pid: i32, code: i32) -> Result {
-    check::equal("pending SIGCHLD as (si_code, si_pid)", take(), Some((code, pid)))
+    check::equal("pending SIGCHLD", in_words(take()), in_words(Some((code, pid))))
 }
 
 /// Blocks until there is a SIGCHLD, which must be about this child and say `code`. It must be

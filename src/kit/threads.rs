@@ -54,21 +54,46 @@ pub fn leaderless_at(
 /// The leader alone has watches on a directory. Once it has left user mode, giving them up makes it sleep in the
 /// kernel, which no signal cuts short.
 pub fn leader_gone_last(code: i32, group_code: i32) -> i32 {
-    let in_user_mode = Box::leak(Box::new(AtomicU32::new(1)));
-    let tid_word: &AtomicU32 = in_user_mode;
+    let word: &AtomicU32 = Box::leak(Box::new(AtomicU32::new(1)));
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            while tid_word.load(Ordering::Acquire) != 0 {
-                // Whatever the reason for waking, the word tells.
-                let _ = futex::wait(tid_word, futex::Flags::empty(), 1, None);
-            }
+            wait_until_cleared(word);
             exit_now(group_code)
         });
-        match slow_exit(tid_word) {
-            Ok(()) => exit_thread(code),
-            Err(_) => exit_now(98),
-        }
+        go_slowly(code, word)
     })
+}
+
+/// As [`leader_gone_last`], for another thread than the leader: the leader is long dead, with `leader_code`.
+pub fn other_gone_last(leader_code: i32, code: i32, group_code: i32) -> i32 {
+    let word: &AtomicU32 = Box::leak(Box::new(AtomicU32::new(1)));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            if wait_for_dead_leader(std::process::id() as i32).is_err() {
+                exit_now(98);
+            }
+            wait_until_cleared(word);
+            exit_now(group_code)
+        });
+        scope.spawn(|| go_slowly(code, word));
+        exit_thread(leader_code)
+    })
+}
+
+/// Ends the calling thread with `code`: `word` is cleared when it has left user mode, and it is not gone for a while.
+fn go_slowly(code: i32, word: &'static AtomicU32) -> ! {
+    match slow_exit(word) {
+        Ok(()) => exit_thread(code),
+        Err(_) => exit_now(98),
+    }
+}
+
+/// Waits until the kernel has cleared the word.
+fn wait_until_cleared(word: &AtomicU32) {
+    while word.load(Ordering::Acquire) != 0 {
+        // Whatever the reason for waking, the word tells.
+        let _ = futex::wait(word, futex::Flags::empty(), 1, None);
+    }
 }
 
 /// Makes the calling thread slow to go: whatever ends it, it still sleeps in the kernel for a while.

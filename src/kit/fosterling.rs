@@ -1,0 +1,126 @@
+//! A child that the init of the whole system has adopted.
+//!
+//! Whatever a case starts is adopted by the case, by its lane or by the init of a pid namespace. Only a program that the
+//! kernel itself starts has no subreaper above it: the helper that `core_pattern` names. So this lets an ordinary child dump
+//! core, and the helper make the child and exit.
+
+use std::fs;
+use std::io;
+use std::os::unix::net::{UnixListener, UnixStream};
+
+use nix::poll::{PollFd, PollFlags, poll};
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::abi::Flags;
+use crate::check::{self, Failure, Result};
+use crate::clone3::Clone3;
+use crate::kit::core_pattern::CorePattern;
+use crate::kit::coredump::Place;
+use crate::kit::crash::Crash;
+use crate::kit::helper::{self, Helper};
+use crate::kit::orphan::parent_of;
+use crate::kit::programs::or_wrong;
+use crate::kit::{fdpass, subject};
+use crate::pidfd::Pidfd;
+use crate::sandbox;
+
+/// How much processor time such a child uses up at its end, in clock ticks of proc(5): hundredths of a second.
+pub const TICKS: u64 = 10;
+
+/// A child of pid 1.
+#[derive(Debug)]
+pub struct Fosterling {
+    /// The pidfd that clone3 returned to the helper.
+    pub pidfd: Pidfd,
+    line: UnixStream,
+}
+
+impl Fosterling {
+    /// One that clone3 made with `flags`. Once let go it uses up [`TICKS`] of processor time and exits with 3.
+    ///
+    /// # Errors
+    /// `blocked` where core dumps start no helper, or where pid 1 is not who adopts.
+    #[track_caller]
+    pub fn made_with(flags: Flags) -> Result<Fosterling> {
+        let place = Place::new()?;
+        let socket = place.of("socket");
+        let listener = UnixListener::bind(&socket)?;
+        let program = place.of(helper::NAME);
+        std::os::unix::fs::symlink(fs::read_link("/proc/self/exe")?, &program)?;
+        let pattern = CorePattern::set(&format!("|{program} foster {} {socket}", flags.bits()))?;
+        // The end of its dump says that no helper was started: it needs somebody to read so much.
+        let crashing = Clone3::fork().with(Flags::PIDFD).spawn(|| Crash::Abort.with_large_core())?;
+        let line = accept(&listener, crashing.pidfd()?)?;
+        let (own, pidfd) = (fdpass::receive(&line)?, fdpass::receive(&line)?);
+        drop(pattern);
+        subject::see_off(&crashing)?;
+        // When the helper is gone, its child has been adopted.
+        Pidfd::from(own).wait_reaped()?;
+        let fosterling = Fosterling { pidfd: Pidfd::from(pidfd), line };
+        match parent_of(&fosterling.pidfd)? {
+            1 => Ok(fosterling),
+            other => Err(Failure::blocked(format!(
+                "an orphan of the kernel's helper goes to {other}, not to pid 1"
+            ))),
+        }
+    }
+
+    /// Lets it come to its end.
+    pub fn let_go(&self) -> Result {
+        rustix::io::write(&self.line, b"g")?;
+        Ok(())
+    }
+}
+
+/// Waits for the helper, or for the end of the child that dumps core for it.
+#[track_caller]
+fn accept(listener: &UnixListener, crashing: &Pidfd) -> Result<UnixStream> {
+    use std::os::fd::AsFd as _;
+    let ended = PollFd::new(crashing.as_fd(), PollFlags::POLLIN);
+    let mut fds = [PollFd::new(listener.as_fd(), PollFlags::POLLIN), ended];
+    check::succeeds("poll", poll(&mut fds, sandbox::time_left()))?;
+    match fds[0].any() {
+        Some(true) => Ok(listener.accept()?.0),
+        _ => Err(Failure::blocked("a core dump starts no helper here")),
+    }
+}
+
+/// The processor time of the children that pid 1 has waited for, in clock ticks.
+pub fn ticks_waited_for_by_init() -> Result<u64> {
+    let text = fs::read_to_string("/proc/1/stat")?;
+    let fields = text.rsplit_once(") ").map_or("", |(_, fields)| fields).split(' ');
+    let ticks: Vec<u64> = fields.skip(13).take(2).filter_map(|field| field.parse().ok()).collect();
+    match ticks[..] {
+        [user, system] => Ok(user + system),
+        _ => Err(Failure::broken(format!("/proc/1/stat reads {text:?}"))),
+    }
+}
+
+inventory::submit! { Helper { name: "foster", main: |arguments| or_wrong(foster(arguments)) } }
+
+/// `foster FLAGS SOCKET`: makes a child, sends pidfds of itself and of the child over the socket, and exits.
+fn foster(arguments: &[String]) -> Result<i32> {
+    let flags: u64 = arguments.first().and_then(|flags| flags.parse().ok()).unwrap_or_default();
+    // Before the dump can end.
+    let line = UnixStream::connect(arguments.get(1).map_or("", String::as_str))?;
+    io::copy(&mut io::stdin(), &mut io::sink())?;
+    // The child is not to hold the other end of somebody's dump.
+    nix::unistd::close(0)?;
+    fdpass::send(&line, Pidfd::open(std::process::id() as i32)?)?;
+    let child = Clone3::new(Flags::from_bits_retain(flags)).spawn(|| {
+        let mut byte = [0];
+        match rustix::io::read(&line, &mut byte) {
+            Ok(1) => burn(),
+            _ => 98,
+        }
+    })?;
+    fdpass::send(&line, child.pidfd()?)?;
+    Ok(0)
+}
+
+/// Uses up the processor time.
+fn burn() -> i32 {
+    let used = || clock_gettime(ClockId::ProcessCPUTime);
+    while used().tv_sec == 0 && used().tv_nsec < TICKS as i64 * 10_000_000 {}
+    3
+}
