@@ -10,11 +10,15 @@ mod counters;
 mod describe;
 mod init;
 mod journal;
+mod output;
 mod run;
 mod speed;
 mod summary;
 
 use std::process::ExitCode;
+
+use clone3_conformance::kit::disposition::{self, Disposition};
+use nix::sys::signal::Signal;
 
 /// Runs what the command line asks for.
 pub fn main() -> ExitCode {
@@ -22,6 +26,10 @@ pub fn main() -> ExitCode {
         init::run();
     }
     clone3_conformance::kit::helper::run_if_asked();
+    // A caller that ignores SIGCHLD would have our children reaped behind our back; a file that may not grow is
+    // an error to report, and not a death.
+    let _ = disposition::set(Signal::SIGCHLD, Disposition::Default);
+    let _ = disposition::set(Signal::SIGXFSZ, Disposition::Ignored);
     if std::env::args_os().nth(1).is_some_and(|word| word == compare::WORD) {
         return compare::run();
     }

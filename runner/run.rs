@@ -8,7 +8,7 @@ use std::time::Duration;
 use clone3_conformance::case::{self, Case};
 use clone3_conformance::formats::Format;
 use clone3_conformance::need::{self, Setting};
-use clone3_conformance::probe::Probe;
+use clone3_conformance::probe::{Clone3State, Probe};
 use clone3_conformance::report::{self, Event, Footer, Header, Policy, Record, Suite, Verdict};
 use clone3_conformance::results::{Results, write_whole};
 use clone3_conformance::sandbox::Sandbox;
@@ -16,7 +16,7 @@ use libtest_mimic::{Completion, Failed, Trial};
 
 use super::cli::{self, Options};
 use super::journal::Journal;
-use super::summary;
+use super::{output, summary};
 
 /// What the worker threads share.
 struct Shared {
@@ -179,17 +179,24 @@ fn execute(options: &Options, shared: Arc<Shared>, selected: usize) -> u8 {
         return cli::BROKEN;
     }
     let trials = candidates(options).map(|case| trial(case, &shared)).collect();
-    let conclusion = libtest_mimic::run(&options.libtest, trials);
-    let exit = if conclusion.has_failed() { cli::FAILED } else { cli::GOOD };
+    let exit = match output::guarded(|| libtest_mimic::run(&arguments(options, shared.setting), trials)) {
+        Some(conclusion) if conclusion.has_failed() => cli::FAILED,
+        Some(_) => cli::GOOD,
+        None => cli::BROKEN,
+    };
     shared.journal.add(Event::Done(Footer { exit, tainted: report::kernel_taint() }));
     let Some(results) = shared.journal.results() else {
         return cli::BROKEN;
     };
-    match options.format {
-        Some(format) => print!("{}", format.render(&results)),
-        None if options.libtest.format == Some(libtest_mimic::FormatSetting::Json) => {}
-        None => print!("{}", summary::text(&results, options)),
-    }
+    let shown = match exit {
+        cli::BROKEN => None,
+        _ => output::guarded(|| match options.format {
+            Some(format) => print!("{}", format.render(&results)),
+            None if options.libtest.format == Some(libtest_mimic::FormatSetting::Json) => {}
+            None => print!("{}", summary::text(&results, options)),
+        }),
+    };
+    let exit = shown.map_or(cli::BROKEN, |()| exit);
     match shared.journal.error().or_else(|| write_reports(options, &results).err()) {
         Some(error) => {
             eprintln!("error: {error}");
@@ -206,6 +213,19 @@ fn write_reports(options: &Options, results: &Results) -> Result<(), String> {
             .map_err(|error| format!("cannot write the report to {}: {error}", path.display()))?;
     }
     Ok(())
+}
+
+/// What libtest is to do: all at once, or one by one where there can be no threads.
+fn arguments(options: &Options, setting: &Setting) -> libtest_mimic::Arguments {
+    let one = (!can_have_threads(setting)).then_some(1);
+    libtest_mimic::Arguments { test_threads: one.or(options.libtest.test_threads), ..options.libtest.clone() }
+}
+
+/// Whether a second thread can be had: not behind a filter that refuses clone3 with anything but ENOSYS, which is
+/// what makes the C library fall back on clone.
+fn can_have_threads(setting: &Setting) -> bool {
+    let refused = matches!(setting.probe.clone3, Clone3State::Blocked(_));
+    !refused && std::thread::Builder::new().spawn(|| {}).is_ok_and(|thread| thread.join().is_ok())
 }
 
 /// A case as libtest sees it: neither pass nor fail is `ignored`, with the reason.

@@ -77,6 +77,17 @@ impl Failure {
         Failure::new(Kind::Broken, message)
     }
 
+    /// The same failure, its message cut where it is too long for a pipe that nobody reads yet.
+    pub(crate) fn of_bearable_length(mut self) -> Failure {
+        const LONGEST: usize = 16 * 1024;
+        if let Some((at, _)) = self.message.char_indices().nth(LONGEST) {
+            let rest = self.message.len() - at;
+            self.message.truncate(at);
+            self.message.push_str(&format!(" [{rest} more bytes]"));
+        }
+        self
+    }
+
     /// The same failure, its message led by `context`.
     pub fn within(mut self, context: impl Display) -> Failure {
         self.message = format!("{context}: {}", self.message);

@@ -106,6 +106,12 @@ impl Clone3 {
         self
     }
 
+    /// Whether a process has the pid that is asked for in the caller's pid namespace.
+    pub fn asks_for_a_pid_in_use(&self) -> bool {
+        let asked = self.set_tid.first().map(|pid| nix::unistd::Pid::from_raw(*pid));
+        asked.is_some_and(|pid| nix::sys::signal::kill(pid, None) != Err(Errno::ESRCH))
+    }
+
     /// With these flags too.
     pub fn with(mut self, flags: Flags) -> Clone3 {
         self.args.flags |= flags.bits();

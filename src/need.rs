@@ -157,7 +157,7 @@ impl Need {
             Need::CoredumpSignal => has.coredump_signal,
             Need::CoredumpCode => has.coredump_code,
             Need::Root => may.root,
-            Need::Unprivileged => may.root || may.euid != 0,
+            Need::Unprivileged => may.ordinary_user,
             Need::SysAdmin => may.sys_admin || may.user_namespaces,
             Need::CheckpointRestore => may.checkpoint_restore,
             Need::UserNamespaces => may.user_namespaces,
@@ -196,6 +196,11 @@ pub fn unmet(needs: &[Need], setting: &Setting) -> Option<Unmet> {
     if setting.probe.clone3 == Clone3State::Missing {
         return Some(Unmet::Unsupported(format!("Linux {} has no clone3", setting.probe.release)));
     }
+    if let Some(reason) = setting.probe.filter_on_flags()
+        && missing.iter().any(|need| need.is_flag())
+    {
+        return Some(Unmet::Blocked(reason));
+    }
     if !features.is_empty() {
         return Some(Unmet::Unsupported(format!(
             "Linux {} has no {}",
@@ -216,7 +221,7 @@ pub(crate) fn prepare(needs: &[Need]) -> Result {
         Some(Unmet::Unsupported(reason)) => return Err(Failure::unsupported(reason)),
     }
     let may = &setting.probe.privileges;
-    if needs.contains(&Need::Unprivileged) && may.root {
+    if needs.contains(&Need::Unprivileged) && may.euid == 0 {
         privilege::become_ordinary_user()?;
     }
     let wants_admin = [Need::SysAdmin, Need::PidNamespace].iter().any(|need| needs.contains(need));

@@ -10,10 +10,11 @@ use nix::errno::Errno;
 use nix::unistd::{Uid, geteuid};
 use serde::{Deserialize, Serialize};
 
-use crate::abi::{Flags, InfoMask};
+use crate::abi::{Flags, InfoMask, Namespace};
 use crate::clone3::Clone3;
 use crate::pidfd::Pidfd;
 use crate::procfs;
+use crate::wait::Status;
 
 /// What the kernel says to `clone3` itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,7 +63,9 @@ pub struct Privileges {
     pub root: bool,
     /// CAP_SYS_ADMIN in the caller's user namespace.
     pub sys_admin: bool,
-    /// CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN, which set_tid asks for.
+    /// Whether the caller is, or can become, an ordinary user: no uid 0 to go back to, and no capabilities.
+    pub ordinary_user: bool,
+    /// CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN over the pid namespace, which set_tid asks for.
     pub checkpoint_restore: bool,
     /// Whether a user namespace can be made.
     pub user_namespaces: bool,
@@ -109,9 +112,9 @@ impl Probe {
             machine: text(uname.machine()),
             release,
             emulated: is_emulated(),
-            clone3,
+            privileges: Privileges::find(seccomp, clone3 == Clone3State::Works),
             features,
-            privileges: Privileges::find(seccomp),
+            clone3,
         }
     }
 }
@@ -135,7 +138,8 @@ impl Features {
 }
 
 impl Privileges {
-    fn find(seccomp: u32) -> Privileges {
+    fn find(seccomp: u32, clone3_works: bool) -> Privileges {
+        use crate::kit::process::answers;
         use caps::{CapSet, Capability};
         let has = |cap| caps::has_cap(None, CapSet::Effective, cap).unwrap_or(false);
         let sys_admin = has(Capability::CAP_SYS_ADMIN);
@@ -146,14 +150,12 @@ impl Privileges {
             euid: geteuid().as_raw(),
             root: geteuid() == Uid::from_raw(0) && full && in_initial_user_namespace(),
             sys_admin,
-            checkpoint_restore: sys_admin || has(Capability::CAP_CHECKPOINT_RESTORE),
-            user_namespaces: crate::kit::process::answers(|| {
-                nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWUSER).is_ok()
-            }),
-            pid_namespaces: crate::kit::process::answers(|| {
-                crate::kit::namespace::try_pid_namespace().is_ok()
-            }),
-            ptrace: crate::kit::process::answers(crate::kit::tracer::try_tracing),
+            ordinary_user: geteuid() != Uid::from_raw(0)
+                || answers(|| crate::kit::privilege::become_ordinary_user().is_ok()),
+            checkpoint_restore: clone3_works && may_set_tid(),
+            user_namespaces: answers(|| nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWUSER).is_ok()),
+            pid_namespaces: answers(|| crate::kit::namespace::try_pid_namespace().is_ok()),
+            ptrace: answers(crate::kit::tracer::try_tracing),
             no_new_privs: rustix::thread::no_new_privs().unwrap_or(false),
             seccomp,
         }
@@ -181,20 +183,37 @@ fn is_known(call: &Clone3) -> bool {
 /// The series that brought clone3.
 const CLONE3: (u32, u32) = (5, 3);
 
-/// Tells a kernel without clone3 from one behind a filter.
+/// Whether children may be given pids. Nothing is created: process 1 is there already, in every pid namespace.
+fn may_set_tid() -> bool {
+    matches!(Clone3::fork().set_tid(&[1]).try_spawn(|| 0), Err(Errno::EEXIST))
+}
+
+/// Tells a kernel without clone3 from one behind a filter. Asks in a process of its own: a filter may kill.
 fn clone3_state(release: &str, seccomp: u32) -> Clone3State {
     let plain = Clone3::fork().with(Flags::PIDFD).pidfd_address(NOWHERE);
-    let refusal = match plain.try_spawn(|| 0) {
-        Err(errno @ (Errno::ENOSYS | Errno::EPERM)) => errno,
+    let ask = || match plain.try_spawn(|| 0) {
+        Err(errno @ (Errno::ENOSYS | Errno::EPERM)) => errno as i32,
+        _ => 0,
+    };
+    let answer = match crate::kit::process::ending_of(ask) {
+        Some(ending) if ending == Status::exited(Errno::ENOSYS as i32) => {
+            if series(release) < CLONE3 {
+                return Clone3State::Missing;
+            }
+            "answers ENOSYS"
+        }
+        Some(ending) if ending == Status::exited(Errno::EPERM as i32) => "answers EPERM",
+        Some(ending) if ending.term_signal() == Some(libc::SIGSYS) => "is answered with SIGSYS",
+        // Where not even a fork succeeds, the cases will say so.
         _ => return Clone3State::Works,
     };
-    if refusal == Errno::ENOSYS && series(release) < CLONE3 {
-        return Clone3State::Missing;
-    }
-    let filter = if seccomp == 2 { "a seccomp filter" } else { "something in front of the kernel" };
-    Clone3State::Blocked(format!(
-        "clone3 answers {refusal:?} though Linux {release} has it: {filter} refuses it"
-    ))
+    let filter = filter_name(seccomp);
+    Clone3State::Blocked(format!("clone3 {answer} though Linux {release} has it: {filter} refuses it"))
+}
+
+/// Who may have refused something that the kernel does not.
+fn filter_name(seccomp: u32) -> &'static str {
+    if seccomp == 2 { "a seccomp filter" } else { "something in front of the kernel" }
 }
 
 /// `uname -r`.
@@ -208,6 +227,21 @@ pub fn series(release: &str) -> (u32, u32) {
         release.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse::<u32>().ok());
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
+
+impl Probe {
+    /// Why the three flags may be missing though the kernel has them: behind a filter that knows the flags of
+    /// its own day, every newer one is EINVAL, as if the kernel did not know it.
+    pub fn filter_on_flags(&self) -> Option<String> {
+        let filtered = self.privileges.seccomp == 2 && series(&self.release) >= FLAGS_SINCE;
+        filtered.then(|| {
+            let (release, filter) = (&self.release, filter_name(self.privileges.seccomp));
+            format!("clone3 answers EINVAL though Linux {release} has it: {filter} refuses it")
+        })
+    }
+}
+
+/// The first mainline series with the three flags.
+const FLAGS_SINCE: (u32, u32) = (7, 1);
 
 /// What PIDFD_GET_INFO can give, or `None` where there is no such ioctl.
 fn info_features() -> Option<InfoMask> {
@@ -226,18 +260,28 @@ fn info_features() -> Option<InfoMask> {
 
 /// Before SUPPORTED_MASK only a dead child tells whether exit information is kept.
 fn exit_info_of_a_dead_child() -> Option<()> {
-    let child = Clone3::fork().with(Flags::PIDFD).try_spawn(|| 0).ok()?;
-    crate::wait::waitpid(child.pid(), libc::__WALL).ok()?;
-    let info = child.pidfd().ok()?.info(InfoMask::EXIT).ok()?;
+    let child = crate::kit::process::stray_copy().ok()?.unwrap_or_else(|| crate::clone3::exit_now(0));
+    // A zombie's pid is still its own.
+    let pidfd = Pidfd::try_open(child);
+    crate::wait::waitpid(child, libc::__WALL).ok()?;
+    let info = pidfd.ok()?.info(InfoMask::EXIT).ok()?;
     info.given().contains(InfoMask::EXIT).then_some(())
 }
 
-/// The initial user namespace maps everything onto itself.
+/// The initial user namespace maps everything onto itself; without `/proc`, newer kernels show it by its number.
 fn in_initial_user_namespace() -> bool {
-    let Ok(map) = std::fs::read_to_string("/proc/self/uid_map") else {
-        return false;
-    };
-    map.split_whitespace().eq(["0", "0", "4294967295"])
+    /// The inode of the initial user namespace, since namespaces have inodes.
+    const INITIAL: u64 = 0xefff_fffd;
+    match std::fs::read_to_string("/proc/self/uid_map") {
+        Ok(map) => map.split_whitespace().eq(["0", "0", "4294967295"]),
+        Err(_) => own_user_namespace().is_some_and(|inode| inode == INITIAL),
+    }
+}
+
+fn own_user_namespace() -> Option<u64> {
+    let own = Pidfd::try_open(rustix::process::getpid().as_raw_nonzero().get()).ok()?;
+    let namespace = own.namespace(Namespace::User).ok()?;
+    Some(rustix::fs::fstat(namespace).ok()?.st_ino)
 }
 
 /// QEMU's emulator names itself in the hypervisor leaf of cpuid.
@@ -269,6 +313,7 @@ impl fmt::Display for Probe {
             ("PIDFD_INFO_COREDUMP_CODE", has.coredump_code),
             ("root with all capabilities", may.root),
             ("CAP_SYS_ADMIN", may.sys_admin),
+            ("an ordinary user can be had", may.ordinary_user),
             ("CAP_CHECKPOINT_RESTORE", may.checkpoint_restore),
             ("user namespaces", may.user_namespaces),
             ("pid namespaces", may.pid_namespaces),

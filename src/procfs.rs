@@ -1,4 +1,5 @@
-//! What `/proc` says of a process. Without `/proc` everything here answers "unknown".
+//! What `/proc` says of a process. Without `/proc`, and with that of another pid namespace, in which every number
+//! is somebody else's, everything here answers "unknown".
 
 use std::fs;
 
@@ -20,6 +21,9 @@ pub struct Stat {
 impl Stat {
     /// Reads `/proc/PID/stat` (or `/proc/PID/task/TID/stat`).
     pub fn read(path: &str) -> Option<Stat> {
+        if !is_mounted() {
+            return None;
+        }
         Stat::parse(&fs::read_to_string(path).ok()?)
     }
 
@@ -74,9 +78,10 @@ pub fn describe(pid: i32) -> String {
     }
 }
 
-/// Whether `/proc` can be read.
+/// Whether `/proc` can be read, and is that of the caller's own pid namespace.
 pub fn is_mounted() -> bool {
-    fs::metadata("/proc/self/stat").is_ok()
+    let own = rustix::process::getpid().as_raw_nonzero().to_string();
+    fs::read_link("/proc/self").is_ok_and(|number| number.as_os_str() == own.as_str())
 }
 
 /// The value of a `Name:` line of `/proc/PID/status`.
@@ -95,11 +100,15 @@ pub fn look_up_descriptors(pid: i32) {
 
 /// All children of a process, alive or zombie.
 pub fn children_of(parent: i32) -> Vec<Stat> {
+    if !is_mounted() {
+        return Vec::new();
+    }
     let Ok(entries) = fs::read_dir("/proc") else {
         return Vec::new();
     };
-    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.filter_map(Stat::of).filter(|stat| stat.ppid == parent).collect()
+    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let stats = pids.filter_map(|pid| Stat::parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?));
+    stats.filter(|stat| stat.ppid == parent).collect()
 }
 
 #[cfg(test)]

@@ -64,6 +64,10 @@ pub struct Cli {
     #[arg(long, value_name = "FILE", env = "CLONE3_SUITE", hide = true)]
     pub suite: Option<PathBuf>,
 
+    /// Further files for the guest, put beside the suite under their own names (with --engine qemu)
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub carry: Vec<PathBuf>,
+
     /// Arguments of the runner: filters, --list, --repeat …
     #[arg(last = true, value_name = "RUNNER ARGS")]
     pub runner: Vec<String>,

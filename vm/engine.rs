@@ -1,5 +1,5 @@
 //! What boots a kernel: two ways to the same verdict.
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clone3_conformance::guest::Plan;
@@ -17,6 +17,8 @@ pub struct Job<'a> {
     pub plan: &'a Plan,
     /// The suite's static binary.
     pub binary: &'a Path,
+    /// What else is put beside it, where the guest has nothing but what it is given.
+    pub carried: &'a [PathBuf],
     pub interrupts: &'a Interrupts,
 }
 

@@ -7,21 +7,33 @@ use clone3_conformance::guest::{PLAN, Plan};
 /// Where the binary lies in the guest.
 const SUITE: &str = "suite/clone3-conformance";
 
+/// Where other files lie.
+const CARRIED: &str = "suite/carried";
+
 const FOLDER: u32 = 0o40755;
 const PROGRAM: u32 = 0o100_755;
 const TEXT: u32 = 0o100_644;
 const LINK: u32 = 0o120_777;
 
-/// Writes the archive that the kernel unpacks: the binary, `/init` pointing to it, and the plan.
-pub fn write(out: &mut impl Write, binary: &[u8], plan: &Plan) -> Result<()> {
+/// A program that the guest finds beside the suite.
+pub struct Carried {
+    pub name: String,
+    pub bytes: Vec<u8>,
+}
+
+/// Writes the archive that the kernel unpacks: the binary, `/init` pointing to it, the plan, and what else is carried.
+pub fn write(out: &mut impl Write, binary: &[u8], carried: &[Carried], plan: &Plan) -> Result<()> {
     let plan = serde_json::to_vec(plan)?;
-    let files: [(&str, u32, &[u8]); 5] = [
+    let mut files: Vec<(&str, u32, &[u8])> = vec![
         ("suite", FOLDER, b""),
         (SUITE, PROGRAM, binary),
         ("init", LINK, SUITE.as_bytes()),
         (PLAN.trim_start_matches('/'), TEXT, &plan),
-        ("TRAILER!!!", 0, b""),
+        (CARRIED, FOLDER, b""),
     ];
+    let names: Vec<String> = carried.iter().map(|file| format!("{CARRIED}/{}", file.name)).collect();
+    files.extend(names.iter().zip(carried).map(|(name, file)| (name.as_str(), PROGRAM, &file.bytes[..])));
+    files.push(("TRAILER!!!", 0, b""));
     for (number, (name, mode, bytes)) in files.into_iter().enumerate() {
         entry(out, number, name, mode, bytes).context("cannot write the initramfs")?;
     }
@@ -59,14 +71,15 @@ mod tests {
             counters: None,
         };
         let mut archive = Vec::new();
-        write(&mut archive, b"binary!", &plan).unwrap();
+        let carried = [Carried { name: "more".into(), bytes: b"12345".to_vec() }];
+        write(&mut archive, b"binary!", &carried, &plan).unwrap();
         let starts: Vec<usize> = archive
             .windows(6)
             .enumerate()
             .filter(|(_, bytes)| *bytes == b"070701")
             .map(|(at, _)| at)
             .collect();
-        assert_eq!(starts.len(), 5);
+        assert_eq!(starts.len(), 7);
         assert!(starts.iter().all(|at| at % 4 == 0));
         assert_eq!(archive.len() % 4, 0);
     }

@@ -1,5 +1,6 @@
 //! The engine that needs nothing of the guest's kernel but an initrd and a serial port: QEMU, and the suite as init.
 use std::fs::{self, File};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
@@ -8,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::channel::Channel;
 use crate::engine::Job;
-use crate::initramfs;
+use crate::initramfs::{self, Carried};
 use crate::process::Process;
 use crate::watch::{Channels, Listener, Session, watch};
 
@@ -22,7 +23,7 @@ pub fn boot(job: &Job, listener: &mut dyn Listener) -> Result<(Session, String)>
     let folder = TempDir::with_prefix("clone3-vm-")?;
     let initramfs = folder.path().join("initramfs");
     let binary = fs::read(job.binary).with_context(|| format!("cannot read {}", job.binary.display()))?;
-    initramfs::write(&mut File::create(&initramfs)?, &binary, job.plan)?;
+    initramfs::write(&mut File::create(&initramfs)?, &binary, &carried(job)?, job.plan)?;
     let channels = Channels {
         console: Channel::create(folder.path(), "console")?,
         output: Channel::create(folder.path(), "output")?,
@@ -47,4 +48,14 @@ pub fn boot(job: &Job, listener: &mut dyn Listener) -> Result<(Session, String)>
     let mut process = Process::spawn(&mut qemu, Signal::KILL)?;
     let session = watch(&mut process, channels, machine.limits, job.interrupts, listener)?;
     Ok((session, fs::read_to_string(&complaint).unwrap_or_default()))
+}
+
+/// The files that the job wants beside the suite.
+fn carried(job: &Job) -> Result<Vec<Carried>> {
+    let read = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(Carried { name, bytes })
+    };
+    job.carried.iter().map(read).collect()
 }

@@ -151,6 +151,7 @@ struct Run<'a> {
     plan: Plan,
     binary: PathBuf,
     account: Account,
+    carried: Vec<PathBuf>,
     cache: &'a Cache,
     interrupts: &'a Interrupts,
 }
@@ -188,7 +189,8 @@ impl<'a> Run<'a> {
         let may_leave_kvm = accel == Accel::Kvm && options.accel == Wish::Auto;
         let plan = plan(cli, &kernel, machine.cpus);
         account.ask_for_claims(&binary);
-        Ok(Run { kernel, machine, engine, may_leave_kvm, plan, binary, account, cache, interrupts })
+        let carried = cli.carry.clone();
+        Ok(Run { kernel, machine, engine, may_leave_kvm, plan, binary, carried, account, cache, interrupts })
     }
 
     fn announce(&self) {
@@ -259,6 +261,7 @@ impl<'a> Run<'a> {
             machine: &self.machine,
             plan: &self.plan,
             binary: &self.binary,
+            carried: &self.carried,
             interrupts: self.interrupts,
         };
         let mut audience = Audience { screen: stdout().lock(), account: &self.account };

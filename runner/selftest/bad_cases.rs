@@ -1,12 +1,17 @@
 //! Cases as nobody should write them, and what the sandbox must say of each.
 
+use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Kind, Result};
 use clone3_conformance::clone3::{Clone3, exit_now, park};
-use clone3_conformance::kit::{Channel, threads};
-use clone3_conformance::wait::find_zombie;
+use clone3_conformance::kit::disposition::{self, Disposition};
+use clone3_conformance::kit::helper::Command;
+use clone3_conformance::kit::{Cgroup, Channel, limits, namespace, privilege, threads, tracer};
+use clone3_conformance::wait::{Status, find_zombie};
 use nix::sys::signal::{Signal, kill, killpg, raise};
-use nix::unistd::{Pid, getpgrp, setsid};
+use nix::unistd::{Pid, getpgrp, getppid, setsid};
+use rustix::mount::{MountFlags, mount};
+use rustix::process::{Resource, Rlimit, setrlimit};
 
 /// What the sandbox must make of a case. Numbers in the message are written `N`.
 pub struct Expected {
@@ -91,6 +96,74 @@ pub const EXPECTED: &[Expected] = &[
         Some(Kind::Broken),
         "the case ran to its end but could not report: it closed its channel",
     ),
+    expect(
+        "escapes_by_double_fork_and_setsid",
+        Some(Kind::Fail),
+        "the case passed but left behind: process N (daemon) is S (sleeping), child of N",
+    ),
+    expect(
+        "leaks_an_init_that_ignores_signals",
+        Some(Kind::Fail),
+        "the case passed but left behind: process N (stubborn-init) is S (sleeping), child of N",
+    ),
+    expect(
+        "is_stuck_in_vfork",
+        Some(Kind::Fail),
+        "did not end within N.Ns and was killed; then: process N (is_stuck_in_vfo) is D (uninterruptible), \
+         child of N; process N (is_stuck_in_vfo) is S (sleeping), child of N",
+    ),
+    expect(
+        "leaves_a_stopped_tracee",
+        Some(Kind::Fail),
+        "the case passed but left behind: process N (tracee) is t (stopped by a tracer), child of N",
+    ),
+    expect(
+        "storms",
+        Some(Kind::Fail),
+        "the case passed but left behind: process N (storm) is S (sleeping), child of N; process N (storm) is S \
+         (sleeping), child of N; process N (storm) is S (sleeping), child of N; process N (storm) is S (sleeping), \
+         child of N; process N (storm) is S (sleeping), child of N; process N (storm) is S (sleeping), child of N; \
+         process N (storm) is S (sleeping), child of N; process N (storm) is S (sleeping), child of N; and N more",
+    ),
+    expect("eats_memory", Some(Kind::Broken), "the case aborted (SIGABRT)"),
+    expect(
+        "leaves_a_directory_and_a_file",
+        Some(Kind::Fail),
+        "the case passed but left behind: directory /tmp/cloneN-conformance-N",
+    ),
+    expect(
+        "leaves_a_mount",
+        Some(Kind::Fail),
+        "the case passed but left behind: mount /tmp/cloneN-conformance-N; directory /tmp/cloneN-conformance-N",
+    ),
+    expect(
+        "leaves_a_cgroup",
+        Some(Kind::Fail),
+        "the case passed but left behind: cgroup cloneN-conformance-N-N",
+    ),
+    expect("dies_of_its_timer", Some(Kind::Broken), "the case was killed by SIGALRM"),
+    expect("lowers_its_limits", None, ""),
+    expect(
+        "becomes_another_user_and_leaks",
+        Some(Kind::Fail),
+        "the case passed but left behind: process N (other-user) is S (sleeping), child of N",
+    ),
+    expect(
+        "changes_its_root_and_leaks",
+        Some(Kind::Fail),
+        "the case passed but left behind: process N (no /proc to look at it)",
+    ),
+    expect(
+        "execs_another_program",
+        Some(Kind::Broken),
+        "the case exited with N (NxN) before its end, without a report",
+    ),
+    expect(
+        "kills_its_lane",
+        Some(Kind::Broken),
+        "the sandbox itself failed: the lane died, and the case with it",
+    ),
+    expect("has_much_to_say", Some(Kind::Fail), "tall: N [N more bytes]"),
     expect("reports_garbage", Some(Kind::Broken), "the case's report is garbage: \"garbage\\N\""),
     expect("lets_a_copy_report", Some(Kind::Broken), "process N reported in the name of the case, process N"),
     Expected { case: "writes_a_mebibyte", kind: None, message: "", output: 64 * 1024 },
@@ -98,9 +171,12 @@ pub const EXPECTED: &[Expected] = &[
 
 macro_rules! bad_case {
     ($name:ident) => {
+        bad_case!($name, needs []);
+    };
+    ($name:ident, needs [$($need:ident),*]) => {
         case! {
             /// Nothing is claimed of the kernel: this is a case that misbehaves.
-            $name: Must, needs [],
+            $name: Must, needs [$($need),*],
             source "the sandbox's own promise",
         }
     };
@@ -174,8 +250,13 @@ fn hangs() -> Result {
 
 /// A child of that name that sleeps once it has prepared itself.
 fn child_called(name: &str, prepare: impl FnOnce()) -> Result<Pid> {
+    child_of(&Clone3::fork(), name, prepare)
+}
+
+/// The same, made by this call.
+fn child_of(call: &Clone3, name: &str, prepare: impl FnOnce()) -> Result<Pid> {
     let ready = Channel::<()>::new()?;
-    let child = Clone3::fork().spawn(|| {
+    let child = call.spawn(|| {
         let _ = std::fs::write("/proc/self/comm", name);
         prepare();
         let _ = ready.send(&());
@@ -219,7 +300,7 @@ fn leaks_a_grandchild() -> Result {
         Ok(_) => 0,
         Err(_) => 1,
     })?;
-    parent.reap_expecting(clone3_conformance::wait::Status::exited(0))
+    parent.reap_expecting(Status::exited(0))
 }
 
 bad_case!(dies_with_a_live_child);
@@ -263,4 +344,117 @@ fn writes_a_mebibyte() -> Result {
         println!("{line}");
     }
     Ok(())
+}
+
+bad_case!(escapes_by_double_fork_and_setsid);
+fn escapes_by_double_fork_and_setsid() -> Result {
+    let middle = Clone3::fork().spawn(|| {
+        let _ = setsid();
+        i32::from(child_called("daemon", || {}).is_err())
+    })?;
+    middle.reap_expecting(Status::exited(0))
+}
+
+bad_case!(leaks_an_init_that_ignores_signals, needs[PidNamespace]);
+fn leaks_an_init_that_ignores_signals() -> Result {
+    child_of(&namespace::init(), "stubborn-init", || disposition::set_all(Disposition::Ignored)).map(drop)
+}
+
+bad_case!(is_stuck_in_vfork);
+fn is_stuck_in_vfork() -> Result {
+    Clone3::fork().with(Flags::CLONE_VFORK).spawn(park).map(drop)
+}
+
+bad_case!(leaves_a_stopped_tracee, needs[Ptrace]);
+fn leaves_a_stopped_tracee() -> Result {
+    let tracee = child_called("tracee", || {})?;
+    tracer::attach(tracee.as_raw())
+}
+
+bad_case!(storms);
+fn storms() -> Result {
+    for _ in 0..40 {
+        child_called("storm", || {
+            // As many again, one step away.
+            let _ = child_called("storm", || {});
+        })?;
+    }
+    Ok(())
+}
+
+bad_case!(eats_memory);
+fn eats_memory() -> Result {
+    let enough_to_begin = 128 << 20;
+    limits::lowered(Resource::As, enough_to_begin, || {
+        let mut eaten = Vec::new();
+        loop {
+            eaten.push(std::hint::black_box(vec![1_u8; 1 << 20]));
+        }
+    })
+}
+
+/// The directory that a case may make.
+fn own_directory() -> Result<std::path::PathBuf> {
+    let path = std::env::temp_dir().join(format!("clone3-conformance-{}", std::process::id()));
+    std::fs::create_dir(&path)?;
+    Ok(path)
+}
+
+bad_case!(leaves_a_directory_and_a_file);
+fn leaves_a_directory_and_a_file() -> Result {
+    Ok(std::fs::write(own_directory()?.join("file"), "x")?)
+}
+
+bad_case!(leaves_a_mount, needs[Root]);
+fn leaves_a_mount() -> Result {
+    Ok(mount("tmpfs", own_directory()?, "tmpfs", MountFlags::empty(), c"")?)
+}
+
+bad_case!(leaves_a_cgroup, needs[Cgroup2]);
+fn leaves_a_cgroup() -> Result {
+    Cgroup::create(&[]).map(std::mem::forget)
+}
+
+bad_case!(dies_of_its_timer);
+fn dies_of_its_timer() -> Result {
+    nix::unistd::alarm::set(1);
+    park();
+    Ok(())
+}
+
+bad_case!(lowers_its_limits);
+fn lowers_its_limits() -> Result {
+    for resource in [Resource::Nofile, Resource::Nproc, Resource::Fsize, Resource::Core] {
+        setrlimit(resource, Rlimit { current: Some(0), maximum: Some(0) })?;
+    }
+    Ok(())
+}
+
+bad_case!(becomes_another_user_and_leaks, needs[Root]);
+fn becomes_another_user_and_leaks() -> Result {
+    privilege::become_ordinary_user()?;
+    child_called("other-user", || {}).map(drop)
+}
+
+bad_case!(changes_its_root_and_leaks, needs[Root]);
+fn changes_its_root_and_leaks() -> Result {
+    nix::unistd::chroot("/dev")?;
+    Clone3::fork().spawn(park).map(drop)
+}
+
+bad_case!(execs_another_program, needs[Proc]);
+fn execs_another_program() -> Result {
+    Err(Command::new("exit", &["0"])?.exec())
+}
+
+bad_case!(kills_its_lane);
+fn kills_its_lane() -> Result {
+    kill(getppid(), Signal::SIGKILL)?;
+    park();
+    Ok(())
+}
+
+bad_case!(has_much_to_say);
+fn has_much_to_say() -> Result {
+    Err(Failure::fail("1".repeat(1 << 20)).within("tall"))
 }

@@ -60,8 +60,8 @@ fn mounted_at() -> Option<String> {
 impl Cgroup {
     /// A new cgroup in which these controllers can be set.
     ///
-    /// A controller that is not on yet is switched on for all children of the root cgroup, and stays on: the
-    /// case next door may have begun to use it.
+    /// A controller that is not on yet is switched on for all children of the root cgroup, and stays on for as
+    /// long as the sandbox lives: the case next door may have begun to use it.
     ///
     /// # Errors
     /// `blocked` if the hierarchy cannot be reached or written, or has not got a controller.
@@ -73,7 +73,7 @@ impl Cgroup {
             enable(parent, controller)?;
         }
         let owner = std::process::id();
-        let name = format!("clone3-conformance-{owner}-{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        let name = format!("{PREFIX}{owner}-{}", COUNT.fetch_add(1, Ordering::Relaxed));
         mkdirat(parent, &name, Mode::from_raw_mode(0o755))
             .map_err(|errno| forbidden("making a cgroup", Errno::from_raw(errno.raw_os_error())))?;
         let directory = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -153,6 +153,60 @@ impl Drop for Cgroup {
             let _ = self.unlink();
         }
     }
+}
+
+/// What every cgroup of the suite is called by.
+const PREFIX: &str = "clone3-conformance-";
+
+/// Removes the cgroups that a process made and left, killing what is inside; gives their names.
+pub(crate) fn remove_left_by(pid: i32) -> Vec<String> {
+    let Ok(root) = hierarchy() else { return Vec::new() };
+    let mut left = names_below(root);
+    left.retain(|name| name.starts_with(&format!("{PREFIX}{pid}-")));
+    for name in &left {
+        let _ = kill_and_remove(root, name);
+    }
+    left
+}
+
+fn kill_and_remove(root: &'static OwnedFd, name: &str) -> Result {
+    let dir = openat(root, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let cgroup = Cgroup { parent: root, dir, name: name.to_owned(), owner: std::process::id() };
+    cgroup.write("cgroup.kill", "1")?;
+    cgroup.remove()
+}
+
+fn names_below(dir: &OwnedFd) -> Vec<String> {
+    let Ok(entries) = rustix::fs::Dir::read_from(dir) else { return Vec::new() };
+    entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+/// Which controllers are on for the children of the root cgroup, to be put back.
+pub(crate) struct Controllers(Vec<String>);
+
+impl Controllers {
+    /// As they are now; `None` where none can be switched on anyway.
+    pub(crate) fn now() -> Option<Controllers> {
+        let root = nix::unistd::geteuid().is_root().then(hierarchy)?.ok()?;
+        Some(Controllers(switched_on(root)))
+    }
+
+    /// Switches off what was switched on since, unless another run of the suite may be using it.
+    pub(crate) fn put_back(&self) {
+        let Ok(root) = hierarchy() else { return };
+        if names_below(root).iter().any(|name| name.starts_with(PREFIX)) {
+            return;
+        }
+        for new in switched_on(root).iter().filter(|name| !self.0.contains(name)) {
+            // There is nobody to be told of an error.
+            let _ = write_at(root, "cgroup.subtree_control", &format!("-{new}"));
+        }
+    }
+}
+
+fn switched_on(root: &OwnedFd) -> Vec<String> {
+    let list = read_at(root, "cgroup.subtree_control").unwrap_or_default();
+    list.split_whitespace().map(str::to_owned).collect()
 }
 
 fn forbidden(what: &str, errno: Errno) -> Failure {

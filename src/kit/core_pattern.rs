@@ -23,9 +23,14 @@ pub fn read() -> Option<String> {
 /// Puts a pattern back, if another one is in force.
 pub(crate) fn put_back(pattern: &str) {
     if read().is_some_and(|now| now != pattern) {
-        // One write or nothing; there is nobody to be told of an error.
-        let _ = std::fs::write(FILE, pattern);
+        // There is nobody to be told of an error.
+        let _ = write(pattern);
     }
+}
+
+/// One write of a whole line: an empty pattern would otherwise be no write at all.
+fn write(pattern: &str) -> std::io::Result<()> {
+    std::fs::write(FILE, format!("{pattern}\n"))
 }
 
 /// A pattern in force until this is dropped.
@@ -55,8 +60,11 @@ impl CorePattern {
     /// Puts another pattern in force.
     pub fn change(&self, pattern: &str) -> Result {
         note!("core_pattern := {pattern:?}");
-        std::fs::write(FILE, pattern)
-            .map_err(|error| Failure::blocked(format!("cannot set core_pattern to {pattern:?}: {error}")))
+        write(pattern).map_err(|error| {
+            let is_socket = pattern.starts_with('@') && error.kind() == std::io::ErrorKind::InvalidInput;
+            let why = if is_socket { " (a socket is taken in the initial mount namespace only)" } else { "" };
+            Failure::blocked(format!("cannot set core_pattern to {pattern:?}: {error}{why}"))
+        })
     }
 }
 

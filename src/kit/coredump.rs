@@ -31,9 +31,7 @@ impl Place {
     /// A new one. Its path has no symbolic link in it: the kernel would not follow one.
     pub(crate) fn new() -> Result<Place> {
         let owner = std::process::id();
-        let parent = std::env::temp_dir();
-        let parent = fs::canonicalize(&parent).unwrap_or(parent);
-        let path = parent.join(format!("clone3-conformance-{owner}"));
+        let path = sandbox::directory_of(owner as i32);
         fs::DirBuilder::new()
             .mode(0o700)
             .create(&path)

@@ -15,6 +15,7 @@ use crate::check::{self, Result};
 use crate::clone3::{Child, Clone3};
 use crate::kit::channel::read_byte;
 use crate::kit::helper::{self, Command};
+use crate::kit::process::spawn_once_free;
 use crate::{note, procfs};
 
 /// What a ping found.
@@ -139,11 +140,12 @@ impl Echo {
         Echo::prepared(call, || Ok(()))
     }
 
-    /// Makes one that first runs `prepare` (which must succeed), and proves that it answers.
+    /// Makes one that first runs `prepare` (which must succeed), and proves that it answers. The call may ask for
+    /// the pid of a process that is just gone.
     #[track_caller]
-    pub fn prepared(call: &Clone3, prepare: impl FnOnce() -> Result) -> Result<Echo> {
+    pub fn prepared(call: &Clone3, mut prepare: impl FnMut() -> Result) -> Result<Echo> {
         let (line, echoer) = line()?;
-        let child = call.spawn(|| {
+        let child = spawn_once_free(call, || {
             // A copy of the parent's end here would hide the parent's death, and the child's own.
             line.close_in_child();
             match prepare() {

@@ -29,6 +29,7 @@ pub mod privilege;
 pub mod process;
 pub mod programs;
 pub mod sandboxing;
+pub mod seccomp;
 pub mod setuid;
 pub mod sigchld;
 pub mod sleeper;

@@ -93,6 +93,9 @@ impl Outside {
     /// In a user namespace just entered: becomes its root, all that an ordinary user can map there.
     pub fn becomes_root(self) -> Result {
         let Outside { uid, gid } = self;
+        if !crate::procfs::is_mounted() {
+            return Err(Failure::blocked("needs /proc to become the root of a user namespace"));
+        }
         std::fs::write("/proc/self/setgroups", "deny")?;
         std::fs::write("/proc/self/uid_map", format!("0 {uid} 1"))?;
         std::fs::write("/proc/self/gid_map", format!("0 {gid} 1"))?;

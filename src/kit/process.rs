@@ -57,14 +57,19 @@ pub fn reap_all() -> Result {
 
 /// Whether `question`, asked in a forked child so that it changes nothing here, is answered with yes.
 pub fn answers(question: impl FnOnce() -> bool) -> bool {
+    ending_of(|| i32::from(!question())) == Some(Status::exited(0))
+}
+
+/// How a forked child ends that runs `body` and exits with what it returns; `None` where there can be none.
+pub fn ending_of(body: impl FnOnce() -> i32) -> Option<Status> {
     // fork(2) and not clone3, which may be what is missing here.
     // SAFETY: called by programs with one thread; the child leaves without unwinding.
     match unsafe { nix::unistd::fork() } {
-        Ok(nix::unistd::ForkResult::Child) => crate::clone3::exit_now(i32::from(!question())),
+        Ok(nix::unistd::ForkResult::Child) => crate::clone3::exit_now(body()),
         Ok(nix::unistd::ForkResult::Parent { child }) => {
-            matches!(wait::waitpid(child.as_raw(), libc::__WALL), Ok(Some((_, status))) if status == Status::exited(0))
+            wait::waitpid(child.as_raw(), libc::__WALL).ok().flatten().map(|(_, status)| status)
         }
-        Err(_) => false,
+        Err(_) => None,
     }
 }
 
@@ -94,10 +99,16 @@ pub fn sched_getscheduler(tid: i32) -> std::result::Result<i32, Errno> {
 ///
 /// The kernel gives the number back a few instructions after it reports POLLHUP, and tells nobody; until then
 /// the call is EEXIST. So this asks again, without pause and within the patience of the case.
+///
+/// # Errors
+/// `blocked` if somebody else has got the number: it may be given to any new process of the machine.
 #[track_caller]
-pub fn spawn_once_free(call: &Clone3, body: impl Fn() -> i32) -> Result<Child> {
+pub fn spawn_once_free(call: &Clone3, mut body: impl FnMut() -> i32) -> Result<Child> {
     loop {
-        match call.try_spawn(&body) {
+        match call.try_spawn(&mut body) {
+            Err(Errno::EEXIST) if call.asks_for_a_pid_in_use() => {
+                return Err(Failure::blocked(format!("{call}: another process has got this pid meanwhile")));
+            }
             Err(Errno::EEXIST) if sandbox::time_left() != PollTimeout::ZERO => std::thread::yield_now(),
             outcome => return check::succeeds(call, outcome),
         }

@@ -46,7 +46,7 @@ impl Tied {
 
     /// A child that first runs `prepare`, which must succeed.
     #[track_caller]
-    pub fn prepared(call: &Clone3, prepare: impl FnOnce() -> Result) -> Result<Tied> {
+    pub fn prepared(call: &Clone3, prepare: impl FnMut() -> Result) -> Result<Tied> {
         let (mut child, line) = Echo::prepared(call, prepare)?.into_parts();
         let pidfd = Some(child.take_pidfd()?);
         Ok(Tied { pid: child.pid(), pidfd, line, observer: child.observe()? })

@@ -49,6 +49,29 @@ pub fn go_on(pid: i32, signal: Option<Signal>) -> Result {
     check::succeeds(format_args!("ptrace(CONT, {pid})"), continued)
 }
 
+/// How a stopped tracee goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resume {
+    /// `PTRACE_CONT`.
+    Continue,
+    /// `PTRACE_SYSCALL`: to the beginning or the end of its next system call.
+    ToNextCall,
+    /// `PTRACE_LISTEN`: it stays stopped, as its group is.
+    Listen,
+}
+
+/// Lets a stopped tracee go on, with any signal, those without a name included, or 0.
+pub fn resume(pid: i32, how: Resume, signal: i32) -> nix::Result<()> {
+    let request = match how {
+        Resume::Continue => libc::PTRACE_CONT,
+        Resume::ToNextCall => libc::PTRACE_SYSCALL,
+        Resume::Listen => libc::PTRACE_LISTEN,
+    };
+    // SAFETY: none of these requests reads or writes the caller's memory; the last argument is a number.
+    let done = unsafe { libc::ptrace(request, pid, 0_usize, signal as usize) };
+    nix::errno::Errno::result(done).map(drop)
+}
+
 /// To be called by a tracee: lets any process of the same user trace it, also where the Yama security module
 /// keeps that to ancestors.
 pub fn let_anyone_trace_me() {

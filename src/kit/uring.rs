@@ -33,6 +33,9 @@ impl Ring {
                 Some(libc::EPERM) => {
                     Failure::blocked("io_uring_setup is EPERM: the sysctl io_uring_disabled, or a filter")
                 }
+                Some(libc::ENOMEM) => {
+                    Failure::blocked("io_uring_setup is ENOMEM: RLIMIT_MEMLOCK, or no memory")
+                }
                 _ => Failure::from(error).within("io_uring_setup"),
             }),
         }

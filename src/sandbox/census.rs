@@ -7,25 +7,44 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
+use crate::clone3::exit_now;
+use crate::kit::process;
 use crate::procfs::{self, Stat};
 use crate::wait::{Who, waitid};
 
 /// How long leftovers may take to die of SIGKILL: long enough for an emulated machine under load.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A process that a case left behind.
+/// A process, or another thing, that a case left behind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Leftover {
-    /// Its pid; 0 where it could not be found out.
+    /// Its pid; 0 for what is no process.
     pub(super) pid: i32,
     /// Its state, parent and command.
     description: String,
 }
 
+impl Leftover {
+    /// Something that is no process.
+    pub(super) fn thing(description: String) -> Leftover {
+        Leftover { pid: 0, description }
+    }
+}
+
+/// How many leftovers are named; a storm of forks leaves more than anybody reads.
+const NAMED: usize = 8;
+
+/// How many are passed on at all, so that a report is never too long for its pipe.
+const TAKEN: usize = 100;
+
 /// Leftovers in words.
 pub(super) fn names(left: &[Leftover]) -> String {
-    let descriptions: Vec<&str> = left.iter().map(|leftover| leftover.description.as_str()).collect();
-    descriptions.join("; ")
+    let mut words: Vec<String> =
+        left.iter().take(NAMED).map(|leftover| leftover.description.clone()).collect();
+    if left.len() > NAMED {
+        words.push(format!("and {} more", left.len() - NAMED));
+    }
+    words.join("; ")
 }
 
 /// All children of the calling process; empty when there are none, alive or zombie.
@@ -35,11 +54,53 @@ pub(super) fn take() -> Vec<Leftover> {
     if has_no_child() {
         return Vec::new();
     }
-    let children = procfs::children_of(rustix::process::getpid().as_raw_nonzero().get());
-    match children.as_slice() {
-        [] => vec![Leftover { pid: 0, description: "a child (not to be found in /proc)".to_owned() }],
-        found => found.iter().map(describe).collect(),
+    children()
+        .into_iter()
+        .take(TAKEN)
+        .map(|pid| Stat::of(pid).map_or_else(|| nameless(pid), |stat| describe(&stat)))
+        .collect()
+}
+
+/// The pids of all children of the calling process.
+fn children() -> Vec<i32> {
+    if procfs::is_mounted() {
+        let me = own_pid();
+        return procfs::children_of(me).iter().map(|stat| stat.pid).collect();
     }
+    numbers_to_try().filter(|pid| is_child(*pid)).collect()
+}
+
+fn own_pid() -> i32 {
+    rustix::process::getpid().as_raw_nonzero().get()
+}
+
+/// The most that a pid can be.
+const PID_MAX_LIMIT: i32 = 1 << 22;
+
+/// The numbers that a child can have: pids are given out upwards from the caller's own, to the newest of all.
+fn numbers_to_try() -> Box<dyn Iterator<Item = i32>> {
+    let me = own_pid();
+    match newest_pid() {
+        Some(newest) if newest > me => Box::new(me..=newest),
+        Some(newest) => Box::new((me..PID_MAX_LIMIT).chain(1..=newest)),
+        None => Box::new(1..PID_MAX_LIMIT),
+    }
+}
+
+/// The pid of a process that is made for it, and is gone on return.
+fn newest_pid() -> Option<i32> {
+    let pid = process::stray_copy().ok()?.unwrap_or_else(|| exit_now(0));
+    let _ = waitid(Who::Pid(pid), libc::WEXITED | libc::__WALL);
+    Some(pid)
+}
+
+/// Whether it is a child of the caller, alive or zombie. Nothing else is ever touched.
+fn is_child(pid: i32) -> bool {
+    waitid(Who::Pid(pid), libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL).is_ok()
+}
+
+fn nameless(pid: i32) -> Leftover {
+    Leftover { pid, description: format!("process {pid} (no /proc to look at it)") }
 }
 
 fn describe(stat: &Stat) -> Leftover {
@@ -66,12 +127,11 @@ fn has_no_child() -> bool {
 /// Kills and reaps every child; orphans of the killed become children of a subreaper, and are next. Gives
 /// what could not be killed.
 pub(super) fn kill_all_children() -> Vec<Leftover> {
-    let me = rustix::process::getpid().as_raw_nonzero().get();
     let start = Instant::now();
     while !has_no_child() {
-        for child in procfs::children_of(me) {
+        for child in children() {
             // ESRCH: it is gone already.
-            let _ = kill(Pid::from_raw(child.pid), Signal::SIGKILL);
+            let _ = kill(Pid::from_raw(child), Signal::SIGKILL);
         }
         while let Ok(Some(_)) = waitid(Who::Any, libc::WEXITED | libc::WNOHANG | libc::__WALL) {}
         if start.elapsed() > PATIENCE {

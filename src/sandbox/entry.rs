@@ -65,7 +65,7 @@ fn set_patience(deadline: Duration) {
 /// Runs the case in this process, which ends with it.
 pub(super) fn run(case: &Case, deadline: Duration, verdict: &OwnedFd) -> ! {
     set_patience(deadline);
-    let failure = settle_in(case).and_then(|()| guarded(case)).err();
+    let failure = settle_in(case).and_then(|()| guarded(case)).err().map(Failure::of_bearable_length);
     let left = census::take();
     let pid = rustix::process::getpid().as_raw_nonzero().get();
     let sent = serde_json::to_vec(&Report { pid, failure, left })

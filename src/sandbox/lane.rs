@@ -16,6 +16,7 @@ use rustix::pipe::PipeFlags;
 use super::census::{self, Leftover};
 use super::entry::{self, COULD_NOT_REPORT, Report};
 use super::wire::{self, Outcome, Request};
+use super::{leavings, scarcity};
 use crate::case::{self, Case, Strength};
 use crate::check::Failure;
 use crate::kit::core_pattern;
@@ -47,7 +48,14 @@ pub(super) fn serve(program: UnixStream) {
     if trail::open().is_err() || settle_in().is_err() {
         return;
     }
-    let Ok(mut lane) = Lane::new(program, children) else { return };
+    let mut lane = match Lane::new(program, children) {
+        Ok(lane) => lane,
+        Err((program, errno)) => {
+            // The program is not there to be told of an error.
+            let _ = wire::send(&program, &no_fork(Errno::from_raw(errno.raw_os_error())));
+            return;
+        }
+    };
     while let Ok(Some(request)) = wire::receive::<Request>(&lane.program) {
         let outcome = lane.run(&request);
         if wire::send(&lane.program, &outcome).is_err() {
@@ -122,14 +130,11 @@ enum Ending {
 }
 
 impl Lane {
-    fn new(program: UnixStream, children: SignalFd) -> rustix::io::Result<Lane> {
-        use rustix::fs::{Mode, OFlags, open};
-        let nothing = match open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
-            Ok(null) => null,
-            // No /dev: an empty pipe gives the same end of file.
-            Err(_) => rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?.0,
-        };
-        Ok(Lane { program, children, nothing, pipes: Pipes::new()? })
+    fn new(program: UnixStream, children: SignalFd) -> Result<Lane, (UnixStream, rustix::io::Errno)> {
+        match (nothing_to_read(), Pipes::new()) {
+            (Ok(nothing), Ok(pipes)) => Ok(Lane { program, children, nothing, pipes }),
+            (Err(errno), _) | (_, Err(errno)) => Err((program, errno)),
+        }
     }
 
     fn run(&mut self, request: &Request) -> Outcome {
@@ -142,12 +147,8 @@ impl Lane {
         let core_pattern = if case.runs_alone() { core_pattern::read() } else { None };
         let start = Instant::now();
         let outcome = match self.start(case, request.deadline) {
-            Ok(running) => self.finish(running, request.deadline, start),
-            Err(errno @ (Errno::EAGAIN | Errno::ENOMEM)) => {
-                let why = format!("the sandbox cannot fork: {errno:?} (a limit on processes or memory)");
-                Outcome::lost(Failure::blocked(why))
-            }
-            Err(errno) => Outcome::lost(Failure::from(errno).within("starting the case")),
+            Ok(running) => self.finish(case, running, request.deadline, start),
+            Err(errno) => no_fork(errno),
         };
         if let Some(pattern) = core_pattern {
             core_pattern::put_back(&pattern);
@@ -191,15 +192,16 @@ impl Lane {
         }
     }
 
-    fn finish(&mut self, mut running: Running, deadline: Duration, start: Instant) -> Outcome {
+    fn finish(&mut self, case: &Case, mut running: Running, deadline: Duration, start: Instant) -> Outcome {
         let ending = self.watch(&mut running, deadline);
         let duration = start.elapsed();
         // The first census was the case's own; this one finds what it could not see or did not live to see.
         let found = census::take();
         let immortal = if found.is_empty() { Vec::new() } else { census::kill_all_children() };
+        let things = leavings::clear_away(case, running.pid);
         running.output.drain(&self.pipes.output.read);
         let report = read_report(&self.pipes.verdict.read, running.pid);
-        let mut failure = judge(ending, report, found);
+        let mut failure = judge(ending, report, found.into_iter().chain(things));
         if !immortal.is_empty() {
             let who = census::names(&immortal);
             failure = Some(Failure::fail(format!("SIGKILL does not end what the case left: {who}")));
@@ -209,6 +211,7 @@ impl Lane {
             }
         }
         let trail = if failure.is_some() { trail::read() } else { Vec::new() };
+        let failure = failure.map(scarcity::excuse);
         Outcome { failure, output: running.output.text(), trail, duration }
     }
 
@@ -256,6 +259,27 @@ impl Lane {
     }
 }
 
+/// The outcome of a case for which there is no process, or no pipe to talk to it.
+pub(super) fn no_fork(errno: Errno) -> Outcome {
+    Outcome::lost(match errno {
+        Errno::EAGAIN | Errno::ENOMEM => Failure::blocked(format!(
+            "the sandbox cannot fork: {errno:?} (RLIMIT_NPROC, a pids cgroup, pid_max, or no memory)"
+        )),
+        Errno::EMFILE | Errno::ENFILE => {
+            Failure::blocked(format!("the sandbox cannot open a pipe: {errno:?} (RLIMIT_NOFILE)"))
+        }
+        errno => Failure::from(errno).within("starting the case"),
+    })
+}
+
+/// What is at its end from the beginning.
+fn nothing_to_read() -> rustix::io::Result<OwnedFd> {
+    use rustix::fs::{Mode, OFlags, open};
+    // No /dev: an empty pipe gives the same end of file.
+    open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .or_else(|_| Ok(rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?.0))
+}
+
 fn kill_and_reap(pid: i32) {
     let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
     let _ = wait::waitpid(pid, libc::__WALL);
@@ -287,7 +311,11 @@ fn read_report(mut verdict: &File, pid: i32) -> Result<Option<Report>, String> {
 }
 
 /// From how it ended, what it said and what it left, whether it passed and whose fault it is if not.
-fn judge(ending: Ending, report: Result<Option<Report>, String>, found: Vec<Leftover>) -> Option<Failure> {
+fn judge(
+    ending: Ending,
+    report: Result<Option<Report>, String>,
+    found: impl Iterator<Item = Leftover>,
+) -> Option<Failure> {
     let status = match ending {
         Ending::Hung(message) => return Some(Failure::fail(message)),
         Ending::Abandoned => return Some(Failure::broken("the program that asked for the case went away")),
@@ -300,7 +328,7 @@ fn judge(ending: Ending, report: Result<Option<Report>, String>, found: Vec<Left
     };
     let mut left = report.left;
     let known: Vec<i32> = left.iter().map(|leftover| leftover.pid).collect();
-    left.extend(found.into_iter().filter(|leftover| !known.contains(&leftover.pid)));
+    left.extend(found.filter(|leftover| leftover.pid == 0 || !known.contains(&leftover.pid)));
     match report.failure {
         None if left.is_empty() => None,
         None => Some(Failure::fail(format!("the case passed but left behind: {}", census::names(&left)))),

@@ -12,16 +12,20 @@
 mod census;
 mod entry;
 mod lane;
+mod leavings;
+mod scarcity;
 mod wire;
 mod zygote;
 
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Mutex;
 use std::time::Duration;
 
 pub use entry::{patience, time_left};
 pub use lane::NOTHING;
+pub(crate) use leavings::directory_of;
 pub use wire::{Outcome, Request};
 
 use crate::check::Failure;
@@ -29,8 +33,9 @@ use zygote::Zygote;
 
 /// The program's handle on the zygote and its lanes.
 pub struct Sandbox {
-    zygote: Mutex<Zygote>,
+    // Dropped in this order: the zygote ends when the last lane has, and a lane when its socket closes.
     idle: Mutex<Vec<UnixStream>>,
+    zygote: Mutex<Zygote>,
 }
 
 impl Sandbox {
@@ -56,10 +61,20 @@ impl Sandbox {
             Some(lane) => lane,
             None => self.zygote.lock().unwrap_or_else(|poison| poison.into_inner()).new_lane()?,
         };
-        wire::send(&lane, request)?;
+        // Where no lane could be forked, the zygote has answered in its place and left.
+        let sent = wire::send(&lane, request);
         let outcome: Outcome =
             wire::receive(&lane)?.ok_or_else(|| io::Error::other("the lane died, and the case with it"))?;
-        self.idle.lock().unwrap_or_else(|poison| poison.into_inner()).push(lane);
+        if sent.is_ok() && !has_hung_up(&lane) {
+            self.idle.lock().unwrap_or_else(|poison| poison.into_inner()).push(lane);
+        }
         Ok(outcome)
     }
+}
+
+/// Whether nobody is at the other end any more.
+fn has_hung_up(lane: &UnixStream) -> bool {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    let mut fds = [PollFd::new(lane.as_fd(), PollFlags::empty())];
+    poll(&mut fds, PollTimeout::ZERO) != Ok(0)
 }

@@ -1,18 +1,26 @@
 //! The process that forks lanes, so that no process with threads ever has to.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::unistd::{ForkResult, fork};
 
-use super::{census, lane};
+use super::{census, lane, scarcity, wire};
 use crate::clone3::exit_now;
-use crate::kit::fdpass;
+use crate::kit::{cgroup, fdpass};
+use crate::pidfd::Pidfd;
+use crate::wait;
 
 /// The program's end of the socket to the zygote. When it closes, the zygote and all lanes end.
-pub(super) struct Zygote(UnixStream);
+pub(super) struct Zygote {
+    /// Taken when the zygote is dismissed.
+    socket: Option<UnixStream>,
+    pid: i32,
+}
 
 impl Zygote {
     /// Forks it.
@@ -21,7 +29,7 @@ impl Zygote {
         let (ours, theirs) = UnixStream::pair()?;
         // SAFETY: the program has one thread, so its copy may do anything.
         match unsafe { fork() }? {
-            ForkResult::Parent { .. } => Ok(Zygote(ours)),
+            ForkResult::Parent { child } => Ok(Zygote { socket: Some(ours), pid: child.as_raw() }),
             ForkResult::Child => {
                 drop(ours);
                 serve(&theirs);
@@ -33,8 +41,18 @@ impl Zygote {
     /// A new lane, through a socket of its own.
     pub(super) fn new_lane(&mut self) -> io::Result<UnixStream> {
         let (ours, theirs) = UnixStream::pair()?;
-        fdpass::send(&self.0, &theirs).map_err(|failure| io::Error::other(failure.message))?;
+        let socket = self.socket.as_ref().ok_or_else(|| io::Error::other("the zygote was dismissed"))?;
+        fdpass::send(socket, &theirs).map_err(|failure| io::Error::other(failure.message))?;
         Ok(ours)
+    }
+}
+
+/// Nothing of the sandbox outlives it: whoever comes next finds no process of ours, and the reaper of orphans, be
+/// it a careless process 1 of a container, is left no zombie.
+impl Drop for Zygote {
+    fn drop(&mut self) {
+        drop(self.socket.take());
+        let _ = wait::waitpid(self.pid, libc::__WALL);
     }
 }
 
@@ -52,15 +70,33 @@ fn serve(program: &UnixStream) {
     reset_signals();
     ignore_children();
     let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
+    // A Ctrl-C ends the program, and that ends the sandbox, which then still clears up.
+    let _ = rustix::process::setpgid(None, None);
+    scarcity::remember();
+    let controllers = cgroup::Controllers::now();
+    let mut lanes = Vec::new();
     while let Ok(socket) = fdpass::receive(program) {
         // SAFETY: the zygote has one thread.
         match unsafe { fork() } {
             Ok(ForkResult::Child) => become_lane(socket, program),
-            // The program sees its socket close and says so.
-            Ok(ForkResult::Parent { .. }) | Err(_) => {}
+            Ok(ForkResult::Parent { child }) => lanes.extend(Pidfd::try_open(child.as_raw())),
+            // Answers in the lane's place; the program is not there to be told of an error.
+            Err(errno) => drop(wire::send(&UnixStream::from(socket), &lane::no_fork(errno))),
         }
     }
+    lanes.iter().for_each(wait_for_end);
     census::kill_all_children();
+    if let Some(controllers) = controllers {
+        controllers.put_back();
+    }
+}
+
+/// A lane in the middle of a case kills that and clears up behind it: it is given the time.
+fn wait_for_end(lane: &Pidfd) {
+    /// Milliseconds: more than leftovers may take to die.
+    const PATIENCE: u16 = 40_000;
+    let mut fds = [PollFd::new(lane.as_fd(), PollFlags::POLLIN)];
+    while poll(&mut fds, PATIENCE) == Err(Errno::EINTR) {}
 }
 
 fn become_lane(socket: OwnedFd, _program: &UnixStream) -> ! {

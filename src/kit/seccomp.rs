@@ -1,0 +1,137 @@
+//! Seccomp filters in front of one system call: what a hardened host or a container puts between a program and the
+//! kernel. For those who test the suite in such places.
+
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use rustix::ioctl::{Ioctl, Opcode, Updater, ioctl};
+
+/// What becomes of the call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// It fails.
+    Errno(Errno),
+    /// The process dies of SIGSYS.
+    KillProcess,
+    /// The thread dies of SIGSYS, and its process with it if it is the only one.
+    KillThread,
+    /// The thread is sent SIGSYS.
+    Trap,
+}
+
+impl Refusal {
+    fn action(self) -> u32 {
+        match self {
+            Refusal::Errno(errno) => libc::SECCOMP_RET_ERRNO | errno as u32,
+            Refusal::KillProcess => libc::SECCOMP_RET_KILL_PROCESS,
+            Refusal::KillThread => libc::SECCOMP_RET_KILL_THREAD,
+            Refusal::Trap => libc::SECCOMP_RET_TRAP,
+        }
+    }
+}
+
+/// Refuses this system call to the calling process and all that comes of it, for good. Needs no_new_privs or
+/// CAP_SYS_ADMIN.
+pub fn refuse(syscall: libc::c_long, refusal: Refusal) -> std::result::Result<(), Errno> {
+    install(syscall, refusal.action(), 0).map(drop)
+}
+
+/// As [`refuse`], but a supervisor is asked each time: the one who has the descriptor.
+pub fn ask_supervisor(syscall: libc::c_long) -> std::result::Result<OwnedFd, Errno> {
+    let fd = install(syscall, libc::SECCOMP_RET_USER_NOTIF, libc::SECCOMP_FILTER_FLAG_NEW_LISTENER)?;
+    // SAFETY: with this flag the kernel gives a new descriptor, which nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// A filter of four instructions: the number of the call, whether it is this one, and what then.
+fn install(
+    syscall: libc::c_long,
+    action: u32,
+    flags: libc::c_ulong,
+) -> std::result::Result<libc::c_long, Errno> {
+    let instruction = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
+    let mut program = [
+        // The number stands at the beginning of struct seccomp_data.
+        instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+        instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, syscall as u32),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, action),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    // SAFETY: the kernel copies the instructions that `filter` speaks of; both are live.
+    let done =
+        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const filter) };
+    Errno::result(done)
+}
+
+const RECEIVE: Opcode = libc::SECCOMP_IOCTL_NOTIF_RECV as Opcode;
+const SEND: Opcode = libc::SECCOMP_IOCTL_NOTIF_SEND as Opcode;
+
+/// A call that waits for its supervisor.
+pub struct Call(libc::seccomp_notif);
+
+impl Call {
+    /// Its arguments.
+    pub fn arguments(&self) -> [u64; 6] {
+        self.0.data.args
+    }
+
+    /// A word of the caller's memory.
+    pub fn word_at(&self, address: u64) -> std::io::Result<u64> {
+        let mut word = [0; 8];
+        std::fs::File::open(format!("/proc/{}/mem", self.0.pid))?.read_exact_at(&mut word, address)?;
+        Ok(u64::from_ne_bytes(word))
+    }
+}
+
+/// Who decides over the calls behind a descriptor of [`ask_supervisor`].
+#[derive(Debug)]
+pub struct Supervisor(OwnedFd);
+
+impl Supervisor {
+    /// The supervisor of this descriptor.
+    pub fn new(listener: OwnedFd) -> Supervisor {
+        Supervisor(listener)
+    }
+
+    /// Waits for the next call; `None` when nobody is left who could make one.
+    pub fn next(&self) -> std::result::Result<Option<Call>, Errno> {
+        loop {
+            let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+            poll(&mut fds, PollTimeout::NONE)?;
+            if !fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLIN)) {
+                return Ok(None);
+            }
+            // SAFETY: plain numbers, of which all may be zero; the kernel wants them so.
+            let mut call: libc::seccomp_notif = unsafe { std::mem::zeroed() };
+            // SAFETY: the kernel reads and writes this structure, which has its layout.
+            match self.control(unsafe { Updater::<RECEIVE, _>::new(&mut call) }) {
+                Ok(()) => return Ok(Some(Call(call))),
+                // The caller was killed meanwhile.
+                Err(Errno::ENOENT | Errno::EINTR) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+    }
+
+    /// Answers a call with an error, or leaves it to the kernel.
+    pub fn answer(&self, call: &Call, error: Option<Errno>) -> std::result::Result<(), Errno> {
+        let (error, flags) = match error {
+            Some(errno) => (-(errno as i32), 0),
+            None => (0, libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32),
+        };
+        let mut answer = libc::seccomp_notif_resp { id: call.0.id, val: 0, error, flags };
+        // SAFETY: as in `next`.
+        match self.control(unsafe { Updater::<SEND, _>::new(&mut answer) }) {
+            Err(Errno::ENOENT) => Ok(()),
+            other => other,
+        }
+    }
+
+    fn control<T>(&self, operation: impl Ioctl<Output = T>) -> std::result::Result<T, Errno> {
+        // SAFETY: the operations above are those of this kind of descriptor.
+        unsafe { ioctl(&self.0, operation) }.map_err(|errno| Errno::from_raw(errno.raw_os_error()))
+    }
+}

@@ -1,0 +1,57 @@
+//! What a case that died can leave beside processes, by the names that such things have in this suite: a directory for
+//! temporary files and what is mounted on it, and cgroups. Found, named and removed.
+//!
+//! Nothing else is looked for: on a machine that is in use, a mount or a file that is new may be anybody's.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use rustix::mount::{UnmountFlags, unmount};
+
+use super::census::Leftover;
+use crate::case::Case;
+use crate::kit::cgroup;
+use crate::need::Need;
+
+/// The one directory that a case's process may make.
+pub(crate) fn directory_of(pid: i32) -> PathBuf {
+    let parent = std::env::temp_dir();
+    // Without a symbolic link in it: the kernel does not follow one to a socket.
+    let parent = fs::canonicalize(&parent).unwrap_or(parent);
+    parent.join(format!("clone3-conformance-{pid}"))
+}
+
+/// Removes what the case's process `pid` left, now that it is gone, and gives it by name.
+pub(super) fn clear_away(case: &Case, pid: i32) -> Vec<Leftover> {
+    let mut left = Vec::new();
+    if case.needs.contains(&Need::Cgroup2) {
+        left.extend(cgroup::remove_left_by(pid).into_iter().map(|name| format!("cgroup {name}")));
+    }
+    let directory = directory_of(pid);
+    if is_ours(&directory) {
+        left.extend(unmount_all(&directory).into_iter().map(|path| format!("mount {path}")));
+        left.push(format!("directory {}", directory.display()));
+        // What cannot be removed has been named.
+        let _ = fs::remove_dir_all(&directory);
+    }
+    left.into_iter().map(Leftover::thing).collect()
+}
+
+/// Whether it is a directory that this user made: others may put something of that name into `/tmp`.
+fn is_ours(directory: &Path) -> bool {
+    let me = rustix::process::geteuid().as_raw();
+    fs::symlink_metadata(directory).is_ok_and(|found| found.is_dir() && found.uid() == me)
+}
+
+/// Takes away what is mounted in a directory, the last mount first.
+fn unmount_all(directory: &Path) -> Vec<String> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let paths = mounts.lines().filter_map(|mount| mount.split(' ').nth(4));
+    let below: Vec<String> =
+        paths.filter(|path| Path::new(path).starts_with(directory)).map(str::to_owned).collect();
+    for path in below.iter().rev() {
+        let _ = unmount(path.as_str(), UnmountFlags::DETACH);
+    }
+    below
+}

@@ -1,0 +1,99 @@
+//! Surroundings that are too small: what fails there is nobody's fault.
+//!
+//! A limit shows in a hundred ways, as EAGAIN of a clone3, as a thread that cannot be started, as a process that is
+//! killed for its memory. So nothing is guessed from how a case failed: after a failure, the lane looks whether it
+//! could have what a case can need. Where there is enough of everything, which is nearly everywhere, the failure
+//! stands.
+
+use std::sync::OnceLock;
+
+use nix::unistd::Pid;
+use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use rustix::process::{Resource, getrlimit};
+
+use crate::check::{Failure, Kind};
+use crate::clone3::{exit_now, park};
+use crate::kit::process;
+use crate::wait;
+
+/// How many processes the largest case has at once, and some.
+const PROCESSES: usize = 160;
+
+/// How many open files.
+const FILES: u64 = 256;
+
+/// How much address space, in bytes.
+const MEMORY: usize = 64 << 20;
+
+/// How often the kernel had killed for memory when this program began.
+static KILLED_BEFORE: OnceLock<Option<u64>> = OnceLock::new();
+
+/// Remembers what [`excuse`] compares with. To be called before the first case.
+pub(super) fn remember() {
+    KILLED_BEFORE.get_or_init(killed_for_memory);
+}
+
+/// The failure of a case that ran here: `blocked` where something is too scarce to tell more.
+pub(super) fn excuse(failure: Failure) -> Failure {
+    if !matches!(failure.kind, Kind::Fail | Kind::Broken) {
+        return failure;
+    }
+    match scarce() {
+        Some(what) => Failure {
+            kind: Kind::Blocked,
+            message: format!("{what}, so that {}", failure.message),
+            ..failure
+        },
+        None => failure,
+    }
+}
+
+/// What there is too little of.
+fn scarce() -> Option<String> {
+    let processes = processes_to_be_had();
+    if processes < PROCESSES {
+        return Some(format!(
+            "only {processes} more processes can be had (RLIMIT_NPROC, a pids cgroup or pid_max)"
+        ));
+    }
+    if let Some(files) = getrlimit(Resource::Nofile).current.filter(|files| *files < FILES) {
+        return Some(format!("RLIMIT_NOFILE allows only {files} open files"));
+    }
+    if !memory_can_be_had() {
+        return Some(format!("{} MiB of memory cannot be had (RLIMIT_AS)", MEMORY >> 20));
+    }
+    let before = KILLED_BEFORE.get().copied().flatten();
+    (killed_for_memory() > before)
+        .then(|| "the kernel killed processes for want of memory meanwhile".to_owned())
+}
+
+/// Forks as many children as a case may need, or as many as there can be, and clears them away.
+fn processes_to_be_had() -> usize {
+    let mut children = Vec::new();
+    while children.len() < PROCESSES {
+        match process::stray_copy() {
+            Ok(Some(child)) => children.push(child),
+            Ok(None) => exit_now(park()),
+            Err(_) => break,
+        }
+    }
+    for child in &children {
+        let _ = nix::sys::signal::kill(Pid::from_raw(*child), nix::sys::signal::Signal::SIGKILL);
+        let _ = wait::waitpid(*child, libc::__WALL);
+    }
+    children.len()
+}
+
+fn memory_can_be_had() -> bool {
+    let access = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: a new anonymous mapping at an address of the kernel's choice aliases nothing.
+    let mapped = unsafe { mmap_anonymous(std::ptr::null_mut(), MEMORY, access, MapFlags::PRIVATE) };
+    // SAFETY: the mapping was just made, and nothing refers to it.
+    mapped.is_ok_and(|address| unsafe { munmap(address, MEMORY) }.is_ok())
+}
+
+/// How often the kernel has killed for memory since it started, in any cgroup.
+fn killed_for_memory() -> Option<u64> {
+    let counters = std::fs::read_to_string("/proc/vmstat").ok()?;
+    counters.lines().find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok())
+}

@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Boots a kernel and runs the suite in it in one hostile environment after the other. See vm/environments.sh --help.
+set -euo pipefail
+project=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")
+
+if [[ ${1-} == --help ]]; then
+    cat <<'HELP'
+Usage: vm/environments.sh [OPTIONS OF vm/run.sh] [-- [--quick] [--markdown] [ROW…]]
+
+Boots a kernel, and runs the suite in it in every environment of the table in vm/environments/table.rs: as an ordinary
+user, behind a seccomp filter, without /proc … In each, no case may fail, what is blocked must say the right reason, what
+must still pass must pass, and nothing may be left behind.
+
+  --quick      a few cases of every theme instead of all
+  --markdown   the table as docs/environments.md shows it, and nothing else, on stdout
+  ROW          only the environments with that in their name
+
+Exit status: as vm/run.sh; 1 says that a row is wrong.
+HELP
+    exit
+fi
+
+target=x86_64-unknown-linux-gnu
+# The target folder of vm/run.sh: the same programs, built in the same way.
+built=${CARGO_TARGET_DIR:-$project/target}/vm
+RUSTFLAGS='-C target-feature=+crt-static -C relocation-model=static' cargo build --quiet --release --bins \
+    --example environments --example self-test --manifest-path "$project/Cargo.toml" --target "$target" --target-dir "$built"
+folder=$built/$target/release
+exec "$folder/clone3-vm" --engine qemu --timeout 3600 --suite "$folder/examples/environments" \
+    --carry "$folder/clone3-conformance" --carry "$folder/examples/self-test" "$@"

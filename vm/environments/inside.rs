@@ -1,0 +1,264 @@
+//! What the process does that becomes the suite: each step changes the process itself, and the last one is exec.
+use std::ffi::CString;
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, ExitCode, ExitStatus};
+
+use caps::CapSet;
+use clone3_conformance::abi::Flags;
+use clone3_conformance::kit::disposition::{self, Disposition};
+use clone3_conformance::kit::seccomp::{self, Refusal, Supervisor};
+use clone3_conformance::kit::tracer::{self, Resume};
+use clone3_conformance::kit::{fdpass, privilege};
+use clone3_conformance::wait::waitpid;
+use nix::errno::Errno;
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::personality::{self, Persona};
+use nix::sys::ptrace::Options;
+use nix::sys::signal::{SigSet, Signal, kill, raise};
+use nix::unistd::Pid;
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, mount_remount, unmount,
+};
+use rustix::process::{Rlimit, setrlimit};
+
+use crate::outside::CGROUP;
+use crate::row::{Answer, Inside, Instead, Row, Trace};
+use crate::{Result, THIS, table};
+
+/// What the exit status is where a step goes wrong: nothing that the suite ends with.
+pub const COULD_NOT: u8 = 77;
+
+/// What a subreaper exits with that was left an orphan.
+pub const ORPHAN_LEFT: u8 = 78;
+
+/// Takes the steps of a row from one on, and becomes the suite with the arguments behind.
+pub fn become_suite(arguments: &[String]) -> Result<ExitCode> {
+    let [name, from, stop, rest @ ..] = arguments else {
+        return Err("inside ROW FROM STOP ARGUMENT…".into());
+    };
+    if stop == "stop" {
+        raise(Signal::SIGSTOP)?;
+    }
+    let rows = table::rows();
+    let row = rows.iter().find(|row| row.name == name).ok_or("no such row")?;
+    match take_steps(row, from.parse()?, rest) {
+        Ok(status) => Ok(status),
+        Err(error) => {
+            eprintln!("environments: {name} cannot be made: {error}");
+            Ok(ExitCode::from(COULD_NOT))
+        }
+    }
+}
+
+fn take_steps(row: &Row, from: usize, arguments: &[String]) -> Result<ExitCode> {
+    for (index, step) in row.inside.iter().enumerate().skip(from) {
+        let rest = || command(row.name, index + 1, arguments);
+        match step {
+            Inside::PidNamespace => {
+                unshare(CloneFlags::CLONE_NEWPID)?;
+                return Ok(mirror(rest().status()?));
+            }
+            Inside::UnderSubreaper => return reap_beneath(&mut rest()),
+            Inside::Traced(how) => {
+                return trace(&mut command_that_stops(row.name, index + 1, arguments), *how);
+            }
+            Inside::Clone3Answers(Answer::EinvalForNewFlags) if from <= index => {
+                return supervise(row.name, index, arguments);
+            }
+            step => take(*step).map_err(|error| format!("step {}: {error}", index + 1))?,
+        }
+    }
+    // exec(3) of the standard library would put SIGPIPE back.
+    let words = std::iter::once("clone3-conformance").chain(arguments.iter().map(String::as_str));
+    let words: Vec<CString> = words.map(CString::new).collect::<std::result::Result<_, _>>()?;
+    nix::unistd::execv(&CString::new(row.program.path())?, &words)?;
+    Err("exec returned".into())
+}
+
+/// This program again, to take the steps from this one on.
+fn command(row: &str, from: usize, arguments: &[String]) -> Command {
+    let mut command = Command::new(THIS);
+    command.args(["inside", row, &from.to_string(), "go"]).args(arguments);
+    command
+}
+
+fn command_that_stops(row: &str, from: usize, arguments: &[String]) -> Command {
+    let mut command = Command::new(THIS);
+    command.args(["inside", row, &from.to_string(), "stop"]).args(arguments);
+    command
+}
+
+/// The exit status that says how somebody else ended, as a shell does.
+fn mirror(status: ExitStatus) -> ExitCode {
+    let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default());
+    ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))
+}
+
+fn take(step: Inside) -> Result<()> {
+    let words = |failure: clone3_conformance::check::Failure| failure.message;
+    match step {
+        Inside::User(user) => privilege::become_user(user).map_err(words)?,
+        Inside::Without(capability) => {
+            for set in
+                [CapSet::Ambient, CapSet::Bounding, CapSet::Effective, CapSet::Inheritable, CapSet::Permitted]
+            {
+                caps::drop(None, set, capability)?;
+            }
+        }
+        Inside::UserNamespace => privilege::enter_user_namespace().map_err(words)?,
+        Inside::NoNewPrivs => rustix::thread::set_no_new_privs(true)?,
+        Inside::Clone3Answers(answer) => refuse(answer)?,
+        Inside::Ignore(signal) => disposition::set(signal, Disposition::Ignored).map_err(words)?,
+        Inside::Block(signal) => SigSet::from(signal).thread_block()?,
+        Inside::BlockAll => SigSet::all().thread_block()?,
+        Inside::Close(fd) => nix::unistd::close(fd)?,
+        Inside::Give(fd, instead) => give(fd, instead)?,
+        Inside::Limit(resource, limit) => {
+            setrlimit(resource, Rlimit { current: Some(limit), maximum: Some(limit) })?;
+        }
+        Inside::OwnMounts => {
+            unshare(CloneFlags::CLONE_NEWNS)?;
+            mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+        }
+        Inside::Unmount(path) => unmount(path, UnmountFlags::DETACH)?,
+        Inside::Mount { kind, at, options } => {
+            let options = CString::new(options)?;
+            mount(kind, at, kind, MountFlags::empty(), options.as_c_str())?;
+        }
+        Inside::ReadOnly => make_read_only()?,
+        Inside::ThirtyTwoBit => {
+            personality::set(Persona::from_bits_retain(PER_LINUX32))?;
+        }
+        Inside::EnterCgroup => fs::write(format!("{CGROUP}/cgroup.procs"), "0")?,
+        Inside::LostDirectory => {
+            fs::create_dir("/tmp/lost")?;
+            std::env::set_current_dir("/tmp/lost")?;
+            fs::remove_dir("/tmp/lost")?;
+        }
+        Inside::PidNamespace | Inside::UnderSubreaper | Inside::Traced(_) => {}
+    }
+    Ok(())
+}
+
+/// From `linux/personality.h`: a 64-bit kernel calls itself a 32-bit one.
+const PER_LINUX32: i32 = 0x0008;
+
+fn refuse(answer: Answer) -> Result<()> {
+    let refusal = match answer {
+        Answer::Errno(errno) => Refusal::Errno(errno),
+        Answer::KillProcess => Refusal::KillProcess,
+        Answer::KillThread => Refusal::KillThread,
+        Answer::Trap => Refusal::Trap,
+        Answer::EinvalForNewFlags => return Ok(()),
+    };
+    Ok(seccomp::refuse(libc::SYS_clone3, refusal)?)
+}
+
+/// Puts something else in the place of a descriptor. The other end of a full pipe stays open beside it.
+fn give(fd: i32, instead: Instead) -> Result<()> {
+    let new = match instead {
+        Instead::FullDevice => rustix::fs::open("/dev/full", OFlags::WRONLY, Mode::empty())?,
+        Instead::FullPipe => {
+            let (reader, writer) = rustix::pipe::pipe()?;
+            std::mem::forget(reader);
+            rustix::io::ioctl_fionbio(&writer, true)?;
+            while rustix::io::write(&writer, &[b'x'; 4096]).is_ok() {}
+            writer
+        }
+        Instead::BrokenPipe => rustix::pipe::pipe()?.1,
+    };
+    match fd {
+        0 => rustix::stdio::dup2_stdin(&new)?,
+        1 => rustix::stdio::dup2_stdout(&new)?,
+        _ => rustix::stdio::dup2_stderr(&new)?,
+    }
+    Ok(())
+}
+
+fn make_read_only() -> Result<()> {
+    for line in fs::read_to_string("/proc/self/mountinfo")?.lines() {
+        let path = line.split(' ').nth(4).ok_or("mountinfo")?;
+        if path != "/proc" && path != "/sys" {
+            mount_remount(path, MountFlags::BIND | MountFlags::RDONLY, c"")?;
+        }
+    }
+    Ok(())
+}
+
+/// Becomes a subreaper, and makes sure that nothing but its child was ever its child.
+fn reap_beneath(rest: &mut Command) -> Result<ExitCode> {
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+    let status = rest.status()?;
+    match waitpid(-1, libc::__WALL | libc::WNOHANG) {
+        Err(Errno::ECHILD) => Ok(mirror(status)),
+        found => {
+            eprintln!("environments: the subreaper was left a child: {found:?}");
+            Ok(ExitCode::from(ORPHAN_LEFT))
+        }
+    }
+}
+
+/// Runs the rest as a tracee, and everything that comes of it, until nothing is left to trace.
+fn trace(rest: &mut Command, how: Trace) -> Result<ExitCode> {
+    let follow = Options::PTRACE_O_TRACEFORK | Options::PTRACE_O_TRACEVFORK | Options::PTRACE_O_TRACECLONE;
+    let options = match how {
+        Trace::Calls => follow | Options::PTRACE_O_TRACEEXEC | Options::PTRACE_O_TRACESYSGOOD,
+        Trace::Events => follow | Options::PTRACE_O_TRACEEXEC,
+        Trace::OneProcess => Options::PTRACE_O_TRACEEXEC,
+    };
+    let go_on = if how == Trace::Calls { Resume::ToNextCall } else { Resume::Continue };
+    let suite = i32::try_from(rest.spawn()?.id())?;
+    waitpid(suite, libc::WUNTRACED)?;
+    tracer::seize(suite, options).map_err(|failure| failure.message)?;
+    kill(Pid::from_raw(suite), Signal::SIGCONT)?;
+    let mut end = None;
+    while let Ok(Some((pid, status))) = waitpid(-1, libc::__WALL) {
+        if status.0 & 0xff != 0x7f {
+            end = end.or((pid == suite).then(|| ExitStatus::from_raw(status.0)));
+            continue;
+        }
+        let (signal, event) = ((status.0 >> 8) & 0xff, status.0 >> 16);
+        let stops_group = [libc::SIGSTOP, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU].contains(&signal);
+        // A tracee may be killed while it is stopped: then it says so next.
+        let _ = match event {
+            libc::PTRACE_EVENT_STOP if stops_group => tracer::resume(pid, Resume::Listen, 0),
+            0 if signal != libc::SIGTRAP | SYSTEM_CALL => tracer::resume(pid, go_on, signal),
+            _ => tracer::resume(pid, go_on, 0),
+        };
+    }
+    Ok(mirror(end.ok_or("the suite was lost")?))
+}
+
+/// What marks the stop at a system call, with `PTRACE_O_TRACESYSGOOD`.
+const SYSTEM_CALL: i32 = 0x80;
+
+/// Answers the clone3 calls of the rest as one who does not know the flags of Linux 7.1.
+fn supervise(row: &str, index: usize, arguments: &[String]) -> Result<ExitCode> {
+    let address = SocketAddr::from_abstract_name("environments-supervisor")?;
+    if std::env::var_os("SUPERVISED").is_some() {
+        let to_supervisor = UnixStream::connect_addr(&address)?;
+        let listener = seccomp::ask_supervisor(libc::SYS_clone3)?;
+        fdpass::send(&to_supervisor, &listener).map_err(|failure| failure.message)?;
+        drop(listener);
+        let rows = table::rows();
+        let row = rows.iter().find(|other| other.name == row).ok_or("no such row")?;
+        return take_steps(row, index + 1, arguments);
+    }
+    let waiting = UnixListener::bind_addr(&address)?;
+    let mut suite = command(row, index, arguments).env("SUPERVISED", "").spawn()?;
+    let listener: OwnedFd =
+        fdpass::receive(waiting.accept()?.0.as_fd()).map_err(|failure| failure.message)?;
+    let new = (Flags::AUTOREAP | Flags::NNP | Flags::AUTOKILL).bits();
+    let supervisor = Supervisor::new(listener);
+    while let Some(call) = supervisor.next()? {
+        // The first word of struct clone_args is its flags.
+        let flags = call.word_at(call.arguments()[0]).unwrap_or_default();
+        supervisor.answer(&call, (flags & new != 0).then_some(Errno::EINVAL))?;
+    }
+    Ok(mirror(suite.wait()?))
+}

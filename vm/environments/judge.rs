@@ -1,0 +1,179 @@
+//! Whether the suite said of an environment what it should.
+use std::collections::BTreeMap;
+
+use clone3_conformance::report::{self, Record};
+
+use crate::row::Row;
+use crate::trial::Outcome;
+
+/// What is shown of the output of a row that is wrong.
+const LINES_SHOWN: usize = 12;
+
+/// The verdict on a row.
+pub struct Verdict {
+    pub name: &'static str,
+    pub words: &'static str,
+    /// What had to come.
+    pub expected: String,
+    /// How many cases came to which verdict.
+    pub counts: BTreeMap<report::Verdict, usize>,
+    /// How often which reason was given.
+    pub reasons: BTreeMap<String, usize>,
+    pub status: Option<i32>,
+    /// What is not as it should be.
+    pub wrong: Vec<String>,
+    pub seconds: f64,
+}
+
+impl Verdict {
+    pub fn is_wrong(&self) -> bool {
+        !self.wrong.is_empty()
+    }
+}
+
+/// Compares every row with what root sees in the plain guest.
+pub struct Judge {
+    measure: BTreeMap<String, report::Verdict>,
+    quick: bool,
+}
+
+impl Judge {
+    pub fn new(quick: bool) -> Judge {
+        Judge { measure: BTreeMap::new(), quick }
+    }
+
+    pub fn on(&mut self, row: &Row, outcome: Outcome) -> Verdict {
+        let records = outcome.results.as_ref().map_or(&[][..], |results| &results.cases);
+        if row.is_the_measure() {
+            self.measure = records.iter().map(|record| (record.case.clone(), record.verdict)).collect();
+        }
+        let mut counts = BTreeMap::new();
+        let mut reasons = BTreeMap::new();
+        for record in records {
+            *counts.entry(record.verdict).or_default() += 1;
+            if matches!(record.verdict, report::Verdict::Blocked | report::Verdict::Unsupported) {
+                *reasons.entry(reason(record.why())).or_default() += 1;
+            }
+        }
+        let mut wrong = Vec::new();
+        wrong.extend(self.ending(row, &outcome));
+        wrong.extend(records.iter().filter_map(|record| self.complaint(row, record)));
+        wrong.extend(self.completeness(row, &outcome, records));
+        wrong.extend(self.unsaid(row, &reasons));
+        wrong.extend(outcome.left.iter().map(|left| format!("not as before: {left}")));
+        let unsaid = row.expected.says.iter().filter(|text| !outcome.output.contains(**text));
+        wrong.extend(unsaid.map(|text| format!("it does not say: {text}")));
+        if !wrong.is_empty() {
+            let lines: Vec<&str> = outcome.output.lines().collect();
+            let from = lines.len().saturating_sub(LINES_SHOWN);
+            wrong.extend(lines[from..].iter().map(|line| format!("| {line}")));
+        }
+        Verdict {
+            name: row.name,
+            words: row.words,
+            expected: in_words(row),
+            counts,
+            reasons,
+            status: outcome.status,
+            wrong,
+            seconds: outcome.seconds,
+        }
+    }
+
+    fn ending(&self, row: &Row, outcome: &Outcome) -> Option<String> {
+        match outcome.status {
+            None => Some("the suite hung".to_owned()),
+            Some(status) if status != row.expected.status => {
+                Some(format!("exit status {status}, not {}", row.expected.status))
+            }
+            Some(_) => None,
+        }
+    }
+
+    /// What is wrong with the verdict on one case.
+    fn complaint(&self, row: &Row, record: &Record) -> Option<String> {
+        let usual = self.measure.get(&record.case);
+        let Record { case, verdict, at, .. } = record;
+        let message = record.why();
+        let told = |what: &str| Some(format!("{case} is {what}{verdict}: {message} {at}"));
+        match verdict {
+            report::Verdict::Pass | report::Verdict::KnownDefect => None,
+            report::Verdict::Fail | report::Verdict::Broken => told(""),
+            _ if !row.is_the_measure() && usual == Some(verdict) => None,
+            report::Verdict::Blocked => {
+                let allowed = row.expected.blocked.iter().chain(row.expected.maybe);
+                (!each_is_among(message, allowed)).then(|| told("for no good reason "))?
+            }
+            report::Verdict::Unsupported => {
+                let allowed = row.expected.unsupported.iter();
+                (!each_is_among(message, allowed)).then(|| told("for no good reason "))?
+            }
+            report::Verdict::Deviation => told(""),
+        }
+    }
+
+    /// Every case must have come to a verdict.
+    fn completeness(&self, row: &Row, outcome: &Outcome, records: &[Record]) -> Option<String> {
+        let (come, all) = (records.len(), self.measure.len());
+        if row.expected.no_case {
+            return (come > 0).then(|| format!("{come} cases came to a verdict, though none should"));
+        }
+        if row.expected.cut_short {
+            return None;
+        }
+        let ended = outcome.results.as_ref().is_some_and(|results| results.exit.is_some());
+        (come != all || !ended)
+            .then(|| format!("{come} of {all} cases came to a verdict; end of the run told: {ended}"))
+    }
+
+    /// Reasons that should have been given by some case.
+    fn unsaid(&self, row: &Row, reasons: &BTreeMap<String, usize>) -> Vec<String> {
+        let expected = row.expected.blocked.iter().chain(row.expected.unsupported);
+        let unsaid = expected.filter(|wanted| !reasons.keys().any(|reason| reason.contains(**wanted)));
+        // The few cases of a quick run may not meet every reason.
+        unsaid.filter(|_| !self.quick).map(|wanted| format!("no case says: {wanted}")).collect()
+    }
+}
+
+/// A reason without what it led to, and without the numbers that differ from case to case.
+fn reason(message: &str) -> String {
+    let reason = message.split(", so that ").next().unwrap_or_default();
+    let without_numbers = |text: &str| {
+        let mut plain = text.replace(|c: char| c.is_ascii_digit(), "N");
+        while plain.contains("NN") {
+            plain = plain.replace("NN", "N");
+        }
+        plain
+    };
+    match reason.split_once("/clone3-conformance-") {
+        Some((before, after)) => format!("{before}/clone3-conformance-{}", without_numbers(after)),
+        None if reason.starts_with("only ") => without_numbers(reason),
+        None => reason.to_owned(),
+    }
+}
+
+/// Whether each part of a message, which may list several reasons, is one that is allowed.
+fn each_is_among<'a>(message: &str, allowed: impl Iterator<Item = &'a &'static str> + Clone) -> bool {
+    reason(message).split("; ").all(|part| allowed.clone().any(|reason| part.contains(reason)))
+}
+
+/// What a row expects, in words.
+fn in_words(row: &Row) -> String {
+    let expected = &row.expected;
+    let mut words = match (expected.no_case, expected.blocked, expected.unsupported) {
+        (true, ..) => "no case runs".to_owned(),
+        (_, [], []) => "all as for root".to_owned(),
+        (_, blocked, unsupported) => {
+            let reasons = blocked.iter().map(|reason| format!("blocked: {reason}"));
+            let reasons = reasons.chain(unsupported.iter().map(|reason| format!("unsupported: {reason}")));
+            reasons.collect::<Vec<_>>().join("<br>")
+        }
+    };
+    if expected.status != 0 {
+        words.push_str(&format!("<br>exit status {}", expected.status));
+    }
+    for says in expected.says {
+        words.push_str(&format!("<br>says: {says}"));
+    }
+    words
+}

@@ -1,0 +1,516 @@
+//! The table: every environment, and what the suite must make of it.
+use caps::Capability;
+use nix::errno::Errno;
+use nix::sys::signal::Signal;
+use rustix::process::Resource;
+
+use crate::row::Inside::*;
+use crate::row::{Answer, Expected, Inside, Instead, Outside, Program, Row, Trace};
+
+/// The row that the others are compared with.
+pub const MEASURE: &str = "root";
+
+/// What a quick run consists of: a case or two of every theme and of everything that a case can need.
+pub const QUICK: [&str; 28] = [
+    "abi_compat_i386",
+    "abi_flag_bit_values",
+    "abi_late_failure_kills_nobody",
+    "abi_newtime_bit_ok",
+    "abi_unknown_bits_einval",
+    "autokill_after_child_exec",
+    "autokill_after_setuid",
+    "autokill_basic",
+    "autokill_closer_in_landlock_domain",
+    "autokill_handle_open_not_armed",
+    "autokill_io_uring_close_op",
+    "autokill_multithreaded_child",
+    "autokill_pid_reuse_safe",
+    "autokill_requires_cap_sys_admin",
+    "autokill_scm_in_flight_holds",
+    "autokill_stopped_child",
+    "autokill_userns_cap_ok",
+    "autokill_without_nnp_with_cap",
+    "autoreap_basic",
+    "autoreap_blocked_waitpid_any",
+    "autoreap_pidns_teardown",
+    "autoreap_ptrace_parent_zombie",
+    "autoreap_releases_rlimit_nproc",
+    "autoreap_sigchld_handler_not_run",
+    "nnp_seccomp_filter_unprivileged",
+    "nnp_setuid_exec_no_elevation",
+    "pidfd_info_coredump_sigsegv",
+    "pidfd_info_live",
+];
+
+const ROOT: &str = "needs root with all capabilities in the initial user namespace";
+const CGROUP: &str = "needs root, and cgroup2 mounted or mountable";
+const SET_TID: &str = "needs CAP_CHECKPOINT_RESTORE";
+const NNP: &str = "the caller has no_new_privs set already";
+const PROC: &str = "needs /proc";
+const PTRACE: &str = "needs permission to trace with ptrace(2)";
+const USERNS: &str = "needs user namespaces";
+const PIDNS: &str = "needs pid namespaces";
+const ADMIN: &str = "needs CAP_SYS_ADMIN";
+const NO_USER: &str = "needs an ordinary user";
+const NPROC: &str = "RLIMIT_NPROC does not limit this user";
+const FORK: &str = "the sandbox cannot fork: EAGAIN";
+const FEW: &str = "more processes can be had";
+const CORE: &str = "cannot set core_pattern to";
+
+/// What every ordinary user is without.
+const ORDINARY: &[&str] = &[ROOT, CGROUP, SET_TID];
+
+fn row(
+    name: &'static str,
+    words: &'static str,
+    inside: Vec<Inside>,
+    blocked: &'static [&'static str],
+) -> Row {
+    Row { inside, expected: Expected { blocked, ..Expected::default() }, ..Row::new(name, words) }
+}
+
+pub fn rows() -> Vec<Row> {
+    let mut rows = vec![Row::new(MEASURE, "root, nothing in the way")];
+    rows.extend(privileges());
+    rows.extend(filters());
+    rows.extend(signals());
+    rows.extend(descriptors());
+    rows.extend(limits());
+    rows.extend(core_patterns());
+    rows.extend(file_systems());
+    rows.extend(cgroups());
+    rows.extend(processes());
+    rows.extend(interruptions());
+    rows.extend(misbehaviour());
+    rows.extend(machine());
+    rows
+}
+
+fn privileges() -> Vec<Row> {
+    vec![
+        Row {
+            arguments: &[],
+            ..row(
+                "no-global-changes",
+                "root, without --allow-global-changes",
+                vec![],
+                &["allow it with --allow-global-changes"],
+            )
+        },
+        row("user", "an ordinary user", vec![User(1000)], ORDINARY),
+        row(
+            "no-sys-admin",
+            "root without CAP_SYS_ADMIN",
+            vec![Without(Capability::CAP_SYS_ADMIN)],
+            &[ROOT, CGROUP, NPROC],
+        ),
+        row(
+            "no-setuid",
+            "root without CAP_SETUID",
+            vec![Without(Capability::CAP_SETUID)],
+            &[ROOT, CGROUP, NO_USER, NPROC],
+        ),
+        row(
+            "userns",
+            "root of a user namespace that an ordinary user made",
+            vec![User(1000), UserNamespace],
+            &[ROOT, CGROUP, SET_TID, NO_USER],
+        ),
+        row(
+            "root-userns",
+            "root of a user namespace that root made",
+            vec![UserNamespace],
+            &[ROOT, CGROUP, SET_TID, NO_USER, NPROC],
+        ),
+        Row {
+            outside: vec![Outside::Sysctl("user/max_user_namespaces", "0")],
+            ..row(
+                "userns-forbidden",
+                "an ordinary user, user namespaces forbidden (sysctl)",
+                vec![User(1000)],
+                &[ROOT, CGROUP, SET_TID, USERNS, PIDNS, ADMIN, "unshare(CLONE_NEWUSER) says ENOSPC"],
+            )
+        },
+        Row {
+            outside: vec![Outside::Sysctl("user/max_user_namespaces", "0")],
+            ..row("root-userns-forbidden", "root, user namespaces forbidden (sysctl)", vec![], &[USERNS])
+        },
+        row("nnp", "root, no_new_privs set", vec![NoNewPrivs], &[NNP]),
+        row(
+            "user-nnp",
+            "an ordinary user, no_new_privs set",
+            vec![User(1000), NoNewPrivs],
+            &[ROOT, CGROUP, SET_TID, NNP],
+        ),
+    ]
+}
+
+fn filters() -> Vec<Row> {
+    let filter = |name, words, answer, reason| row(name, words, vec![Clone3Answers(answer)], reason);
+    vec![
+        filter(
+            "seccomp-enosys",
+            "a seccomp filter that answers clone3 with ENOSYS",
+            Answer::Errno(Errno::ENOSYS),
+            &["clone3 answers ENOSYS though Linux"],
+        ),
+        filter(
+            "seccomp-eperm",
+            "a seccomp filter that answers clone3 with EPERM",
+            Answer::Errno(Errno::EPERM),
+            &["clone3 answers EPERM though Linux"],
+        ),
+        filter(
+            "seccomp-einval",
+            "a seccomp supervisor that answers clone3 with EINVAL where it does not know a flag",
+            Answer::EinvalForNewFlags,
+            &["a seccomp filter"],
+        ),
+        filter(
+            "seccomp-kill",
+            "a seccomp filter that kills who calls clone3",
+            Answer::KillProcess,
+            &["clone3 is answered with SIGSYS though Linux"],
+        ),
+        filter(
+            "seccomp-kill-thread",
+            "a seccomp filter that kills the thread that calls clone3",
+            Answer::KillThread,
+            &["clone3 is answered with SIGSYS though Linux"],
+        ),
+        filter(
+            "seccomp-trap",
+            "a seccomp filter that sends SIGSYS to who calls clone3",
+            Answer::Trap,
+            &["clone3 is answered with SIGSYS though Linux"],
+        ),
+    ]
+}
+
+fn signals() -> Vec<Row> {
+    vec![
+        row("sigchld-ignored", "SIGCHLD ignored", vec![Ignore(Signal::SIGCHLD)], &[]),
+        row("sigchld-blocked", "SIGCHLD blocked", vec![Block(Signal::SIGCHLD)], &[]),
+        row("sigpipe-ignored", "SIGPIPE ignored", vec![Ignore(Signal::SIGPIPE)], &[]),
+        row("all-blocked", "all signals blocked", vec![BlockAll], &[]),
+        row(
+            "all-ignored",
+            "SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGALRM, SIGTSTP, SIGTTIN and SIGTTOU ignored",
+            [
+                Signal::SIGHUP,
+                Signal::SIGINT,
+                Signal::SIGTERM,
+                Signal::SIGUSR1,
+                Signal::SIGALRM,
+                Signal::SIGTSTP,
+                Signal::SIGTTIN,
+                Signal::SIGTTOU,
+            ]
+            .map(Ignore)
+            .to_vec(),
+            &[],
+        ),
+    ]
+}
+
+fn descriptors() -> Vec<Row> {
+    let mute = |name, words, instead| Row {
+        expected: Expected {
+            status: 3,
+            cut_short: true,
+            says: if matches!(instead, Instead::FullDevice) {
+                &["error: cannot write to stdout: No space left"]
+            } else {
+                &["error: cannot write to stdout"]
+            },
+            ..Expected::default()
+        },
+        ..row(name, words, vec![Give(1, instead)], &[])
+    };
+    vec![
+        row("stdin-closed", "stdin closed", vec![Close(0)], &[]),
+        row("stdout-closed", "stdout closed", vec![Close(1)], &[]),
+        row("stderr-closed", "stderr closed", vec![Close(2)], &[]),
+        row("all-closed", "stdin, stdout and stderr closed", vec![Close(0), Close(1), Close(2)], &[]),
+        mute("stdout-full-device", "stdout is /dev/full", Instead::FullDevice),
+        mute("stdout-full-pipe", "stdout is a full pipe that does not block", Instead::FullPipe),
+        mute("stdout-broken-pipe", "stdout is a pipe that nobody reads any more", Instead::BrokenPipe),
+        row("stderr-full-device", "stderr is /dev/full", vec![Give(2, Instead::FullDevice)], &[]),
+        row(
+            "stderr-broken-pipe",
+            "stderr is a pipe that nobody reads any more",
+            vec![Give(2, Instead::BrokenPipe)],
+            &[],
+        ),
+    ]
+}
+
+/// Not even the sandbox can be had.
+fn cannot_start() -> Expected {
+    let says = &["error: the harness cannot start"];
+    Expected { status: 3, no_case: true, says, ..Expected::default() }
+}
+
+fn limits() -> Vec<Row> {
+    vec![
+        Row {
+            expected: cannot_start(),
+            ..row(
+                "nproc-2",
+                "an ordinary user, RLIMIT_NPROC 2",
+                vec![Limit(Resource::Nproc, 2), User(1000)],
+                &[],
+            )
+        },
+        Row {
+            expected: Expected {
+                blocked: &[FEW],
+                maybe: &[ROOT, CGROUP, SET_TID, FORK],
+                ..Expected::default()
+            },
+            ..row(
+                "nproc-8",
+                "an ordinary user, RLIMIT_NPROC 8",
+                vec![Limit(Resource::Nproc, 8), User(1000)],
+                &[],
+            )
+        },
+        Row {
+            expected: cannot_start(),
+            ..row("nofile-4", "RLIMIT_NOFILE 4", vec![Limit(Resource::Nofile, 4)], &[])
+        },
+        Row {
+            expected: Expected { maybe: &["RLIMIT_NOFILE allows only 24 open files"], ..Expected::default() },
+            ..row("nofile-24", "RLIMIT_NOFILE 24", vec![Limit(Resource::Nofile, 24)], &[])
+        },
+        row("core-0", "RLIMIT_CORE 0", vec![Limit(Resource::Core, 0)], &[]),
+        row(
+            "user-core-0",
+            "an ordinary user, RLIMIT_CORE 0",
+            vec![Limit(Resource::Core, 0), User(1000)],
+            ORDINARY,
+        ),
+        Row {
+            expected: Expected { maybe: &["64 MiB of memory cannot be had"], ..Expected::default() },
+            ..row("as-32m", "RLIMIT_AS 32 MiB", vec![Limit(Resource::As, 32 << 20)], &[])
+        },
+        row("as-256m", "RLIMIT_AS 256 MiB", vec![Limit(Resource::As, 256 << 20)], &[]),
+        row(
+            "memlock-0",
+            "an ordinary user, RLIMIT_MEMLOCK 0",
+            vec![Limit(Resource::Memlock, 0), User(1000)],
+            &[ROOT, CGROUP, SET_TID, "io_uring_setup is ENOMEM"],
+        ),
+        row(
+            "sigpending-0",
+            "an ordinary user, RLIMIT_SIGPENDING 0",
+            vec![Limit(Resource::Sigpending, 0), User(1000)],
+            ORDINARY,
+        ),
+        Row {
+            // The output of a row goes to a file.
+            expected: Expected { status: 3, cut_short: true, ..Expected::default() },
+            ..row("fsize-0", "RLIMIT_FSIZE 0, stdout a file", vec![Limit(Resource::Fsize, 0)], &[])
+        },
+    ]
+}
+
+fn core_patterns() -> Vec<Row> {
+    let pattern = |name, words, pattern| Row {
+        outside: vec![Outside::Sysctl("kernel/core_pattern", pattern)],
+        ..row(name, words, vec![], &[])
+    };
+    vec![
+        pattern("core-pipe", "core_pattern a pipe to a program", "|/bin/false %p"),
+        pattern("core-file", "core_pattern a file", "/tmp/core.%p"),
+        pattern("core-empty", "core_pattern empty", ""),
+    ]
+}
+
+fn file_systems() -> Vec<Row> {
+    vec![
+        row(
+            "no-proc",
+            "root without /proc",
+            vec![OwnMounts, Unmount("/proc")],
+            &[PROC, "cannot read /proc/sys/kernel/core_pattern"],
+        ),
+        row(
+            "user-no-proc",
+            "an ordinary user without /proc",
+            vec![OwnMounts, Unmount("/proc"), User(1000)],
+            &[ROOT, CGROUP, SET_TID, PROC],
+        ),
+        row("no-sys", "root without /sys", vec![OwnMounts, Unmount("/sys")], &[CORE]),
+        row("no-dev", "root without /dev", vec![OwnMounts, Unmount("/dev")], &[CORE]),
+        row(
+            "read-only",
+            "no writable directory: every mount read-only",
+            vec![OwnMounts, ReadOnly],
+            &["cannot make /tmp/clone3-conformance-", "\"pids\" says EROFS"],
+        ),
+        row(
+            "user-read-only",
+            "an ordinary user, no writable directory",
+            vec![OwnMounts, ReadOnly, User(1000)],
+            ORDINARY,
+        ),
+        row("lost-directory", "a working directory that was removed", vec![LostDirectory], &[]),
+        row(
+            "hidepid",
+            "an ordinary user, /proc with hidepid=2",
+            vec![OwnMounts, Mount { kind: "proc", at: "/proc", options: "hidepid=2" }, User(1000)],
+            ORDINARY,
+        ),
+    ]
+}
+
+fn cgroups() -> Vec<Row> {
+    let limited = |name, words, controller, file, limit, expected| Row {
+        outside: vec![Outside::Cgroup { controller, file, limit }],
+        expected,
+        ..row(name, words, vec![EnterCgroup], &[])
+    };
+    vec![
+        row(
+            "cgroup-none",
+            "no cgroup file system mounted",
+            vec![OwnMounts, Unmount("/sys/fs/cgroup")],
+            &[CORE],
+        ),
+        row(
+            "cgroup-v1",
+            "cgroup version 1 alone mounted",
+            vec![
+                OwnMounts,
+                Unmount("/sys/fs/cgroup"),
+                Mount { kind: "cgroup", at: "/sys/fs/cgroup", options: "none,name=systemd" },
+            ],
+            &[CORE],
+        ),
+        limited(
+            "pids-6",
+            "a cgroup with pids.max 6",
+            "pids",
+            "pids.max",
+            "6",
+            Expected { blocked: &[FEW], maybe: &[FORK], ..Expected::default() },
+        ),
+        limited("pids-30", "a cgroup with pids.max 30", "pids", "pids.max", "30", Expected::default()),
+        limited(
+            "memory-64m",
+            "a cgroup with memory.max 64 MiB",
+            "memory",
+            "memory.max",
+            "64M",
+            Expected::default(),
+        ),
+    ]
+}
+
+fn processes() -> Vec<Row> {
+    vec![
+        row(
+            "pid-1",
+            "process 1 of a pid namespace, with its own /proc",
+            vec![OwnMounts, PidNamespace, Mount { kind: "proc", at: "/proc", options: "" }],
+            &[CORE],
+        ),
+        row(
+            "pid-1-foreign-proc",
+            "process 1 of a pid namespace, with the /proc of the one around it",
+            vec![OwnMounts, PidNamespace],
+            &[PROC, CORE],
+        ),
+        row(
+            "user-pid-1",
+            "process 1 of a pid namespace in a user namespace, with its own /proc",
+            vec![
+                User(1000),
+                UserNamespace,
+                OwnMounts,
+                PidNamespace,
+                Mount { kind: "proc", at: "/proc", options: "" },
+            ],
+            &[ROOT, CGROUP, NO_USER],
+        ),
+        row("subreaper", "the child of a subreaper, which must be left no orphan", vec![UnderSubreaper], &[]),
+        row("traced", "traced, forks followed (as by gdb)", vec![Traced(Trace::Events)], &[PTRACE]),
+        row("traced-calls", "traced, every call (as by strace -f)", vec![Traced(Trace::Calls)], &[PTRACE]),
+        row("traced-alone", "traced, forks not followed", vec![Traced(Trace::OneProcess)], &[]),
+        row("personality-32", "the personality of a 32-bit program", vec![ThirtyTwoBit], &[]),
+    ]
+}
+
+/// Somebody ends it, in the middle of a case.
+fn interruptions() -> Vec<Row> {
+    let ended = |name, words, signal: Signal| Row {
+        interrupt: Some(signal),
+        expected: Expected { status: 128 + signal as i32, cut_short: true, ..Expected::default() },
+        ..row(name, words, vec![], &[])
+    };
+    vec![
+        ended("ctrl-c", "ended by Ctrl-C", Signal::SIGINT),
+        ended("terminated", "ended by SIGTERM to its process group", Signal::SIGTERM),
+        ended("killed", "ended by SIGKILL", Signal::SIGKILL),
+    ]
+}
+
+/// What a case can do wrong, with nothing in the way of it.
+fn misbehaviour() -> Vec<Row> {
+    let all = Expected { no_case: true, says: &["; 0 failed; 0 ignored"], ..Expected::default() };
+    vec![Row {
+        program: Program::SelfTest,
+        arguments: &[],
+        expected: all,
+        ..Row::new("bad-cases", "cases that leak, hang, crash and lie: the sandbox's own test, as root")
+    }]
+}
+
+fn machine() -> Vec<Row> {
+    let with = |name, words, outside: Outside, inside, blocked| Row {
+        outside: vec![outside],
+        ..row(name, words, inside, blocked)
+    };
+    let yama = |name, words, value, inside, blocked| {
+        with(name, words, Outside::Sysctl("kernel/yama/ptrace_scope", value), inside, blocked)
+    };
+    vec![
+        with(
+            "stepping-clock",
+            "a clock that is set forth and back all the time",
+            Outside::SteppingClock,
+            vec![],
+            &[],
+        ),
+        with("one-processor", "one processor online", Outside::OneProcessor, vec![], &[]),
+        with("load", "ten times as many busy processes as processors", Outside::Load, vec![], &[]),
+        Row {
+            outside: vec![Outside::Sysctl("kernel/pid_max", "400"), Outside::Churn],
+            ..row(
+                "pid-reuse",
+                "pids that are used again at once (pid_max 400), and processes that must not be signalled",
+                vec![],
+                &[],
+            )
+        },
+        yama("yama-0", "an ordinary user, yama ptrace_scope 0", "0", vec![User(1000)], ORDINARY),
+        yama("yama-1", "an ordinary user, yama ptrace_scope 1", "1", vec![User(1000)], ORDINARY),
+        yama(
+            "yama-2",
+            "an ordinary user, yama ptrace_scope 2",
+            "2",
+            vec![User(1000)],
+            &[ROOT, CGROUP, SET_TID, PTRACE],
+        ),
+        yama("root-yama-2", "root, yama ptrace_scope 2", "2", vec![], &[]),
+        // The last one: nothing but a restart takes it back.
+        with(
+            "yama-3",
+            "root, yama ptrace_scope 3",
+            Outside::SysctlForGood("kernel/yama/ptrace_scope", "3"),
+            vec![],
+            &[PTRACE],
+        ),
+    ]
+}
