@@ -12,7 +12,7 @@ user, behind a seccomp filter, without /proc … In each, no case may fail, what
 must still pass must pass, and nothing may be left behind.
 
   --quick      a few cases of every theme instead of all
-  --markdown   the table as docs/environments.md shows it, and nothing else, on stdout
+  --markdown   at the end, docs/environments.md
   ROW          only the environments with that in their name
 
 Exit status: as vm/run.sh; 1 says that a row is wrong.

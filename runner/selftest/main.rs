@@ -81,6 +81,8 @@ fn compare(expected: &Expected, got: &Outcome) -> Result<(), Failed> {
 
 /// Pids, durations and line numbers differ from run to run: every number becomes `N`.
 fn without_numbers(text: &str) -> String {
+    // How the guest's copy of this test reaches this folder.
+    let text = text.replace("vm/environments/../../", "");
     let mut plain = String::new();
     for c in text.chars() {
         let c = if c.is_ascii_digit() { 'N' } else { c };

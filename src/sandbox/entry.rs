@@ -30,6 +30,31 @@ pub(super) struct Report {
     pub(super) left: Vec<Leftover>,
 }
 
+impl Report {
+    /// The words of the case, process `pid`: `None` when it said nothing, an error when nobody can make sense of them.
+    pub(super) fn read(bytes: &[u8], pid: i32) -> std::result::Result<Option<Report>, String> {
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        match serde_json::from_slice::<Report>(bytes) {
+            Ok(report) if report.pid == pid => Ok(Some(report)),
+            Ok(report) => {
+                Err(format!("process {} reported in the name of the case, process {pid}", report.pid))
+            }
+            Err(_) => {
+                let text: String = String::from_utf8_lossy(bytes).chars().take(80).collect();
+                Err(format!("the case's report is garbage: {text:?}"))
+            }
+        }
+    }
+}
+
+/// Whether these bytes are what the case of this pid reports: for those who try the parser with garbage.
+#[doc(hidden)]
+pub fn is_report(bytes: &[u8], pid: i32) -> std::result::Result<bool, String> {
+    Report::read(bytes, pid).map(|report| report.is_some())
+}
+
 /// When waiting ends, in nanoseconds of CLOCK_MONOTONIC; 0 outside a case.
 static GIVE_UP_AT: AtomicU64 = AtomicU64::new(0);
 /// The whole time that waiting may take, in nanoseconds.

@@ -297,17 +297,7 @@ fn read_report(mut verdict: &File, pid: i32) -> Result<Option<Report>, String> {
     let mut bytes = Vec::new();
     // It ends where nothing more is there: the lane holds the other end, too.
     let _ = verdict.read_to_end(&mut bytes);
-    if bytes.is_empty() {
-        return Ok(None);
-    }
-    match serde_json::from_slice::<Report>(&bytes) {
-        Ok(report) if report.pid == pid => Ok(Some(report)),
-        Ok(report) => Err(format!("process {} reported in the name of the case, process {pid}", report.pid)),
-        Err(_) => {
-            let text: String = String::from_utf8_lossy(&bytes).chars().take(80).collect();
-            Err(format!("the case's report is garbage: {text:?}"))
-        }
-    }
+    Report::read(&bytes, pid)
 }
 
 /// From how it ended, what it said and what it left, whether it passed and whose fault it is if not.

@@ -85,6 +85,9 @@ fn serve(program: &UnixStream) {
         }
     }
     lanes.iter().for_each(wait_for_end);
+    // From here on the dead stay zombies until they are reaped here: no number that is looked up and signalled can
+    // have become somebody else's meanwhile.
+    heed_children();
     census::kill_all_children();
     if let Some(controllers) = controllers {
         controllers.put_back();
@@ -100,10 +103,15 @@ fn wait_for_end(lane: &Pidfd) {
 }
 
 fn become_lane(socket: OwnedFd, _program: &UnixStream) -> ! {
-    // SAFETY: SIG_DFL is a valid disposition for SIGCHLD.
-    let _ = unsafe { nix::sys::signal::signal(Signal::SIGCHLD, SigHandler::SigDfl) };
+    heed_children();
     lane::serve(UnixStream::from(socket));
     exit_now(0)
+}
+
+/// Children that end are to be reaped.
+fn heed_children() {
+    // SAFETY: SIG_DFL is a valid disposition for SIGCHLD.
+    let _ = unsafe { nix::sys::signal::signal(Signal::SIGCHLD, SigHandler::SigDfl) };
 }
 
 /// Lanes that end are nobody's news.

@@ -95,11 +95,12 @@ fn go_through_table(options: &Options) -> Result<ExitCode> {
         tell(format!(r#"{{"event":"start","case":"{name}"}}"#))?;
         let verdict = judge.on(row, trial::carry_out(row, options.quick, &bystanders)?);
         tell(format!(r#"{{"event":"end","case":"{name}","verdict":"pass"}}"#))?;
-        if !options.markdown {
-            print!("{}", show::line(&verdict));
-        }
+        print!("{}", show::line(&verdict));
         verdicts.push(verdict);
     }
-    print!("{}", if options.markdown { show::markdown(&verdicts) } else { show::totals(&verdicts) });
+    print!("{}", show::totals(&verdicts));
+    if options.markdown {
+        print!("{}", show::markdown(&verdicts, options.quick));
+    }
     Ok(ExitCode::from(u8::from(verdicts.iter().any(Verdict::is_wrong))))
 }

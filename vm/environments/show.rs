@@ -6,6 +6,25 @@ use clone3_conformance::report;
 
 use crate::judge::Verdict;
 
+/// What the page says before the table.
+const INTRODUCTION: &str = "\
+# The suite in hostile environments
+
+The suite must never blame the kernel for its surroundings, never hang, leave nothing behind, and never be fooled into green.
+`vm/environments.sh` boots a kernel, makes one environment after the other, and runs the suite in each. It is right when no
+case fails, when each case that passes for root in the plain guest passes here too or is blocked for one of the reasons that
+are expected, when each of these reasons is given, and when nothing is left: no process, mount, file, cgroup, sysctl or
+System V object, and no signal to two bystanders.
+
+The table is what a run printed:
+
+```console
+$ vm/environments.sh -- --markdown | sed '1,/^<!-- the page begins here/d' >docs/environments.md
+```
+
+The environments themselves are in [vm/environments/table.rs](../vm/environments/table.rs).
+";
+
 /// How many things that are wrong with a row are shown.
 const SHOWN: usize = 30;
 
@@ -39,9 +58,15 @@ pub fn totals(verdicts: &[Verdict]) -> String {
     format!("{} environments, {} wrong{names}; {seconds:.0} s\n", verdicts.len(), wrong.len())
 }
 
-/// The table of the documentation.
-pub fn markdown(verdicts: &[Verdict]) -> String {
-    let mut text = String::from("| environment | expected | observed | |\n|---|---|---|---|\n");
+/// The page of the documentation, behind a line that shows where it begins.
+pub fn markdown(verdicts: &[Verdict], quick: bool) -> String {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let cases = if quick { "a few cases of every theme (`--quick`)" } else { "all cases" };
+    let mut text = format!(
+        "<!-- the page begins here -->\n{INTRODUCTION}\nThis run: Linux {release}, {processors} processors, {cases}.\n\n\
+         | environment | expected | observed | |\n|---|---|---|---|\n"
+    );
     for verdict in verdicts {
         let mut observed = counts(&verdict.counts);
         for (reason, count) in &verdict.reasons {

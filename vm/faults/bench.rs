@@ -259,6 +259,9 @@ impl Bench {
                 .filter(|text| !output.contains(**text))
                 .map(|text| format!("it does not say: {text}")),
         );
+        // Which would be the other engine's row, passed twice.
+        let fell_back = row.engine == "virtme" && output.contains("using QEMU alone");
+        wrong.extend(fell_back.then(|| "virtme-ng did not boot it".to_owned()));
         wrong.extend(self.living()?.into_iter().map(|process| format!("left running: {process}")));
         wrong.extend(
             self.left_behind(row.act)?.into_iter().map(|path| format!("left behind: {}", path.display())),

@@ -1,11 +1,44 @@
 //! What `vm/run.sh` promises when something goes wrong: exit status, message, and nothing left behind.
 //!
 //! Each row is a real run of the driver. They are ignored unless asked for, since they boot kernels:
-//! `cargo test --test vm-faults -- --include-ignored`.
+//! `cargo test --test vm-faults -- --include-ignored`, and with `gate/` behind it those that the gate runs.
 mod bench;
 
 use bench::{Act, Bench, Cache, Row};
 use libtest_mimic::{Arguments, Trial};
+
+/// The rows of the gate: every one that boots no kernel, and one of each way to end that does.
+const GATE: [&str; 20] = [
+    "exit-1",
+    "panic",
+    "warning",
+    "restart",
+    "qemu-killed",
+    "ctrl-c",
+    "driver-killed",
+    "virtme-ctrl-c",
+    "no-spec",
+    "no-file",
+    "no-image",
+    "empty-tree",
+    "no-version",
+    "no-suite",
+    "cut-image",
+    "cut-package",
+    "wrong-package",
+    "forged-package",
+    "disk-full",
+    "no-kvm",
+];
+
+impl Row {
+    /// Its name, led by `gate/` where the gate runs it, and by the engine where that is not QEMU alone.
+    fn title(&self) -> String {
+        let prefix = if self.engine == "virtme" && !self.name.starts_with("virtme") { "virtme-" } else { "" };
+        let name = format!("{prefix}{}", self.name);
+        if GATE.contains(&name.as_str()) { format!("gate/{name}") } else { name }
+    }
+}
 
 /// The table.
 fn rows() -> Vec<Row> {
@@ -209,9 +242,8 @@ fn rows() -> Vec<Row> {
 fn main() {
     let arguments = Arguments { test_threads: Some(1), ..Arguments::from_args() };
     let trials = rows().into_iter().map(|row| {
-        let name = format!("{}{}", if row.engine == "virtme" { "virtme-" } else { "" }, row.name);
-        Trial::test(name.replace("virtme-virtme-", "virtme-"), move || Ok(Bench::set_up(&row)?.judge(&row)?))
-            .with_ignored_flag(true)
+        let name = row.title();
+        Trial::test(name, move || Ok(Bench::set_up(&row)?.judge(&row)?)).with_ignored_flag(true)
     });
     libtest_mimic::run(&arguments, trials.collect()).exit();
 }
