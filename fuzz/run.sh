@@ -9,13 +9,13 @@ coverage=(-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4)
 coverage+=(-Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table)
 coverage+=(-Cllvm-args=-sanitizer-coverage-trace-compares)
 target=x86_64-unknown-linux-gnu
-RUSTFLAGS="--cfg fuzzing -Cdebug-assertions=on -Ccodegen-units=1 ${coverage[*]}" \
-    cargo build --quiet --release --target "$target" --bins
+RUSTFLAGS="--cfg fuzzing ${coverage[*]}" \
+    cargo build --quiet --target "$target" --bins
 
 for name in results expectations report spec; do
     mkdir -p "corpus/$name" "artifacts/$name"
     printf '== %s\n' "$name"
-    "target/$target/release/$name" "corpus/$name" "seeds/$name" -max_total_time="$seconds" -artifact_prefix="artifacts/$name/" \
+    "target/$target/debug/$name" "corpus/$name" "seeds/$name" -max_total_time="$seconds" -artifact_prefix="artifacts/$name/" \
         -max_len=16384 -print_final_stats=1 2>&1 | grep -E '^stat::(number_of_executed|new_units)|ERROR|panicked|BINGO|artifact|^#[0-9]+.DONE' ||
         true
     # A find leaves a file.

@@ -15,6 +15,7 @@ use crate::clone3::{PIDFD_UNTOUCHED, exit_now};
 use crate::kit::{fds, process};
 use crate::note;
 use crate::pidfd::Pidfd;
+use crate::wait::Status;
 
 const SYS_CLOSE: u32 = 6;
 const SYS_GETPID: u32 = 20;
@@ -28,10 +29,14 @@ pub fn required() -> Result {
         let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
         // SAFETY: getpid has no arguments.
         let pid = unsafe { int80(SYS_GETPID, 0, 0) };
-        pid == std::process::id() as i32
+        i32::from(pid != std::process::id() as i32)
     };
-    if process::answers(works) {
-        return Ok(());
+    match process::ending_of(works) {
+        Some(ending) if ending == Status::exited(0) => return Ok(()),
+        Some(_) => {}
+        None => {
+            return Err(Failure::blocked("cannot fork to try a 32-bit system call (a limit on processes)"));
+        }
     }
     Err(Failure::blocked("needs 32-bit system calls (CONFIG_IA32_EMULATION, and not turned off at boot)"))
 }

@@ -20,11 +20,15 @@ pub fn become_ordinary_user() -> Result {
 /// Becomes this user for good, with the group of the same number.
 ///
 /// The process stays dumpable, as one that was always this user's would be: `/proc/self` stays its own.
+///
+/// # Errors
+/// `blocked` where the caller may not, or where the user does not exist in its user namespace.
 pub fn become_user(id: u32) -> Result {
     let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
-    setgroups(&[])?;
-    setresgid(gid, gid, gid)?;
-    setresuid(uid, uid, uid)?;
+    setgroups(&[])
+        .and_then(|()| setresgid(gid, gid, gid))
+        .and_then(|()| setresuid(uid, uid, uid))
+        .map_err(|errno| Failure::blocked(format!("becoming uid {id} says {errno:?}")))?;
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::Dumpable)?;
     note!("became uid {id}");
     Ok(())
