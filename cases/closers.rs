@@ -7,7 +7,7 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::privilege::{self, ORDINARY};
-use clone3_conformance::kit::sandboxing::Landlock;
+use clone3_conformance::kit::sandboxing::{self, Landlock};
 use clone3_conformance::kit::{Actor, Echo, namespace, setuid};
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::wait::Status;
@@ -179,4 +179,17 @@ fn autokill_unprivileged_setuid_exec() -> Result {
     child.close_pidfd()?;
     child.is_dead("after the last close of its pidfd")?;
     observer.reaped_with(Status::killed(Signal::SIGKILL))
+}
+
+case! {
+    /// A closer under a seccomp filter kills as any other.
+    autokill_closer_with_seccomp_filter: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Proc],
+    source "LKML, Christian Brauner 2026-02-17 (\"ruthlessly enforce\"); seccomp(2)",
+}
+fn autokill_closer_with_seccomp_filter() -> Result {
+    sandboxing::seccomp_filters_exist()?;
+    last_close_by(&Clone3::fork(), Echo::spawn(&Clone3::new(Flags::KILLED_NNP))?, |_| {
+        rustix::thread::set_no_new_privs(true)?;
+        check::succeeds("seccomp(SECCOMP_SET_MODE_FILTER)", sandboxing::install_seccomp_filter())
+    })
 }

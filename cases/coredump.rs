@@ -9,9 +9,9 @@ use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::{Child, Clone3, park};
 use clone3_conformance::kit::coredump::{Server, allow_core_files};
 use clone3_conformance::kit::crash::{self, Crash};
-use clone3_conformance::kit::{Echo, Held, subject};
+use clone3_conformance::kit::{Echo, Held, Orphan, sigchld, subject};
 use clone3_conformance::need::{Setting, rounds};
-use clone3_conformance::wait::Status;
+use clone3_conformance::wait::{self, Status};
 use nix::poll::PollFlags;
 use nix::sys::signal::Signal;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
@@ -175,6 +175,30 @@ fn pidfd_info_coredump_needs_request() -> Result {
         }
     }
     Ok(())
+}
+
+case! {
+    /// An auto-reaped child that dumps core after it was reparented, when its exit signal is SIGCHLD, leaves its new
+    /// parent no SIGCHLD, as one that exits: an ordinary child does, with CLD_DUMPED.
+    autoreap_no_sigchld_after_core_dump: Must, needs [Autoreap, ExitInfo, CoredumpMask, Root, GlobalChanges],
+    source "commit \"clone: add CLONE_AUTOREAP\" (\"no exit signal is delivered\")",
+}
+fn autoreap_no_sigchld_after_core_dump() -> Result {
+    sigchld::block()?;
+    let server = Server::start()?;
+    while sigchld::take().is_some() {}
+    let crashed = |call: &Clone3| -> Result<Orphan> {
+        let orphan = Orphan::running(call, || Crash::Unmapped.now())?;
+        orphan.let_go()?;
+        server.take_dump_of(&orphan.pidfd)?;
+        Ok(orphan)
+    };
+    let ordinary = crashed(&Clone3::new(Flags::PIDFD))?;
+    wait::reap_expecting(ordinary.pid, Crash::Unmapped.dumped())?;
+    sigchld::pending_for(ordinary.pid, libc::CLD_DUMPED).context("control")?;
+    let child = crashed(&Clone3::new(Flags::REAPED))?;
+    child.pidfd.reaped_with(Crash::Unmapped.dumped())?;
+    sigchld::none_pending()
 }
 
 /// A thread other than the leader crashes the process.

@@ -7,7 +7,7 @@ use clone3_conformance::clone3::{Child, Clone3, park};
 use clone3_conformance::kit::disposition::{self, Disposition};
 use clone3_conformance::kit::fds::close_copy;
 use clone3_conformance::kit::meeting::parent_and_child;
-use clone3_conformance::kit::process::apart;
+use clone3_conformance::kit::process::{apart, reap_all};
 use clone3_conformance::kit::{Channel, Gate, Tied, fdpass, orphan};
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::wait::{self, Status};
@@ -194,4 +194,34 @@ fn closed_by_init() -> Result {
     report.recv()??;
     gate.open()?;
     observer.gone_with(init.pid(), SIGKILLED)
+}
+
+case! {
+    /// A child of the auto-kill process that holds the last reference kills its own parent by closing it.
+    autokill_closed_by_own_child: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\": whoever closes the last reference",
+}
+fn autokill_closed_by_own_child() -> Result {
+    let ((ours, theirs), gate, started) = (fdpass::pair()?, Gate::new()?, Channel::<Result>::new()?);
+    let mut doomed = Clone3::new(Flags::KILLED_NNP).spawn(|| {
+        let begin = || -> Result {
+            let own = fdpass::receive(&theirs)?;
+            // The child's copy is the one that is left when this ends.
+            Clone3::fork().spawn(|| {
+                gate.wait();
+                drop(own);
+                0
+            })?;
+            Ok(())
+        };
+        let _ = started.send(&begin());
+        park()
+    })?;
+    let observer = doomed.observe()?;
+    fdpass::send(&ours, doomed.pidfd()?)?;
+    started.recv()??;
+    doomed.close_pidfd()?;
+    gate.open()?;
+    observer.reaped_with(Status::killed(Signal::SIGKILL))?;
+    reap_all()
 }

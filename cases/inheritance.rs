@@ -8,7 +8,7 @@ use clone3_conformance::kit::disposition::Disposition;
 use clone3_conformance::kit::helper::Command;
 use clone3_conformance::kit::process::{apart, child_reporting, reap_all, two_apart};
 use clone3_conformance::kit::programs::{CloneParentReport, try_clone_parent};
-use clone3_conformance::kit::{Channel, Held, disposition, legacy, privilege, sigchld, threads};
+use clone3_conformance::kit::{Channel, Held, Orphan, disposition, legacy, privilege, sigchld, threads};
 use clone3_conformance::procfs::Stat;
 use clone3_conformance::wait::{self, Event, Status};
 use nix::errno::Errno;
@@ -50,7 +50,36 @@ fn autoreap_caller_clone_parent_rejected() -> Result {
     all_ended("an ordinary process", &control, 0)?;
     let (child, report) = child_reporting(&reaped(), try_clone_parent)?;
     all_ended("an auto-reaped process", &report, libc::EINVAL)?;
+    child.pidfd()?.reaped_with(Status::exited(0))?;
+    let in_a_thread = || threads::in_a_thread(try_clone_parent);
+    let (child, report) = child_reporting(&reaped(), in_a_thread)?;
+    all_ended("another thread of an auto-reaped process", &report, libc::EINVAL)?;
     child.pidfd()?.reaped_with(Status::exited(0))
+}
+
+/// A process made by `call` tries CLONE_PARENT when its parent is dead; what it hands on is the caller's.
+fn try_as_orphan(call: &Clone3) -> Result<(Orphan, CloneParentReport)> {
+    let report = Channel::<Result<CloneParentReport>>::new()?;
+    let orphan = Orphan::running(call, || i32::from(report.send(&try_clone_parent()).is_err()))?;
+    orphan.let_go()?;
+    let told = report.recv()??;
+    Ok((orphan, told))
+}
+
+case! {
+    /// An auto-reaped process may not use CLONE_PARENT after its parent's death either, though its exit signal is
+    /// SIGCHLD then.
+    autoreap_caller_clone_parent_rejected_after_reparent: Is, needs [Autoreap, ExitInfo],
+    source "kernel/fork.c copy_process(); LKML, Oleg Nesterov 2026-02-28, Christian Brauner 2026-03-02",
+}
+fn autoreap_caller_clone_parent_rejected_after_reparent() -> Result {
+    let (_, control) = try_as_orphan(&Clone3::new(Flags::PIDFD))?;
+    reap_all()?;
+    all_ended("an ordinary orphan", &control, 0)?;
+    let (orphan, report) = try_as_orphan(&reaped())?;
+    all_ended("an auto-reaped orphan", &report, libc::EINVAL)?;
+    orphan.pidfd.reaped_with(Status::exited(0))?;
+    wait::no_children()
 }
 
 case! {

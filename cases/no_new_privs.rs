@@ -4,8 +4,8 @@ use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::{Clone3, Stack};
-use clone3_conformance::kit::process::{child_reporting, two_apart};
-use clone3_conformance::kit::{Held, helper, privilege, setuid, sigchld};
+use clone3_conformance::kit::process::{apart, child_reporting, two_apart};
+use clone3_conformance::kit::{Cgroup, Held, helper, privilege, setuid, sigchld};
 use clone3_conformance::procfs;
 use clone3_conformance::wait::{self, Event, Status};
 use nix::errno::Errno;
@@ -169,9 +169,44 @@ fn nnp_inherited() -> Result {
             bit_of_child(&Clone3::new(Flags::REAPED))?,
             true,
         )?;
-        check::equal("no_new_privs of a thread", bit_of_new_thread()?, true)
+        check::equal("no_new_privs of a thread", bit_of_new_thread()?, true)?;
+        for flags in [Flags::PIDFD, Flags::CLONE_VFORK, Flags::CLONE_FILES | Flags::CLONE_FS] {
+            let call = Clone3::fork().with(flags);
+            check::equal(format_args!("no_new_privs of the child of {call}"), bit_of_child(&call)?, true)?;
+        }
+        let vfork = Clone3::fork().with(Flags::CLONE_VM | Flags::CLONE_VFORK);
+        let child = vfork.spawn_on(&Stack::new()?, end_with_own_bit, 0)?;
+        child.reap_expecting(Status::exited(1)).context("no_new_privs of a vfork child, as its exit status")
     })?;
     child.reap_expecting(Status::exited(0))
+}
+
+case! {
+    /// CLONE_NNP works inside a user namespace, and no_new_privs is inherited into a new one.
+    nnp_and_user_namespaces: Must, needs [Nnp, UserNamespaces, NotYetNnp],
+    source "commit \"clone: add CLONE_NNP\"; PR_SET_NO_NEW_PRIVS(2const)",
+}
+fn nnp_and_user_namespaces() -> Result {
+    apart(|| {
+        rustix::thread::set_no_new_privs(true)?;
+        let call = Clone3::fork().with(Flags::CLONE_NEWUSER);
+        check::equal(format_args!("no_new_privs of the child of {call}"), bit_of_child(&call)?, true)
+    })?;
+    apart(|| {
+        unshare(CloneFlags::CLONE_NEWUSER)?;
+        only_with_the_flag(&Clone3::fork())
+    })
+}
+
+case! {
+    /// CLONE_NNP goes with CLONE_INTO_CGROUP.
+    nnp_with_into_cgroup: Must, needs [Nnp, NotYetNnp, Cgroup2],
+    source "commit \"clone: add CLONE_NNP\", which excludes CLONE_THREAD alone",
+}
+fn nnp_with_into_cgroup() -> Result {
+    let cgroup = Cgroup::create(&[])?;
+    only_with_the_flag(&Clone3::fork().into_cgroup(cgroup.dir()))?;
+    cgroup.remove()
 }
 
 fn bit_of_new_thread() -> Result<bool> {

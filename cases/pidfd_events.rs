@@ -6,7 +6,7 @@ use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::epoll::Watch;
 use clone3_conformance::kit::process::{sched_getscheduler, states_until_reaped, tgkill_nothing};
-use clone3_conformance::kit::{Echo, Held};
+use clone3_conformance::kit::{Echo, Held, threads};
 use clone3_conformance::need::rounds;
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::procfs::{self, Stat};
@@ -96,20 +96,11 @@ fn autoreap_pollhup_implies_exit_info() -> Result {
     }
     // A process of which much has been looked up in /proc takes long to release after its number is free.
     for _ in 0..rounds(5) {
-        let child = Held::prepared(&reaped(), 42, open_many_files)?;
-        procfs::look_up_descriptors(child.pid());
+        let child = Held::slow_to_release(&reaped(), 42)?;
         child.let_go()?;
         child.pidfd()?.reaped_with(Status::exited(42))?;
     }
     Ok(())
-}
-
-/// Opens as many descriptors as fit into a small table.
-fn open_many_files() {
-    let null = std::fs::File::open("/dev/null");
-    for _ in 0..200 {
-        std::mem::forget(null.as_ref().ok().map(std::fs::File::try_clone));
-    }
 }
 
 case! {
@@ -129,7 +120,11 @@ fn autoreap_pollin_implies_echild() -> Result {
         // Nothing may be left at the end of the case.
         child.pidfd()?.wait_reaped()?;
     }
-    Ok(())
+    // A process that sleeps on its way out, and a watcher that looks all the time.
+    let child = reaped().spawn(|| threads::be_slow_to_go().map_or(93, |()| 0))?;
+    child.pidfd()?.spin_until_exited()?;
+    wait::no_child(child.pid())?;
+    child.pidfd()?.wait_reaped()
 }
 
 case! {

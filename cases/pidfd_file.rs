@@ -72,7 +72,9 @@ fn autokill_fcntl_getfl() -> Result {
     {
         let child = Held::exiting_with(&Clone3::new(flags), 0)?;
         let pidfd = child.pidfd()?;
-        check::equal(format_args!("F_GETFL of the pidfd of {flags}"), pidfd.status_flags()?, expected)?;
+        let named = OFlag::from_bits_retain;
+        let (shown, wanted) = (named(pidfd.status_flags()?), named(expected));
+        check::equal(format_args!("F_GETFL of the pidfd of {flags}"), shown, wanted)?;
         let text = fdinfo(pidfd.as_raw_fd())?;
         let shown = text.lines().find_map(|line| line.strip_prefix("flags:")).unwrap_or_default().trim();
         let octal = format!("0{:o}", expected | libc::O_CLOEXEC);
@@ -80,7 +82,7 @@ fn autokill_fcntl_getfl() -> Result {
         for set in [OFlag::O_NONBLOCK, OFlag::empty()] {
             fcntl(pidfd, FcntlArg::F_SETFL(set))?;
             let what = format!("F_GETFL of the pidfd of {flags} after F_SETFL({set:?})");
-            check::equal(what, pidfd.status_flags()?, expected | set.bits())?;
+            check::equal(what, named(pidfd.status_flags()?), wanted | set)?;
         }
         child.into_child().clear_away()?;
     }

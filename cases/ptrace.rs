@@ -286,7 +286,16 @@ fn events_until_all_are_gone(creator: i32) -> Result<Vec<Heard>> {
             Ok(None) | Err(Errno::ECHILD) => return Ok(events),
             Err(errno) => return Err(errno.into()),
         };
-        let Some((signal, event)) = status.stop() else { continue };
+        let Some((signal, event)) = status.stop() else {
+            if pid == creator {
+                check::equal(
+                    "end of the traced creator, which saw its child gone",
+                    status,
+                    Status::exited(0),
+                )?;
+            }
+            continue;
+        };
         if pid == creator && event != 0 {
             events.push((event, ptrace::getevent(Pid::from_raw(pid))?));
         }

@@ -5,7 +5,7 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::{Child, Clone3};
 use clone3_conformance::kit::tracer::Tracer;
-use clone3_conformance::kit::{Blocked, Echo, Held, WaitCall, sigchld, tracer};
+use clone3_conformance::kit::{Blocked, Echo, Held, WaitCall, orphan, sigchld, subject, tracer};
 use clone3_conformance::wait::{self, Event, Status, Who};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
@@ -81,6 +81,27 @@ fn autoreap_ptrace_other_tracer_wait_then_gone() -> Result {
     check::equal("the tracer's wait", tracer.reap()?, Status::exited(16))?;
     is_gone_with(&child, Status::exited(16))?;
     tracer.dismiss()
+}
+
+case! {
+    /// The ppid in PIDFD_GET_INFO is the parent's, also while another process traces the child.
+    pidfd_info_ppid_of_traced_child: Must, needs [PidfdInfo, Ptrace],
+    source "fs/pidfs.c pidfd_info(), which asks for the parent as getppid(2) does; ptrace(2)",
+}
+fn pidfd_info_ppid_of_traced_child() -> Result {
+    sigchld::block()?;
+    for call in subject::calls() {
+        let child = traceable(&call, 0)?;
+        let tracer = Tracer::of(&child)?;
+        let parent = orphan::parent_of(child.pidfd()?)?;
+        check::equal(format_args!("ppid of the traced child of {call}"), parent, std::process::id() as i32)?;
+        tracer.dismiss()?;
+        child.let_go()?;
+        subject::see_off(&child)?;
+        // What an ordinary child sent.
+        let _ = sigchld::take();
+    }
+    Ok(())
 }
 
 case! {

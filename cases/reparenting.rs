@@ -135,6 +135,21 @@ fn autoreap_reparent_global_init() -> Result {
 }
 
 case! {
+    /// An auto-kill child that the init of a pid namespace has adopted is killed by the last close of its pidfd.
+    autokill_orphan_of_init: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, PidNamespace],
+    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; pid_namespaces(7)",
+}
+fn autokill_orphan_of_init() -> Result {
+    namespace::as_init(|| {
+        let mut orphan = Orphan::exiting_with(&Clone3::new(Flags::KILLED_NNP), 3)?;
+        check::equal("ppid of the orphan", orphan.parent()?, 1)?;
+        let observer = Pidfd::open(orphan.pid)?;
+        std::mem::replace(&mut orphan.pidfd, observer).close()?;
+        orphan.pidfd.reaped_with(SIGKILLED)
+    })
+}
+
+case! {
     /// PIDFD_GET_INFO gives an auto-reaped child's parent as it is at the moment: its creator, and after the
     /// creator's death the subreaper.
     autoreap_ppid_follows_reparent: Is, needs [Autoreap, PidfdInfo],

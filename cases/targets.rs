@@ -45,6 +45,8 @@ case! {
 fn autokill_signals_blocked_ignored() -> Result {
     let mut deaf = Tied::prepared(&call(), || {
         disposition::set_all(Disposition::Ignored);
+        // What it asks for at its parent's death has no say in this.
+        nix::sys::prctl::set_pdeathsig(Signal::SIGTERM)?;
         Ok(SigSet::all().thread_block()?)
     })?;
     check::succeeds("pidfd_send_signal(SIGTERM)", deaf.observer().send_signal(Signal::SIGTERM))?;
@@ -257,5 +259,11 @@ fn autokill_after_setsid_daemon() -> Result {
         Ok(())
     })?;
     child.close()?;
-    child.dies("in a session of its own, after the last close of its pidfd")
+    child.dies("in a session of its own, after the last close of its pidfd")?;
+
+    let mut subreaper = Tied::prepared(&call(), || {
+        Ok(rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?)
+    })?;
+    subreaper.close()?;
+    subreaper.dies("as a subreaper, after the last close of its pidfd")
 }

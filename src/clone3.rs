@@ -572,7 +572,9 @@ impl Child {
 
 #[track_caller]
 fn no_pidfd() -> Failure {
-    Failure::broken("this child has no pidfd: cloned without CLONE_PIDFD, or taken already")
+    Failure::broken(
+        "this child has no pidfd: cloned without CLONE_PIDFD, taken already, or the kernel wrote none",
+    )
 }
 
 /// Whether a descriptor is close-on-exec.

@@ -127,6 +127,18 @@ impl Pidfd {
         }
     }
 
+    /// As [`Pidfd::wait_exited`], but looks all the time and so sees what would wake nobody.
+    #[track_caller]
+    pub fn spin_until_exited(&self) -> Result {
+        while !self.poll_now(PollFlags::POLLIN)?.contains(PollFlags::POLLIN) {
+            if sandbox::time_left() == PollTimeout::ZERO {
+                return Err(self.never("POLLIN (exited)"));
+            }
+            std::thread::yield_now();
+        }
+        Ok(())
+    }
+
     /// Blocks until the process is reaped (POLLHUP): unhashed, its exit information recorded, its pid free.
     #[track_caller]
     pub fn wait_reaped(&self) -> Result {

@@ -11,7 +11,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use crate::check::{self, Result};
+use crate::check::{self, Context as _, Result};
 use crate::clone3::{Child, Clone3};
 use crate::kit::channel::read_byte;
 use crate::kit::helper::{self, Command};
@@ -94,7 +94,8 @@ impl Line {
             Err(rustix::io::Errno::PIPE) => return Ok(Pulse::Dead),
             Err(errno) => return Err(errno.into()),
         }
-        Ok(if read_byte(&self.from)?.is_some() { Pulse::Alive } else { Pulse::Dead })
+        let answer = read_byte(&self.from).context("the child is neither running nor dead")?;
+        Ok(if answer.is_some() { Pulse::Alive } else { Pulse::Dead })
     }
 }
 

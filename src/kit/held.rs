@@ -6,6 +6,7 @@ use crate::check::Result;
 use crate::clone3::{Child, Clone3, exit_now, park};
 use crate::kit::helper::Command;
 use crate::kit::{Channel, Gate};
+use crate::procfs;
 
 /// A child blocked at a gate.
 #[derive(Debug)]
@@ -46,6 +47,20 @@ impl Held {
             body()
         })?;
         Ok(Held { child, gate })
+    }
+
+    /// A child of which the kernel remembers so much in `/proc` that it takes long to release, once it is let go and has
+    /// exited with `code`: what happens meanwhile can be seen.
+    #[track_caller]
+    pub fn slow_to_release(call: &Clone3, code: i32) -> Result<Held> {
+        let held = Held::prepared(call, code, || {
+            let null = std::fs::File::open("/dev/null");
+            for _ in 0..200 {
+                std::mem::forget(null.as_ref().ok().map(std::fs::File::try_clone));
+            }
+        })?;
+        procfs::look_up_descriptors(held.pid());
+        Ok(held)
     }
 
     /// As [`Held::execed`], for a child that execs from a second thread while its leader lives.

@@ -83,6 +83,8 @@ type Lines = BTreeMap<usize, Line>;
 
 /// Builds the kernel, runs the suite on it and writes the document; whether all that is not reached is explained.
 pub fn measure(builder: &Builder, suite: &Suite, sheet: &Sheet, document: &Path) -> Result<bool> {
+    // Known in a moment, where the rest takes a while.
+    sheet.fits(builder.source())?;
     let scratch = builder.scratch()?;
     let folder = scratch.path();
     let kernel = builder.counting(&sheet.files(), COUNTING, folder)?;
@@ -267,6 +269,17 @@ impl Range {
 }
 
 impl Sheet {
+    /// Looks for every range and every reason in the tree.
+    fn fits(&self, source: &Source) -> Result<()> {
+        for range in &self.ranges {
+            let text = source.read(&range.file)?;
+            let place = || format!("{}: {}", range.file, range.function);
+            range.lines(&text).with_context(place)?;
+            self.reason(range, &text, 0).with_context(place)?;
+        }
+        Ok(())
+    }
+
     /// Why what is on this line is not reached, if that is known.
     fn reason(&self, range: &Range, text: &str, line: usize) -> Result<Option<&str>> {
         for reason in &self.reasons {

@@ -58,6 +58,10 @@ struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     jobs: u16,
 
+    /// Let it be enough that an earlier suite noticed, by a case that is still there: ask about the others only
+    #[arg(long)]
+    keep: bool,
+
     /// Say what is in the catalogue, and end
     #[arg(long)]
     list: bool,
@@ -104,7 +108,7 @@ fn start(arguments: &Arguments) -> Result<ExitCode> {
     println!("base: {}", builder.base().image.display());
     let suite = if arguments.build_only { None } else { Some(Suite::beside_us(&cache)?) };
     suite.as_ref().map_or(Ok(()), |suite| suite.accepts(builder.base()))?;
-    let fates = try_all(&builder, mutants, suite.as_ref(), arguments.jobs)?;
+    let fates = try_all(&builder, mutants, suite.as_ref(), arguments)?;
     match suite {
         Some(suite) => report(&builder, &suite, &fates, arguments.proof.as_deref()),
         None => Ok(ExitCode::SUCCESS),
@@ -150,12 +154,12 @@ fn chosen(mutants: Vec<Mutant>, only: &[String]) -> Result<Vec<Mutant>> {
     Ok(mutants.into_iter().filter(|mutant| only.is_empty() || only.contains(&mutant.id)).collect())
 }
 
-/// Builds each mutant and runs the suite on it, `jobs` at a time. Without a suite, the kernels are all that is wanted.
+/// Builds each mutant and runs the suite on it, `--jobs` at a time. Without a suite, the kernels are all that is wanted.
 fn try_all(
     builder: &Builder,
     mutants: Vec<Mutant>,
     suite: Option<&Suite>,
-    jobs: u16,
+    arguments: &Arguments,
 ) -> Result<Vec<(Mutant, Fate)>> {
     let mutants = Mutex::new(mutants.into_iter());
     let fates = Mutex::new(Vec::new());
@@ -163,13 +167,13 @@ fn try_all(
         loop {
             let next = mutants.lock().unwrap_or_else(|poison| poison.into_inner()).next();
             let Some(mutant) = next else { return Ok(()) };
-            let fate = fate(builder, &mutant, suite)?;
+            let fate = fate(builder, &mutant, suite, arguments.keep)?;
             println!("{}: {}", mutant.id, fate.line());
             fates.lock().unwrap_or_else(|poison| poison.into_inner()).push((mutant, fate));
         }
     };
     std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..jobs).map(|_| scope.spawn(work)).collect();
+        let workers: Vec<_> = (0..arguments.jobs).map(|_| scope.spawn(work)).collect();
         workers.into_iter().try_for_each(joined)
     })?;
     let mut fates = fates.into_inner().unwrap_or_else(|poison| poison.into_inner());
@@ -178,7 +182,7 @@ fn try_all(
 }
 
 /// What becomes of a mutant.
-fn fate(builder: &Builder, mutant: &Mutant, suite: Option<&Suite>) -> Result<Fate> {
+fn fate(builder: &Builder, mutant: &Mutant, suite: Option<&Suite>, keep: bool) -> Result<Fate> {
     let kernel = match builder.mutant(mutant)? {
         Built::Kernel(kernel) => kernel,
         Built::DoesNotApply(why) => return Ok(Fate::DoesNotApply(why)),
@@ -186,7 +190,7 @@ fn fate(builder: &Builder, mutant: &Mutant, suite: Option<&Suite>) -> Result<Fat
     };
     Ok(match (equivalence(builder.base(), mutant, &kernel), suite) {
         (Some(why), _) => Fate::Equivalent(why),
-        (None, Some(suite)) => Fate::Judged(suite.judges(&kernel, mutant)?),
+        (None, Some(suite)) => Fate::Judged(suite.judges(&kernel, mutant, keep)?),
         (None, None) => Fate::Built,
     })
 }
