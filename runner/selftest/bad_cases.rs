@@ -388,7 +388,7 @@ fn eats_memory() -> Result {
     limits::lowered(Resource::As, enough_to_begin, || {
         let mut eaten = Vec::new();
         loop {
-            eaten.push(std::hint::black_box(vec![1_u8; 1 << 20]));
+            eaten.push(std::hint::black_box(vec![0_u8; 1 << 20]));
         }
     })
 }

@@ -21,7 +21,7 @@ use crate::clone3::{Child, Clone3, exit_now};
 use crate::kit::Channel;
 use crate::kit::channel::read_byte;
 use crate::kit::fds::{close_copy, keep_over_exec};
-use crate::kit::helper::{Command, Helper};
+use crate::kit::helper::{self, Command, Helper};
 use crate::note;
 use crate::wait::Status;
 
@@ -141,6 +141,8 @@ impl Holder {
     /// It execs, and goes on taking orders as the new program.
     #[track_caller]
     pub fn exec(&self) -> Result {
+        // Asked here, where the answer is the case's: without it the holder would just end.
+        helper::program()?;
         self.order(&Order::Exec)
     }
 
