@@ -6,7 +6,8 @@ use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::{Clone3, exit_thread, lowest_free_fd, park};
 use clone3_conformance::kit::fds::close_copy;
 use clone3_conformance::kit::meeting::{Meeting, parent_and_child};
-use clone3_conformance::kit::{Echo, End, Holder, Orphan, Tied, channel, sigchld, threads};
+use clone3_conformance::kit::process::apart;
+use clone3_conformance::kit::{Echo, End, Holder, Orphan, Tied, channel, fdpass, sigchld, threads};
 use clone3_conformance::pidfd::{Pidfd, pid_in_fdinfo};
 use clone3_conformance::wait::{self, Status};
 use nix::poll::PollFlags;
@@ -112,7 +113,21 @@ fn autokill_creator_dead_fd_elsewhere() -> Result {
     child.lives("after its creator passed the pidfd on and ended")?;
     orphan.pidfd.close()?;
     child.dies("after the close by the process that the pidfd was passed to")?;
-    sigchld::none_pending()
+    sigchld::none_pending()?;
+
+    // This creator has not closed its own copy when it ends.
+    let (meeting, (ours, theirs)) = (Meeting::arrange()?, fdpass::pair()?);
+    apart(|| {
+        let child = Clone3::new(Flags::KILLED_NNP).spawn(|| meeting.attend())?;
+        fdpass::send(&theirs, child.pidfd()?)?;
+        std::mem::forget(child);
+        Ok(())
+    })?;
+    let child = meeting.meet()?;
+    let passed_on = Pidfd::from(fdpass::receive(&ours)?);
+    child.lives("after its creator ended with a copy of the pidfd open")?;
+    passed_on.close()?;
+    child.dies("after the close by the process that the pidfd was passed to")
 }
 
 case! {

@@ -4,11 +4,13 @@ use clone3_conformance::abi::{Flags, InfoMask, Namespace};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::Clone3;
-use clone3_conformance::kit::{Channel, Gate, Held, namespace, subject};
+use clone3_conformance::kit::namespace::Outside;
+use clone3_conformance::kit::{Actor, Channel, Gate, Held, namespace, subject};
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::wait::Status;
 use nix::errno::Errno;
 use nix::poll::PollFlags;
+use nix::sched::{CloneFlags, unshare};
 
 use super::pidfd_info::info;
 
@@ -49,14 +51,14 @@ case! {
 }
 fn pidfd_info_nested_pid_numbers() -> Result {
     let gate = Gate::new()?;
-    let inside = Channel::<Result<(u32, u32)>>::new()?;
+    let inside = Channel::<Result<(u32, u32, u32)>>::new()?;
     let child = Clone3::fork().with(Flags::PIDFD | Flags::CLONE_NEWPID).spawn(|| {
         let own = Pidfd::open(1).and_then(|own| info(&own, InfoMask::empty()));
-        let sent = inside.send(&own.map(|info| (info.pid, info.ppid)));
+        let sent = inside.send(&own.map(|info| (info.pid, info.tgid, info.ppid)));
         gate.wait();
         i32::from(sent.is_err())
     })?;
-    check::equal("pid and ppid of init, seen by itself", inside.recv()??, (1, 0))?;
+    check::equal("pid, tgid and ppid of init, seen by itself", inside.recv()??, (1, 1, 0))?;
     let outside = info(child.pidfd()?, InfoMask::empty())?;
     let expected = (child.pid() as u32, std::process::id());
     check::equal("pid and ppid of that init, seen by its parent", (outside.pid, outside.ppid), expected)?;
@@ -88,4 +90,25 @@ fn pidfd_info_ns_ioctls_dead_esrch() -> Result {
         }
     }
     Ok(())
+}
+
+case! {
+    /// The user ids in PIDFD_GET_INFO are those of the caller's user namespace, not of the initial one and not of the
+    /// process's own.
+    pidfd_info_credentials_across_user_namespaces: Must, needs [PidfdInfo, UserNamespaces, Unprivileged, Proc],
+    source "fs/pidfs.c pidfd_info(), current_user_ns(); user_namespaces(7)",
+}
+fn pidfd_info_credentials_across_user_namespaces() -> Result {
+    let outside = Outside::here();
+    let uid = nix::unistd::geteuid().as_raw();
+    let inside = Actor::spawn(&Clone3::fork().with(Flags::PIDFD), move |()| {
+        unshare(CloneFlags::CLONE_NEWUSER)?;
+        outside.becomes_root()?;
+        let own = info(&Pidfd::open(std::process::id() as i32)?, InfoMask::CREDS)?;
+        Ok((own.ruid, own.euid, own.rgid))
+    })?;
+    check::equal("ruid, euid and rgid, seen by itself", inside.ask(())?, (0, 0, 0))?;
+    let seen = info(inside.child().pidfd()?, InfoMask::CREDS)?;
+    check::equal("ruid and euid, seen from outside", (seen.ruid, seen.euid), (uid, uid))?;
+    inside.dismiss()
 }

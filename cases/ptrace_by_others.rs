@@ -4,11 +4,13 @@ use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::{Child, Clone3};
+use clone3_conformance::kit::epoll::Watch;
 use clone3_conformance::kit::tracer::Tracer;
 use clone3_conformance::kit::{Blocked, Echo, Held, WaitCall, orphan, sigchld, subject, tracer};
 use clone3_conformance::wait::{self, Event, Status, Who};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
+use rustix::event::epoll::EventFlags;
 
 /// A child for others to trace, which once let go exits with `code`.
 #[track_caller]
@@ -79,6 +81,27 @@ fn autoreap_ptrace_other_tracer_wait_then_gone() -> Result {
 
     let (child, tracer) = zombie_of_a_sibling(&Clone3::new(Flags::REAPED), 16)?;
     check::equal("the tracer's wait", tracer.reap()?, Status::exited(16))?;
+    is_gone_with(&child, Status::exited(16))?;
+    tracer.dismiss()
+}
+
+case! {
+    /// epoll on the pidfd of an auto-reaped child that is a zombie to its tracer reports POLLIN, and POLLHUP once the
+    /// tracer has waited.
+    autoreap_ptrace_zombie_wakes_pollers: Is, needs [Autoreap, ExitInfo, Ptrace],
+    source "kernel/signal.c do_notify_pidfd(); pidfd_open(2)",
+}
+fn autoreap_ptrace_zombie_wakes_pollers() -> Result {
+    sigchld::block()?;
+    let child = traceable(&Clone3::new(Flags::REAPED), 16)?;
+    let tracer = Tracer::of(&child)?;
+    // Not told of what is, only of what comes.
+    let watch = Watch::new(child.pidfd()?, EventFlags::IN | EventFlags::ET)?;
+    child.let_go()?;
+    tracer.find_zombie()?;
+    check::equal("epoll_wait at the child's death", watch.next()?, EventFlags::IN)?;
+    check::equal("the tracer's wait", tracer.reap()?, Status::exited(16))?;
+    check::equal("epoll_wait at its end", watch.next()?, EventFlags::IN | EventFlags::HUP)?;
     is_gone_with(&child, Status::exited(16))?;
     tracer.dismiss()
 }

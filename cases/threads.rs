@@ -223,6 +223,9 @@ fn autoreap_thread_pidfd() -> Result {
     let tid = tid.recv()?;
     let thread = check::succeeds("pidfd_open(tid, PIDFD_THREAD)", pidfd_open(tid, PIDFD_THREAD))?;
     check::refused("pidfd_open(tid, 0)", pidfd_open(tid, 0), Errno::ENOENT)?;
+    let info = check::succeeds("PIDFD_GET_INFO of the thread", thread.info(InfoMask::PID))?;
+    let expected = (tid as u32, child.pid() as u32);
+    check::equal("pid and tgid in PIDFD_GET_INFO of the thread", (info.pid, info.tgid), expected)?;
     thread_gate.open()?;
     thread.reaped_with(Status::exited(5))?;
     is_not_over(&child)?;

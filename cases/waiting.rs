@@ -5,7 +5,7 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::{Child, Clone3};
 use clone3_conformance::kit::threads::in_a_thread;
-use clone3_conformance::kit::{Blocked, Found, Held, Orphan, WaitCall};
+use clone3_conformance::kit::{Blocked, Found, Held, Orphan, WaitCall, threads};
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -274,4 +274,18 @@ fn autoreap_mixed_children() -> Result {
         children[code].pidfd()?.reaped_with(Status::exited(code as i32))?;
     }
     Ok(())
+}
+
+case! {
+    /// A wait that is blocked for an auto-reaped child whose leader has ended gives ECHILD at the end of the last thread.
+    autoreap_blocked_wait_leaderless: Must, needs [Autoreap, ExitInfo, Proc],
+    source "commit \"clone: add CLONE_AUTOREAP\"; kernel/exit.c release_task(); wait(2), ECHILD",
+}
+fn autoreap_blocked_wait_leaderless() -> Result {
+    let child = threads::leaderless(&reaped(), 11, || 22)?;
+    let wait = WaitCall::Waitpid(-1, libc::__WALL);
+    let waiter = Blocked::in_call(wait)?;
+    child.let_go()?;
+    check::equal(format_args!("{wait}, blocked at the child's end"), waiter.join()?, NO_CHILD)?;
+    child.pidfd()?.reaped_with(Status::exited(22))
 }
