@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
-use clone3_conformance::compare::{Changes, Table, html, markdown, terminal};
+use clone3_conformance::compare::{self, Changes, Table, html, markdown, terminal};
 use clone3_conformance::formats::Format;
 use clone3_conformance::results::{Results, write_whole};
 
@@ -40,7 +40,7 @@ struct Options {
     format: Printed,
 
     /// Write the table to FILE, too, in the format that its end says: .html or .md
-    #[arg(long, value_name = "FILE", value_parser = report, conflicts_with = "baseline")]
+    #[arg(long, value_name = "FILE", value_parser = compare::target, conflicts_with = "baseline")]
     report: Vec<(PathBuf, Format)>,
 
     /// Whether to use colours
@@ -66,17 +66,10 @@ enum Colour {
     Never,
 }
 
-fn report(text: &str) -> Result<(PathBuf, Format), String> {
-    match Format::of(Path::new(text)) {
-        Ok(format @ (Format::Html | Format::Markdown)) => Ok((PathBuf::from(text), format)),
-        _ => Err(format!("a table goes to a file that ends in .html or .md, and '{text}' does not")),
-    }
-}
-
 /// Does what the command line says.
 pub fn run() -> ExitCode {
     let options = Options::parse_from(std::env::args_os().skip(1));
-    match compare(&options) {
+    match carry_out(&options) {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
             eprintln!("error: {error}");
@@ -85,7 +78,7 @@ pub fn run() -> ExitCode {
     }
 }
 
-fn compare(options: &Options) -> Result<u8, String> {
+fn carry_out(options: &Options) -> Result<u8, String> {
     let files: Vec<(String, Results)> =
         options.files.iter().map(|path| read(path)).collect::<Result<_, _>>()?;
     if options.baseline {

@@ -3,8 +3,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, ValueEnum};
-use clone3_conformance::expect;
 use clone3_conformance::formats::{self, Format};
+use clone3_conformance::{compare, expect};
 
 use crate::accel::Wish;
 use crate::spec::{Spec, USUAL_FLAVOUR, flavour_name};
@@ -98,6 +98,10 @@ pub struct CompareCli {
     /// Show the rows in which all kernels agree, too
     #[arg(long)]
     pub all: bool,
+
+    /// Write the table, with all rows, to FILE, too: .html or .md
+    #[arg(long, value_name = "FILE", value_parser = compare::target)]
+    pub report: Vec<(PathBuf, Format)>,
 
     /// Where the results go
     #[arg(long, value_name = "FOLDER", default_value = "results")]

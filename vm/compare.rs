@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clone3_conformance::compare::{Table, html, markdown, terminal};
+use clone3_conformance::formats::Format;
 use clone3_conformance::report::SCHEMA;
 use clone3_conformance::results::{Guest, Kernel, NoVerdict, Results, write_whole};
 use rustix::event::{PollFd, PollFlags};
@@ -80,14 +81,19 @@ pub fn compare(cli: &CompareCli, cache: &Cache, interrupts: &Interrupts) -> Resu
 /// Puts all results side by side: on the screen, and in a file of each kind.
 fn show_tables(cli: &CompareCli, columns: &[Column]) -> Result<()> {
     let table = Table::of(columns.iter().map(|column| (column.name.clone(), column.results(cli))).collect());
-    let file = |name: &str, text: &str| {
-        let path = cli.output.join(name);
-        write_whole(&path, text).with_context(|| format!("cannot write {}", path.display()))
+    let file = |path: &Path, text: &str| {
+        write_whole(path, text).with_context(|| format!("cannot write {}", path.display()))
     };
     let look = |width, colour, all| terminal::Look { width, colour, all };
-    file("compare.txt", &terminal::text(&table, look(FILE_WIDTH, false, true)))?;
-    file("compare.md", &markdown::text(&table, true))?;
-    file("compare.html", &html::page(&table))?;
+    file(&cli.output.join("compare.txt"), &terminal::text(&table, look(FILE_WIDTH, false, true)))?;
+    let usual = [("compare.md", Format::Markdown), ("compare.html", Format::Html)];
+    let usual = usual.map(|(name, format)| (cli.output.join(name), format));
+    for (path, format) in usual.iter().chain(&cli.report) {
+        match format {
+            Format::Html => file(path, &html::page(&table))?,
+            _ => file(path, &markdown::text(&table, true))?,
+        }
+    }
     let width = rustix::termios::tcgetwinsize(stdout()).map_or(0, |size| usize::from(size.ws_col));
     let width = if width == 0 { FILE_WIDTH } else { width };
     let colour = stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();

@@ -13,7 +13,7 @@ fi
 CLONE3_CONFORMANCE_COMMIT=$(git -C "$project" describe --always --dirty --abbrev=12 --exclude='*' 2>/dev/null || true)
 export CLONE3_CONFORMANCE_COMMIT
 RUSTFLAGS='-C target-feature=+crt-static -C relocation-model=static' cargo build --quiet --release --locked \
-    --bin clone3-conformance --manifest-path "$project/Cargo.toml" --target "$target" --target-dir "$built/dist"
+    --bin clone3-conformance --manifest-path "$project/Cargo.toml" --target "$target" --target-dir "$built"
 mkdir -p "$project/dist"
-install -m 755 "$built/dist/$target/release/clone3-conformance" "$project/dist/clone3-conformance"
+install -m 755 "$built/$target/release/clone3-conformance" "$project/dist/clone3-conformance"
 "$project/dist/clone3-conformance" --version

@@ -57,13 +57,7 @@ impl Changes {
         for row in table.themes.into_iter().flat_map(|theme| theme.rows) {
             let [old, new] = [&row.cells[0], &row.cells[1]];
             if let Some(change) = change(old, new) {
-                list.push((
-                    change,
-                    row.id.clone(),
-                    old.mark(),
-                    new.mark(),
-                    super::terminal::why(new).to_owned(),
-                ));
+                list.push((change, row.id.clone(), old.mark(), new.mark(), new.why().to_owned()));
             }
         }
         list.sort_by_key(|(change, ..)| *change);

@@ -2,13 +2,15 @@
 
 use std::fmt::Write as _;
 
-use super::terminal::{is_remarkable, why};
-use super::{FEATURES, Mark, Row, Table};
+use super::{FEATURES, Mark, Remark, Row, Table};
 use crate::formats::markdown_cell;
 
 /// The whole table; with `all`, also the rows in which all kernels agree.
 pub fn text(table: &Table, all: bool) -> String {
-    let mut text = String::from("# Claims and kernels\n\n");
+    let mut text = String::from(
+        "# Claims and kernels\n\n\
+         Made by `vm/compare.sh --report FILE` (or, from results that are there, `clone3-conformance compare`).\n\n",
+    );
     text.push_str(&kernels(table));
     text.extend(table.suites().map(|note| format!("\nThe files are {note}.\n")));
     text.push_str("\n## Found by the probe\n\n");
@@ -82,13 +84,9 @@ pub fn summary(table: &Table) -> String {
 /// Whatever is no plain pass and not just missing, in words.
 fn remarks(table: &Table) -> String {
     let mut text = String::new();
-    for row in table.themes.iter().flat_map(|theme| &theme.rows) {
-        for (cell, column) in row.cells.iter().zip(&table.columns) {
-            if is_remarkable(cell.mark()) {
-                let (mark, why) = (cell.mark().name(), markdown_cell(why(cell)));
-                let _ = writeln!(text, "- `{}` on {}: {mark}: {why}", row.id, markdown_cell(&column.label));
-            }
-        }
+    for Remark { mark, id, kernels, why } in table.remarks() {
+        let kernels = markdown_cell(&kernels.join(", "));
+        let _ = writeln!(text, "- `{id}` on {kernels}: {}: {}", mark.name(), markdown_cell(why));
     }
     if text.is_empty() { text } else { format!("\n## Remarks\n\n{text}") }
 }
@@ -107,7 +105,7 @@ fn line(text: &mut String, name: &str, cells: impl Iterator<Item = String>) {
 fn symbol(mark: Mark) -> String {
     match mark {
         Mark::NotRun => String::new(),
-        mark if is_remarkable(mark) => format!("**{}**", markdown_cell(&mark.symbol().to_string())),
+        mark if mark.is_remarkable() => format!("**{}**", markdown_cell(&mark.symbol().to_string())),
         mark => mark.symbol().to_string(),
     }
 }

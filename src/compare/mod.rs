@@ -7,7 +7,10 @@ pub mod terminal;
 
 pub use baseline::{Change, Changes};
 
+use std::path::{Path, PathBuf};
+
 use crate::case::Strength;
+use crate::formats::Format;
 use crate::probe::Features;
 use crate::report::{Record, Verdict};
 use crate::results::Results;
@@ -84,6 +87,15 @@ pub enum Mark {
 }
 
 impl Cell {
+    /// Why it is as it is; empty for a plain pass.
+    pub fn why(&self) -> &str {
+        match self {
+            Cell::Ended(record) => record.why(),
+            Cell::Interrupted => "it was running when the run was cut short",
+            Cell::NotRun => "",
+        }
+    }
+
     /// What it shows.
     pub fn mark(&self) -> Mark {
         match self {
@@ -99,6 +111,12 @@ impl Cell {
 }
 
 impl Mark {
+    /// Whether it wants words: it is neither a plain pass nor just missing.
+    pub fn is_remarkable(self) -> bool {
+        let plain = [Verdict::Pass, Verdict::Unsupported].map(Mark::Verdict);
+        self != Mark::NotRun && !plain.contains(&self)
+    }
+
     /// All of them, in the order of legends.
     pub const ALL: [Mark; 11] = [
         Mark::Verdict(Verdict::Pass),
@@ -206,7 +224,38 @@ impl Column {
     }
 }
 
+/// Something that wants words: neither a plain pass nor just missing.
+pub struct Remark<'a> {
+    /// What the cells show.
+    pub mark: Mark,
+    /// The claim.
+    pub id: &'a str,
+    /// The kernels.
+    pub kernels: Vec<&'a str>,
+    /// What happened on the first of them.
+    pub why: &'a str,
+}
+
 impl Table {
+    /// Everything that wants words, each thing once for all the kernels that do it.
+    pub fn remarks(&self) -> Vec<Remark<'_>> {
+        let mut remarks: Vec<Remark> = Vec::new();
+        for row in self.themes.iter().flat_map(|theme| &theme.rows) {
+            let from = remarks.len();
+            for (cell, column) in row.cells.iter().zip(&self.columns) {
+                let (mark, label) = (cell.mark(), column.label.as_str());
+                if !mark.is_remarkable() {
+                    continue;
+                }
+                match remarks[from..].iter_mut().find(|remark| remark.mark == mark) {
+                    Some(remark) => remark.kernels.push(label),
+                    None => remarks.push(Remark { mark, id: &row.id, kernels: vec![label], why: cell.why() }),
+                }
+            }
+        }
+        remarks
+    }
+
     /// Puts results side by side; each comes with the name of its file, which tells kernels apart that nothing else does.
     pub fn of(files: Vec<File>) -> Table {
         let labels = labels(&files);
@@ -232,6 +281,17 @@ impl Table {
     pub fn marks(&self) -> Vec<Mark> {
         let cells = || self.themes.iter().flat_map(|theme| &theme.rows).flat_map(|row| &row.cells);
         Mark::ALL.into_iter().filter(|mark| cells().any(|cell| cell.mark() == *mark)).collect()
+    }
+}
+
+/// A file that a table goes to, and the format that its end asks for; for command lines.
+///
+/// # Errors
+/// Where it asks for none that a table has: which there are.
+pub fn target(path: &str) -> Result<(PathBuf, Format), String> {
+    match Format::of(Path::new(path)) {
+        Ok(format @ (Format::Html | Format::Markdown)) => Ok((PathBuf::from(path), format)),
+        _ => Err(format!("a table goes to a file that ends in .html or .md, and '{path}' does not")),
     }
 }
 

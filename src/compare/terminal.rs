@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Cell, Column, FEATURES, Mark, Row, Table, Theme};
+use super::{Cell, Column, FEATURES, Mark, Remark, Row, Table, Theme};
 use crate::report::Verdict;
 
 /// How it is to look.
@@ -123,7 +123,7 @@ impl<'a> Drawing<'a> {
         let mut folded: Vec<(Vec<&str>, Vec<Mark>)> = Vec::new();
         for row in rows {
             let marks: Vec<Mark> = row.cells.iter().map(Cell::mark).collect();
-            let is_plain = !self.look.all && !marks.iter().copied().any(is_remarkable);
+            let is_plain = !self.look.all && !marks.iter().any(|mark| mark.is_remarkable());
             match folded.iter_mut().find(|(_, known)| is_plain && *known == marks) {
                 Some((names, _)) => names.push(&row.id),
                 None => folded.push((vec![&row.id], marks)),
@@ -153,29 +153,12 @@ impl<'a> Drawing<'a> {
         let _ = writeln!(text, "{}", line.trim_end());
     }
 
-    /// Whatever is no plain pass and not just missing, in words, each message once.
     fn remarks(&self, text: &mut String) {
-        let rows = self.table.themes.iter().flat_map(|theme| &theme.rows);
-        let mut lines: Vec<String> = Vec::new();
-        for row in rows {
-            let mut told: Vec<(Mark, Vec<&str>, &str)> = Vec::new();
-            for (cell, column) in row.cells.iter().zip(&self.table.columns) {
-                let (mark, why) = (cell.mark(), why(cell));
-                if !is_remarkable(mark) {
-                    continue;
-                }
-                match told.iter_mut().find(|(known, _, _)| *known == mark) {
-                    Some((_, columns, _)) => columns.push(&column.label),
-                    None => told.push((mark, vec![&column.label], why)),
-                }
-            }
-            lines.extend(told.into_iter().map(|(mark, columns, why)| {
-                let what = self.paint(mark, &mark.name());
-                format!("{what}: {} on {}: {why}\n", row.id, columns.join(", "))
-            }));
-        }
-        if !lines.is_empty() {
-            let _ = write!(text, "\n{}", lines.concat());
+        for (number, remark) in self.table.remarks().into_iter().enumerate() {
+            let Remark { mark, id, kernels, why } = remark;
+            let begins = if number == 0 { "\n" } else { "" };
+            let what = self.paint(mark, &mark.name());
+            let _ = writeln!(text, "{begins}{what}: {id} on {}: {why}", kernels.join(", "));
         }
     }
 
@@ -201,21 +184,6 @@ impl<'a> Drawing<'a> {
             false => text.to_owned(),
         }
     }
-}
-
-/// Why a cell is as it is.
-pub(super) fn why(cell: &Cell) -> &str {
-    match cell {
-        Cell::Ended(record) => record.why(),
-        Cell::Interrupted => "it was running when the run was cut short",
-        Cell::NotRun => "",
-    }
-}
-
-/// Whether a mark wants words.
-pub(super) fn is_remarkable(mark: Mark) -> bool {
-    let plain = [Verdict::Pass, Verdict::Unsupported].map(Mark::Verdict);
-    mark != Mark::NotRun && !plain.contains(&mark)
 }
 
 fn count_of(count: usize) -> String {
