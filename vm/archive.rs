@@ -86,6 +86,17 @@ impl Package {
         parse_name(&self.name)
     }
 
+    /// The version with which `--kernel` means this kernel and no other: `7.1.13`, `6.1.0-56`, and of a candidate, whose
+    /// release is that of its series, the tag: `7.3-rc7`.
+    pub fn exact_version(&self) -> String {
+        let version = upstream(&self.version);
+        match self.parsed().map_or(version, |name| name.base) {
+            _ if version.contains('~') => version.replace('~', "-"),
+            base if base.contains('-') => base.to_owned(),
+            _ => version.to_owned(),
+        }
+    }
+
     /// The kernel's release, as `uname -r` gives it.
     pub fn release(&self) -> String {
         self.parsed().map_or_else(|| self.name.clone(), |name| format!("{}-{}", name.base, name.flavour))
@@ -492,6 +503,30 @@ SHA256: ff
         assert_eq!(newest("6.1", "amd64"), Some("6.1.192-2"));
         assert_eq!(newest("6.1.0-56", "amd64"), Some("6.1.192-2"));
         assert_eq!(newest("6.1", "cloud-amd64"), None);
+    }
+
+    #[test]
+    fn the_exact_version_of_a_package_finds_it_again() {
+        let package = |name: &str, version: &str| Package {
+            name: name.to_owned(),
+            version: version.to_owned(),
+            suite: String::new(),
+            url: String::new(),
+            sha256: String::new(),
+            size: SMALLEST,
+        };
+        let packages = [
+            package("linux-binary-7.3-amd64", "7.3~rc7-1~exp1"),
+            package("linux-binary-7.3.4+deb13-amd64", "7.3.4-1~bpo13+1"),
+            package("linux-image-6.1.0-56-amd64", "6.1.192-2"),
+            package("linux-image-6.1.0-9-amd64", "6.1.27-1"),
+        ];
+        let index = Index { packages: packages.to_vec(), aliases: Vec::new() };
+        let exact = packages.each_ref().map(Package::exact_version);
+        assert_eq!(exact, ["7.3-rc7", "7.3.4", "6.1.0-56", "6.1.0-9"]);
+        for package in &packages {
+            assert_eq!(index.newest(&package.exact_version(), "amd64"), Some(package));
+        }
     }
 
     #[test]

@@ -27,7 +27,6 @@ use crate::process::{Process, wait_until};
 use crate::qemu;
 use crate::spec::{Spec, USUAL_FLAVOUR};
 use crate::system::{self, Thing};
-use crate::version::upstream;
 
 /// What a guest takes of the host's memory beside its own, in MiB.
 const OVERHEAD: u64 = 512;
@@ -128,7 +127,11 @@ fn columns(cli: &CompareCli, archive: &Archive) -> Result<Vec<Column>> {
     if cli.kernels.is_empty() {
         let index = archive.index(cli.refresh)?;
         let newest = index.newest_of_each_series(&cli.flavour);
-        return Ok(newest.into_iter().map(|package| column(exactly(package, &cli.flavour))).collect());
+        let spec = |package: &Package| Spec::Version {
+            prefix: package.exact_version(),
+            flavour: cli.flavour.clone(),
+        };
+        return Ok(newest.into_iter().map(|package| column(spec(package).to_string())).collect());
     }
     let with_flavour = |spec: &Spec| match spec {
         Spec::Version { prefix, flavour } if flavour == USUAL_FLAVOUR => {
@@ -137,17 +140,6 @@ fn columns(cli: &CompareCli, archive: &Archive) -> Result<Vec<Column>> {
         spec => spec.clone(),
     };
     Ok(cli.kernels.iter().map(|spec| column(with_flavour(spec).to_string())).collect())
-}
-
-/// What means this package and no other: its release, or, where a candidate's release is that of the series, its tag.
-fn exactly(package: &Package, flavour: &str) -> String {
-    match upstream(&package.version) {
-        candidate if candidate.contains("~rc") => {
-            let prefix = candidate.replace('~', "-");
-            Spec::Version { prefix, flavour: flavour.to_owned() }.to_string()
-        }
-        _ => package.release(),
-    }
 }
 
 /// How many guests the machine has processors and memory for.
@@ -295,21 +287,6 @@ impl Board {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_candidate_is_not_taken_for_the_release_after_it() {
-        let package = |name: &str, version: &str| Package {
-            name: name.to_owned(),
-            version: version.to_owned(),
-            suite: String::new(),
-            url: String::new(),
-            sha256: String::new(),
-            size: 0,
-        };
-        let exactly = |name, version| exactly(&package(name, version), USUAL_FLAVOUR);
-        assert_eq!(exactly("linux-binary-7.3-cloud-amd64", "7.3~rc7-1~exp1"), "7.3-rc7");
-        assert_eq!(exactly("linux-image-6.1.0-56-cloud-amd64", "6.1.192-2"), "6.1.0-56-cloud-amd64");
-    }
 
     #[test]
     fn progress_is_what_the_run_shows() {

@@ -8,7 +8,7 @@ use anyhow::{Result, anyhow, ensure};
 use clone3_conformance::guest::Plan;
 
 use crate::accel::{self, Accel, Threads, Wish};
-use crate::archive::Archive;
+use crate::archive::{Archive, Package};
 use crate::cache::{Cache, write_whole};
 use crate::cli::{self, Cli};
 use crate::console::{Finding, accusation};
@@ -124,12 +124,11 @@ fn plan(cli: &Cli, kernel: &Kernel, cpus: u16) -> Plan {
 
 /// What boots this very kernel again, whatever the archive's newest is by then.
 fn rerun(cli: &Cli, kernel: &Kernel, cpus: u16) -> String {
-    let number = kernel.release.split(|c: char| !c.is_ascii_digit() && c != '.').next().unwrap_or_default();
-    let spec = match &cli.kernel {
-        Spec::Version { flavour, .. } if flavour == USUAL_FLAVOUR => number.to_owned(),
-        Spec::Version { flavour, .. } => format!("{number}/{flavour}"),
-        other => other.to_string(),
+    let exact = |package: &Package| Spec::Version {
+        prefix: package.exact_version(),
+        flavour: package.parsed().map_or(USUAL_FLAVOUR, |name| name.flavour).to_owned(),
     };
+    let spec = kernel.package.as_ref().map_or_else(|| cli.kernel.clone(), exact);
     let user = cli.user.map_or_else(String::new, |uid| format!(" --user {uid}"));
     format!("vm/run.sh --kernel {spec} --cpus {cpus}{user} --")
 }

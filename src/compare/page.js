@@ -34,6 +34,7 @@ function add(parent, name, text, kind) {
 }
 
 function facts(parent, pairs) {
+  if (!pairs.some(([, value]) => value)) return;
   const list = parent.appendChild(document.createElement("dl"));
   for (const [name, value] of pairs) {
     if (value) {
