@@ -71,7 +71,9 @@ impl Account {
 
     /// Writes what the guest has told so far. That this goes wrong is said at the end, when it matters.
     pub fn keep(&self, journal: &[String]) {
-        let _ = self.write_documents(&self.results(journal));
+        if !self.documents.is_empty() {
+            let _ = self.write_documents(&self.results(journal));
+        }
     }
 
     /// Writes everything, each file whole or not at all.

@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
+use clone3_conformance::results::Results;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
@@ -34,6 +35,8 @@ pub struct Row {
     pub status: i32,
     /// What must be said.
     pub says: &'static [&'static str],
+    /// Whether the results must have the case that ended, and name the one that was running.
+    pub keeps: bool,
 }
 
 /// What is done to the run once it is under way.
@@ -131,7 +134,8 @@ impl Bench {
         if row.guest.is_some() {
             bench.command.arg("--suite").arg(&*GUEST);
         }
-        bench.command.arg("--").args(row.guest);
+        let results = bench.at("results.json");
+        bench.command.arg("--results").arg(results).arg("--").args(row.guest);
         Ok(bench)
     }
 
@@ -262,6 +266,9 @@ impl Bench {
         // Which would be the other engine's row, passed twice.
         let fell_back = row.engine == "virtme" && output.contains("using QEMU alone");
         wrong.extend(fell_back.then(|| "virtme-ng did not boot it".to_owned()));
+        if row.keeps {
+            wrong.extend(self.kept().err());
+        }
         wrong.extend(self.living()?.into_iter().map(|process| format!("left running: {process}")));
         wrong.extend(
             self.left_behind(row.act)?.into_iter().map(|path| format!("left behind: {}", path.display())),
@@ -269,6 +276,18 @@ impl Bench {
         match wrong.is_empty() {
             true => Ok(()),
             false => Err(format!("{}\n--- what it said:\n{output}", wrong.join("\n")).into()),
+        }
+    }
+
+    /// Whether the results are there, with one case that ended and one that was running; an error says what they are.
+    fn kept(&self) -> std::result::Result<(), String> {
+        let text =
+            fs::read_to_string(self.at("results.json")).map_err(|error| format!("no results: {error}"))?;
+        let results = Results::parse(&text)?;
+        let ended: Vec<&str> = results.cases.iter().map(|record| record.case.as_str()).collect();
+        match (ended.as_slice(), results.interrupted.as_slice(), results.exit) {
+            (["finished"], [running], None) if running == "running" => Ok(()),
+            other => Err(format!("results of a run that was cut short: {other:?}")),
         }
     }
 

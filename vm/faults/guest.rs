@@ -14,7 +14,10 @@ use std::io::Write;
 use std::process::{abort, exit};
 use std::thread;
 
+use clone3_conformance::probe::Probe;
+use clone3_conformance::report::{Event, Header, Record, SCHEMA, Suite};
 use rustix::system::{RebootCommand, reboot};
+use rustix::termios::tcdrain;
 
 fn main() {
     if init::is_init() {
@@ -34,10 +37,9 @@ fn go_wrong(fault: &str, mut journal: File) {
         "usage" => exit(2),
         _ => {}
     }
-    tell(&mut journal, r#"{"event":"run","schema":1}"#);
-    tell(&mut journal, r#"{"event":"start","case":"finished"}"#);
-    tell(&mut journal, r#"{"event":"end","case":"finished","verdict":"pass"}"#);
-    tell(&mut journal, r#"{"event":"start","case":"running"}"#);
+    begin(&mut journal);
+    // What is told is with the driver before anything is done to it.
+    let _ = tcdrain(&journal);
     println!("under way");
     match fault {
         "panic" => crash(),
@@ -57,6 +59,17 @@ fn go_wrong(fault: &str, mut journal: File) {
     let status = fault.strip_prefix("exit-").and_then(|status| status.parse().ok()).unwrap_or_default();
     tell(&mut journal, r#"{"event":"end","case":"running","verdict":"pass"}"#);
     exit(status);
+}
+
+/// One case ends, and another begins.
+fn begin(journal: &mut File) {
+    let suite = Suite::this("");
+    let header = Header { schema: SCHEMA, suite, probe: Probe::run(), tainted: None, cpus: 1, selected: 2 };
+    let start = |case: &str| Event::Start { case: case.to_owned() };
+    let end = |case: &str| Event::End(Record { case: case.to_owned(), ..Record::default() });
+    for event in [Event::Run(header), start("finished"), end("finished"), start("running")] {
+        tell(journal, &serde_json::to_string(&event).expect("an event has a text"));
+    }
 }
 
 fn tell(journal: &mut File, event: &str) {
