@@ -52,7 +52,7 @@ impl Changes {
         for (column, name) in table.columns.iter().zip(["old", "new"]) {
             notes.push(format!("{name}  {}: {}", column.results.kernel, column.totals()));
         }
-        notes.extend(table.suites());
+        notes.extend(table.suites_differ());
         let mut list = Vec::new();
         for row in table.themes.into_iter().flat_map(|theme| theme.rows) {
             let [old, new] = [&row.cells[0], &row.cells[1]];

@@ -23,7 +23,7 @@ pub fn page(table: &Table) -> String {
     let title = escape(&format!("clone3 flags on Linux {kernels_in_words}"));
     let columns = table.columns.len();
     let mut body = format!("<h1>{title}</h1>\n");
-    body.extend(table.suites().map(|note| format!("<p class=note>{}</p>\n", escape(&note))));
+    body.extend(table.suites_differ().map(|note| format!("<p class=note>{}</p>\n", escape(&note))));
     kernels(&mut body, table);
     filters(&mut body, table);
     let _ = writeln!(body, "<div class=table role=table style=\"--columns:{columns}\">");

@@ -12,7 +12,10 @@ pub fn text(table: &Table, all: bool) -> String {
          Made by `vm/compare.sh --report FILE` (or, from results that are there, `clone3-conformance compare`).\n\n",
     );
     text.push_str(&kernels(table));
-    text.extend(table.suites().map(|note| format!("\nThe files are {note}.\n")));
+    let _ = match table.suites_differ() {
+        Some(note) => writeln!(text, "\nThe files are {note}."),
+        None => writeln!(text, "\nSuite: {}.", table.suites().concat()),
+    };
     text.push_str("\n## Found by the probe\n\n");
     text.push_str(&features(table));
     text.push_str("\n## Claims kept, by theme\n\n");

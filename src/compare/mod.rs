@@ -265,7 +265,14 @@ impl Table {
     }
 
     /// What is to be said when the files are not all of the same suite.
-    pub fn suites(&self) -> Option<String> {
+    pub fn suites_differ(&self) -> Option<String> {
+        let suites = self.suites();
+        let differ = suites.len() > 1;
+        differ.then(|| format!("compared by claim id, since the suites differ: {}", suites.join("; ")))
+    }
+
+    /// The suites that ran: version and commit.
+    fn suites(&self) -> Vec<String> {
         let mut suites: Vec<String> = Vec::new();
         for Column { results, .. } in &self.columns {
             let suite = format!("{} {}", results.suite.version, results.suite.commit).trim().to_owned();
@@ -273,8 +280,7 @@ impl Table {
                 suites.push(suite);
             }
         }
-        let differ = suites.len() > 1;
-        differ.then(|| format!("compared by claim id, since the suites differ: {}", suites.join("; ")))
+        suites
     }
 
     /// The marks that occur, in the order of legends.

@@ -24,7 +24,7 @@ pub fn text(table: &Table, look: Look) -> String {
     let drawing = Drawing::new(table, look);
     let mut text = String::new();
     drawing.kernels(&mut text);
-    text.extend(table.suites().map(|note| format!("{note}\n")));
+    text.extend(table.suites_differ().map(|note| format!("{note}\n")));
     drawing.features(&mut text);
     for theme in &table.themes {
         drawing.theme(&mut text, theme);
