@@ -5,7 +5,6 @@
 //! same as one document.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -281,11 +280,6 @@ impl Record {
             Verdict::Broken,
         ];
         order.iter().position(|verdict| *verdict == self.verdict).unwrap_or(order.len())
-    }
-
-    /// All runs together.
-    pub fn duration(&self) -> Duration {
-        Duration::from_secs_f64(self.seconds)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::terminal::visible;
 use super::{Cell, File, Mark, Table};
 use crate::report::Verdict;
 use crate::results::Results;
@@ -120,7 +121,7 @@ fn change(old: &Cell, new: &Cell) -> Option<Change> {
 impl fmt::Display for Changes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for note in &self.notes {
-            writeln!(f, "{note}")?;
+            writeln!(f, "{}", visible(note))?;
         }
         let mut last = None;
         for (change, claim, before, after, why) in &self.list {
@@ -128,10 +129,11 @@ impl fmt::Display for Changes {
                 writeln!(f, "\n{change} ({}):", self.count(*change))?;
             }
             let why = if why.is_empty() { String::new() } else { format!(": {why}") };
-            writeln!(f, "  {claim}: {} -> {}{why}", before.name(), after.name())?;
+            let line = format!("{claim}: {} -> {}{why}", before.name(), after.name());
+            writeln!(f, "  {}", visible(&line))?;
         }
         if let Some(worse) = &self.worse {
-            writeln!(f, "\nregressed: the new run: {worse}")?;
+            writeln!(f, "\nregressed: the new run: {}", visible(worse))?;
         }
         if self.list.is_empty() && self.worse.is_none() {
             writeln!(f, "\nnothing changed")?;

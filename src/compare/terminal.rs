@@ -24,7 +24,7 @@ pub fn text(table: &Table, look: Look) -> String {
     let drawing = Drawing::new(table, look);
     let mut text = String::new();
     drawing.kernels(&mut text);
-    text.extend(table.suites_differ().map(|note| format!("{note}\n")));
+    text.extend(table.suites_differ().map(|note| format!("{}\n", visible(&note))));
     drawing.features(&mut text);
     for theme in &table.themes {
         drawing.theme(&mut text, theme);
@@ -136,6 +136,7 @@ impl<'a> Drawing<'a> {
     fn head(&self, text: &mut String, name: &str) {
         let heads: String =
             self.heads.iter().zip(&self.widths).map(|(head, width)| format!("{head:>width$}")).collect();
+        let heads = visible(&heads);
         let name = format!("{:1$}", cut(name, self.name), self.name);
         let _ = match self.look.colour {
             true => writeln!(text, "\n\x1b[1m{name}\x1b[0m\x1b[2m{heads}\x1b[0m"),
@@ -158,7 +159,8 @@ impl<'a> Drawing<'a> {
             let Remark { mark, id, kernels, why } = remark;
             let begins = if number == 0 { "\n" } else { "" };
             let what = self.paint(mark, &mark.name());
-            let _ = writeln!(text, "{begins}{what}: {id} on {}: {why}", kernels.join(", "));
+            let words = visible(&format!("{id} on {}: {why}", kernels.join(", ")));
+            let _ = writeln!(text, "{begins}{what}: {words}");
         }
     }
 
@@ -190,10 +192,16 @@ fn count_of(count: usize) -> String {
     if count == 1 { "1 claim".to_owned() } else { format!("{count} claims") }
 }
 
-/// Text that is no longer than `width`.
+/// Text that no terminal takes for a command, whatever a file says.
+pub(super) fn visible(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// Visible text that is no longer than `width`.
 fn cut(text: &str, width: usize) -> String {
+    let text = visible(text);
     match text.chars().count() > width {
         true => text.chars().take(width.saturating_sub(1)).chain(['…']).collect(),
-        false => text.to_owned(),
+        false => text,
     }
 }

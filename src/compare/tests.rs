@@ -153,6 +153,18 @@ fn a_page_needs_nothing_else_and_words_stay_words() {
     }
 }
 
+#[test]
+fn what_a_file_says_is_no_command_to_a_terminal() {
+    let mut odd = record("t\u{7}", "a\u{1b}[2J", Verdict::Fail);
+    odd.message = "\u{1b}]0;owned\u{7}".to_owned();
+    let one = || named(results("7.1\u{1b}[31m", vec![odd.clone()]));
+    let other = || named(results("7.2", Vec::new()));
+    let changes = Changes::between(other(), one()).to_string();
+    for text in [terminal::text(&Table::of(vec![one(), other()]), PLAIN), changes] {
+        assert!(!text.contains(|c: char| c.is_control() && c != '\n'), "{text:?}");
+    }
+}
+
 fn changes(old: Vec<Record>, new: Vec<Record>) -> Changes {
     Changes::between(named(results("7.1", old)), named(results("7.2", new)))
 }
