@@ -46,7 +46,14 @@ pub fn judge(session: &Session, accel: Accel, believed: bool) -> Outcome {
         };
     }
     let since = session.suite_at.unwrap_or_default();
-    let found = findings(&session.console[since..]);
+    let mut found = findings(&session.console[since..]);
+    if exit.is_none() {
+        // The guest's lines are read one after the other: that a case had begun may have come an instant after the
+        // kernel's last words.
+        for finding in found.iter_mut().filter(|finding| finding.running.is_empty()) {
+            finding.running.clone_from(&session.journal.running);
+        }
+    }
     if !found.is_empty() {
         return match found.iter().all(|finding| !believed && is_suspect(finding.fault, accel)) {
             true => Outcome::Suspected(found),
