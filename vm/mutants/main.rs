@@ -110,7 +110,7 @@ fn start(arguments: &Arguments) -> Result<ExitCode> {
     suite.as_ref().map_or(Ok(()), |suite| suite.accepts(builder.base()))?;
     let fates = try_all(&builder, mutants, suite.as_ref(), arguments)?;
     match suite {
-        Some(suite) => report(&builder, &suite, &fates, arguments.proof.as_deref()),
+        Some(suite) => report(&builder, &suite, &fates, arguments),
         None => Ok(ExitCode::SUCCESS),
     }
 }
@@ -213,7 +213,7 @@ fn report(
     builder: &Builder,
     suite: &Suite,
     fates: &[(Mutant, Fate)],
-    proof: Option<&Path>,
+    arguments: &Arguments,
 ) -> Result<ExitCode> {
     for (mutant, fate) in fates {
         let claims = mutant.claims.join(", ");
@@ -230,8 +230,8 @@ fn report(
         println!("no case checks: {}", unchecked.into_iter().collect::<Vec<_>>().join(", "));
     }
     println!("{}", proof::totals(fates));
-    if let Some(path) = proof {
-        std::fs::write(path, proof::document(builder.release(), fates))?;
+    if let Some(path) = &arguments.proof {
+        std::fs::write(path, proof::document(builder.release(), fates, arguments.keep))?;
     }
     let is_whole = fates.iter().all(|(_, fate)| !fate.is_hole());
     Ok(if is_whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -82,7 +82,7 @@ pub fn totals(fates: &[(Mutant, Fate)]) -> String {
 }
 
 /// The document, from the results alone.
-pub fn document(release: &str, fates: &[(Mutant, Fate)]) -> String {
+pub fn document(release: &str, fates: &[(Mutant, Fate)], keep: bool) -> String {
     let mut text = format!(
         "# Proof that the suite notices\n\n\
          <!-- Written by vm/mutants.sh --proof; do not edit. -->\n\n\
@@ -92,6 +92,9 @@ pub fn document(release: &str, fates: &[(Mutant, Fate)]) -> String {
          On Linux {release}: **{}**.\n",
         totals(fates)
     );
+    if keep {
+        text.push_str("Where an earlier state of the suite had noticed already, by a case that is still there, it was not asked again (`--keep`).\n");
+    }
     let noticed = fates.iter().filter(|(_, fate)| fate.is_killed());
     section(&mut text, "Noticed", ["broken kernel", "what a user would see", "what the suite says"], noticed);
     let missed = fates.iter().filter(|(_, fate)| fate.is_hole());
