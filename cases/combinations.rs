@@ -11,7 +11,7 @@ use clone3_conformance::kit::disposition::{self, Disposition};
 use clone3_conformance::kit::process::child_reporting;
 use clone3_conformance::kit::{Cgroup, Held, namespace};
 use clone3_conformance::note;
-use clone3_conformance::wait::{self, Event, Status};
+use clone3_conformance::wait::Status;
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -42,8 +42,7 @@ fn vanishes(child: &Child) -> Result {
 #[track_caller]
 fn auto_reaping_works_with(flags: Flags) -> Result {
     let ordinary = start(&Clone3::new(flags | Flags::PIDFD), leave)?;
-    let zombie = wait::find_zombie(ordinary.pid())?;
-    check::equal("control without CLONE_AUTOREAP", zombie, Event::exited(ordinary.pid(), CODE))?;
+    ordinary.is_a_zombie(CODE).context("control without CLONE_AUTOREAP")?;
     ordinary.reap_expecting(Status::exited(CODE))?;
     vanishes(&start(&Clone3::new(flags | Flags::REAPED), leave)?)
 }
@@ -144,10 +143,11 @@ fn autoreap_with_namespaces() -> Result {
         Flags::CLONE_NEWUTS | Flags::CLONE_NEWIPC,
         Flags::CLONE_EMPTY_MNTNS,
     ] {
-        match Clone3::new(new).try_spawn(|| 0) {
-            Ok(child) => {
-                child.reap_expecting(Status::exited(0)).context("control")?;
-                auto_reaping_works_with(new).context(new)?;
+        match Clone3::new(new).try_spawn(|| CODE) {
+            Ok(ordinary) => {
+                ordinary.is_a_zombie(CODE).context("control without CLONE_AUTOREAP")?;
+                ordinary.reap_expecting(Status::exited(CODE))?;
+                vanishes(&start(&Clone3::new(new | Flags::REAPED), leave)?).context(new)?;
                 made += 1;
             }
             // Not in this kernel's configuration, or not allowed here.

@@ -3,8 +3,8 @@
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Result};
-use clone3_conformance::clone3::{Clone3, exit_thread, lowest_free_fd, park};
-use clone3_conformance::kit::fds::close_copy;
+use clone3_conformance::clone3::{Clone3, Stack, exit_thread, lowest_free_fd, park};
+use clone3_conformance::kit::fds::{self, close_copy};
 use clone3_conformance::kit::meeting::{Meeting, parent_and_child};
 use clone3_conformance::kit::process::apart;
 use clone3_conformance::kit::{Echo, End, Holder, Orphan, Tied, channel, fdpass, sigchld, threads};
@@ -12,6 +12,8 @@ use clone3_conformance::pidfd::{Pidfd, pid_in_fdinfo};
 use clone3_conformance::wait::{self, Status};
 use nix::poll::PollFlags;
 use nix::sys::signal::Signal;
+use rustix::pipe::{PipeFlags, pipe_with};
+use std::os::fd::{AsRawFd, RawFd};
 
 const SIGKILLED: Status = Status::killed(Signal::SIGKILL);
 
@@ -30,6 +32,11 @@ fn autokill_holder_sigkill_sigsegv_abort_exit() -> Result {
     Ok(())
 }
 
+/// What the hundred do: they wait for a byte that never comes.
+extern "C" fn sit(pipe: usize) -> i32 {
+    fds::wait_for_input(pipe as RawFd)
+}
+
 case! {
     /// A hundred children die with their parent. Each but the last has its pidfd inherited by its younger
     /// siblings, whose deaths let go of it in turn.
@@ -37,10 +44,13 @@ case! {
     source "pull request vfs-7.1-rc1.pidfs (\"the child must die if the parent crashes\")",
 }
 fn autokill_100_children_parent_killed() -> Result {
+    let (silent, _open) = pipe_with(PipeFlags::CLOEXEC)?;
     let (parent, pids) = Holder::running(|| {
+        // They share its memory, which makes them cheap, and not its descriptors.
+        let call = Clone3::new(Flags::KILLED_NNP | Flags::CLONE_VM);
         let mut pids = Vec::new();
         for _ in 0..100 {
-            let mut child = Clone3::new(Flags::KILLED_NNP).spawn(park)?;
+            let mut child = call.spawn_on(&Stack::new()?, sit, silent.as_raw_fd() as usize)?;
             std::mem::forget(child.take_pidfd()?);
             pids.push(child.pid());
         }
@@ -137,7 +147,7 @@ case! {
     source "kernel_clone(): fd_install() in copy_process() precedes wait_for_vfork_done()",
 }
 fn autokill_vfork_fd_live_early() -> Result {
-    let (running, other) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    let (running, other) = pipe_with(PipeFlags::CLOEXEC)?;
     // Nothing else opens a file meanwhile, so this is where clone3 will put the pidfd.
     let fd = lowest_free_fd()?;
     std::thread::scope(|scope| {

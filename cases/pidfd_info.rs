@@ -8,6 +8,7 @@ use clone3_conformance::kit::{Cgroup, Held, subject};
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
+use nix::sys::signal::Signal;
 use nix::unistd::{getpid, getresgid, getresuid};
 
 /// Given for every live process, asked for or not, along with CGROUPID where the kernel has cgroups.
@@ -90,6 +91,27 @@ fn pidfd_info_exit_after_reap() -> Result {
         check::equal(format_args!("{what}: mask without CGROUPID"), given(&info), InfoMask::EXIT)?;
         let (mask, cgroupid, exit_code) = (info.mask, info.cgroupid, Status::exited(7).0);
         check::equal(what, info, PidfdInfo { mask, cgroupid, exit_code, ..PidfdInfo::default() })?;
+    }
+    Ok(())
+}
+
+case! {
+    /// The COREDUMP bit says that there is something about a core dump: of a reaped process that dumped no core it is
+    /// not given, although it was asked for.
+    pidfd_info_coredump_bit_means_dump: Is, needs [ExitInfo, CoredumpMask],
+    source "include/uapi/linux/pidfd.h (\"Only valid if PIDFD_INFO_COREDUMP is set in @mask\"); pidfd_info()", since "6.19",
+}
+fn pidfd_info_coredump_bit_means_dump() -> Result {
+    for call in subject::calls() {
+        let killed = Held::exiting_with(&call, 0)?;
+        killed.kill(Signal::SIGKILL)?;
+        subject::see_off(&killed)?;
+        for child in [dead(&call, 7)?, killed.into_child()] {
+            let info = info(child.pidfd()?, InfoMask::EXIT | InfoMask::COREDUMP)?;
+            let what =
+                format!("mask (without CGROUPID) of a child of {call} that {}", Status(info.exit_code));
+            check::equal(what, given(&info), InfoMask::EXIT)?;
+        }
     }
     Ok(())
 }

@@ -20,6 +20,8 @@ use crate::sandbox;
 #[derive(Debug)]
 pub struct Channel<T> {
     from: OwnedFd,
+    /// What was read behind the last value: a pipe gives what there is, not what was written at once.
+    ahead: Mutex<Vec<u8>>,
     to: Mutex<Option<OwnedFd>>,
     value: PhantomData<fn(T) -> T>,
 }
@@ -28,7 +30,7 @@ impl<T: Serialize + DeserializeOwned> Channel<T> {
     /// A new one. Make it before the child.
     pub fn new() -> Result<Channel<T>> {
         let (from, to) = pipe_with(PipeFlags::CLOEXEC)?;
-        Ok(Channel { from, to: Mutex::new(Some(to)), value: PhantomData })
+        Ok(Channel::of(from, to))
     }
 
     /// The sending end, for a helper that inherits it and [adopts](Channel::adopt) it.
@@ -41,7 +43,11 @@ impl<T: Serialize + DeserializeOwned> Channel<T> {
     /// In a helper: the channel of which this is the sending end. It can only send.
     pub fn adopt(to: OwnedFd) -> Result<Channel<T>> {
         let (from, _) = pipe_with(PipeFlags::CLOEXEC)?;
-        Ok(Channel { from, to: Mutex::new(Some(to)), value: PhantomData })
+        Ok(Channel::of(from, to))
+    }
+
+    fn of(from: OwnedFd, to: OwnedFd) -> Channel<T> {
+        Channel { from, ahead: Mutex::default(), to: Mutex::new(Some(to)), value: PhantomData }
     }
 
     fn sender(&self) -> MutexGuard<'_, Option<OwnedFd>> {
@@ -70,21 +76,26 @@ impl<T: Serialize + DeserializeOwned> Channel<T> {
     #[track_caller]
     pub fn try_recv(&self) -> Result<Option<T>> {
         self.sender().take();
-        let mut line = Vec::new();
-        loop {
-            match read_byte(&self.from)? {
-                None if line.is_empty() => return Ok(None),
-                None => return Err(Failure::broken("the child ended in the middle of its report")),
-                Some(b'\n') => break,
-                Some(byte) => line.push(byte),
+        let mut ahead = self.ahead.lock().unwrap_or_else(|poison| poison.into_inner());
+        let end = loop {
+            if let Some(end) = ahead.iter().position(|byte| *byte == b'\n') {
+                break end;
             }
-        }
+            let mut piece = [0; 1024];
+            match read_some(&self.from, &mut piece)? {
+                0 if ahead.is_empty() => return Ok(None),
+                0 => return Err(Failure::broken("the child ended in the middle of its report")),
+                length => ahead.extend_from_slice(&piece[..length]),
+            }
+        };
+        let line: Vec<u8> = ahead.drain(..=end).collect();
         let value = serde_json::from_slice(&line).map_err(|error| Failure::broken(error.to_string()))?;
         Ok(Some(value))
     }
 }
 
-fn write_all(to: &OwnedFd, mut bytes: &[u8]) -> Result {
+/// Writes all of it.
+pub(super) fn write_all(to: &OwnedFd, mut bytes: &[u8]) -> Result {
     while !bytes.is_empty() {
         bytes = &bytes[rustix::io::write(to, bytes)?..];
     }
@@ -95,6 +106,12 @@ fn write_all(to: &OwnedFd, mut bytes: &[u8]) -> Result {
 #[track_caller]
 pub fn read_byte(from: &impl AsFd) -> Result<Option<u8>> {
     let mut byte = [0];
+    Ok((read_some(from, &mut byte)? > 0).then_some(byte[0]))
+}
+
+/// Blocks until there is something to read, within the patience of the case; 0 at the end of the stream.
+#[track_caller]
+fn read_some(from: &impl AsFd, buffer: &mut [u8]) -> Result<usize> {
     loop {
         let mut fds = [PollFd::new(from.as_fd(), PollFlags::POLLIN)];
         match poll(&mut fds, sandbox::time_left()) {
@@ -106,11 +123,9 @@ pub fn read_byte(from: &impl AsFd) -> Result<Option<u8>> {
             Err(Errno::EINTR) => continue,
             Err(errno) => return Err(errno.into()),
         }
-        match rustix::io::read(from, &mut byte) {
-            Ok(0) => return Ok(None),
-            Ok(_) => return Ok(Some(byte[0])),
+        match rustix::io::read(from, &mut *buffer) {
             Err(rustix::io::Errno::INTR) => {}
-            Err(errno) => return Err(errno.into()),
+            outcome => return Ok(outcome?),
         }
     }
 }

@@ -64,8 +64,8 @@ impl Crash {
     /// As [`Crash::now`], with more memory in the core than any socket holds unread: the dump cannot end before
     /// somebody takes it.
     pub fn with_large_core(self) -> i32 {
-        let ballast = vec![1_u8; 1 << 20];
-        choose_memory("0x33");
+        let ballast = vec![1_u8; 1 << 19];
+        choose_memory("0x1");
         self.come(std::hint::black_box(&ballast))
     }
 

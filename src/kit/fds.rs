@@ -42,6 +42,14 @@ pub fn keep_over_exec(fd: RawFd) -> Result {
     Ok(rustix::io::fcntl_setfd(fd, FdFlags::empty())?)
 }
 
+/// Reads one byte from the descriptor with this number, however long that takes. One system call, safe in a child that
+/// shares memory.
+pub fn wait_for_input(fd: RawFd) -> i32 {
+    // SAFETY: borrowed for one system call, which says EBADF if there is no such descriptor.
+    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+    i32::from(rustix::io::read(fd, &mut [0_u8; 1]).is_err())
+}
+
 /// Whether two descriptors are one open file.
 ///
 /// # Errors

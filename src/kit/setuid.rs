@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::check::{Failure, Result};
 use crate::clone3::Clone3;
-use crate::kit::Channel;
+use crate::kit::channel::{self, Channel};
 use crate::kit::helper::{self, Command, Helper};
 use crate::kit::privilege::Caps;
 use crate::kit::programs::{fd, or_wrong};
@@ -128,9 +128,7 @@ fn copy(mode: u32, capabilities: &[Capability]) -> Result<OwnedFd> {
         .map_err(|errno| Failure::blocked(format!("a tmpfs in a mount namespace of its own: {errno:?}")))?;
     let writable = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     let file = rustix::fs::openat(&directory, "program", writable, Mode::RWXU)?;
-    let program = helper::program()?;
-    let mut offset = 0;
-    while rustix::fs::sendfile(&file, program, Some(&mut offset), 1 << 30)? > 0 {}
+    copy_program(&file)?;
     rustix::fs::fchown(&file, Some(Uid::ROOT), Some(Gid::ROOT))?;
     rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?;
     if !capabilities.is_empty() {
@@ -144,14 +142,33 @@ fn copy(mode: u32, capabilities: &[Capability]) -> Result<OwnedFd> {
     Ok(rustix::fs::openat(&directory, "program", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
+/// Writes this program to a file. From where it is mapped and in one piece: sendfile(2) would take it through a pipe, a
+/// few pages at a time.
+fn copy_program(to: &OwnedFd) -> Result {
+    use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+    let program = helper::program()?;
+    let size = rustix::fs::fstat(program)?.st_size as usize;
+    // SAFETY: a new mapping at an address of the kernel's choice aliases nothing, and nobody writes to a program that
+    // is being executed.
+    let mapped = unsafe { mmap(std::ptr::null_mut(), size, ProtFlags::READ, MapFlags::PRIVATE, program, 0)? };
+    // SAFETY: mapped above, for reading and as long.
+    let bytes: &[u8] = unsafe { std::slice::from_raw_parts(mapped.cast(), size) };
+    let copied = channel::write_all(to, bytes);
+    // SAFETY: `bytes` is not used any more.
+    unsafe { munmap(mapped, size)? };
+    copied
+}
+
 /// A new tmpfs. It must be attached somewhere, or the kernel would treat it as `nosuid`; the root directory is
 /// always there, and nobody looks up a path through it.
 fn private_tmpfs() -> rustix::io::Result<OwnedFd> {
-    use rustix::mount::{fsconfig_create, fsmount, fsopen, mount_change, move_mount};
+    use rustix::mount::{fsconfig_create, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount};
     unshare(CloneFlags::CLONE_NEWNS).map_err(|errno| rustix::io::Errno::from_raw_os_error(errno as i32))?;
     // Nothing mounted from here on may show up outside.
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
     let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    // Fewer and larger pages are filled sooner. Not every kernel has them.
+    let _ = fsconfig_set_string(context.as_fd(), "huge", "always");
     fsconfig_create(context.as_fd())?;
     let mount = fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
     move_mount(&mount, "", CWD, "/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
