@@ -106,7 +106,7 @@ case! {
     source "commit \"clone: add CLONE_AUTOREAP\"; PR_SET_CHILD_SUBREAPER(2const)",
 }
 fn autoreap_reparent_global_init() -> Result {
-    let before = fosterling::ticks_waited_for_by_init()?;
+    let before = fosterling::faults_waited_for_by_init()?;
     let ordinary = Fosterling::made_with(Flags::PIDFD)?;
     ordinary.let_go()?;
     ordinary.pidfd.wait_exited()?;
@@ -116,22 +116,27 @@ fn autoreap_reparent_global_init() -> Result {
     // Some inits are slow to wait, or never do: then the ordinary child is still there to see.
     let (is_zombie, now) = loop {
         let is_zombie = || Ok::<_, Failure>(ordinary.pidfd.poll_now(PollFlags::POLLIN)? == PollFlags::POLLIN);
-        let (was, now) = (is_zombie()?, fosterling::ticks_waited_for_by_init()?);
+        let (was, now) = (is_zombie()?, fosterling::faults_waited_for_by_init()?);
         // It is waited for at most once, so this ends.
         if is_zombie()? == was {
             break (was, now);
         }
     };
-    // Both numbers are rounded down, each for two kinds of time.
-    let waited = now + 4 - before;
-    if !is_zombie && waited < fosterling::TICKS {
+    let waited = now - before;
+    if !is_zombie && waited < fosterling::FAULTS {
         return Err(Failure::blocked(
             "pid 1 here does not wait for the children that it adopts, nor leaves them",
         ));
     }
-    let of_the_ordinary = if is_zombie { 0 } else { fosterling::TICKS };
-    let twice = "pid 1 waited for the auto-reaped child that it adopted: its processor time is among that of pid 1's children";
-    check::holds(waited < of_the_ordinary + fosterling::TICKS, twice)
+    let of_the_ordinary = if is_zombie { 0 } else { fosterling::FAULTS };
+    let most = of_the_ordinary + fosterling::FAULTS / 2;
+    check::holds(
+        waited < most,
+        format_args!(
+            "pid 1 waited for the auto-reaped child that it adopted: expected fewer than {most} page faults more among \
+             those of pid 1's children, got {waited}"
+        ),
+    )
 }
 
 case! {

@@ -9,7 +9,6 @@ use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
 
 use nix::poll::{PollFd, PollFlags, poll};
-use rustix::time::{ClockId, clock_gettime};
 
 use crate::abi::Flags;
 use crate::check::{self, Failure, Result};
@@ -24,8 +23,9 @@ use crate::kit::{fdpass, subject};
 use crate::pidfd::Pidfd;
 use crate::sandbox;
 
-/// How much processor time such a child uses up at its end, in clock ticks of proc(5): hundredths of a second.
-pub const TICKS: u64 = 10;
+/// How many page faults such a child takes before its end, at least: many more than anything else that pid 1 waits for
+/// meanwhile, and unlike processor time the same on a busy machine.
+pub const FAULTS: u64 = 4096;
 
 /// A child of pid 1.
 #[derive(Debug)]
@@ -36,7 +36,7 @@ pub struct Fosterling {
 }
 
 impl Fosterling {
-    /// One that clone3 made with `flags`. Once let go it uses up [`TICKS`] of processor time and exits with 3.
+    /// One that clone3 made with `flags`. Once let go it takes [`FAULTS`] page faults and exits with 3.
     ///
     /// # Errors
     /// `blocked` where core dumps start no helper, or where pid 1 is not who adopts.
@@ -85,15 +85,12 @@ fn accept(listener: &UnixListener, crashing: &Pidfd) -> Result<UnixStream> {
     }
 }
 
-/// The processor time of the children that pid 1 has waited for, in clock ticks.
-pub fn ticks_waited_for_by_init() -> Result<u64> {
+/// The page faults (cminflt in proc(5)) of the children that pid 1 has waited for.
+pub fn faults_waited_for_by_init() -> Result<u64> {
     let text = fs::read_to_string("/proc/1/stat")?;
     let fields = text.rsplit_once(") ").map_or("", |(_, fields)| fields).split(' ');
-    let ticks: Vec<u64> = fields.skip(13).take(2).filter_map(|field| field.parse().ok()).collect();
-    match ticks[..] {
-        [user, system] => Ok(user + system),
-        _ => Err(Failure::broken(format!("/proc/1/stat reads {text:?}"))),
-    }
+    let faults = fields.skip(8).find_map(|field| field.parse().ok());
+    faults.ok_or_else(|| Failure::broken(format!("/proc/1/stat reads {text:?}")))
 }
 
 inventory::submit! { Helper { name: "foster", main: |arguments| or_wrong(foster(arguments)) } }
@@ -110,7 +107,7 @@ fn foster(arguments: &[String]) -> Result<i32> {
     let child = Clone3::new(Flags::from_bits_retain(flags)).spawn(|| {
         let mut byte = [0];
         match rustix::io::read(&line, &mut byte) {
-            Ok(1) => burn(),
+            Ok(1) => touch(),
             _ => 98,
         }
     })?;
@@ -118,9 +115,13 @@ fn foster(arguments: &[String]) -> Result<i32> {
     Ok(0)
 }
 
-/// Uses up the processor time.
-fn burn() -> i32 {
-    let used = || clock_gettime(ClockId::ProcessCPUTime);
-    while used().tv_sec == 0 && used().tv_nsec < TICKS as i64 * 10_000_000 {}
+/// Takes the page faults: one for each page, so huge ones are not wanted.
+fn touch() -> i32 {
+    let page = rustix::param::page_size();
+    if nix::sys::prctl::set_thp_disable(true).is_err() {
+        return 97;
+    }
+    let mut pages = vec![0_u8; page * FAULTS as usize];
+    pages.iter_mut().step_by(page).for_each(|byte| *std::hint::black_box(byte) = 1);
     3
 }
