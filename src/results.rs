@@ -272,17 +272,26 @@ impl Results {
         struct Version {
             schema: u32,
         }
-        if let Some(results) = Results::from_journal(text) {
-            return Ok(results);
-        }
-        let Version { schema } = serde_json::from_str(text)
-            .map_err(|error| format!("these are no results of this suite: {error}"))?;
+        let journal = Results::from_journal(text);
+        let schema = match &journal {
+            Some(results) => results.schema,
+            None => {
+                let version: Version = serde_json::from_str(text)
+                    .map_err(|error| format!("these are no results of this suite: {error}"))?;
+                version.schema
+            }
+        };
         if schema != SCHEMA {
             return Err(format!(
                 "results of format {schema}; this version of the suite reads format {SCHEMA}"
             ));
         }
-        serde_json::from_str(text).map_err(|error| format!("these are no whole results: {error}"))
+        match journal {
+            Some(results) => Ok(results),
+            None => {
+                serde_json::from_str(text).map_err(|error| format!("these are no whole results: {error}"))
+            }
+        }
     }
 
     /// Adds to every case what its claim says.
@@ -393,10 +402,15 @@ mod tests {
     #[test]
     fn what_is_no_document_is_refused_in_one_line() {
         let newer = r#"{"schema": 2, "everything": "else"}"#;
+        let newer_journal = serde_json::to_string(&begun()).unwrap().replace("\"schema\":1", "\"schema\":2");
         let half = r#"{"schema": 1, "suite": {}}"#;
-        for (text, expected) in
-            [("", "no results"), ("[]", "no results"), (newer, "format 2"), (half, "no whole results")]
-        {
+        for (text, expected) in [
+            ("", "no results"),
+            ("[]", "no results"),
+            (newer, "format 2"),
+            (newer_journal.as_str(), "format 2"),
+            (half, "no whole results"),
+        ] {
             let error = Results::parse(text).unwrap_err();
             assert!(error.contains(expected) && error.lines().count() == 1, "{text}: {error}");
         }
