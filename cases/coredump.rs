@@ -2,18 +2,21 @@
 //! itself or not.
 
 use clone3_conformance::abi::{
-    Flags, InfoMask, PIDFD_COREDUMP_SKIP, PIDFD_COREDUMP_USER, PIDFD_COREDUMPED, PidfdInfo,
+    Flags, InfoMask, PIDFD_COREDUMP_ROOT, PIDFD_COREDUMP_SKIP, PIDFD_COREDUMP_USER, PIDFD_COREDUMPED,
+    PidfdInfo,
 };
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::{Child, Clone3, park};
 use clone3_conformance::kit::coredump::{Server, allow_core_files};
 use clone3_conformance::kit::crash::{self, Crash};
-use clone3_conformance::kit::{Echo, Held, Orphan, sigchld, subject};
+use clone3_conformance::kit::sysctl::Sysctl;
+use clone3_conformance::kit::{Echo, Held, Orphan, privilege, sigchld, subject};
 use clone3_conformance::need::{Setting, rounds};
 use clone3_conformance::wait::{self, Status};
 use nix::poll::PollFlags;
 use nix::sys::signal::Signal;
+use nix::unistd::{Uid, setresuid};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 use super::pidfd_info::{IDENTITY, given, info};
@@ -86,6 +89,45 @@ fn pidfd_info_coredump_live() -> Result {
             check::equal(format_args!("coredump fields {what}"), of(&info), (expected, 0, 0))?;
             child.into_child().clear_away()?;
         }
+    }
+    Ok(())
+}
+
+/// In a child that SIGQUIT will end: becomes another user, which takes dumpability from fs.suid_dumpable.
+fn change_user() -> Result {
+    let user = Uid::from_raw(privilege::ORDINARY);
+    crash::expect_death_by(Signal::SIGQUIT);
+    Ok(setresuid(user, user, user)?)
+}
+
+case! {
+    /// PIDFD_INFO_COREDUMP of a live process that changed its user id gives what fs.suid_dumpable makes of it: no
+    /// dump at all (0), one with the user's rights (1), or one as root (2). Of the last it says the same when the
+    /// dump was made and the process is gone.
+    pidfd_info_coredump_root: Must, needs [ExitInfo, CoredumpMask, Root, GlobalChanges],
+    source "uapi linux/pidfd.h (\"coredump was done as root\"); proc_sys_fs(5), suid_dumpable; pidfs_coredump_mask()",
+}
+fn pidfd_info_coredump_root() -> Result {
+    let server = Server::start()?;
+    let suid_dumpable = Sysctl::SuidDumpable.set("0")?;
+    let ways = [("0", PIDFD_COREDUMP_SKIP), ("1", PIDFD_COREDUMP_USER), ("2", PIDFD_COREDUMP_ROOT)];
+    for call in subject::calls() {
+        for (value, expected) in ways {
+            suid_dumpable.change(value)?;
+            let child = Echo::prepared(&call, change_user)?;
+            let live = info(child.pidfd()?, REQUEST)?;
+            let what =
+                format!("of a live child of {call} that changed its user id, fs.suid_dumpable {value}");
+            check::equal(format_args!("coredump fields {what}"), of(&live), (expected, 0, 0))?;
+            child.into_child().clear_away()?;
+        }
+        let child = Echo::prepared(&call, change_user)?;
+        child.kill(Signal::SIGQUIT)?;
+        server.take_dump_of(child.pidfd()?)?;
+        subject::see_off(&child)?;
+        let dumped = info(child.pidfd()?, REQUEST)?.coredump_mask;
+        let expected = PIDFD_COREDUMPED | PIDFD_COREDUMP_ROOT;
+        check::equal(format_args!("coredump_mask of a dump as root, {call}"), dumped, expected)?;
     }
     Ok(())
 }

@@ -4,11 +4,13 @@ use clone3_conformance::abi::{AUTOKILL_MARK, Flags};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::{Clone3, park};
+use clone3_conformance::kit::disposition::{self, Disposition};
 use clone3_conformance::kit::process::{child_reporting, two_apart};
-use clone3_conformance::kit::{Gate, compat, legacy, sigchld};
+use clone3_conformance::kit::{Gate, compat, fdpass, legacy, sigchld};
 use clone3_conformance::pidfd::{self, Pidfd};
 use clone3_conformance::wait::{self, Event, Status};
 use nix::errno::Errno;
+use nix::sys::signal::Signal;
 
 /// The new flags.
 const NEW: Flags = Flags::AUTOREAP.union(Flags::NNP).union(Flags::AUTOKILL);
@@ -163,4 +165,35 @@ fn abi_clone_parent_refused_to_init() -> Result {
         two_apart(|| Clone3::new(Flags::CLONE_PARENT).accepted_elsewhere())
     })?;
     init.reap_expecting(Status::exited(0))
+}
+
+/// An ordinary child that was a zombie when its parent ended, with the adopter's SIGCHLD as given. The process in between
+/// sends no SIGCHLD, so that it can be waited for all the same.
+fn zombie_adopted(sigchld: Disposition) -> Result<(i32, Pidfd)> {
+    disposition::set(Signal::SIGCHLD, sigchld)?;
+    let (ours, theirs) = fdpass::pair()?;
+    let (between, pid) = child_reporting(&Clone3::new(Flags::PIDFD), || {
+        disposition::set(Signal::SIGCHLD, Disposition::Default)?;
+        let zombie = Clone3::fork().with(Flags::PIDFD).spawn(|| 5)?;
+        zombie.pidfd()?.wait_exited()?;
+        check::equal("the ended child", wait::find_zombie(zombie.pid())?, Event::exited(zombie.pid(), 5))?;
+        fdpass::send(&theirs, zombie.pidfd()?)?;
+        Ok(zombie.pid())
+    })?;
+    between.reap_expecting(Status::exited(0))?;
+    Ok((pid, Pidfd::from(fdpass::receive(&ours)?)))
+}
+
+case! {
+    /// A zombie without CLONE_AUTOREAP whose parent ends is left to the new parent to wait for; one that ignores SIGCHLD
+    /// has it released at once, and its exit information stays with the pidfd.
+    abi_zombie_adopted_with_sigchld_ignored: Must, needs [ExitInfo],
+    source "wait(2), SIGCHLD set to SIG_IGN; kernel/exit.c reparent_leader()",
+}
+fn abi_zombie_adopted_with_sigchld_ignored() -> Result {
+    let (zombie, _) = zombie_adopted(Disposition::Default)?;
+    is_ordinary(zombie, 5).context("control: SIGCHLD not ignored")?;
+    let (released, pidfd) = zombie_adopted(Disposition::Ignored)?;
+    pidfd.reaped_with(Status::exited(5))?;
+    wait::no_child(released)
 }

@@ -3,14 +3,15 @@
 use clone3_conformance::abi::{Flags, InfoMask, Namespace};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Result};
-use clone3_conformance::clone3::Clone3;
+use clone3_conformance::clone3::{Child, Clone3, park};
 use clone3_conformance::kit::namespace::Outside;
 use clone3_conformance::kit::{Actor, Channel, Gate, Held, namespace, subject};
-use clone3_conformance::pidfd::Pidfd;
+use clone3_conformance::pidfd::{Pidfd, fdinfo};
 use clone3_conformance::wait::Status;
 use nix::errno::Errno;
 use nix::poll::PollFlags;
 use nix::sched::{CloneFlags, unshare};
+use std::os::fd::AsRawFd as _;
 
 use super::pidfd_info::info;
 
@@ -64,6 +65,33 @@ fn pidfd_info_nested_pid_numbers() -> Result {
     check::equal("pid and ppid of that init, seen by its parent", (outside.pid, outside.ppid), expected)?;
     gate.open()?;
     child.reap_expecting(Status::exited(0))
+}
+
+case! {
+    /// The NSpid line in fdinfo of a pidfd gives the number that the process has here, and then those that it has in
+    /// the pid namespaces below: 1 for the init of a new one.
+    pidfd_info_fdinfo_nspid: Must, needs [PidNamespace, Proc],
+    source "proc_pid_fdinfo(5), NSpid; fs/pidfs.c pidfd_show_fdinfo()",
+}
+fn pidfd_info_fdinfo_nspid() -> Result {
+    for call in subject::calls() {
+        let here = call.spawn(park)?;
+        let init = call.clone().with(Flags::CLONE_NEWPID).spawn(park)?;
+        let line = |child: &Child, below: &str| -> Result {
+            let text = fdinfo(child.pidfd()?.as_raw_fd())?;
+            let found = text.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap_or(&text);
+            check::equal(
+                format_args!("NSpid of a child of {call}"),
+                found,
+                &format!("\t{}{below}", child.pid())[..],
+            )
+        };
+        line(&here, "")?;
+        line(&init, "\t1")?;
+        here.clear_away()?;
+        init.clear_away()?;
+    }
+    Ok(())
 }
 
 case! {

@@ -64,6 +64,32 @@ fn autoreap_rusage_not_accumulated() -> Result {
     )
 }
 
+/// What a child adopted from its dead parent adds to the adopter's RUSAGE_CHILDREN when it is gone, by `reap`.
+fn added_by_adopted(call: &Clone3, reap: impl FnOnce(&Orphan) -> Result) -> Result<(i64, i64)> {
+    let child = Orphan::running(call, burn)?;
+    // Its parent has been waited for by now, and counts no more.
+    let before = used_by_children()?;
+    child.let_go()?;
+    reap(&child)?;
+    let after = used_by_children()?;
+    Ok((after.0 - before.0, after.2 - before.2))
+}
+
+case! {
+    /// Nor are CPU time and page faults of an auto-reaped child that was reparented, and so has the exit signal SIGCHLD,
+    /// added to the RUSAGE_CHILDREN of its new parent, where an ordinary child's are.
+    autoreap_rusage_not_accumulated_by_adopter: Is, needs [Autoreap, ExitInfo],
+    source "kernel/exit.c wait_task_zombie(), which alone adds them; commit \"clone: add CLONE_AUTOREAP\" (reparenting)",
+}
+fn autoreap_rusage_not_accumulated_by_adopter() -> Result {
+    let (time, faults) =
+        added_by_adopted(&leaves_zombie(), |child| wait::reap_expecting(child.pid, Status::exited(0)))?;
+    let added = time >= CPU_TIME / 1000 - 1000 && faults > 0;
+    check::holds(added, format_args!("control: {time} µs and {faults} faults added by an ordinary child"))?;
+    let added = added_by_adopted(&reaped(), |child| child.pidfd.reaped_with(Status::exited(0)))?;
+    check::equal("µs and page faults added to RUSAGE_CHILDREN by an auto-reaped child", added, (0, 0))
+}
+
 /// Becomes a user who has no processes but this one, and for whom RLIMIT_NPROC counts.
 fn become_lonely_user() -> Result {
     const NOBODY_ELSE: u32 = 1500;

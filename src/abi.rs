@@ -265,6 +265,8 @@ pub const PIDFD_COREDUMPED: u32 = 1;
 pub const PIDFD_COREDUMP_SKIP: u32 = 2;
 /// `coredump_mask`: the dump is made with the user's privileges.
 pub const PIDFD_COREDUMP_USER: u32 = 4;
+/// `coredump_mask`: the dump is made as root, and for root alone.
+pub const PIDFD_COREDUMP_ROOT: u32 = 8;
 
 /// The mark of an auto-kill pidfd in `F_GETFL`: the kernel keeps it where `O_TRUNC` is.
 pub const AUTOKILL_MARK: i32 = libc::O_TRUNC;

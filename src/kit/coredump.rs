@@ -13,10 +13,10 @@ use nix::sys::socket::{getsockopt, sockopt};
 
 use crate::check::{self, Context as _, Failure, Result};
 use crate::clone3::Clone3;
-use crate::kit::core_pattern::CorePattern;
 use crate::kit::crash::Crash;
 use crate::kit::helper::{self, Helper};
 use crate::kit::subject;
+use crate::kit::sysctl::{Changed, Sysctl};
 use crate::pidfd::Pidfd;
 use crate::{abi::Flags, note, sandbox};
 
@@ -58,7 +58,7 @@ impl Drop for Place {
 #[derive(Debug)]
 pub struct Server {
     // Dropped first, so that no dump goes to a socket that is gone.
-    pattern: CorePattern,
+    pattern: Changed,
     listener: UnixListener,
     place: Place,
 }
@@ -74,7 +74,7 @@ impl Server {
         let listener = UnixListener::bind(&socket)?;
         // What is seen by poll may be gone when it is accepted.
         listener.set_nonblocking(true)?;
-        let server = Server { pattern: CorePattern::set(&format!("@{socket}"))?, listener, place };
+        let server = Server { pattern: Sysctl::CorePattern.set(&format!("@{socket}"))?, listener, place };
         let child = Clone3::fork().with(Flags::PIDFD).spawn(|| Crash::Abort.now())?;
         let came = server.accept(child.pidfd()?)?;
         let arrived = came.is_some();

@@ -13,12 +13,12 @@ use nix::poll::{PollFd, PollFlags, poll};
 use crate::abi::Flags;
 use crate::check::{self, Failure, Result};
 use crate::clone3::Clone3;
-use crate::kit::core_pattern::CorePattern;
 use crate::kit::coredump::Place;
 use crate::kit::crash::Crash;
 use crate::kit::helper::{self, Helper};
 use crate::kit::orphan::parent_of;
 use crate::kit::programs::or_wrong;
+use crate::kit::sysctl::Sysctl;
 use crate::kit::{fdpass, subject};
 use crate::pidfd::Pidfd;
 use crate::sandbox;
@@ -47,7 +47,7 @@ impl Fosterling {
         let listener = UnixListener::bind(&socket)?;
         let program = place.of(helper::NAME);
         std::os::unix::fs::symlink(fs::read_link("/proc/self/exe")?, &program)?;
-        let pattern = CorePattern::set(&format!("|{program} foster {} {socket}", flags.bits()))?;
+        let pattern = Sysctl::CorePattern.set(&format!("|{program} foster {} {socket}", flags.bits()))?;
         // The end of its dump says that no helper was started: it needs somebody to read so much.
         let crashing = Clone3::fork().with(Flags::PIDFD).spawn(|| Crash::Abort.with_large_core())?;
         let line = accept(&listener, crashing.pidfd()?)?;

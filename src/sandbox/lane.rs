@@ -19,7 +19,7 @@ use super::wire::{self, Outcome, Request};
 use super::{leavings, scarcity};
 use crate::case::{self, Case, Strength};
 use crate::check::Failure;
-use crate::kit::core_pattern;
+use crate::kit::sysctl;
 use crate::wait::{self, Status, signal_name};
 use crate::{procfs, trail};
 
@@ -144,15 +144,13 @@ impl Lane {
         };
         trail::clear();
         // A case that dies cannot put back what it changed.
-        let core_pattern = if case.runs_alone() { core_pattern::read() } else { None };
+        let settings = if case.runs_alone() { sysctl::Snapshot::take() } else { sysctl::Snapshot::default() };
         let start = Instant::now();
         let outcome = match self.start(case, request.deadline) {
             Ok(running) => self.finish(case, running, request.deadline, start),
             Err(errno) => no_fork(errno),
         };
-        if let Some(pattern) = core_pattern {
-            core_pattern::put_back(&pattern);
-        }
+        settings.put_back();
         outcome
     }
 

@@ -58,7 +58,7 @@ const BECOME: &str = "becoming uid 1000 says EPERM";
 const NPROC: &str = "RLIMIT_NPROC does not limit this user";
 const FORK: &str = "cannot fork";
 const FEW: &str = "more processes can be had";
-const CORE: &str = "cannot set core_pattern to";
+const CORE: &str = "cannot set kernel.core_pattern to";
 
 /// What every ordinary user is without.
 const ORDINARY: &[&str] = &[ROOT, CGROUP, SET_TID];
