@@ -35,7 +35,9 @@ pub fn is_init() -> bool {
 pub fn run() -> ! {
     let alone = getpid().is_init();
     furnish();
-    let plan = std::env::args().nth(1).unwrap_or_else(|| PLAN.to_owned());
+    // As process 1 it is handed those words of the kernel's command line that the kernel does not know.
+    let named = std::env::args().nth(1).filter(|_| !alone);
+    let plan = named.unwrap_or_else(|| PLAN.to_owned());
     if let Err(error) = carry_out(&plan) {
         eprintln!("clone3-conformance: no suite was run: {error}");
     }

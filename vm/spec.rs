@@ -36,10 +36,11 @@ impl FromStr for Spec {
         if let Ok((version, flavour)) = split_flavour(text)
             && is_version(version)
         {
-            return Ok(match split_release(version) {
-                Some((prefix, flavour)) => Self::Version { prefix, flavour },
-                None => Self::Version { prefix: version.to_owned(), flavour },
-            });
+            let (prefix, flavour) = split_release(version).unwrap_or((version.to_owned(), flavour));
+            return match split_release(&prefix) {
+                None => Ok(Self::Version { prefix, flavour }),
+                Some(_) => Err(format!("a version has one flavour, as in 7.1/rt; got '{text}'")),
+            };
         }
         if text.contains('/') || Path::new(text).exists() {
             return Ok(Self::Path(text.into()));
@@ -131,7 +132,15 @@ mod tests {
 
     #[test]
     fn what_is_no_kernel_is_refused() {
-        for text in ["", "debian:", "debian:sid/", "debian:a b", "vmlinuz-that-is-not-there", "7.1 "] {
+        for text in [
+            "",
+            "debian:",
+            "debian:sid/",
+            "debian:a b",
+            "vmlinuz-that-is-not-there",
+            "7.1 ",
+            "7.1-rt-amd64-amd64",
+        ] {
             assert!(text.parse::<Spec>().is_err(), "{text}");
         }
     }
