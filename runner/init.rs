@@ -8,9 +8,10 @@ use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
-use std::process::{Command, ExitStatus, exit};
+use std::process::{Child, Command, ExitStatus, exit};
 
 use clone3_conformance::guest::{Exit, PLAN, Plan, SUITE_ENDED, SUITE_STARTS};
+use clone3_conformance::kit::helper::{self, Helper};
 use rustix::fs::OFlags;
 use rustix::mount::{MountFlags, mount};
 use rustix::process::{WaitOptions, getpid, setsid, wait};
@@ -21,6 +22,9 @@ use super::counters;
 
 /// Where the suite finds the expectations that the plan has.
 const EXPECTATIONS: &str = "/run/expectations.toml";
+
+/// The helper that keeps a processor busy.
+const BUSY: &str = "busy";
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -90,8 +94,10 @@ fn carry_out(plan: &str) -> Result<()> {
         counters::reset()?;
     }
     let mut journal = serial(&plan.journal)?;
+    let busy = keep_busy(plan.load)?;
     log(SUITE_STARTS);
     let exit = run_suite(&plan, &output)?;
+    end(busy)?;
     tcdrain(&output)?;
     if let Some(line) = &counters {
         counters::write(line)?;
@@ -104,6 +110,23 @@ fn carry_out(plan: &str) -> Result<()> {
     log(SUITE_ENDED);
     Ok(())
 }
+
+/// Processes that use processor time and do nothing, this many for each processor.
+fn keep_busy(each: u16) -> Result<Vec<Child>> {
+    let count = std::thread::available_parallelism()?.get() * usize::from(each);
+    let start = |_| Ok(Command::new(std::env::current_exe()?).arg0(helper::NAME).arg(BUSY).spawn()?);
+    (0..count).map(start).collect()
+}
+
+fn end(processes: Vec<Child>) -> Result<()> {
+    for mut process in processes {
+        process.kill()?;
+        process.wait()?;
+    }
+    Ok(())
+}
+
+inventory::submit! { Helper { name: BUSY, main: |_| loop { std::hint::spin_loop() } } }
 
 /// Runs the runner as a child like any other, and reaps whatever else is left to this process meanwhile.
 fn run_suite(plan: &Plan, output: &File) -> Result<Exit> {

@@ -20,6 +20,9 @@ pub struct Plan {
     pub args: Vec<String>,
     /// The ordinary user to run as; root if none is named.
     pub user: Option<u32>,
+    /// How many processes are to do nothing but use processor time beside the suite, for each processor.
+    #[serde(default)]
+    pub load: u16,
     /// The command line, up to the runner's arguments, that boots this kernel again: for reports of failures.
     pub rerun: String,
     /// The text of a file of expectations, if there is one.

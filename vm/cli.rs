@@ -36,6 +36,10 @@ pub struct Cli {
     #[arg(long, value_name = "UID", num_args = 0..=1, default_missing_value = "1000")]
     pub user: Option<u32>,
 
+    /// Keep the guest busy meanwhile: as many endless loops for each of its processors
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub load: u16,
+
     /// Write the results to this file, as JSON, and anew with every case that begins or ends
     #[arg(long, value_name = "FILE")]
     pub results: Option<PathBuf>,

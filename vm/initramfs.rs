@@ -64,6 +64,7 @@ mod tests {
         let plan = Plan {
             args: vec!["x".into()],
             user: None,
+            load: 0,
             rerun: String::new(),
             expect: None,
             output: "o".into(),

@@ -114,6 +114,7 @@ fn plan(cli: &Cli, kernel: &Kernel, cpus: u16) -> Plan {
     Plan {
         args,
         user: cli.user,
+        load: cli.load,
         rerun: rerun(cli, kernel, cpus),
         expect: cli.expect.as_ref().map(|expectations| expectations.0.clone()),
         output: "/dev/ttyS1".to_owned(),
@@ -130,7 +131,8 @@ fn rerun(cli: &Cli, kernel: &Kernel, cpus: u16) -> String {
     };
     let spec = kernel.package.as_ref().map_or_else(|| cli.kernel.clone(), exact);
     let user = cli.user.map_or_else(String::new, |uid| format!(" --user {uid}"));
-    format!("vm/run.sh --kernel {spec} --cpus {cpus}{user} --")
+    let load = if cli.load == 0 { String::new() } else { format!(" --load {}", cli.load) };
+    format!("vm/run.sh --kernel {spec} --cpus {cpus}{user}{load} --")
 }
 
 /// The suite's binary: beside the driver's, unless it was named.

@@ -13,7 +13,7 @@ use crate::clone3::exit_now;
 use crate::note;
 
 /// What a helper program is called by: `argv[0]`, or the last part of it.
-pub(crate) const NAME: &str = "clone3-helper";
+pub const NAME: &str = "clone3-helper";
 
 /// A helper program: gets its arguments, gives its exit status.
 pub struct Helper {
