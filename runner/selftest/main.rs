@@ -9,6 +9,7 @@ use std::time::Duration;
 use bad_cases::{EXPECTED, Expected};
 use clone3_conformance::check::Kind;
 use clone3_conformance::kit::helper;
+use clone3_conformance::need::Setting;
 use clone3_conformance::procfs;
 use clone3_conformance::sandbox::{Outcome, Sandbox};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
@@ -27,6 +28,8 @@ pub fn main() -> ExitCode {
         )
         .exit_code();
     }
+    // Found out here once, as the runner does, and not in each case.
+    Setting::get();
     let sandbox = match Sandbox::start() {
         Ok(sandbox) => Arc::new(sandbox),
         Err(error) => {

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::check::{Context as _, Result};
 use crate::clone3::{Child, Clone3};
 use crate::kit::Channel;
+use crate::kit::process::lose_patience_first;
 use crate::wait::Status;
 
 /// What an actor is told.
@@ -33,6 +34,7 @@ impl<I: Serialize + DeserializeOwned, A: Serialize + DeserializeOwned> Actor<I, 
     pub fn spawn(call: &Clone3, mut act: impl FnMut(I) -> Result<A>) -> Result<Actor<I, A>> {
         let (instructions, answers) = (Channel::<Order<I>>::new()?, Channel::<Result<A>>::new()?);
         let child = call.spawn(|| {
+            lose_patience_first(call);
             while let Ok(Some(Order::Do(instruction))) = instructions.try_recv() {
                 if answers.send(&act(instruction)).is_err() {
                     return 1;

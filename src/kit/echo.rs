@@ -65,7 +65,9 @@ impl Line {
     /// The process `pid` at the other end must be found like this.
     #[track_caller]
     fn is(&self, expected: Pulse, pid: i32, when: &str) -> Result {
-        let got = self.ping()?;
+        let got = self.ping().map_err(|failure| {
+            failure.within(format_args!("child {pid} {when} ({})", procfs::describe(pid)))
+        })?;
         note!("ping {pid} {when}: {got:?}");
         if got == expected {
             return Ok(());

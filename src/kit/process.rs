@@ -5,6 +5,7 @@ use nix::poll::{PollFlags, PollTimeout};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::abi::Flags;
 use crate::check::{self, Context as _, Failure, Result};
 use crate::clone3::{Child, Clone3};
 use crate::kit::Channel;
@@ -20,9 +21,19 @@ pub fn child_reporting<T: Serialize + DeserializeOwned>(
     body: impl FnOnce() -> Result<T>,
 ) -> Result<(Child, T)> {
     let channel = Channel::<Result<T>>::new()?;
-    let child = call.spawn(|| i32::from(channel.send(&body()).is_err()))?;
+    let child = call.spawn(|| {
+        lose_patience_first(call);
+        i32::from(channel.send(&body()).is_err())
+    })?;
     let report = channel.recv().context(format_args!("child {}", child.pid()))?;
     Ok((child, report?))
+}
+
+/// In a child made by `call` that reports to its parent.
+pub(super) fn lose_patience_first(call: &Clone3) {
+    if !call.flags().contains(Flags::CLONE_VM) {
+        sandbox::give_up_earlier();
+    }
 }
 
 /// Runs `body` in an ordinary child, waits for its end, and gives what it returned.

@@ -125,6 +125,8 @@ enum Ending {
     Died(Status),
     /// Killed at the deadline; says what it was doing.
     Hung(String),
+    /// Nobody could wait for it.
+    Vanished,
     /// Killed because the program went away.
     Abandoned,
 }
@@ -216,14 +218,18 @@ impl Lane {
     /// Waits for the end of the case's process, collecting its output; kills it at its deadline.
     fn watch(&self, running: &mut Running, deadline: Duration) -> Ending {
         loop {
-            if let Ok(Some((_, status))) = wait::waitpid(running.pid, libc::WNOHANG | libc::__WALL) {
-                return Ending::Died(status);
+            match wait::waitpid(running.pid, libc::WNOHANG | libc::__WALL) {
+                Ok(Some((_, status))) => return Ending::Died(status),
+                Err(Errno::ECHILD) => return Ending::Vanished,
+                _ => {}
             }
             let left = running.end.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                let doing = what_hangs(running.pid);
+                let (doing, last) = (what_hangs(running.pid), last_step());
                 kill_and_reap(running.pid);
-                return Ending::Hung(format!("did not end within {deadline:.1?} and was killed; {doing}"));
+                return Ending::Hung(format!(
+                    "did not end within {deadline:.1?} and was killed{last}; {doing}"
+                ));
             }
             if self.wait_for_news(running, left) {
                 kill_and_reap(running.pid);
@@ -283,6 +289,11 @@ fn kill_and_reap(pid: i32) {
     let _ = wait::waitpid(pid, libc::__WALL);
 }
 
+/// What the case did last, as far as it is on the trail.
+fn last_step() -> String {
+    trail::read().pop().map_or_else(String::new, |step| format!(", after {step}"))
+}
+
 /// The case and its children at the moment of its deadline.
 fn what_hangs(pid: i32) -> String {
     let mut lines = vec![format!("then: {}", procfs::describe(pid))];
@@ -306,6 +317,12 @@ fn judge(
 ) -> Option<Failure> {
     let status = match ending {
         Ending::Hung(message) => return Some(Failure::fail(message)),
+        Ending::Vanished => {
+            return Some(Failure::fail(
+                "the kernel reaped the process of the case itself, which was made without CLONE_AUTOREAP: its parent \
+                 cannot wait for it",
+            ));
+        }
         Ending::Abandoned => return Some(Failure::broken("the program that asked for the case went away")),
         Ending::Died(status) => status,
     };

@@ -23,7 +23,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Mutex;
 use std::time::Duration;
 
-pub use entry::{is_report, patience, time_left};
+pub use entry::{give_up_earlier, is_report, patience, time_left};
 pub use lane::NOTHING;
 pub(crate) use leavings::directory_of;
 pub use wire::{Outcome, Request};

@@ -4,6 +4,7 @@ mod catalogue;
 mod coverage;
 mod fetch;
 mod kernel;
+mod lean;
 mod link;
 mod proof;
 mod source;
@@ -74,6 +75,10 @@ struct Arguments {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["only", "build_only", "proof"])]
     coverage: Option<PathBuf>,
 
+    /// Build the base without what a kernel need not have (lean.config), and run the suite on it: nothing may fail
+    #[arg(long, conflicts_with_all = ["only", "build_only", "proof", "coverage"])]
+    lean: bool,
+
     /// Write the report to this file, as Markdown
     #[arg(long, value_name = "FILE")]
     proof: Option<PathBuf>,
@@ -103,6 +108,11 @@ fn start(arguments: &Arguments) -> Result<ExitCode> {
     if let Some(document) = &arguments.coverage {
         return measure(arguments, source, &cache, document);
     }
+    if arguments.lean {
+        let config = read_config(arguments, "lean.config")?;
+        let builder = builder(arguments, source, &cache, &config, &BTreeSet::new())?;
+        return lean::judge(&Suite::beside_us(&cache)?, builder.base());
+    }
     let files = all.iter().flat_map(|mutant| &mutant.edits).map(|edit| edit.file.as_str()).collect();
     let builder = builder(arguments, source, &cache, "", &files)?;
     println!("base: {}", builder.base().image.display());
@@ -123,11 +133,15 @@ fn builder(
     more: &str,
     files: &BTreeSet<&str>,
 ) -> Result<Builder> {
-    let path = arguments.catalogue.join("kernel.config");
-    let config = std::fs::read_to_string(&path).with_context(|| format!("{}", path.display()))? + more;
+    let config = read_config(arguments, "kernel.config")? + more;
     let tree = source.tree.as_os_str().as_encoded_bytes();
     let folder = cache.join(&kernel::hex(&[tree, more.as_bytes()].concat())[..16]);
     Builder::new(source, &folder, &cache.join("images"), &config, files, arguments.jobs)
+}
+
+fn read_config(arguments: &Arguments, name: &str) -> Result<String> {
+    let path = arguments.catalogue.join(name);
+    std::fs::read_to_string(&path).with_context(|| format!("{}", path.display()))
 }
 
 /// Runs the suite on a base that counts, and says what it did not reach.

@@ -124,11 +124,8 @@ impl Suite {
     pub fn counts(&self, kernel: &Kernel, archive: &Path) -> Result<()> {
         let output = archive.with_extension("log");
         let log = File::create(&output)?;
-        let status = Command::new(&self.driver)
-            .args(["--engine", "qemu", "--timeout", SECONDS, "--kernel"])
-            .arg(&kernel.image)
-            .arg("--suite")
-            .arg(&self.binary)
+        let status = self
+            .run_of(kernel)
             .arg("--counters")
             .arg(archive)
             .stderr(log.try_clone()?)
@@ -139,6 +136,14 @@ impl Suite {
             bail!("the base kernel is not green: {}", fs::read_to_string(output)?);
         }
         Ok(())
+    }
+
+    /// The command that boots the kernel and runs the suite on it.
+    pub fn run_of(&self, kernel: &Kernel) -> Command {
+        let mut command = Command::new(&self.driver);
+        command.args(["--engine", "qemu", "--timeout", SECONDS, "--kernel"]).arg(&kernel.image);
+        command.arg("--suite").arg(&self.binary);
+        command
     }
 
     /// How many cases there are.
@@ -169,11 +174,8 @@ impl Suite {
     fn boot(&self, kernel: &Kernel, arguments: &[&str], answer: &Path) -> Result<Said> {
         let (results, log) = (answer.with_extension("results"), answer.with_extension("log"));
         let output = File::create(&log)?;
-        let status = Command::new(&self.driver)
-            .args(["--engine", "qemu", "--timeout", SECONDS, "--kernel"])
-            .arg(&kernel.image)
-            .arg("--suite")
-            .arg(&self.binary)
+        let status = self
+            .run_of(kernel)
             .arg("--results")
             .arg(&results)
             .args(["--", "--strict", "--require", "autoreap,nnp,autokill"])
