@@ -7,7 +7,7 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::{Clone3, PIDFD_UNTOUCHED, Stack, is_open, lowest_free_fd};
 use clone3_conformance::kit::process::{child_reporting, two_apart};
-use clone3_conformance::kit::{Cgroup, Echo, limits, privilege, subject};
+use clone3_conformance::kit::{Cgroup, Echo, cgroup, limits, privilege, subject};
 use clone3_conformance::rules;
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
@@ -67,7 +67,7 @@ fn abi_emfile_no_child() -> Result {
 case! {
     /// A pid asked for with set_tid that is in use is EEXIST; the pidfd word is not written to, and nobody is
     /// killed: not the caller, and not an older auto-kill child.
-    abi_set_tid_in_use_eexist: Is, needs [Autoreap, Nnp, Autokill, SysAdmin],
+    abi_set_tid_in_use_eexist: Is, needs [Autoreap, Nnp, Autokill, SysAdmin, PidNamespace],
     source "kernel/pid.c alloc_pid()",
 }
 fn abi_set_tid_in_use_eexist() -> Result {
@@ -192,6 +192,7 @@ case! {
     source "kernel/fork.c copy_process()",
 }
 fn abi_eperm_beats_cgroup_errors() -> Result {
+    cgroup::is_built_in()?;
     privilege::drop_capabilities()?;
     let not_open = i32::MAX as u64;
     Clone3::new(Flags::KILLED_NNP).into_cgroup_raw(not_open).refused(Errno::EBADF)?;

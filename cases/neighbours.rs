@@ -156,7 +156,7 @@ fn abi_clone_parent_control() -> Result {
 
 case! {
     /// CLONE_PARENT is EINVAL for the init of a pid namespace, with or without the new flags; its children have it.
-    abi_clone_parent_refused_to_init: Is, needs [SysAdmin],
+    abi_clone_parent_refused_to_init: Is, needs [SysAdmin, PidNamespace],
     source "clone(2) (EINVAL); kernel/fork.c copy_process() (SIGNAL_UNKILLABLE)",
 }
 fn abi_clone_parent_refused_to_init() -> Result {

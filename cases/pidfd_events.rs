@@ -49,7 +49,7 @@ const QUESTIONS: [(&str, Question); 14] = [
     }),
     ("pidfd_send_signal(0)", |_, pidfd| pidfd.send_raw_signal(0)),
     ("pidfd_getfd", |_, pidfd| pidfd.getfd(0).map(drop)),
-    ("setns(pidfd)", |_, pidfd| setns(pidfd, CloneFlags::CLONE_NEWUTS)),
+    ("setns(pidfd)", |_, pidfd| setns(pidfd, CloneFlags::CLONE_NEWNS)),
     ("process_madvise", |_, pidfd| pidfd.madvise_nothing()),
     ("PIDFD_GET_PID_NAMESPACE", |_, pidfd| pidfd.pid_namespace().map(drop)),
 ];

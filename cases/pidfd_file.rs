@@ -24,7 +24,7 @@ case! {
     source "pidfd_open(2), on what a pidfd can be used for",
 }
 fn autokill_fd_as_ordinary_pidfd() -> Result {
-    let call = Clone3::new(Flags::KILLED_NNP | Flags::CLONE_NEWUTS);
+    let call = Clone3::new(Flags::KILLED_NNP | Flags::CLONE_NEWNS);
     let child = Held::exiting_with(&call, 0)?;
     let pidfd = child.pidfd()?;
     check::succeeds("pidfd_send_signal(0)", pidfd.send_raw_signal(0))?;
@@ -32,7 +32,7 @@ fn autokill_fd_as_ordinary_pidfd() -> Result {
         return Err(Failure::blocked("pidfd_getfd from an own child is refused (Yama?)"));
     }
     check::succeeds("pidfd_getfd", pidfd.getfd(0))?;
-    check::succeeds("setns(CLONE_NEWUTS)", setns(pidfd, CloneFlags::CLONE_NEWUTS))?;
+    check::succeeds("setns(CLONE_NEWNS)", setns(pidfd, CloneFlags::CLONE_NEWNS))?;
     check::equal("poll", pidfd.poll_now(PollFlags::POLLIN)?, PollFlags::empty())?;
     let waitid = |options| wait::waitid(Who::pidfd(pidfd), libc::WEXITED | libc::__WALL | options);
     check::equal("waitid(P_PIDFD, WNOHANG)", waitid(libc::WNOHANG), Ok(None))?;

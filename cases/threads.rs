@@ -128,6 +128,7 @@ case! {
     source "exit_group(2); kernel/exit.c release_task(), which takes group_exit_code",
 }
 fn autoreap_mt_exit_group_beats_last_thread() -> Result {
+    threads::can_be_slow_to_go()?;
     let body = || threads::other_gone_last(11, 22, 99);
     Clone3::new(Flags::PIDFD).spawn(body)?.reap_expecting(Status::exited(99))?;
     // Nearly always in the first round; a vCPU that is held up may let that thread go first.
@@ -146,6 +147,7 @@ case! {
     known_defect "7.1 to 7.3: if the leader is the last to go, pidfs_exit() records the leader's own exit code",
 }
 fn autoreap_mt_exit_code_race() -> Result {
+    threads::can_be_slow_to_go()?;
     let body = || threads::leader_gone_last(11, 99);
     Clone3::new(Flags::PIDFD).spawn(body)?.reap_expecting(Status::exited(99))?;
     // Nearly always in the first round; a vCPU that is held up may let the leader go first.

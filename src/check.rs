@@ -98,7 +98,13 @@ impl Failure {
 impl From<Errno> for Failure {
     #[track_caller]
     fn from(errno: Errno) -> Failure {
-        Failure::broken(format!("set-up failed with {}", Named(errno)))
+        match errno {
+            // Whatever it was, no case is about it.
+            Errno::ENOSYS => Failure::blocked(
+                "set-up needs a system call that answers ENOSYS: the kernel was built without it, or a filter refuses it",
+            ),
+            errno => Failure::broken(format!("set-up failed with {}", Named(errno))),
+        }
     }
 }
 

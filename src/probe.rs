@@ -274,6 +274,8 @@ fn in_initial_user_namespace() -> bool {
     const INITIAL: u64 = 0xefff_fffd;
     match std::fs::read_to_string("/proc/self/uid_map") {
         Ok(map) => map.split_whitespace().eq(["0", "0", "4294967295"]),
+        // A kernel without user namespaces has but the one.
+        Err(_) if crate::procfs::is_mounted() && !std::path::Path::new("/proc/self/ns/user").exists() => true,
         Err(_) => own_user_namespace().is_some_and(|inode| inode == INITIAL),
     }
 }

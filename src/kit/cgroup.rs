@@ -14,7 +14,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, fstat, mkdirat, open, openat, unlinkat};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
 use crate::check::{Failure, Result};
-use crate::{note, sandbox};
+use crate::{note, procfs, sandbox};
 
 /// A fresh cgroup without children or limits. Dropping it kills what is still inside and removes it.
 #[derive(Debug)]
@@ -29,6 +29,17 @@ pub struct Cgroup {
 /// Whether the version 2 hierarchy can be reached; what [`Need::Cgroup2`](crate::need::Need::Cgroup2) asks.
 pub fn is_reachable() -> bool {
     hierarchy().is_ok()
+}
+
+/// Whether the kernel knows what a cgroup is, mounted or not.
+///
+/// # Errors
+/// `blocked` where `/proc` says that it does not.
+pub fn is_built_in() -> Result {
+    match procfs::is_mounted() && !std::path::Path::new("/proc/self/cgroup").exists() {
+        true => Err(Failure::blocked("needs control groups (CONFIG_CGROUPS)")),
+        false => Ok(()),
+    }
 }
 
 /// The root directory of the hierarchy, as far up as the caller's cgroup namespace shows it. Opened once in a

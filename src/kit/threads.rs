@@ -96,6 +96,14 @@ fn wait_until_cleared(word: &AtomicU32) {
     }
 }
 
+/// Whether [`be_slow_to_go`] has what it needs here.
+///
+/// # Errors
+/// `blocked` where it has not.
+pub fn can_be_slow_to_go() -> Result {
+    in_a_thread(|| slow_exit(Box::leak(Box::new(AtomicU32::new(1)))))
+}
+
 /// Makes the calling thread slow to go: whatever ends it, it still sleeps in the kernel for a while.
 pub fn be_slow_to_go() -> Result {
     slow_exit(Box::leak(Box::new(AtomicU32::new(1))))
