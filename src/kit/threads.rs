@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::poll::PollTimeout;
+use rustix::fs::inotify;
 use rustix::thread::futex;
 
 use crate::abi::PIDFD_THREAD;
@@ -101,7 +102,7 @@ fn wait_until_cleared(word: &AtomicU32) {
 /// # Errors
 /// `blocked` where it has not.
 pub fn can_be_slow_to_go() -> Result {
-    in_a_thread(|| slow_exit(Box::leak(Box::new(AtomicU32::new(1)))))
+    Ok(inotify::init(inotify::CreateFlags::CLOEXEC).map(drop)?)
 }
 
 /// Makes the calling thread slow to go: whatever ends it, it still sleeps in the kernel for a while.
@@ -111,7 +112,6 @@ pub fn be_slow_to_go() -> Result {
 
 /// Makes the calling thread's exit slow, and clear `word` before it becomes so.
 fn slow_exit(word: &'static AtomicU32) -> Result {
-    use rustix::fs::inotify;
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_FILES)?;
     // One would do, were it not that the other thread may be slow too.
     for _ in 0..4 {
