@@ -1,26 +1,11 @@
 //! The runner as its users meet it: command lines in, exit status and output out.
 
-use std::process::{Command, Output};
+mod command;
 
-const RUNNER: &str = env!("CARGO_BIN_EXE_clone3-conformance");
+use command::{run, status, stderr, stdout};
+
 /// Exists in every build of the suite, needs nothing but the flag.
 const CASE: &str = "autoreap_without_pidfd";
-
-fn run(arguments: &[&str]) -> Output {
-    Command::new(RUNNER).args(arguments).output().expect("the runner starts")
-}
-
-fn status(output: &Output) -> i32 {
-    output.status.code().expect("the runner was not killed")
-}
-
-fn stdout(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
 
 /// Whether the running kernel has a feature, in the runner's own words.
 fn kernel_has(feature: &str) -> bool {

@@ -1,35 +1,22 @@
 //! Results, reports, comparisons and expectations, as their readers meet them: command lines in, files out.
 
+mod command;
+
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use clone3_conformance::report::{Record, SCHEMA, Verdict};
 use clone3_conformance::results::{Kernel, Results};
 use tempfile::TempDir;
 
-const RUNNER: &str = env!("CARGO_BIN_EXE_clone3-conformance");
+use command::{RUNNER, run, status, stderr, stdout};
+
 /// Needs nothing but the flag, and so is unsupported or passes.
 const CASE: &str = "autoreap_without_pidfd";
 /// Passes on every kernel.
 const PASSING: &str = "abi_size_small_einval";
-
-fn run(arguments: &[&str]) -> Output {
-    Command::new(RUNNER).args(arguments).output().expect("the runner starts")
-}
-
-fn status(output: &Output) -> i32 {
-    output.status.code().expect("the runner was not killed")
-}
-
-fn stdout(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
 
 /// Files of one test.
 struct Files(TempDir);
