@@ -104,8 +104,9 @@ fn autoreap_pollhup_implies_exit_info() -> Result {
 }
 
 case! {
-    /// Once the pidfd of an auto-reaped child reports POLLIN, wait calls say ECHILD, be POLLHUP there or not.
-    autoreap_pollin_implies_echild: Is, needs [Autoreap],
+    /// Once the pidfd of an auto-reaped child that nobody traces reports POLLIN, wait calls say ECHILD, be POLLHUP there
+    /// or not.
+    autoreap_pollin_implies_echild: Is, needs [Autoreap, Ptrace],
     source "kernel/exit.c exit_notify() (from zombie to dead under one tasklist_lock)",
 }
 fn autoreap_pollin_implies_echild() -> Result {

@@ -2,7 +2,7 @@
 
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
-use clone3_conformance::check::{self, Result};
+use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::{Clone3, exit_thread, park};
 use clone3_conformance::kit::disposition::{self, Disposition};
 use clone3_conformance::kit::echo::Pulse;
@@ -141,6 +141,9 @@ case! {
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; SEND_SIG_PRIV needs no sigqueue",
 }
 fn autokill_sigpending_limit() -> Result {
+    if getrlimit(Resource::Sigpending).current == Some(0) {
+        return Err(Failure::blocked("RLIMIT_SIGPENDING lets no signal be queued"));
+    }
     let mut child = Tied::prepared(&call(), || {
         SigSet::all().thread_block()?;
         check::succeeds("control: sigqueue before the limit", disposition::queue(libc::SIGRTMAX()))?;

@@ -8,9 +8,10 @@ use std::fs;
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
 
-use crate::abi::Flags;
+use crate::abi::{Flags, InfoMask};
 use crate::check::{self, Failure, Result};
 use crate::clone3::Clone3;
 use crate::kit::coredump::Place;
@@ -57,6 +58,11 @@ impl Fosterling {
         // When the helper is gone, its child has been adopted.
         Pidfd::from(own).wait_reaped()?;
         let fosterling = Fosterling { pidfd: Pidfd::from(pidfd), line };
+        if fosterling.pidfd.info(InfoMask::PID).err() == Some(Errno::EREMOTE) {
+            return Err(Failure::blocked(
+                "the kernel's helper is in another pid namespace, and so is who adopts there",
+            ));
+        }
         match parent_of(&fosterling.pidfd)? {
             1 => Ok(fosterling),
             other => Err(Failure::blocked(format!(

@@ -56,6 +56,9 @@ const NO_USER: &str = "needs an ordinary user";
 const REOPEN: &str = "opening a pidfd through /proc is EACCES: needs root";
 const BECOME: &str = "becoming uid 1000 says EPERM";
 const NPROC: &str = "RLIMIT_NPROC does not limit this user";
+/// As Yama has it, from ptrace_scope 2 on.
+const GETFD: &str = "pidfd_getfd from an own child is refused";
+const QUEUE: &str = "RLIMIT_SIGPENDING lets no signal be queued";
 const FORK: &str = "cannot fork";
 const FEW: &str = "more processes can be had";
 const CORE: &str = "cannot set kernel.core_pattern to";
@@ -71,7 +74,7 @@ fn row(
 ) -> Row {
     Row {
         inside,
-        expected: Expected { blocked, maybe: &[REOPEN, BECOME], ..Expected::default() },
+        expected: Expected { blocked, maybe: &[REOPEN, BECOME, GETFD, QUEUE], ..Expected::default() },
         ..Row::new(name, words)
     }
 }
@@ -403,7 +406,15 @@ fn cgroups() -> Vec<Row> {
             "6",
             Expected { blocked: &[FEW], maybe: &[FORK], ..Expected::default() },
         ),
-        limited("pids-30", "a cgroup with pids.max 30", "pids", "pids.max", "30", Expected::default()),
+        limited(
+            "pids-30",
+            "a cgroup with pids.max 30",
+            "pids",
+            "pids.max",
+            "30",
+            // One case or another, if it happens to begin while many of its neighbours' children live.
+            Expected { maybe: &[FEW], ..Expected::default() },
+        ),
         limited(
             "memory-64m",
             "a cgroup with memory.max 64 MiB",
@@ -494,6 +505,7 @@ fn machine() -> Vec<Row> {
         with("load", "ten times as many busy processes as processors", Outside::Load, vec![], &[]),
         Row {
             outside: vec![Outside::Sysctl("kernel/pid_max", "400"), Outside::Churn],
+            expected: Expected { maybe: &[FEW], ..Expected::default() },
             ..row(
                 "pid-reuse",
                 "pids that are used again at once (pid_max 400), and processes that must not be signalled",
