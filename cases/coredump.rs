@@ -121,6 +121,7 @@ fn pidfd_info_coredump_root() -> Result {
             check::equal(format_args!("coredump fields {what}"), of(&live), (expected, 0, 0))?;
             child.into_child().clear_away()?;
         }
+        // The last of the values is in force.
         let child = Echo::prepared(&call, change_user)?;
         child.kill(Signal::SIGQUIT)?;
         server.take_dump_of(child.pidfd()?)?;

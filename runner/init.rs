@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, exit};
+use std::process::{Command, ExitStatus, exit};
 
 use clone3_conformance::guest::{Exit, PLAN, Plan, SUITE_ENDED, SUITE_STARTS};
 use clone3_conformance::kit::helper::{self, Helper};
@@ -94,10 +94,9 @@ fn carry_out(plan: &str) -> Result<()> {
         counters::reset()?;
     }
     let mut journal = serial(&plan.journal)?;
-    let busy = keep_busy(plan.load)?;
+    keep_busy(plan.load)?;
     log(SUITE_STARTS);
     let exit = run_suite(&plan, &output)?;
-    end(busy)?;
     tcdrain(&output)?;
     if let Some(line) = &counters {
         counters::write(line)?;
@@ -111,17 +110,10 @@ fn carry_out(plan: &str) -> Result<()> {
     Ok(())
 }
 
-/// Processes that use processor time and do nothing, this many for each processor.
-fn keep_busy(each: u16) -> Result<Vec<Child>> {
-    let count = std::thread::available_parallelism()?.get() * usize::from(each);
-    let start = |_| Ok(Command::new(std::env::current_exe()?).arg0(helper::NAME).arg(BUSY).spawn()?);
-    (0..count).map(start).collect()
-}
-
-fn end(processes: Vec<Child>) -> Result<()> {
-    for mut process in processes {
-        process.kill()?;
-        process.wait()?;
+/// Starts processes that use processor time and do nothing, this many for each processor. They end with the guest.
+fn keep_busy(each: u16) -> Result<()> {
+    for _ in 0..std::thread::available_parallelism()?.get() * usize::from(each) {
+        Command::new(std::env::current_exe()?).arg0(helper::NAME).arg(BUSY).spawn()?;
     }
     Ok(())
 }

@@ -174,6 +174,12 @@ impl Row {
         }
     }
 
+    /// With these reasons for cases that may be blocked here too, and need not be.
+    pub fn perhaps(mut self, reasons: &'static [&'static str]) -> Row {
+        self.expected.maybe = reasons;
+        self
+    }
+
     /// Whether the other rows are compared with this one.
     pub fn is_the_measure(&self) -> bool {
         self.name == crate::table::MEASURE
