@@ -208,7 +208,7 @@ fn stage(state: char) -> u32 {
 case! {
     /// What /proc shows of an auto-reaped child that exits goes one way: alive, then perhaps a zombie for an
     /// instant, perhaps dead, and then nothing, at POLLHUP at the latest.
-    autoreap_transient_proc_z: Is, needs [Autoreap, Proc],
+    autoreap_transient_proc_z: Is, needs [Autoreap, Proc, Ptrace],
     source "kernel/exit.c exit_notify() (EXIT_ZOMBIE is stored before EXIT_DEAD)",
 }
 fn autoreap_transient_proc_z() -> Result {
