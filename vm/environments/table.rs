@@ -63,7 +63,6 @@ const QUEUE: &str = "RLIMIT_SIGPENDING lets no signal be queued";
 const NO_NAMESPACE: &str = "no kind of namespace can be made";
 /// That the sandbox cannot fork, or that a case cannot: it depends on who takes the last processes.
 const TIGHT: &str = "a pids cgroup";
-const FEW: &str = "more processes can be had";
 const CORE: &str = "cannot set kernel.core_pattern to";
 
 /// What every ordinary user is without.
@@ -278,7 +277,7 @@ fn limits() -> Vec<Row> {
         Row {
             expected: Expected {
                 blocked: &[TIGHT],
-                maybe: &[ROOT, CGROUP, SET_TID, REOPEN, NO_NAMESPACE],
+                maybe: &[ROOT, CGROUP, SET_TID, REOPEN, NO_NAMESPACE, "a limit on processes"],
                 ..Expected::default()
             },
             ..row(
@@ -417,7 +416,7 @@ fn cgroups() -> Vec<Row> {
             "pids.max",
             "30",
             // One case or another, if it happens to begin while many of its neighbours' children live.
-            Expected { maybe: &[FEW], ..Expected::default() },
+            Expected { maybe: &[TIGHT], ..Expected::default() },
         ),
         limited(
             "memory-64m",
@@ -516,7 +515,7 @@ fn machine() -> Vec<Row> {
                 vec![],
                 &[],
             )
-            .perhaps(&[FEW])
+            .perhaps(&[TIGHT])
         },
         yama("yama-0", "an ordinary user, yama ptrace_scope 0", "0", vec![User(1000)], ORDINARY),
         yama("yama-1", "an ordinary user, yama ptrace_scope 1", "1", vec![User(1000)], ORDINARY),
