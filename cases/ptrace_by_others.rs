@@ -6,7 +6,9 @@ use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::{Child, Clone3};
 use clone3_conformance::kit::epoll::Watch;
 use clone3_conformance::kit::tracer::Tracer;
-use clone3_conformance::kit::{Blocked, Echo, Held, WaitCall, orphan, sigchld, subject, tracer};
+use clone3_conformance::kit::{
+    Blocked, Echo, Grandchild, Held, Orphan, WaitCall, orphan, sigchld, subject, tracer,
+};
 use clone3_conformance::wait::{self, Event, Status, Who};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
@@ -22,7 +24,7 @@ fn traceable(call: &Clone3, code: i32) -> Result<Held> {
 #[track_caller]
 fn zombie_of_a_sibling(call: &Clone3, code: i32) -> Result<(Child, Tracer)> {
     let child = traceable(call, code)?;
-    let tracer = Tracer::of(&child)?;
+    let tracer = Tracer::of(child.pid())?;
     child.let_go()?;
     check::equal("what the tracer finds", tracer.find_zombie()?, Event::exited(child.pid(), code))?;
     Ok((child.into_child(), tracer))
@@ -94,7 +96,7 @@ case! {
 fn autoreap_ptrace_zombie_wakes_pollers() -> Result {
     sigchld::block()?;
     let child = traceable(&Clone3::new(Flags::REAPED), 16)?;
-    let tracer = Tracer::of(&child)?;
+    let tracer = Tracer::of(child.pid())?;
     // Not told of what is, only of what comes.
     let watch = Watch::new(child.pidfd()?, EventFlags::IN | EventFlags::ET)?;
     child.let_go()?;
@@ -115,7 +117,7 @@ fn pidfd_info_ppid_of_traced_child() -> Result {
     sigchld::block()?;
     for call in subject::calls() {
         let child = traceable(&call, 0)?;
-        let tracer = Tracer::of(&child)?;
+        let tracer = Tracer::of(child.pid())?;
         let parent = orphan::parent_of(child.pidfd()?)?;
         check::equal(format_args!("ppid of the traced child of {call}"), parent, std::process::id() as i32)?;
         tracer.dismiss()?;
@@ -180,7 +182,7 @@ fn autoreap_ptrace_tracer_killed_child_lives() -> Result {
         Ok(())
     };
     let child = Echo::prepared(&Clone3::new(Flags::REAPED), prepare)?;
-    let tracer = Tracer::of(&child)?;
+    let tracer = Tracer::of(child.pid())?;
     child.is_alive("while it is traced")?;
     tracer.kill()?;
     child.is_alive("after its tracer was killed")?;
@@ -195,6 +197,83 @@ case! {
 fn autoreap_ptrace_exitkill() -> Result {
     sigchld::block()?;
     let child = traceable(&Clone3::new(Flags::REAPED), 0)?;
-    Tracer::killing_on_exit(&child)?.dismiss()?;
+    Tracer::killing_on_exit(child.pid())?.dismiss()?;
     is_gone_with(&child, Status::killed(Signal::SIGKILL))
+}
+
+/// When a process that others trace ends: before or after its parent.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ends {
+    BeforeItsParent,
+    AfterItsParent,
+}
+
+/// A process that is a zombie to a tracer while the caller has become its parent, and that tracer. Whichever ends first,
+/// the tracer has heard of it once, and the caller has not.
+#[track_caller]
+fn traced_orphan(call: &Clone3, ends: Ends) -> Result<(Orphan, Tracer)> {
+    let child = Grandchild::prepared(call, 16, tracer::let_anyone_trace_me)?;
+    let (pid, tracer) = (child.pid, Tracer::of(child.pid)?);
+    let becomes_a_zombie = || {
+        check::equal("what the tracer finds", tracer.find_zombie()?, Event::exited(pid, 16))?;
+        let heard = sigchld::in_words(Some((libc::CLD_EXITED, pid)));
+        check::equal("SIGCHLD of the tracer", sigchld::in_words(tracer.take_sigchld()?), heard)
+    };
+    if ends == Ends::BeforeItsParent {
+        child.let_go()?;
+        becomes_a_zombie()?;
+    }
+    let orphan = child.orphan()?;
+    if ends == Ends::AfterItsParent {
+        check::equal("ppid of the traced orphan", orphan.parent()?, std::process::id() as i32)?;
+        orphan.let_go()?;
+        becomes_a_zombie()?;
+    }
+    let again = sigchld::in_words(tracer.take_sigchld()?);
+    check::equal("SIGCHLD of the tracer, after the one about the exit", again, sigchld::in_words(None))?;
+    check::equal("waitid of the new parent, while the tracer has not waited", orphan.wait_now(), Ok(None))?;
+    check::holds(!orphan.announced, "the new parent got SIGCHLD before the tracer waited")?;
+    sigchld::none_pending()?;
+    Ok((orphan, tracer))
+}
+
+/// What the new parent gets when the tracer waits: of an ordinary child the zombie and SIGCHLD, of an auto-reaped one
+/// neither.
+#[track_caller]
+fn new_parent_gets_no_auto_reaped_zombie(ends: Ends) -> Result {
+    sigchld::block()?;
+    let (ordinary, tracer) = traced_orphan(&Clone3::new(Flags::PIDFD), ends)?;
+    check::equal("the tracer's wait", tracer.reap()?, Status::exited(16))?;
+    sigchld::pending_for(ordinary.pid, libc::CLD_EXITED).context("control without CLONE_AUTOREAP")?;
+    wait::reap_expecting(ordinary.pid, Status::exited(16)).context("control without CLONE_AUTOREAP")?;
+    tracer.dismiss()?;
+
+    let (orphan, tracer) = traced_orphan(&Clone3::new(Flags::REAPED), ends)?;
+    check::equal("the tracer's wait", tracer.reap()?, Status::exited(16))?;
+    orphan.pidfd.reaped_with(Status::exited(16))?;
+    wait::no_such_child("waitid of the new parent, after the tracer's wait", orphan.wait_now())?;
+    wait::no_child(orphan.pid)?;
+    sigchld::none_pending()?;
+    tracer.dismiss()
+}
+
+case! {
+    /// An auto-reaped child whose parent ends while another process traces it stays traced: it is a zombie to the tracer
+    /// alone, and when the tracer has waited, the new parent finds neither a zombie nor SIGCHLD, where an ordinary child
+    /// leaves both.
+    autoreap_ptrace_other_tracer_reparent: Must, needs [Autoreap, ExitInfo, Ptrace],
+    source "commit \"clone: add CLONE_AUTOREAP\" (\"without ever becoming a zombie\"); kernel/exit.c forget_original_parent()",
+}
+fn autoreap_ptrace_other_tracer_reparent() -> Result {
+    new_parent_gets_no_auto_reaped_zombie(Ends::AfterItsParent)
+}
+
+case! {
+    /// An auto-reaped child that is a zombie to another process that traces it stays that when its parent ends; when the
+    /// tracer has waited, the new parent finds neither a zombie nor SIGCHLD, where an ordinary child leaves both.
+    autoreap_ptrace_other_tracer_zombie_reparent: Must, needs [Autoreap, ExitInfo, Ptrace],
+    source "commit \"clone: add CLONE_AUTOREAP\" (\"without ever becoming a zombie\"); kernel/exit.c reparent_leader()",
+}
+fn autoreap_ptrace_other_tracer_zombie_reparent() -> Result {
+    new_parent_gets_no_auto_reaped_zombie(Ends::BeforeItsParent)
 }

@@ -5,6 +5,7 @@
 //! been accepted, and with EINVAL where a flag is unknown.
 
 use std::fmt;
+use std::sync::OnceLock;
 
 use nix::errno::Errno;
 use nix::unistd::{Uid, geteuid};
@@ -243,10 +244,18 @@ impl Probe {
 /// The first mainline series with the three flags.
 const FLAGS_SINCE: (u32, u32) = (7, 1);
 
+/// A pidfd of the program itself, where there can be one.
+///
+/// It stays open: where the kernel kills at the close of any pidfd, a case is to find that out, and not the program to die
+/// of it.
+fn own_pidfd() -> Option<&'static Pidfd> {
+    static OWN: OnceLock<Option<Pidfd>> = OnceLock::new();
+    OWN.get_or_init(|| Pidfd::try_open(rustix::process::getpid().as_raw_nonzero().get()).ok()).as_ref()
+}
+
 /// What PIDFD_GET_INFO can give, or `None` where there is no such ioctl.
 fn info_features() -> Option<InfoMask> {
-    let own = Pidfd::try_open(rustix::process::getpid().as_raw_nonzero().get()).ok()?;
-    let info = own.info(InfoMask::COREDUMP | InfoMask::SUPPORTED_MASK).ok()?;
+    let info = own_pidfd()?.info(InfoMask::COREDUMP | InfoMask::SUPPORTED_MASK).ok()?;
     if info.given().contains(InfoMask::SUPPORTED_MASK) {
         return Some(info.supported());
     }
@@ -281,8 +290,7 @@ fn in_initial_user_namespace() -> bool {
 }
 
 fn own_user_namespace() -> Option<u64> {
-    let own = Pidfd::try_open(rustix::process::getpid().as_raw_nonzero().get()).ok()?;
-    let namespace = own.namespace(Namespace::User).ok()?;
+    let namespace = own_pidfd()?.namespace(Namespace::User).ok()?;
     Some(rustix::fs::fstat(namespace).ok()?.st_ino)
 }
 

@@ -25,8 +25,20 @@ impl Held {
     /// A child that has run `prepare` when this returns, and once let go exits with `code`.
     #[track_caller]
     pub fn prepared(call: &Clone3, code: i32, prepare: impl FnOnce()) -> Result<Held> {
-        let ready = Channel::<()>::new()?;
         let gate = Gate::new()?;
+        let child = Held::prepared_at(&gate, call, code, prepare)?;
+        Ok(Held { child, gate })
+    }
+
+    /// As [`Held::prepared`], for a child that waits at a gate of the caller's.
+    #[track_caller]
+    pub(super) fn prepared_at(
+        gate: &Gate,
+        call: &Clone3,
+        code: i32,
+        prepare: impl FnOnce(),
+    ) -> Result<Child> {
+        let ready = Channel::<()>::new()?;
         let child = call.spawn(|| {
             prepare();
             // A failure to report is seen as the end of the stream.
@@ -35,7 +47,7 @@ impl Held {
             code
         })?;
         ready.recv()?;
-        Ok(Held { child, gate })
+        Ok(child)
     }
 
     /// A child that, once let go, runs `body` and exits with what it returns.

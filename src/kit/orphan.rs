@@ -68,6 +68,11 @@ impl Orphan {
         Ok(Orphan { pid, pidfd, announced, gate })
     }
 
+    /// This process, which waits at this gate.
+    pub(super) fn at(gate: Gate, pid: i32, pidfd: Pidfd, announced: bool) -> Orphan {
+        Orphan { pid, pidfd, announced, gate }
+    }
+
     /// Lets it go on.
     pub fn let_go(&self) -> Result {
         self.gate.open()

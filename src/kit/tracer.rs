@@ -6,7 +6,7 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use crate::check::{self, Failure, Result};
-use crate::clone3::{Child, Clone3};
+use crate::clone3::Clone3;
 use crate::kit::{Actor, sigchld};
 use crate::note;
 use crate::wait::{self, Event, Status};
@@ -95,7 +95,7 @@ enum Answer {
     Reaped(i32),
 }
 
-/// A process of its own that traces a child of the caller, which is a sibling to it.
+/// A process of its own that traces a child of the caller, which is a sibling to it, or another process.
 ///
 /// The caller must have [blocked](sigchld::block()) SIGCHLD. The end of the tracer takes the tracee from it
 /// before it is announced itself, so the one SIGCHLD that can be pending then shows if the tracee sent one.
@@ -106,24 +106,23 @@ pub struct Tracer {
 }
 
 impl Tracer {
-    /// One that has seized the child, which must have called [`let_anyone_trace_me`].
+    /// One that has seized this process, which must have called [`let_anyone_trace_me`].
     #[track_caller]
-    pub fn of(child: &Child) -> Result<Tracer> {
-        Tracer::seizing(child, false)
+    pub fn of(pid: i32) -> Result<Tracer> {
+        Tracer::seizing(pid, false)
     }
 
-    /// As [`Tracer::of`], with `PTRACE_O_EXITKILL`: the end of the tracer kills the child.
+    /// As [`Tracer::of`], with `PTRACE_O_EXITKILL`: the end of the tracer kills the process.
     #[track_caller]
-    pub fn killing_on_exit(child: &Child) -> Result<Tracer> {
-        Tracer::seizing(child, true)
+    pub fn killing_on_exit(pid: i32) -> Result<Tracer> {
+        Tracer::seizing(pid, true)
     }
 
     #[track_caller]
-    fn seizing(child: &Child, kill_on_exit: bool) -> Result<Tracer> {
+    fn seizing(pid: i32, kill_on_exit: bool) -> Result<Tracer> {
         let actor = Actor::spawn(&Clone3::fork(), follow)?;
-        let tracer = Tracer { actor, tracee: child.pid() };
-        tracer.actor.ask(Instruction::Seize { pid: tracer.tracee, kill_on_exit })?;
-        Ok(tracer)
+        actor.ask(Instruction::Seize { pid, kill_on_exit })?;
+        Ok(Tracer { actor, tracee: pid })
     }
 
     /// Blocks until the tracee is a zombie to the tracer, which leaves it one.

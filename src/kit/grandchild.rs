@@ -1,0 +1,45 @@
+//! A child of a child, whose parent ends when it is told to.
+
+use crate::check::Result;
+use crate::clone3::Clone3;
+use crate::kit::{Actor, Gate, Held, Orphan, fdpass, sigchld};
+use crate::pidfd::Pidfd;
+
+/// A process that waits at a gate, and whose parent, a child of the caller, is alive.
+#[derive(Debug)]
+pub struct Grandchild {
+    /// Its pid.
+    pub pid: i32,
+    /// The pidfd that clone3 returned to its parent, who has closed its own copy.
+    pub pidfd: Pidfd,
+    gate: Gate,
+    parent: Actor<(), i32>,
+}
+
+impl Grandchild {
+    /// One made by `call` that has run `prepare` when this returns, and once let go exits with `code`.
+    #[track_caller]
+    pub fn prepared(call: &Clone3, code: i32, prepare: impl Fn()) -> Result<Grandchild> {
+        let (gate, (ours, theirs)) = (Gate::new()?, fdpass::pair()?);
+        let parent = Actor::spawn(&Clone3::fork(), |()| {
+            let child = Held::prepared_at(&gate, call, code, &prepare)?;
+            fdpass::send(&theirs, child.pidfd()?)?;
+            Ok(child.pid())
+        })?;
+        let pid = parent.ask(())?;
+        Ok(Grandchild { pid, pidfd: Pidfd::from(fdpass::receive(&ours)?), gate, parent })
+    }
+
+    /// Lets it go on.
+    pub fn let_go(&self) -> Result {
+        self.gate.open()
+    }
+
+    /// Has its parent end, and reaps the parent. Drains the SIGCHLD that this sent.
+    #[track_caller]
+    pub fn orphan(self) -> Result<Orphan> {
+        self.parent.dismiss()?;
+        let announced = sigchld::take().is_some_and(|(_, whose)| whose == self.pid);
+        Ok(Orphan::at(self.gate, self.pid, self.pidfd, announced))
+    }
+}
