@@ -1,11 +1,12 @@
 //! What the process does that becomes the suite: each step changes the process itself, and the last one is exec.
 use std::ffi::CString;
 use std::fs;
+use std::io::{self, Read as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Command, ExitCode, ExitStatus};
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
 
 use caps::CapSet;
 use clone3_conformance::abi::Flags;
@@ -64,6 +65,7 @@ fn take_steps(row: &Row, from: usize, arguments: &[String]) -> Result<ExitCode> 
                 return Ok(mirror(rest().status()?));
             }
             Inside::UnderSubreaper => return reap_beneath(&mut rest()),
+            Inside::ReadLate => return read_late(&mut rest()),
             Inside::Traced(how) => {
                 return trace(&mut command_that_stops(row.name, index + 1, arguments), *how);
             }
@@ -140,7 +142,7 @@ fn take(step: Inside) -> Result<()> {
             std::env::set_current_dir("/tmp/lost")?;
             fs::remove_dir("/tmp/lost")?;
         }
-        Inside::PidNamespace | Inside::UnderSubreaper | Inside::Traced(_) => {}
+        Inside::PidNamespace | Inside::UnderSubreaper | Inside::ReadLate | Inside::Traced(_) => {}
     }
     Ok(())
 }
@@ -166,8 +168,7 @@ fn give(fd: i32, instead: Instead) -> Result<()> {
         Instead::FullPipe => {
             let (reader, writer) = rustix::pipe::pipe()?;
             std::mem::forget(reader);
-            rustix::io::ioctl_fionbio(&writer, true)?;
-            while rustix::io::write(&writer, &[b'x'; 4096]).is_ok() {}
+            fill(&writer)?;
             writer
         }
         Instead::BrokenPipe => rustix::pipe::pipe()?.1,
@@ -178,6 +179,16 @@ fn give(fd: i32, instead: Instead) -> Result<()> {
         _ => rustix::stdio::dup2_stderr(&new)?,
     }
     Ok(())
+}
+
+/// Fills a pipe, which does not block after that. Gives the number of bytes that are in it.
+fn fill(writer: &OwnedFd) -> Result<usize> {
+    rustix::io::ioctl_fionbio(writer, true)?;
+    let mut total = 0;
+    while let Ok(written) = rustix::io::write(writer, &[b'x'; 4096]) {
+        total += written;
+    }
+    Ok(total)
 }
 
 fn make_read_only() -> Result<()> {
@@ -201,6 +212,32 @@ fn reap_beneath(rest: &mut Command) -> Result<ExitCode> {
             Ok(ExitCode::from(ORPHAN_LEFT))
         }
     }
+}
+
+/// Runs the rest with a full pipe as its stdout, of which nothing is read before the rest is blocked on it.
+fn read_late(rest: &mut Command) -> Result<ExitCode> {
+    let (reader, writer) = io::pipe()?;
+    let writer = OwnedFd::from(writer);
+    let filling = fill(&writer)?;
+    rustix::io::ioctl_fionbio(&writer, false)?;
+    let mut suite = rest.stdout(writer).spawn()?;
+    // The command holds a copy of the writing end; without it, the pipe ends with the suite.
+    rest.stdout(Stdio::null());
+    while !writes_to_stdout(suite.id())? && suite.try_wait()?.is_none() {
+        std::thread::yield_now();
+    }
+    io::copy(&mut (&reader).take(filling.try_into()?), &mut io::sink())?;
+    io::copy(&mut &reader, &mut io::stdout())?;
+    Ok(mirror(suite.wait()?))
+}
+
+/// Whether some thread of the process is blocked in a write(2) to descriptor 1.
+fn writes_to_stdout(process: u32) -> Result<bool> {
+    let write = format!("{} 0x1 ", libc::SYS_write);
+    let threads = fs::read_dir(format!("/proc/{process}/task"))?;
+    // Threads come and go.
+    let calls = threads.flatten().flat_map(|thread| fs::read_to_string(thread.path().join("syscall")));
+    Ok(calls.into_iter().any(|call| call.starts_with(&write)))
 }
 
 /// Runs the rest as a tracee, and everything that comes of it, until nothing is left to trace.

@@ -120,6 +120,9 @@ pub enum Inside {
     /// Goes on as a tracee; the tracer follows all that comes of it.
     Traced(Trace),
     ThirtyTwoBit,
+    /// Goes on as the child of a process that gives it a full pipe as its stdout, reads none of it before the child is
+    /// blocked on it, and then passes all of it on.
+    ReadLate,
     /// Moves into the cgroup that was made outside.
     EnterCgroup,
     /// A working directory that does not exist any more.

@@ -247,6 +247,10 @@ fn descriptors() -> Vec<Row> {
         mute("stdout-full-device", "stdout is /dev/full", Instead::FullDevice),
         mute("stdout-full-pipe", "stdout is a full pipe that does not block", Instead::FullPipe),
         mute("stdout-broken-pipe", "stdout is a pipe that nobody reads any more", Instead::BrokenPipe),
+        Row {
+            expected: Expected { says: &["test result: ok."], ..Expected::default() },
+            ..row("stdout-read-late", "stdout is a full pipe that is read late", vec![ReadLate], &[])
+        },
         row("stderr-full-device", "stderr is /dev/full", vec![Give(2, Instead::FullDevice)], &[]),
         row(
             "stderr-broken-pipe",
