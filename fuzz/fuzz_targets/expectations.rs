@@ -1,11 +1,6 @@
-//! Files of expectations: refused in one line, or taken and asked.
 #![no_main]
-use clone3_conformance::expect;
-use libfuzzer_sys::fuzz_target;
+#[allow(dead_code)]
+#[path = "../properties.rs"]
+mod properties;
 
-fuzz_target!(|text: &str| {
-    match expect::parse(text) {
-        Ok(expectations) => drop(expectations.on("7.1.13+deb13-cloud-amd64", ["autoreap_basic", "nnp_inherited"])),
-        Err(error) => assert_eq!(error.lines().count(), 1, "{error}"),
-    }
-});
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| properties::expectations(bytes));

@@ -1,14 +1,6 @@
-//! The kernel that `vm/run.sh --kernel` names: what is understood means the same when it is said again.
 #![no_main]
 #[allow(dead_code)]
-#[path = "../../vm/spec.rs"]
-mod spec;
+#[path = "../properties.rs"]
+mod properties;
 
-use libfuzzer_sys::fuzz_target;
-use spec::Spec;
-
-fuzz_target!(|text: &str| {
-    if let Ok(spec) = text.parse::<Spec>() {
-        assert_eq!(spec.to_string().parse(), Ok(spec), "{text:?}");
-    }
-});
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| properties::spec_of(bytes));

@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Builds the suite with the address sanitizer, boots a kernel and runs the suite in it: vm/sanitizer.sh [OPTIONS OF vm/run.sh]
+#
+# For those who change `unsafe` code. A report of the sanitizer ends the process that it is about, and so fails the case.
+set -euo pipefail
+
+project=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")
+target=x86_64-unknown-linux-gnu
+built=${CARGO_TARGET_DIR:-$project/target}
+
+RUSTFLAGS='-C target-feature=+crt-static -C relocation-model=static' cargo build --quiet --release --bins \
+    --manifest-path "$project/Cargo.toml" --target "$target" --target-dir "$built/vm"
+
+# The sanitizer needs the shared C library, which the guest has where --carry puts it. Its option is one of unstable
+# compilers; a stable one takes it when it is told to trust us.
+guest=/suite/carried
+loader=ld-linux-x86-64.so.2
+flags=(-Zsanitizer=address "-Clink-arg=-Wl,-rpath,$guest" "-Clink-arg=-Wl,--dynamic-linker,$guest/$loader")
+RUSTC_BOOTSTRAP=1 RUSTFLAGS="${flags[*]}" cargo build --quiet --bin clone3-conformance \
+    --manifest-path "$project/Cargo.toml" --target "$target" --target-dir "$built/sanitizer"
+suite=$built/sanitizer/$target/debug/clone3-conformance
+
+carry=(--carry "/lib64/$loader")
+for library in libc.so.6 libm.so.6 libgcc_s.so.1; do
+    carry+=(--carry "$(cc -print-file-name="$library")")
+done
+
+# The sanitizer keeps a process that it watches from dumping a core of many terabytes.
+exec "$built/vm/$target/release/clone3-vm" --engine qemu --memory 4G --timeout 1800 --suite "$suite" "${carry[@]}" "$@" \
+    -- --timeout-scale 3 --skip coredump --skip core_dump --skip global_init
