@@ -1,4 +1,5 @@
 //! Every input that is kept for the fuzz targets, tried without a fuzzer: the seeds, and what once was found.
+#![forbid(unsafe_code)]
 mod properties;
 
 use std::error::Error;

@@ -1,4 +1,5 @@
 //! The runner as its users meet it: command lines in, exit status and output out.
+#![forbid(unsafe_code)]
 
 mod command;
 

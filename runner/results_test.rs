@@ -1,4 +1,5 @@
 //! Results, reports, comparisons and expectations, as their readers meet them: command lines in, files out.
+#![forbid(unsafe_code)]
 
 mod command;
 

@@ -1,4 +1,5 @@
 //! Boots kernels in virtual machines and runs the suite in them: what `vm/run.sh` starts.
+#![forbid(unsafe_code)]
 mod accel;
 mod archive;
 mod cache;

@@ -1,5 +1,6 @@
 //! The sandbox tested with cases that misbehave: each must get exactly its verdict and message, and leave
 //! nothing behind.
+#![forbid(unsafe_code)]
 mod bad_cases;
 
 use std::process::ExitCode;

@@ -2,6 +2,7 @@
 //!
 //! Each row is a real run of the driver. They are ignored unless asked for, since they boot kernels:
 //! `cargo test --test vm-faults -- --include-ignored`, and with `gate/` behind it those that the gate runs.
+#![forbid(unsafe_code)]
 mod bench;
 
 use bench::{Act, Bench, Cache, Row};

@@ -1,4 +1,5 @@
 //! Builds broken kernels, runs the suite on each, and says which mistakes it does not notice.
+#![forbid(unsafe_code)]
 
 mod catalogue;
 mod coverage;
