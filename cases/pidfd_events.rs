@@ -94,10 +94,12 @@ fn autoreap_pollhup_implies_exit_info() -> Result {
         let child = reaped().spawn(|| 42)?;
         child.pidfd()?.reaped_with(Status::exited(42))?;
     }
-    // A process of which much has been looked up in /proc takes long to release after its number is free.
+    // A process of which much has been looked up in /proc takes long to release after its number is free. Who sleeps until
+    // then may still come too late to see it.
     for _ in 0..rounds(5) {
         let child = Held::slow_to_release(&reaped(), 42)?;
         child.let_go()?;
+        child.pidfd()?.spin_until_reaped()?;
         child.pidfd()?.reaped_with(Status::exited(42))?;
     }
     Ok(())

@@ -130,9 +130,20 @@ impl Pidfd {
     /// As [`Pidfd::wait_exited`], but looks all the time and so sees what would wake nobody.
     #[track_caller]
     pub fn spin_until_exited(&self) -> Result {
-        while !self.poll_now(PollFlags::POLLIN)?.contains(PollFlags::POLLIN) {
+        self.spin_until(PollFlags::POLLIN, "POLLIN (exited)")
+    }
+
+    /// As [`Pidfd::wait_reaped`], but looks all the time and so is there at once.
+    #[track_caller]
+    pub fn spin_until_reaped(&self) -> Result {
+        self.spin_until(PollFlags::POLLHUP, "POLLHUP (reaped)")
+    }
+
+    #[track_caller]
+    fn spin_until(&self, event: PollFlags, what: &str) -> Result {
+        while !self.poll_now(PollFlags::POLLIN)?.contains(event) {
             if sandbox::time_left() == PollTimeout::ZERO {
-                return Err(self.never("POLLIN (exited)"));
+                return Err(self.never(what));
             }
             std::thread::yield_now();
         }

@@ -157,6 +157,7 @@ impl Tools {
             let mut download = Command::new(&self.python);
             download.args(["-m", "virtme_ng.run", "--dry-run", "--run", tag]).env("HOME", folder);
             succeed(&mut download, interrupts)
+                .with_context(|| format!("virtme-ng cannot download Linux {tag}, if there is one"))
         })?;
         let images = fs::read_dir(folder.join(format!(".cache/virtme-ng/{tag}/amd64/boot")))?;
         let is_image = |path: &PathBuf| {
