@@ -85,7 +85,7 @@ fn autoreap_rejects_exit_signal() -> Result {
 }
 
 case! {
-    /// CLONE_AUTOREAP with CLONE_PARENT is EINVAL, and makes no child.
+    /// CLONE_AUTOREAP with CLONE_PARENT is EINVAL, with and without CLONE_PIDFD, and makes no child.
     autoreap_rejects_parent: Must, needs [Autoreap],
     source "pull request vfs-7.1-rc1.pidfs; selftest autoreap_rejects_parent",
 }
@@ -93,19 +93,25 @@ fn autoreap_rejects_parent() -> Result {
     two_apart(|| {
         Clone3::new(Flags::AUTOREAP).accepted()?;
         Clone3::new(Flags::CLONE_PARENT).accepted_elsewhere()?;
-        Clone3::new(Flags::AUTOREAP | Flags::CLONE_PARENT).refused(Errno::EINVAL)
+        for pidfd in [Flags::empty(), Flags::PIDFD] {
+            Clone3::new(Flags::AUTOREAP | Flags::CLONE_PARENT | pidfd).refused(Errno::EINVAL)?;
+        }
+        Ok(())
     })
 }
 
 case! {
-    /// CLONE_AUTOREAP with CLONE_THREAD is EINVAL, and starts no thread.
+    /// CLONE_AUTOREAP with CLONE_THREAD is EINVAL, with and without CLONE_PIDFD, and starts no thread.
     autoreap_rejects_thread: Must, needs [Autoreap],
     source "pull request vfs-7.1-rc1.pidfs; selftest autoreap_rejects_thread",
 }
 fn autoreap_rejects_thread() -> Result {
     Clone3::new(Flags::THREAD).accepted()?;
     Clone3::new(Flags::AUTOREAP).accepted()?;
-    Clone3::new(Flags::AUTOREAP | Flags::THREAD).refused(Errno::EINVAL)
+    for pidfd in [Flags::empty(), Flags::PIDFD] {
+        Clone3::new(Flags::AUTOREAP | Flags::THREAD | pidfd).refused(Errno::EINVAL)?;
+    }
+    Ok(())
 }
 
 case! {

@@ -293,14 +293,17 @@ fn nnp_shared_vm_child_only() -> Result {
 }
 
 case! {
-    /// CLONE_NNP with CLONE_THREAD is EINVAL, and starts no thread.
+    /// CLONE_NNP with CLONE_THREAD is EINVAL, with and without CLONE_PIDFD, and starts no thread.
     nnp_rejects_thread: Must, needs [Nnp],
     source "commit \"clone: add CLONE_NNP\"; selftest nnp_rejects_thread",
 }
 fn nnp_rejects_thread() -> Result {
     Clone3::new(Flags::THREAD).accepted()?;
     Clone3::new(Flags::NNP).accepted()?;
-    Clone3::new(Flags::NNP | Flags::THREAD).refused(Errno::EINVAL)
+    for pidfd in [Flags::empty(), Flags::PIDFD] {
+        Clone3::new(Flags::NNP | Flags::THREAD | pidfd).refused(Errno::EINVAL)?;
+    }
+    Ok(())
 }
 
 case! {

@@ -78,19 +78,21 @@ fn pidfd_info_exit_not_before_reap() -> Result {
 }
 
 case! {
-    /// Of a reaped process PIDFD_GET_INFO gives the exit status and the cgroup, and nothing else: its pids and
-    /// credentials are zero.
+    /// Of a reaped process PIDFD_GET_INFO gives the exit status and the cgroup, as often as it is asked, and nothing
+    /// else: its pids and credentials are zero.
     pidfd_info_exit_after_reap: Is, needs [ExitInfo],
     source "pidfd_info(), \"only exit information is available\"",
 }
 fn pidfd_info_exit_after_reap() -> Result {
     for call in subject::calls() {
         let child = dead(&call, 7)?;
-        let info = info(child.pidfd()?, InfoMask::EXIT)?;
-        let what = format!("PIDFD_GET_INFO(EXIT) on a reaped child of {call}");
-        check::equal(format_args!("{what}: mask without CGROUPID"), given(&info), InfoMask::EXIT)?;
-        let (mask, cgroupid, exit_code) = (info.mask, info.cgroupid, Status::exited(7).0);
-        check::equal(what, info, PidfdInfo { mask, cgroupid, exit_code, ..PidfdInfo::default() })?;
+        for time in ["once", "again"] {
+            let info = info(child.pidfd()?, InfoMask::EXIT)?;
+            let what = format!("PIDFD_GET_INFO(EXIT), {time}, on a reaped child of {call}");
+            check::equal(format_args!("{what}: mask without CGROUPID"), given(&info), InfoMask::EXIT)?;
+            let (mask, cgroupid, exit_code) = (info.mask, info.cgroupid, Status::exited(7).0);
+            check::equal(what, info, PidfdInfo { mask, cgroupid, exit_code, ..PidfdInfo::default() })?;
+        }
     }
     Ok(())
 }

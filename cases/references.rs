@@ -93,7 +93,8 @@ fn autokill_dup2_over_last_ref() -> Result {
 
 case! {
     /// A forked process's copy of the pidfd keeps the child alive after the parent has closed its own; its
-    /// close, its exit, its death by SIGKILL and its exec (the descriptor is close-on-exec) kill the child.
+    /// close, its exit, its death by SIGKILL and its exec (the descriptor is close-on-exec) kill the child, and
+    /// do nothing to it as long as the parent holds the pidfd as well.
     autokill_fork_inherited: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"dup()/fork() share the same struct file\")",
 }
@@ -105,6 +106,9 @@ fn autokill_fork_inherited() -> Result {
     for lets_go in [closes, execs, exits, is_killed] {
         let mut child = Tied::new()?;
         let fd = child.pidfd()?.as_raw_fd();
+        let left = lets_go(Holder::fork()?, fd)?;
+        child.lives("after a forked process let go of its pidfd, which the parent holds as well")?;
+        left.map_or(Ok(()), |holder| holder.end(End::Exit))?;
         let holder = Holder::fork()?;
         child.close()?;
         child.lives("with a copy of its pidfd in a forked process")?;
