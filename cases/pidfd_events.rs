@@ -100,7 +100,8 @@ fn autoreap_pollhup_implies_exit_info() -> Result {
         let child = Held::slow_to_release(&reaped(), 42)?;
         child.let_go()?;
         child.pidfd()?.spin_until_reaped()?;
-        child.pidfd()?.reaped_with(Status::exited(42))?;
+        let recorded = child.pidfd()?.recorded_exit_status()?;
+        check::equal("the exit status at POLLHUP", recorded, Status::exited(42))?;
     }
     Ok(())
 }

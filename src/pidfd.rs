@@ -230,10 +230,14 @@ impl Pidfd {
     #[track_caller]
     pub fn exit_status(&self) -> Result<Status> {
         self.wait_reaped()?;
-        let info = check::succeeds(
-            format_args!("PIDFD_GET_INFO(EXIT) on {self} after POLLHUP"),
-            self.info(InfoMask::EXIT),
-        )?;
+        self.recorded_exit_status()
+    }
+
+    /// The status that PIDFD_INFO_EXIT recorded, of a process that is reaped.
+    #[track_caller]
+    pub fn recorded_exit_status(&self) -> Result<Status> {
+        let info = self.info(InfoMask::EXIT);
+        let info = check::succeeds(format_args!("PIDFD_GET_INFO(EXIT) on {self} after POLLHUP"), info)?;
         check::holds(
             info.given().contains(InfoMask::EXIT),
             format_args!(

@@ -67,7 +67,7 @@ impl Held {
     pub fn slow_to_release(call: &Clone3, code: i32) -> Result<Held> {
         let held = Held::prepared(call, code, || {
             let null = std::fs::File::open("/dev/null");
-            for _ in 0..200 {
+            for _ in 0..900 {
                 std::mem::forget(null.as_ref().ok().map(std::fs::File::try_clone));
             }
         })?;
