@@ -1,0 +1,74 @@
+#!/usr/bin/env bash
+# Says how long the suite takes, and how much of it is the machine's start. See vm/speed.sh --help.
+set -euo pipefail
+project=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")
+pairs=5
+
+if [[ ${1-} == --help ]]; then
+    cat <<HELP
+Usage: vm/speed.sh [OPTIONS OF vm/run.sh]
+
+Measures, in one boot: a bare fork, an empty case through the sandbox, the 19 scenarios of the kernel's selftest, all cases.
+Then, $pairs times in turn, and says the medians: how long a boot takes to an init that restarts at once, and how long
+vm/run.sh takes from power-on to the verdict on the 19 scenarios. All with QEMU.
+
+Exit status: as vm/run.sh.
+HELP
+    exit
+fi
+
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+
+suite() {
+    "$project/vm/run.sh" --engine qemu "$@"
+}
+
+milliseconds_since() {
+    local now=$EPOCHREALTIME
+    printf '%s\n' $(((${now/./} - ${1/./}) / 1000))
+}
+
+# An init that restarts the machine never comes to a first case. vm/run.sh says so, and would boot once more.
+bare_boot() {
+    local begin=$EPOCHREALTIME line
+    exec {said}< <(exec "$project/vm/run.sh" --engine qemu "$@" --suite "$folder/init" 2>&1)
+    local pid=$!
+    while read -r line; do
+        if [[ $line == *'booting again'* ]]; then
+            milliseconds_since "$begin"
+            kill "$pid"
+            wait "$pid" || true
+            return
+        fi
+    done <&"$said"
+    printf 'speed.sh: the guest did not restart at once\n' >&2
+    exit 69
+}
+
+verdict() {
+    local begin=$EPOCHREALTIME status=0
+    suite "$@" -- --upstream >"$folder/said" 2>&1 || status=$?
+    if ((status != 0)); then
+        cat "$folder/said" >&2
+        exit "$status"
+    fi
+    milliseconds_since "$begin"
+}
+
+median() {
+    sort -n "$1" | sed -n "$(((pairs + 1) / 2))p"
+}
+
+suite "$@" -- --speed
+
+printf '#include <sys/reboot.h>\nint main(void) { return reboot(RB_AUTOBOOT); }\n' >"$folder/init.c"
+cc -static -O2 -o "$folder/init" "$folder/init.c"
+for ((pair = 0; pair < pairs; pair++)); do
+    bare_boot "$@" >>"$folder/bare"
+    verdict "$@" >>"$folder/verdict"
+done
+bare=$(median "$folder/bare")
+verdict=$(median "$folder/verdict")
+printf '%-44s %19d ms\n' 'boot to an init that restarts at once' "$bare" 'power-on to the verdict on the 19' "$verdict"
+printf '%-44s %19d.%02d\n' '    in bare boots' $((verdict / bare)) $((verdict * 100 / bare % 100))
