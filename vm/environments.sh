@@ -11,6 +11,8 @@ Boots a kernel, and runs the suite in it in every environment of the table in vm
 user, behind a seccomp filter, without /proc … In each, no case may fail, what is blocked must say the right reason, what
 must still pass must pass, and nothing may be left behind.
 
+Two rows start the suite by strace and by gdb, if they are installed here (gdb-minimal, which has no Python in it).
+
   --quick      a few cases of every theme instead of all
   --markdown   at the end, docs/environments.md
   ROW          only the environments with that in their name
@@ -26,5 +28,19 @@ built=${CARGO_TARGET_DIR:-$project/target}/vm
 RUSTFLAGS='-C target-feature=+crt-static -C relocation-model=static' cargo build --quiet --release --bins \
     --example environments --example self-test --manifest-path "$project/Cargo.toml" --target "$target" --target-dir "$built"
 folder=$built/$target/release
-exec "$folder/clone3-vm" --engine qemu --timeout 3600 --suite "$folder/examples/environments" \
-    --carry "$folder/clone3-conformance" --carry "$folder/examples/self-test" "$@"
+
+# What of strace and gdb is installed here goes into the guest too, with its libraries. A gdb that has Python in it would need
+# much more than those; gdb-minimal has none.
+carried=("$folder/clone3-conformance" "$folder/examples/self-test")
+tools=()
+if command -v strace >/dev/null; then
+    tools+=("$(command -v strace)")
+fi
+if command -v gdb >/dev/null && gdb -nx -batch --configuration | grep -q -e --without-python; then
+    tools+=("$(command -v gdb)")
+fi
+if ((${#tools[@]} > 0)); then
+    mapfile -t libraries < <(ldd "${tools[@]}" | grep -o '/[^ ]* (0x' | cut -d ' ' -f 1 | sort -u)
+    carried+=("${tools[@]}" "${libraries[@]}")
+fi
+exec "$folder/clone3-vm" --engine qemu --timeout 3600 --suite "$folder/examples/environments" "${carried[@]/#/--carry=}" "$@"

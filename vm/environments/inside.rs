@@ -28,7 +28,7 @@ use rustix::mount::{
 use rustix::process::{Rlimit, setrlimit};
 
 use crate::outside::CGROUP;
-use crate::row::{Answer, Inside, Instead, Row, Trace};
+use crate::row::{Answer, CARRIED, Inside, Instead, Row, Tool, Trace};
 use crate::{Result, THIS, table};
 
 /// What the exit status is where a step goes wrong: nothing that the suite ends with.
@@ -72,14 +72,28 @@ fn take_steps(row: &Row, from: usize, arguments: &[String]) -> Result<ExitCode> 
             Inside::Clone3Answers(Answer::EinvalForNewFlags) if from <= index => {
                 return supervise(row.name, index, arguments);
             }
+            Inside::Under(tool) => return become_tool(*tool, row.program.path(), arguments),
             step => take(*step).map_err(|error| format!("step {}: {error}", index + 1))?,
         }
     }
-    // exec(3) of the standard library would put SIGPIPE back.
     let words = std::iter::once("clone3-conformance").chain(arguments.iter().map(String::as_str));
+    execute(row.program.path(), words)
+}
+
+/// Becomes that program, with these words; exec(3) of the standard library would put SIGPIPE back.
+fn execute<'a>(program: &str, words: impl Iterator<Item = &'a str>) -> Result<ExitCode> {
     let words: Vec<CString> = words.map(CString::new).collect::<std::result::Result<_, _>>()?;
-    nix::unistd::execv(&CString::new(row.program.path())?, &words)?;
+    nix::unistd::execv(&CString::new(program)?, &words)?;
     Err("exec returned".into())
+}
+
+/// Becomes a program of the host's that starts the suite. It finds its libraries beside it, and so does its loader.
+fn become_tool(tool: Tool, suite: &str, arguments: &[String]) -> Result<ExitCode> {
+    let loader = format!("{CARRIED}/ld-linux-x86-64.so.2");
+    let program = format!("{CARRIED}/{}", tool.name);
+    let before = [&loader, "--library-path", CARRIED, &program];
+    let words = before.iter().chain(tool.arguments).copied().chain([suite]);
+    execute(&loader, words.chain(arguments.iter().map(String::as_str)))
 }
 
 /// This program again, to take the steps from this one on.
@@ -142,7 +156,11 @@ fn take(step: Inside) -> Result<()> {
             std::env::set_current_dir("/tmp/lost")?;
             fs::remove_dir("/tmp/lost")?;
         }
-        Inside::PidNamespace | Inside::UnderSubreaper | Inside::ReadLate | Inside::Traced(_) => {}
+        Inside::PidNamespace
+        | Inside::UnderSubreaper
+        | Inside::ReadLate
+        | Inside::Traced(_)
+        | Inside::Under(_) => {}
     }
     Ok(())
 }

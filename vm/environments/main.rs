@@ -23,10 +23,11 @@ mod trial;
 use std::error::Error;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
 use judge::{Judge, Verdict};
-use row::Row;
+use row::{CARRIED, Row};
 use snapshot::Bystanders;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -91,6 +92,10 @@ fn go_through_table(options: &Options) -> Result<ExitCode> {
     let mut judge = Judge::new(options.quick);
     let mut verdicts = Vec::new();
     for row in table::rows().iter().filter(|row| row.is_the_measure() || options.wants(row)) {
+        if let Some(tool) = row.tool().filter(|tool| !Path::new(CARRIED).join(tool.name).exists()) {
+            println!("left out: {}: the host has no {} to give", row.name, tool.name);
+            continue;
+        }
         let name = row.name;
         tell(format!(r#"{{"event":"start","case":"{name}"}}"#))?;
         let verdict = judge.on(row, trial::carry_out(row, options.quick, &bystanders)?);

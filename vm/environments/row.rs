@@ -62,6 +62,9 @@ impl Program {
     }
 }
 
+/// Where the guest has what the host gave it.
+pub const CARRIED: &str = "/suite/carried";
+
 /// What is done to the machine.
 #[derive(Clone, Copy)]
 pub enum Outside {
@@ -119,6 +122,9 @@ pub enum Inside {
     UnderSubreaper,
     /// Goes on as a tracee; the tracer follows all that comes of it.
     Traced(Trace),
+    /// Goes on as the child of a program of the host's, with these arguments. Rows whose program the host has not are left
+    /// out.
+    Under(Tool),
     ThirtyTwoBit,
     /// Goes on as the child of a process that gives it a full pipe as its stdout, reads none of it before the child is
     /// blocked on it, and then passes all of it on.
@@ -151,6 +157,13 @@ pub enum Instead {
     BrokenPipe,
 }
 
+/// A program of the host's that starts another.
+#[derive(Clone, Copy)]
+pub struct Tool {
+    pub name: &'static str,
+    pub arguments: &'static [&'static str],
+}
+
 /// How closely a tracer looks.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Trace {
@@ -181,6 +194,11 @@ impl Row {
     pub fn perhaps(mut self, reasons: &'static [&'static str]) -> Row {
         self.expected.maybe = reasons;
         self
+    }
+
+    /// The program of the host's that the suite is started by, if that is the row's environment.
+    pub fn tool(&self) -> Option<Tool> {
+        self.inside.iter().find_map(|step| if let Inside::Under(tool) = step { Some(*tool) } else { None })
     }
 
     /// Whether the other rows are compared with this one.

@@ -5,7 +5,7 @@ use nix::sys::signal::Signal;
 use rustix::process::Resource;
 
 use crate::row::Inside::*;
-use crate::row::{Answer, Expected, Inside, Instead, Outside, Program, Row, Trace};
+use crate::row::{Answer, Expected, Inside, Instead, Outside, Program, Row, Tool, Trace};
 
 /// The row that the others are compared with.
 pub const MEASURE: &str = "root";
@@ -64,6 +64,20 @@ const NO_NAMESPACE: &str = "no kind of namespace can be made";
 /// That the sandbox cannot fork, or that a case cannot: it depends on who takes the last processes.
 const TIGHT: &str = "a pids cgroup";
 const CORE: &str = "cannot set kernel.core_pattern to";
+
+const STRACE: Tool = Tool { name: "strace", arguments: &["-f", "-o", "/dev/null"] };
+const GDB: Tool = Tool {
+    name: "gdb",
+    arguments: &[
+        "-nx",
+        "-batch",
+        "-iex=set startup-with-shell off",
+        "-iex=set debuginfod enabled off",
+        "-ex=run",
+        "-ex=quit $_exitcode",
+        "--args",
+    ],
+};
 
 /// What every ordinary user is without.
 const ORDINARY: &[&str] = &[ROOT, CGROUP, SET_TID];
@@ -463,6 +477,11 @@ fn processes() -> Vec<Row> {
         row("subreaper", "the child of a subreaper, which must be left no orphan", vec![UnderSubreaper], &[]),
         row("traced", "traced, forks followed (as by gdb)", vec![Traced(Trace::Events)], &[PTRACE]),
         row("traced-calls", "traced, every call (as by strace -f)", vec![Traced(Trace::Calls)], &[PTRACE]),
+        row("strace", "under strace -f", vec![Under(STRACE)], &[PTRACE]),
+        Row {
+            expected: Expected { says: &["[Inferior 1 (process"], ..Expected::default() },
+            ..row("gdb", "run by gdb", vec![Under(GDB)], &[])
+        },
         row("traced-alone", "traced, forks not followed", vec![Traced(Trace::OneProcess)], &[]),
         row("personality-32", "the personality of a 32-bit program", vec![ThirtyTwoBit], &[]),
     ]
