@@ -11,6 +11,7 @@ use clone3_conformance::kit::{
 };
 use clone3_conformance::wait::{self, Event, Status, Who};
 use nix::errno::Errno;
+use nix::sys::ptrace::Options;
 use nix::sys::signal::Signal;
 use rustix::event::epoll::EventFlags;
 
@@ -65,6 +66,32 @@ fn autoreap_ptrace_other_tracer_zombie() -> Result {
     check::equal("the tracer's wait", tracer.reap()?, Status::exited(16))?;
     is_gone_with(&child, Status::exited(16))?;
     tracer.dismiss()
+}
+
+case! {
+    /// A tracer that is blocked in wait for an auto-reaped child of another process gets it when it exits, as it gets an
+    /// ordinary one.
+    autoreap_ptrace_blocked_tracer_woken: Must, needs [Autoreap, ExitInfo, Ptrace, Proc],
+    source "ptrace(2) (\"Death under ptrace\"); kernel/signal.c do_notify_parent() (__wake_up_parent)",
+}
+fn autoreap_ptrace_blocked_tracer_woken() -> Result {
+    sigchld::block()?;
+    for call in [Clone3::new(Flags::PIDFD), Clone3::new(Flags::REAPED)] {
+        let child = Grandchild::prepared(&call, 16, tracer::let_anyone_trace_me)?;
+        tracer::seize(child.pid, Options::empty())?;
+        let wait = WaitCall::Pid(child.pid, libc::WEXITED | libc::__WALL);
+        let tracer = Blocked::in_call(wait)?;
+        child.let_go()?;
+        let found = tracer.join()?;
+        check::equal(format_args!("{wait} of the tracer of a child of {call}"), found, Ok(Some(child.pid)))?;
+        sigchld::pending_for(child.pid, libc::CLD_EXITED)?;
+        let orphan = child.orphan()?;
+        match call.flags().contains(Flags::AUTOREAP) {
+            true => orphan.pidfd.gone_with(orphan.pid, Status::exited(16))?,
+            false => wait::reap_expecting(orphan.pid, Status::exited(16))?,
+        }
+    }
+    Ok(())
 }
 
 case! {

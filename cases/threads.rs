@@ -204,6 +204,26 @@ fn autoreap_creating_thread_exits() -> Result {
 }
 
 case! {
+    /// An auto-reaped child is reaped at its exit, without a wait and without a SIGCHLD, although its parent has other
+    /// threads; an ordinary child of that parent is a zombie then.
+    autoreap_parent_has_threads: Must, needs [Autoreap, ExitInfo],
+    source "commit \"clone: add CLONE_AUTOREAP\" (\"without ever becoming a zombie\"); kernel/signal.c do_notify_parent()",
+}
+fn autoreap_parent_has_threads() -> Result {
+    sigchld::block()?;
+    let ordinary = Held::exiting_with(&Clone3::new(Flags::PIDFD), 5)?;
+    let child = Held::exiting_with(&Clone3::new(Flags::REAPED), 6)?;
+    threads::beside_another(|| {
+        ordinary.let_go()?;
+        wait::find_zombie(ordinary.pid())?;
+        wait::reap_expecting(ordinary.pid(), Status::exited(5))?;
+        child.let_go()?;
+        child.is_gone_with(Status::exited(6))?;
+        sigchld::none_pending()
+    })
+}
+
+case! {
     /// A pidfd for one thread of an auto-reaped process reports the end of that thread, with its exit code,
     /// while the pidfd of the process reports nothing.
     autoreap_thread_pidfd: Is, needs [Autoreap, ExitInfo],

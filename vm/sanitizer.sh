@@ -1,8 +1,17 @@
 #!/usr/bin/env bash
-# Builds the suite with the address sanitizer, boots a kernel and runs the suite in it: vm/sanitizer.sh [OPTIONS OF vm/run.sh]
+# Builds the suite with the address sanitizer, boots a kernel and runs the suite in it:
+# vm/sanitizer.sh [OPTIONS OF vm/run.sh] [-- RUNNER ARGS]
 #
 # For those who change `unsafe` code. A report of the sanitizer ends the process that it is about, and so fails the case.
 set -euo pipefail
+
+options=()
+while (($# > 0)) && [[ $1 != -- ]]; do
+    options+=("$1")
+    shift
+done
+# What is left is for the runner.
+(($# == 0)) || shift
 
 project=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")
 target=x86_64-unknown-linux-gnu
@@ -26,5 +35,5 @@ for library in libc.so.6 libm.so.6 libgcc_s.so.1; do
 done
 
 # The sanitizer keeps a process that it watches from dumping a core of many terabytes.
-exec "$built/vm/$target/release/clone3-vm" --engine qemu --memory 4G --timeout 1800 --suite "$suite" "${carry[@]}" "$@" \
-    -- --timeout-scale 3 --skip coredump --skip core_dump --skip global_init
+exec "$built/vm/$target/release/clone3-vm" --engine qemu --memory 4G --timeout 1800 --suite "$suite" "${carry[@]}" "${options[@]}" \
+    -- --timeout-scale 3 --skip coredump --skip core_dump --skip global_init "$@"

@@ -175,6 +175,18 @@ pub fn join<T>(thread: std::thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T
     thread.join().unwrap_or_else(|_| Err(Failure::broken("a thread of the case panicked")))
 }
 
+/// Runs `body` while another thread of this process lives, which does nothing.
+pub fn beside_another<T>(body: impl FnOnce() -> T) -> T {
+    let (end, until_then) = std::sync::mpsc::channel::<()>();
+    // Owned by the scope, so that a panic of the body lets the thread go as well.
+    std::thread::scope(move |scope| {
+        scope.spawn(move || until_then.recv());
+        let result = body();
+        drop(end);
+        result
+    })
+}
+
 /// A pidfd for the calling thread, which reports its end exactly: a join may return a little before it.
 pub fn own_pidfd() -> Result<Pidfd> {
     Ok(pidfd_open(own_tid(), PIDFD_THREAD)?)

@@ -13,7 +13,7 @@ use crate::procfs::{self, Stat};
 use crate::wait::{Who, waitid};
 
 /// How long leftovers may take to die of SIGKILL: long enough for an emulated machine under load.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A process, or another thing, that a case left behind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

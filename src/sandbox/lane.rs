@@ -15,8 +15,9 @@ use rustix::pipe::PipeFlags;
 
 use super::census::{self, Leftover};
 use super::entry::{self, COULD_NOT_REPORT, Report};
+use super::leavings;
+use super::scarcity::Before;
 use super::wire::{self, Outcome, Request};
-use super::{leavings, scarcity};
 use crate::case::{self, Case, Strength};
 use crate::check::Failure;
 use crate::kit::sysctl;
@@ -84,6 +85,7 @@ struct Lane {
     /// What every case reads as its standard input.
     nothing: OwnedFd,
     pipes: Pipes,
+    before: Before,
 }
 
 /// What a case reports and prints goes through these. They serve one case after another: nobody but a case
@@ -134,7 +136,7 @@ enum Ending {
 impl Lane {
     fn new(program: UnixStream, children: SignalFd) -> Result<Lane, (UnixStream, rustix::io::Errno)> {
         match (nothing_to_read(), Pipes::new()) {
-            (Ok(nothing), Ok(pipes)) => Ok(Lane { program, children, nothing, pipes }),
+            (Ok(nothing), Ok(pipes)) => Ok(Lane { program, children, nothing, pipes, before: Before::now() }),
             (Err(errno), _) | (_, Err(errno)) => Err((program, errno)),
         }
     }
@@ -147,13 +149,14 @@ impl Lane {
         trail::clear();
         // A case that dies cannot put back what it changed.
         let settings = if case.runs_alone() { sysctl::Snapshot::take() } else { sysctl::Snapshot::default() };
+        self.before.refresh();
         let start = Instant::now();
         let outcome = match self.start(case, request.deadline) {
             Ok(running) => self.finish(case, running, request.deadline, start),
             Err(errno) => no_fork(errno),
         };
         settings.put_back();
-        outcome
+        Outcome { failure: outcome.failure.map(|failure| self.before.excuse(failure)), ..outcome }
     }
 
     fn start(&self, case: &Case, deadline: Duration) -> nix::Result<Running> {
@@ -204,14 +207,14 @@ impl Lane {
         let mut failure = judge(ending, report, found.into_iter().chain(things));
         if !immortal.is_empty() {
             let who = census::names(&immortal);
-            failure = Some(Failure::fail(format!("SIGKILL does not end what the case left: {who}")));
+            let before = failure.map_or_else(String::new, |failure| format!("; before: {}", failure.message));
+            failure = Some(Failure::fail(format!("SIGKILL does not end what the case left: {who}{before}")));
             // It may still write into the old ones. Without new ones the old have to do.
             if let Ok(pipes) = Pipes::new() {
                 self.pipes = pipes;
             }
         }
         let trail = if failure.is_some() { trail::read() } else { Vec::new() };
-        let failure = failure.map(scarcity::excuse);
         Outcome { failure, output: running.output.text(), trail, duration }
     }
 
@@ -284,9 +287,13 @@ fn nothing_to_read() -> rustix::io::Result<OwnedFd> {
         .or_else(|_| Ok(rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?.0))
 }
 
+/// A process that SIGKILL does not end is left to the census.
 fn kill_and_reap(pid: i32) {
     let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-    let _ = wait::waitpid(pid, libc::__WALL);
+    let start = Instant::now();
+    while wait::waitpid(pid, libc::WNOHANG | libc::__WALL) == Ok(None) && start.elapsed() < census::PATIENCE {
+        std::thread::yield_now();
+    }
 }
 
 /// What the case did last, as far as it is on the trail.

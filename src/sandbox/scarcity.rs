@@ -5,7 +5,7 @@
 //! could have what a case can need. Where there is enough of everything, which is nearly everywhere, the failure
 //! stands.
 
-use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
@@ -25,31 +25,55 @@ const FILES: u64 = 256;
 /// How much address space, in bytes.
 const MEMORY: usize = 64 << 20;
 
-/// How often the kernel had killed for memory when this program began.
-static KILLED_BEFORE: OnceLock<Option<u64>> = OnceLock::new();
+/// For how long what was seen before one case holds for the next as well: to ask before each costs as much as a third of
+/// a fork.
+const FRESH: Duration = Duration::from_secs(1);
 
-/// Remembers what [`excuse`] compares with. To be called before the first case.
-pub(super) fn remember() {
-    KILLED_BEFORE.get_or_init(killed_for_memory);
+/// How it was before a case, or not long before.
+///
+/// A process of somebody else's that the kernel killed for want of memory must excuse no case but those of that time.
+pub(super) struct Before {
+    asked: Instant,
+    killed_for_memory: Option<u64>,
 }
 
-/// The failure of a case that ran here: `blocked` where something is too scarce to tell more.
-pub(super) fn excuse(failure: Failure) -> Failure {
-    if !matches!(failure.kind, Kind::Fail | Kind::Broken) {
-        return failure;
+impl Before {
+    pub(super) fn now() -> Before {
+        Before { asked: Instant::now(), killed_for_memory: killed_for_memory() }
     }
-    match scarce() {
-        Some(what) => Failure {
-            kind: Kind::Blocked,
-            message: format!("{what}, so that {}", failure.message),
-            ..failure
-        },
-        None => failure,
+
+    /// To be called before each case.
+    pub(super) fn refresh(&mut self) {
+        if self.asked.elapsed() > FRESH {
+            *self = Before::now();
+        }
+    }
+
+    /// The failure of the case that ran here: `blocked` where something is too scarce to tell more.
+    pub(super) fn excuse(&self, failure: Failure) -> Failure {
+        if !matches!(failure.kind, Kind::Fail | Kind::Broken) {
+            return failure;
+        }
+        match self.scarce() {
+            Some(what) => Failure {
+                kind: Kind::Blocked,
+                message: format!("{what}, so that {}", failure.message),
+                ..failure
+            },
+            None => failure,
+        }
+    }
+
+    /// What there is too little of.
+    fn scarce(&self) -> Option<String> {
+        let killed = killed_for_memory() > self.killed_for_memory;
+        too_few()
+            .or_else(|| killed.then(|| "the kernel killed a process for want of memory meanwhile".to_owned()))
     }
 }
 
-/// What there is too little of.
-fn scarce() -> Option<String> {
+/// What there is too little of now.
+fn too_few() -> Option<String> {
     let processes = processes_to_be_had();
     if processes < PROCESSES {
         return Some(format!(
@@ -59,12 +83,7 @@ fn scarce() -> Option<String> {
     if let Some(files) = getrlimit(Resource::Nofile).current.filter(|files| *files < FILES) {
         return Some(format!("RLIMIT_NOFILE allows only {files} open files"));
     }
-    if !memory_can_be_had() {
-        return Some(format!("{} MiB of memory cannot be had (RLIMIT_AS)", MEMORY >> 20));
-    }
-    let before = KILLED_BEFORE.get().copied().flatten();
-    (killed_for_memory() > before)
-        .then(|| "the kernel killed processes for want of memory meanwhile".to_owned())
+    (!memory_can_be_had()).then(|| format!("{} MiB of memory cannot be had (RLIMIT_AS)", MEMORY >> 20))
 }
 
 /// Forks as many children as a case may need, or as many as there can be, and clears them away.

@@ -9,7 +9,7 @@ use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::unistd::{ForkResult, fork};
 
-use super::{census, lane, scarcity, wire};
+use super::{census, lane, wire};
 use crate::clone3::exit_now;
 use crate::kit::{cgroup, fdpass};
 use crate::pidfd::Pidfd;
@@ -72,7 +72,6 @@ fn serve(program: &UnixStream) {
     let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
     // A Ctrl-C ends the program, and that ends the sandbox, which then still clears up.
     let _ = rustix::process::setpgid(None, None);
-    scarcity::remember();
     let controllers = cgroup::Controllers::now();
     let mut lanes = Vec::new();
     while let Ok(socket) = fdpass::receive(program) {
