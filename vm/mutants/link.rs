@@ -4,7 +4,7 @@
 //! the commands that make has noted; everything between two files that mutants edit was linked to one object before.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -33,19 +33,28 @@ pub struct Parts {
     linker: String,
     tail: String,
     folder: TempDir,
+    /// The folder itself, locked: who finds it unlocked knows that nobody uses it any more.
+    _in_use: File,
 }
+
+const PREFIX: &str = "parts-";
 
 impl Parts {
     /// Takes the kernel in `build` apart into `files` and the rest; `scratch` is where there is room for that.
     pub fn new(tree: &Path, build: &Path, scratch: &Path, files: &BTreeSet<&str>) -> Result<Self> {
         let members = members(build)?;
+        clear_away_abandoned(scratch)?;
+        let folder = TempDir::with_prefix_in(PREFIX, scratch)?;
+        let in_use = File::open(folder.path())?;
+        in_use.lock()?;
         let mut parts = Self {
             tree: tree.to_owned(),
             build: build.to_owned(),
             parts: Vec::new(),
             linker: linker(build)?,
             tail: libraries(build)?,
-            folder: TempDir::with_prefix_in("parts-", scratch)?,
+            folder,
+            _in_use: in_use,
         };
         for file in files {
             let object = object(file)?;
@@ -209,6 +218,18 @@ fn object(file: &str) -> Result<String> {
 fn replaced(command: &str, words: &[(&str, &str)]) -> String {
     let replace = |word| words.iter().find(|(old, _)| *old == word).map_or(word, |(_, new)| *new);
     command.split(' ').map(replace).collect::<Vec<_>>().join(" ")
+}
+
+/// Takes away what runs have left that were interrupted.
+fn clear_away_abandoned(scratch: &Path) -> Result<()> {
+    for entry in fs::read_dir(scratch)? {
+        let entry = entry?;
+        let is_one = entry.file_name().to_string_lossy().starts_with(PREFIX);
+        if is_one && File::open(entry.path())?.try_lock().is_ok() {
+            fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
