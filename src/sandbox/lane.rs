@@ -67,6 +67,7 @@ pub(super) fn serve(program: UnixStream) {
 
 /// Subreaper of all that cases leave, and gone with the zygote.
 fn settle_in() -> rustix::io::Result<()> {
+    entry::look_up_the_clock();
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
 }
@@ -309,10 +310,11 @@ fn what_hangs(pid: i32) -> String {
 }
 
 /// The case's own words: `Ok(None)` when it said nothing, an error when nobody can make sense of them.
-fn read_report(mut verdict: &File, pid: i32) -> Result<Option<Report>, String> {
-    let mut bytes = Vec::new();
-    // It ends where nothing more is there: the lane holds the other end, too.
-    let _ = verdict.read_to_end(&mut bytes);
+fn read_report(verdict: &File, pid: i32) -> Result<Option<Report>, String> {
+    let mut bytes = Vec::with_capacity(4096);
+    // It ends where nothing more is there: the lane holds the other end, too. As a mere stream, since a file would be asked
+    // for its size first.
+    let _ = verdict.take(u64::MAX).read_to_end(&mut bytes);
     Report::read(&bytes, pid)
 }
 
