@@ -26,7 +26,8 @@ suite() {
 
 milliseconds_since() {
     local now=$EPOCHREALTIME
-    printf '%s\n' $(((${now/./} - ${1/./}) / 1000))
+    # The decimal point is the locale's.
+    printf '%s\n' $(((${now/[.,]/} - ${1/[.,]/}) / 1000))
 }
 
 # An init that restarts the machine never comes to a first case. vm/run.sh says so, and would boot once more.
@@ -39,6 +40,7 @@ bare_boot() {
             milliseconds_since "$begin"
             kill "$pid"
             wait "$pid" || true
+            exec {said}<&-
             return
         fi
     done <&"$said"

@@ -66,7 +66,7 @@ impl Before {
 
     /// What there is too little of.
     fn scarce(&self) -> Option<String> {
-        let killed = killed_for_memory() > self.killed_for_memory;
+        let killed = self.killed_for_memory.is_some_and(|before| killed_for_memory() > Some(before));
         too_few()
             .or_else(|| killed.then(|| "the kernel killed a process for want of memory meanwhile".to_owned()))
     }
@@ -115,4 +115,23 @@ fn memory_can_be_had() -> bool {
 fn killed_for_memory() -> Option<u64> {
     let counters = std::fs::read_to_string("/proc/vmstat").ok()?;
     counters.lines().find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a look that was taken so long ago holds after [`Before::refresh`]; it had seen something that no kernel says.
+    fn refreshed(age: Duration) -> Option<u64> {
+        let asked = Instant::now().checked_sub(age).unwrap();
+        let mut before = Before { asked, killed_for_memory: Some(u64::MAX) };
+        before.refresh();
+        before.killed_for_memory
+    }
+
+    #[test]
+    fn a_kill_of_long_ago_excuses_nothing() {
+        assert_eq!(refreshed(Duration::ZERO), Some(u64::MAX));
+        assert_ne!(refreshed(2 * FRESH), Some(u64::MAX));
+    }
 }

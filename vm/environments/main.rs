@@ -93,7 +93,7 @@ fn go_through_table(options: &Options) -> Result<ExitCode> {
     let mut verdicts = Vec::new();
     for row in table::rows().iter().filter(|row| row.is_the_measure() || options.wants(row)) {
         if let Some(tool) = row.tool().filter(|tool| !Path::new(CARRIED).join(tool.name).exists()) {
-            println!("left out: {}: the host has no {} to give", row.name, tool.name);
+            println!("left out: {}: the host has no {} that could be given", row.name, tool.name);
             continue;
         }
         let name = row.name;
