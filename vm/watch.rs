@@ -12,6 +12,10 @@ use crate::interrupt::Interrupts;
 use crate::journal::Journal;
 use crate::process::{Process, wait_until};
 
+/// How long what a guest tells is left to gather. Its serial lines give one byte at a time: to wake for each would take from
+/// the guest a good part of the processors that emulate it.
+const GATHER: Duration = Duration::from_millis(5);
+
 /// The lines out of a guest.
 pub struct Channels {
     /// The kernel's console.
@@ -127,8 +131,10 @@ impl Watch {
         }
     }
 
-    /// Waits for the next thing to happen.
+    /// Waits for the next thing to happen, and a little longer while the guest only tells.
     fn wait(&self, machine: &Process, deadline: Instant, interrupts: &Interrupts) -> Result<()> {
+        let mut rare = [PollFd::new(machine, PollFlags::IN), PollFd::new(interrupts, PollFlags::IN)];
+        wait_until(&mut rare, Some(deadline.min(Instant::now() + GATHER)))?;
         let Channels { console, output, journal } = &self.channels;
         let mut waiting = [
             PollFd::new(machine, PollFlags::IN),
