@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Boots a kernel and runs the suite in it in one hostile environment after the other. See vm/environments.sh --help.
 set -euo pipefail
-project=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")
+# shellcheck source-path=SCRIPTDIR source=build.sh
+. "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/build.sh"
 
 if [[ ${1-} == --help ]]; then
     cat <<'HELP'
@@ -22,16 +23,11 @@ HELP
     exit
 fi
 
-target=x86_64-unknown-linux-gnu
-# The target folder of vm/run.sh: the same programs, built in the same way.
-built=${CARGO_TARGET_DIR:-$project/target}/vm
-RUSTFLAGS='-C target-feature=+crt-static -C relocation-model=static' cargo build --quiet --release --bins \
-    --example environments --example self-test --manifest-path "$project/Cargo.toml" --target "$target" --target-dir "$built"
-folder=$built/$target/release
+build_static --bin clone3-conformance --bin clone3-vm --example environments --example self-test
 
 # What of strace and gdb is installed here goes into the guest too, with its libraries. A gdb that has Python in it would need
 # much more than those; gdb-minimal has none.
-carried=("$folder/clone3-conformance" "$folder/examples/self-test")
+carried=("$released/clone3-conformance" "$released/examples/self-test")
 tools=()
 if command -v strace >/dev/null; then
     tools+=("$(command -v strace)")
@@ -43,4 +39,4 @@ if ((${#tools[@]} > 0)); then
     mapfile -t libraries < <(ldd "${tools[@]}" | grep -o '/[^ ]* (0x' | cut -d ' ' -f 1 | sort -u)
     carried+=("${tools[@]}" "${libraries[@]}")
 fi
-exec "$folder/clone3-vm" --engine qemu --timeout 3600 --suite "$folder/examples/environments" "${carried[@]/#/--carry=}" "$@"
+exec "$released/clone3-vm" --engine qemu --timeout 3600 --suite "$released/examples/environments" "${carried[@]/#/--carry=}" "$@"

@@ -19,6 +19,8 @@ pub struct Kernel {
     pub image: PathBuf,
     /// The same kernel uncompressed, where that can be booted.
     pub uncompressed: Option<PathBuf>,
+    /// Whether it is known to back files in memory with huge pages if asked to.
+    pub huge_pages: bool,
     /// Its release, as `uname -r` gives it.
     pub release: String,
     /// The package of the archive that it came from.
@@ -26,6 +28,9 @@ pub struct Kernel {
     /// Kept as long as the kernel, where the image was unpacked for this run only.
     _unpacked: Option<TempDir>,
 }
+
+/// The empty file in the cache that says so of a kernel.
+const HUGE_PAGES: &str = "huge-pages";
 
 /// Gets the kernel that `spec` means.
 pub fn get(spec: &Spec, archive: &Archive, refresh: bool) -> Result<Kernel> {
@@ -80,13 +85,21 @@ fn from_archive(package: &Package, archive: &Archive) -> Result<Kernel> {
         archive.download(package, &file)?;
         take_image(&file, folder)?;
         fs::remove_file(&file)?;
-        vmlinux::unpack(&folder.join("vmlinuz"), &folder.join("vmlinux"))
-            .context("cannot unpack the kernel")?;
-        Ok(())
+        unpack_image(folder).context("cannot unpack the kernel")
     })?;
     let kernel = from_image(&folder.join("vmlinuz"))?;
     let uncompressed = Some(folder.join("vmlinux")).filter(|path| path.exists());
-    Ok(Kernel { package: Some(package.clone()), uncompressed, ..kernel })
+    let huge_pages = folder.join(HUGE_PAGES).exists();
+    Ok(Kernel { package: Some(package.clone()), uncompressed, huge_pages, ..kernel })
+}
+
+/// Puts the uncompressed kernel beside the image, if it can be booted, and what is to be known of it.
+fn unpack_image(folder: &Path) -> Result<()> {
+    let target = folder.join("vmlinux");
+    if vmlinux::unpack(&folder.join("vmlinuz"), &target)? && vmlinux::has_huge_pages(&fs::read(&target)?) {
+        File::create(folder.join(HUGE_PAGES))?;
+    }
+    Ok(())
 }
 
 /// A kernel that lies on this machine.
@@ -135,6 +148,7 @@ fn from_image(path: &Path) -> Result<Kernel> {
             image: fs::canonicalize(path)?,
             release,
             uncompressed: None,
+            huge_pages: false,
             package: None,
             _unpacked: None,
         });
@@ -154,6 +168,7 @@ fn from_image(path: &Path) -> Result<Kernel> {
         image: fs::canonicalize(path)?,
         release: header.release,
         uncompressed: None,
+        huge_pages: false,
         package: None,
         _unpacked: None,
     })

@@ -13,8 +13,8 @@
 set -euo pipefail
 
 here=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
-target=x86_64-unknown-linux-gnu
-built=${CARGO_TARGET_DIR:-$here/../target}/vm
+# shellcheck source-path=SCRIPTDIR source=build.sh
+. "$here/build.sh"
 lose=1
 if [[ ${1-} == --control ]]; then
     lose=0
@@ -27,9 +27,7 @@ no_verdict() {
 }
 
 command -v gdb >/dev/null || no_verdict 'gdb is not installed here; as root: apt-get install gdb'
-RUSTFLAGS='-C target-feature=+crt-static -C relocation-model=static' cargo build --quiet --release \
-    --example lost-kill --manifest-path "$here/../Cargo.toml" --target "$target" --target-dir "$built" ||
-    no_verdict 'the guest does not build'
+build_static --example lost-kill || no_verdict 'the guest does not build'
 
 scratch=$(mktemp -d)
 guest=
@@ -37,7 +35,7 @@ guest=
 trap '[[ -z $guest ]] || kill "$guest" 2>/dev/null || true; rm -rf "$scratch"' EXIT
 mkfifo "$scratch/output"
 "$here/run.sh" --engine qemu --accel tcg --cpus 2 --gdb "$scratch/gdb" \
-    --suite "$built/$target/release/examples/lost-kill" "$@" >"$scratch/output" &
+    --suite "$released/examples/lost-kill" "$@" >"$scratch/output" &
 guest=$!
 
 # Holds one processor where the other can pass it. $1: the addresses, as the guest says them.

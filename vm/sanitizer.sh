@@ -13,21 +13,20 @@ done
 # What is left is for the runner.
 (($# == 0)) || shift
 
-project=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")
-target=x86_64-unknown-linux-gnu
-built=${CARGO_TARGET_DIR:-$project/target}
+# shellcheck source-path=SCRIPTDIR source=build.sh
+. "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/build.sh"
 
-RUSTFLAGS='-C target-feature=+crt-static -C relocation-model=static' cargo build --quiet --release --bins \
-    --manifest-path "$project/Cargo.toml" --target "$target" --target-dir "$built/vm"
+build_static --bin clone3-vm
 
 # The sanitizer needs the shared C library, which the guest has where --carry puts it. Its option is one of unstable
 # compilers; a stable one takes it when it is told to trust us.
 guest=/suite/carried
+target=x86_64-unknown-linux-gnu
 loader=ld-linux-x86-64.so.2
 flags=(-Zsanitizer=address "-Clink-arg=-Wl,-rpath,$guest" "-Clink-arg=-Wl,--dynamic-linker,$guest/$loader")
 RUSTC_BOOTSTRAP=1 RUSTFLAGS="${flags[*]}" cargo build --quiet --bin clone3-conformance \
-    --manifest-path "$project/Cargo.toml" --target "$target" --target-dir "$built/sanitizer"
-suite=$built/sanitizer/$target/debug/clone3-conformance
+    --manifest-path "$project/Cargo.toml" --target "$target" --target-dir "$built-sanitizer"
+suite=$built-sanitizer/$target/debug/clone3-conformance
 
 carry=(--carry "/lib64/$loader")
 for library in libc.so.6 libm.so.6 libgcc_s.so.1; do
@@ -35,5 +34,5 @@ for library in libc.so.6 libm.so.6 libgcc_s.so.1; do
 done
 
 # The sanitizer keeps a process that it watches from dumping a core of many terabytes.
-exec "$built/vm/$target/release/clone3-vm" --engine qemu --memory 4G --timeout 1800 --suite "$suite" "${carry[@]}" "${options[@]}" \
+exec "$released/clone3-vm" --engine qemu --memory 4G --timeout 1800 --suite "$suite" "${carry[@]}" "${options[@]}" \
     -- --timeout-scale 3 --skip coredump --skip core_dump --skip global_init "$@"

@@ -47,6 +47,11 @@ pub fn release(kernel: &[u8]) -> Option<String> {
     Some(String::from_utf8_lossy(banner.captures(kernel)?.get(1)?.as_bytes()).into_owned())
 }
 
+/// Whether the kernel can back files in memory with huge pages (CONFIG_TRANSPARENT_HUGEPAGE): then it has this option.
+pub fn has_huge_pages(kernel: &[u8]) -> bool {
+    Regex::new(r"\x00transparent_hugepage=\x00").is_ok_and(|option| option.is_match(kernel))
+}
+
 /// The compressed kernel inside an image, and what unpacks it, as the boot protocol's header says.
 fn payload(image: &[u8]) -> Option<(&'static str, &[u8])> {
     let number = |at: usize| Some(u32_at(image, at)? as usize);
@@ -129,6 +134,12 @@ mod tests {
         let kernel = b"\0Linux version %s (%s)\0\0Linux version 7.3.4+x (a@b) #1\0";
         assert_eq!(release(kernel), Some("7.3.4+x".to_owned()));
         assert_eq!(release(b"Linux version"), None);
+    }
+
+    #[test]
+    fn huge_pages_are_an_option() {
+        assert!(has_huge_pages(b"\xff\0transparent_hugepage=\0thp_anon=\0"));
+        assert!(!has_huge_pages(b"\0transparent_hugepage=\xffnever"));
     }
 
     #[test]

@@ -1,0 +1,38 @@
+# The static build that every guest gets, for the scripts beside this one: to be sourced.
+#
+# shellcheck shell=bash disable=SC2034
+
+project=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")
+# A target folder of its own: with other flags in the usual one, cargo would build everything anew each time.
+built=${CARGO_TARGET_DIR:-$project/target}/vm
+# Where the programs are then.
+released=$built/x86_64-unknown-linux-gnu/release
+
+# Builds what it is told to, as arguments of cargo, as static programs.
+#
+# In their file, segments begin where a huge page can: the guest's kernel then maps the program in a few large pieces, which
+# spares every process of a case its page faults.
+build_static() {
+    local flags='-C target-feature=+crt-static -C relocation-model=static -C link-arg=-Wl,-z,max-page-size=0x200000'
+    RUSTFLAGS=$flags cargo build --quiet --release --manifest-path "$project/Cargo.toml" \
+        --target x86_64-unknown-linux-gnu --target-dir "$built" "$@"
+}
+
+# Installs system packages, as root or by a sudo that asks for no password; fails with a line that says what is missing.
+install_packages() {
+    local root=()
+    if ((EUID != 0)); then
+        if ! sudo -n true 2>/dev/null; then
+            printf '%s: not installed here: %s; as root: apt-get install %s\n' "${0##*/}" "$*" "$*" >&2
+            return 1
+        fi
+        root=(sudo -n)
+    fi
+    printf '%s: installing system packages: %s\n' "${0##*/}" "$*" >&2
+    local install=("${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq)
+    if ! "${install[@]}" install --yes "$@" >&2 &&
+        ! { "${install[@]}" update && "${install[@]}" install --yes "$@"; } >&2; then
+        printf '%s: cannot install %s\n' "${0##*/}" "$*" >&2
+        return 1
+    fi
+}
