@@ -60,6 +60,10 @@ pub struct Cli {
     #[arg(long, value_name = "FILE")]
     pub counters: Option<PathBuf>,
 
+    /// Make each processor a socket of its own (with --engine qemu): a kernel without ACPI finds one in each socket only
+    #[arg(long)]
+    pub sockets: bool,
+
     /// Let gdb stop the guest: where QEMU's gdbstub makes a socket ("target remote SOCKET")
     #[arg(long, value_name = "SOCKET")]
     pub gdb: Option<PathBuf>,

@@ -9,6 +9,8 @@ pub struct Journal {
     pub lines: Vec<String>,
     /// Whether the suite's first line has come: before it, nothing is the suite's doing.
     pub begun: bool,
+    /// How many processors it found there.
+    pub cpus: Option<u16>,
     /// The cases that have started and not ended.
     pub running: Vec<String>,
     /// How the runner ended, as the guest's init saw it.
@@ -21,7 +23,10 @@ impl Journal {
         let Ok(event) = serde_json::from_str::<Value>(&line) else { return };
         let case = || event["case"].as_str().unwrap_or_default().to_owned();
         match event["event"].as_str() {
-            Some("run") => self.begun = true,
+            Some("run") => {
+                self.begun = true;
+                self.cpus = event["cpus"].as_u64().and_then(|cpus| cpus.try_into().ok());
+            }
             Some("start") => self.running.push(case()),
             Some("end") => {
                 let case = case();
@@ -44,7 +49,7 @@ mod tests {
     fn the_case_that_was_running_is_the_start_without_an_end() {
         let mut journal = Journal::default();
         for line in [
-            r#"{"event":"run","schema":1}"#,
+            r#"{"event":"run","schema":1,"cpus":2}"#,
             r#"{"event":"start","case":"a"}"#,
             r#"{"event":"start","case":"b"}"#,
             r#"{"event":"end","case":"a","verdict":"pass"}"#,
@@ -52,6 +57,7 @@ mod tests {
             journal.push(line.to_owned());
         }
         assert!(journal.begun);
+        assert_eq!(journal.cpus, Some(2));
         assert_eq!(journal.running, ["b"]);
         assert_eq!(journal.exit, None);
     }

@@ -9,6 +9,9 @@ use crate::watch::Limits;
 pub struct Machine {
     pub accel: Accel,
     pub cpus: u16,
+    /// Whether each is a socket of its own. What QEMU makes by itself is the cores of one, of which the table that kernels
+    /// without ACPI read has the first only.
+    pub sockets: bool,
     /// As QEMU's option says it: a number of MiB, or with a letter.
     pub memory: String,
     pub limits: Limits,

@@ -132,7 +132,8 @@ fn rerun(cli: &Cli, kernel: &Kernel, cpus: u16) -> String {
     let spec = kernel.package.as_ref().map_or_else(|| cli.kernel.clone(), exact);
     let user = cli.user.map_or_else(String::new, |uid| format!(" --user {uid}"));
     let load = if cli.load == 0 { String::new() } else { format!(" --load {}", cli.load) };
-    format!("vm/run.sh --kernel {spec} --cpus {cpus}{user}{load} --")
+    let sockets = if cli.sockets { " --engine qemu --sockets" } else { "" };
+    format!("vm/run.sh --kernel {spec} --cpus {cpus}{sockets}{user}{load} --")
 }
 
 /// The suite's binary: beside the driver's, unless it was named.
@@ -175,6 +176,7 @@ impl<'a> Run<'a> {
         let machine = Machine {
             accel,
             cpus: options.cpus,
+            sockets: cli.sockets,
             memory: options.memory.clone(),
             limits: Limits { boot: BOOT, whole: options.timeout },
             gdb: cli.gdb.clone(),
@@ -183,8 +185,11 @@ impl<'a> Run<'a> {
             counters: cli.counters.clone(),
         };
         let engine = engine(options.engine, &kernel, cache, interrupts).map_err(at("machine"))?;
-        if cli.counters.is_some() && !matches!(engine, Engine::Qemu) {
-            return Err(at("machine")(anyhow!("--counters needs --engine qemu")));
+        let needs_qemu = [("--counters", cli.counters.is_some()), ("--sockets", cli.sockets)];
+        if let Some((option, _)) = needs_qemu.iter().find(|(_, asked)| *asked)
+            && !matches!(engine, Engine::Qemu)
+        {
+            return Err(at("machine")(anyhow!("{option} needs --engine qemu")));
         }
         let binary = binary(cli).map_err(at("build"))?;
         let may_leave_kvm = accel == Accel::Kvm && options.accel == Wish::Auto;
@@ -243,6 +248,9 @@ impl<'a> Run<'a> {
                     no_verdict("run", format!("{why}{}", while_running(&running)), &last, &complaint)
                 }
             };
+            if let Some(used) = session.journal.cpus.filter(|used| *used < self.machine.cpus) {
+                note!("the kernel uses {used} of its {} processors (try --sockets)", self.machine.cpus);
+            }
             if let Some(boot) = session.boot {
                 note!(
                     "booted in {:.1} s, ended after {:.1} s",
