@@ -198,19 +198,18 @@ fn autoreap_survives_own_changes() -> Result {
         ("PR_SET_PDEATHSIG", || Ok(nix::sys::prctl::set_pdeathsig(Signal::SIGTERM)?)),
         ("PR_SET_DUMPABLE", || Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)),
         ("PR_SET_NO_NEW_PRIVS", || Ok(rustix::thread::set_no_new_privs(true)?)),
-        ("SIGCHLD ignored", || disposition::set(Signal::SIGCHLD, Disposition::Ignored)),
         ("fork", || apart(|| Ok(()))),
         ("a thread", || threads::in_a_thread(|| Ok(()))),
+        // The last one: a child of a process that ignores SIGCHLD cannot be waited for.
+        ("SIGCHLD ignored", || disposition::set(Signal::SIGCHLD, Disposition::Ignored)),
     ];
-    for (what, change) in changes {
-        let ordinary = Held::execed_after(&Clone3::new(Flags::PIDFD), 62, 1, change).context(what)?;
-        ordinary.let_go()?;
-        ordinary.into_child().reap_expecting(Status::exited(62)).context(what)?;
-        check::holds(
-            sigchld::take().is_some(),
-            "control: no SIGCHLD from an ordinary child that has execed",
-        )?;
+    let all_of_them = || changes.iter().try_for_each(|(_, change)| change());
+    let ordinary = Held::execed_after(&Clone3::new(Flags::PIDFD), 62, 1, all_of_them)?;
+    ordinary.let_go()?;
+    ordinary.into_child().reap_expecting(Status::exited(62))?;
+    check::holds(sigchld::take().is_some(), "control: no SIGCHLD from an ordinary child that has execed")?;
 
+    for (what, change) in changes {
         let child = Held::execed_after(&reaped(), 62, 1, change).context(what)?;
         child.let_go()?;
         child.is_gone_with(Status::exited(62)).context(what)?;

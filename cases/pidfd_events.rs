@@ -6,7 +6,7 @@ use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::epoll::Watch;
 use clone3_conformance::kit::process::{sched_getscheduler, states_until_reaped, tgkill_nothing};
-use clone3_conformance::kit::{Echo, Held, threads};
+use clone3_conformance::kit::{Echo, Held, processors, threads};
 use clone3_conformance::need::rounds;
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::procfs::{self, Stat};
@@ -96,8 +96,10 @@ fn autoreap_pollhup_implies_exit_info() -> Result {
     }
     // A process of which much has been looked up in /proc takes long to release after its number is free. Who sleeps until
     // then may still come too late to see it.
-    for _ in 0..rounds(5) {
-        let child = Held::slow_to_release(&reaped(), 42)?;
+    let [here, there] = processors::two()?;
+    processors::stay_on(here)?;
+    for _ in 0..rounds(3) {
+        let child = Held::slow_to_release(&reaped(), 42, there)?;
         child.let_go()?;
         child.pidfd()?.spin_until_reaped()?;
         let recorded = child.pidfd()?.recorded_exit_status()?;

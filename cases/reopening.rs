@@ -7,7 +7,7 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::handles::Handle;
-use clone3_conformance::kit::{Held, Tied};
+use clone3_conformance::kit::{Held, Tied, processors};
 use clone3_conformance::need::rounds;
 use clone3_conformance::pidfd::Pidfd;
 use nix::errno::Errno;
@@ -181,11 +181,13 @@ fn autokill_handle_dead_estale() -> Result {
     child.dies("after the last close of its pidfd")?;
     let alive = Pidfd::open(std::process::id() as i32)?;
     check::refused("open_by_handle_at of a dead child", handle.open(&alive, 0), Errno::ESTALE)?;
-    for _ in 0..rounds(5) {
-        let child = Held::slow_to_release(&Clone3::new(Flags::REAPED), 0)?;
+    let [here, there] = processors::two()?;
+    processors::stay_on(here)?;
+    for _ in 0..rounds(3) {
+        let child = Held::slow_to_release(&Clone3::new(Flags::REAPED), 0, there)?;
         let handle = Handle::of(child.pidfd()?)?;
         child.let_go()?;
-        child.pidfd()?.wait_reaped()?;
+        child.pidfd()?.spin_until_reaped()?;
         check::refused("open_by_handle_at right after POLLHUP", handle.open(&alive, 0), Errno::ESTALE)?;
     }
     Ok(())

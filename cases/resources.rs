@@ -24,7 +24,7 @@ fn leaves_zombie() -> Clone3 {
 }
 
 /// In microseconds.
-const CPU_TIME: i64 = 20_000;
+const CPU_TIME: i64 = 10_000;
 
 /// Uses as much CPU time, as far as accounts are kept of it.
 fn burn() -> i32 {

@@ -56,7 +56,7 @@ pub fn run(options: Options) -> ExitCode {
         eprintln!("error: no case is selected by these filters; --list shows all names");
         return ExitCode::from(cli::NOTHING_SELECTED);
     }
-    match Shared::new(&options) {
+    match Shared::new(&options, selected) {
         Ok(shared) => ExitCode::from(execute(&options, Arc::new(shared), selected)),
         Err(error) => {
             eprintln!("error: the harness cannot start: {error}");
@@ -117,10 +117,13 @@ fn is_selected(arguments: &libtest_mimic::Arguments, name: &str) -> bool {
 
 impl Shared {
     /// Probes, then forks the zygote: both before the first thread.
-    fn new(options: &Options) -> std::io::Result<Shared> {
+    fn new(options: &Options, selected: usize) -> std::io::Result<Shared> {
         let setting = setting(options);
+        let sandbox = Sandbox::start()?;
+        let at_once = options.libtest.test_threads.unwrap_or_else(processors);
+        sandbox.prepare(at_once.min(selected));
         Ok(Shared {
-            sandbox: Sandbox::start()?,
+            sandbox,
             setting,
             journal: Journal::open(options.events.as_deref(), options.documents())?,
             policy: policy(options, setting),
@@ -171,7 +174,7 @@ fn execute(options: &Options, shared: Arc<Shared>, selected: usize) -> u8 {
         suite: Suite::this(cli::COMMIT),
         probe: shared.setting.probe.clone(),
         tainted: report::kernel_taint(),
-        cpus: std::thread::available_parallelism().map_or(1, usize::from),
+        cpus: processors(),
         selected,
     }));
     if let Some(error) = shared.journal.error() {
@@ -213,6 +216,11 @@ fn write_reports(options: &Options, results: &Results) -> Result<(), String> {
             .map_err(|error| format!("cannot write the report to {}: {error}", path.display()))?;
     }
     Ok(())
+}
+
+/// How many processors this program may use, and libtest has threads.
+pub fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// What libtest is to do: all at once, or one by one where there can be no threads.

@@ -31,6 +31,7 @@ pub fn measure(options: &Options) -> ExitCode {
             return ExitCode::from(cli::BROKEN);
         }
     };
+    sandbox.prepare(run::processors());
     let deadline = options.deadline(setting.probe.emulated);
     let bare = match bare {
         Ok(bare) => bare,
@@ -76,8 +77,7 @@ fn run_all(sandbox: &Sandbox, cases: &[&Case], deadline: Duration) {
         }
     };
     thread::scope(|scope| {
-        let workers = thread::available_parallelism().map_or(1, usize::from);
-        (0..workers).for_each(|_| drop(scope.spawn(work)));
+        (0..run::processors()).for_each(|_| drop(scope.spawn(work)));
     });
     alone.iter().for_each(|case| drop(sandbox.run(case.name, deadline)));
 }

@@ -75,6 +75,11 @@ impl Case {
         file.strip_suffix(".rs").unwrap_or(file)
     }
 
+    /// Whether the claim is about later kernels than this release.
+    pub fn is_ahead_of(&self, release: &str) -> bool {
+        self.since.is_some_and(|since| series_of(release) < series_of(since))
+    }
+
     /// Whether nothing else may run at the same time.
     pub fn runs_alone(&self) -> bool {
         self.needs.contains(&Need::GlobalChanges)

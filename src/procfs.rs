@@ -93,8 +93,8 @@ pub fn status_field(pid: &str, name: &str) -> Option<String> {
 /// Looks up all that `/proc` has of a process's descriptors, so that the kernel remembers it until the process is gone.
 pub fn look_up_descriptors(pid: i32) {
     for folder in ["fd", "fdinfo"] {
-        let entries = fs::read_dir(format!("/proc/{pid}/{folder}"));
-        entries.into_iter().flatten().flatten().for_each(|entry| drop(fs::symlink_metadata(entry.path())));
+        // To list an entry is to look it up.
+        fs::read_dir(format!("/proc/{pid}/{folder}")).into_iter().flatten().for_each(drop);
     }
 }
 

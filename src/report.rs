@@ -12,7 +12,7 @@ use crate::case::{Case, Strength};
 use crate::check::{Failure, Kind};
 use crate::expect::Expected;
 use crate::need::{Need, Unmet};
-use crate::probe::{Probe, series};
+use crate::probe::Probe;
 use crate::sandbox::Outcome;
 
 /// The version of the format. It grows when a reader of the old one would misread the new one.
@@ -138,7 +138,7 @@ impl Policy {
     fn on_broken_claim(&self, case: &Case, message: String) -> (Verdict, String) {
         match case.since {
             // Whoever requires the features has them; the kernel is merely older than this claim about them.
-            Some(since) if series(&self.release) < series(since) => {
+            Some(since) if case.is_ahead_of(&self.release) => {
                 let release = &self.release;
                 (Verdict::Unsupported, format!("true since Linux {since}; Linux {release} has: {message}"))
             }

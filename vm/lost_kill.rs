@@ -13,7 +13,8 @@ use std::process::{ExitCode, exit};
 
 use clone3_conformance::check::Result;
 use clone3_conformance::kit::echo::Pulse;
-use clone3_conformance::kit::exec_race::{about_to_exec_on, stay_on};
+use clone3_conformance::kit::exec_race::about_to_exec_on;
+use clone3_conformance::kit::processors::stay_on;
 use clone3_conformance::kit::{Gate, helper};
 
 /// Where the debugger has to stop the two processors.

@@ -1,12 +1,10 @@
 //! A child in which a thread other than the leader is about to exec: what the last close of its pidfd races with.
 
-use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::Pid;
-
 use crate::abi::Flags;
 use crate::check::Result;
 use crate::clone3::{Child, Clone3, exit_now, park};
 use crate::kit::echo::{self, Line};
+use crate::kit::processors::stay_on;
 use crate::kit::{Gate, helper::Command};
 
 /// An auto-kill child in which a second thread waits at the gate and then execs an echoing program, on whose line
@@ -20,13 +18,6 @@ pub fn about_to_exec(gate: &Gate) -> Result<(Child, Line)> {
 #[track_caller]
 pub fn about_to_exec_on(processor: usize, gate: &Gate) -> Result<(Child, Line)> {
     prepared(gate, || stay_on(processor))
-}
-
-/// Keeps the calling thread, and those that it starts, on this processor.
-pub fn stay_on(processor: usize) -> Result {
-    let mut only = CpuSet::new();
-    only.set(processor)?;
-    Ok(sched_setaffinity(Pid::from_raw(0), &only)?)
 }
 
 #[track_caller]

@@ -26,7 +26,7 @@ use crate::sandbox;
 
 /// How many page faults such a child takes before its end, at least: many more than anything else that pid 1 waits for
 /// meanwhile, and unlike processor time the same on a busy machine.
-pub const FAULTS: u64 = 4096;
+pub const FAULTS: u64 = 2048;
 
 /// A child of pid 1.
 #[derive(Debug)]

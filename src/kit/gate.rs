@@ -29,6 +29,19 @@ impl Gate {
         while rustix::io::read(&self.inner, &mut byte) == Err(rustix::io::Errno::INTR) {}
     }
 
+    /// As [`Gate::wait`], but looks all the time and so goes on at once.
+    pub fn wait_awake(&self) {
+        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+        let closed = || {
+            let mut fds = [PollFd::new(self.inner.as_fd(), PollFlags::POLLIN)];
+            poll(&mut fds, PollTimeout::ZERO) == Ok(0)
+        };
+        while closed() {
+            std::thread::yield_now();
+        }
+        self.wait();
+    }
+
     /// The end at which one waits, for a helper that inherits it: it goes on after reading a byte.
     pub fn waiting_end(&self) -> BorrowedFd<'_> {
         self.inner.as_fd()

@@ -5,6 +5,7 @@ use std::ops::{Deref, DerefMut};
 use crate::check::Result;
 use crate::clone3::{Child, Clone3, exit_now, park};
 use crate::kit::helper::Command;
+use crate::kit::processors::stay_on;
 use crate::kit::{Channel, Gate};
 use crate::procfs;
 
@@ -61,18 +62,27 @@ impl Held {
         Ok(Held { child, gate })
     }
 
-    /// A child of which the kernel remembers so much in `/proc` that it takes long to release, once it is let go and has
-    /// exited with `code`: what happens meanwhile can be seen.
+    /// A child on this processor of which the kernel remembers so much in `/proc` that it takes long to release, once it is
+    /// let go and has exited with `code`: what happens meanwhile can be seen from another processor. It waits awake, or
+    /// whoever lets it go might be held up by its waking until all is over.
     #[track_caller]
-    pub fn slow_to_release(call: &Clone3, code: i32) -> Result<Held> {
-        let held = Held::prepared(call, code, || {
+    pub fn slow_to_release(call: &Clone3, code: i32, processor: usize) -> Result<Held> {
+        let (gate, ready) = (Gate::new()?, Channel::<()>::new()?);
+        let child = call.spawn(|| {
+            // Where this is forbidden, it may run there all the same.
+            let _ = stay_on(processor);
             let null = std::fs::File::open("/dev/null");
-            for _ in 0..900 {
+            for _ in 0..250 {
                 std::mem::forget(null.as_ref().ok().map(std::fs::File::try_clone));
             }
+            // A failure to report is seen as the end of the stream.
+            let _ = ready.send(&());
+            gate.wait_awake();
+            code
         })?;
-        procfs::look_up_descriptors(held.pid());
-        Ok(held)
+        ready.recv()?;
+        procfs::look_up_descriptors(child.pid());
+        Ok(Held { child, gate })
     }
 
     /// As [`Held::execed`], for a child that execs from a second thread while its leader lives.

@@ -27,6 +27,7 @@ pub mod namespace;
 pub mod orphan;
 pub mod privilege;
 pub mod process;
+pub mod processors;
 pub mod programs;
 pub mod sandboxing;
 pub mod seccomp;

@@ -1,5 +1,6 @@
 //! The case's own process: how it begins, runs its body and reports.
 
+use std::ffi::CStr;
 use std::os::fd::OwnedFd;
 use std::panic::AssertUnwindSafe;
 use std::sync::Mutex;
@@ -118,23 +119,31 @@ pub(super) fn run(case: &Case, deadline: Duration, verdict: &OwnedFd) -> ! {
 /// A name and a group of its own, subreaper of what it starts.
 fn settle_in(case: &Case) -> Result {
     // What ps and every message call the process: the first 15 bytes of the case's name.
-    if let Ok(name) = std::ffi::CString::new(case.name) {
-        rustix::thread::set_name(&name)?;
+    let mut name = [0; 16];
+    name.iter_mut().take(15).zip(case.name.bytes()).for_each(|(place, byte)| *place = byte);
+    if let Ok(name) = CStr::from_bytes_until_nul(&name) {
+        rustix::thread::set_name(name)?;
     }
     rustix::process::setpgid(None, None)?;
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     Ok(())
 }
 
-/// Prepares for and runs the body. A panic is the suite's fault, and says where it came from.
-fn guarded(case: &Case) -> Result {
-    static PANIC: Mutex<Option<String>> = Mutex::new(None);
+/// The last panic, and where it came from.
+static PANIC: Mutex<Option<String>> = Mutex::new(None);
+
+/// Has panics kept. To be called before cases are forked, each of which would have to do it anew.
+pub(super) fn keep_panics() {
     std::panic::set_hook(Box::new(|info| {
         eprintln!("{info}");
         if let Ok(mut panic) = PANIC.lock() {
             *panic = Some(info.to_string().replace('\n', " "));
         }
     }));
+}
+
+/// Prepares for and runs the body. A panic is the suite's fault, and says where it came from.
+fn guarded(case: &Case) -> Result {
     let body = || need::prepare(case.needs).and_then(|()| (case.body)());
     std::panic::catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|_| {
         let what = PANIC.lock().ok().and_then(|mut panic| panic.take()).unwrap_or_default();

@@ -21,6 +21,7 @@ use super::wire::{self, Outcome, Request};
 use crate::case::{self, Case, Strength};
 use crate::check::Failure;
 use crate::kit::sysctl;
+use crate::need::Setting;
 use crate::wait::{self, Status, signal_name};
 use crate::{procfs, trail};
 
@@ -68,6 +69,8 @@ pub(super) fn serve(program: UnixStream) {
 /// Subreaper of all that cases leave, and gone with the zygote.
 fn settle_in() -> rustix::io::Result<()> {
     entry::look_up_the_clock();
+    entry::keep_panics();
+    leavings::look_up_the_directory();
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
 }
@@ -157,6 +160,10 @@ impl Lane {
             Err(errno) => no_fork(errno),
         };
         settings.put_back();
+        // Where the claim is not true yet, there is nothing to excuse.
+        if case.is_ahead_of(&Setting::get().probe.release) {
+            return outcome;
+        }
         Outcome { failure: outcome.failure.map(|failure| self.before.excuse(failure)), ..outcome }
     }
 
@@ -311,7 +318,7 @@ fn what_hangs(pid: i32) -> String {
 
 /// The case's own words: `Ok(None)` when it said nothing, an error when nobody can make sense of them.
 fn read_report(verdict: &File, pid: i32) -> Result<Option<Report>, String> {
-    let mut bytes = Vec::with_capacity(4096);
+    let mut bytes = Vec::with_capacity(256);
     // It ends where nothing more is there: the lane holds the other end, too. As a mere stream, since a file would be asked
     // for its size first.
     let _ = verdict.take(u64::MAX).read_to_end(&mut bytes);
@@ -377,7 +384,8 @@ struct Collected {
 impl Collected {
     /// Reads once; false when there was nothing to read.
     fn read_some(&mut self, mut source: &File) -> bool {
-        let mut buffer = [0; 16 * 1024];
+        // Small: after a fork, each page that the lane writes to is a page fault.
+        let mut buffer = [0; 2048];
         let Ok(count @ 1..) = source.read(&mut buffer) else { return false };
         self.total += count;
         let room = OUTPUT_KEPT - self.kept.len();

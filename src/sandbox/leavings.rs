@@ -6,6 +6,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use rustix::mount::{UnmountFlags, unmount};
 
@@ -14,12 +15,20 @@ use crate::case::Case;
 use crate::kit::cgroup;
 use crate::need::Need;
 
+/// Where temporary files go. Without a symbolic link in it: the kernel does not follow one to a socket.
+static PARENT: LazyLock<PathBuf> = LazyLock::new(|| {
+    let parent = std::env::temp_dir();
+    fs::canonicalize(&parent).unwrap_or(parent)
+});
+
 /// The one directory that a case's process may make.
 pub(crate) fn directory_of(pid: i32) -> PathBuf {
-    let parent = std::env::temp_dir();
-    // Without a symbolic link in it: the kernel does not follow one to a socket.
-    let parent = fs::canonicalize(&parent).unwrap_or(parent);
-    parent.join(format!("clone3-conformance-{pid}"))
+    PARENT.join(format!("clone3-conformance-{pid}"))
+}
+
+/// Finds out where temporary files go, before cases are forked.
+pub(super) fn look_up_the_directory() {
+    LazyLock::force(&PARENT);
 }
 
 /// Removes what the case's process `pid` left, now that it is gone, and gives it by name.

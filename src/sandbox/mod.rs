@@ -47,6 +47,13 @@ impl Sandbox {
         Ok(Sandbox { zygote: Mutex::new(Zygote::start()?), idle: Mutex::new(Vec::new()) })
     }
 
+    /// Has lanes made for so many cases at once, while the program goes on; without it, the first cases wait for theirs.
+    pub fn prepare(&self, lanes: usize) {
+        let zygote = &mut *self.zygote.lock().unwrap_or_else(|poison| poison.into_inner());
+        let lanes = (0..lanes).map_while(|_| zygote.new_lane().ok());
+        self.idle.lock().unwrap_or_else(|poison| poison.into_inner()).extend(lanes);
+    }
+
     /// Runs one case, which this program must have declared, and says how it went. Blocks.
     pub fn run(&self, case: &str, deadline: Duration) -> Outcome {
         let request = Request { case: case.to_owned(), deadline };
