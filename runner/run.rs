@@ -121,13 +121,14 @@ impl Shared {
         let setting = setting(options);
         let sandbox = Sandbox::start()?;
         let at_once = options.libtest.test_threads.unwrap_or_else(processors);
-        sandbox.prepare(at_once.min(selected));
+        let deadline = options.deadline(setting.probe.emulated);
+        sandbox.prepare(at_once.min(selected), deadline);
         Ok(Shared {
             sandbox,
             setting,
             journal: Journal::open(options.events.as_deref(), options.documents())?,
             policy: policy(options, setting),
-            deadline: options.deadline(setting.probe.emulated),
+            deadline,
             repeat: options.repeat,
             fail_fast: options.fail_fast,
             failed: AtomicBool::new(false),

@@ -31,8 +31,8 @@ pub fn measure(options: &Options) -> ExitCode {
             return ExitCode::from(cli::BROKEN);
         }
     };
-    sandbox.prepare(run::processors());
     let deadline = options.deadline(setting.probe.emulated);
+    sandbox.prepare(run::processors(), deadline);
     let bare = match bare {
         Ok(bare) => bare,
         Err(failure) => {

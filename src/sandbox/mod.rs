@@ -34,8 +34,15 @@ use zygote::Zygote;
 /// The program's handle on the zygote and its lanes.
 pub struct Sandbox {
     // Dropped in this order: the zygote ends when the last lane has, and a lane when its socket closes.
-    idle: Mutex<Vec<UnixStream>>,
+    idle: Mutex<Vec<Lane>>,
     zygote: Mutex<Zygote>,
+}
+
+/// The program's end of the socket to a lane.
+struct Lane {
+    socket: UnixStream,
+    /// Whether the outcome of an empty case is still to come.
+    rehearsing: bool,
 }
 
 impl Sandbox {
@@ -47,11 +54,21 @@ impl Sandbox {
         Ok(Sandbox { zygote: Mutex::new(Zygote::start()?), idle: Mutex::new(Vec::new()) })
     }
 
-    /// Has lanes made for so many cases at once, while the program goes on; without it, the first cases wait for theirs.
-    pub fn prepare(&self, lanes: usize) {
-        let zygote = &mut *self.zygote.lock().unwrap_or_else(|poison| poison.into_inner());
-        let lanes = (0..lanes).map_while(|_| zygote.new_lane().ok());
+    /// Has lanes made for so many cases at once, each of which rehearses with an empty case, while the program goes on;
+    /// without it, the first cases wait for theirs, and take longer than they would later.
+    pub fn prepare(&self, lanes: usize, deadline: Duration) {
+        let rehearsal = Request { case: NOTHING.to_owned(), deadline };
+        let lanes = (0..lanes).map_while(|_| {
+            let socket = self.new_lane().ok()?;
+            // Where no lane can be forked, its outcome says so.
+            let _ = wire::send(&socket, &rehearsal);
+            Some(Lane { socket, rehearsing: true })
+        });
         self.idle.lock().unwrap_or_else(|poison| poison.into_inner()).extend(lanes);
+    }
+
+    fn new_lane(&self) -> io::Result<UnixStream> {
+        self.zygote.lock().unwrap_or_else(|poison| poison.into_inner()).new_lane()
     }
 
     /// Runs one case, which this program must have declared, and says how it went. Blocks.
@@ -65,18 +82,31 @@ impl Sandbox {
     fn try_run(&self, request: &Request) -> io::Result<Outcome> {
         let idle = self.idle.lock().unwrap_or_else(|poison| poison.into_inner()).pop();
         let lane = match idle {
-            Some(lane) => lane,
-            None => self.zygote.lock().unwrap_or_else(|poison| poison.into_inner()).new_lane()?,
+            Some(Lane { socket, rehearsing: true }) => {
+                let rehearsal = outcome_of(&socket)?;
+                // What fails an empty case fails every other one.
+                if rehearsal.failure.is_some() {
+                    return Ok(rehearsal);
+                }
+                socket
+            }
+            Some(Lane { socket, rehearsing: false }) => socket,
+            None => self.new_lane()?,
         };
         // Where no lane could be forked, the zygote has answered in its place and left.
         let sent = wire::send(&lane, request);
-        let outcome: Outcome =
-            wire::receive(&lane)?.ok_or_else(|| io::Error::other("the lane died, and the case with it"))?;
+        let outcome = outcome_of(&lane)?;
         if sent.is_ok() && !has_hung_up(&lane) {
+            let lane = Lane { socket: lane, rehearsing: false };
             self.idle.lock().unwrap_or_else(|poison| poison.into_inner()).push(lane);
         }
         Ok(outcome)
     }
+}
+
+/// What the lane says of the case that it was given.
+fn outcome_of(lane: &UnixStream) -> io::Result<Outcome> {
+    wire::receive(lane)?.ok_or_else(|| io::Error::other("the lane died, and the case with it"))
 }
 
 /// Whether nobody is at the other end any more.
