@@ -11,7 +11,8 @@ use std::path::Path;
 use std::process::{Command, ExitStatus, exit};
 
 use clone3_conformance::guest::{Exit, PLAN, Plan, SUITE_ENDED, SUITE_STARTS};
-use clone3_conformance::kit::helper::{self, Helper};
+use clone3_conformance::kit::helper::{self, HELPERS, Helper};
+use linkme::distributed_slice;
 use rustix::fs::OFlags;
 use rustix::mount::{MountFlags, mount};
 use rustix::process::{WaitOptions, getpid, setsid, wait};
@@ -118,7 +119,13 @@ fn keep_busy(each: u16) -> Result<()> {
     Ok(())
 }
 
-inventory::submit! { Helper { name: BUSY, main: |_| loop { std::hint::spin_loop() } } }
+#[distributed_slice(HELPERS)]
+static BUSY_HELPER: Helper = Helper {
+    name: BUSY,
+    main: |_| loop {
+        std::hint::spin_loop()
+    },
+};
 
 /// Runs the runner as a child like any other, and reaps whatever else is left to this process meanwhile.
 fn run_suite(plan: &Plan, output: &File) -> Result<Exit> {

@@ -1,5 +1,7 @@
 //! How a case is declared and found.
 
+use linkme::distributed_slice;
+
 use crate::check::Result;
 use crate::need::Need;
 use crate::probe::series as series_of;
@@ -61,7 +63,9 @@ pub struct Defect {
     pub rare: bool,
 }
 
-inventory::collect!(Case);
+/// Every case that this program declares, by [`case!`](crate::case!), in no order.
+#[distributed_slice]
+pub static CASES: [Case];
 
 impl Case {
     /// The claim as running text.
@@ -103,7 +107,7 @@ impl Case {
 /// # Panics
 /// If two cases have one name.
 pub fn all() -> Vec<&'static Case> {
-    let mut cases: Vec<&Case> = inventory::iter::<Case>.into_iter().collect();
+    let mut cases: Vec<&Case> = CASES.iter().collect();
     cases.sort_by_key(|case| (case.file, case.line));
     let mut names: Vec<&str> = cases.iter().map(|case| case.name).collect();
     names.sort_unstable();
@@ -115,7 +119,7 @@ pub fn all() -> Vec<&'static Case> {
 
 /// The case of that name.
 pub fn find(name: &str) -> Option<&'static Case> {
-    inventory::iter::<Case>.into_iter().find(|case| case.name == name)
+    CASES.iter().find(|case| case.name == name)
 }
 
 /// Declares a case. The function of that name stands next to it.
@@ -146,8 +150,10 @@ macro_rules! case {
         $(, rare_defect $rare:literal)?
         $(,)?
     ) => {
-        $crate::inventory::submit! {
-            $crate::case::Case {
+        const _: () = {
+            #[$crate::linkme::distributed_slice($crate::case::CASES)]
+            #[linkme(crate = $crate::linkme)]
+            static CASE: $crate::case::Case = $crate::case::Case {
                 name: stringify!($name),
                 doc: concat!($($doc, "\n"),+),
                 source: $source,
@@ -158,8 +164,8 @@ macro_rules! case {
                 file: file!(),
                 line: line!(),
                 body: $name,
-            }
-        }
+            };
+        };
     };
     (@defect) => { None };
     (@defect $what:literal, $rare:literal) => { Some($crate::case::Defect { what: $what, rare: $rare }) };

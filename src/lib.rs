@@ -36,4 +36,4 @@ pub mod trail;
 pub mod wait;
 
 #[doc(hidden)]
-pub use inventory;
+pub use linkme;

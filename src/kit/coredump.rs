@@ -8,13 +8,14 @@ use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 
+use linkme::distributed_slice;
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::socket::{getsockopt, sockopt};
 
 use crate::check::{self, Context as _, Failure, Result};
 use crate::clone3::Clone3;
 use crate::kit::crash::Crash;
-use crate::kit::helper::{self, Helper};
+use crate::kit::helper::{self, HELPERS, Helper};
 use crate::kit::subject;
 use crate::kit::sysctl::{Changed, Sysctl};
 use crate::pidfd::Pidfd;
@@ -210,7 +211,8 @@ impl Dump {
     }
 }
 
-inventory::submit! { Helper { name: "drain", main: drain } }
+#[distributed_slice(HELPERS)]
+static DRAIN: Helper = Helper { name: "drain", main: drain };
 
 /// The helper that the kernel starts: reads the core to its end.
 fn drain(_: &[String]) -> i32 {

@@ -8,6 +8,7 @@ use std::fs;
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
 
+use linkme::distributed_slice;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
 
@@ -16,7 +17,7 @@ use crate::check::{self, Failure, Result};
 use crate::clone3::Clone3;
 use crate::kit::coredump::Place;
 use crate::kit::crash::Crash;
-use crate::kit::helper::{self, Helper};
+use crate::kit::helper::{self, HELPERS, Helper};
 use crate::kit::orphan::parent_of;
 use crate::kit::programs::or_wrong;
 use crate::kit::sysctl::Sysctl;
@@ -99,7 +100,8 @@ pub fn faults_waited_for_by_init() -> Result<u64> {
     faults.ok_or_else(|| Failure::broken(format!("/proc/1/stat reads {text:?}")))
 }
 
-inventory::submit! { Helper { name: "foster", main: |arguments| or_wrong(foster(arguments)) } }
+#[distributed_slice(HELPERS)]
+static FOSTER: Helper = Helper { name: "foster", main: |arguments| or_wrong(foster(arguments)) };
 
 /// `foster FLAGS SOCKET`: makes a child, sends pidfds of itself and of the child over the socket, and exits.
 fn foster(arguments: &[String]) -> Result<i32> {

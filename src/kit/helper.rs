@@ -8,6 +8,8 @@ use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
 
+use linkme::distributed_slice;
+
 use crate::check::{Failure, Result};
 use crate::clone3::exit_now;
 use crate::note;
@@ -23,7 +25,9 @@ pub struct Helper {
     pub main: fn(&[String]) -> i32,
 }
 
-inventory::collect!(Helper);
+/// Every helper that this program declares, in no order.
+#[distributed_slice]
+pub static HELPERS: [Helper];
 
 static PROGRAM: OnceLock<OwnedFd> = OnceLock::new();
 
@@ -43,7 +47,7 @@ pub fn run_if_asked() {
 
 /// Runs the helper `name` in this process; 127 says that there is none.
 pub(crate) fn run(name: &str, arguments: &[String]) -> i32 {
-    let helper = inventory::iter::<Helper>.into_iter().find(|helper| helper.name == name);
+    let helper = HELPERS.iter().find(|helper| helper.name == name);
     helper.map_or(127, |helper| (helper.main)(arguments))
 }
 

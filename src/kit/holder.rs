@@ -12,6 +12,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 
+use linkme::distributed_slice;
 use nix::sys::signal::{SigHandler, Signal, raise, signal};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -21,7 +22,7 @@ use crate::clone3::{Child, Clone3, exit_now};
 use crate::kit::Channel;
 use crate::kit::channel::read_byte;
 use crate::kit::fds::{close_copy, keep_over_exec};
-use crate::kit::helper::{self, Command, Helper};
+use crate::kit::helper::{self, Command, HELPERS, Helper};
 use crate::note;
 use crate::wait::Status;
 
@@ -207,7 +208,8 @@ fn obey(order: &Order, orders: &UnixStream) -> Result {
     Ok(())
 }
 
-inventory::submit! { Helper { name: "holder", main } }
+#[distributed_slice(HELPERS)]
+static HOLDER: Helper = Helper { name: "holder", main };
 
 /// The holder after its exec: says that it is there, and takes orders from the descriptor in its argument.
 fn main(arguments: &[String]) -> i32 {

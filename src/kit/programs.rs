@@ -13,6 +13,7 @@
 
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
+use linkme::distributed_slice;
 use nix::errno::Errno;
 
 use crate::abi::Flags;
@@ -20,7 +21,7 @@ use crate::check::{Failure, Result};
 use crate::clone3::Clone3;
 use crate::kit::channel::read_byte;
 use crate::kit::echo::Echoer;
-use crate::kit::helper::{self, Command, Helper};
+use crate::kit::helper::{self, Command, HELPERS, Helper};
 use crate::kit::sigchld;
 use crate::kit::{Channel, legacy};
 use crate::wait::{self, Who};
@@ -28,12 +29,19 @@ use crate::wait::{self, Who};
 /// What helpers exit with when something goes wrong in them.
 const WENT_WRONG: i32 = 97;
 
-inventory::submit! { Helper { name: "exit", main: |arguments| or_wrong(number(arguments, 0)) } }
-inventory::submit! { Helper { name: "hold", main: |arguments| or_wrong(hold(arguments)) } }
-inventory::submit! { Helper { name: "echo", main: |arguments| or_wrong(echo(arguments)) } }
-inventory::submit! { Helper { name: "again", main: |arguments| or_wrong(again(arguments)) } }
-inventory::submit! { Helper { name: "watch-end", main: |arguments| or_wrong(watch_end(arguments)) } }
-inventory::submit! { Helper { name: "clone-parent", main: |arguments| or_wrong(clone_parent(arguments)) } }
+#[distributed_slice(HELPERS)]
+static EXIT: Helper = Helper { name: "exit", main: |arguments| or_wrong(number(arguments, 0)) };
+#[distributed_slice(HELPERS)]
+static HOLD: Helper = Helper { name: "hold", main: |arguments| or_wrong(hold(arguments)) };
+#[distributed_slice(HELPERS)]
+static ECHO: Helper = Helper { name: "echo", main: |arguments| or_wrong(echo(arguments)) };
+#[distributed_slice(HELPERS)]
+static AGAIN: Helper = Helper { name: "again", main: |arguments| or_wrong(again(arguments)) };
+#[distributed_slice(HELPERS)]
+static WATCH_END: Helper = Helper { name: "watch-end", main: |arguments| or_wrong(watch_end(arguments)) };
+#[distributed_slice(HELPERS)]
+static CLONE_PARENT: Helper =
+    Helper { name: "clone-parent", main: |arguments| or_wrong(clone_parent(arguments)) };
 
 /// The exit status of a helper whose main function is fallible.
 pub fn or_wrong(result: Result<i32>) -> i32 {

@@ -7,6 +7,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use caps::{CapSet, Capability};
+use linkme::distributed_slice;
 use nix::sched::{CloneFlags, unshare};
 use rustix::fs::{CWD, Gid, Mode, OFlags, Uid, XattrFlags};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags};
@@ -15,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::check::{Failure, Result};
 use crate::clone3::Clone3;
 use crate::kit::channel::{self, Channel};
-use crate::kit::helper::{self, Command, Helper};
+use crate::kit::helper::{self, Command, HELPERS, Helper};
 use crate::kit::privilege::Caps;
 use crate::kit::programs::{fd, or_wrong};
 use crate::note;
@@ -61,7 +62,9 @@ fn at_secure() -> bool {
     unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
 }
 
-inventory::submit! { Helper { name: "credentials", main: |arguments| or_wrong(say_credentials(arguments)) } }
+#[distributed_slice(HELPERS)]
+static CREDENTIALS: Helper =
+    Helper { name: "credentials", main: |arguments| or_wrong(say_credentials(arguments)) };
 
 /// `credentials REPORT`: says on the channel REPORT what it is.
 fn say_credentials(arguments: &[String]) -> Result<i32> {
