@@ -6,7 +6,8 @@ use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::epoll::Watch;
 use clone3_conformance::kit::process::{sched_getscheduler, states_until_reaped, tgkill_nothing};
-use clone3_conformance::kit::{Echo, Held, processors, threads};
+use clone3_conformance::kit::processors::Lookout;
+use clone3_conformance::kit::{Echo, Held, threads};
 use clone3_conformance::need::rounds;
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::procfs::{self, Stat};
@@ -90,18 +91,17 @@ case! {
     source "fs/pidfs.c pidfs_exit(), which runs before the pid is unhashed",
 }
 fn autoreap_pollhup_implies_exit_info() -> Result {
-    for _ in 0..rounds(25) {
+    for _ in 0..rounds(10) {
         let child = reaped().spawn(|| 42)?;
         child.pidfd()?.reaped_with(Status::exited(42))?;
     }
     // A process of which much has been looked up in /proc takes long to release after its number is free. Who sleeps until
     // then may still come too late to see it.
-    let [here, there] = processors::two()?;
-    processors::stay_on(here)?;
-    for _ in 0..rounds(3) {
-        let child = Held::slow_to_release(&reaped(), 42, there)?;
+    let lookout = Lookout::take()?;
+    for _ in 0..rounds(2) {
+        let child = Held::slow_to_release(&reaped(), 42, lookout.there)?;
         child.let_go()?;
-        child.pidfd()?.spin_until_reaped()?;
+        lookout.see_reaped(child.pidfd()?)?;
         let recorded = child.pidfd()?.recorded_exit_status()?;
         check::equal("the exit status at POLLHUP", recorded, Status::exited(42))?;
     }

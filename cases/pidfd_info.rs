@@ -1,13 +1,16 @@
 //! PIDFD_GET_INFO: what a pidfd tells of a process, alive and dead.
 
-use clone3_conformance::abi::{InfoMask, PidfdInfo};
+use clone3_conformance::abi::{Flags, InfoMask, PidfdInfo};
 use clone3_conformance::case;
-use clone3_conformance::check::{self, Result};
+use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::{Child, Clone3};
-use clone3_conformance::kit::{Cgroup, Held, subject};
+use clone3_conformance::kit::{Cgroup, Held, processors, subject};
+use clone3_conformance::need::rounds;
 use clone3_conformance::pidfd::Pidfd;
+use clone3_conformance::sandbox;
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
+use nix::poll::PollTimeout;
 use nix::sys::signal::Signal;
 use nix::unistd::{getpid, getresgid, getresuid};
 
@@ -57,6 +60,43 @@ fn pidfd_info_live() -> Result {
             check::equal(format_args!("{what}: rgid, egid, sgid, fsgid"), gids, expected)?;
         }
         child.into_child().clear_away()?;
+    }
+    Ok(())
+}
+
+/// Asks again and again, until the kernel says that the process is gone.
+fn ask_until_gone(child: &Child) -> Result {
+    let pid = child.pid() as u32;
+    while sandbox::time_left() != PollTimeout::ZERO {
+        match child.pidfd()?.info(InfoMask::PID) {
+            Err(Errno::ESRCH) => return Ok(()),
+            answer => {
+                let info = check::succeeds("PIDFD_GET_INFO on a dying child", answer)?;
+                let told = (given(&info), info.pid, info.tgid);
+                check::equal(
+                    "mask without CGROUPID, pid, tgid of a dying child",
+                    told,
+                    (IDENTITY, pid, pid),
+                )?;
+            }
+        }
+    }
+    Err(Failure::fail("PIDFD_GET_INFO(PID) never said ESRCH of a child that was let go"))
+}
+
+case! {
+    /// PIDFD_GET_INFO on an auto-reaped child that is dying gives all that it gives of a live one, or ESRCH: never an answer
+    /// in which the process is missing.
+    pidfd_info_dying_whole_or_esrch: Must, needs [Autoreap, PidfdInfo],
+    source "fs/pidfs.c pidfd_info() (\"to avoid providing incomplete information\")",
+}
+fn pidfd_info_dying_whole_or_esrch() -> Result {
+    let [_, there] = processors::apart()?;
+    for _ in 0..rounds(20) {
+        let child = Held::awake(&Clone3::new(Flags::REAPED), 0, there)?;
+        child.let_go()?;
+        ask_until_gone(&child)?;
+        child.pidfd()?.wait_reaped()?;
     }
     Ok(())
 }

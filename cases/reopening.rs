@@ -7,7 +7,8 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::handles::Handle;
-use clone3_conformance::kit::{Held, Tied, processors};
+use clone3_conformance::kit::processors::Lookout;
+use clone3_conformance::kit::{Held, Tied};
 use clone3_conformance::need::rounds;
 use clone3_conformance::pidfd::Pidfd;
 use nix::errno::Errno;
@@ -181,13 +182,12 @@ fn autokill_handle_dead_estale() -> Result {
     child.dies("after the last close of its pidfd")?;
     let alive = Pidfd::open(std::process::id() as i32)?;
     check::refused("open_by_handle_at of a dead child", handle.open(&alive, 0), Errno::ESTALE)?;
-    let [here, there] = processors::two()?;
-    processors::stay_on(here)?;
+    let lookout = Lookout::take()?;
     for _ in 0..rounds(3) {
-        let child = Held::slow_to_release(&Clone3::new(Flags::REAPED), 0, there)?;
+        let child = Held::slow_to_release(&Clone3::new(Flags::REAPED), 0, lookout.there)?;
         let handle = Handle::of(child.pidfd()?)?;
         child.let_go()?;
-        child.pidfd()?.spin_until_reaped()?;
+        lookout.see_reaped(child.pidfd()?)?;
         check::refused("open_by_handle_at right after POLLHUP", handle.open(&alive, 0), Errno::ESTALE)?;
     }
     Ok(())

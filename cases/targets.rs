@@ -6,10 +6,10 @@ use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::{Clone3, exit_thread, park};
 use clone3_conformance::kit::disposition::{self, Disposition};
 use clone3_conformance::kit::echo::Pulse;
-use clone3_conformance::kit::exec_race::about_to_exec;
+use clone3_conformance::kit::exec_race::{about_to_exec, about_to_exec_slowly};
 use clone3_conformance::kit::meeting::parent_and_child;
 use clone3_conformance::kit::userfault::Trap;
-use clone3_conformance::kit::{Cgroup, Channel, Echo, Gate, Tied, channel, orphan, threads};
+use clone3_conformance::kit::{Cgroup, Channel, Echo, Gate, Tied, channel, orphan, shared, threads};
 use clone3_conformance::need::rounds;
 use clone3_conformance::wait::{self, Event, Status, Who};
 use nix::errno::Errno;
@@ -246,6 +246,29 @@ fn autokill_vs_nonleader_exec_race() -> Result {
         let pulse = line.ping()?;
         let what = format_args!("round {round}: the child after the close");
         check::equal_or_defect(what, pulse, Pulse::Dead, Pulse::Alive)?;
+        observer.wait_reaped()?;
+    }
+    Ok(())
+}
+
+case! {
+    /// A child in the middle of the exec of a thread other than its leader, which waits for a third thread to go, is killed
+    /// by the last close of its pidfd: the new program never runs.
+    autokill_during_nonleader_exec: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"the kernel sends SIGKILL\"); execve(2); de_thread()",
+}
+fn autokill_during_nonleader_exec() -> Result {
+    threads::can_be_slow_to_go()?;
+    for _ in 0..rounds(1) {
+        let (gate, going) = (Gate::new()?, shared::word(1)?);
+        let (mut child, line) = about_to_exec_slowly(&gate, going)?;
+        let observer = child.observe()?;
+        gate.open()?;
+        // Nothing but the exec ends that thread.
+        shared::spin_until_cleared(going, "the end of the thread that the exec waits for")?;
+        child.close_pidfd()?;
+        let what = "the child after the last close of its pidfd, in the middle of an exec";
+        check::equal(what, line.ping()?, Pulse::Dead)?;
         observer.wait_reaped()?;
     }
     Ok(())

@@ -1,10 +1,13 @@
 //! A child in which a thread other than the leader is about to exec: what the last close of its pidfd races with.
 
+use std::sync::atomic::AtomicU32;
+
 use crate::abi::Flags;
 use crate::check::Result;
 use crate::clone3::{Child, Clone3, exit_now, park};
 use crate::kit::echo::{self, Line};
 use crate::kit::processors::stay_on;
+use crate::kit::threads::start_one_slow_to_go;
 use crate::kit::{Gate, helper::Command};
 
 /// An auto-kill child in which a second thread waits at the gate and then execs an echoing program, on whose line
@@ -18,6 +21,13 @@ pub fn about_to_exec(gate: &Gate) -> Result<(Child, Line)> {
 #[track_caller]
 pub fn about_to_exec_on(processor: usize, gate: &Gate) -> Result<(Child, Line)> {
     prepared(gate, || stay_on(processor))
+}
+
+/// As [`about_to_exec`], for an exec that takes its time: it has to wait for a further thread, which is slow to go and
+/// clears `going` when that has begun.
+#[track_caller]
+pub fn about_to_exec_slowly(gate: &Gate, going: &'static AtomicU32) -> Result<(Child, Line)> {
+    prepared(gate, || start_one_slow_to_go(going))
 }
 
 #[track_caller]

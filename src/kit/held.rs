@@ -62,26 +62,39 @@ impl Held {
         Ok(Held { child, gate })
     }
 
-    /// A child on this processor of which the kernel remembers so much in `/proc` that it takes long to release, once it is
-    /// let go and has exited with `code`: what happens meanwhile can be seen from another processor. It waits awake, or
-    /// whoever lets it go might be held up by its waking until all is over.
+    /// A child on this processor that, once let go, exits with `code`. It waits awake, or whoever lets it go might be held up
+    /// by its waking until all is over: how it ends can be seen from another processor.
+    #[track_caller]
+    pub fn awake(call: &Clone3, code: i32, processor: usize) -> Result<Held> {
+        Held::prepared_awake(call, code, processor, || ())
+    }
+
+    /// As [`Held::awake`], for a child of which the kernel remembers so much in `/proc` that it takes long to release.
     #[track_caller]
     pub fn slow_to_release(call: &Clone3, code: i32, processor: usize) -> Result<Held> {
-        let (gate, ready) = (Gate::new()?, Channel::<()>::new()?);
-        let child = call.spawn(|| {
-            // Where this is forbidden, it may run there all the same.
-            let _ = stay_on(processor);
+        let held = Held::prepared_awake(call, code, processor, || {
             let null = std::fs::File::open("/dev/null");
             for _ in 0..250 {
                 std::mem::forget(null.as_ref().ok().map(std::fs::File::try_clone));
             }
+        })?;
+        procfs::look_up_descriptors(held.pid());
+        Ok(held)
+    }
+
+    #[track_caller]
+    fn prepared_awake(call: &Clone3, code: i32, processor: usize, prepare: impl FnOnce()) -> Result<Held> {
+        let (gate, ready) = (Gate::new()?, Channel::<()>::new()?);
+        let child = call.spawn(|| {
+            // Where this is forbidden, it may run there all the same.
+            let _ = stay_on(processor);
+            prepare();
             // A failure to report is seen as the end of the stream.
             let _ = ready.send(&());
             gate.wait_awake();
             code
         })?;
         ready.recv()?;
-        procfs::look_up_descriptors(child.pid());
         Ok(Held { child, gate })
     }
 

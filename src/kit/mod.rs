@@ -32,6 +32,7 @@ pub mod programs;
 pub mod sandboxing;
 pub mod seccomp;
 pub mod setuid;
+pub mod shared;
 pub mod sigchld;
 pub mod sleeper;
 pub mod subject;

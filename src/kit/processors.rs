@@ -4,9 +4,10 @@ use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
 use crate::check::Result;
+use crate::pidfd::Pidfd;
 
 /// Two processors on which the caller may run; where there is only one, that one twice.
-pub fn two() -> Result<[usize; 2]> {
+fn two() -> Result<[usize; 2]> {
     let allowed = sched_getaffinity(Pid::from_raw(0))?;
     let mut allowed = (0..CpuSet::count()).filter(|processor| allowed.is_set(*processor) == Ok(true));
     let first = allowed.next().unwrap_or_default();
@@ -18,4 +19,46 @@ pub fn stay_on(processor: usize) -> Result {
     let mut only = CpuSet::new();
     only.set(processor)?;
     Ok(sched_setaffinity(Pid::from_raw(0), &only)?)
+}
+
+/// Has the calling thread, but none of its children, run before all others as soon as it can. Says whether that is permitted.
+fn go_first() -> bool {
+    let first = libc::sched_param { sched_priority: 1 };
+    // SAFETY: the call reads the structure, which outlives it.
+    unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, &first) == 0 }
+}
+
+/// From where the release of a child is seen while it happens.
+///
+/// Best on the child's own processor, asleep: what wakes the caller then stops the child in its tracks. That takes a priority
+/// for which an ordinary user may not ask. Who has to look from another processor, all the time, may be held up just then.
+#[derive(Debug)]
+pub struct Lookout {
+    goes_first: bool,
+    /// The processor that the child is to be on.
+    pub there: usize,
+}
+
+impl Lookout {
+    /// The caller stays on one processor from here on.
+    pub fn take() -> Result<Lookout> {
+        let [here, other] = two()?;
+        stay_on(here)?;
+        let goes_first = go_first();
+        Ok(Lookout { goes_first, there: if goes_first { here } else { other } })
+    }
+
+    /// Goes on as soon as the child is reaped.
+    #[track_caller]
+    pub fn see_reaped(&self, pidfd: &Pidfd) -> Result {
+        if self.goes_first { pidfd.wait_reaped() } else { pidfd.spin_until_reaped() }
+    }
+}
+
+/// Two processors for a caller that looks all the time at what happens on the other one. Its own comes first, and it stays
+/// there.
+pub fn apart() -> Result<[usize; 2]> {
+    let both = two()?;
+    stay_on(both[0])?;
+    Ok(both)
 }

@@ -8,7 +8,7 @@ use rustix::thread::futex;
 
 use crate::abi::PIDFD_THREAD;
 use crate::check::{Failure, Result};
-use crate::clone3::{Child, Clone3, exit_now, exit_thread};
+use crate::clone3::{Child, Clone3, exit_now, exit_thread, park};
 use crate::kit::{Gate, Held};
 use crate::pidfd::{Pidfd, pidfd_open};
 use crate::procfs::Stat;
@@ -108,6 +108,17 @@ pub fn can_be_slow_to_go() -> Result {
 /// Makes the calling thread slow to go: whatever ends it, it still sleeps in the kernel for a while.
 pub fn be_slow_to_go() -> Result {
     slow_exit(Box::leak(Box::new(AtomicU32::new(1))))
+}
+
+/// Starts a thread that does nothing and is slow to go, whatever ends it. `word` is cleared when that has begun.
+pub fn start_one_slow_to_go(word: &'static AtomicU32) -> Result {
+    let (ready, made_ready) = std::sync::mpsc::channel();
+    std::thread::Builder::new().spawn(move || {
+        // Whoever waits for it sees the end of the channel in its place.
+        let _ = ready.send(slow_exit(word));
+        park()
+    })?;
+    made_ready.recv().unwrap_or_else(|_| Err(Failure::broken("the thread ended before its time")))
 }
 
 /// Makes the calling thread's exit slow, and clear `word` before it becomes so.

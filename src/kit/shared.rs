@@ -1,0 +1,33 @@
+//! A word of memory that a case shares with the processes that it forks later.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use nix::poll::PollTimeout;
+use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
+
+use crate::check::{Failure, Result};
+use crate::sandbox;
+
+/// Such a word, which is there as long as the process.
+pub fn word(value: u32) -> Result<&'static AtomicU32> {
+    let access = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: a new anonymous mapping at an address of the kernel's choice aliases nothing.
+    let page =
+        unsafe { mmap_anonymous(std::ptr::null_mut(), size_of::<AtomicU32>(), access, MapFlags::SHARED)? };
+    // SAFETY: the mapping begins at a page, is large enough, zeroed, and never unmapped; every use of it is atomic.
+    let word = unsafe { &*page.cast::<AtomicU32>() };
+    word.store(value, Ordering::Release);
+    Ok(word)
+}
+
+/// Looks all the time until the word is 0, and so goes on at once.
+#[track_caller]
+pub fn spin_until_cleared(word: &AtomicU32, what: &str) -> Result {
+    while word.load(Ordering::Acquire) != 0 {
+        if sandbox::time_left() == PollTimeout::ZERO {
+            return Err(Failure::broken(format!("{what} did not come")));
+        }
+        std::thread::yield_now();
+    }
+    Ok(())
+}
