@@ -95,8 +95,8 @@ fn autoreap_pollhup_implies_exit_info() -> Result {
         let child = reaped().spawn(|| 42)?;
         child.pidfd()?.reaped_with(Status::exited(42))?;
     }
-    // A process of which much has been looked up in /proc takes long to release after its number is free. Who sleeps until
-    // then may still come too late to see it.
+    // A process of which much has been looked up in /proc takes long to release after its number is free. The lookout wakes
+    // in the middle of that.
     let lookout = Lookout::take()?;
     for _ in 0..rounds(2) {
         let child = Held::slow_to_release(&reaped(), 42, lookout.there)?;

@@ -25,8 +25,12 @@ pub struct Job<'a> {
 impl Job<'_> {
     /// The image to boot.
     pub fn image(&self) -> &Path {
-        let uncompressed = self.kernel.uncompressed.as_ref().filter(|_| self.machine.uncompressed);
-        uncompressed.unwrap_or(&self.kernel.image)
+        self.uncompressed().unwrap_or(&self.kernel.image)
+    }
+
+    /// The uncompressed kernel, if that is what boots: then in the ways that spare an emulator time.
+    pub fn uncompressed(&self) -> Option<&Path> {
+        self.kernel.uncompressed.as_deref().filter(|_| self.machine.uncompressed)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The engine that needs nothing of the guest's kernel but an initrd and a serial port: QEMU, and the suite as init.
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
@@ -22,6 +22,9 @@ const USUAL: &str = "console=ttyS0 panic=-1";
 /// its page faults. A kernel before 6.18 leaves the word alone, one without huge pages would panic.
 const HUGE_PAGES: &str = "initramfs_options=huge=always";
 
+/// Firmware that does no more than start a kernel. QEMU's usual one takes an emulator a quarter of a second.
+const FIRMWARE: &str = "/usr/share/qemu/qboot.rom";
+
 /// Boots the kernel, and runs the plan in it.
 pub fn boot(job: &Job, listener: &mut dyn Listener) -> Result<(Session, String)> {
     let folder = TempDir::with_prefix("clone3-vm-")?;
@@ -41,8 +44,12 @@ pub fn boot(job: &Job, listener: &mut dyn Listener) -> Result<(Session, String)>
     qemu.args(["-smp", &format!("{}{sockets}", machine.cpus), "-m", &machine.memory]);
     qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
     qemu.arg("-kernel").arg(job.image()).arg("-initrd").arg(&initramfs);
-    let huge_pages = if job.kernel.huge_pages { HUGE_PAGES } else { "" };
+    let is_uncompressed = job.uncompressed().is_some();
+    let huge_pages = if is_uncompressed && job.kernel.huge_pages { HUGE_PAGES } else { "" };
     qemu.arg("-append").arg(format!("{USUAL} {huge_pages} {}", machine.kernel_options()));
+    if is_uncompressed && Path::new(FIRMWARE).exists() {
+        qemu.args(["-bios", FIRMWARE]);
+    }
     for channel in [&channels.console, &channels.output, &channels.journal] {
         qemu.arg("-serial").arg(format!("file:{}", channel.path.display()));
     }
