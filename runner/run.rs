@@ -120,9 +120,8 @@ impl Shared {
     fn new(options: &Options, selected: usize) -> std::io::Result<Shared> {
         let setting = setting(options);
         let sandbox = Sandbox::start()?;
-        let at_once = options.libtest.test_threads.unwrap_or_else(processors);
         let deadline = options.deadline(setting.probe.emulated);
-        sandbox.prepare(at_once.min(selected), deadline);
+        sandbox.prepare(threads(options).min(selected), deadline);
         Ok(Shared {
             sandbox,
             setting,
@@ -183,6 +182,8 @@ fn execute(options: &Options, shared: Arc<Shared>, selected: usize) -> u8 {
         return cli::BROKEN;
     }
     let trials = candidates(options).map(|case| trial(case, &shared)).collect();
+    // Before the threads, for which there may be no room beside an empty case.
+    shared.sandbox.settle();
     let exit = match output::guarded(|| libtest_mimic::run(&arguments(options, shared.setting), trials)) {
         Some(conclusion) if conclusion.has_failed() => cli::FAILED,
         Some(_) => cli::GOOD,
@@ -226,15 +227,32 @@ pub fn processors() -> usize {
 
 /// What libtest is to do: all at once, or one by one where there can be no threads.
 fn arguments(options: &Options, setting: &Setting) -> libtest_mimic::Arguments {
-    let one = (!can_have_threads(setting)).then_some(1);
+    let one = (!can_have_threads(threads(options), setting)).then_some(1);
     libtest_mimic::Arguments { test_threads: one.or(options.libtest.test_threads), ..options.libtest.clone() }
 }
 
-/// Whether a second thread can be had: not behind a filter that refuses clone3 with anything but ENOSYS, which is
-/// what makes the C library fall back on clone.
-fn can_have_threads(setting: &Setting) -> bool {
-    let refused = matches!(setting.probe.clone3, Clone3State::Blocked(_));
-    !refused && std::thread::Builder::new().spawn(|| {}).is_ok_and(|thread| thread.join().is_ok())
+/// How many threads libtest will have.
+fn threads(options: &Options) -> usize {
+    options.libtest.test_threads.unwrap_or_else(processors)
+}
+
+/// Whether so many threads can be had at once: not where processes are scarce, and not behind a filter that refuses clone3
+/// with anything but ENOSYS, which is what makes the C library fall back on clone.
+fn can_have_threads(count: usize, setting: &Setting) -> bool {
+    if matches!(setting.probe.clone3, Clone3State::Blocked(_)) {
+        return false;
+    }
+    // Whoever waits on the sender's end has it when that is gone.
+    let (end, until_then) = std::sync::mpsc::channel::<()>();
+    let until_then = Arc::new(std::sync::Mutex::new(until_then));
+    let start = |_| {
+        let until_then = Arc::clone(&until_then);
+        std::thread::Builder::new().spawn(move || drop(until_then.lock().map(|end| end.recv()))).ok()
+    };
+    let started: Vec<_> = (0..count).map_while(start).collect();
+    drop(end);
+    let had = started.len();
+    started.into_iter().all(|thread| thread.join().is_ok()) && had == count
 }
 
 /// A case as libtest sees it: neither pass nor fail is `ignored`, with the reason.

@@ -1,4 +1,4 @@
-//! On which processor something runs: what is to be seen while it happens has to happen on another one.
+//! On which processor something runs, and who goes first there: how to see a thing while it happens.
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;

@@ -54,7 +54,7 @@ pub(super) fn serve(program: UnixStream) {
         Ok(lane) => lane,
         Err((program, errno)) => {
             // The program is not there to be told of an error.
-            let _ = wire::send(&program, &no_fork(Errno::from_raw(errno.raw_os_error())));
+            refuse(&program, &no_fork(Errno::from_raw(errno.raw_os_error())));
             return;
         }
     };
@@ -64,6 +64,13 @@ pub(super) fn serve(program: UnixStream) {
             return;
         }
     }
+}
+
+/// Answers the first request, in place of a lane that cannot be had. A request that nobody has read would make the program's
+/// end an error and lose the answer.
+pub(super) fn refuse(program: &UnixStream, outcome: &Outcome) {
+    let _ = wire::receive::<Request>(program);
+    let _ = wire::send(program, outcome);
 }
 
 /// Subreaper of all that cases leave, and gone with the zygote.

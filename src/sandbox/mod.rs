@@ -34,15 +34,10 @@ use zygote::Zygote;
 /// The program's handle on the zygote and its lanes.
 pub struct Sandbox {
     // Dropped in this order: the zygote ends when the last lane has, and a lane when its socket closes.
-    idle: Mutex<Vec<Lane>>,
+    idle: Mutex<Vec<UnixStream>>,
+    /// Lanes that owe the outcome of an empty case.
+    rehearsing: Mutex<Vec<UnixStream>>,
     zygote: Mutex<Zygote>,
-}
-
-/// The program's end of the socket to a lane.
-struct Lane {
-    socket: UnixStream,
-    /// Whether the outcome of an empty case is still to come.
-    rehearsing: bool,
 }
 
 impl Sandbox {
@@ -51,7 +46,8 @@ impl Sandbox {
     /// # Errors
     /// When the program has a second thread already, or cannot fork.
     pub fn start() -> io::Result<Sandbox> {
-        Ok(Sandbox { zygote: Mutex::new(Zygote::start()?), idle: Mutex::new(Vec::new()) })
+        let (idle, rehearsing) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
+        Ok(Sandbox { idle, rehearsing, zygote: Mutex::new(Zygote::start()?) })
     }
 
     /// Has lanes made for so many cases at once, each of which rehearses with an empty case, while the program goes on;
@@ -59,12 +55,19 @@ impl Sandbox {
     pub fn prepare(&self, lanes: usize, deadline: Duration) {
         let rehearsal = Request { case: NOTHING.to_owned(), deadline };
         let lanes = (0..lanes).map_while(|_| {
-            let socket = self.new_lane().ok()?;
-            // Where no lane can be forked, its outcome says so.
-            let _ = wire::send(&socket, &rehearsal);
-            Some(Lane { socket, rehearsing: true })
+            let lane = self.new_lane().ok()?;
+            wire::send(&lane, &rehearsal).ok()?;
+            Some(lane)
         });
-        self.idle.lock().unwrap_or_else(|poison| poison.into_inner()).extend(lanes);
+        self.rehearsing.lock().unwrap_or_else(|poison| poison.into_inner()).extend(lanes);
+    }
+
+    /// Waits for the end of all rehearsals. What goes wrong in one is nobody's news: the cases will meet it, too.
+    pub fn settle(&self) {
+        let lanes = std::mem::take(&mut *self.rehearsing.lock().unwrap_or_else(|poison| poison.into_inner()));
+        let is_ready = |lane: &UnixStream| outcome_of(lane).is_ok_and(|outcome| outcome.failure.is_none());
+        let ready = lanes.into_iter().filter(is_ready);
+        self.idle.lock().unwrap_or_else(|poison| poison.into_inner()).extend(ready);
     }
 
     fn new_lane(&self) -> io::Result<UnixStream> {
@@ -82,22 +85,14 @@ impl Sandbox {
     fn try_run(&self, request: &Request) -> io::Result<Outcome> {
         let idle = self.idle.lock().unwrap_or_else(|poison| poison.into_inner()).pop();
         let lane = match idle {
-            Some(Lane { socket, rehearsing: true }) => {
-                let rehearsal = outcome_of(&socket)?;
-                // What fails an empty case fails every other one.
-                if rehearsal.failure.is_some() {
-                    return Ok(rehearsal);
-                }
-                socket
-            }
-            Some(Lane { socket, rehearsing: false }) => socket,
+            Some(lane) => lane,
             None => self.new_lane()?,
         };
         // Where no lane could be forked, the zygote has answered in its place and left.
         let sent = wire::send(&lane, request);
         let outcome = outcome_of(&lane)?;
-        if sent.is_ok() && !has_hung_up(&lane) {
-            let lane = Lane { socket: lane, rehearsing: false };
+        // What took no time may be the answer of somebody who is about to hang up.
+        if sent.is_ok() && !outcome.duration.is_zero() && !has_hung_up(&lane) {
             self.idle.lock().unwrap_or_else(|poison| poison.into_inner()).push(lane);
         }
         Ok(outcome)

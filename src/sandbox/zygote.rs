@@ -9,7 +9,7 @@ use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::unistd::{ForkResult, fork};
 
-use super::{census, lane, wire};
+use super::{census, lane};
 use crate::clone3::exit_now;
 use crate::kit::{cgroup, fdpass};
 use crate::pidfd::Pidfd;
@@ -80,7 +80,7 @@ fn serve(program: &UnixStream) {
             Ok(ForkResult::Child) => become_lane(socket, program),
             Ok(ForkResult::Parent { child }) => lanes.extend(Pidfd::try_open(child.as_raw())),
             // Answers in the lane's place; the program is not there to be told of an error.
-            Err(errno) => drop(wire::send(&UnixStream::from(socket), &lane::no_fork(errno))),
+            Err(errno) => lane::refuse(&UnixStream::from(socket), &lane::no_fork(errno)),
         }
     }
     lanes.iter().for_each(wait_for_end);
