@@ -12,7 +12,7 @@ use crate::interrupt::Interrupts;
 use crate::journal::Journal;
 use crate::process::{Process, wait_until};
 
-/// How long what a guest tells is left to gather. Its serial lines give one byte at a time: to wake for each would take from
+/// How long what the suite tells is left to gather; what the kernel tells is rare, and heard at once. Serial lines give one byte at a time: to wake for each would take from
 /// the guest a good part of the processors that emulate it.
 const GATHER: Duration = Duration::from_millis(5);
 
@@ -79,7 +79,8 @@ pub fn watch(
     machine.end()?;
     watch.take(listener)?;
     if let Some(line) = watch.channels.console.rest() {
-        watch.take_console(&line);
+        let running = watch.session.journal.running.clone();
+        watch.take_console(&line, &running);
     }
     Ok(Session { ending, whole: watch.power_on.elapsed(), ..watch.session })
 }
@@ -131,11 +132,15 @@ impl Watch {
         }
     }
 
-    /// Waits for the next thing to happen, and a little longer while the guest only tells.
+    /// Waits for the next thing to happen, and a little longer while the suite only tells.
     fn wait(&self, machine: &Process, deadline: Instant, interrupts: &Interrupts) -> Result<()> {
-        let mut rare = [PollFd::new(machine, PollFlags::IN), PollFd::new(interrupts, PollFlags::IN)];
-        wait_until(&mut rare, Some(deadline.min(Instant::now() + GATHER)))?;
         let Channels { console, output, journal } = &self.channels;
+        let mut rare = [
+            PollFd::new(machine, PollFlags::IN),
+            PollFd::new(interrupts, PollFlags::IN),
+            PollFd::new(console, PollFlags::IN),
+        ];
+        wait_until(&mut rare, Some(deadline.min(Instant::now() + GATHER)))?;
         let mut waiting = [
             PollFd::new(machine, PollFlags::IN),
             PollFd::new(interrupts, PollFlags::IN),
@@ -146,18 +151,24 @@ impl Watch {
         wait_until(&mut waiting, Some(deadline))
     }
 
-    /// Takes what has come over every channel; the console first, so that what it says is blamed on no later case.
+    /// Takes what has come over every channel. The console is read first, so that what it says is blamed on no later case, and
+    /// understood last: what has gathered in the journal was told before. If nothing runs by then, it is about what has ended.
     fn take(&mut self, listener: &mut dyn Listener) -> Result<()> {
-        for line in self.channels.console.lines()? {
-            self.take_console(&line);
-        }
+        let said = self.channels.console.lines()?;
         let output = self.channels.output.read()?;
         if !output.is_empty() {
             listener.hear(&output)?;
         }
         let lines = self.channels.journal.lines()?;
+        let mut running = self.session.journal.running.clone();
         for line in &lines {
             self.take_journal(line);
+            if !self.session.journal.running.is_empty() {
+                running.clone_from(&self.session.journal.running);
+            }
+        }
+        for line in &said {
+            self.take_console(line, &running);
         }
         if !lines.is_empty() {
             listener.keep(&self.session.journal.lines);
@@ -165,11 +176,11 @@ impl Watch {
         Ok(())
     }
 
-    fn take_console(&mut self, line: &[u8]) {
+    fn take_console(&mut self, line: &[u8], running: &[String]) {
         let text = plain(line);
         self.ended |= text.contains(SUITE_ENDED);
         let starts = text.contains(SUITE_STARTS);
-        self.session.console.push(Line { text, running: self.session.journal.running.clone() });
+        self.session.console.push(Line { text, running: running.to_vec() });
         if starts {
             self.session.suite_at = Some(self.session.console.len());
         }
