@@ -56,7 +56,7 @@ pub fn run(options: Options) -> ExitCode {
         eprintln!("error: no case is selected by these filters; --list shows all names");
         return ExitCode::from(cli::NOTHING_SELECTED);
     }
-    match Shared::new(&options, selected) {
+    match Shared::new(&options) {
         Ok(shared) => ExitCode::from(execute(&options, Arc::new(shared), selected)),
         Err(error) => {
             eprintln!("error: the harness cannot start: {error}");
@@ -117,17 +117,14 @@ fn is_selected(arguments: &libtest_mimic::Arguments, name: &str) -> bool {
 
 impl Shared {
     /// Probes, then forks the zygote: both before the first thread.
-    fn new(options: &Options, selected: usize) -> std::io::Result<Shared> {
+    fn new(options: &Options) -> std::io::Result<Shared> {
         let setting = setting(options);
-        let sandbox = Sandbox::start()?;
-        let deadline = options.deadline(setting.probe.emulated);
-        sandbox.prepare(threads(options).min(selected), deadline);
         Ok(Shared {
-            sandbox,
+            sandbox: Sandbox::start()?,
             setting,
             journal: Journal::open(options.events.as_deref(), options.documents())?,
             policy: policy(options, setting),
-            deadline,
+            deadline: options.deadline(setting.probe.emulated),
             repeat: options.repeat,
             fail_fast: options.fail_fast,
             failed: AtomicBool::new(false),
@@ -182,8 +179,6 @@ fn execute(options: &Options, shared: Arc<Shared>, selected: usize) -> u8 {
         return cli::BROKEN;
     }
     let trials = candidates(options).map(|case| trial(case, &shared)).collect();
-    // Before the threads, for which there may be no room beside an empty case.
-    shared.sandbox.settle();
     let exit = match output::guarded(|| libtest_mimic::run(&arguments(options, shared.setting), trials)) {
         Some(conclusion) if conclusion.has_failed() => cli::FAILED,
         Some(_) => cli::GOOD,
@@ -227,32 +222,15 @@ pub fn processors() -> usize {
 
 /// What libtest is to do: all at once, or one by one where there can be no threads.
 fn arguments(options: &Options, setting: &Setting) -> libtest_mimic::Arguments {
-    let one = (!can_have_threads(threads(options), setting)).then_some(1);
+    let one = (!can_have_threads(setting)).then_some(1);
     libtest_mimic::Arguments { test_threads: one.or(options.libtest.test_threads), ..options.libtest.clone() }
 }
 
-/// How many threads libtest will have.
-fn threads(options: &Options) -> usize {
-    options.libtest.test_threads.unwrap_or_else(processors)
-}
-
-/// Whether so many threads can be had at once: not where processes are scarce, and not behind a filter that refuses clone3
-/// with anything but ENOSYS, which is what makes the C library fall back on clone.
-fn can_have_threads(count: usize, setting: &Setting) -> bool {
-    if matches!(setting.probe.clone3, Clone3State::Blocked(_)) {
-        return false;
-    }
-    // Whoever waits on the sender's end has it when that is gone.
-    let (end, until_then) = std::sync::mpsc::channel::<()>();
-    let until_then = Arc::new(std::sync::Mutex::new(until_then));
-    let start = |_| {
-        let until_then = Arc::clone(&until_then);
-        std::thread::Builder::new().spawn(move || drop(until_then.lock().map(|end| end.recv()))).ok()
-    };
-    let started: Vec<_> = (0..count).map_while(start).collect();
-    drop(end);
-    let had = started.len();
-    started.into_iter().all(|thread| thread.join().is_ok()) && had == count
+/// Whether a second thread can be had: not behind a filter that refuses clone3 with anything but ENOSYS, which is
+/// what makes the C library fall back on clone.
+fn can_have_threads(setting: &Setting) -> bool {
+    let refused = matches!(setting.probe.clone3, Clone3State::Blocked(_));
+    !refused && std::thread::Builder::new().spawn(|| {}).is_ok_and(|thread| thread.join().is_ok())
 }
 
 /// A case as libtest sees it: neither pass nor fail is `ignored`, with the reason.

@@ -32,8 +32,6 @@ pub fn measure(options: &Options) -> ExitCode {
         }
     };
     let deadline = options.deadline(setting.probe.emulated);
-    sandbox.prepare(run::processors(), deadline);
-    sandbox.settle();
     let bare = match bare {
         Ok(bare) => bare,
         Err(failure) => {

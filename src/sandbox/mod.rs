@@ -35,8 +35,6 @@ use zygote::Zygote;
 pub struct Sandbox {
     // Dropped in this order: the zygote ends when the last lane has, and a lane when its socket closes.
     idle: Mutex<Vec<UnixStream>>,
-    /// Lanes that owe the outcome of an empty case.
-    rehearsing: Mutex<Vec<UnixStream>>,
     zygote: Mutex<Zygote>,
 }
 
@@ -46,32 +44,7 @@ impl Sandbox {
     /// # Errors
     /// When the program has a second thread already, or cannot fork.
     pub fn start() -> io::Result<Sandbox> {
-        let (idle, rehearsing) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
-        Ok(Sandbox { idle, rehearsing, zygote: Mutex::new(Zygote::start()?) })
-    }
-
-    /// Has lanes made for so many cases at once, each of which rehearses with an empty case, while the program goes on;
-    /// without it, the first cases wait for theirs, and take longer than they would later.
-    pub fn prepare(&self, lanes: usize, deadline: Duration) {
-        let rehearsal = Request { case: NOTHING.to_owned(), deadline };
-        let lanes = (0..lanes).map_while(|_| {
-            let lane = self.new_lane().ok()?;
-            wire::send(&lane, &rehearsal).ok()?;
-            Some(lane)
-        });
-        self.rehearsing.lock().unwrap_or_else(|poison| poison.into_inner()).extend(lanes);
-    }
-
-    /// Waits for the end of all rehearsals. What goes wrong in one is nobody's news: the cases will meet it, too.
-    pub fn settle(&self) {
-        let lanes = std::mem::take(&mut *self.rehearsing.lock().unwrap_or_else(|poison| poison.into_inner()));
-        let is_ready = |lane: &UnixStream| outcome_of(lane).is_ok_and(|outcome| outcome.failure.is_none());
-        let ready = lanes.into_iter().filter(is_ready);
-        self.idle.lock().unwrap_or_else(|poison| poison.into_inner()).extend(ready);
-    }
-
-    fn new_lane(&self) -> io::Result<UnixStream> {
-        self.zygote.lock().unwrap_or_else(|poison| poison.into_inner()).new_lane()
+        Ok(Sandbox { zygote: Mutex::new(Zygote::start()?), idle: Mutex::new(Vec::new()) })
     }
 
     /// Runs one case, which this program must have declared, and says how it went. Blocks.
@@ -86,22 +59,17 @@ impl Sandbox {
         let idle = self.idle.lock().unwrap_or_else(|poison| poison.into_inner()).pop();
         let lane = match idle {
             Some(lane) => lane,
-            None => self.new_lane()?,
+            None => self.zygote.lock().unwrap_or_else(|poison| poison.into_inner()).new_lane()?,
         };
         // Where no lane could be forked, the zygote has answered in its place and left.
         let sent = wire::send(&lane, request);
-        let outcome = outcome_of(&lane)?;
-        // What took no time may be the answer of somebody who is about to hang up.
-        if sent.is_ok() && !outcome.duration.is_zero() && !has_hung_up(&lane) {
+        let outcome: Outcome =
+            wire::receive(&lane)?.ok_or_else(|| io::Error::other("the lane died, and the case with it"))?;
+        if sent.is_ok() && !has_hung_up(&lane) {
             self.idle.lock().unwrap_or_else(|poison| poison.into_inner()).push(lane);
         }
         Ok(outcome)
     }
-}
-
-/// What the lane says of the case that it was given.
-fn outcome_of(lane: &UnixStream) -> io::Result<Outcome> {
-    wire::receive(lane)?.ok_or_else(|| io::Error::other("the lane died, and the case with it"))
 }
 
 /// Whether nobody is at the other end any more.
