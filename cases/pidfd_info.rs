@@ -91,7 +91,7 @@ case! {
     source "fs/pidfs.c pidfd_info() (\"to avoid providing incomplete information\")",
 }
 fn pidfd_info_dying_whole_or_esrch() -> Result {
-    let [_, there] = processors::apart()?;
+    let there = processors::stay_apart()?;
     for _ in 0..rounds(20) {
         let child = Held::awake(&Clone3::new(Flags::REAPED), 0, there)?;
         child.let_go()?;

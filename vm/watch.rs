@@ -12,8 +12,10 @@ use crate::interrupt::Interrupts;
 use crate::journal::Journal;
 use crate::process::{Process, wait_until};
 
-/// How long what the suite tells is left to gather; what the kernel tells is rare, and heard at once. Serial lines give one byte at a time: to wake for each would take from
-/// the guest a good part of the processors that emulate it.
+/// How long what the suite tells is left to gather; what the kernel tells is rare, and heard at once.
+///
+/// Serial lines give one byte at a time: to wake for each would take from the guest a good part of the processors that
+/// emulate it.
 const GATHER: Duration = Duration::from_millis(5);
 
 /// The lines out of a guest.

@@ -55,10 +55,9 @@ impl Lookout {
     }
 }
 
-/// Two processors for a caller that looks all the time at what happens on the other one. Its own comes first, and it stays
-/// there.
-pub fn apart() -> Result<[usize; 2]> {
-    let both = two()?;
-    stay_on(both[0])?;
-    Ok(both)
+/// The processor for what the caller looks at all the time: another than its own, on which it stays from here on.
+pub fn stay_apart() -> Result<usize> {
+    let [here, there] = two()?;
+    stay_on(here)?;
+    Ok(there)
 }
