@@ -17,7 +17,7 @@ pub fn text(format: ClaimsFormat) -> String {
 }
 
 fn json() -> String {
-    let claims: Vec<Claim> = case::all().into_iter().map(Claim::from).collect();
+    let claims: Vec<Claim> = case::all().iter().copied().map(Claim::from).collect();
     // A list of strings always has a text.
     serde_json::to_string_pretty(&claims).unwrap_or_default() + "\n"
 }
@@ -30,7 +30,7 @@ fn markdown() -> String {
          {} claims. MUST: documented. IS: observed in mainline and not documented; a difference is a deviation.\n",
         cases.len()
     );
-    for theme in themes(&cases) {
+    for theme in themes(cases) {
         let _ = writeln!(text, "\n## {}\n", theme.replace('_', " "));
         text.push_str("| claim | what is claimed | strength | source | needs | since |\n");
         text.push_str("|---|---|---|---|---|---|\n");

@@ -3,15 +3,20 @@
 //! It makes the file systems that a program expects, runs the suite as an ordinary child and reports how that ended. In an
 //! initramfs it is process 1, and restarts the machine at last, which ends it; in another init's guest it just ends.
 use std::error::Error;
+use std::ffi::CStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, exit};
+use std::time::Duration;
 
+use clone3_conformance::clone3::{Child, Clone3};
 use clone3_conformance::guest::{Exit, PLAN, Plan, SUITE_ENDED, SUITE_STARTS};
 use clone3_conformance::kit::helper::{self, HELPERS, Helper};
+use clone3_conformance::sandbox;
+use clone3_conformance::wait::Status;
 use linkme::distributed_slice;
 use rustix::fs::OFlags;
 use rustix::mount::{MountFlags, mount};
@@ -39,11 +44,14 @@ pub fn is_init() -> bool {
 /// Runs the plan and ends the machine, or, in another init's guest, this process.
 pub fn run() -> ! {
     let alone = getpid().is_init();
+    mount_missing(&BASIS);
+    rehearse();
+    let cgroups = mount_beside(&CGROUPS);
     furnish();
     // As process 1 it is handed those words of the kernel's command line that the kernel does not know.
     let named = std::env::args().nth(1).filter(|_| !alone);
     let plan = named.unwrap_or_else(|| PLAN.to_owned());
-    if let Err(error) = carry_out(&plan) {
+    if let Err(error) = carry_out(&plan, cgroups) {
         eprintln!("clone3-conformance: no suite was run: {error}");
     }
     match alone {
@@ -52,21 +60,51 @@ pub fn run() -> ! {
     }
 }
 
+/// A file system that a program expects: its kind, where, and how it is mounted.
+type Mount = (&'static str, &'static str, MountFlags, &'static CStr);
+
+const RESTRICTED: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
+
+/// What the others stand on.
+const BASIS: [Mount; 3] = [
+    ("proc", "/proc", RESTRICTED, c""),
+    ("sysfs", "/sys", RESTRICTED, c""),
+    ("devtmpfs", "/dev", MountFlags::NOSUID, c""),
+];
+
+/// The slow one: the kernel waits for all processors.
+const CGROUPS: [Mount; 1] = [("cgroup2", "/sys/fs/cgroup", RESTRICTED, c"")];
+
+const REST: [Mount; 4] = [
+    ("devpts", "/dev/pts", MountFlags::NOSUID.union(MountFlags::NOEXEC), c"mode=0620,ptmxmode=0666"),
+    ("tmpfs", "/dev/shm", MountFlags::NOSUID.union(MountFlags::NODEV), c"mode=1777"),
+    ("tmpfs", "/tmp", MountFlags::NOSUID.union(MountFlags::NODEV), c"mode=1777"),
+    ("tmpfs", "/run", MountFlags::NOSUID.union(MountFlags::NODEV), c"mode=0755"),
+];
+
 /// Makes what is missing of the surroundings that a program expects: the kernel's file systems, and room for temporary
 /// files.
 fn furnish() {
-    let restricted = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    let file_systems = [
-        ("proc", "/proc", restricted, c""),
-        ("sysfs", "/sys", restricted, c""),
-        ("devtmpfs", "/dev", MountFlags::NOSUID, c""),
-        ("devpts", "/dev/pts", MountFlags::NOSUID | MountFlags::NOEXEC, c"mode=0620,ptmxmode=0666"),
-        ("tmpfs", "/dev/shm", MountFlags::NOSUID | MountFlags::NODEV, c"mode=1777"),
-        ("tmpfs", "/tmp", MountFlags::NOSUID | MountFlags::NODEV, c"mode=1777"),
-        ("tmpfs", "/run", MountFlags::NOSUID | MountFlags::NODEV, c"mode=0755"),
-        ("cgroup2", "/sys/fs/cgroup", restricted, c""),
-    ];
-    for (kind, target, flags, options) in file_systems {
+    mount_missing(&REST);
+    // An ordinary user must be able to walk the tree.
+    let _ = fs::set_permissions("/", fs::Permissions::from_mode(0o755));
+    let _ = setsid();
+}
+
+/// Mounts these, in a process of its own if there can be one.
+fn mount_beside(mounts: &[Mount]) -> Option<Child> {
+    let child = Clone3::fork().spawn(|| {
+        mount_missing(mounts);
+        0
+    });
+    if child.is_err() {
+        mount_missing(mounts);
+    }
+    child.ok()
+}
+
+fn mount_missing(mounts: &[Mount]) {
+    for &(kind, target, flags, options) in mounts {
         if is_mounted(target) {
             continue;
         }
@@ -75,9 +113,6 @@ fn furnish() {
             eprintln!("clone3-conformance: no {kind} on {target}: {error}");
         }
     }
-    // An ordinary user must be able to walk the tree.
-    let _ = fs::set_permissions("/", fs::Permissions::from_mode(0o755));
-    let _ = setsid();
 }
 
 /// Whether something is mounted there; nothing is, as long as there is no /proc to say it.
@@ -86,8 +121,8 @@ fn is_mounted(target: &str) -> bool {
     mounts.lines().any(|mount| mount.split(' ').nth(1) == Some(target))
 }
 
-/// Runs the suite as the plan says, and reports how it ended.
-fn carry_out(plan: &str) -> Result<()> {
+/// Runs the suite as the plan says, once all is mounted, and reports how it ended.
+fn carry_out(plan: &str, mounting: Option<Child>) -> Result<()> {
     let plan: Plan = serde_json::from_slice(&fs::read(plan)?)?;
     let output = serial(&plan.output)?;
     let counters = plan.counters.as_deref().map(serial).transpose()?;
@@ -96,6 +131,9 @@ fn carry_out(plan: &str) -> Result<()> {
     }
     let mut journal = serial(&plan.journal)?;
     keep_busy(plan.load)?;
+    if let Some(child) = mounting {
+        let _ = child.reap_expecting(Status::exited(0));
+    }
     log(SUITE_STARTS);
     let exit = run_suite(&plan, &output)?;
     tcdrain(&output)?;
@@ -143,6 +181,17 @@ fn program() -> io::Result<PathBuf> {
     let copy = Path::new(OWN_PLACE).join("suite");
     fs::copy(this, &copy)?;
     Ok(copy)
+}
+
+/// Runs an empty case, in a process of its own, while a second processor has nothing to do before the runner's first case.
+///
+/// Who was there first has had the emulator translate the code, for all processors.
+fn rehearse() {
+    /// An empty case that hangs is not waited for.
+    const PATIENCE: Duration = Duration::from_secs(10);
+    if std::thread::available_parallelism().is_ok_and(|processors| processors.get() > 1) {
+        let _ = Clone3::fork().spawn(|| sandbox::rehearse(PATIENCE).is_err().into());
+    }
 }
 
 /// Runs the runner as a child like any other, and reaps whatever else is left to this process meanwhile.

@@ -16,7 +16,6 @@ pub struct Journal {
     written: Mutex<Written>,
     file: Option<File>,
     documents: Vec<PathBuf>,
-    claims: Vec<Claim>,
 }
 
 #[derive(Default)]
@@ -30,8 +29,7 @@ impl Journal {
     /// A journal that appends to `path`, if one is given, and writes `documents` anew with every event.
     pub fn open(path: Option<&Path>, documents: Vec<PathBuf>) -> io::Result<Journal> {
         let file = path.map(|path| OpenOptions::new().create(true).append(true).open(path)).transpose()?;
-        let claims = case::all().into_iter().map(Claim::from).collect();
-        Ok(Journal { written: Mutex::default(), file, documents, claims })
+        Ok(Journal { written: Mutex::default(), file, documents })
     }
 
     /// Adds an event: one write of one line, so that a crash cuts off nothing that came before.
@@ -65,7 +63,11 @@ impl Journal {
 
     fn document(&self, events: &[Event]) -> Option<Results> {
         let mut results = Results::from_events(events.iter().cloned())?;
-        results.explain(&self.claims);
+        for record in &mut results.cases {
+            if let Some(case) = case::find(&record.case) {
+                Claim::from(case).explain(record);
+            }
+        }
         results.rerun = rerun_prefix();
         Some(results)
     }

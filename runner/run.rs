@@ -66,7 +66,7 @@ pub fn run(options: Options) -> ExitCode {
 }
 
 fn names() -> Vec<&'static str> {
-    case::all().into_iter().map(|case| case.name).collect()
+    case::all().iter().map(|case| case.name).collect()
 }
 
 /// How verdicts are to be judged on this kernel.
@@ -81,7 +81,7 @@ fn candidates(options: &Options) -> impl Iterator<Item = &'static Case> {
         let is_named = options.case.is_empty() || options.case.iter().any(|name| name == case.name);
         is_named && (!options.upstream || case.is_upstream())
     };
-    case::all().into_iter().filter(is_meant)
+    case::all().iter().copied().filter(is_meant)
 }
 
 /// What this program would run knows what it would skip: to tools that list first and then run case by case, a

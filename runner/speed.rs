@@ -45,7 +45,7 @@ pub fn measure(options: &Options) -> ExitCode {
     println!("{:44} {empty}", "an empty case through the sandbox");
     println!("{:44} {:19.2}", "    in forks", empty.median().as_secs_f64() / bare.median().as_secs_f64());
     let able = |case: &&'static Case| need::unmet(case.needs, setting).is_none();
-    let all: Vec<&Case> = case::all().into_iter().filter(able).collect();
+    let all: Vec<&Case> = case::all().iter().copied().filter(able).collect();
     let upstream: Vec<&Case> = all.iter().copied().filter(|case| case.is_upstream()).collect();
     let rounds = options.repeat as usize;
     for (what, cases) in [("scenarios of the kernel's selftest", upstream), ("cases", all)] {

@@ -1,5 +1,7 @@
 //! How a case is declared and found.
 
+use std::sync::LazyLock;
+
 use linkme::distributed_slice;
 
 use crate::check::Result;
@@ -106,7 +108,12 @@ impl Case {
 ///
 /// # Panics
 /// If two cases have one name.
-pub fn all() -> Vec<&'static Case> {
+pub fn all() -> &'static [&'static Case] {
+    static ALL: LazyLock<Vec<&Case>> = LazyLock::new(sorted);
+    &ALL
+}
+
+fn sorted() -> Vec<&'static Case> {
     let mut cases: Vec<&Case> = CASES.iter().collect();
     cases.sort_by_key(|case| (case.file, case.line));
     let mut names: Vec<&str> = cases.iter().map(|case| case.name).collect();

@@ -47,6 +47,19 @@ impl Zygote {
     }
 }
 
+/// A lane that is the child of the caller, which has to see to its end.
+pub(super) fn lane_without_zygote() -> io::Result<UnixStream> {
+    require_one_thread()?;
+    let (ours, theirs) = UnixStream::pair()?;
+    // SAFETY: the program has one thread, so its copy may do anything.
+    if let ForkResult::Child = unsafe { fork() }? {
+        drop(ours);
+        lane::serve(theirs);
+        exit_now(0)
+    }
+    Ok(ours)
+}
+
 /// Nothing of the sandbox outlives it: whoever comes next finds no process of ours, and the reaper of orphans, be
 /// it a careless process 1 of a container, is left no zombie.
 impl Drop for Zygote {
