@@ -1,5 +1,6 @@
 //! The command line: libtest's own, and ours.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -172,10 +173,15 @@ fn with_our_formats(option: clap::Arg) -> clap::Arg {
 impl Options {
     /// Reads the command line; says what is wrong with it and exits with [`USAGE`] where something is.
     pub fn from_command_line() -> Options {
+        Options::of(std::env::args_os()).unwrap_or_else(|error| error.exit())
+    }
+
+    /// Reads these words, the first of which is the program's name.
+    pub fn of(words: impl IntoIterator<Item: Into<OsString> + Clone>) -> Result<Options, clap::Error> {
         // libtest has no --version, and libtest-mimic switches it off.
         let command = Options::command().disable_version_flag(false);
-        let matches = command.mut_arg("format", with_our_formats).get_matches();
-        let mut options = Options::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+        let matches = command.mut_arg("format", with_our_formats).try_get_matches_from(words)?;
+        let mut options = Options::from_arg_matches(&matches)?;
         let word = matches.get_raw("format").and_then(|mut words| words.next_back());
         options.format = match word.and_then(|word| word.to_str()) {
             Some("ktap") => Some(Format::Ktap),
@@ -186,7 +192,7 @@ impl Options {
             // libtest-mimic always prints; this keeps it off stdout.
             options.libtest.logfile = Some("/dev/null".to_owned());
         }
-        options
+        Ok(options)
     }
 
     /// Where the results go as the run goes.

@@ -10,12 +10,10 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, exit};
-use std::time::Duration;
 
 use clone3_conformance::clone3::{Child, Clone3};
 use clone3_conformance::guest::{Exit, PLAN, Plan, SUITE_ENDED, SUITE_STARTS};
 use clone3_conformance::kit::helper::{self, HELPERS, Helper};
-use clone3_conformance::sandbox;
 use clone3_conformance::wait::Status;
 use linkme::distributed_slice;
 use rustix::fs::OFlags;
@@ -42,11 +40,16 @@ pub fn is_init() -> bool {
 }
 
 /// Runs the plan and ends the machine, or, in another init's guest, this process.
-pub fn run() -> ! {
+///
+/// `meanwhile` is for a second processor that has nothing to do before the first case: it runs in a process of its own.
+pub fn run(meanwhile: Option<fn()>) -> ! {
     let alone = getpid().is_init();
     mount_missing(&BASIS);
-    rehearse();
-    let cgroups = mount_beside(&CGROUPS);
+    let cgroups = beside(|| mount_missing(&CGROUPS));
+    let processors = std::thread::available_parallelism();
+    if let Some(deed) = meanwhile.filter(|_| processors.is_ok_and(|count| count.get() > 1)) {
+        beside(deed);
+    }
     furnish();
     // As process 1 it is handed those words of the kernel's command line that the kernel does not know.
     let named = std::env::args().nth(1).filter(|_| !alone);
@@ -91,15 +94,12 @@ fn furnish() {
     let _ = setsid();
 }
 
-/// Mounts these, in a process of its own if there can be one.
-fn mount_beside(mounts: &[Mount]) -> Option<Child> {
+/// Does something in a process of its own, if there can be one.
+fn beside(deed: impl FnOnce()) -> Option<Child> {
     let child = Clone3::fork().spawn(|| {
-        mount_missing(mounts);
+        deed();
         0
     });
-    if child.is_err() {
-        mount_missing(mounts);
-    }
     child.ok()
 }
 
@@ -131,8 +131,9 @@ fn carry_out(plan: &str, mounting: Option<Child>) -> Result<()> {
     }
     let mut journal = serial(&plan.journal)?;
     keep_busy(plan.load)?;
-    if let Some(child) = mounting {
-        let _ = child.reap_expecting(Status::exited(0));
+    match mounting {
+        Some(child) => drop(child.reap_expecting(Status::exited(0))),
+        None => mount_missing(&CGROUPS),
     }
     log(SUITE_STARTS);
     let exit = run_suite(&plan, &output)?;
@@ -181,17 +182,6 @@ fn program() -> io::Result<PathBuf> {
     let copy = Path::new(OWN_PLACE).join("suite");
     fs::copy(this, &copy)?;
     Ok(copy)
-}
-
-/// Runs an empty case, in a process of its own, while a second processor has nothing to do before the runner's first case.
-///
-/// Who was there first has had the emulator translate the code, for all processors.
-fn rehearse() {
-    /// An empty case that hangs is not waited for.
-    const PATIENCE: Duration = Duration::from_secs(10);
-    if std::thread::available_parallelism().is_ok_and(|processors| processors.get() > 1) {
-        let _ = Clone3::fork().spawn(|| sandbox::rehearse(PATIENCE).is_err().into());
-    }
 }
 
 /// Runs the runner as a child like any other, and reaps whatever else is left to this process meanwhile.

@@ -11,6 +11,7 @@ mod describe;
 mod init;
 mod journal;
 mod output;
+mod rehearsal;
 mod run;
 mod speed;
 mod summary;
@@ -23,7 +24,7 @@ use nix::sys::signal::Signal;
 /// Runs what the command line asks for.
 pub fn main() -> ExitCode {
     if init::is_init() {
-        init::run();
+        init::run(Some(rehearsal::rehearse));
     }
     clone3_conformance::kit::helper::run_if_asked();
     // A caller that ignores SIGCHLD would have our children reaped behind our back; a file that may not grow is

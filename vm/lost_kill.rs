@@ -23,7 +23,7 @@ const SYMBOLS: [&str; 4] = ["__x64_sys_sethostname", "begin_new_exec", "do_send_
 fn main() -> ExitCode {
     helper::run_if_asked();
     if init::is_init() {
-        init::run();
+        init::run(None);
     }
     tell(r#"{"event":"run","schema":1}"#);
     let Some(places) = places() else {

@@ -37,7 +37,7 @@ const THIS: &str = "/suite/clone3-conformance";
 
 fn main() -> ExitCode {
     if init::is_init() {
-        init::run();
+        init::run(None);
     }
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let outcome = match arguments.first().map(String::as_str) {

@@ -21,7 +21,7 @@ use rustix::termios::tcdrain;
 
 fn main() {
     if init::is_init() {
-        init::run();
+        init::run(None);
     }
     let arguments: Vec<String> = std::env::args().collect();
     let events = arguments.iter().skip_while(|argument| *argument != "--events").nth(1).expect("no --events");
