@@ -4,7 +4,7 @@ use clone3_conformance::abi::{Flags, InfoMask, PidfdInfo};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::{Child, Clone3};
-use clone3_conformance::kit::{Cgroup, Held, processors, subject};
+use clone3_conformance::kit::{Ambush, Cgroup, Held, processors, subject};
 use clone3_conformance::need::rounds;
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::sandbox;
@@ -97,6 +97,57 @@ fn pidfd_info_dying_whole_or_esrch() -> Result {
         child.let_go()?;
         ask_until_gone(&child)?;
         child.pidfd()?.wait_reaped()?;
+    }
+    Ok(())
+}
+
+/// Asks for exit information about a child that is about to exit with 7, until it is there.
+fn ask_until_exited(child: &Child) -> Result {
+    while sandbox::time_left() != PollTimeout::ZERO {
+        // What else is asked for gives the child more time to end in between.
+        let answer = child.pidfd()?.info(InfoMask::EXIT | InfoMask::COREDUMP);
+        let is_defect = match &answer {
+            Err(errno) => *errno == Errno::ESRCH,
+            Ok(info) => given(info).is_empty(),
+        };
+        match alive_or_exited(answer, child.pid() as u32) {
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
+            Err(failure) => return Err(if is_defect { failure.as_defect() } else { failure }),
+        }
+    }
+    Err(Failure::fail("PIDFD_GET_INFO(EXIT) never gave exit information of a child that has ended"))
+}
+
+/// Whether the answer has exit information: alone, or, of a child that is just being reaped, with its identity. Identity alone is
+/// the only other answer that makes sense.
+#[track_caller]
+fn alive_or_exited(answer: std::result::Result<PidfdInfo, Errno>, pid: u32) -> Result<bool> {
+    let info = check::succeeds("PIDFD_GET_INFO(EXIT|COREDUMP) on a dying child", answer)?;
+    let told = (given(&info) - InfoMask::COREDUMP, info.pid, info.tgid, Status(info.exit_code));
+    let exited = [(InfoMask::EXIT, 0), (InfoMask::EXIT | IDENTITY, pid)];
+    if exited.map(|(mask, pid)| (mask, pid, pid, Status::exited(7))).contains(&told) {
+        return Ok(true);
+    }
+    let what =
+        "mask without CGROUPID and COREDUMP, pid, tgid, exit_code of a dying child that has not exited";
+    check::equal(what, told, (IDENTITY, pid, pid, Status(0))).map(|()| false)
+}
+
+case! {
+    /// PIDFD_GET_INFO, asked for exit information on an auto-reaped child that ends in the middle of the call, tells of a live
+    /// process, or how it exited, or both: neither nothing nor ESRCH.
+    pidfd_info_dying_alive_or_exited: Must, needs [Autoreap, ExitInfo],
+    source "fs/pidfs.c pidfd_info() (\"if the task is gone the information is there\")",
+    rare_defect "7.1 to 7.3-rc7: the exit information is looked for first and the process after it: what ends in between is answered with nothing, what ends a little later with ESRCH",
+    fixed "7.3.4",
+}
+fn pidfd_info_dying_alive_or_exited() -> Result {
+    for round in 0..rounds(10) {
+        let ambush = Ambush::lay(&Clone3::new(Flags::REAPED), 7)?;
+        ambush.spring_after(100 + round % 10)?;
+        ask_until_exited(ambush.child())?;
+        ambush.child().pidfd()?.wait_reaped()?;
     }
     Ok(())
 }

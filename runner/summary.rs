@@ -52,7 +52,7 @@ fn remarks(results: &Results) -> String {
         let _ = writeln!(text, "passed unexpectedly: {}", record.case);
     }
     for record in &results.cases {
-        match defect_of(record) {
+        match defect_of(record, &results.kernel.release) {
             Some(defect) if record.verdict == Verdict::Pass && !defect.rare => {
                 let _ = writeln!(text, "fixed: {}: this kernel is without a known defect", record.case);
             }
@@ -66,8 +66,8 @@ fn remarks(results: &Results) -> String {
     text
 }
 
-fn defect_of(record: &Record) -> Option<Defect> {
-    clone3_conformance::case::find(&record.case)?.known_defect
+fn defect_of(record: &Record, release: &str) -> Option<Defect> {
+    clone3_conformance::case::find(&record.case)?.defect_on(release)
 }
 
 fn repeats(results: &Results) -> String {

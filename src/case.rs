@@ -6,7 +6,7 @@ use linkme::distributed_slice;
 
 use crate::check::Result;
 use crate::need::Need;
-use crate::probe::series as series_of;
+use crate::probe::{series as series_of, version as version_of};
 
 /// What a failed case means.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -63,6 +63,8 @@ pub struct Defect {
     pub what: &'static str,
     /// Whether it takes luck to meet it: then a pass does not say that it is fixed.
     pub rare: bool,
+    /// The first kernel that was seen without it: from that on it is a failure like any other.
+    pub fixed: Option<&'static str>,
 }
 
 /// Every case that this program declares, by [`case!`](crate::case!), in no order.
@@ -84,6 +86,12 @@ impl Case {
     /// Whether the claim is about later kernels than this release.
     pub fn is_ahead_of(&self, release: &str) -> bool {
         self.since.is_some_and(|since| series_of(release) < series_of(since))
+    }
+
+    /// The known defect that a kernel of this release may have.
+    pub fn defect_on(&self, release: &str) -> Option<Defect> {
+        let is_mended = |fixed| version_of(release) >= version_of(fixed);
+        self.known_defect.filter(|defect| !defect.fixed.is_some_and(is_mended))
     }
 
     /// Whether nothing else may run at the same time.
@@ -145,7 +153,8 @@ pub fn find(name: &str) -> Option<&'static Case> {
 /// ```
 ///
 /// Behind the source may follow `, since "7.2"` (where the needs do not say it) and
-/// `, known_defect "7.1 to 7.3: what happens"` (or `rare_defect`, where it takes luck to meet it).
+/// `, known_defect "7.1 to 7.3: what happens"` (or `rare_defect`, where it takes luck to meet it), and behind that
+/// `, fixed "7.3.4"`, the first kernel that was seen without it.
 #[macro_export]
 macro_rules! case {
     (
@@ -155,6 +164,7 @@ macro_rules! case {
         $(, since $since:literal)?
         $(, known_defect $defect:literal)?
         $(, rare_defect $rare:literal)?
+        $(, fixed $fixed:literal)?
         $(,)?
     ) => {
         const _: () = {
@@ -167,7 +177,7 @@ macro_rules! case {
                 strength: $crate::case::Strength::$strength,
                 needs: &[$($crate::need::Need::$need),*],
                 since: $crate::case!(@option $($since)?),
-                known_defect: $crate::case!(@defect $($defect, false)? $($rare, true)?),
+                known_defect: $crate::case!(@defect $($defect, false)? $($rare, true)? $(, $fixed)?),
                 file: file!(),
                 line: line!(),
                 body: $name,
@@ -175,7 +185,9 @@ macro_rules! case {
         };
     };
     (@defect) => { None };
-    (@defect $what:literal, $rare:literal) => { Some($crate::case::Defect { what: $what, rare: $rare }) };
+    (@defect $what:literal, $rare:literal $(, $fixed:literal)?) => {
+        Some($crate::case::Defect { what: $what, rare: $rare, fixed: $crate::case!(@option $($fixed)?) })
+    };
     (@option) => { None };
     (@option $value:literal) => { Some($value) };
 }

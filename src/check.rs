@@ -88,6 +88,11 @@ impl Failure {
         self
     }
 
+    /// The same failure, which is the known defect that the case declares.
+    pub fn as_defect(self) -> Failure {
+        Failure { kind: Kind::Defect, ..self }
+    }
+
     /// The same failure, its message led by `context`.
     pub fn within(mut self, context: impl Display) -> Failure {
         self.message = format!("{context}: {}", self.message);

@@ -229,6 +229,14 @@ pub fn series(release: &str) -> (u32, u32) {
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
+/// The version of the kernel of this release or of this name: (7, 1, 13) for `7.1.13+deb13-amd64`, (7, 3, 0) for `7.3-rc7`.
+pub fn version(release: &str) -> (u32, u32, u32) {
+    let end = release.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(release.len());
+    let mut numbers = release[..end].split('.').map(|part| part.parse().unwrap_or(0));
+    let mut next = || numbers.next().unwrap_or(0);
+    (next(), next(), next())
+}
+
 impl Probe {
     /// Why the three flags may be missing though the kernel has them: behind a filter that knows the flags of
     /// its own day, every newer one is EINVAL, as if the kernel did not know it.

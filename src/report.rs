@@ -130,7 +130,7 @@ impl Policy {
             Kind::Unsupported => self.on_unmet(case, Unmet::Unsupported(message)),
             Kind::Blocked => self.on_unmet(case, Unmet::Blocked(message)),
             Kind::Broken => (Verdict::Broken, message),
-            Kind::Defect if case.known_defect.is_some() => (Verdict::KnownDefect, message),
+            Kind::Defect if case.defect_on(&self.release).is_some() => (Verdict::KnownDefect, message),
             Kind::Defect | Kind::Fail => self.on_broken_claim(case, message),
         }
     }
@@ -217,7 +217,6 @@ impl Record {
             strength: case.strength,
             verdict,
             reason,
-            rare: case.known_defect.is_some_and(|defect| defect.rare),
             message,
             failures: u32::from(verdict.is_failure()),
             ..Record::default()
@@ -232,6 +231,7 @@ impl Record {
             at: outcome.failure.map(|failure| failure.at).unwrap_or_default(),
             trail: outcome.trail,
             output: if verdict == Verdict::Pass { String::new() } else { outcome.output },
+            rare: case.defect_on(&policy.release).is_some_and(|defect| defect.rare),
             runs: 1,
             slowest_seconds: seconds,
             seconds,
@@ -394,10 +394,25 @@ mod tests {
             let failure = Failure { kind, ..Failure::fail("x") };
             Policy { strict: true, ..Policy::default() }.on_outcome(case, Some(&failure)).0
         };
-        let known = case(Strength::Must, Some(Defect { what: "7.1", rare: false }));
+        let known = case(Strength::Must, Some(Defect { what: "7.1", rare: false, fixed: None }));
         assert_eq!(verdict(&known, Kind::Defect), Verdict::KnownDefect);
         assert_eq!(verdict(&known, Kind::Fail), Verdict::Fail);
         assert_eq!(verdict(&case(Strength::Must, None), Kind::Defect), Verdict::Fail);
+    }
+
+    #[test]
+    fn a_defect_is_none_any_more_on_a_kernel_that_is_known_to_be_without_it() {
+        let known = case(Strength::Must, Some(Defect { what: "", rare: true, fixed: Some("7.3.4") }));
+        let verdict = |release: &str| {
+            let policy = Policy { release: release.to_owned(), ..Policy::default() };
+            policy.on_outcome(&known, Some(&Failure::fail("x").as_defect())).0
+        };
+        for release in ["7.1.13+deb13-cloud-amd64", "7.2.13", "7.3-rc7", "7.3-cloud-amd64", "7.3.3"] {
+            assert_eq!(verdict(release), Verdict::KnownDefect, "{release}");
+        }
+        for release in ["7.3.4+deb13-amd64", "7.3.12", "7.4-rc1", "8.0"] {
+            assert_eq!(verdict(release), Verdict::Fail, "{release}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Shared set-up of the cases: each piece is one race-free way to do one thing.
 
 pub mod actor;
+pub mod ambush;
 pub mod blocked;
 pub mod cgroup;
 pub mod channel;
@@ -45,6 +46,7 @@ pub mod userfault;
 pub mod wait_call;
 
 pub use actor::Actor;
+pub use ambush::Ambush;
 pub use blocked::Blocked;
 pub use cgroup::Cgroup;
 pub use channel::Channel;

@@ -14,6 +14,11 @@ fn two() -> Result<[usize; 2]> {
     Ok([first, allowed.next().unwrap_or(first)])
 }
 
+/// One processor on which the caller may run.
+pub(super) fn this() -> Result<usize> {
+    Ok(two()?[0])
+}
+
 /// Keeps the calling thread, and those that it starts, on this processor.
 pub fn stay_on(processor: usize) -> Result {
     let mut only = CpuSet::new();
@@ -22,7 +27,7 @@ pub fn stay_on(processor: usize) -> Result {
 }
 
 /// Has the calling thread, but none of its children, run before all others as soon as it can. Says whether that is permitted.
-fn go_first() -> bool {
+pub(super) fn go_first() -> bool {
     let first = libc::sched_param { sched_priority: 1 };
     // SAFETY: the call reads the structure, which outlives it.
     unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, &first) == 0 }
