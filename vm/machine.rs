@@ -25,6 +25,10 @@ pub struct Machine {
     pub counters: Option<PathBuf>,
 }
 
+/// What an emulated kernel is told to leave out.
+const SPARING: &str =
+    "initcall_blacklist=load_system_certificate_list cryptomgr.notests damon_stat.enabled=N no_timer_check";
+
 impl Machine {
     /// The processor that the guest sees, as QEMU's option says it.
     pub fn processor(&self) -> &'static str {
@@ -46,12 +50,13 @@ impl Machine {
     ///
     /// Warnings come to the console; what is less does not, since an emulated serial port is slow. An emulated kernel need
     /// not check the signatures of the certificates that are built into it, which takes it as long as anything else at
-    /// boot: they serve only to check modules, and none is loaded. Nor need it check that its timer interrupts come in time:
-    /// on a busy host an emulated one is late, and the kernel panics.
+    /// boot: they serve only to check modules, and none is loaded. Nor need it test its cryptography, in threads that go on for
+    /// seconds beside the first cases, or watch every few milliseconds who uses its memory. Nor need it check that its timer
+    /// interrupts come in time: on a busy host an emulated one is late, and the kernel panics.
     pub fn kernel_options(&self) -> String {
         let sparing = match self.accel {
             Accel::Kvm => "",
-            Accel::Tcg { .. } => "initcall_blacklist=load_system_certificate_list no_timer_check",
+            Accel::Tcg { .. } => SPARING,
         };
         format!("loglevel=5 {sparing} {}", self.append)
     }
