@@ -143,13 +143,7 @@ case! {
     fixed "7.3.4",
 }
 fn pidfd_info_dying_alive_or_exited() -> Result {
-    for round in 0..rounds(10) {
-        let ambush = Ambush::lay(&Clone3::new(Flags::REAPED), 7)?;
-        ambush.spring_after(100 + round % 10)?;
-        ask_until_exited(ambush.child())?;
-        ambush.child().pidfd()?.wait_reaped()?;
-    }
-    Ok(())
+    Ambush::each(rounds(10), 7, ask_until_exited)
 }
 
 case! {

@@ -2,15 +2,18 @@
 
 use clone3_conformance::abi::{Flags, InfoMask, Namespace};
 use clone3_conformance::case;
-use clone3_conformance::check::{self, Result};
+use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::{Child, Clone3, park};
 use clone3_conformance::kit::namespace::Outside;
-use clone3_conformance::kit::{Actor, Channel, Gate, Held, namespace, subject};
+use clone3_conformance::kit::{Actor, Ambush, Channel, Gate, Held, namespace, subject};
+use clone3_conformance::need::rounds;
 use clone3_conformance::pidfd::{Pidfd, fdinfo};
+use clone3_conformance::sandbox;
 use clone3_conformance::wait::Status;
 use nix::errno::Errno;
-use nix::poll::PollFlags;
+use nix::poll::{PollFlags, PollTimeout};
 use nix::sched::{CloneFlags, unshare};
+use nix::unistd::getpid;
 use std::os::fd::AsRawFd as _;
 
 use super::pidfd_info::info;
@@ -118,6 +121,35 @@ fn pidfd_info_ns_ioctls_dead_esrch() -> Result {
         }
     }
     Ok(())
+}
+
+/// Asks for the pid namespace of a child that is about to end, until there is none.
+fn ask_until_gone(child: &Child) -> Result {
+    let what = "pid namespace of a dying process";
+    while sandbox::time_left() != PollTimeout::ZERO {
+        match child.pidfd()?.namespace(Namespace::Pid) {
+            Ok(_) => {}
+            Err(errno @ Errno::EOPNOTSUPP) => {
+                return check::refused(what, Err::<(), _>(errno), Errno::ESRCH).map_err(Failure::as_defect);
+            }
+            refused => return check::refused(what, refused, Errno::ESRCH),
+        }
+    }
+    Err(Failure::fail("the pid namespace of a child that has ended can still be had"))
+}
+
+case! {
+    /// The pid namespace of an auto-reaped child that ends in the middle of the call is given, or the answer is ESRCH: not
+    /// EOPNOTSUPP, as where the kernel has no pid namespaces.
+    pidfd_info_ns_ioctl_dying_esrch: Is, needs [Autoreap, PidfdInfo],
+    source "pidfd_ioctl() (\"just pretend it didn't exist\")",
+    rare_defect "7.1 to 7.3: a process that has just been reaped has no pid and so no pid namespace, which is taken for a kernel without them",
+}
+fn pidfd_info_ns_ioctl_dying_esrch() -> Result {
+    if Pidfd::open(getpid().as_raw())?.namespace(Namespace::Pid).err() == Some(Errno::EOPNOTSUPP) {
+        return Err(Failure::unsupported("needs pid namespaces (CONFIG_PID_NS)"));
+    }
+    Ambush::each(rounds(10), 0, ask_until_gone)
 }
 
 case! {

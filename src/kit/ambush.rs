@@ -6,6 +6,7 @@ use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };
 
+use crate::abi::Flags;
 use crate::check::Result;
 use crate::clone3::{Child, Clone3};
 use crate::kit::Channel;
@@ -23,9 +24,20 @@ pub struct Ambush {
 }
 
 impl Ambush {
-    /// Lays it; the child will exit with `code`. The caller stays on one processor from here on.
+    /// So many, one after another: each child, auto-reaped, exits with `code` while the caller asks about it. The caller stays on
+    /// one processor from here on.
+    pub fn each(count: u32, code: i32, ask: impl Fn(&Child) -> Result) -> Result {
+        (0..count).try_for_each(|round| {
+            let ambush = Ambush::lay(&Clone3::new(Flags::REAPED), code)?;
+            // A little later each time: what is in between takes less than a microsecond.
+            ambush.spring_after(100 + round % 10)?;
+            ask(&ambush.child)?;
+            ambush.child.pidfd()?.wait_reaped()
+        })
+    }
+
     #[track_caller]
-    pub fn lay(call: &Clone3, code: i32) -> Result<Ambush> {
+    fn lay(call: &Clone3, code: i32) -> Result<Ambush> {
         let (here, ready) = (this()?, Channel::<()>::new()?);
         stay_on(here)?;
         let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC)?;
@@ -41,8 +53,7 @@ impl Ambush {
         Ok(Ambush { child, timer })
     }
 
-    /// Sets the timer.
-    pub fn spring_after(&self, microseconds: u32) -> Result {
+    fn spring_after(&self, microseconds: u32) -> Result {
         note!("timer set to {microseconds} us");
         let never = Timespec { tv_sec: 0, tv_nsec: 0 };
         let once = Itimerspec {
@@ -51,10 +62,5 @@ impl Ambush {
         };
         timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &once)?;
         Ok(())
-    }
-
-    /// The child.
-    pub fn child(&self) -> &Child {
-        &self.child
     }
 }
