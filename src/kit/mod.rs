@@ -36,6 +36,7 @@ pub mod setuid;
 pub mod shared;
 pub mod sigchld;
 pub mod sleeper;
+mod stand_in;
 pub mod subject;
 pub mod sysctl;
 pub mod threads;

@@ -1,6 +1,6 @@
 //! Programs whose exec raises privileges: set-user-ID, set-group-ID or with file capabilities.
 //!
-//! Each is a copy of this program on a tmpfs of its own, in a mount namespace of its own: nothing is left on
+//! Each is a copy of this program, or a stand-in for it, on a tmpfs of its own, in a mount namespace of its own: nothing is left on
 //! any disk, no mount option of the system (`nosuid`, `noexec`) is in the way, and because the copy is executed
 //! through its descriptor, no directory has to be reachable by an ordinary user.
 
@@ -19,8 +19,9 @@ use crate::kit::channel::{self, Channel};
 use crate::kit::helper::{self, Command, HELPERS, Helper};
 use crate::kit::privilege::Caps;
 use crate::kit::programs::{fd, or_wrong};
-use crate::note;
+use crate::kit::stand_in::stand_in;
 use crate::wait::Status;
+use crate::{note, procfs};
 
 /// What a program finds itself to be after its exec.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -131,7 +132,7 @@ fn copy(mode: u32, capabilities: &[Capability]) -> Result<OwnedFd> {
         .map_err(|errno| Failure::blocked(format!("a tmpfs in a mount namespace of its own: {errno:?}")))?;
     let writable = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     let file = rustix::fs::openat(&directory, "program", writable, Mode::RWXU)?;
-    copy_program(&file)?;
+    write_program(&file)?;
     rustix::fs::fchown(&file, Some(Uid::ROOT), Some(Gid::ROOT))?;
     rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?;
     if !capabilities.is_empty() {
@@ -143,6 +144,17 @@ fn copy(mode: u32, capabilities: &[Capability]) -> Result<OwnedFd> {
     // A file that somebody has open for writing cannot be executed.
     drop(file);
     Ok(rustix::fs::openat(&directory, "program", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// Writes a stand-in for this program to a file, or, where there can be none, the whole program.
+fn write_program(to: &OwnedFd) -> Result {
+    let mut beginning = [0; 4096];
+    let length = rustix::io::pread(helper::program()?, &mut beginning, 0)?;
+    // Without /proc, it would not find the program.
+    match stand_in(&beginning[..length]).filter(|_| procfs::is_mounted()) {
+        Some(small) => channel::write_all(to, &small),
+        None => copy_program(to),
+    }
 }
 
 /// Writes this program to a file. From where it is mapped and in one piece: sendfile(2) would take it through a pipe, a
