@@ -119,8 +119,8 @@ fn ask_until_exited(child: &Child) -> Result {
     Err(Failure::fail("PIDFD_GET_INFO(EXIT) never gave exit information of a child that has ended"))
 }
 
-/// Whether the answer has exit information: alone, or, of a child that is just being reaped, with its identity. Identity alone is
-/// the only other answer that makes sense.
+/// Whether the answer has exit information: alone, or, of a child that is just being reaped, with its identity. Identity
+/// alone is the only other answer that makes sense.
 #[track_caller]
 fn alive_or_exited(answer: std::result::Result<PidfdInfo, Errno>, pid: u32) -> Result<bool> {
     let info = check::succeeds("PIDFD_GET_INFO(EXIT|COREDUMP) on a dying child", answer)?;
@@ -139,7 +139,7 @@ case! {
     /// process, or how it exited, or both: neither nothing nor ESRCH.
     pidfd_info_dying_alive_or_exited: Must, needs [Autoreap, ExitInfo],
     source "fs/pidfs.c pidfd_info() (\"if the task is gone the information is there\")",
-    rare_defect "7.1 to 7.3-rc7: the exit information is looked for first and the process after it: what ends in between is answered with nothing, what ends a little later with ESRCH",
+    rare_defect "7.1 to 7.3-rc7: the process is looked for after its exit information, so that one which ends in between has neither",
     fixed "7.3.4",
 }
 fn pidfd_info_dying_alive_or_exited() -> Result {

@@ -143,7 +143,7 @@ case! {
     /// EOPNOTSUPP, as where the kernel has no pid namespaces.
     pidfd_info_ns_ioctl_dying_esrch: Is, needs [Autoreap, PidfdInfo],
     source "pidfd_ioctl() (\"just pretend it didn't exist\")",
-    rare_defect "7.1 to 7.3: a process that has just been reaped has no pid and so no pid namespace, which is taken for a kernel without them",
+    rare_defect "7.1 to 7.3: a process that is reaped meanwhile has no pid namespace, which is taken for a kernel without them",
 }
 fn pidfd_info_ns_ioctl_dying_esrch() -> Result {
     if Pidfd::open(getpid().as_raw())?.namespace(Namespace::Pid).err() == Some(Errno::EOPNOTSUPP) {

@@ -1,5 +1,5 @@
-//! The runner's way to the end of its first case, gone by somebody else: when the runner comes there, an emulator has translated
-//! the code.
+//! The runner's way to the end of its first case, gone by somebody else: when the runner comes there, an emulator has
+//! translated the code.
 
 use std::time::Duration;
 

@@ -13,8 +13,8 @@ use crate::kit::Channel;
 use crate::kit::processors::{go_first, stay_on, this};
 use crate::note;
 
-/// A child on its parent's own processor, and with priority there, asleep until a timer goes off. Wherever the parent is at that
-/// moment, in the kernel too, it stands still until the child has ended.
+/// A child on its parent's own processor, and with priority there, asleep until a timer goes off. Wherever the parent is at
+/// that moment, in the kernel too, it stands still until the child has ended.
 ///
 /// An ordinary user may not have priority: there, the two take turns as all processes do.
 #[derive(Debug)]
@@ -24,8 +24,8 @@ pub struct Ambush {
 }
 
 impl Ambush {
-    /// So many, one after another: each child, auto-reaped, exits with `code` while the caller asks about it. The caller stays on
-    /// one processor from here on.
+    /// So many, one after another: each child, auto-reaped, exits with `code` while the caller asks about it. The caller
+    /// stays on one processor from here on.
     pub fn each(count: u32, code: i32, ask: impl Fn(&Child) -> Result) -> Result {
         (0..count).try_for_each(|round| {
             let ambush = Ambush::lay(&Clone3::new(Flags::REAPED), code)?;
