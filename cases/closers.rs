@@ -156,7 +156,7 @@ case! {
     source "LKML, Linus Torvalds 2026-02-17; pull request vfs-7.1-rc1.pidfs",
 }
 fn autokill_setuid_exec_child() -> Result {
-    let program = setuid::copy_with_mode(0o4755)?;
+    let program = setuid::file_with_mode(0o4755)?;
     let child =
         Echo::execed_from(&Clone3::new(Flags::KILLED), program.as_fd(), privilege::become_ordinary_user)?;
     has_uids(&child, [ORDINARY, 0, 0])?;
@@ -170,7 +170,7 @@ case! {
     source "LKML, Linus Torvalds 2026-02-17; pull request vfs-7.1-rc1.pidfs",
 }
 fn autokill_unprivileged_setuid_exec() -> Result {
-    let program = setuid::copy_with_mode(0o4755)?;
+    let program = setuid::file_with_mode(0o4755)?;
     privilege::become_ordinary_user()?;
     let mut child = Echo::execed_from(&Clone3::new(Flags::KILLED_NNP), program.as_fd(), || Ok(()))?;
     has_uids(&child, [ORDINARY; 3])?;

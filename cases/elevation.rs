@@ -42,7 +42,7 @@ case! {
 }
 fn nnp_setuid_exec_no_elevation() -> Result {
     let all = Caps::own(CapSet::Permitted)?;
-    let program = setuid::copy_with_mode(0o4755)?;
+    let program = setuid::file_with_mode(0o4755)?;
     privilege::become_ordinary_user()?;
     let root = without_nnp(program.as_fd())?;
     check::equal("control: real, effective and saved uid", root.uids, [ORDINARY, 0, 0])?;
@@ -60,7 +60,7 @@ case! {
     source "commit \"clone: add CLONE_NNP\"; Documentation/userspace-api/no_new_privs.rst",
 }
 fn nnp_setgid_exec_no_elevation() -> Result {
-    let program = setuid::copy_with_mode(0o2755)?;
+    let program = setuid::file_with_mode(0o2755)?;
     privilege::become_ordinary_user()?;
     let root = without_nnp(program.as_fd())?;
     check::equal("control: real, effective and saved gid", root.gids, [ORDINARY, 0, 0])?;
@@ -78,7 +78,7 @@ case! {
     source "Documentation/userspace-api/no_new_privs.rst; kernel, cap_bprm_creds_from_file()",
 }
 fn nnp_file_caps_exec_no_elevation() -> Result {
-    let program = setuid::copy_with_capabilities(&GRANTED)?;
+    let program = setuid::file_with_capabilities(&GRANTED)?;
     privilege::become_ordinary_user()?;
     let control = without_nnp(program.as_fd())?;
     let granted = Caps::of(&GRANTED);
@@ -94,7 +94,7 @@ case! {
     source "kernel, cap_bprm_creds_from_file()",
 }
 fn nnp_file_caps_at_secure() -> Result {
-    let program = setuid::copy_with_capabilities(&GRANTED)?;
+    let program = setuid::file_with_capabilities(&GRANTED)?;
     privilege::become_user_with(ORDINARY, Capability::CAP_NET_RAW)?;
     let own = Caps::of(&[Capability::CAP_NET_RAW]);
     let plain = with_nnp(helper::program()?)?;
@@ -115,7 +115,7 @@ case! {
     source "capabilities(7), \"Ambient\"; kernel, cap_bprm_creds_from_file()",
 }
 fn nnp_ambient_caps_kept() -> Result {
-    let set_user_id = setuid::copy_with_mode(0o4755)?;
+    let set_user_id = setuid::file_with_mode(0o4755)?;
     let plain = helper::program()?;
     privilege::become_user_with(ORDINARY, Capability::CAP_NET_RAW)?;
     let own = Caps::of(&[Capability::CAP_NET_RAW]);
@@ -145,7 +145,7 @@ case! {
     source "commit \"clone: add CLONE_NNP\"; Documentation/userspace-api/no_new_privs.rst",
 }
 fn nnp_drop_then_setuid_exec() -> Result {
-    let program = setuid::copy_with_mode(0o4755)?;
+    let program = setuid::file_with_mode(0o4755)?;
     for (flags, expected) in [(Flags::empty(), [ORDINARY, 0, 0]), (Flags::NNP, [ORDINARY; 3])] {
         let call = Clone3::fork().with(flags);
         let found = credentials_after_exec(&call, program.as_fd(), privilege::become_ordinary_user)?;

@@ -1,7 +1,7 @@
 //! Programs whose exec raises privileges: set-user-ID, set-group-ID or with file capabilities.
 //!
-//! Each is a copy of this program, or a stand-in for it, on a tmpfs of its own, in a mount namespace of its own: nothing is left on
-//! any disk, no mount option of the system (`nosuid`, `noexec`) is in the way, and because the copy is executed
+//! Each is a stand-in for this program, or a copy of it, on a tmpfs of its own, in a mount namespace of its own: nothing is
+//! left on any disk, no mount option of the system (`nosuid`, `noexec`) is in the way, and because the file is executed
 //! through its descriptor, no directory has to be reachable by an ordinary user.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -110,24 +110,24 @@ fn credentials_said(call: &Clone3, exec: impl FnOnce(&Command) -> Failure) -> Re
     Ok(credentials)
 }
 
-/// A copy of this program that belongs to root and has this mode, say 04755. For real root alone, which may
+/// This program as a file that belongs to root and has this mode, say 04755. For real root alone, which may
 /// become somebody else afterwards; moves the caller into a mount namespace of its own.
 ///
 /// # Errors
 /// `blocked` where the environment forbids mounts.
-pub fn copy_with_mode(mode: u32) -> Result<OwnedFd> {
-    copy(mode, &[])
+pub fn file_with_mode(mode: u32) -> Result<OwnedFd> {
+    make(mode, &[])
 }
 
-/// A copy of this program with these file capabilities, permitted and effective; else as [`copy_with_mode`].
+/// This program as a file with these file capabilities, permitted and effective; else as [`file_with_mode`].
 ///
 /// # Errors
 /// `blocked` also where a tmpfs cannot have file capabilities.
-pub fn copy_with_capabilities(capabilities: &[Capability]) -> Result<OwnedFd> {
-    copy(0o755, capabilities)
+pub fn file_with_capabilities(capabilities: &[Capability]) -> Result<OwnedFd> {
+    make(0o755, capabilities)
 }
 
-fn copy(mode: u32, capabilities: &[Capability]) -> Result<OwnedFd> {
+fn make(mode: u32, capabilities: &[Capability]) -> Result<OwnedFd> {
     let directory = private_tmpfs()
         .map_err(|errno| Failure::blocked(format!("a tmpfs in a mount namespace of its own: {errno:?}")))?;
     let writable = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
