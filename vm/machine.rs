@@ -50,8 +50,8 @@ impl Machine {
     ///
     /// Warnings come to the console; what is less does not, since an emulated serial port is slow. An emulated kernel need
     /// not check the signatures of the certificates that are built into it, which takes it as long as anything else at
-    /// boot: they serve only to check modules, and none is loaded. Nor need it test its cryptography, in threads that go on for
-    /// seconds beside the first cases, or watch every few milliseconds who uses its memory. Nor need it check that its timer
+    /// boot: they serve only to check modules, and none is loaded. Nor need it test its cryptography, in threads that may
+    /// go on beside the first cases, or watch every few milliseconds who uses its memory. Nor need it check that its timer
     /// interrupts come in time: on a busy host an emulated one is late, and the kernel panics.
     pub fn kernel_options(&self) -> String {
         let sparing = match self.accel {

@@ -28,7 +28,7 @@ impl Ambush {
     /// stays on one processor from here on.
     pub fn each(count: u32, code: i32, ask: impl Fn(&Child) -> Result) -> Result {
         (0..count).try_for_each(|round| {
-            let ambush = Ambush::lay(&Clone3::new(Flags::REAPED), code)?;
+            let ambush = Ambush::lay(code)?;
             // A little later each time: what is in between takes less than a microsecond.
             ambush.spring_after(100 + round % 10)?;
             ask(&ambush.child)?;
@@ -37,11 +37,11 @@ impl Ambush {
     }
 
     #[track_caller]
-    fn lay(call: &Clone3, code: i32) -> Result<Ambush> {
+    fn lay(code: i32) -> Result<Ambush> {
         let (here, ready) = (this()?, Channel::<()>::new()?);
         stay_on(here)?;
         let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC)?;
-        let child = call.spawn(|| {
+        let child = Clone3::new(Flags::REAPED).spawn(|| {
             go_first();
             // A failure to report is seen as the end of the stream.
             let _ = ready.send(&());

@@ -47,7 +47,8 @@ impl Zygote {
     }
 }
 
-/// A lane that is the child of the caller, which has to see to its end.
+/// A lane that is the child of the caller, which has to see to its end. A zygote would put cgroup controllers back as it found
+/// them at last, while somebody else's cases may be using them.
 pub(super) fn lane_without_zygote() -> io::Result<UnixStream> {
     require_one_thread()?;
     let (ours, theirs) = UnixStream::pair()?;

@@ -78,8 +78,8 @@ impl Suite {
         }
     }
 
-    /// What the suite says of a mutant: first the cases of the claims that it violates, and all only if they pass; if these do, too,
-    /// the first again and for longer.
+    /// What the suite says of a mutant: first the cases of the claims that it violates, and all only if they pass; if these
+    /// do, too, the first again and for longer.
     ///
     /// What a suite noticed is noted beside the kernel; with `keeps` that is enough, if the case is still there.
     pub fn judges(&self, kernel: &Kernel, mutant: &Mutant, keeps: bool) -> Result<Said> {
