@@ -81,8 +81,7 @@ pub fn watch(
     machine.end()?;
     watch.take(listener)?;
     if let Some(line) = watch.channels.console.rest() {
-        let running = watch.session.journal.running.clone();
-        watch.take_console(&line, &running);
+        watch.take_console(&line);
     }
     Ok(Session { ending, whole: watch.power_on.elapsed(), ..watch.session })
 }
@@ -93,6 +92,8 @@ struct Watch {
     session: Session,
     /// Whether the kernel's log has come to the suite's end.
     ended: bool,
+    /// The cases that ran when last any did.
+    lately: Vec<String>,
 }
 
 impl Watch {
@@ -105,7 +106,7 @@ impl Watch {
             boot: None,
             whole: Duration::ZERO,
         };
-        Self { channels, power_on: Instant::now(), session, ended: false }
+        Self { channels, power_on: Instant::now(), session, ended: false, lately: Vec::new() }
     }
 
     fn follow(
@@ -154,7 +155,8 @@ impl Watch {
     }
 
     /// Takes what has come over every channel. The console is read first, so that what it says is blamed on no later case, and
-    /// understood last: what has gathered in the journal was told before. If nothing runs by then, it is about what has ended.
+    /// understood last: what has gathered in the journal was told before. If nothing runs by then, it is about what has ended,
+    /// be it long before: a case that ends between the two readings is heard of before what the kernel said of it.
     fn take(&mut self, listener: &mut dyn Listener) -> Result<()> {
         let said = self.channels.console.lines()?;
         let output = self.channels.output.read()?;
@@ -162,27 +164,19 @@ impl Watch {
             listener.hear(&output)?;
         }
         let lines = self.channels.journal.lines()?;
-        let mut running = self.session.journal.running.clone();
-        for line in &lines {
-            self.take_journal(line);
-            if !self.session.journal.running.is_empty() {
-                running.clone_from(&self.session.journal.running);
-            }
-        }
-        for line in &said {
-            self.take_console(line, &running);
-        }
+        lines.iter().for_each(|line| self.take_journal(line));
+        said.iter().for_each(|line| self.take_console(line));
         if !lines.is_empty() {
             listener.keep(&self.session.journal.lines);
         }
         Ok(())
     }
 
-    fn take_console(&mut self, line: &[u8], running: &[String]) {
+    fn take_console(&mut self, line: &[u8]) {
         let text = plain(line);
         self.ended |= text.contains(SUITE_ENDED);
         let starts = text.contains(SUITE_STARTS);
-        self.session.console.push(Line { text, running: running.to_vec() });
+        self.session.console.push(Line { text, running: self.lately.clone() });
         if starts {
             self.session.suite_at = Some(self.session.console.len());
         }
@@ -190,8 +184,49 @@ impl Watch {
 
     fn take_journal(&mut self, line: &[u8]) {
         self.session.journal.push(String::from_utf8_lossy(line).into_owned());
+        if !self.session.journal.running.is_empty() {
+            self.lately.clone_from(&self.session.journal.running);
+        }
         if self.session.journal.begun && self.session.boot.is_none() {
             self.session.boot = Some(self.power_on.elapsed());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    struct Nobody;
+
+    impl Listener for Nobody {
+        fn hear(&mut self, _output: &[u8]) -> Result<()> {
+            Ok(())
+        }
+
+        fn keep(&mut self, _journal: &[String]) {}
+    }
+
+    #[test]
+    fn what_is_heard_after_its_case_has_ended_is_still_about_it() {
+        let folder = TempDir::new().unwrap();
+        let line = |name| Channel::create(folder.path(), name).unwrap();
+        let channels =
+            Channels { console: line("console"), output: line("output"), journal: line("journal") };
+        let tell = |channel: &Channel, text: &str| {
+            let mut pipe = std::fs::OpenOptions::new().write(true).open(&channel.path).unwrap();
+            writeln!(pipe, "{text}").unwrap();
+        };
+        let mut watch = Watch::new(channels);
+        tell(&watch.channels.journal, r#"{"event":"start","case":"a"}"#);
+        tell(&watch.channels.journal, r#"{"event":"end","case":"a"}"#);
+        watch.take(&mut Nobody).unwrap();
+        tell(&watch.channels.console, "[    1.2] WARNING: CPU: 0 PID: 1 at kernel/exit.c:1 do_exit+0x1/0x2");
+        watch.take(&mut Nobody).unwrap();
+        assert_eq!(watch.session.console[0].running, ["a"]);
     }
 }
