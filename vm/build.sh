@@ -10,11 +10,16 @@ released=$built/x86_64-unknown-linux-gnu/release
 
 # Builds what it is told to, as arguments of cargo, as static programs.
 #
-# In their file, segments begin where a huge page can: the guest's kernel then maps the program in a few large pieces, which
-# spares every process of a case its page faults.
+# What they read and execute fills whole huge pages of their file: the guest's kernel then maps each as one piece, which
+# spares every process of a case most of its page faults.
 build_static() {
-    local flags='-C target-feature=+crt-static -C relocation-model=static -C link-arg=-Wl,-z,max-page-size=0x200000'
-    RUSTFLAGS=$flags cargo build --quiet --release --manifest-path "$project/Cargo.toml" \
+    local flags=(-C target-feature=+crt-static -C relocation-model=static)
+    local option
+    for option in -z,max-page-size=0x200000 --no-rosegment "-T,$project/vm/huge-pages.ld"; do
+        flags+=(-C "link-arg=-Wl,$option")
+    done
+    local IFS=$'\x1f'
+    CARGO_ENCODED_RUSTFLAGS="${flags[*]}" cargo build --quiet --release --manifest-path "$project/Cargo.toml" \
         --target x86_64-unknown-linux-gnu --target-dir "$built" "$@"
 }
 
