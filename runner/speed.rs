@@ -22,8 +22,6 @@ const ROUNDS: usize = 200;
 /// Measures, and prints a table. Nothing is said of verdicts: that is what a run is for.
 pub fn measure(options: &Options) -> ExitCode {
     let setting = run::setting(options);
-    // Both before the first thread.
-    let bare = bare_fork();
     let sandbox = match Sandbox::start() {
         Ok(sandbox) => sandbox,
         Err(error) => {
@@ -32,14 +30,13 @@ pub fn measure(options: &Options) -> ExitCode {
         }
     };
     let deadline = options.deadline(setting.probe.emulated);
-    let bare = match bare {
-        Ok(bare) => bare,
+    let (bare, empty) = match floors(&sandbox, deadline) {
+        Ok(floors) => floors,
         Err(failure) => {
             eprintln!("error: cannot fork: {}", failure.message);
             return ExitCode::from(cli::BROKEN);
         }
     };
-    let empty = Times::of(ROUNDS, || drop(sandbox.run(NOTHING, deadline)));
     println!("{:44} {:>9} {:>9} {:>9}", "", "first", "median", "slowest");
     println!("{:44} {bare}", "fork, exit, wait");
     println!("{:44} {empty}", "an empty case through the sandbox");
@@ -49,21 +46,26 @@ pub fn measure(options: &Options) -> ExitCode {
     let upstream: Vec<&Case> = all.iter().copied().filter(|case| case.is_upstream()).collect();
     let rounds = options.repeat as usize;
     for (what, cases) in [("scenarios of the kernel's selftest", upstream), ("cases", all)] {
-        let times = Times::of(rounds, || run_all(&sandbox, &cases, deadline));
+        let mut times = Times::default();
+        (0..rounds).for_each(|_| times.add(|| run_all(&sandbox, &cases, deadline)));
         println!("{:44} {times}", format!("{} {what}", cases.len()));
     }
     ExitCode::SUCCESS
 }
 
-/// The least that a case could cost.
-fn bare_fork() -> check::Result<Times> {
-    let mut result = Ok(());
-    let times = Times::of(ROUNDS, || {
-        if result.is_ok() {
-            result = Clone3::fork().spawn(|| 0).and_then(|child| child.reap_expecting(Status::exited(0)));
-        }
-    });
-    result.map(|()| times)
+/// The least that a case could cost, and what an empty one does. In turn, so that a machine that grows slower meanwhile does so
+/// for both; and before the first thread, since the program forks.
+fn floors(sandbox: &Sandbox, deadline: Duration) -> check::Result<(Times, Times)> {
+    let [mut bare, mut empty] = [Times::default(), Times::default()];
+    for _ in 0..ROUNDS {
+        bare.add(bare_fork)?;
+        empty.add(|| sandbox.run(NOTHING, deadline));
+    }
+    Ok((bare, empty))
+}
+
+fn bare_fork() -> check::Result {
+    Clone3::fork().spawn(|| 0)?.reap_expecting(Status::exited(0))
 }
 
 /// Runs these cases as a run does: on every processor, and alone where a case must.
@@ -82,16 +84,15 @@ fn run_all(sandbox: &Sandbox, cases: &[&Case], deadline: Duration) {
 }
 
 /// Wall times of one thing done again and again, in the order of the runs.
+#[derive(Default)]
 struct Times(Vec<Duration>);
 
 impl Times {
-    fn of(rounds: usize, mut thing: impl FnMut()) -> Times {
-        let once = |_| {
-            let start = Instant::now();
-            thing();
-            start.elapsed()
-        };
-        Times((0..rounds).map(once).collect())
+    fn add<T>(&mut self, thing: impl FnOnce() -> T) -> T {
+        let start = Instant::now();
+        let result = thing();
+        self.0.push(start.elapsed());
+        result
     }
 
     fn median(&self) -> Duration {
