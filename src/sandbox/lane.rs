@@ -93,8 +93,6 @@ fn watch_children() -> nix::Result<SignalFd> {
 struct Lane {
     program: UnixStream,
     children: SignalFd,
-    /// What every case reads as its standard input.
-    nothing: OwnedFd,
     pipes: Pipes,
     before: Before,
 }
@@ -102,28 +100,26 @@ struct Lane {
 /// What a case reports and prints goes through these. They serve one case after another: nobody but a case
 /// that is over could still hold them, and whoever it left behind is dead by then.
 struct Pipes {
-    verdict: Pipe,
-    output: Pipe,
-}
-
-/// A pipe whose reader never blocks: a case must not be able to stop its lane.
-struct Pipe {
-    read: File,
-    write: OwnedFd,
-}
-
-impl Pipe {
-    fn new() -> rustix::io::Result<Pipe> {
-        let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
-        rustix::io::ioctl_fionbio(&read, true)?;
-        Ok(Pipe { read: read.into(), write })
-    }
+    verdict: File,
+    verdict_in: OwnedFd,
+    /// Its other end is the lane's own standard output, which every case inherits.
+    output: File,
 }
 
 impl Pipes {
     fn new() -> rustix::io::Result<Pipes> {
-        Ok(Pipes { verdict: Pipe::new()?, output: Pipe::new()? })
+        let (verdict, verdict_in) = pipe()?;
+        let (output, output_in) = pipe()?;
+        rustix::stdio::dup2_stdout(&output_in)?;
+        Ok(Pipes { verdict, verdict_in, output })
     }
+}
+
+/// A pipe whose reader never blocks: a case must not be able to stop its lane.
+fn pipe() -> rustix::io::Result<(File, OwnedFd)> {
+    let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    rustix::io::ioctl_fionbio(&read, true)?;
+    Ok((read.into(), write))
 }
 
 /// A case under way.
@@ -146,9 +142,9 @@ enum Ending {
 
 impl Lane {
     fn new(program: UnixStream, children: SignalFd) -> Result<Lane, (UnixStream, rustix::io::Errno)> {
-        match (nothing_to_read(), Pipes::new()) {
-            (Ok(nothing), Ok(pipes)) => Ok(Lane { program, children, nothing, pipes, before: Before::now() }),
-            (Err(errno), _) | (_, Err(errno)) => Err((program, errno)),
+        match read_nothing().and_then(|()| Pipes::new()) {
+            Ok(pipes) => Ok(Lane { program, children, pipes, before: Before::now() }),
+            Err(errno) => Err((program, errno)),
         }
     }
 
@@ -183,7 +179,7 @@ impl Lane {
             }
             ForkResult::Child => {
                 self.let_go();
-                entry::run(case, deadline, &self.pipes.verdict.write)
+                entry::run(case, deadline, &self.pipes.verdict_in)
             }
         }
     }
@@ -192,19 +188,10 @@ impl Lane {
     fn let_go(&self) {
         let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
         let _ = SigSet::empty().thread_set_mask();
-        let Pipes { verdict, output } = &self.pipes;
-        // A failure shows: the case's output, or its end of file, does not come.
-        let _ = rustix::stdio::dup2_stdin(&self.nothing);
-        let _ = rustix::stdio::dup2_stdout(&output.write);
-        let _ = rustix::stdio::dup2_stderr(&output.write);
-        for fd in [
-            self.program.as_fd(),
-            self.children.as_fd(),
-            self.nothing.as_fd(),
-            verdict.read.as_fd(),
-            output.read.as_fd(),
-            output.write.as_fd(),
-        ] {
+        // A failure shows: the case's output does not come. Until here, standard error is the program's own.
+        let _ = rustix::stdio::dup2_stderr(rustix::stdio::stdout());
+        let Pipes { verdict, output, .. } = &self.pipes;
+        for fd in [self.program.as_fd(), self.children.as_fd(), verdict.as_fd(), output.as_fd()] {
             // SAFETY: the case never touches the lane's descriptors, and leaves without running destructors.
             unsafe { rustix::io::close(std::os::fd::AsRawFd::as_raw_fd(&fd)) };
         }
@@ -217,8 +204,8 @@ impl Lane {
         let found = census::take();
         let immortal = if found.is_empty() { Vec::new() } else { census::kill_all_children() };
         let things = leavings::clear_away(case, running.pid);
-        running.output.drain(&self.pipes.output.read);
-        let report = read_report(&self.pipes.verdict.read, running.pid);
+        running.output.drain(&self.pipes.output);
+        let report = read_report(&self.pipes.verdict, running.pid);
         let mut failure = judge(ending, report, found.into_iter().chain(things));
         if !immortal.is_empty() {
             let who = census::names(&immortal);
@@ -236,22 +223,23 @@ impl Lane {
     /// Waits for the end of the case's process, collecting its output; kills it at its deadline.
     fn watch(&self, running: &mut Running, deadline: Duration) -> Ending {
         loop {
+            let left = running.end.saturating_duration_since(Instant::now());
+            let gone = self.wait_for_news(running, left);
             match wait::waitpid(running.pid, libc::WNOHANG | libc::__WALL) {
                 Ok(Some((_, status))) => return Ending::Died(status),
                 Err(Errno::ECHILD) => return Ending::Vanished,
                 _ => {}
             }
-            let left = running.end.saturating_duration_since(Instant::now());
+            if gone {
+                kill_and_reap(running.pid);
+                return Ending::Abandoned;
+            }
             if left.is_zero() {
                 let (doing, last) = (what_hangs(running.pid), last_step());
                 kill_and_reap(running.pid);
                 return Ending::Hung(format!(
                     "did not end within {deadline:.1?} and was killed{last}; {doing}"
                 ));
-            }
-            if self.wait_for_news(running, left) {
-                kill_and_reap(running.pid);
-                return Ending::Abandoned;
             }
         }
     }
@@ -262,7 +250,7 @@ impl Lane {
         let mut fds = [
             PollFd::new(self.children.as_fd(), wake),
             PollFd::new(self.program.as_fd(), PollFlags::empty()),
-            PollFd::new(self.pipes.output.read.as_fd(), wake),
+            PollFd::new(self.pipes.output.as_fd(), wake),
         ];
         // A millisecond more than is left, so that the loop does not spin in the last one.
         let timeout = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
@@ -272,10 +260,11 @@ impl Lane {
             |index: usize| fds.get(index).and_then(PollFd::revents).is_some_and(|events| !events.is_empty());
         let (child, gone, output) = (is_up(0), is_up(1), is_up(2));
         if child {
-            while let Ok(Some(_)) = self.children.read_signal() {}
+            // Should there be another, the next poll says so.
+            let _ = self.children.read_signal();
         }
         if output {
-            running.output.read_some(&self.pipes.output.read);
+            running.output.read_some(&self.pipes.output);
         }
         gone
     }
@@ -294,12 +283,13 @@ pub(super) fn no_fork(errno: Errno) -> Outcome {
     })
 }
 
-/// What is at its end from the beginning.
-fn nothing_to_read() -> rustix::io::Result<OwnedFd> {
+/// Makes the standard input, which every case inherits, something that is at its end from the beginning.
+fn read_nothing() -> rustix::io::Result<()> {
     use rustix::fs::{Mode, OFlags, open};
     // No /dev: an empty pipe gives the same end of file.
-    open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .or_else(|_| Ok(rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?.0))
+    let nothing = open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .or_else(|_| Ok::<_, rustix::io::Errno>(rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?.0))?;
+    rustix::stdio::dup2_stdin(&nothing)
 }
 
 /// A process that SIGKILL does not end is left to the census.
@@ -325,10 +315,8 @@ fn what_hangs(pid: i32) -> String {
 
 /// The case's own words: `Ok(None)` when it said nothing, an error when nobody can make sense of them.
 fn read_report(verdict: &File, pid: i32) -> Result<Option<Report>, String> {
-    let mut bytes = Vec::with_capacity(256);
-    // It ends where nothing more is there: the lane holds the other end, too. As a mere stream, since a file would be asked
-    // for its size first.
-    let _ = verdict.take(u64::MAX).read_to_end(&mut bytes);
+    let mut bytes = Vec::new();
+    while read_some(verdict, |some| bytes.extend_from_slice(some)) {}
     Report::read(&bytes, pid)
 }
 
@@ -381,6 +369,15 @@ fn silent(status: Status) -> Failure {
     }
 }
 
+/// Reads from a pipe once, and says whether there may be more.
+fn read_some(mut pipe: &File, take: impl FnOnce(&[u8])) -> bool {
+    // Small: after a fork, each page that the lane writes to is a page fault.
+    let mut buffer = [0; 1024];
+    let count = pipe.read(&mut buffer).unwrap_or_default();
+    take(&buffer[..count]);
+    count == buffer.len()
+}
+
 /// A case's output: the beginning is kept, the rest is counted.
 #[derive(Default)]
 struct Collected {
@@ -389,15 +386,13 @@ struct Collected {
 }
 
 impl Collected {
-    /// Reads once; false when there was nothing to read.
-    fn read_some(&mut self, mut source: &File) -> bool {
-        // Small: after a fork, each page that the lane writes to is a page fault.
-        let mut buffer = [0; 2048];
-        let Ok(count @ 1..) = source.read(&mut buffer) else { return false };
-        self.total += count;
-        let room = OUTPUT_KEPT - self.kept.len();
-        self.kept.extend_from_slice(&buffer[..count.min(room)]);
-        true
+    /// Reads once, and says whether there may be more.
+    fn read_some(&mut self, source: &File) -> bool {
+        read_some(source, |some| {
+            self.total += some.len();
+            let room = OUTPUT_KEPT - self.kept.len();
+            self.kept.extend_from_slice(&some[..some.len().min(room)]);
+        })
     }
 
     fn drain(&mut self, source: &File) {

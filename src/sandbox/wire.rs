@@ -38,6 +38,9 @@ impl Outcome {
     }
 }
 
+/// How long most messages are at most, in bytes. After a fork, each page that a lane writes to is a page fault.
+const MESSAGE: usize = 512;
+
 /// Sends one message.
 pub(super) fn send<T: Serialize>(mut stream: &UnixStream, message: &T) -> io::Result<()> {
     let mut line = serde_json::to_vec(message)?;
@@ -49,7 +52,7 @@ pub(super) fn send<T: Serialize>(mut stream: &UnixStream, message: &T) -> io::Re
 /// made for one message cannot swallow the next.
 pub(super) fn receive<T: DeserializeOwned>(stream: &UnixStream) -> io::Result<Option<T>> {
     let mut line = String::new();
-    if BufReader::new(stream).read_line(&mut line)? == 0 {
+    if BufReader::with_capacity(MESSAGE, stream).read_line(&mut line)? == 0 {
         return Ok(None);
     }
     Ok(Some(serde_json::from_str(&line)?))
