@@ -1,12 +1,14 @@
 //! Cases as nobody should write them, and what the sandbox must say of each.
 
+use std::mem::ManuallyDrop;
+
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Kind, Result};
 use clone3_conformance::clone3::{Clone3, exit_now, park};
 use clone3_conformance::kit::disposition::{self, Disposition};
 use clone3_conformance::kit::helper::Command;
-use clone3_conformance::kit::{Cgroup, Channel, limits, namespace, privilege, threads, tracer};
+use clone3_conformance::kit::{Cgroup, Channel, Place, limits, namespace, privilege, threads, tracer};
 use clone3_conformance::wait::{Status, find_zombie};
 use nix::sys::signal::{Signal, kill, killpg, raise};
 use nix::unistd::{Pid, getpgrp, getppid, setsid};
@@ -393,11 +395,10 @@ fn eats_memory() -> Result {
     })
 }
 
-/// The directory that a case may make.
+/// The directory that a case may make, which nobody removes.
 fn own_directory() -> Result<std::path::PathBuf> {
-    let path = std::env::temp_dir().join(format!("clone3-conformance-{}", std::process::id()));
-    std::fs::create_dir(&path)?;
-    Ok(path)
+    let place = ManuallyDrop::new(Place::new()?);
+    Ok(place.path().to_owned())
 }
 
 bad_case!(leaves_a_directory_and_a_file);

@@ -4,9 +4,7 @@
 use std::fs;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
 
 use linkme::distributed_slice;
 use nix::poll::{PollFd, PollFlags, poll};
@@ -14,46 +12,13 @@ use nix::sys::socket::{getsockopt, sockopt};
 
 use crate::check::{self, Context as _, Failure, Result};
 use crate::clone3::Clone3;
+use crate::kit::Place;
 use crate::kit::crash::Crash;
 use crate::kit::helper::{self, HELPERS, Helper};
 use crate::kit::subject;
 use crate::kit::sysctl::{Changed, Sysctl};
 use crate::pidfd::Pidfd;
 use crate::{abi::Flags, note, sandbox};
-
-/// A directory of the case's own under the directory for temporary files, removed when dropped.
-#[derive(Debug)]
-pub struct Place {
-    path: PathBuf,
-    owner: u32,
-}
-
-impl Place {
-    /// A new one. Its path has no symbolic link in it: the kernel would not follow one.
-    pub(crate) fn new() -> Result<Place> {
-        let owner = std::process::id();
-        let path = sandbox::directory_of(owner as i32);
-        fs::DirBuilder::new()
-            .mode(0o700)
-            .create(&path)
-            .map_err(|error| Failure::blocked(format!("cannot make {}: {error}", path.display())))?;
-        Ok(Place { path, owner })
-    }
-
-    /// The path of a file in it.
-    pub(crate) fn of(&self, name: &str) -> String {
-        self.path.join(name).display().to_string()
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        if std::process::id() == self.owner {
-            // Nothing depends on it any more.
-            let _ = fs::remove_dir_all(&self.path);
-        }
-    }
-}
 
 /// The server of core dumps: while it exists, every core dump of the system comes to it.
 #[derive(Debug)]

@@ -15,7 +15,7 @@ use nix::poll::{PollFd, PollFlags, poll};
 use crate::abi::{Flags, InfoMask};
 use crate::check::{self, Failure, Result};
 use crate::clone3::Clone3;
-use crate::kit::coredump::Place;
+use crate::kit::Place;
 use crate::kit::crash::Crash;
 use crate::kit::helper::{self, HELPERS, Helper};
 use crate::kit::orphan::parent_of;

@@ -25,7 +25,7 @@ use std::time::Duration;
 
 pub use entry::{give_up_earlier, is_report, patience, time_left};
 pub use lane::NOTHING;
-pub(crate) use leavings::directory_of;
+pub(crate) use leavings::own_directory;
 pub use wire::{Outcome, Request};
 
 use crate::check::Failure;
