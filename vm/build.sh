@@ -15,8 +15,8 @@ released=$built/x86_64-unknown-linux-gnu/release
 build_static() {
     local flags=(-C target-feature=+crt-static -C relocation-model=static)
     local option
-    for option in -z,max-page-size=0x200000 --no-rosegment "-T,$project/vm/huge-pages.ld"; do
-        flags+=(-C "link-arg=-Wl,$option")
+    for option in '-Wl,-z,max-page-size=0x200000' '-Wl,--no-rosegment' "-T$project/vm/huge-pages.ld"; do
+        flags+=(-C "link-arg=$option")
     done
     local IFS=$'\x1f'
     CARGO_ENCODED_RUSTFLAGS="${flags[*]}" cargo build --quiet --release --manifest-path "$project/Cargo.toml" \
