@@ -37,7 +37,10 @@ impl fmt::Display for Fault {
 
 /// The first line of an accusation, and what follows it.
 pub struct Finding {
+    /// The worst of what it says.
     pub fault: Fault,
+    /// What it begins with, of which the rest may come.
+    pub origin: Fault,
     pub running: Vec<String>,
     pub excerpt: Vec<String>,
 }
@@ -106,7 +109,8 @@ pub fn findings(lines: &[Line]) -> Vec<Finding> {
         let excerpt = lines[start..end].iter().map(|line| line.text.clone()).collect();
         let worst =
             (at..end).filter_map(|at| accusation(&lines[at].text)).find(|fault| *fault == Fault::Panic);
-        found.push(Finding { fault: worst.unwrap_or(fault), running: lines[at].running.clone(), excerpt });
+        let running = lines[at].running.clone();
+        found.push(Finding { fault: worst.unwrap_or(fault), origin: fault, running, excerpt });
         next = end;
     }
     found

@@ -55,7 +55,7 @@ pub fn judge(session: &Session, accel: Accel, believed: bool) -> Outcome {
         }
     }
     if !found.is_empty() {
-        return match found.iter().all(|finding| !believed && is_suspect(finding.fault, accel)) {
+        return match !believed && are_suspect(&found, accel) {
             true => Outcome::Suspected(found),
             false => Outcome::Accused(found),
         };
@@ -99,10 +99,18 @@ fn verdict(exit: Exit) -> Outcome {
     }
 }
 
-/// Whether a fault may be the emulator's or the host's: several processors emulated at once meet half-patched code, and a
-/// guest that the host gives no time to sees its own processors stall.
-fn is_suspect(fault: Fault, accel: Accel) -> bool {
-    match fault {
+/// Whether all of it may be the emulator's or the host's doing. What a kernel says after an int3 oops comes of that: where it
+/// met it in an interrupt, it panics.
+fn are_suspect(found: &[Finding], accel: Accel) -> bool {
+    let oops = found.iter().position(|finding| finding.origin == Fault::Int3);
+    let independent = oops.map_or(found, |oops| &found[..=oops]);
+    independent.iter().all(|finding| is_suspect(finding.origin, accel))
+}
+
+/// Several processors emulated at once meet half-patched code, and a guest that the host gives no time to sees its own
+/// processors stall.
+fn is_suspect(origin: Fault, accel: Accel) -> bool {
+    match origin {
         Fault::Int3 => accel == Accel::Tcg { threads: Threads::Multi },
         Fault::Stall => true,
         _ => false,

@@ -52,6 +52,10 @@ fn go_wrong(fault: &str, mut journal: File) {
         "bug" => say("BUG: KASAN: slab-use-after-free in pidfd_poll+0x1/0x2"),
         "lockdep" => say("WARNING: possible circular locking dependency detected"),
         "int3" => say("Oops: int3: 0000 [#1] SMP NOPTI"),
+        "int3-panic" => {
+            say("Oops: int3: 0000 [#1] SMP NOPTI");
+            crash();
+        }
         "stall" => say("rcu: INFO: rcu_preempt self-detected stall on CPU"),
         "flood" => flood(&mut journal),
         _ => {}

@@ -75,6 +75,7 @@ fn rows() -> Vec<Row> {
         guest("lockdep", 1, &["a fault (warning)", "possible circular locking"]),
         guest("bug", 1, &["a fault (bug)", "BUG: KASAN"]),
         guest("int3", 1, &["may be the host's doing", "running it all again", "a fault (int3 oops)"]),
+        cut_short("int3-panic", 1, &["may be the host's doing", "running it all again", "a fault (panic)"]),
         guest("stall", 1, &["may be the host's doing", "running it all again", "a fault (stall)"]),
         // A guest that goes away.
         cut_short(
