@@ -19,6 +19,7 @@ pub mod case;
 pub mod check;
 pub mod clone3;
 pub mod compare;
+pub mod elf;
 pub mod expect;
 pub mod formats;
 pub mod guest;

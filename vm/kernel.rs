@@ -4,10 +4,10 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use clone3_conformance::elf;
 use tempfile::TempDir;
 
 use crate::archive::{Archive, Index, Package, unpack};
-use crate::elf;
 use crate::interrupt::Interrupted;
 use crate::note;
 use crate::spec::{Spec, USUAL_FLAVOUR};

@@ -7,7 +7,6 @@ mod channel;
 mod cli;
 mod compare;
 mod console;
-mod elf;
 mod engine;
 mod initramfs;
 mod interrupt;

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use clone3_conformance::elf;
 use rustix::process::geteuid;
 
-use crate::elf;
 use crate::interrupt::{Interrupted, Interrupts};
 use crate::note;
 use crate::process::succeed;
@@ -69,7 +69,7 @@ impl Thing {
             Self::Program(name) => find(name).is_some(),
             Self::Static(name) => {
                 let program = find(name).and_then(|path| fs::read(path).ok()).unwrap_or_default();
-                elf::is_program(&program) && elf::segment(&program, elf::LOADER).is_none()
+                elf::is_program(&program) && elf::segment(&program, libc::PT_INTERP).is_none()
             }
             Self::File(path) => Path::new(path).exists(),
             Self::Python(module) => {

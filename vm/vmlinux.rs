@@ -8,9 +8,8 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use clone3_conformance::elf::{self, u32_at};
 use regex::bytes::Regex;
-
-use crate::elf::{self, u32_at};
 
 /// How a compressed kernel begins, what unpacks it, and whether its length is appended to it.
 const PACKERS: [(&[u8], &str, bool); 4] = [
@@ -38,7 +37,7 @@ pub fn unpack(image: &Path, target: &Path) -> std::io::Result<bool> {
 
 /// Whether this is a kernel that QEMU can start as it is.
 pub fn is_bootable(kernel: &[u8]) -> bool {
-    elf::segment(kernel, elf::NOTES).is_some_and(has_entry)
+    elf::segment(kernel, libc::PT_NOTE).is_some_and(has_entry)
 }
 
 /// The release of an uncompressed kernel, as its banner says it.
@@ -107,7 +106,7 @@ mod tests {
         file[32..40].copy_from_slice(&64_u64.to_le_bytes());
         file[54..56].copy_from_slice(&56_u16.to_le_bytes());
         file[56..58].copy_from_slice(&1_u16.to_le_bytes());
-        file[64..68].copy_from_slice(&elf::NOTES.to_le_bytes());
+        file[64..68].copy_from_slice(&libc::PT_NOTE.to_le_bytes());
         file[72..80].copy_from_slice(&120_u64.to_le_bytes());
         for (owner, kind) in [(b"Oth\0", 18), (owner, kind)] {
             file.extend([4_u32, 4, kind].iter().flat_map(|number| number.to_le_bytes()));
@@ -121,7 +120,7 @@ mod tests {
 
     #[test]
     fn the_entry_point_is_found_among_notes() {
-        let entry = |file: &[u8]| elf::segment(file, elf::NOTES).map(has_entry);
+        let entry = |file: &[u8]| elf::segment(file, libc::PT_NOTE).map(has_entry);
         assert_eq!(entry(&program(b"Xen\0", 18)), Some(true));
         assert_eq!(entry(&program(b"Xen\0", 6)), Some(false));
         assert_eq!(entry(&program(b"Xen\0", 18)[..130]), None);

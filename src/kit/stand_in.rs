@@ -5,7 +5,14 @@
 //! the interpreter, which finds itself where it always is. A whole copy would do as well, but its code is new to an emulator
 //! each time: the nine cases that need such a file took a tenth of all the time.
 
-use std::ops::Range;
+use std::mem::offset_of;
+
+use libc::{
+    ET_EXEC, Elf64_Ehdr, Elf64_Phdr, PF_R, PT_GNU_EH_FRAME, PT_GNU_RELRO, PT_GNU_STACK, PT_INTERP, PT_LOAD,
+    PT_TLS,
+};
+
+use crate::elf::{kind, program_headers, u16_at};
 
 /// The interpreter's path, with its end: the program that execs.
 const INTERPRETER: &[u8] = b"/proc/self/exe\0";
@@ -13,67 +20,39 @@ const INTERPRETER: &[u8] = b"/proc/self/exe\0";
 /// Where the file is mapped, far from everything: its headers, in which the C library looks for what it needs.
 const ADDRESS: u64 = 0x1000_0000;
 
-// From elf.h: sizes, offsets and values of 64-bit ELF.
-const EHDR: usize = 64;
-const PHDR: usize = 56;
-const E_TYPE: Range<usize> = 16..18;
-const E_PHOFF: Range<usize> = 32..40;
-const E_SHOFF: Range<usize> = 40..48;
-const E_PHENTSIZE: Range<usize> = 54..56;
-const E_PHNUM: Range<usize> = 56..58;
-const E_SHNUM_AND_SHSTRNDX: Range<usize> = 60..64;
-const ET_EXEC: u64 = 2;
-const PT_LOAD: u32 = 1;
-const PT_INTERP: u32 = 3;
-const PT_TLS: u32 = 7;
-const PT_GNU_EH_FRAME: u32 = 0x6474_e550;
-const PT_GNU_STACK: u32 = 0x6474_e551;
-const PT_GNU_RELRO: u32 = 0x6474_e552;
-const PF_R: u32 = 4;
+const EHDR: usize = size_of::<Elf64_Ehdr>();
+const PHDR: usize = size_of::<Elf64_Phdr>();
 const PAGE: u64 = 4096;
 
 /// The stand-in for the program that begins with these bytes; `None` if it can be nobody's interpreter, as it has one itself
 /// or may be mapped anywhere.
 pub(super) fn stand_in(program: &[u8]) -> Option<Vec<u8>> {
     let own = program_headers(program)?;
-    let is_fixed = number(program, E_TYPE)? == ET_EXEC;
-    if !is_fixed || own.iter().any(|header| kind(header) == PT_INTERP) {
+    let is_fixed = u16_at(program, offset_of!(Elf64_Ehdr, e_type))? == usize::from(ET_EXEC);
+    if !is_fixed || own.iter().any(|header| kind(header) == Some(PT_INTERP)) {
         return None;
     }
     // What the C library looks for in the headers of the program is where they say. The kernel looks there for nothing.
     let told = [PT_TLS, PT_GNU_EH_FRAME, PT_GNU_STACK, PT_GNU_RELRO];
-    let told: Vec<&[u8]> = own.into_iter().filter(|header| told.contains(&kind(header))).collect();
+    let is_told = |header: &&[u8]| kind(header).is_some_and(|kind| told.contains(&kind));
+    let told: Vec<&[u8]> = own.into_iter().filter(is_told).collect();
     let count = 2 + told.len();
     let path = EHDR + count * PHDR;
     let end = path + INTERPRETER.len();
 
     let mut file = program.get(..EHDR)?.to_vec();
-    file[E_PHOFF].copy_from_slice(&(EHDR as u64).to_le_bytes());
-    file[E_SHOFF].fill(0);
-    file[E_PHNUM].copy_from_slice(&u16::try_from(count).ok()?.to_le_bytes());
-    file[E_SHNUM_AND_SHSTRNDX].fill(0);
+    let mut put = |at: usize, number: &[u8]| file[at..at + number.len()].copy_from_slice(number);
+    put(offset_of!(Elf64_Ehdr, e_phoff), &(EHDR as u64).to_le_bytes());
+    put(offset_of!(Elf64_Ehdr, e_phnum), &u16::try_from(count).ok()?.to_le_bytes());
+    // It has no sections.
+    put(offset_of!(Elf64_Ehdr, e_shoff), &[0; 8]);
+    put(offset_of!(Elf64_Ehdr, e_shnum), &[0; 2]);
+    put(offset_of!(Elf64_Ehdr, e_shstrndx), &[0; 2]);
     file.extend(program_header(PT_INTERP, path, INTERPRETER.len(), 1));
     file.extend(program_header(PT_LOAD, 0, end, PAGE));
     told.iter().for_each(|header| file.extend(*header));
     file.extend(INTERPRETER);
     Some(file)
-}
-
-fn program_headers(program: &[u8]) -> Option<Vec<&[u8]>> {
-    let (start, count) = (number(program, E_PHOFF)? as usize, number(program, E_PHNUM)? as usize);
-    if !program.starts_with(b"\x7fELF") || number(program, E_PHENTSIZE)? as usize != PHDR {
-        return None;
-    }
-    Some(program.get(start..)?.get(..count * PHDR)?.chunks_exact(PHDR).collect())
-}
-
-fn kind(header: &[u8]) -> u32 {
-    number(header, 0..4).map_or(0, |kind| kind as u32)
-}
-
-/// The little-endian number in these bytes.
-fn number(bytes: &[u8], place: Range<usize>) -> Option<u64> {
-    Some(bytes.get(place)?.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte)))
 }
 
 /// A header for this part of the file.
@@ -87,34 +66,35 @@ fn program_header(kind: u32, offset: usize, size: usize, align: u64) -> Vec<u8> 
 
 #[cfg(test)]
 mod tests {
+    use libc::{ET_DYN, PT_NOTE};
+
     use super::*;
+    use crate::elf::segment;
 
     /// A program of this type with these headers, and nothing else.
-    fn program(kind: u8, headers: &[u32]) -> Vec<u8> {
+    fn program(kind: u16, headers: &[u32]) -> Vec<u8> {
         let mut bytes = vec![0; EHDR];
-        bytes[..4].copy_from_slice(b"\x7fELF");
-        bytes[16] = kind;
-        bytes[32] = EHDR as u8;
-        bytes[54] = PHDR as u8;
-        bytes[56] = headers.len() as u8;
+        bytes[..6].copy_from_slice(b"\x7fELF\x02\x01");
+        bytes[offset_of!(Elf64_Ehdr, e_type)] = kind as u8;
+        bytes[offset_of!(Elf64_Ehdr, e_phoff)] = EHDR as u8;
+        bytes[offset_of!(Elf64_Ehdr, e_phentsize)] = PHDR as u8;
+        bytes[offset_of!(Elf64_Ehdr, e_phnum)] = headers.len() as u8;
         headers.iter().for_each(|kind| bytes.extend(program_header(*kind, 0, 0, 1)));
         bytes
     }
 
     #[test]
     fn what_the_kernel_would_map_is_left_out_and_the_rest_is_told() {
-        const PT_NOTE: u32 = 4;
-        let file = stand_in(&program(2, &[PT_LOAD, PT_TLS, PT_NOTE])).unwrap();
-        let kinds: Vec<u32> = program_headers(&file).unwrap().into_iter().map(kind).collect();
+        let file = stand_in(&program(ET_EXEC, &[PT_LOAD, PT_TLS, PT_NOTE])).unwrap();
+        let kinds: Vec<u32> = program_headers(&file).unwrap().into_iter().filter_map(kind).collect();
         assert_eq!(kinds, [PT_INTERP, PT_LOAD, PT_TLS]);
-        let path = number(&file, EHDR + 8..EHDR + 16).unwrap() as usize;
-        assert_eq!(&file[path..], INTERPRETER);
+        assert_eq!(segment(&file, PT_INTERP), Some(INTERPRETER));
     }
 
     #[test]
     fn a_program_that_needs_an_interpreter_or_may_be_anywhere_is_none() {
-        assert_eq!(stand_in(&program(2, &[PT_LOAD, PT_INTERP])), None);
-        assert_eq!(stand_in(&program(3, &[PT_LOAD])), None);
+        assert_eq!(stand_in(&program(ET_EXEC, &[PT_LOAD, PT_INTERP])), None);
+        assert_eq!(stand_in(&program(ET_DYN, &[PT_LOAD])), None);
         assert_eq!(stand_in(b"#!/bin/sh"), None);
     }
 }
