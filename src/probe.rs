@@ -139,7 +139,10 @@ impl Features {
 }
 
 impl Privileges {
-    fn find(seccomp: u32, clone3_works: bool) -> Privileges {
+    /// Tries them out, in children. Call it while the program has one thread.
+    ///
+    /// `seccomp` is the caller's mode; without a clone3 that works, what takes one is not tried.
+    pub fn find(seccomp: u32, clone3_works: bool) -> Privileges {
         use crate::kit::process::answers;
         use caps::{CapSet, Capability};
         let has = |cap| caps::has_cap(None, CapSet::Effective, cap).unwrap_or(false);

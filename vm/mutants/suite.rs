@@ -280,7 +280,8 @@ impl Document {
 impl Fault {
     fn in_a_line(&self) -> String {
         let said = self.console.first().map_or("", |line| line.trim());
-        format!("the kernel reported a fault ({}) while {} ran: {said}", self.fault, self.running.join(", "))
+        let running = if self.running.is_empty() { "no case".to_owned() } else { self.running.join(", ") };
+        format!("the kernel reported a fault ({}) while {running} ran: {said}", self.fault)
     }
 }
 
