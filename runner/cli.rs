@@ -15,7 +15,7 @@ use libtest_mimic::FormatSetting;
 
 /// Exit status: every verdict is good.
 pub const GOOD: u8 = 0;
-/// Exit status: some case failed.
+/// Exit status: some case failed, or the kernel complained.
 pub const FAILED: u8 = 1;
 /// Exit status: the command line makes no sense.
 pub const USAGE: u8 = 2;
@@ -38,13 +38,16 @@ static VERSION: LazyLock<String> = LazyLock::new(|| {
     format!("{version} (commit {commit}, {target}, {linked})")
 });
 
+/// What libtest-mimic shows in the place of this leaves out what the program is and how it ends.
+const HELP: &str = "{about-with-newline}\n{usage-heading} {usage}\n\n{all-args}{after-help}";
+
 const MORE: &str = "\
     clone3-conformance compare A.json B.json … puts the results of many kernels side by side;\n\
     see clone3-conformance compare --help.";
 
 /// Conformance tests for CLONE_AUTOREAP, CLONE_NNP and CLONE_PIDFD_AUTOKILL of clone3(2) on the running kernel.
 ///
-/// Exit status: 0 all good, 1 some case failed, 2 usage, 3 broken harness, 4 no case selected.
+/// Exit status: 0 all good; 1 some case failed, or the kernel complained meanwhile; 2 usage; 3 broken harness; 4 no case selected.
 #[derive(Debug, Parser)]
 #[command(name = "clone3-conformance", version = VERSION.as_str(), after_help = MORE)]
 pub struct Options {
@@ -179,7 +182,7 @@ impl Options {
     /// Reads these words, the first of which is the program's name.
     pub fn of(words: impl IntoIterator<Item: Into<OsString> + Clone>) -> Result<Options, clap::Error> {
         // libtest has no --version, and libtest-mimic switches it off.
-        let command = Options::command().disable_version_flag(false);
+        let command = Options::command().disable_version_flag(false).help_template(HELP);
         let matches = command.mut_arg("format", with_our_formats).try_get_matches_from(words)?;
         let mut options = Options::from_arg_matches(&matches)?;
         let word = matches.get_raw("format").and_then(|mut words| words.next_back());

@@ -59,6 +59,14 @@ fn bad_usage_is_told_in_words() {
 }
 
 #[test]
+fn help_says_what_the_program_is_and_how_it_ends() {
+    let text = stdout(&run(&["--help"]));
+    for part in ["Conformance tests for CLONE_AUTOREAP", "Exit status: 0 all good", "--repeat <N>"] {
+        assert!(text.contains(part), "no {part:?} in {text}");
+    }
+}
+
+#[test]
 fn a_case_describes_itself() {
     let output = run(&["--describe", CASE]);
     let text = stdout(&output);

@@ -12,6 +12,7 @@ use clone3_conformance::probe::{Clone3State, Probe};
 use clone3_conformance::report::{self, Event, Footer, Header, Policy, Record, Suite, Verdict};
 use clone3_conformance::results::{Results, write_whole};
 use clone3_conformance::sandbox::Sandbox;
+use clone3_conformance::taint;
 use libtest_mimic::{Completion, Failed, Trial};
 
 use super::cli::{self, Options};
@@ -23,6 +24,8 @@ struct Shared {
     sandbox: Sandbox,
     setting: &'static Setting,
     journal: Journal,
+    /// The kernel's taint before it was probed.
+    tainted: Option<u64>,
     policy: Policy,
     deadline: Duration,
     repeat: u32,
@@ -118,8 +121,10 @@ fn is_selected(arguments: &libtest_mimic::Arguments, name: &str) -> bool {
 impl Shared {
     /// Probes, then forks the zygote: both before the first thread.
     fn new(options: &Options) -> std::io::Result<Shared> {
+        let tainted = taint::now();
         let setting = setting(options);
         Ok(Shared {
+            tainted,
             sandbox: Sandbox::start()?,
             setting,
             journal: Journal::open(options.events.as_deref(), options.documents())?,
@@ -170,7 +175,7 @@ fn execute(options: &Options, shared: Arc<Shared>, selected: usize) -> u8 {
         schema: report::SCHEMA,
         suite: Suite::this(cli::COMMIT),
         probe: shared.setting.probe.clone(),
-        tainted: report::kernel_taint(),
+        tainted: shared.tainted,
         cpus: processors(),
         selected,
     }));
@@ -184,7 +189,9 @@ fn execute(options: &Options, shared: Arc<Shared>, selected: usize) -> u8 {
         Some(_) => cli::GOOD,
         None => cli::BROKEN,
     };
-    shared.journal.add(Event::Done(Footer { exit, tainted: report::kernel_taint() }));
+    let tainted = taint::now();
+    let exit = if tell_complaints(shared.tainted, tainted) { exit.max(cli::FAILED) } else { exit };
+    shared.journal.add(Event::Done(Footer { exit, tainted }));
     let Some(results) = shared.journal.results() else {
         return cli::BROKEN;
     };
@@ -204,6 +211,19 @@ fn execute(options: &Options, shared: Arc<Shared>, selected: usize) -> u8 {
         }
         None => exit,
     }
+}
+
+/// Says whether the kernel has complained meanwhile, on stderr, and tells the caller. It may be about something else that went on
+/// at the same time; nobody but its log knows.
+fn tell_complaints(before: Option<u64>, after: Option<u64>) -> bool {
+    let (Some(before), Some(after)) = (before, after) else { return false };
+    let complaints = taint::complaints(before, after);
+    if complaints.is_empty() {
+        return false;
+    }
+    let complaints = complaints.join(", ");
+    eprintln!("error: the kernel complained while the suite ran: {complaints}; its log (dmesg) says of what");
+    true
 }
 
 /// Writes the reports that the journal does not keep up to date.

@@ -33,6 +33,7 @@ pub mod report;
 pub mod results;
 pub mod rules;
 pub mod sandbox;
+pub mod taint;
 pub mod trail;
 pub mod wait;
 

@@ -319,7 +319,7 @@ pub struct Header {
     pub suite: Suite,
     /// The kernel, its features and the caller's privileges.
     pub probe: Probe,
-    /// `/proc/sys/kernel/tainted` before the run.
+    /// `/proc/sys/kernel/tainted` before the first use of the flags.
     pub tainted: Option<u64>,
     /// How many CPUs are online.
     pub cpus: usize,
@@ -351,11 +351,6 @@ pub enum Event {
     End(Record),
     /// The run ended.
     Done(Footer),
-}
-
-/// `/proc/sys/kernel/tainted`, if it can be read.
-pub fn kernel_taint() -> Option<u64> {
-    std::fs::read_to_string("/proc/sys/kernel/tainted").ok()?.trim().parse().ok()
 }
 
 #[cfg(test)]

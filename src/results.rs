@@ -74,7 +74,7 @@ pub struct Package {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Tainted {
-    /// Before the first case.
+    /// Before the first use of the flags.
     pub before: Option<u64>,
     /// After the last.
     pub after: Option<u64>,

@@ -16,8 +16,8 @@ pub struct Row {
     pub program: Program,
     /// Further arguments of the suite.
     pub arguments: &'static [&'static str],
-    /// Sent to the suite once its first case has begun: to its process group, or SIGKILL to itself alone.
-    pub interrupt: Option<Signal>,
+    /// What happens once the suite's first case has begun.
+    pub meanwhile: Option<Meanwhile>,
     pub expected: Expected,
     /// Only for another kernel or for another boot.
     pub only_if_named: bool,
@@ -66,6 +66,22 @@ impl Program {
 
 /// Where the guest has what the host gave it.
 pub const CARRIED: &str = "/suite/carried";
+
+/// What happens while the suite runs.
+#[derive(Clone, Copy)]
+pub enum Meanwhile {
+    /// This is sent to the suite's process group, or SIGKILL to itself alone.
+    Interrupt(Signal),
+    /// The kernel takes note that it has given a warning, which it does for root as well as by itself. That stays.
+    Warning,
+}
+
+impl Meanwhile {
+    /// Whether a difference is what is to stay.
+    pub fn stays_changed(self, difference: &str) -> bool {
+        matches!(self, Meanwhile::Warning) && difference.starts_with("sysctl kernel/tainted ")
+    }
+}
 
 /// What is done to the machine.
 #[derive(Clone, Copy)]
@@ -186,7 +202,7 @@ impl Row {
             inside: Vec::new(),
             program: Program::Suite,
             arguments: &["--allow-global-changes"],
-            interrupt: None,
+            meanwhile: None,
             expected: Expected::default(),
             only_if_named: false,
         }

@@ -5,7 +5,7 @@ use nix::sys::signal::Signal;
 use rustix::process::Resource;
 
 use crate::row::Inside::*;
-use crate::row::{Answer, Expected, Inside, Instead, Outside, Program, Row, Tool, Trace};
+use crate::row::{Answer, Expected, Inside, Instead, Meanwhile, Outside, Program, Row, Tool, Trace};
 
 /// The row that the others are compared with.
 pub const MEASURE: &str = "root";
@@ -499,7 +499,7 @@ fn strace() -> Row {
 /// Somebody ends it, in the middle of a case.
 fn interruptions() -> Vec<Row> {
     let ended = |name, words, signal: Signal| Row {
-        interrupt: Some(signal),
+        meanwhile: Some(Meanwhile::Interrupt(signal)),
         expected: Expected { status: 128 + signal as i32, cut_short: true, ..Expected::default() },
         ..row(name, words, vec![], &[])
     };
@@ -560,6 +560,15 @@ fn machine() -> Vec<Row> {
         )
         .perhaps(&[REOPEN, GETFD]),
         yama("root-yama-2", "root, yama ptrace_scope 2", "2", vec![], &[]),
+        Row {
+            meanwhile: Some(Meanwhile::Warning),
+            expected: Expected {
+                status: 1,
+                says: &["error: the kernel complained while the suite ran: a warning (W)"],
+                ..Expected::default()
+            },
+            ..row("warning", "a kernel that gives a warning meanwhile", vec![], &[])
+        },
         // The last one: nothing but a restart takes it back.
         with(
             "yama-3",

@@ -13,7 +13,7 @@ use rustix::fs::{CWD, FileType, MemfdFlags, Mode, OFlags, memfd_create, mknodat}
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
 use crate::outside::Arrangement;
-use crate::row::{Program, Row};
+use crate::row::{Meanwhile, Program, Row};
 use crate::snapshot::{Bystanders, Snapshot};
 use crate::{Result, THIS, table};
 
@@ -45,14 +45,17 @@ pub fn carry_out(row: &Row, quick: bool, bystanders: &Bystanders) -> Result<Outc
     let start = Instant::now();
     let output = File::from(memfd_create("output", MemfdFlags::CLOEXEC)?);
     let suite = start_suite(row, quick, &output)?;
-    let status = journal.follow(suite, row.interrupt)?;
+    let status = journal.follow(suite, row.meanwhile)?;
     let seconds = start.elapsed().as_secs_f64();
     let mut left = arrangement.undo()?;
     // A suite that was killed outright has nobody but its sandbox, which clears up at once but not before.
-    let deadline = Instant::now() + if row.interrupt.is_some() { CLEARING_UP } else { Duration::ZERO };
+    let deadline = Instant::now() + if row.meanwhile.is_some() { CLEARING_UP } else { Duration::ZERO };
     let differences = loop {
         let mut differences = before.differences(&Snapshot::take()?);
-        differences.retain(|difference| !arrangement.stays_changed(difference));
+        differences.retain(|difference| {
+            let meant = row.meanwhile.is_some_and(|meanwhile| meanwhile.stays_changed(difference));
+            !meant && !arrangement.stays_changed(difference)
+        });
         if differences.is_empty() || Instant::now() >= deadline {
             break differences;
         }
@@ -87,6 +90,19 @@ fn read_all(mut output: File) -> Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
+fn happen(meanwhile: Meanwhile, suite: &Child) -> Result<()> {
+    let suite = nix::unistd::Pid::from_raw(i32::try_from(suite.id())?);
+    match meanwhile {
+        Meanwhile::Interrupt(signal @ nix::sys::signal::Signal::SIGKILL) => {
+            nix::sys::signal::kill(suite, signal)?
+        }
+        Meanwhile::Interrupt(signal) => nix::sys::signal::killpg(suite, signal)?,
+        // The bit of a warning.
+        Meanwhile::Warning => fs::write("/proc/sys/kernel/tainted", "512")?,
+    }
+    Ok(())
+}
+
 struct Journal {
     pipe: File,
     text: Vec<u8>,
@@ -105,11 +121,7 @@ impl Journal {
     }
 
     /// Takes what comes until the suite has ended; kills everything if that does not happen in time.
-    fn follow(
-        &mut self,
-        mut suite: Child,
-        mut interrupt: Option<nix::sys::signal::Signal>,
-    ) -> Result<Option<ExitStatus>> {
+    fn follow(&mut self, mut suite: Child, mut meanwhile: Option<Meanwhile>) -> Result<Option<ExitStatus>> {
         let pidfd = pidfd_open(Pid::from_child(&suite), PidfdFlags::empty())?;
         let deadline = Instant::now() + DEADLINE;
         loop {
@@ -121,13 +133,9 @@ impl Journal {
             let ended = suite.try_wait()?;
             self.read()?;
             if String::from_utf8_lossy(&self.text).contains(r#""event":"start""#)
-                && let Some(signal) = interrupt.take()
+                && let Some(meanwhile) = meanwhile.take()
             {
-                let suite = nix::unistd::Pid::from_raw(i32::try_from(suite.id())?);
-                match signal {
-                    nix::sys::signal::Signal::SIGKILL => nix::sys::signal::kill(suite, signal)?,
-                    signal => nix::sys::signal::killpg(suite, signal)?,
-                }
+                happen(meanwhile, &suite)?;
             }
             if ended.is_some() {
                 return Ok(ended);
