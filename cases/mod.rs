@@ -27,6 +27,7 @@ mod privilege;
 mod ptrace;
 mod ptrace_by_others;
 mod references;
+mod remains;
 mod reopening;
 mod reparenting;
 mod resources;

@@ -72,7 +72,7 @@ pub fn judge(session: &Session, accel: Accel, believed: bool) -> Outcome {
 
 /// The boot's own accusations: told, and not held against the kernel's conduct under the suite.
 pub fn boot_findings(session: &Session) -> Vec<Finding> {
-    let end = session.suite_at.unwrap_or(session.console.len());
+    let end = session.suite_at.filter(|_| session.journal.begun).unwrap_or(session.console.len());
     findings(&session.console[..end])
 }
 

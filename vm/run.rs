@@ -240,6 +240,7 @@ impl<'a> Run<'a> {
                 }
                 Outcome::NoBoot { why, again: true, .. } if boots < BOOTS => {
                     boots += 1;
+                    tell_of_boot(&session);
                     self.try_differently(&session, &why, boots)?;
                     continue;
                 }
@@ -262,7 +263,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Boots once, and tells what the kernel said before the suite began.
+    /// Boots once, and tells what the kernel said before the suite began; if that did not begin, the caller does.
     fn boot(&mut self) -> Result<(Session, String)> {
         self.account.knows(&self.kernel, &self.machine, &self.engine, &self.plan.rerun);
         let job = Job {
@@ -275,9 +276,8 @@ impl<'a> Run<'a> {
         };
         let mut audience = Audience { screen: stdout().lock(), account: &self.account };
         let (session, complaint) = self.engine.boot(&job, &mut audience)?;
-        for finding in boot_findings(&session).iter().filter(|_| session.journal.begun) {
-            let line = finding.excerpt.iter().find(|line| accusation(line).is_some());
-            note!("before the suite began, the kernel said: {}", line.map_or("", String::as_str));
+        if session.journal.begun {
+            tell_of_boot(&session);
         }
         Ok((session, complaint))
     }
@@ -312,6 +312,14 @@ impl<'a> Run<'a> {
         note!("virtme-ng cannot boot this kernel: {why}; using QEMU alone");
         self.engine = Engine::Qemu;
         Ok(())
+    }
+}
+
+/// Tells in a line each what the kernel accused itself of before the suite began.
+fn tell_of_boot(session: &Session) {
+    for finding in boot_findings(session) {
+        let line = finding.excerpt.iter().find(|line| accusation(line).is_some());
+        note!("before the suite began, the kernel said: {}", line.map_or("", String::as_str));
     }
 }
 

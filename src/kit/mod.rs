@@ -31,6 +31,7 @@ pub mod privilege;
 pub mod process;
 pub mod processors;
 pub mod programs;
+pub mod remains;
 pub mod sandboxing;
 pub mod seccomp;
 pub mod setuid;

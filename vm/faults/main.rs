@@ -88,7 +88,12 @@ fn rows() -> Vec<Row> {
         guest(
             "panic-before",
             69,
-            &["booting again (2 of 2)", "no verdict (boot)", "Kernel panic - not syncing"],
+            &[
+                "before the suite began, the kernel said: ",
+                "booting again (2 of 2)",
+                "no verdict (boot)",
+                "Kernel panic - not syncing",
+            ],
         ),
         Row {
             name: "hang",

@@ -1,0 +1,158 @@
+//! What is left in the kernel of processes that are gone: nothing.
+
+use clone3_conformance::abi::{Flags, InfoMask};
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Result};
+use clone3_conformance::clone3::{Clone3, lowest_free_fd, park};
+use clone3_conformance::kit::process::reap_all;
+use clone3_conformance::kit::remains::{self, Kept, Room};
+use clone3_conformance::kit::tracer::Tracer;
+use clone3_conformance::kit::{Held, Orphan, Tied, limits, namespace, privilege, sigchld, subject, tracer};
+use clone3_conformance::pidfd::Pidfd;
+use clone3_conformance::wait::{self, Status};
+use nix::errno::Errno;
+use nix::sys::ptrace::Options;
+use nix::sys::signal::Signal;
+use rustix::process::Resource;
+
+/// An address that no process can map.
+const NOWHERE: u64 = 8;
+
+case! {
+    /// A pidfd keeps the pid namespace of a process that is gone, and no longer than it is open: a leaked process
+    /// number would be seen.
+    pidfd_keeps_pid_namespace: Is, needs [PidfdInfo, UserNamespaces, Proc],
+    source "kernel/pid.c put_pid(), which lets go of the namespace",
+}
+fn pidfd_keeps_pid_namespace() -> Result {
+    let room = Room::make()?;
+    let mut child = namespace::init().with(Flags::PIDFD).spawn(|| 0)?;
+    let pidfd = child.take_pidfd()?;
+    child.reap_expecting(Status::exited(0))?;
+    check::equal(
+        "room for a pid namespace while a pidfd is open",
+        room.has_space(Kept::PidNamespace)?,
+        false,
+    )?;
+    pidfd.close()?;
+    room.empties()
+}
+
+case! {
+    /// Nothing of an auto-reaped child is left in the kernel, however it ended: no process number, no task, no open
+    /// file.
+    autoreap_leaves_nothing: Must, needs [Autoreap, ExitInfo, UserNamespaces, Proc],
+    source "kernel/exit.c release_task(), put_task_struct(); kernel/pid.c put_pid()",
+}
+fn autoreap_leaves_nothing() -> Result {
+    remains::none_of(|| {
+        for call in [Clone3::new(Flags::REAPED), Clone3::new(Flags::AUTOREAP)] {
+            call.spawn(|| 1)?;
+            call.spawn(|| {
+                std::thread::spawn(park);
+                2
+            })?;
+            call.spawn(park)?.kill(Signal::SIGKILL)?;
+            reap_all()?;
+        }
+        let orphan = Orphan::exiting_with(&Clone3::new(Flags::REAPED), 3)?;
+        orphan.let_go()?;
+        orphan.pidfd.reaped_with(Status::exited(3))
+    })
+}
+
+case! {
+    /// Nothing of an auto-kill child is left in the kernel, nor of its pidfd: killed by the close, by the end of
+    /// the process that held it, or dead before.
+    autokill_leaves_nothing: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, UserNamespaces, Proc],
+    source "fs/pidfs.c pidfs_file_release()",
+}
+fn autokill_leaves_nothing() -> Result {
+    remains::none_of(|| {
+        let mut closed = Tied::new()?;
+        closed.close()?;
+        closed.observer().reaped_with(Status::killed(Signal::SIGKILL))?;
+
+        let call = Clone3::new(Flags::KILLED_NNP);
+        let holder = Clone3::fork().spawn(|| i32::from(call.try_spawn(park).is_err()))?;
+        holder.reap_expecting(Status::exited(0))?;
+
+        let dead = call.spawn(|| 4)?;
+        dead.pidfd()?.reaped_with(Status::exited(4))?;
+        drop(dead);
+        reap_all()
+    })
+}
+
+case! {
+    /// Nothing of an auto-reaped child that was traced is left in the kernel, whether its tracer waits for it or
+    /// ends while it is a zombie.
+    autoreap_ptrace_leaves_nothing: Must, needs [Autoreap, ExitInfo, Ptrace, UserNamespaces, Proc],
+    source "kernel/ptrace.c __ptrace_detach(); kernel/exit.c wait_task_zombie()",
+}
+fn autoreap_ptrace_leaves_nothing() -> Result {
+    remains::none_of(|| {
+        sigchld::block()?;
+        let call = Clone3::new(Flags::REAPED);
+        let awaited = Held::exiting_with(&call, 5)?;
+        tracer::seize(awaited.pid(), Options::empty())?;
+        awaited.let_go()?;
+        wait::reap_expecting(awaited.pid(), Status::exited(5))?;
+        awaited.pidfd()?.reaped_with(Status::exited(5))?;
+
+        let abandoned = Held::exiting_with(&call, 6)?;
+        let tracer = Tracer::of(abandoned.pid())?;
+        abandoned.let_go()?;
+        tracer.find_zombie()?;
+        tracer.dismiss()?;
+        abandoned.pidfd()?.reaped_with(Status::exited(6))
+    })
+}
+
+case! {
+    /// Nothing is left in the kernel of a call that was refused, however far it had come.
+    abi_refusal_leaves_nothing: Must, needs [Autoreap, Nnp, Autokill, UserNamespaces, Proc],
+    source "kernel/fork.c copy_process() (bad_fork_…)",
+}
+fn abi_refusal_leaves_nothing() -> Result {
+    remains::none_of(|| {
+        for flags in [Flags::REAPED, Flags::KILLED, Flags::KILLED_NNP] {
+            let call = Clone3::new(flags);
+            call.clone().exit_signal(libc::SIGCHLD as u64).refused(Errno::EINVAL)?;
+            call.clone().with(Flags::THREAD).refused(Errno::EINVAL)?;
+            call.clone().pidfd_address(NOWHERE).refused(Errno::EFAULT)?;
+            let free = lowest_free_fd()?;
+            let got = limits::lowered(Resource::Nofile, free as u64, || call.try_spawn(|| 99))?;
+            check::refused(&call, got, Errno::EMFILE)?;
+        }
+        privilege::drop_capabilities()?;
+        Clone3::new(Flags::KILLED).refused(Errno::EPERM)
+    })
+}
+
+/// What is answered is other cases' business.
+fn ask(pidfd: &Pidfd) {
+    for request in [InfoMask::empty(), InfoMask::EXIT, InfoMask::all()] {
+        let _ = pidfd.info(request);
+    }
+}
+
+case! {
+    /// Nothing is left in the kernel of processes that PIDFD_GET_INFO was asked about, alive, as zombies and gone.
+    pidfd_info_leaves_nothing: Must, needs [ExitInfo, UserNamespaces, Proc],
+    source "fs/pidfs.c pidfd_info(), put_task_struct()",
+}
+fn pidfd_info_leaves_nothing() -> Result {
+    remains::none_of(|| {
+        for call in subject::calls() {
+            let child = Held::exiting_with(&call, 6)?;
+            ask(child.pidfd()?);
+            child.let_go()?;
+            child.pidfd()?.wait_exited()?;
+            ask(child.pidfd()?);
+            subject::see_off(&child)?;
+            ask(child.pidfd()?);
+        }
+        Ok(())
+    })
+}

@@ -1,0 +1,144 @@
+//! Whether the kernel still keeps something of processes that are gone.
+//!
+//! Nothing says so outright. But a process number keeps its pid namespace, and a task or an open file keeps, by its credentials,
+//! its user namespace; and how many namespaces there may be can be limited, by each user namespace for itself. Where the limit
+//! is one, the next can be made only when nothing keeps the last: a single reference that was leaked is seen, and for certain.
+
+use std::time::Instant;
+
+use nix::errno::Errno;
+use nix::poll::{PollTimeout, poll};
+use nix::sched::{CloneFlags, unshare};
+use serde::{Deserialize, Serialize};
+
+use crate::abi::Flags;
+use crate::check::{self, Context as _, Failure, Result};
+use crate::clone3::Clone3;
+use crate::kit::process::{apart, child_reporting};
+use crate::kit::{namespace, privilege};
+use crate::sandbox;
+use crate::wait::Status;
+
+/// Milliseconds between two looks: each is a fork.
+const PAUSE: u8 = 5;
+
+/// Runs `body` in namespaces of its own, as their root and init; behind its end, and that of all its processes, nothing of them
+/// may be left in the kernel.
+///
+/// In there, `/proc` is still the one of the case, where processes have other numbers.
+///
+/// # Errors
+/// `blocked` where the environment forbids user namespaces, or limits of its own for them.
+#[track_caller]
+pub fn none_of(body: impl FnOnce() -> Result) -> Result {
+    let room = Room::make()?;
+    room.used_by(body)?;
+    room.empties()
+}
+
+/// What is kept alive by what remains of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Kept {
+    /// The pid namespace: by a process number.
+    PidNamespace,
+    /// The user namespace: by a task, or an open file.
+    UserNamespace,
+}
+
+impl Kept {
+    fn flag(self) -> CloneFlags {
+        match self {
+            Kept::PidNamespace => CloneFlags::CLONE_NEWPID,
+            Kept::UserNamespace => CloneFlags::CLONE_NEWUSER,
+        }
+    }
+
+    fn limit(self) -> &'static str {
+        match self {
+            Kept::PidNamespace => "/proc/sys/user/max_pid_namespaces",
+            Kept::UserNamespace => "/proc/sys/user/max_user_namespaces",
+        }
+    }
+
+    fn by(self) -> &'static str {
+        match self {
+            Kept::PidNamespace => {
+                "their pid namespace is still there: the kernel keeps a process number (struct pid)"
+            }
+            Kept::UserNamespace => {
+                "their user namespace is still there: the kernel keeps a task or an open file"
+            }
+        }
+    }
+}
+
+/// A user namespace, now the caller's, with room for one pid namespace and for one user namespace.
+#[derive(Debug)]
+pub struct Room(());
+
+impl Room {
+    /// Makes it, and moves the caller into it.
+    pub fn make() -> Result<Room> {
+        privilege::enter_user_namespace()?;
+        for kept in [Kept::PidNamespace, Kept::UserNamespace] {
+            let limit = kept.limit();
+            std::fs::write(limit, "1").map_err(|error| {
+                let errno = Errno::from_raw(error.raw_os_error().unwrap_or_default());
+                Failure::blocked(format!("writing to {limit} says {errno:?}"))
+            })?;
+        }
+        Ok(Room(()))
+    }
+
+    /// Runs `body` in the one pid namespace, whose init it is, and the one user namespace, whose root it is.
+    #[track_caller]
+    pub fn used_by(&self, body: impl FnOnce() -> Result) -> Result {
+        apart(|| {
+            namespace::unshare_pid()?;
+            privilege::enter_user_namespace()?;
+            let (init, ()) = child_reporting(&Clone3::fork().with(Flags::PIDFD), || {
+                self.is_full()?;
+                body()
+            })?;
+            let what =
+                "the init of a pid namespace, which is blocked in its exit until all numbers there are free";
+            init.pidfd()?.wait_exited().context(what)?;
+            init.reap_expecting(Status::exited(0))
+        })
+    }
+
+    /// The control: no second namespace can be had.
+    fn is_full(&self) -> Result {
+        for kept in [Kept::PidNamespace, Kept::UserNamespace] {
+            check::equal(format_args!("control: room for a second {kept:?}"), self.has_space(kept)?, false)?;
+        }
+        Ok(())
+    }
+
+    /// Whether another one could be made now.
+    pub fn has_space(&self, kept: Kept) -> Result<bool> {
+        apart(|| match unshare(kept.flag()) {
+            Ok(()) => Ok(true),
+            Err(Errno::ENOSPC) => Ok(false),
+            Err(errno) => Err(Failure::from(errno)),
+        })
+    }
+
+    /// Waits until there is room again. The kernel clears up behind the dead at leisure, and tells nobody.
+    #[track_caller]
+    pub fn empties(&self) -> Result {
+        // Each look takes time, too, and has to come to its end before the case's patience does.
+        let patience = sandbox::patience() / 2;
+        let start = Instant::now();
+        for kept in [Kept::PidNamespace, Kept::UserNamespace] {
+            while !self.has_space(kept)? {
+                if start.elapsed() > patience {
+                    let by = kept.by();
+                    return Err(Failure::fail(format!("{patience:.1?} after processes have gone, {by}")));
+                }
+                poll(&mut [], PollTimeout::from(PAUSE))?;
+            }
+        }
+        Ok(())
+    }
+}
