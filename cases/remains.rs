@@ -21,7 +21,7 @@ const NOWHERE: u64 = 8;
 case! {
     /// A pidfd keeps the pid namespace of a process that is gone, and no longer than it is open: a leaked process
     /// number would be seen.
-    pidfd_keeps_pid_namespace: Is, needs [PidfdInfo, UserNamespaces, Proc],
+    pidfd_keeps_pid_namespace: Is, needs [PidfdInfo, UserNamespaces, PidNamespace, Proc],
     source "kernel/pid.c put_pid(), which lets go of the namespace",
 }
 fn pidfd_keeps_pid_namespace() -> Result {
@@ -41,7 +41,7 @@ fn pidfd_keeps_pid_namespace() -> Result {
 case! {
     /// Nothing of an auto-reaped child is left in the kernel, however it ended: no process number, no task, no open
     /// file.
-    autoreap_leaves_nothing: Must, needs [Autoreap, ExitInfo, UserNamespaces, Proc],
+    autoreap_leaves_nothing: Must, needs [Autoreap, ExitInfo, UserNamespaces, PidNamespace, Proc],
     source "kernel/exit.c release_task(), put_task_struct(); kernel/pid.c put_pid()",
 }
 fn autoreap_leaves_nothing() -> Result {
@@ -64,7 +64,7 @@ fn autoreap_leaves_nothing() -> Result {
 case! {
     /// Nothing of an auto-kill child is left in the kernel, nor of its pidfd: killed by the close, by the end of
     /// the process that held it, or dead before.
-    autokill_leaves_nothing: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, UserNamespaces, Proc],
+    autokill_leaves_nothing: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, UserNamespaces, PidNamespace, Proc],
     source "fs/pidfs.c pidfs_file_release()",
 }
 fn autokill_leaves_nothing() -> Result {
@@ -87,7 +87,7 @@ fn autokill_leaves_nothing() -> Result {
 case! {
     /// Nothing of an auto-reaped child that was traced is left in the kernel, whether its tracer waits for it or
     /// ends while it is a zombie.
-    autoreap_ptrace_leaves_nothing: Must, needs [Autoreap, ExitInfo, Ptrace, UserNamespaces, Proc],
+    autoreap_ptrace_leaves_nothing: Must, needs [Autoreap, ExitInfo, Ptrace, UserNamespaces, PidNamespace, Proc],
     source "kernel/ptrace.c __ptrace_detach(); kernel/exit.c wait_task_zombie()",
 }
 fn autoreap_ptrace_leaves_nothing() -> Result {
@@ -111,7 +111,7 @@ fn autoreap_ptrace_leaves_nothing() -> Result {
 
 case! {
     /// Nothing is left in the kernel of a call that was refused, however far it had come.
-    abi_refusal_leaves_nothing: Must, needs [Autoreap, Nnp, Autokill, UserNamespaces, Proc],
+    abi_refusal_leaves_nothing: Must, needs [Autoreap, Nnp, Autokill, UserNamespaces, PidNamespace, Proc],
     source "kernel/fork.c copy_process() (bad_fork_…)",
 }
 fn abi_refusal_leaves_nothing() -> Result {
@@ -139,7 +139,7 @@ fn ask(pidfd: &Pidfd) {
 
 case! {
     /// Nothing is left in the kernel of processes that PIDFD_GET_INFO was asked about, alive, as zombies and gone.
-    pidfd_info_leaves_nothing: Must, needs [ExitInfo, UserNamespaces, Proc],
+    pidfd_info_leaves_nothing: Must, needs [ExitInfo, UserNamespaces, PidNamespace, Proc],
     source "fs/pidfs.c pidfd_info(), put_task_struct()",
 }
 fn pidfd_info_leaves_nothing() -> Result {

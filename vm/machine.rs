@@ -26,8 +26,8 @@ pub struct Machine {
 }
 
 /// What an emulated kernel is told to leave out.
-const SPARING: &str = "initcall_blacklist=load_system_certificate_list,init_tsc_clocksource cryptomgr.notests \
-                       damon_stat.enabled=N no_timer_check";
+const SPARING: &str = "initcall_blacklist=load_system_certificate_list,init_tsc_clocksource,sched_clock_init_late \
+                       cryptomgr.notests damon_stat.enabled=N no_timer_check";
 
 impl Machine {
     /// The processor that the guest sees, as QEMU's option says it.
@@ -52,8 +52,9 @@ impl Machine {
     /// not check the signatures of the certificates that are built into it, which takes it as long as anything else at
     /// boot: they serve only to check modules, and none is loaded. Nor need it test its cryptography, in threads that may
     /// go on beside the first cases, or watch every few milliseconds who uses its memory. Nor need it measure its clock anew and
-    /// change to it a second after the boot, in the middle of the suite: for that it patches its own code, which several
-    /// emulated processors may meet half done. Nor need it check that its timer interrupts come in time: on a busy host an
+    /// change to it a second after the boot, in the middle of the suite, or find late in the boot that the scheduler's clock is
+    /// stable: for both it patches its own code, which several emulated processors may meet half done (an int3 oops; one boot in
+    /// a hundred panicked). Nor need it check that its timer interrupts come in time: on a busy host an
     /// emulated one is late, and the kernel panics.
     pub fn kernel_options(&self) -> String {
         let sparing = match self.accel {
