@@ -4,7 +4,7 @@
 //! its user namespace; and how many namespaces there may be can be limited, by each user namespace for itself. Where the limit
 //! is one, the next can be made only when nothing keeps the last: a single reference that was leaked is seen, and for certain.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollTimeout, poll};
@@ -28,12 +28,26 @@ const PAUSE: u8 = 5;
 /// In there, `/proc` is still the one of the case, where processes have other numbers.
 ///
 /// # Errors
-/// `blocked` where the environment forbids user namespaces, or limits of its own for them.
+/// `blocked` where the environment forbids user namespaces, or limits of its own for them, and where the kernel does not clear up
+/// behind an ordinary child in time either.
 #[track_caller]
 pub fn none_of(body: impl FnOnce() -> Result) -> Result {
+    let patience = sandbox::patience() / 2;
+    let Some(kept) = apart(|| room_after(body, patience))? else { return Ok(()) };
+    let ordinary = || Clone3::fork().spawn(|| 0)?.reap_expecting(Status::exited(0));
+    match apart(|| room_after(ordinary, patience / 2)).context("control")? {
+        None => Err(kept.still(patience)),
+        Some(_) => {
+            Err(Failure::blocked("this kernel keeps the namespaces of ordinary processes, too, for long"))
+        }
+    }
+}
+
+/// What has no room, this long after `body` has lived and died in it; moves the caller.
+fn room_after(body: impl FnOnce() -> Result, patience: Duration) -> Result<Option<Kept>> {
     let room = Room::make()?;
     room.used_by(body)?;
-    room.empties()
+    room.full_after(patience)
 }
 
 /// What is kept alive by what remains of a process.
@@ -60,15 +74,16 @@ impl Kept {
         }
     }
 
-    fn by(self) -> &'static str {
-        match self {
-            Kept::PidNamespace => {
-                "their pid namespace is still there: the kernel keeps a process number (struct pid)"
-            }
-            Kept::UserNamespace => {
-                "their user namespace is still there: the kernel keeps a task or an open file"
-            }
-        }
+    /// It was there for too long.
+    #[track_caller]
+    fn still(self, waited: Duration) -> Failure {
+        let (what, by) = match self {
+            Kept::PidNamespace => ("pid", "a process number (struct pid)"),
+            Kept::UserNamespace => ("user", "a task or an open file"),
+        };
+        Failure::fail(format!(
+            "{waited:.1?} after processes have gone, their {what} namespace is still there: the kernel keeps {by}"
+        ))
     }
 }
 
@@ -124,21 +139,25 @@ impl Room {
         })
     }
 
-    /// Waits until there is room again. The kernel clears up behind the dead at leisure, and tells nobody.
+    /// Waits until there is room again.
     #[track_caller]
     pub fn empties(&self) -> Result {
-        // Each look takes time, too, and has to come to its end before the case's patience does.
         let patience = sandbox::patience() / 2;
+        self.full_after(patience)?.map_or(Ok(()), |kept| Err(kept.still(patience)))
+    }
+
+    /// Waits until there is room again, or else says for what there was none for so long. The kernel clears up behind the dead at
+    /// leisure, and tells nobody.
+    fn full_after(&self, patience: Duration) -> Result<Option<Kept>> {
         let start = Instant::now();
         for kept in [Kept::PidNamespace, Kept::UserNamespace] {
             while !self.has_space(kept)? {
                 if start.elapsed() > patience {
-                    let by = kept.by();
-                    return Err(Failure::fail(format!("{patience:.1?} after processes have gone, {by}")));
+                    return Ok(Some(kept));
                 }
                 poll(&mut [], PollTimeout::from(PAUSE))?;
             }
         }
-        Ok(())
+        Ok(None)
     }
 }
