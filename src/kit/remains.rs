@@ -32,11 +32,17 @@ const PAUSE: u8 = 5;
 /// behind an ordinary child in time either.
 #[track_caller]
 pub fn none_of(body: impl FnOnce() -> Result) -> Result {
+    of(body)?.map_or(Ok(()), Err)
+}
+
+/// As [`none_of`], but gives the failure that something is left.
+#[track_caller]
+pub fn of(body: impl FnOnce() -> Result) -> Result<Option<Failure>> {
     let patience = sandbox::patience() / 2;
-    let Some(kept) = apart(|| room_after(body, patience))? else { return Ok(()) };
+    let Some(kept) = apart(|| room_after(body, patience))? else { return Ok(None) };
     let ordinary = || Clone3::fork().spawn(|| 0)?.reap_expecting(Status::exited(0));
     match apart(|| room_after(ordinary, patience / 2)).context("control")? {
-        None => Err(kept.still(patience)),
+        None => Ok(Some(kept.still(patience))),
         Some(_) => {
             Err(Failure::blocked("this kernel keeps the namespaces of ordinary processes, too, for long"))
         }
