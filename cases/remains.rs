@@ -4,15 +4,20 @@ use clone3_conformance::abi::{Flags, InfoMask};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::{Clone3, lowest_free_fd, park};
+use clone3_conformance::kit::epoll::Watch;
+use clone3_conformance::kit::handles::Handle;
 use clone3_conformance::kit::process::reap_all;
 use clone3_conformance::kit::remains::{self, Kept, Room};
 use clone3_conformance::kit::tracer::Tracer;
-use clone3_conformance::kit::{Held, Orphan, Tied, limits, namespace, privilege, sigchld, subject, tracer};
+use clone3_conformance::kit::{
+    Held, Orphan, Tied, fdpass, limits, namespace, privilege, sigchld, subject, tracer,
+};
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
 use nix::sys::ptrace::Options;
 use nix::sys::signal::Signal;
+use rustix::event::epoll::EventFlags;
 use rustix::process::Resource;
 
 /// An address that no process can map.
@@ -81,6 +86,58 @@ fn autokill_leaves_nothing() -> Result {
         dead.pidfd()?.reaped_with(Status::exited(4))?;
         drop(dead);
         reap_all()
+    })
+}
+
+case! {
+    /// Nothing of an auto-kill child is left in the kernel when its pidfd was duplicated, watched, opened again by its file
+    /// handle and in flight over a socket, be it the child's own.
+    autokill_references_leave_nothing: Must,
+    needs [Autoreap, Nnp, Autokill, ExitInfo, UserNamespaces, PidNamespace, Proc],
+    source "fs/file_table.c __fput(); net/unix/garbage.c; fs/pidfs.c pidfs_fh_to_dentry()",
+}
+fn autokill_references_leave_nothing() -> Result {
+    remains::none_of(|| {
+        let mut child = Tied::new()?;
+        let (here, there) = fdpass::pair()?;
+        fdpass::send(&here, child.pidfd()?)?;
+        let watch = Watch::new(child.pidfd()?, EventFlags::IN)?;
+        let copy = child.pidfd()?.try_clone()?;
+        // Whether it can be opened is other cases' business.
+        let reopened = Handle::of(child.observer())?.open(child.observer(), 0);
+        child.close()?;
+        drop((here, there, watch, copy, reopened));
+        child.observer().reaped_with(Status::killed(Signal::SIGKILL))?;
+
+        let (here, there) = fdpass::pair()?;
+        let mut holds_itself = Tied::new()?;
+        fdpass::send(&here, holds_itself.pidfd()?)?;
+        holds_itself.close()?;
+        drop((here, there));
+        holds_itself.clear_away()
+    })
+}
+
+case! {
+    /// Nothing of a child with all three flags is left in the kernel that execs, from its leader or from another thread,
+    /// and then exits or is killed.
+    autokill_exec_leaves_nothing: Must,
+    needs [Autoreap, Nnp, Autokill, ExitInfo, UserNamespaces, PidNamespace, Proc],
+    source "fs/exec.c de_thread(); kernel/exit.c release_task()",
+}
+fn autokill_exec_leaves_nothing() -> Result {
+    remains::none_of(|| {
+        for exec in [Held::execed, Held::execed_by_thread] {
+            let exits = exec(&Clone3::new(Flags::KILLED_NNP), 7)?;
+            exits.let_go()?;
+            exits.pidfd()?.reaped_with(Status::exited(7))?;
+
+            let killed = exec(&Clone3::new(Flags::KILLED_NNP), 8)?;
+            let observer = killed.observe()?;
+            drop(killed);
+            observer.reaped_with(Status::killed(Signal::SIGKILL))?;
+        }
+        Ok(())
     })
 }
 
