@@ -64,6 +64,11 @@ pub struct Cli {
     #[arg(long)]
     pub sockets: bool,
 
+    /// Spare an emulator no time: the compressed kernel, QEMU's usual firmware, all that its processor can do, and nothing left out
+    /// of the boot but what an emulator gets wrong
+    #[arg(long)]
+    pub plain: bool,
+
     /// Let gdb stop the guest: where QEMU's gdbstub makes a socket ("target remote SOCKET")
     #[arg(long, value_name = "SOCKET")]
     pub gdb: Option<PathBuf>,

@@ -30,7 +30,7 @@ impl Job<'_> {
 
     /// The uncompressed kernel, if that is what boots: then in the ways that spare an emulator time.
     pub fn uncompressed(&self) -> Option<&Path> {
-        self.kernel.uncompressed.as_deref().filter(|_| self.machine.uncompressed)
+        self.kernel.uncompressed.as_deref().filter(|_| self.machine.spares())
     }
 }
 

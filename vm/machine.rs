@@ -15,8 +15,9 @@ pub struct Machine {
     /// As QEMU's option says it: a number of MiB, or with a letter.
     pub memory: String,
     pub limits: Limits,
-    /// Whether to start an uncompressed kernel, where there is one.
-    pub uncompressed: bool,
+    /// Whether to spare an emulator, if there is one, time: by an uncompressed kernel where there is one, firmware that does no more than start
+    /// it, a processor with little beyond the basics, and parts of the boot left out.
+    pub sparing: bool,
     /// The socket at which QEMU's gdbstub is to listen.
     pub gdb: Option<PathBuf>,
     /// More for the kernel's command line.
@@ -25,18 +26,27 @@ pub struct Machine {
     pub counters: Option<PathBuf>,
 }
 
-/// What an emulated kernel is told to leave out.
-const SPARING: &str = "initcall_blacklist=load_system_certificate_list,init_tsc_clocksource,sched_clock_init_late \
-                       cryptomgr.notests damon_stat.enabled=N no_timer_check";
+/// What an emulated kernel is told to leave out, to be quick.
+const SPARING: &str =
+    "initcall_blacklist=load_system_certificate_list cryptomgr.notests damon_stat.enabled=N";
+
+/// What it is told to leave out since an emulator gets it wrong.
+const STEADY: &str = "initcall_blacklist=init_tsc_clocksource,sched_clock_init_late no_timer_check";
 
 impl Machine {
+    /// Whether an emulator is to be spared time.
+    pub fn spares(&self) -> bool {
+        self.sparing && self.accel != Accel::Kvm
+    }
+
     /// The processor that the guest sees, as QEMU's option says it.
     pub fn processor(&self) -> &'static str {
         match self.accel {
             Accel::Kvm => "host",
             // What a processor has beyond the basics (five levels of page tables, SMAP, SMEP, protection keys) costs an
             // emulator time at every step, and none of it matters here. RDRAND spares the wait for entropy.
-            Accel::Tcg { .. } => "qemu64,+rdrand",
+            Accel::Tcg { .. } if self.spares() => "qemu64,+rdrand",
+            Accel::Tcg { .. } => "max",
         }
     }
 
@@ -51,16 +61,18 @@ impl Machine {
     /// Warnings come to the console; what is less does not, since an emulated serial port is slow. An emulated kernel need
     /// not check the signatures of the certificates that are built into it, which takes it as long as anything else at
     /// boot: they serve only to check modules, and none is loaded. Nor need it test its cryptography, in threads that may
-    /// go on beside the first cases, or watch every few milliseconds who uses its memory. Nor need it measure its clock anew and
-    /// change to it a second after the boot, in the middle of the suite, or find late in the boot that the scheduler's clock is
-    /// stable: for both it patches its own code, which several emulated processors may meet half done (an int3 oops; one boot in
-    /// a hundred panicked). Nor need it check that its timer interrupts come in time: on a busy host an
-    /// emulated one is late, and the kernel panics.
+    /// go on beside the first cases, or watch every few milliseconds who uses its memory.
+    ///
+    /// It should not measure its clock anew and change to it a second after the boot, in the middle of the suite, or find late
+    /// in the boot that the scheduler's clock is stable: for both it patches its own code, which several emulated processors
+    /// may meet half done (an int3 oops; one boot in a hundred panicked). Nor should it check that its timer interrupts come in
+    /// time: on a busy host an emulated one is late, and the kernel panics.
     pub fn kernel_options(&self) -> String {
-        let sparing = match self.accel {
-            Accel::Kvm => "",
-            Accel::Tcg { .. } => SPARING,
+        let left_out = match self.accel {
+            Accel::Kvm => Vec::new(),
+            Accel::Tcg { .. } if self.spares() => vec![SPARING, STEADY],
+            Accel::Tcg { .. } => vec![STEADY],
         };
-        format!("loglevel=5 {sparing} {}", self.append)
+        format!("loglevel=5 {} {}", left_out.join(" "), self.append)
     }
 }

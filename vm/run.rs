@@ -133,7 +133,8 @@ fn rerun(cli: &Cli, kernel: &Kernel, cpus: u16) -> String {
     let user = cli.user.map_or_else(String::new, |uid| format!(" --user {uid}"));
     let load = if cli.load == 0 { String::new() } else { format!(" --load {}", cli.load) };
     let sockets = if cli.sockets { " --engine qemu --sockets" } else { "" };
-    format!("vm/run.sh --kernel {spec} --cpus {cpus}{sockets}{user}{load} --")
+    let plain = if cli.plain { " --plain" } else { "" };
+    format!("vm/run.sh --kernel {spec} --cpus {cpus}{sockets}{plain}{user}{load} --")
 }
 
 /// The suite's binary: beside the driver's, unless it was named.
@@ -181,7 +182,7 @@ impl<'a> Run<'a> {
             limits: Limits { boot: BOOT, whole: options.timeout },
             gdb: cli.gdb.clone(),
             append: options.append.clone(),
-            uncompressed: accel != Accel::Kvm,
+            sparing: !cli.plain,
             counters: cli.counters.clone(),
         };
         let engine = engine(options.engine, &kernel, cache, interrupts).map_err(at("machine"))?;
@@ -284,16 +285,21 @@ impl<'a> Run<'a> {
 
     /// Gets ready for another boot, in another way if that may help; says why.
     fn try_differently(&mut self, session: &Session, why: &str, boot: u32) -> Result<()> {
-        // As the kernel's makers meant it to be started.
-        self.machine.uncompressed = false;
         if std::mem::take(&mut self.may_leave_kvm) {
             note!("{why}; booting again without KVM");
             self.machine.accel = Accel::Tcg { threads: Threads::Multi };
-        } else if matches!(self.engine, Engine::Virtme(_)) && (boot == BOOTS || knows_no_virtiofs(session)) {
-            self.give_up_virtme(session, why)?;
-        } else {
-            note!("{why}; booting again ({} of {})", boot - 1, BOOTS - 1);
+            return Ok(());
         }
+        let by_virtme = matches!(self.engine, Engine::Virtme(_));
+        if by_virtme && knows_no_virtiofs(session) {
+            return self.give_up_virtme(session, why);
+        }
+        // As the kernel's makers meant it to be started.
+        self.machine.sparing = false;
+        if by_virtme && boot == BOOTS {
+            return self.give_up_virtme(session, why);
+        }
+        note!("{why}; booting again ({} of {})", boot - 1, BOOTS - 1);
         Ok(())
     }
 

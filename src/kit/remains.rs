@@ -20,7 +20,7 @@ use crate::sandbox;
 use crate::wait::Status;
 
 /// Milliseconds between two looks: each is a fork.
-const PAUSE: u8 = 5;
+const PAUSE: u8 = 10;
 
 /// Runs `body` in namespaces of its own, as their root and init; behind its end, and that of all its processes, nothing of them
 /// may be left in the kernel.
