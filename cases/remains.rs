@@ -79,7 +79,13 @@ fn autokill_leaves_nothing() -> Result {
         closed.observer().reaped_with(Status::killed(Signal::SIGKILL))?;
 
         let call = Clone3::new(Flags::KILLED_NNP);
-        let holder = Clone3::fork().spawn(|| i32::from(call.try_spawn(park).is_err()))?;
+        let holder = Clone3::fork().spawn(|| {
+            let held = call.try_spawn(park);
+            let code = i32::from(held.is_err());
+            // Closed by the end of this process, and not before.
+            std::mem::forget(held);
+            code
+        })?;
         holder.reap_expecting(Status::exited(0))?;
 
         let dead = call.spawn(|| 4)?;
