@@ -5,16 +5,13 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Result};
-use clone3_conformance::clone3::{Clone3, PIDFD_UNTOUCHED, Stack, is_open, lowest_free_fd};
+use clone3_conformance::clone3::{Clone3, NOWHERE, PIDFD_UNTOUCHED, Stack, is_open, lowest_free_fd};
 use clone3_conformance::kit::process::{child_reporting, two_apart};
 use clone3_conformance::kit::{Cgroup, Echo, cgroup, limits, privilege, subject};
 use clone3_conformance::rules;
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
 use rustix::process::Resource;
-
-/// An address that no process can map.
-const NOWHERE: u64 = 8;
 
 /// `call` with its pidfd to be written to this word.
 fn into_word(call: Clone3, word: &AtomicI32) -> Clone3 {

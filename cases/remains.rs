@@ -3,7 +3,7 @@
 use clone3_conformance::abi::{Flags, InfoMask};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Result};
-use clone3_conformance::clone3::{Clone3, lowest_free_fd, park};
+use clone3_conformance::clone3::{Clone3, NOWHERE, lowest_free_fd, park};
 use clone3_conformance::kit::epoll::Watch;
 use clone3_conformance::kit::handles::Handle;
 use clone3_conformance::kit::process::reap_all;
@@ -19,9 +19,6 @@ use nix::sys::ptrace::Options;
 use nix::sys::signal::Signal;
 use rustix::event::epoll::EventFlags;
 use rustix::process::Resource;
-
-/// An address that no process can map.
-const NOWHERE: u64 = 8;
 
 case! {
     /// A pidfd keeps the pid namespace of a process that is gone, and no longer than it is open: a leaked process

@@ -22,6 +22,9 @@ use crate::wait::{self, Status, signal_name};
 /// What the word that receives the pidfd holds before the call: no descriptor, and not what the kernel writes.
 pub const PIDFD_UNTOUCHED: c_int = -7;
 
+/// An address that no process can map: the first page is out of reach.
+pub const NOWHERE: u64 = 8;
+
 /// Where the call says the pidfd shall be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum PidfdAt {

@@ -12,7 +12,7 @@ use nix::unistd::{Uid, geteuid};
 use serde::{Deserialize, Serialize};
 
 use crate::abi::{Flags, InfoMask, Namespace};
-use crate::clone3::Clone3;
+use crate::clone3::{Clone3, NOWHERE};
 use crate::pidfd::Pidfd;
 use crate::procfs;
 use crate::wait::Status;
@@ -165,9 +165,6 @@ impl Privileges {
         }
     }
 }
-
-/// An address that no process can map: the first page is out of reach.
-const NOWHERE: u64 = 8;
 
 /// Whether the call's flags are accepted. Nothing is created: where they are, the address is refused.
 ///

@@ -15,8 +15,8 @@ pub struct Machine {
     /// As QEMU's option says it: a number of MiB, or with a letter.
     pub memory: String,
     pub limits: Limits,
-    /// Whether to spare an emulator, if there is one, time: by an uncompressed kernel where there is one, firmware that does no more than start
-    /// it, a processor with little beyond the basics, and parts of the boot left out.
+    /// Whether to spare an emulator time, if there is one: by an uncompressed kernel, firmware that does no more than start it, a
+    /// processor with little beyond the basics, and parts of the boot left out.
     pub sparing: bool,
     /// The socket at which QEMU's gdbstub is to listen.
     pub gdb: Option<PathBuf>,
@@ -74,5 +74,37 @@ impl Machine {
             Accel::Tcg { .. } => vec![STEADY],
         };
         format!("loglevel=5 {} {}", left_out.join(" "), self.append)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::accel::Threads;
+
+    fn machine(accel: Accel, sparing: bool) -> Machine {
+        let limits = Limits { boot: Duration::ZERO, whole: Duration::ZERO };
+        let (memory, append) = ("1G".into(), "quiet".into());
+        Machine { accel, cpus: 1, sockets: false, memory, limits, sparing, gdb: None, append, counters: None }
+    }
+
+    #[test]
+    fn only_an_emulator_is_spared_time_and_only_if_asked() {
+        let tcg = Accel::Tcg { threads: Threads::Multi };
+        for (accel, sparing, processor, quick, steady) in [
+            (tcg, true, "qemu64,+rdrand", true, true),
+            (tcg, false, "max", false, true),
+            (Accel::Kvm, true, "host", false, false),
+        ] {
+            let machine = machine(accel, sparing);
+            let options = machine.kernel_options();
+            assert_eq!(machine.processor(), processor);
+            assert_eq!(machine.spares(), quick);
+            assert_eq!(options.contains(SPARING), quick, "{options}");
+            assert_eq!(options.contains(STEADY), steady, "{options}");
+            assert!(options.ends_with("quiet"), "{options}");
+        }
     }
 }
