@@ -106,6 +106,26 @@ case! {
     source "commit \"clone: add CLONE_AUTOREAP\"; PR_SET_CHILD_SUBREAPER(2const)",
 }
 fn autoreap_reparent_global_init() -> Result {
+    const ROUNDS: usize = 5;
+    let mut seen = Vec::new();
+    for _ in 0..ROUNDS {
+        let excess = faults_too_many_for_init()?;
+        if excess < fosterling::FAULTS / 2 {
+            return Ok(());
+        }
+        // On a machine in use, init may wait for somebody else's child at the same time; hardly in each round.
+        seen.push(excess);
+    }
+    Err(Failure::fail(format!(
+        "pid 1 waited for an auto-reaped child that it had adopted, in each of {ROUNDS} rounds: the page faults of its \
+         children grew by {seen:?} too many, where that child had {}",
+        fosterling::FAULTS
+    )))
+}
+
+/// By how many page faults those that pid 1 has waited for grow, beyond those of an ordinary child, while it adopts that and an
+/// auto-reaped one and both end.
+fn faults_too_many_for_init() -> Result<u64> {
     let before = fosterling::faults_waited_for_by_init()?;
     let ordinary = Fosterling::made_with(Flags::PIDFD)?;
     ordinary.let_go()?;
@@ -128,15 +148,7 @@ fn autoreap_reparent_global_init() -> Result {
             "pid 1 here does not wait for the children that it adopts, nor leaves them",
         ));
     }
-    let of_the_ordinary = if is_zombie { 0 } else { fosterling::FAULTS };
-    let most = of_the_ordinary + fosterling::FAULTS / 2;
-    check::holds(
-        waited < most,
-        format_args!(
-            "pid 1 waited for the auto-reaped child that it adopted: expected fewer than {most} page faults more among \
-             those of pid 1's children, got {waited}"
-        ),
-    )
+    Ok(if is_zombie { waited } else { waited - fosterling::FAULTS })
 }
 
 case! {

@@ -25,9 +25,9 @@ use crate::kit::{fdpass, subject};
 use crate::pidfd::Pidfd;
 use crate::sandbox;
 
-/// How many page faults such a child takes before its end, at least: many more than anything else that pid 1 waits for
-/// meanwhile, and unlike processor time the same on a busy machine.
-pub const FAULTS: u64 = 2048;
+/// How many page faults such a child takes before its end, at least: many more than the helper that it is a copy of, and unlike
+/// processor time the same on a busy machine.
+pub const FAULTS: u64 = 512;
 
 /// A child of pid 1.
 #[derive(Debug)]
