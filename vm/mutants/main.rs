@@ -48,8 +48,8 @@ struct Arguments {
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
 
-    /// The catalogue, with the kernel's configuration
-    #[arg(long, value_name = "DIR", default_value = "vm/mutants")]
+    /// The catalogue, with the kernel's configuration; vm/mutants.sh says this project's, and another may be said after it
+    #[arg(long, value_name = "DIR", default_value = "vm/mutants", overrides_with = "catalogue")]
     catalogue: PathBuf,
 
     /// Only these mutants
