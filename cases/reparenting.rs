@@ -4,9 +4,9 @@ use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::{Child, Clone3, park};
-use clone3_conformance::kit::fosterling::{self, Fosterling};
+use clone3_conformance::kit::fosterling::Fosterling;
 use clone3_conformance::kit::process::apart;
-use clone3_conformance::kit::{Channel, Orphan, fdpass, namespace, orphan, sigchld};
+use clone3_conformance::kit::{Channel, Halted, Orphan, fdpass, namespace, orphan, sigchld};
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::wait::{self, Event, Status};
 use nix::poll::PollFlags;
@@ -100,55 +100,27 @@ fn autoreap_reparent_init() -> Result {
 }
 
 case! {
-    /// An auto-reaped child that the init of the whole system has adopted is gone with its end: init does not get to
-    /// wait for it, as it does for an ordinary one.
-    autoreap_reparent_global_init: Must, needs [Autoreap, ExitInfo, Root, Proc, GlobalChanges],
+    /// An auto-reaped child that the init of the whole system has adopted is gone with its end, without a wait: init does
+    /// not find it as a zombie, as it does an ordinary one.
+    autoreap_reparent_global_init: Must, needs [Autoreap, ExitInfo, Root, Proc, Ptrace, GlobalChanges],
     source "commit \"clone: add CLONE_AUTOREAP\"; PR_SET_CHILD_SUBREAPER(2const)",
 }
 fn autoreap_reparent_global_init() -> Result {
-    const ROUNDS: usize = 5;
-    let mut seen = Vec::new();
-    for _ in 0..ROUNDS {
-        let excess = faults_too_many_for_init()?;
-        if excess < fosterling::FAULTS / 2 {
-            return Ok(());
-        }
-        // On a machine in use, init may wait for somebody else's child at the same time; hardly in each round.
-        seen.push(excess);
-    }
-    Err(Failure::fail(format!(
-        "pid 1 waited for an auto-reaped child that it had adopted, in each of {ROUNDS} rounds: the page faults of its \
-         children grew by {seen:?} too many, where that child had {}",
-        fosterling::FAULTS
-    )))
-}
-
-/// By how many page faults those that pid 1 has waited for grow, beyond those of an ordinary child, while it adopts that and an
-/// auto-reaped one and both end.
-fn faults_too_many_for_init() -> Result<u64> {
-    let before = fosterling::faults_waited_for_by_init()?;
     let ordinary = Fosterling::made_with(Flags::PIDFD)?;
+    let child = Fosterling::made_with(Flags::REAPED)?;
+    // As long as it is halted it waits for nobody.
+    let init = Halted::process(1)?;
     ordinary.let_go()?;
     ordinary.pidfd.wait_exited()?;
-    let child = Fosterling::made_with(Flags::REAPED)?;
     child.let_go()?;
     child.pidfd.reaped_with(Status::exited(3))?;
-    // Some inits are slow to wait, or never do: then the ordinary child is still there to see.
-    let (is_zombie, now) = loop {
-        let is_zombie = || Ok::<_, Failure>(ordinary.pidfd.poll_now(PollFlags::POLLIN)? == PollFlags::POLLIN);
-        let (was, now) = (is_zombie()?, fosterling::faults_waited_for_by_init()?);
-        // It is waited for at most once, so this ends.
-        if is_zombie()? == was {
-            break (was, now);
-        }
-    };
-    let waited = now - before;
-    if !is_zombie && waited < fosterling::FAULTS {
-        return Err(Failure::blocked(
-            "pid 1 here does not wait for the children that it adopts, nor leaves them",
-        ));
+    let state = ordinary.pidfd.poll_now(PollFlags::POLLIN)?;
+    drop(init);
+    if state != PollFlags::POLLIN {
+        let why = "pid 1 waits for children that it adopted although its first thread is halted";
+        return Err(Failure::blocked(why));
     }
-    Ok(if is_zombie { waited } else { waited - fosterling::FAULTS })
+    Ok(())
 }
 
 case! {

@@ -25,10 +25,6 @@ use crate::kit::{fdpass, subject};
 use crate::pidfd::Pidfd;
 use crate::sandbox;
 
-/// How many page faults such a child takes before its end, at least: many more than the helper that it is a copy of, and unlike
-/// processor time the same on a busy machine.
-pub const FAULTS: u64 = 512;
-
 /// A child of pid 1.
 #[derive(Debug)]
 pub struct Fosterling {
@@ -38,7 +34,7 @@ pub struct Fosterling {
 }
 
 impl Fosterling {
-    /// One that clone3 made with `flags`. Once let go it takes [`FAULTS`] page faults and exits with 3.
+    /// One that clone3 made with `flags`. Once let go it exits with 3.
     ///
     /// # Errors
     /// `blocked` where core dumps start no helper, or where pid 1 is not who adopts.
@@ -92,14 +88,6 @@ fn accept(listener: &UnixListener, crashing: &Pidfd) -> Result<UnixStream> {
     }
 }
 
-/// The page faults (cminflt in proc(5)) of the children that pid 1 has waited for.
-pub fn faults_waited_for_by_init() -> Result<u64> {
-    let text = fs::read_to_string("/proc/1/stat")?;
-    let fields = text.rsplit_once(") ").map_or("", |(_, fields)| fields).split(' ');
-    let faults = fields.skip(8).find_map(|field| field.parse().ok());
-    faults.ok_or_else(|| Failure::broken(format!("/proc/1/stat reads {text:?}")))
-}
-
 #[distributed_slice(HELPERS)]
 static FOSTER: Helper = Helper { name: "foster", main: |arguments| or_wrong(foster(arguments)) };
 
@@ -115,21 +103,10 @@ fn foster(arguments: &[String]) -> Result<i32> {
     let child = Clone3::new(Flags::from_bits_retain(flags)).spawn(|| {
         let mut byte = [0];
         match rustix::io::read(&line, &mut byte) {
-            Ok(1) => touch(),
+            Ok(1) => 3,
             _ => 98,
         }
     })?;
     fdpass::send(&line, child.pidfd()?)?;
     Ok(0)
-}
-
-/// Takes the page faults: one for each page, so huge ones are not wanted.
-fn touch() -> i32 {
-    let page = rustix::param::page_size();
-    if nix::sys::prctl::set_thp_disable(true).is_err() {
-        return 97;
-    }
-    let mut pages = vec![0_u8; page * FAULTS as usize];
-    pages.iter_mut().step_by(page).for_each(|byte| *std::hint::black_box(byte) = 1);
-    3
 }
