@@ -21,6 +21,7 @@ mod pidfd_events;
 mod pidfd_file;
 mod pidfd_info;
 mod pidfd_info_arguments;
+mod pidfd_info_credentials;
 mod pidfd_info_exec;
 mod pidfd_info_namespaces;
 mod privilege;

@@ -146,7 +146,10 @@ fn autoreap_poll_bits() -> Result {
     let none = PollFlags::empty();
     let zombie = Clone3::new(Flags::PIDFD).spawn(|| 0)?;
     wait::find_zombie(zombie.pid())?;
-    check::equal("poll(POLLIN) on a zombie's pidfd", zombie.pidfd()?.poll_now(IN)?, IN)?;
+    for asked in [IN, IN | NORMAL] {
+        let what = format!("poll({asked:?}) on a zombie's pidfd");
+        check::equal(what, zombie.pidfd()?.poll_now(asked)?, asked)?;
+    }
     wait::reap(zombie.pid())?;
     check::equal("poll(POLLIN) after the wait", zombie.pidfd()?.poll_now(IN)?, IN | HUP)?;
 

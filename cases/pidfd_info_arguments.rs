@@ -1,8 +1,9 @@
 //! PIDFD_GET_INFO: the sizes of its structure, and arguments that make no sense.
 
-use clone3_conformance::abi::{InfoMask, PIDFD_INFO_SIZES, PIDFS_IOCTL_MAGIC, PidfdInfo};
+use clone3_conformance::abi::{Flags, InfoMask, PIDFD_INFO_SIZES, PIDFS_IOCTL_MAGIC, PidfdInfo};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Result};
+use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::{Held, subject};
 use clone3_conformance::pidfd::{Pidfd, almost_info};
 use nix::errno::Errno;
@@ -74,16 +75,21 @@ fn pidfd_info_small_size_enotty() -> Result {
 }
 
 case! {
-    /// PIDFD_GET_INFO with a null pointer is EINVAL and with a bad one EFAULT; with another direction or type,
-    /// or on something that is no pidfd, it is ENOTTY.
+    /// PIDFD_GET_INFO with a null pointer is EINVAL and with a bad one EFAULT, also when the process is gone; with another
+    /// direction or type, or on something that is no pidfd, it is ENOTTY.
     pidfd_info_bad_arguments: Is, needs [PidfdInfo],
     source "pidfd_info(), pidfs_ioctl_valid(); ioctl(2)", since "6.17",
 }
 fn pidfd_info_bad_arguments() -> Result {
     const READ_WRITE: u32 = 3;
     let own = Pidfd::open(std::process::id() as i32)?;
-    check::refused("PIDFD_GET_INFO(NULL)", own.info_at(0), Errno::EINVAL)?;
-    check::refused("PIDFD_GET_INFO(8)", own.info_at(8), Errno::EFAULT)?;
+    let child = Clone3::fork().with(Flags::PIDFD).spawn(|| 0)?;
+    subject::see_off(&child)?;
+    for (pidfd, whose) in [(&own, "of this process"), (child.pidfd()?, "of a process that is gone")] {
+        let at = |address| format!("PIDFD_GET_INFO({address}), pidfd {whose}");
+        check::refused(at("NULL"), pidfd.info_at(0), Errno::EINVAL)?;
+        check::refused(at("8"), pidfd.info_at(8), Errno::EFAULT)?;
+    }
 
     check::succeeds("PIDFD_GET_INFO", almost_info(&own, READ_WRITE, PIDFS_IOCTL_MAGIC))?;
     for direction in [0, 1, 2] {

@@ -4,15 +4,13 @@ use clone3_conformance::abi::{Flags, InfoMask, Namespace};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::{Child, Clone3, park};
-use clone3_conformance::kit::namespace::Outside;
-use clone3_conformance::kit::{Actor, Ambush, Channel, Gate, Held, namespace, subject};
+use clone3_conformance::kit::{Ambush, Channel, Gate, Held, namespace, subject};
 use clone3_conformance::need::rounds;
 use clone3_conformance::pidfd::{Pidfd, fdinfo};
 use clone3_conformance::sandbox;
 use clone3_conformance::wait::Status;
 use nix::errno::Errno;
 use nix::poll::{PollFlags, PollTimeout};
-use nix::sched::{CloneFlags, unshare};
 use nix::unistd::getpid;
 use std::os::fd::AsRawFd as _;
 
@@ -150,25 +148,4 @@ fn pidfd_info_ns_ioctl_dying_esrch() -> Result {
         return Err(Failure::unsupported("needs pid namespaces (CONFIG_PID_NS)"));
     }
     Ambush::each(rounds(10), 0, ask_until_gone)
-}
-
-case! {
-    /// The user ids in PIDFD_GET_INFO are those of the caller's user namespace, not of the initial one and not of the
-    /// process's own.
-    pidfd_info_credentials_across_user_namespaces: Must, needs [PidfdInfo, UserNamespaces, Unprivileged, Proc],
-    source "fs/pidfs.c pidfd_info(), current_user_ns(); user_namespaces(7)",
-}
-fn pidfd_info_credentials_across_user_namespaces() -> Result {
-    let outside = Outside::here();
-    let uid = nix::unistd::geteuid().as_raw();
-    let inside = Actor::spawn(&Clone3::fork().with(Flags::PIDFD), move |()| {
-        unshare(CloneFlags::CLONE_NEWUSER)?;
-        outside.becomes_root()?;
-        let own = info(&Pidfd::open(std::process::id() as i32)?, InfoMask::CREDS)?;
-        Ok((own.ruid, own.euid, own.rgid))
-    })?;
-    check::equal("ruid, euid and rgid, seen by itself", inside.ask(())?, (0, 0, 0))?;
-    let seen = info(inside.child().pidfd()?, InfoMask::CREDS)?;
-    check::equal("ruid and euid, seen from outside", (seen.ruid, seen.euid), (uid, uid))?;
-    inside.dismiss()
 }

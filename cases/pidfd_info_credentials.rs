@@ -1,0 +1,88 @@
+//! The user and group ids that PIDFD_GET_INFO gives: which are whose, and in which user namespace.
+
+use clone3_conformance::abi::{Flags, InfoMask, PidfdInfo};
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Failure, Result};
+use clone3_conformance::clone3::Clone3;
+use clone3_conformance::kit::namespace::Outside;
+use clone3_conformance::kit::{Actor, Echo, subject};
+use clone3_conformance::pidfd::Pidfd;
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::{Gid, Uid, getegid, geteuid, setfsgid, setfsuid, setresgid, setresuid};
+use rustix::thread::{CapabilitiesSecureBits, set_capabilities_secure_bits};
+
+use super::pidfd_info::info;
+
+/// Real, effective, saved, and that for file systems.
+type Ids = [u32; 4];
+
+const USERS: Ids = [1001, 1002, 1003, 1004];
+const GROUPS: Ids = [2001, 2002, 2003, 2004];
+
+fn users(info: &PidfdInfo) -> Ids {
+    [info.ruid, info.euid, info.suid, info.fsuid]
+}
+
+fn groups(info: &PidfdInfo) -> Ids {
+    [info.rgid, info.egid, info.sgid, info.fsgid]
+}
+
+/// Takes on eight ids, no two of them alike.
+fn become_eight() -> Result {
+    // With the capabilities that go with uid 0, which setfsuid needs.
+    set_capabilities_secure_bits(CapabilitiesSecureBits::NO_SETUID_FIXUP)?;
+    let [real, effective, saved, file_system] = GROUPS.map(Gid::from_raw);
+    setresgid(real, effective, saved)?;
+    setfsgid(file_system);
+    let [real, effective, saved, file_system] = USERS.map(Uid::from_raw);
+    setresuid(real, effective, saved)?;
+    setfsuid(file_system);
+    // These two report no error, but what was there before.
+    match (setfsuid(file_system).as_raw(), setfsgid(Gid::from_raw(GROUPS[3])).as_raw()) {
+        (1004, 2004) => Ok(()),
+        others => Err(Failure::blocked(format!("setfsuid and setfsgid leave uid and gid {others:?}"))),
+    }
+}
+
+case! {
+    /// Each of the eight ids in PIDFD_GET_INFO is that of the process, real, effective, saved and that for file systems, also if
+    /// no two of them are alike.
+    pidfd_info_eight_ids: Must, needs [PidfdInfo, Root],
+    source "include/uapi/linux/pidfd.h (PIDFD_INFO_CREDS); credentials(7)",
+}
+fn pidfd_info_eight_ids() -> Result {
+    for call in subject::calls() {
+        let child = Echo::prepared(&call, become_eight)?;
+        let info = info(child.pidfd()?, InfoMask::CREDS)?;
+        let what = format!("of a child of {call}");
+        check::equal(format_args!("ruid, euid, suid, fsuid {what}"), users(&info), USERS)?;
+        check::equal(format_args!("rgid, egid, sgid, fsgid {what}"), groups(&info), GROUPS)?;
+        child.into_child().clear_away()?;
+    }
+    Ok(())
+}
+
+case! {
+    /// The user and group ids in PIDFD_GET_INFO are those of the caller's user namespace, not of the initial one and not of the
+    /// process's own.
+    pidfd_info_credentials_across_user_namespaces: Must, needs [PidfdInfo, UserNamespaces, Unprivileged, Proc],
+    source "fs/pidfs.c pidfd_info(), current_user_ns(); user_namespaces(7)",
+}
+fn pidfd_info_credentials_across_user_namespaces() -> Result {
+    let outside = Outside::here();
+    let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
+    let inside = Actor::spawn(&Clone3::fork().with(Flags::PIDFD), move |()| {
+        unshare(CloneFlags::CLONE_NEWUSER)?;
+        outside.becomes_root()?;
+        let own = info(&Pidfd::open(std::process::id() as i32)?, InfoMask::CREDS)?;
+        Ok((users(&own), groups(&own)))
+    })?;
+    check::equal("user and group ids, seen by itself", inside.ask(())?, ([0; 4], [0; 4]))?;
+    let seen = info(inside.child().pidfd()?, InfoMask::CREDS)?;
+    check::equal(
+        "user and group ids, seen from outside",
+        (users(&seen), groups(&seen)),
+        ([uid; 4], [gid; 4]),
+    )?;
+    inside.dismiss()
+}
