@@ -8,7 +8,7 @@ use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::handles::Handle;
 use clone3_conformance::kit::processors::Lookout;
-use clone3_conformance::kit::{Held, Tied};
+use clone3_conformance::kit::{Held, Tied, namespace};
 use clone3_conformance::need::rounds;
 use clone3_conformance::pidfd::Pidfd;
 use nix::errno::Errno;
@@ -191,4 +191,22 @@ fn autokill_handle_dead_estale() -> Result {
         check::refused("open_by_handle_at right after POLLHUP", handle.open(&alive, 0), Errno::ESTALE)?;
     }
     Ok(())
+}
+
+case! {
+    /// In a pid namespace that does not hold the child, the file handle of its pidfd cannot be opened: ESTALE.
+    autokill_handle_foreign_estale: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, PidNamespace],
+    source "fs/pidfs.c pidfs_ino_get_pid() (\"Within our pid namespace hierarchy?\"); open_by_handle_at(2)",
+}
+fn autokill_handle_foreign_estale() -> Result {
+    let child = Tied::new()?;
+    let handle = Handle::of(child.pidfd()?)?;
+    check::succeeds("open_by_handle_at in the child's pid namespace", handle.open(child.observer(), 0))?;
+    namespace::as_init(|| {
+        let own = Pidfd::open(1)?;
+        check::succeeds("open_by_handle_at of init's own handle", Handle::of(&own)?.open(&own, 0))?;
+        check::refused("open_by_handle_at in another pid namespace", handle.open(&own, 0), Errno::ESTALE)
+    })?;
+    child.lives("after all that")?;
+    child.clear_away()
 }
