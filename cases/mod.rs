@@ -12,6 +12,7 @@ mod coredump;
 mod descendants;
 mod elevation;
 mod errors;
+mod fields;
 mod holders;
 mod inheritance;
 mod io_uring;

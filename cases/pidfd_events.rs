@@ -130,7 +130,17 @@ fn autoreap_pollin_implies_echild() -> Result {
     let child = reaped().spawn(|| threads::be_slow_to_go().map_or(93, |()| 0))?;
     child.pidfd()?.spin_until_exited()?;
     wait::no_child(child.pid())?;
-    child.pidfd()?.wait_reaped()
+    child.pidfd()?.wait_reaped()?;
+    // A watcher that stops the child between its end and its release.
+    let lookout = Lookout::take()?;
+    for _ in 0..rounds(3) {
+        let child = Held::awake(&reaped(), 0, lookout.there)?;
+        child.let_go()?;
+        lookout.see_exited(child.pidfd()?)?;
+        wait::no_child(child.pid())?;
+        child.pidfd()?.wait_reaped()?;
+    }
+    Ok(())
 }
 
 case! {

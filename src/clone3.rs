@@ -109,6 +109,20 @@ impl Clone3 {
         self
     }
 
+    /// With this address and this count in `set_tid` and `set_tid_size`, whatever is there.
+    pub fn set_tid_raw(mut self, address: u64, count: u64) -> Clone3 {
+        self.args.set_tid = address;
+        self.args.set_tid_size = count;
+        self
+    }
+
+    /// With this stack, which no child could use: for calls that must fail. See [`Clone3::try_spawn_on`] for others.
+    pub fn stack_raw(mut self, address: u64, size: u64) -> Clone3 {
+        self.args.stack = address;
+        self.args.stack_size = size;
+        self
+    }
+
     /// Whether a process has the pid that is asked for in the caller's pid namespace.
     pub fn asks_for_a_pid_in_use(&self) -> bool {
         let asked = self.set_tid.first().map(|pid| nix::unistd::Pid::from_raw(*pid));
@@ -325,6 +339,12 @@ impl fmt::Display for Clone3 {
         }
         if !self.set_tid.is_empty() {
             write!(f, ", set_tid {:?}", self.set_tid)?;
+        }
+        if (self.args.set_tid, self.args.set_tid_size) != (0, 0) {
+            write!(f, ", set_tid {} at {:#x}", self.args.set_tid_size, self.args.set_tid)?;
+        }
+        if (self.args.stack, self.args.stack_size) != (0, 0) {
+            write!(f, ", stack of {} at {:#x}", self.args.stack_size, self.args.stack)?;
         }
         if self.args.parent_tid != 0 {
             write!(f, ", parent_tid at {:#x}", self.args.parent_tid)?;

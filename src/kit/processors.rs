@@ -53,6 +53,12 @@ impl Lookout {
         Ok(Lookout { goes_first, there: if goes_first { here } else { other } })
     }
 
+    /// Goes on as soon as the child has exited: it may not be reaped yet.
+    #[track_caller]
+    pub fn see_exited(&self, pidfd: &Pidfd) -> Result {
+        if self.goes_first { pidfd.wait_exited() } else { pidfd.spin_until_exited() }
+    }
+
     /// Goes on as soon as the child is reaped.
     #[track_caller]
     pub fn see_reaped(&self, pidfd: &Pidfd) -> Result {
