@@ -28,6 +28,7 @@ mod pidfd_info_namespaces;
 mod privilege;
 mod ptrace;
 mod ptrace_by_others;
+mod ptrace_threads;
 mod references;
 mod remains;
 mod reopening;

@@ -154,7 +154,10 @@ fn autoreap_poll_bits() -> Result {
     const NORMAL: PollFlags = PollFlags::POLLRDNORM;
     const HUP: PollFlags = PollFlags::POLLHUP;
     let none = PollFlags::empty();
-    let zombie = Clone3::new(Flags::PIDFD).spawn(|| 0)?;
+    let zombie = Held::exiting_with(&Clone3::new(Flags::PIDFD), 0)?;
+    let watch = Watch::new(zombie.pidfd()?, EventFlags::RDNORM)?;
+    zombie.let_go()?;
+    check::equal("epoll(EPOLLRDNORM) as a zombie comes to be", watch.next()?, EventFlags::RDNORM)?;
     wait::find_zombie(zombie.pid())?;
     for asked in [IN, IN | NORMAL] {
         let what = format!("poll({asked:?}) on a zombie's pidfd");

@@ -4,7 +4,9 @@ use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::{Child, Clone3};
+use clone3_conformance::kit::disposition::{self, Disposition};
 use clone3_conformance::kit::epoll::Watch;
+use clone3_conformance::kit::process::apart;
 use clone3_conformance::kit::tracer::Tracer;
 use clone3_conformance::kit::{
     Blocked, Echo, Grandchild, Held, Orphan, WaitCall, orphan, sigchld, subject, tracer,
@@ -112,6 +114,32 @@ fn autoreap_ptrace_other_tracer_wait_then_gone() -> Result {
     check::equal("the tracer's wait", tracer.reap()?, Status::exited(16))?;
     is_gone_with(&child, Status::exited(16))?;
     tracer.dismiss()
+}
+
+case! {
+    /// An auto-reaped child that exits while another process traces it is a zombie to that one also if it ignores SIGCHLD,
+    /// which would spare it its own children.
+    autoreap_ptrace_tracer_ignores_sigchld: Is, needs [Autoreap, ExitInfo, Ptrace],
+    source "kernel/signal.c do_notify_parent(), which heeds SIG_IGN only where nobody traces",
+}
+fn autoreap_ptrace_tracer_ignores_sigchld() -> Result {
+    for call in [Clone3::fork().with(Flags::PIDFD), Clone3::new(Flags::REAPED)] {
+        let child = traceable(&call, 16)?;
+        apart(|| {
+            disposition::set(Signal::SIGCHLD, Disposition::Ignored)?;
+            tracer::seize(child.pid(), Options::empty())?;
+            child.let_go()?;
+            let found = wait::find_zombie(child.pid())?;
+            check::equal("what the tracer finds", found, Event::exited(child.pid(), 16))?;
+            wait::reap_expecting(child.pid(), Status::exited(16))
+        })?;
+        let child = child.into_child();
+        match child.reaps_itself() {
+            true => child.is_gone_with(Status::exited(16))?,
+            false => parent_gets_the_zombie(child, 16)?,
+        }
+    }
+    Ok(())
 }
 
 case! {

@@ -15,7 +15,7 @@ use nix::sys::signal::Signal;
 
 /// The process must be there to every one who asks: its end is neither announced nor recorded.
 #[track_caller]
-fn is_not_over(child: &Child) -> Result {
+pub fn is_not_over(child: &Child) -> Result {
     let (pid, pidfd) = (child.pid(), child.pidfd()?);
     check::equal("poll on the pidfd", pidfd.poll_now(PollFlags::POLLIN)?, PollFlags::empty())?;
     let alive = wait::waitid(Who::Pid(pid), libc::WEXITED | libc::WNOHANG | libc::__WALL);

@@ -27,6 +27,7 @@ pub mod limits;
 pub mod meeting;
 pub mod namespace;
 pub mod orphan;
+pub mod pair;
 mod place;
 pub mod privilege;
 pub mod process;
