@@ -8,10 +8,7 @@ use clone3_conformance::kit::disposition::Disposition;
 use clone3_conformance::kit::helper::Command;
 use clone3_conformance::kit::process::{apart, child_reporting, reap_all, two_apart};
 use clone3_conformance::kit::programs::{CloneParentReport, try_clone_parent};
-use clone3_conformance::kit::{
-    Channel, Held, Orphan, disposition, legacy, privilege, sigchld, subject, threads,
-};
-use clone3_conformance::pidfd::Pidfd;
+use clone3_conformance::kit::{Channel, Held, Orphan, disposition, legacy, privilege, sigchld, threads};
 use clone3_conformance::procfs::Stat;
 use clone3_conformance::wait::{self, Event, Status};
 use nix::errno::Errno;
@@ -182,40 +179,6 @@ fn autoreap_orphaned_zombies_still_reparent() -> Result {
     check::equal("the orphan", wait::find_zombie(orphan)?, Event::exited(orphan, 55))?;
     wait::reap_expecting(orphan, Status::exited(55))?;
     wait::no_children()
-}
-
-/// In a session of its own, has a process made by `call` stop a child in their process group and exit. Of that group, it alone
-/// had a parent elsewhere in the session. Gives the pid of the stopped one, which is the caller's child from then on.
-fn stopped_in_an_orphaned_group(call: &Clone3) -> Result<i32> {
-    apart(|| {
-        nix::unistd::setsid()?;
-        let (between, stopped) = child_reporting(call, || {
-            nix::unistd::setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
-            let stopped =
-                Clone3::fork().spawn(|| nix::sys::signal::raise(Signal::SIGSTOP).map_or(98, |()| 0))?;
-            let told = wait::waitpid(stopped.pid(), libc::WUNTRACED)?.map(|(_, status)| status);
-            check::equal("control: wait status", told, Some(Status::stopped(Signal::SIGSTOP)))?;
-            Ok(stopped.pid())
-        })?;
-        subject::see_off(&between)?;
-        Ok(stopped)
-    })
-}
-
-case! {
-    /// The end of an auto-reaped process orphans its process group as any end does: who is stopped in there gets SIGHUP
-    /// and goes on.
-    autoreap_end_orphans_process_group: Must, needs [Autoreap],
-    source "setpgid(2) (orphaned process groups); kernel/exit.c exit_notify(), kill_orphaned_pgrp()",
-}
-fn autoreap_end_orphans_process_group() -> Result {
-    for call in [Clone3::fork().with(Flags::PIDFD), reaped()] {
-        let stopped = stopped_in_an_orphaned_group(&call)?;
-        let what = format!("stopped in the process group that a child of {call} left");
-        Pidfd::open(stopped)?.wait_exited().context(&what)?;
-        wait::reap_expecting(stopped, Status::killed(Signal::SIGHUP)).context(&what)?;
-    }
-    Ok(())
 }
 
 /// Something that a process does to itself.

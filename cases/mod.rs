@@ -16,6 +16,7 @@ mod fields;
 mod holders;
 mod inheritance;
 mod io_uring;
+mod job_control;
 mod neighbours;
 mod no_new_privs;
 mod pidfd_events;

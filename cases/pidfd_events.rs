@@ -6,7 +6,7 @@ use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::epoll::Watch;
 use clone3_conformance::kit::process::{sched_getscheduler, states_until_reaped, tgkill_nothing};
-use clone3_conformance::kit::processors::Lookout;
+use clone3_conformance::kit::processors::{Lookout, stay_on};
 use clone3_conformance::kit::{Echo, Held, threads};
 use clone3_conformance::need::rounds;
 use clone3_conformance::pidfd::Pidfd;
@@ -130,11 +130,22 @@ fn autoreap_pollin_implies_echild() -> Result {
     let child = reaped().spawn(|| threads::be_slow_to_go().map_or(93, |()| 0))?;
     child.pidfd()?.spin_until_exited()?;
     wait::no_child(child.pid())?;
-    child.pidfd()?.wait_reaped()?;
-    // A watcher that stops the child between its end and its release.
-    let lookout = Lookout::take()?;
-    for _ in 0..rounds(3) {
-        let child = Held::awake(&reaped(), 0, lookout.there)?;
+    child.pidfd()?.wait_reaped()
+}
+
+case! {
+    /// Between the end of an auto-reaped child, as POLLIN on its pidfd tells it, and its release, wait calls say ECHILD, also
+    /// where its leader is released by another thread, which was the last.
+    autoreap_dead_before_released: Is, needs [Autoreap, Proc],
+    source "kernel/exit.c exit_notify(), release_task() (EXIT_DEAD, under one tasklist_lock)",
+}
+fn autoreap_dead_before_released() -> Result {
+    let leaderless = |there| threads::leaderless(&reaped(), 0, move || stay_on(there).map_or(93, |()| 0));
+    let several = |there| (0..rounds(2)).map(|_| leaderless(there)).collect::<Result<Vec<_>>>();
+    let (lookout, leaderless) = Lookout::take_after(several)?;
+    let alone = (0..rounds(2)).map(|_| Held::awake(&reaped(), 0, lookout.there));
+    for child in leaderless.into_iter().map(Ok).chain(alone) {
+        let child = child?;
         child.let_go()?;
         lookout.see_exited(child.pidfd()?)?;
         wait::no_child(child.pid())?;

@@ -28,9 +28,18 @@ pub fn stay_on(processor: usize) -> Result {
 
 /// Has the calling thread, but none of its children, run before all others as soon as it can. Says whether that is permitted.
 pub(super) fn go_first() -> bool {
-    let first = libc::sched_param { sched_priority: 1 };
+    schedule(libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, 1)
+}
+
+/// Has the calling thread run as all others do.
+fn go_along() -> bool {
+    schedule(libc::SCHED_OTHER, 0)
+}
+
+fn schedule(policy: i32, priority: i32) -> bool {
+    let parameters = libc::sched_param { sched_priority: priority };
     // SAFETY: the call reads the structure, which outlives it.
-    unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, &first) == 0 }
+    unsafe { libc::sched_setscheduler(0, policy, &parameters) == 0 }
 }
 
 /// From where the release of a child is seen while it happens.
@@ -47,10 +56,18 @@ pub struct Lookout {
 impl Lookout {
     /// The caller stays on one processor from here on.
     pub fn take() -> Result<Lookout> {
+        Ok(Lookout::take_after(|_| Ok(()))?.0)
+    }
+
+    /// As [`Lookout::take`], after `prepare`, which is told the processor that children are to be on: who waits for something by
+    /// looking again and again must not go before all others meanwhile.
+    pub fn take_after<T>(prepare: impl FnOnce(usize) -> Result<T>) -> Result<(Lookout, T)> {
         let [here, other] = two()?;
         stay_on(here)?;
-        let goes_first = go_first();
-        Ok(Lookout { goes_first, there: if goes_first { here } else { other } })
+        let goes_first = go_first() && go_along();
+        let there = if goes_first { here } else { other };
+        let prepared = prepare(there)?;
+        Ok((Lookout { goes_first: goes_first && go_first(), there }, prepared))
     }
 
     /// Goes on as soon as the child has exited: it may not be reaped yet.

@@ -1,0 +1,87 @@
+//! Process groups that an end orphans: who is stopped in one is told, auto-reaped or not.
+
+use clone3_conformance::abi::Flags;
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Context as _, Result};
+use clone3_conformance::clone3::{Child, Clone3};
+use clone3_conformance::kit::process::{apart, child_reporting};
+use clone3_conformance::kit::{Orphan, subject};
+use clone3_conformance::pidfd::Pidfd;
+use clone3_conformance::wait::{self, Status};
+use nix::sys::signal::{Signal, raise};
+use nix::unistd::{Pid, setpgid, setsid};
+
+const HUNG_UP: Status = Status::killed(Signal::SIGHUP);
+
+/// An ordinary child, for the control, and an auto-reaped one.
+fn calls() -> [Clone3; 2] {
+    [Clone3::fork().with(Flags::PIDFD), Clone3::new(Flags::REAPED)]
+}
+
+/// Makes the calling process the first of a process group.
+fn lead_a_group() -> Result {
+    Ok(setpgid(Pid::from_raw(0), Pid::from_raw(0))?)
+}
+
+/// A child that has run `prepare` and stopped itself.
+fn stopped(call: &Clone3, prepare: impl FnOnce() -> Result) -> Result<Child> {
+    let child = call.spawn(|| match prepare() {
+        Ok(()) => raise(Signal::SIGSTOP).map_or(98, |()| 0),
+        Err(_) => 97,
+    })?;
+    let told = wait::waitpid(child.pid(), libc::WUNTRACED | libc::__WALL)?.map(|(_, status)| status);
+    check::equal("control: wait status", told, Some(Status::stopped(Signal::SIGSTOP)))?;
+    Ok(child)
+}
+
+/// In a session of its own, has a process made by `call` stop a child in their process group and exit. Of that group, it alone
+/// had a parent elsewhere in the session. Gives the pid of the stopped one, which is the caller's child from then on.
+fn stopped_by_one_who_ended(call: &Clone3) -> Result<i32> {
+    apart(|| {
+        setsid()?;
+        let (between, stopped) = child_reporting(call, || {
+            lead_a_group()?;
+            Ok(stopped(&Clone3::fork(), || Ok(()))?.pid())
+        })?;
+        subject::see_off(&between)?;
+        Ok(stopped)
+    })
+}
+
+case! {
+    /// The end of an auto-reaped process orphans its process group as any end does: who is stopped in there gets SIGHUP
+    /// and goes on.
+    autoreap_end_orphans_process_group: Must, needs [Autoreap],
+    source "setpgid(2) (orphaned process groups); kernel/exit.c exit_notify(), kill_orphaned_pgrp()",
+}
+fn autoreap_end_orphans_process_group() -> Result {
+    for call in calls() {
+        let stopped = stopped_by_one_who_ended(&call)?;
+        let what = format!("stopped in the process group that a child of {call} left");
+        Pidfd::open(stopped)?.wait_exited().context(&what)?;
+        wait::reap_expecting(stopped, HUNG_UP).context(&what)?;
+    }
+    Ok(())
+}
+
+case! {
+    /// An auto-reaped child that is stopped in a process group of its own gets SIGHUP and goes on when its parent's end orphans
+    /// that group, as any child does.
+    autoreap_stopped_orphan_hung_up: Must, needs [Autoreap, ExitInfo],
+    source "setpgid(2) (orphaned process groups); kernel/exit.c reparent_leader(), kill_orphaned_pgrp()",
+}
+fn autoreap_stopped_orphan_hung_up() -> Result {
+    for call in calls() {
+        let orphan = Orphan::left_by(|| {
+            setsid()?;
+            stopped(&call, lead_a_group)
+        })?;
+        let what = format!("child of {call}, stopped when its parent ended");
+        orphan.pidfd.wait_exited().context(&what)?;
+        match call.flags().contains(Flags::AUTOREAP) {
+            true => orphan.pidfd.gone_with(orphan.pid, HUNG_UP).context(&what)?,
+            false => wait::reap_expecting(orphan.pid, HUNG_UP).context(&what)?,
+        }
+    }
+    Ok(())
+}
