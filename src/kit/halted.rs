@@ -27,7 +27,10 @@ impl Halted {
         let seized = ptrace::seize(Pid::from_raw(pid), Options::empty());
         note!("ptrace(SEIZE, {pid}) = {seized:?}");
         match seized {
-            Err(Errno::EPERM) => return Err(Failure::blocked(format!("process {pid} may not be traced"))),
+            // A security module may say EACCES.
+            Err(Errno::EPERM | Errno::EACCES) => {
+                return Err(Failure::blocked(format!("process {pid} may not be traced")));
+            }
             other => other?,
         }
         let halted = Halted { pid: Pid::from_raw(pid) };
