@@ -134,9 +134,9 @@ fn autoreap_pollin_implies_echild() -> Result {
 }
 
 case! {
-    /// Between the end of an auto-reaped child, as POLLIN on its pidfd tells it, and its release, wait calls say ECHILD, also
-    /// where its leader is released by another thread, which was the last.
-    autoreap_dead_before_released: Is, needs [Autoreap, Proc],
+    /// Between the end of an auto-reaped child that nobody traces, as POLLIN on its pidfd tells it, and its release, wait calls
+    /// say ECHILD, also where its leader is released by another thread, which was the last.
+    autoreap_dead_before_released: Is, needs [Autoreap, Ptrace, Proc],
     source "kernel/exit.c exit_notify(), release_task() (EXIT_DEAD, under one tasklist_lock)",
 }
 fn autoreap_dead_before_released() -> Result {
