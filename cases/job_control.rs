@@ -13,11 +13,6 @@ use nix::unistd::{Pid, setpgid, setsid};
 
 const HUNG_UP: Status = Status::killed(Signal::SIGHUP);
 
-/// An ordinary child, for the control, and an auto-reaped one.
-fn calls() -> [Clone3; 2] {
-    [Clone3::fork().with(Flags::PIDFD), Clone3::new(Flags::REAPED)]
-}
-
 /// Makes the calling process the first of a process group.
 fn lead_a_group() -> Result {
     Ok(setpgid(Pid::from_raw(0), Pid::from_raw(0))?)
@@ -55,7 +50,7 @@ case! {
     source "setpgid(2) (orphaned process groups); kernel/exit.c exit_notify(), kill_orphaned_pgrp()",
 }
 fn autoreap_end_orphans_process_group() -> Result {
-    for call in calls() {
+    for call in subject::calls() {
         let stopped = stopped_by_one_who_ended(&call)?;
         let what = format!("stopped in the process group that a child of {call} left");
         Pidfd::open(stopped)?.wait_exited().context(&what)?;
@@ -71,7 +66,7 @@ case! {
     source "setpgid(2) (orphaned process groups); kernel/exit.c reparent_leader(), kill_orphaned_pgrp()",
 }
 fn autoreap_stopped_orphan_hung_up() -> Result {
-    for call in calls() {
+    for call in subject::calls() {
         let orphan = Orphan::left_by(|| {
             setsid()?;
             stopped(&call, lead_a_group)

@@ -123,7 +123,7 @@ case! {
     source "kernel/signal.c do_notify_parent(), which heeds SIG_IGN only where nobody traces",
 }
 fn autoreap_ptrace_tracer_ignores_sigchld() -> Result {
-    for call in [Clone3::fork().with(Flags::PIDFD), Clone3::new(Flags::REAPED)] {
+    for call in subject::calls() {
         let child = traceable(&call, 16)?;
         apart(|| {
             disposition::set(Signal::SIGCHLD, Disposition::Ignored)?;
