@@ -11,7 +11,8 @@ use clone3_conformance::wait::{Event, Status};
 
 use super::threads::is_not_over;
 
-/// An ordinary child, for the control, and an auto-reaped one.
+/// An ordinary child, for the control, and an auto-reaped one. Neither sends a signal at its end: the tracer's own SIGCHLD is to be
+/// the only one.
 fn calls() -> [Clone3; 2] {
     [Clone3::new(Flags::PIDFD), Clone3::new(Flags::REAPED)]
 }
