@@ -28,7 +28,7 @@ pub struct Machine {
 
 /// What an emulated kernel is told to leave out, to be quick.
 const SPARING: &str =
-    "initcall_blacklist=load_system_certificate_list cryptomgr.notests damon_stat.enabled=N";
+    "initcall_blacklist=load_system_certificate_list cryptomgr.notests damon_stat.enabled=N noautogroup";
 
 /// What it is told to leave out since an emulator gets it wrong.
 const STEADY: &str = "initcall_blacklist=init_tsc_clocksource,sched_clock_init_late no_timer_check";
@@ -61,7 +61,7 @@ impl Machine {
     /// Warnings come to the console; what is less does not, since an emulated serial port is slow. An emulated kernel need
     /// not check the signatures of the certificates that are built into it, which takes it as long as anything else at
     /// boot: they serve only to check modules, and none is loaded. Nor need it test its cryptography, in threads that may
-    /// go on beside the first cases, or watch every few milliseconds who uses its memory.
+    /// go on beside the first cases, or watch every few milliseconds who uses its memory, or schedule each session as a group.
     ///
     /// It should not measure its clock anew and change to it a second after the boot, in the middle of the suite, or find late
     /// in the boot that the scheduler's clock is stable: for both it patches its own code, which several emulated processors

@@ -20,7 +20,7 @@ use crate::sandbox;
 use crate::wait::Status;
 
 /// Milliseconds between two looks: each is a fork.
-const PAUSE: u8 = 10;
+const PAUSE: u8 = 3;
 
 /// Runs `body` in namespaces of its own, as their root and init; behind its end, and that of all its processes, nothing of them
 /// may be left in the kernel.
@@ -71,6 +71,9 @@ pub enum Kept {
     UserNamespace,
 }
 
+/// The order in which they are tried: a process in a new user namespace would have a limit of its own for the other.
+const ALL: &[Kept] = &[Kept::PidNamespace, Kept::UserNamespace];
+
 impl Kept {
     fn flag(self) -> CloneFlags {
         match self {
@@ -107,7 +110,7 @@ impl Room {
     /// Makes it, and moves the caller into it.
     pub fn make() -> Result<Room> {
         privilege::enter_user_namespace()?;
-        for kept in [Kept::PidNamespace, Kept::UserNamespace] {
+        for kept in ALL {
             let limit = kept.limit();
             std::fs::write(limit, "1").map_err(|error| {
                 let errno = Errno::from_raw(error.raw_os_error().unwrap_or_default());
@@ -138,18 +141,23 @@ impl Room {
 
     /// The control: no second namespace can be had.
     fn is_full(&self) -> Result {
-        for kept in [Kept::PidNamespace, Kept::UserNamespace] {
-            check::equal(format_args!("control: room for a second {kept:?}"), self.has_space(kept)?, false)?;
-        }
-        Ok(())
+        check::equal("control: what has no room for a second one", self.without_space(ALL)?, ALL.to_vec())
     }
 
     /// Whether another one could be made now.
     pub fn has_space(&self, kept: Kept) -> Result<bool> {
-        apart(|| match unshare(kept.flag()) {
-            Ok(()) => Ok(true),
-            Err(Errno::ENOSPC) => Ok(false),
-            Err(errno) => Err(Failure::from(errno)),
+        Ok(self.without_space(&[kept])?.is_empty())
+    }
+
+    /// Of which of these no other one could be made now.
+    fn without_space(&self, asked: &[Kept]) -> Result<Vec<Kept>> {
+        apart(|| {
+            let full = asked.iter().filter_map(|&kept| match unshare(kept.flag()) {
+                Ok(()) => None,
+                Err(Errno::ENOSPC) => Some(Ok(kept)),
+                Err(errno) => Some(Err(Failure::from(errno))),
+            });
+            full.collect()
         })
     }
 
@@ -164,14 +172,15 @@ impl Room {
     /// leisure, and tells nobody.
     fn full_after(&self, patience: Duration) -> Result<Option<Kept>> {
         let start = Instant::now();
-        for kept in [Kept::PidNamespace, Kept::UserNamespace] {
-            while !self.has_space(kept)? {
-                if start.elapsed() > patience {
-                    return Ok(Some(kept));
-                }
-                poll(&mut [], PollTimeout::from(PAUSE))?;
-            }
+        let mut full = ALL.to_vec();
+        loop {
+            // What has had room is not looked at again: the look itself takes that room for a while.
+            full = self.without_space(&full)?;
+            match full.first() {
+                None => return Ok(None),
+                Some(&kept) if start.elapsed() > patience => return Ok(Some(kept)),
+                Some(_) => poll(&mut [], PollTimeout::from(PAUSE))?,
+            };
         }
-        Ok(None)
     }
 }
