@@ -1,6 +1,6 @@
 //! Whoever closes the last reference kills: what the closer is allowed to do plays no part in it.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 
 use clone3_conformance::abi::{Flags, InfoMask};
 use clone3_conformance::case;
@@ -9,7 +9,7 @@ use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::privilege::{self, ORDINARY};
 use clone3_conformance::kit::sandboxing::{self, Landlock};
 use clone3_conformance::kit::{Actor, Echo, namespace, setuid};
-use clone3_conformance::pidfd::Pidfd;
+use clone3_conformance::pidfd::{Pidfd, fdinfo};
 use clone3_conformance::wait::Status;
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
@@ -115,20 +115,30 @@ fn autokill_closer_in_other_pidns() -> Result {
 }
 
 case! {
-    /// In a pid namespace where the child has no pid, `/proc` shows its pidfd as one of pid 0.
+    /// fdinfo gives the child's pid in the pid namespace that `/proc` was mounted in, whoever reads it: where the child
+    /// has no pid it is 0, with no number further down.
     autokill_closer_in_other_pidns_fdinfo: Is, needs [Autoreap, Nnp, Autokill, SysAdmin, PidNamespace, Proc],
-    source "fs/pidfs.c pidfd_show_fdinfo()",
+    source "fs/pidfs.c pidfd_show_fdinfo(); proc_pid_fdinfo(5), NSpid",
 }
 fn autokill_closer_in_other_pidns_fdinfo() -> Result {
     let child = Echo::spawn(&Clone3::new(Flags::KILLED_NNP))?;
-    check::equal("control: Pid in fdinfo here", child.pidfd()?.pid_in_fdinfo(), Some(child.pid()))?;
+    let lines = || -> Result<Vec<String>> {
+        let text = fdinfo(child.pidfd()?.as_raw_fd())?;
+        let about_numbers = |line: &&str| line.starts_with("Pid:") || line.starts_with("NSpid:");
+        Ok(text.lines().filter(about_numbers).map(str::to_owned).collect())
+    };
+    let expected = |pid| [format!("Pid:\t{pid}"), format!("NSpid:\t{pid}")];
+    check::equal("control: fdinfo here", &lines()?[..], &expected(child.pid())[..])?;
     let elsewhere = namespace::init().with(Flags::CLONE_NEWNS);
     let (init, seen) = namespace::init_reporting(&elsewhere, || {
+        let creators = lines()?;
         namespace::mount_proc()?;
-        Ok(child.pidfd()?.pid_in_fdinfo())
+        Ok([creators, lines()?])
     })?;
     init.reap_expecting(Status::exited(0))?;
-    check::equal("Pid in fdinfo there", seen, Some(0))?;
+    let [creators, own] = seen;
+    check::equal("fdinfo there, in the creator's /proc", &creators[..], &expected(child.pid())[..])?;
+    check::equal("fdinfo there, in a /proc of its own", &own[..], &expected(0)[..])?;
     child.into_child().clear_away()
 }
 

@@ -4,7 +4,7 @@ use clone3_conformance::abi::{Flags, InfoMask, Namespace};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::{Child, Clone3, park};
-use clone3_conformance::kit::{Ambush, Channel, Gate, Held, namespace, subject};
+use clone3_conformance::kit::{Ambush, Channel, Gate, Held, fdpass, namespace, subject};
 use clone3_conformance::need::rounds;
 use clone3_conformance::pidfd::{Pidfd, fdinfo};
 use clone3_conformance::sandbox;
@@ -79,13 +79,8 @@ fn pidfd_info_fdinfo_nspid() -> Result {
         let here = call.spawn(park)?;
         let init = call.clone().with(Flags::CLONE_NEWPID).spawn(park)?;
         let line = |child: &Child, below: &str| -> Result {
-            let text = fdinfo(child.pidfd()?.as_raw_fd())?;
-            let found = text.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap_or(&text);
-            check::equal(
-                format_args!("NSpid of a child of {call}"),
-                found,
-                &format!("\t{}{below}", child.pid())[..],
-            )
+            let expected = format!("\t{}{below}", child.pid());
+            check::equal(format_args!("NSpid of a child of {call}"), nspid(child.pidfd()?)?, expected)
         };
         line(&here, "")?;
         line(&init, "\t1")?;
@@ -93,6 +88,52 @@ fn pidfd_info_fdinfo_nspid() -> Result {
         init.clear_away()?;
     }
     Ok(())
+}
+
+case! {
+    /// In a /proc of a pid namespace that does not hold the process, the NSpid line gives 0 and nothing else, even of a process
+    /// that has numbers in more namespaces than the reader.
+    pidfd_info_fdinfo_foreign_nspid: Must, needs [PidNamespace, Proc],
+    source "proc_pid_fdinfo(5), NSpid; fs/pidfs.c pidfd_show_fdinfo()",
+}
+fn pidfd_info_fdinfo_foreign_nspid() -> Result {
+    for call in subject::calls() {
+        let (ours, theirs) = fdpass::pair()?;
+        // A child of this process would have two numbers, as many as whoever reads.
+        let between = namespace::init().with(Flags::PIDFD).spawn(|| {
+            let inner = call.clone().with(Flags::CLONE_NEWPID).spawn(park);
+            let sent = inner
+                .as_ref()
+                .map_err(Failure::clone)
+                .and_then(|inner| fdpass::send(&theirs, inner.pidfd()?));
+            if sent.is_ok() { park() } else { 1 }
+        })?;
+        drop(theirs);
+        let pidfd = Pidfd::from(fdpass::receive(&ours)?);
+        let numbers = || Ok(nspid(&pidfd)?.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
+        check::equal("control: of how many numbers NSpid tells here", numbers()?.len(), 3)?;
+        let elsewhere = Clone3::fork().with(Flags::CLONE_NEWNS);
+        let (init, there) = namespace::init_reporting(&elsewhere, || {
+            namespace::mount_proc()?;
+            numbers()
+        })?;
+        init.reap_expecting(Status::exited(0))?;
+        check::equal(
+            format_args!("NSpid of a child of {call}, elsewhere"),
+            &there[..],
+            &["0".to_owned()][..],
+        )?;
+        between.clear_away()?;
+    }
+    Ok(())
+}
+
+/// What the NSpid line in fdinfo says.
+fn nspid(pidfd: &Pidfd) -> Result<String> {
+    let text = fdinfo(pidfd.as_raw_fd())?;
+    let line = text.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    line.map(str::to_owned)
+        .ok_or_else(|| Failure::fail(format!("no NSpid line in fdinfo of a pidfd: {text:?}")))
 }
 
 case! {
