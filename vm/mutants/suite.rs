@@ -81,21 +81,26 @@ impl Suite {
     /// What the suite says of a mutant: first the cases of the claims that it violates, and all only if they pass; if these
     /// do, too, the first again and for longer.
     ///
-    /// What a suite noticed is noted beside the kernel; with `keeps` that is enough, if the case is still there.
+    /// What a suite noticed, or how a kernel broke down under it, is noted beside the kernel; with `keeps` that is enough.
     pub fn judges(&self, kernel: &Kernel, mutant: &Mutant, keeps: bool) -> Result<Said> {
         let note = kernel.image.with_file_name("noticed.json");
-        if keeps
-            && let Ok(text) = fs::read(&note)
-            && let Said::Noticed(notices) = serde_json::from_slice(&text)?
-            && notices.iter().all(|notice| self.cases.contains(&notice.case))
-        {
-            return Ok(Said::Noticed(notices));
+        if keeps && let Some(said) = self.remembers(&note)? {
+            return Ok(said);
         }
         let said = self.ask_in_turn(kernel, mutant)?;
-        if matches!(said, Said::Noticed(_)) {
+        if matches!(said, Said::Noticed(_) | Said::Fault(_)) {
             fs::write(note, serde_json::to_vec(&said)?)?;
         }
         Ok(said)
+    }
+
+    /// What an earlier suite said, unless by a case that is no more.
+    fn remembers(&self, note: &Path) -> Result<Option<Said>> {
+        let Ok(text) = fs::read(note) else { return Ok(None) };
+        Ok(match serde_json::from_slice(&text)? {
+            Said::Noticed(notices) if notices.iter().any(|notice| !self.cases.contains(&notice.case)) => None,
+            said => Some(said),
+        })
     }
 
     fn ask_in_turn(&self, kernel: &Kernel, mutant: &Mutant) -> Result<Said> {
