@@ -14,6 +14,7 @@ use serde::Deserialize;
 use crate::kernel::Builder;
 use crate::source::{Source, find_once, function};
 use crate::suite::Suite;
+use crate::sweep::Place;
 
 /// What makes a compiler count: the options of the kernel's own build system.
 pub const COUNTING: &str = "-fprofile-arcs -ftest-coverage -fno-tree-loop-im -fprofile-update=prefer-atomic";
@@ -57,6 +58,15 @@ impl Sheet {
     pub fn load(path: &Path) -> Result<Self> {
         let text = fs::read_to_string(path).with_context(|| format!("{}", path.display()))?;
         toml::from_str(&text).with_context(|| format!("{}", path.display()))
+    }
+
+    /// Where the ranges are, for a sweep.
+    pub fn places(&self, source: &Source) -> Result<Vec<Place>> {
+        let place = |range: &Range| {
+            let region = range.region(&source.read(&range.file)?)?;
+            Ok(Place { file: range.file.clone(), function: range.function.clone(), region })
+        };
+        self.ranges.iter().map(place).collect()
     }
 
     /// The files that have to be compiled for counting.
@@ -255,8 +265,8 @@ impl Report {
 }
 
 impl Range {
-    /// The numbers of its lines.
-    fn lines(&self, text: &str) -> Result<RangeInclusive<usize>> {
+    /// Where it is in the text of its file.
+    fn region(&self, text: &str) -> Result<std::ops::Range<usize>> {
         let mut region = function(text, &self.function)?;
         if let Some(from) = &self.from {
             region.start = find_once(text, region.clone(), from)?.start;
@@ -264,6 +274,12 @@ impl Range {
         if let Some(to) = &self.to {
             region.end = find_once(text, region.clone(), to)?.end;
         }
+        Ok(region)
+    }
+
+    /// The numbers of its lines.
+    fn lines(&self, text: &str) -> Result<RangeInclusive<usize>> {
+        let region = self.region(text)?;
         Ok(line_at(text, region.start)..=line_at(text, region.end))
     }
 }

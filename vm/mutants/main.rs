@@ -10,6 +10,7 @@ mod link;
 mod proof;
 mod source;
 mod suite;
+mod sweep;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -26,6 +27,7 @@ use kernel::{Builder, Built, Kernel};
 use proof::Fate;
 use source::Source;
 use suite::Suite;
+use sweep::Place;
 
 /// Exit status: the run itself failed, which says nothing of the suite.
 const BROKEN: u8 = 3;
@@ -55,6 +57,11 @@ struct Arguments {
     /// Only these mutants
     #[arg(long, value_name = "ID", num_args = 1..)]
     only: Vec<String>,
+
+    /// Instead of the catalogue, all small mistakes in these functions, or in those of coverage/ranges.toml: statements left out,
+    /// conditions turned, errnos and comparisons exchanged
+    #[arg(long, value_name = "FILE:FUNCTION", num_args = 0.., conflicts_with_all = ["coverage", "lean", "proof"])]
+    sweep: Option<Vec<String>>,
 
     /// How many compilers, or guests, may run at once
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
@@ -93,7 +100,11 @@ fn main() -> ExitCode {
 }
 
 fn start(arguments: &Arguments) -> Result<ExitCode> {
-    let all = catalogue::load(&arguments.catalogue)?;
+    let source = || Ok::<_, Error>(Source { tree: tree(arguments)? });
+    let all = match &arguments.sweep {
+        Some(names) => swept(arguments, names, &source()?)?,
+        None => catalogue::load(&arguments.catalogue)?,
+    };
     let mutants = chosen(all.clone(), &arguments.only)?;
     if arguments.list {
         mutants.iter().for_each(|mutant| println!("{}\t{}", mutant.id, mutant.sees));
@@ -101,7 +112,7 @@ fn start(arguments: &Arguments) -> Result<ExitCode> {
     }
     let cache =
         arguments.cache.clone().map_or_else(|| Ok(fetch::cache()?.join("mutants")), Ok::<_, Error>)?;
-    let source = Source { tree: tree(arguments)? };
+    let source = source()?;
     // Known in a moment, where building takes minutes.
     for (mutant, why) in mutants.iter().filter_map(|mutant| Some((mutant, source.misfit(mutant)?))) {
         println!("{}: does not apply: {why}", mutant.id);
@@ -119,11 +130,24 @@ fn start(arguments: &Arguments) -> Result<ExitCode> {
     println!("base: {}", builder.base().image.display());
     let suite = if arguments.build_only { None } else { Some(Suite::beside_us(&cache)?) };
     suite.as_ref().map_or(Ok(()), |suite| suite.accepts(builder.base()))?;
-    let fates = try_all(&builder, mutants, suite.as_ref(), arguments)?;
+    let mut fates = try_all(&builder, mutants, suite.as_ref(), arguments)?;
+    if arguments.sweep.is_some() {
+        // As a variable without its declaration: no kernel, and so no mistake in one.
+        fates.retain(|(_, fate)| !matches!(fate, Fate::DoesNotBuild(_)));
+    }
     match suite {
         Some(suite) => report(&builder, &suite, &fates, arguments),
         None => Ok(ExitCode::SUCCESS),
     }
+}
+
+/// All small mistakes in these functions; without a name, in those that coverage looks at.
+fn swept(arguments: &Arguments, names: &[String], source: &Source) -> Result<Vec<Mutant>> {
+    let places = match names {
+        [] => Sheet::load(&arguments.catalogue.join("coverage/ranges.toml"))?.places(source)?,
+        names => names.iter().map(|name| Place::named(name, source)).collect::<Result<_>>()?,
+    };
+    sweep::mutants(&places, source)
 }
 
 /// Builds the base; with `more` in its configuration it is another, in a folder of its own.
@@ -231,13 +255,16 @@ fn report(
     arguments: &Arguments,
 ) -> Result<ExitCode> {
     for (mutant, fate) in fates {
-        let claims = mutant.claims.join(", ");
+        let claims = match &mutant.claims[..] {
+            [] => String::new(),
+            claims => format!("; its claims: {}", claims.join(", ")),
+        };
         if fate.is_hole() {
-            println!("{}: {}: {}; its claims: {claims}", fate.word(), mutant.id, mutant.sees);
+            println!("{}: {}: {}{claims}", fate.word(), mutant.id, mutant.sees);
         }
         // Either its claims are incomplete, or the case that checks them is weak.
-        if let Some(case) = fate.noticed_by().filter(|case| mutant.claims.iter().all(|claim| claim != case)) {
-            println!("noticed only by {case}: {}: {}; its claims: {claims}", mutant.id, mutant.sees);
+        if let Some(case) = fate.noticed_by().filter(|case| is_unexpected(mutant, case)) {
+            println!("noticed only by {case}: {}: {}{claims}", mutant.id, mutant.sees);
         }
     }
     let unchecked = suite.unchecked(fates.iter().map(|(mutant, _)| mutant));
@@ -250,4 +277,9 @@ fn report(
     }
     let is_whole = fates.iter().all(|(_, fate)| !fate.is_hole());
     Ok(if is_whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Whether the mutant has claims, and the case is about none of them.
+fn is_unexpected(mutant: &Mutant, case: &str) -> bool {
+    !mutant.claims.is_empty() && mutant.claims.iter().all(|claim| claim != case)
 }

@@ -1,0 +1,291 @@
+//! Mistakes that nobody thought of: every statement of some functions deleted in turn, every condition turned, every errno and
+//! comparison exchanged. What the suite lets pass is for a person to read: much of it no program can tell from the right kernel.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+use anyhow::{Context, Result, ensure};
+use regex::Regex;
+
+use crate::catalogue::{Edit, Mutant};
+use crate::source::{Source, find_once, function};
+
+/// Where a sweep goes: a function, or a part of it.
+#[derive(Debug, Clone)]
+pub struct Place {
+    pub file: String,
+    pub function: String,
+    /// In the text of the file.
+    pub region: Range<usize>,
+}
+
+impl Place {
+    /// A whole function that is named `FILE:FUNCTION`.
+    pub fn named(name: &str, source: &Source) -> Result<Place> {
+        let (file, function_name) = name
+            .split_once(':')
+            .with_context(|| format!("{name} is no FILE:FUNCTION, as kernel/exit.c:release_task"))?;
+        let region = function(&source.read(file)?, function_name).with_context(|| file.to_owned())?;
+        Ok(Place { file: file.to_owned(), function: function_name.to_owned(), region })
+    }
+}
+
+/// All the mistakes that can be made there, in the order of the source.
+pub fn mutants(places: &[Place], source: &Source) -> Result<Vec<Mutant>> {
+    let mut mutants = Vec::new();
+    let mut ids = BTreeSet::new();
+    for place in places {
+        let text = source.read(&place.file)?;
+        for slip in slips(&text, &place.region)? {
+            let Some(edit) = edit(&text, place, &slip)? else { continue };
+            let line = text[..slip.at.start].matches('\n').count() + 1;
+            let name = format!("{}:{line}:{}", place.function, slip.kind);
+            let numbered = (2..).map(|number| format!("{name}.{number}"));
+            let id = std::iter::once(name.clone()).chain(numbered).find(|id| ids.insert(id.clone()));
+            mutants.push(Mutant {
+                id: id.context("no name is left")?,
+                sees: format!(
+                    "`{}` becomes `{}`",
+                    in_a_line(&text[slip.at.clone()]),
+                    in_a_line(&slip.becomes)
+                ),
+                claims: Vec::new(),
+                equivalent: None,
+                edits: vec![edit],
+            });
+        }
+    }
+    ensure!(!mutants.is_empty(), "there is nothing to change");
+    Ok(mutants)
+}
+
+/// One slip of the pen.
+#[derive(Debug, PartialEq, Eq)]
+struct Slip {
+    kind: &'static str,
+    at: Range<usize>,
+    becomes: String,
+}
+
+/// All slips in a region, without those that make the same text.
+fn slips(text: &str, region: &Range<usize>) -> Result<Vec<Slip>> {
+    let code = without_comments(text);
+    // Behind the head of the function, where the region has one.
+    let body = match code[region.clone()].find("\n{") {
+        Some(brace) => region.start + brace + 2..region.end - 1,
+        None => region.clone(),
+    };
+    let mut slips = conditions(&code, &body)?;
+    slips.extend(deletions(&code, &body)?);
+    slips.extend(exchanges(&code, &body)?);
+    slips.sort_by_key(|slip| (slip.at.start, slip.at.end));
+    slips.dedup_by(|a, b| a.at == b.at && a.becomes == b.becomes);
+    Ok(slips)
+}
+
+/// Each condition as if it always, or never, held, and each of its operands as if it were not there.
+fn conditions(code: &str, body: &Range<usize>) -> Result<Vec<Slip>> {
+    let mut slips = Vec::new();
+    for head in Regex::new(r"\b(?:if|while) \(")?.find_iter(&code[body.clone()]) {
+        let open = body.start + head.end() - 1;
+        let Some(at) = parenthesized(code, open) else { continue };
+        let inner = &code[at.start + 1..at.end - 1];
+        // A loop that never ends tells nobody anything.
+        if head.as_str().starts_with("if") {
+            slips.push(Slip { kind: "never", at: at.clone(), becomes: format!("(0 && ({inner}))") });
+            slips.push(Slip { kind: "always", at: at.clone(), becomes: format!("(1 || ({inner}))") });
+        }
+        for (operand, neutral) in operands(code, &(at.start + 1..at.end - 1)) {
+            let becomes = format!(" ({neutral} ({})) ", code[operand.clone()].trim());
+            slips.push(Slip { kind: "operand", at: operand, becomes });
+        }
+    }
+    Ok(slips)
+}
+
+/// What the operators between them join, and what makes one of them neutral; none where both operators occur.
+fn operands(code: &str, condition: &Range<usize>) -> Vec<(Range<usize>, &'static str)> {
+    let mut depth = 0;
+    let mut operators = Vec::new();
+    for at in condition.clone() {
+        match &code.as_bytes()[at..] {
+            [b'(', ..] => depth += 1,
+            [b')', ..] => depth -= 1,
+            [b'&', b'&', ..] | [b'|', b'|', ..] if depth == 0 => operators.push(at),
+            _ => {}
+        }
+    }
+    let Some(&first) = operators.first() else { return Vec::new() };
+    let operator = &code[first..first + 2];
+    if operators.iter().any(|&at| &code[at..at + 2] != operator) {
+        return Vec::new();
+    }
+    let neutral = if operator == "&&" { "1 ||" } else { "0 &&" };
+    let starts = std::iter::once(condition.start).chain(operators.iter().map(|at| at + 2));
+    let ends = operators.iter().copied().chain([condition.end]);
+    starts.zip(ends).map(|(start, end)| (start..end, neutral)).collect()
+}
+
+/// Each statement that has no other in it, left out.
+fn deletions(code: &str, body: &Range<usize>) -> Result<Vec<Slip>> {
+    // What stands before a statement: the head of a block, a label, a line for the preprocessor.
+    let control = Regex::new(r"^(?:if|while|for|switch|\w*guard|\w*for_each\w*)\s?\(")?;
+    let passed = Regex::new(r"^(?:[\s{}]+|(?:else|do)\b|case [^:]*:|\w+:|#[^\n]*)")?;
+    let mut slips = Vec::new();
+    let mut at = body.start;
+    while at < body.end {
+        let rest = &code[at..body.end];
+        if let Some(found) = passed.find(rest) {
+            at += found.end();
+        } else if let Some(found) = control.find(rest) {
+            at = parenthesized(code, at + found.end() - 1).map_or(body.end, |head| head.end);
+        } else {
+            let Some(length) = statement(rest) else { break };
+            // As `guard(spinlock)(…);`, a loop without a body is no statement to leave out.
+            if length > 1 {
+                slips.push(Slip { kind: "delete", at: at..at + length, becomes: ";".to_owned() });
+            }
+            at += length;
+        }
+    }
+    Ok(slips)
+}
+
+/// How long the statement is that the text begins with.
+fn statement(text: &str) -> Option<usize> {
+    let mut depth = 0;
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
+            b'(' | b'{' => depth += 1,
+            b')' | b'}' => depth -= 1,
+            b';' if depth == 0 => return Some(at + 1),
+            _ => {}
+        }
+    }
+    None
+}
+
+/// Words and signs that are easily taken for another.
+fn exchanges(code: &str, body: &Range<usize>) -> Result<Vec<Slip>> {
+    type Other = fn(&str) -> &'static str;
+    let all: [(&'static str, &str, Other); 5] = [
+        ("errno", r"-E[A-Z0-9]+\b", |errno| if errno == "-EINVAL" { "-EPERM" } else { "-EINVAL" }),
+        ("compare", r" (?:==|!=|<=|>=|<|>) ", |sign| match sign.trim() {
+            "==" => " != ",
+            "!=" => " == ",
+            "<" => " <= ",
+            "<=" => " < ",
+            ">" => " >= ",
+            _ => " > ",
+        }),
+        ("bit", r" \| [A-Z_0-9]{4,}", |_| ""),
+        ("bool", r"\b(?:true|false)\b", |word| if word == "true" { "false" } else { "true" }),
+        ("not", r"![\w(]", |_| ""),
+    ];
+    let mut slips = Vec::new();
+    for (kind, pattern, other) in all {
+        for found in Regex::new(pattern)?.find_iter(&code[body.clone()]) {
+            let start = body.start + found.start();
+            // What is negated stays.
+            let end = if kind == "not" { start + 1 } else { body.start + found.end() };
+            slips.push(Slip { kind, at: start..end, becomes: other(found.as_str()).to_owned() });
+        }
+    }
+    Ok(slips)
+}
+
+/// From this parenthesis to the one that closes it.
+fn parenthesized(code: &str, open: usize) -> Option<Range<usize>> {
+    let mut depth = 0;
+    for (at, byte) in code.bytes().enumerate().skip(open) {
+        match byte {
+            b'(' => depth += 1,
+            b')' if depth == 1 => return Some(open..at + 1),
+            b')' => depth -= 1,
+            _ => {}
+        }
+    }
+    None
+}
+
+/// The same text with blanks for all that comments say, so that places stay what they are.
+fn without_comments(text: &str) -> String {
+    let mut bytes = text.as_bytes().to_vec();
+    let mut at = 0;
+    while let Some(found) = text[at..].find("/*") {
+        let start = at + found;
+        let end = text[start..].find("*/").map_or(text.len(), |length| start + length + 2);
+        bytes[start..end].iter_mut().filter(|byte| **byte != b'\n').for_each(|byte| *byte = b' ');
+        at = end;
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// The slip as an edit: its anchor begins as many lines further up as it takes to be unique. None where nothing makes it so.
+fn edit(text: &str, place: &Place, slip: &Slip) -> Result<Option<Edit>> {
+    let whole = function(text, &place.function)?;
+    let mut start = slip.at.start;
+    while find_once(text, whole.clone(), &text[start..slip.at.end]).is_err() {
+        match text[whole.start..start].trim_end().rfind('\n') {
+            Some(line) => start = whole.start + line + 1,
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(Edit {
+        file: place.file.clone(),
+        function: Some(place.function.clone()),
+        after: None,
+        anchor: text[start..slip.at.end].to_owned(),
+        replace: format!("{}{}", &text[start..slip.at.start], slip.becomes),
+    }))
+}
+
+fn in_a_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "int f(int a)\n{\n\tint b = g();\n\n\t/* if (x) y(); */\n\tif (a && !b)\n\t\treturn -EPERM;\n\telse\n\t\th(a,\n\t\t  b);\nout:\n\tfor (;;)\n\t\tbreak;\n\tb |= X | LONG;\n\treturn 0;\n}\n";
+
+    fn of_kind(kind: &str) -> Vec<(&'static str, String)> {
+        let all = slips(TEXT, &(0..TEXT.len())).unwrap();
+        all.into_iter().filter(|slip| slip.kind == kind).map(|slip| (&TEXT[slip.at], slip.becomes)).collect()
+    }
+
+    #[test]
+    fn a_condition_is_forced_both_ways_and_loses_each_operand() {
+        assert_eq!(of_kind("never"), [("(a && !b)", "(0 && (a && !b))".to_owned())]);
+        assert_eq!(of_kind("always"), [("(a && !b)", "(1 || (a && !b))".to_owned())]);
+        let operands = [("a ", " (1 || (a)) ".to_owned()), (" !b", " (1 || (!b)) ".to_owned())];
+        assert_eq!(of_kind("operand"), operands);
+        assert_eq!(of_kind("not"), [("!", String::new())]);
+    }
+
+    #[test]
+    fn a_statement_is_left_out_wherever_it_stands() {
+        let left_out: Vec<&str> = of_kind("delete").into_iter().map(|(what, _)| what).collect();
+        assert_eq!(
+            left_out,
+            ["int b = g();", "return -EPERM;", "h(a,\n\t\t  b);", "break;", "b |= X | LONG;", "return 0;"]
+        );
+    }
+
+    #[test]
+    fn words_are_exchanged() {
+        assert_eq!(of_kind("errno"), [("-EPERM", "-EINVAL".to_owned())]);
+        assert_eq!(of_kind("bit"), [(" | LONG", String::new())]);
+    }
+
+    #[test]
+    fn an_anchor_grows_until_it_is_unique() {
+        let text = "int f(void)\n{\n\tone();\n\ttwo();\n\tthree();\n\ttwo();\n}\n";
+        let place = Place { file: String::new(), function: "f".to_owned(), region: 0..text.len() };
+        let second = text.rfind("two").unwrap();
+        let slip = Slip { kind: "delete", at: second..second + 6, becomes: ";".to_owned() };
+        let edit = edit(text, &place, &slip).unwrap().unwrap();
+        assert_eq!((&edit.anchor[..], &edit.replace[..]), ("\tthree();\n\ttwo();", "\tthree();\n\t;"));
+    }
+}
