@@ -193,7 +193,9 @@ impl Suite {
             return Ok(serde_json::from_slice(&text)?);
         }
         let said = self.boot(kernel, arguments, &answer)?;
-        fs::write(known, serde_json::to_vec(&said)?)?;
+        if !matches!(said, Said::NoBoot(_)) {
+            fs::write(known, serde_json::to_vec(&said)?)?;
+        }
         Ok(said)
     }
 
@@ -214,7 +216,7 @@ impl Suite {
         ensure!(status.code() != Some(INTERRUPTED), "interrupted");
         let text =
             fs::read(&results).with_context(|| format!("the driver does not work, see {}", log.display()))?;
-        let said = serde_json::from_slice::<Document>(&text)?.says();
+        let said = serde_json::from_slice::<Document>(&text)?.says()?;
         // A kernel that ends the runner itself leaves no record of a case.
         match said {
             Said::Nothing { .. } if !status.success() => Ok(Said::Fault(last_words(&log)?)),
@@ -267,18 +269,21 @@ struct Fault {
 
 impl Document {
     /// A guest that went away while the suite ran was broken by its kernel; before that, nothing was said.
-    fn says(self) -> Said {
+    fn says(self) -> Result<Said> {
         let failed = self.cases.iter().filter(|record| record.verdict.is_bad());
         let notices: Vec<Notice> = failed
             .map(|record| Notice { case: record.case.clone(), message: record.message.clone() })
             .collect();
-        match (self.guest.faults.first(), self.guest.no_verdict) {
+        Ok(match (self.guest.faults.first(), self.guest.no_verdict) {
             _ if !notices.is_empty() => Said::Noticed(notices),
             (Some(fault), _) => Said::Fault(fault.in_a_line()),
-            (None, Some(end)) if end.stage == "boot" => Said::NoBoot(end.why),
-            (None, Some(end)) => Said::Fault(end.why),
+            (None, Some(end)) => match &end.stage[..] {
+                "run" => Said::Fault(end.why),
+                "boot" => Said::NoBoot(end.why),
+                stage => bail!("the driver does not work ({stage}): {}", end.why),
+            },
             (None, None) => Said::Nothing { cases: self.cases.len(), processors: self.machine.cpus },
-        }
+        })
     }
 }
 
