@@ -331,15 +331,19 @@ impl Results {
     }
 }
 
-/// Writes a file next to `path` and renames it into place: nobody ever sees half of it.
+/// Writes a file next to `path` and renames it into place: nobody ever sees half of it. What is there and is no regular file (a
+/// symbolic link, a device as `/dev/null`) is written to, and stays what it is.
 ///
 /// # Errors
 /// Those of the file system.
-pub fn write_whole(path: &Path, text: &str) -> io::Result<()> {
+pub fn write_whole(path: &Path, bytes: impl AsRef<[u8]>) -> io::Result<()> {
+    if std::fs::symlink_metadata(path).is_ok_and(|there| !there.is_file()) {
+        return std::fs::write(path, bytes);
+    }
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let readable = std::os::unix::fs::PermissionsExt::from_mode(0o644);
     let mut file = tempfile::Builder::new().prefix(".results-").permissions(readable).tempfile_in(folder)?;
-    file.write_all(text.as_bytes())?;
+    file.write_all(bytes.as_ref())?;
     file.persist(path)?;
     Ok(())
 }

@@ -148,7 +148,7 @@ pub struct MachineOptions {
     pub cpus: u16,
 
     /// How much memory the guest has: a number of MiB, or with a letter, as 2G
-    #[arg(long, value_name = "M", default_value = "1G", value_parser = memory)]
+    #[arg(long, value_name = "M", default_value = USUAL_MEMORY, value_parser = memory)]
     pub memory: String,
 
     /// How many seconds the guest may take, from power-on to the suite's end
@@ -167,7 +167,16 @@ pub enum Engine {
     Qemu,
 }
 
+/// In MiB.
+pub const USUAL_MEMORY: &str = "1024";
+
 impl MachineOptions {
+    /// `--accel`, as it was given.
+    pub fn accel_option(&self) -> String {
+        let value = self.accel.to_possible_value();
+        format!("--accel {}", value.as_ref().map_or("auto", clap::builder::PossibleValue::get_name))
+    }
+
     /// The same options, for another program of ours.
     pub fn again(&self) -> Vec<String> {
         let word = |value: Option<clap::builder::PossibleValue>| {
@@ -201,10 +210,13 @@ fn usually_qemu(engine: clap::Arg) -> clap::Arg {
     )
 }
 
+/// A year.
+const MOST_SECONDS: u64 = 31_536_000;
+
 fn seconds(text: &str) -> Result<Duration, String> {
     match text.parse() {
-        Ok(seconds @ 1..) => Ok(Duration::from_secs(seconds)),
-        _ => Err("a whole number of seconds, 1 or more".to_owned()),
+        Ok(seconds @ 1..=MOST_SECONDS) => Ok(Duration::from_secs(seconds)),
+        _ => Err(format!("a whole number of seconds, from 1 to {MOST_SECONDS}")),
     }
 }
 

@@ -38,6 +38,7 @@ pub fn run(cli: &Cli, cache: &Cache, interrupts: &Interrupts) -> Result<u8> {
         Ok(mut run) => {
             run.announce();
             let (session, ending) = run.verdict()?;
+            run.account.close(Some(&session), &ending)?;
             if let Some(path) = &cli.console {
                 write_whole(
                     path,
@@ -49,7 +50,6 @@ pub fn run(cli: &Cli, cache: &Cache, interrupts: &Interrupts) -> Result<u8> {
                         .as_bytes(),
                 )?;
             }
-            run.account.close(Some(&session), &ending)?;
             Ok(ending.status)
         }
         Err((_, error)) if error.is::<Interrupted>() => Err(error),
@@ -130,11 +130,37 @@ fn rerun(cli: &Cli, kernel: &Kernel, cpus: u16) -> String {
         flavour: package.parsed().map_or(USUAL_FLAVOUR, |name| name.flavour).to_owned(),
     };
     let spec = kernel.package.as_ref().map_or_else(|| cli.kernel.clone(), exact);
-    let user = cli.user.map_or_else(String::new, |uid| format!(" --user {uid}"));
-    let load = if cli.load == 0 { String::new() } else { format!(" --load {}", cli.load) };
-    let sockets = if cli.sockets { " --engine qemu --sockets" } else { "" };
-    let plain = if cli.plain { " --plain" } else { "" };
-    format!("vm/run.sh --kernel {spec} --cpus {cpus}{sockets}{plain}{user}{load} --")
+    let machine = &cli.machine;
+    let mut words = vec![format!("vm/run.sh --kernel {spec} --cpus {cpus}")];
+    let mut add = |given: bool, word: String| words.extend(given.then_some(word));
+    add(machine.engine == cli::Engine::Qemu, "--engine qemu".to_owned());
+    add(machine.accel != Wish::Auto, machine.accel_option());
+    add(machine.memory != cli::USUAL_MEMORY, format!("--memory {}", machine.memory));
+    add(!machine.append.is_empty(), format!("--append '{}'", machine.append.replace('\'', r"'\''")));
+    add(cli.sockets, "--sockets".to_owned());
+    add(cli.plain, "--plain".to_owned());
+    add(cli.user.is_some(), format!("--user {}", cli.user.unwrap_or_default()));
+    add(cli.load > 0, format!("--load {}", cli.load));
+    words.push("--".to_owned());
+    words.extend(judging(&cli.runner));
+    words.join(" ")
+}
+
+/// The runner's options on which it depends what comes of a case.
+fn judging(runner: &[String]) -> Vec<String> {
+    const WITH_VALUE: [&str; 3] = ["--stress", "--timeout-scale", "--require"];
+    let mut words = Vec::new();
+    let mut rest = runner.iter();
+    while let Some(word) = rest.next() {
+        let name = word.split('=').next().unwrap_or(word);
+        match WITH_VALUE.contains(&name) {
+            true if name == word => words.extend([Some(word), rest.next()].into_iter().flatten().cloned()),
+            true => words.push(word.clone()),
+            false if word == "--strict" => words.push(word.clone()),
+            false => {}
+        }
+    }
+    words
 }
 
 /// The suite's binary: beside the driver's, unless it was named.
@@ -352,4 +378,16 @@ fn no_verdict(stage: &'static str, why: String, last: &[String], complaint: &str
         last.iter().for_each(|line| eprintln!("    {line}"));
     }
     Ending { status: NO_VERDICT, no_verdict: Some((stage, why)), faults: Vec::new() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_case_is_run_again_with_the_options_that_judge_it() {
+        let words = ["basic", "--strict", "--repeat", "3", "--require", "nnp", "--stress=9", "--upstream"];
+        let kept = judging(&words.map(str::to_owned));
+        assert_eq!(kept, ["--strict", "--require", "nnp", "--stress=9"]);
+    }
 }
