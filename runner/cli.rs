@@ -59,7 +59,7 @@ pub struct Options {
     pub format: Option<Format>,
 
     /// Multiply every deadline (default: 1, or 3 where the CPU is emulated)
-    #[arg(long, value_name = "FACTOR", env = "CLONE3_CONFORMANCE_TIMEOUT_SCALE", value_parser = positive)]
+    #[arg(long, value_name = "FACTOR", env = "CLONE3_CONFORMANCE_TIMEOUT_SCALE", value_parser = scale)]
     pub timeout_scale: Option<f64>,
 
     /// Fail cases of these flags that are unsupported or blocked: autoreap, nnp, autokill, or all
@@ -87,7 +87,7 @@ pub struct Options {
     pub strict: bool,
 
     /// Make statistical loops N times longer
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=MOST_STRESS))]
     pub stress: u32,
 
     /// Print the N slowest cases
@@ -147,10 +147,16 @@ pub enum Required {
     All,
 }
 
-fn positive(text: &str) -> Result<f64, String> {
+/// The loops count in 32 bits, and none has a base of more than a few thousand.
+const MOST_STRESS: i64 = 100_000;
+
+/// Eleven days for a case.
+const LARGEST_SCALE: f64 = 100_000.0;
+
+fn scale(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
-        Ok(factor) if factor.is_finite() && factor > 0.0 => Ok(factor),
-        _ => Err("expected a number above 0, as 2 or 0.5".to_owned()),
+        Ok(factor) if factor > 0.0 && factor <= LARGEST_SCALE => Ok(factor),
+        _ => Err(format!("expected a number above 0, as 2 or 0.5, and at most {LARGEST_SCALE}")),
     }
 }
 
@@ -202,6 +208,25 @@ impl Options {
     pub fn documents(&self) -> Vec<PathBuf> {
         let reports = self.report.iter().filter(|(_, format)| *format == Format::Json);
         self.results.iter().chain(reports.map(|(path, _)| path)).cloned().collect()
+    }
+
+    /// The words among these options on which it depends what comes of a case.
+    pub fn judging(&self) -> Vec<String> {
+        let mut words = Vec::new();
+        let flags = [("--allow-global-changes", self.allow_global_changes), ("--strict", self.strict)];
+        words.extend(flags.into_iter().filter(|(_, given)| *given).map(|(word, _)| word.to_owned()));
+        if self.stress > 1 {
+            words.push(format!("--stress {}", self.stress));
+        }
+        if let Some(scale) = self.timeout_scale {
+            words.push(format!("--timeout-scale {scale}"));
+        }
+        let required: Vec<String> =
+            self.require.iter().map(|flag| format!("{flag:?}").to_lowercase()).collect();
+        if !required.is_empty() {
+            words.push(format!("--require {}", required.join(",")));
+        }
+        words
     }
 
     /// How verdicts are to be judged.

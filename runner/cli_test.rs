@@ -47,11 +47,21 @@ fn selecting_nothing_is_an_error_of_its_own() {
     let output = run(&["no_such_case"]);
     assert_eq!(status(&output), 4);
     assert!(stderr(&output).contains("no case is selected"), "{}", stderr(&output));
+    // Benchmarks alone, and there is none.
+    let output = run(&["--bench", "--exact", CASE]);
+    assert_eq!(status(&output), 4, "{}", stdout(&output));
+    assert!(stderr(&output).contains("no selected case is to run"), "{}", stderr(&output));
 }
 
 #[test]
 fn bad_usage_is_told_in_words() {
-    for arguments in [&["--repeat", "0"][..], &["--require", "all,of,it"], &["--timeout-scale", "-1"]] {
+    for arguments in [
+        &["--repeat", "0"][..],
+        &["--require", "all,of,it"],
+        &["--timeout-scale", "-1"],
+        &["--timeout-scale", "1e19"],
+        &["--stress", "4294967295"],
+    ] {
         let output = run(arguments);
         assert_eq!(status(&output), 2, "{arguments:?}");
         assert!(stderr(&output).starts_with("error: "), "{}", stderr(&output));
@@ -90,4 +100,15 @@ fn names_are_listed_as_libtest_does() {
 fn repeats_and_slowest_cases_are_shown() {
     let text = stdout(&run(&["--exact", CASE, "--repeat", "3", "--durations", "1"]));
     assert!(text.contains("failures") && text.contains("slowest 1:"), "{text}");
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let pipe = std::io::pipe().expect("a pipe");
+    let mut command = std::process::Command::new(command::RUNNER);
+    let child =
+        command.args(["--claims", "markdown"]).stdout(pipe.1).stderr(std::process::Stdio::piped()).spawn();
+    drop((pipe.0, command));
+    let output = child.expect("the runner starts").wait_with_output().expect("it ends");
+    assert_eq!((status(&output), &stderr(&output)[..]), (0, ""));
 }

@@ -1,6 +1,6 @@
 //! `clone3-conformance compare`: the results of many kernels, side by side.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -10,6 +10,7 @@ use clone3_conformance::formats::Format;
 use clone3_conformance::results::{Results, write_whole};
 
 use super::cli;
+use super::output::print;
 
 /// The first argument, which asks for this.
 pub const WORD: &str = "compare";
@@ -103,14 +104,6 @@ fn carry_out(options: &Options) -> Result<u8, String> {
         Printed::Html => html::page(&table),
     })?;
     Ok(cli::GOOD)
-}
-
-/// A reader that has seen enough, as `head`, is no error.
-fn print(text: &str) -> Result<(), String> {
-    match io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.to_string()),
-        _ => Ok(()),
-    }
 }
 
 /// The results in a file, and its name without folder and end.

@@ -1,24 +1,14 @@
 //! `--describe NAME`.
 
-use std::process::ExitCode;
-
 use clone3_conformance::case::{self, Case};
 use clone3_conformance::check::source_path;
 
-use super::cli;
-
-/// Prints one case, or says which names come near.
-pub fn one(name: &str) -> ExitCode {
-    match case::find(name) {
-        Some(case) => {
-            print!("{}", text(case));
-            ExitCode::SUCCESS
-        }
-        None => {
-            eprintln!("error: there is no case '{name}'{}", near(name));
-            ExitCode::from(cli::USAGE)
-        }
-    }
+/// What there is to say of a case.
+///
+/// # Errors
+/// There is no case of that name; says which names come near.
+pub fn one(name: &str) -> Result<String, String> {
+    case::find(name).map(text).ok_or_else(|| format!("there is no case '{name}'{}", near(name)))
 }
 
 fn near(name: &str) -> String {

@@ -9,27 +9,29 @@ use clone3_conformance::case;
 use clone3_conformance::report::Event;
 use clone3_conformance::results::{Claim, Results, write_whole};
 
-use super::summary::rerun_prefix;
-
 /// Keeps the events, appends each to a file if there is one, and keeps documents up to date with them.
 pub struct Journal {
     written: Mutex<Written>,
     file: Option<File>,
     documents: Vec<PathBuf>,
+    /// The command that runs a case again, up to `--exact NAME`.
+    pub rerun: String,
 }
 
 #[derive(Default)]
 struct Written {
     events: Vec<Event>,
+    /// Why an event is missing in the file.
+    lost: Option<String>,
     /// Why the last document could not be written.
     error: Option<String>,
 }
 
 impl Journal {
     /// A journal that appends to `path`, if one is given, and writes `documents` anew with every event.
-    pub fn open(path: Option<&Path>, documents: Vec<PathBuf>) -> io::Result<Journal> {
+    pub fn open(path: Option<&Path>, documents: Vec<PathBuf>, rerun: String) -> io::Result<Journal> {
         let file = path.map(|path| OpenOptions::new().create(true).append(true).open(path)).transpose()?;
-        Ok(Journal { written: Mutex::default(), file, documents })
+        Ok(Journal { written: Mutex::default(), file, documents, rerun })
     }
 
     /// Adds an event: one write of one line, so that a crash cuts off nothing that came before.
@@ -38,7 +40,7 @@ impl Journal {
         if let (Some(mut file), Ok(mut line)) = (self.file.as_ref(), serde_json::to_vec(&event)) {
             line.push(b'\n');
             if let Err(error) = file.write_all(&line) {
-                eprintln!("warning: cannot write to the journal: {error}");
+                written.lost.get_or_insert(format!("cannot write to the journal: {error}"));
             }
         }
         written.events.push(event);
@@ -68,13 +70,19 @@ impl Journal {
                 Claim::from(case).explain(record);
             }
         }
-        results.rerun = rerun_prefix();
+        results.rerun.clone_from(&self.rerun);
         Some(results)
     }
 
-    /// Why the documents are not up to date, if they are not.
+    /// Whether no case has ended.
+    pub fn is_without_cases(&self) -> bool {
+        !self.lock().events.iter().any(|event| matches!(event, Event::End(_)))
+    }
+
+    /// Why the file or the documents are not up to date, if they are not.
     pub fn error(&self) -> Option<String> {
-        self.lock().error.clone()
+        let written = self.lock();
+        written.lost.clone().or_else(|| written.error.clone())
     }
 
     /// A poisoned lock guards nothing half done: the events are pushed whole.

@@ -37,18 +37,33 @@ pub fn main() -> ExitCode {
     }
     let options = cli::Options::from_command_line();
     if options.list_features {
-        println!("{}", clone3_conformance::probe::Probe::run());
-        return ExitCode::SUCCESS;
+        return shown(&format!("{}\n", clone3_conformance::probe::Probe::run()));
     }
     if let Some(format) = options.claims {
-        print!("{}", claims::text(format));
-        return ExitCode::SUCCESS;
+        return shown(&claims::text(format));
     }
     if let Some(name) = &options.describe {
-        return describe::one(name);
+        return match describe::one(name) {
+            Ok(text) => shown(&text),
+            Err(error) => {
+                eprintln!("error: {error}");
+                ExitCode::from(cli::USAGE)
+            }
+        };
     }
     if options.speed {
         return speed::measure(&options);
     }
     run::run(options)
+}
+
+/// Prints what was asked for, and gives the exit status.
+fn shown(text: &str) -> ExitCode {
+    match output::print(text) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(cli::BROKEN)
+        }
+    }
 }

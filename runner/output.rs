@@ -1,6 +1,6 @@
 //! Standard output that may take nothing: a full disk, a pipe that nobody reads any more.
 
-use std::io::{Write, stderr, stdout};
+use std::io::{self, Write, stderr, stdout};
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
 use std::thread;
 
@@ -28,6 +28,19 @@ pub fn guarded<T>(prints: impl FnOnce() -> T) -> Option<T> {
     // If stderr takes nothing either, the exit status has to do.
     let _ = writeln!(stderr(), "error: {why}");
     None
+}
+
+/// Prints a text that is no verdict. A reader that has seen enough, as `head`, is no error.
+///
+/// # Errors
+/// Those of stdout, in words.
+pub fn print(text: &str) -> Result<(), String> {
+    match stdout().write_all(text.as_bytes()).and_then(|()| stdout().flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(format!("cannot write to stdout: {error}"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Tells output that is not taken from a mistake of our own.

@@ -413,3 +413,42 @@ fn a_browser_shows_the_page_and_a_claims_details() {
         "what a file says became markup"
     );
 }
+
+#[test]
+fn what_is_no_regular_file_stays_what_it_is() {
+    let files = Files::new();
+    let target = files.write("target.json", "");
+    std::os::unix::fs::symlink(&target, files.path("link.json")).expect("a symbolic link");
+    let output = run(&["--exact", PASSING, "--results", &files.path("link.json")]);
+    assert_eq!(status(&output), 0, "{}", stderr(&output));
+    assert!(fs::symlink_metadata(files.path("link.json")).is_ok_and(|there| there.is_symlink()));
+    assert_valid(&files.read("target.json"));
+}
+
+#[test]
+fn an_event_that_cannot_be_written_is_an_error() {
+    let output = run(&["--exact", PASSING, "--events", "/dev/full"]);
+    assert_eq!(status(&output), 3, "{}", stdout(&output));
+    assert!(stderr(&output).contains("cannot write to the journal"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_report_that_cannot_be_written_is_told_before_the_run() {
+    let output = run(&["--exact", PASSING, "--report", "/no/such/folder/r.xml"]);
+    assert_eq!(status(&output), 3);
+    assert!(stderr(&output).contains("/no/such/folder/r.xml"), "{}", stderr(&output));
+    assert!(!stdout(&output).contains("running"), "{}", stdout(&output));
+}
+
+#[test]
+fn the_command_that_runs_a_case_again_judges_it_likewise() {
+    let files = Files::new();
+    let options = ["--strict", "--require", "nnp,autokill", "--stress", "3"];
+    let output = run(&[&["--exact", PASSING, "--results", &files.path("r.json")], &options[..]].concat());
+    assert_eq!(status(&output), 0, "{}", stdout(&output));
+    let rerun = files.results("r.json").rerun(PASSING);
+    assert!(
+        rerun.ends_with("--strict --stress 3 --require nnp,autokill --exact abi_size_small_einval"),
+        "{rerun}"
+    );
+}

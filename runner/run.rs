@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use clone3_conformance::case::{self, Case};
@@ -93,7 +93,8 @@ fn list(options: &Options) -> ExitCode {
     let setting = setting(options);
     let policy = policy(options, setting);
     let trials = candidates(options).map(|case| {
-        let skipped = need::unmet(case.needs, setting).is_some() && !policy.requires(case);
+        let skipped =
+            need::unmet(case.needs, setting).is_some_and(|unmet| !policy.on_unmet(case, unmet).0.is_bad());
         Trial::test(case.name, || Ok(())).with_ignored_flag(skipped)
     });
     libtest_mimic::run(&options.libtest, trials.collect()).exit_code()
@@ -109,7 +110,7 @@ pub fn setting(options: &Options) -> &'static Setting {
     .install()
 }
 
-/// libtest's rule: any filter matches, and no skip does.
+/// libtest's rule: the filter matches, if there is one, and no skip does.
 fn is_selected(arguments: &libtest_mimic::Arguments, name: &str) -> bool {
     let matches = |filter: &String| {
         if arguments.exact { name == filter } else { name.contains(filter.as_str()) }
@@ -127,7 +128,11 @@ impl Shared {
             tainted,
             sandbox: Sandbox::start()?,
             setting,
-            journal: Journal::open(options.events.as_deref(), options.documents())?,
+            journal: Journal::open(
+                options.events.as_deref(),
+                options.documents(),
+                summary::rerun_prefix(options),
+            )?,
             policy: policy(options, setting),
             deadline: options.deadline(setting.probe.emulated),
             repeat: options.repeat,
@@ -140,6 +145,8 @@ impl Shared {
 
     /// Runs a case as often as asked, stopping at nothing.
     fn run(&self, case: &'static Case) -> Record {
+        // Who waits for its turn has not begun: nothing that happens meanwhile is to be blamed on it.
+        let _turn = self.turn(case);
         self.journal.add(Event::Start { case: case.name.to_owned() });
         let record = match need::unmet(case.needs, self.setting) {
             Some(unmet) => {
@@ -154,23 +161,56 @@ impl Shared {
     }
 
     fn run_all(&self, case: &'static Case) -> Record {
-        let once = || Record::of(case, &self.policy, self.run_once(case));
+        let once = || Record::of(case, &self.policy, self.sandbox.run(case.name, self.deadline));
         (1..self.repeat).fold(once(), |record, _| record.and(once()))
     }
 
-    fn run_once(&self, case: &'static Case) -> clone3_conformance::sandbox::Outcome {
+    /// Waits until the case may run: alone, or beside others.
+    fn turn(&self, case: &Case) -> Turn<'_> {
         // A poisoned lock guards no data: whoever panicked is no longer running its case.
-        if case.runs_alone() {
-            let _alone = self.alone.write().unwrap_or_else(|poison| poison.into_inner());
-            self.sandbox.run(case.name, self.deadline)
-        } else {
-            let _together = self.alone.read().unwrap_or_else(|poison| poison.into_inner());
-            self.sandbox.run(case.name, self.deadline)
+        match case.runs_alone() {
+            true => Turn::Alone(self.alone.write().unwrap_or_else(|poison| poison.into_inner())),
+            false => Turn::Together(self.alone.read().unwrap_or_else(|poison| poison.into_inner())),
         }
     }
 }
 
+/// A case's permission to run, until it is dropped.
+#[expect(dead_code, reason = "held, and never looked at")]
+enum Turn<'a> {
+    Alone(RwLockWriteGuard<'a, ()>),
+    Together(RwLockReadGuard<'a, ()>),
+}
+
 fn execute(options: &Options, shared: Arc<Shared>, selected: usize) -> u8 {
+    if let Err(error) = begin(options, &shared, selected) {
+        eprintln!("error: {error}");
+        return cli::BROKEN;
+    }
+    let trials = candidates(options).map(|case| trial(case, &shared)).collect();
+    let exit = match output::guarded(|| libtest_mimic::run(&arguments(options, shared.setting), trials)) {
+        Some(conclusion) if conclusion.has_failed() => cli::FAILED,
+        // As with --ignored, where every case can run.
+        Some(_) if shared.journal.is_without_cases() => {
+            eprintln!("error: no selected case is to run with these options; --list shows those that are");
+            cli::NOTHING_SELECTED
+        }
+        Some(_) => cli::GOOD,
+        None => cli::BROKEN,
+    };
+    let tainted = taint::now();
+    let exit = if tell_complaints(shared.tainted, tainted) { exit.max(cli::FAILED) } else { exit };
+    shared.journal.add(Event::Done(Footer { exit, tainted }));
+    if is_told(options, &shared, exit) {
+        return exit;
+    }
+    // Whoever still reads the journal should not hold the run for a good one.
+    shared.journal.add(Event::Done(Footer { exit: cli::BROKEN, tainted }));
+    cli::BROKEN
+}
+
+/// Opens the journal and all documents: what cannot be written is better known now than after the run.
+fn begin(options: &Options, shared: &Shared, selected: usize) -> Result<(), String> {
     shared.journal.add(Event::Run(Header {
         schema: report::SCHEMA,
         suite: Suite::this(cli::COMMIT),
@@ -179,22 +219,17 @@ fn execute(options: &Options, shared: Arc<Shared>, selected: usize) -> u8 {
         cpus: processors(),
         selected,
     }));
-    if let Some(error) = shared.journal.error() {
-        eprintln!("error: {error}");
-        return cli::BROKEN;
+    if !options.report.is_empty()
+        && let Some(results) = shared.journal.results()
+    {
+        write_reports(options, &results)?;
     }
-    let trials = candidates(options).map(|case| trial(case, &shared)).collect();
-    let exit = match output::guarded(|| libtest_mimic::run(&arguments(options, shared.setting), trials)) {
-        Some(conclusion) if conclusion.has_failed() => cli::FAILED,
-        Some(_) => cli::GOOD,
-        None => cli::BROKEN,
-    };
-    let tainted = taint::now();
-    let exit = if tell_complaints(shared.tainted, tainted) { exit.max(cli::FAILED) } else { exit };
-    shared.journal.add(Event::Done(Footer { exit, tainted }));
-    let Some(results) = shared.journal.results() else {
-        return cli::BROKEN;
-    };
+    shared.journal.error().map_or(Ok(()), Err)
+}
+
+/// Shows what the run came to and writes the reports; says on stderr what was in the way, and tells the caller.
+fn is_told(options: &Options, shared: &Shared, exit: u8) -> bool {
+    let Some(results) = shared.journal.results() else { return false };
     let shown = match exit {
         cli::BROKEN => None,
         _ => output::guarded(|| match options.format {
@@ -203,14 +238,11 @@ fn execute(options: &Options, shared: Arc<Shared>, selected: usize) -> u8 {
             None => print!("{}", summary::text(&results, options)),
         }),
     };
-    let exit = shown.map_or(cli::BROKEN, |()| exit);
-    match shared.journal.error().or_else(|| write_reports(options, &results).err()) {
-        Some(error) => {
-            eprintln!("error: {error}");
-            cli::BROKEN
-        }
-        None => exit,
+    let error = shared.journal.error().or_else(|| write_reports(options, &results).err());
+    if let Some(error) = &error {
+        eprintln!("error: {error}");
     }
+    shown.is_some() && error.is_none()
 }
 
 /// Says whether the kernel has complained meanwhile, on stderr, and tells the caller. It may be about something else that went on
@@ -229,7 +261,7 @@ fn tell_complaints(before: Option<u64>, after: Option<u64>) -> bool {
 /// Writes the reports that the journal does not keep up to date.
 fn write_reports(options: &Options, results: &Results) -> Result<(), String> {
     for (path, format) in options.report.iter().filter(|(_, format)| *format != Format::Json) {
-        write_whole(path, &format.render(results))
+        write_whole(path, format.render(results))
             .map_err(|error| format!("cannot write the report to {}: {error}", path.display()))?;
     }
     Ok(())
@@ -264,7 +296,12 @@ fn trial(case: &'static Case, shared: &Arc<Shared>) -> Trial {
         let record = shared.run(case);
         shared.failed.fetch_or(record.is_bad(), Ordering::Relaxed);
         match record.verdict {
-            _ if record.is_bad() => Err(Failed::from(summary::failure(case, &record, &shared.setting.probe))),
+            _ if record.is_bad() => Err(Failed::from(summary::failure(
+                case,
+                &record,
+                &shared.setting.probe,
+                &shared.journal.rerun,
+            ))),
             Verdict::Pass => Ok(Completion::Completed),
             other => {
                 let expected = if record.is_expected() { "expected " } else { "" };

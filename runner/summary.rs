@@ -10,20 +10,26 @@ use clone3_conformance::results::{Claim, Results};
 
 use super::cli::Options;
 
-/// The command that runs a case again on this kernel, up to `--exact NAME`. Who starts the runner elsewhere (in a guest)
-/// says how in CLONE3_CONFORMANCE_RERUN.
-pub fn rerun_prefix() -> String {
-    std::env::var("CLONE3_CONFORMANCE_RERUN")
-        .unwrap_or_else(|_| "cargo test --test conformance --".to_owned())
+/// The command that runs a case again on this kernel and judges it likewise, up to `--exact NAME`. Who starts the runner
+/// elsewhere (in a guest) says how in CLONE3_CONFORMANCE_RERUN.
+pub fn rerun_prefix(options: &Options) -> String {
+    std::env::var("CLONE3_CONFORMANCE_RERUN").unwrap_or_else(|_| {
+        // cargo says that it is there.
+        let program = match std::env::var_os("CARGO") {
+            Some(_) => "cargo test --test conformance --".to_owned(),
+            None => std::env::args().next().unwrap_or_else(|| env!("CARGO_PKG_NAME").to_owned()),
+        };
+        std::iter::once(program).chain(options.judging()).collect::<Vec<_>>().join(" ")
+    })
 }
 
-/// A failure of a case as it could be mailed to a maintainer.
-pub fn failure(case: &Case, record: &Record, probe: &Probe) -> String {
+/// A failure of a case as it could be mailed to a maintainer; `rerun` is the command that runs it again.
+pub fn failure(case: &Case, record: &Record, probe: &Probe, rerun: &str) -> String {
     let mut record = record.clone();
     Claim::from(case).explain(&mut record);
     let Probe { release, version, machine, .. } = probe;
     let kernel = format!("Linux {release} {version} {machine}");
-    bug_report(&record, &kernel, &format!("{} --exact {}", rerun_prefix(), case.name))
+    bug_report(&record, &kernel, &format!("{rerun} --exact {}", case.name))
 }
 
 /// All that follows libtest's own summary.
@@ -54,7 +60,7 @@ fn remarks(results: &Results) -> String {
     for record in &results.cases {
         match defect_of(record, &results.kernel.release) {
             Some(defect) if record.verdict == Verdict::Pass && !defect.rare => {
-                let _ = writeln!(text, "fixed: {}: this kernel is without a known defect", record.case);
+                let _ = writeln!(text, "without its known defect: {}", record.case);
             }
             Some(_) if record.verdict == Verdict::Pass => {
                 let runs = record.runs;

@@ -94,9 +94,8 @@ pub struct Policy {
 
 impl Policy {
     /// Whether this case may be neither unsupported nor blocked.
-    pub fn requires(&self, case: &Case) -> bool {
-        let is_required = self.require_all || case.needs.iter().any(|need| self.require.contains(need));
-        is_required && !self.expects(case, Verdict::Unsupported)
+    fn requires(&self, case: &Case) -> bool {
+        self.require_all || case.needs.iter().any(|need| self.require.contains(need))
     }
 
     fn expects(&self, case: &Case, verdict: Verdict) -> bool {
@@ -114,7 +113,9 @@ impl Policy {
             Unmet::Unsupported(reason) => (Verdict::Unsupported, reason),
             Unmet::Blocked(reason) => (Verdict::Blocked, reason),
         };
-        match self.requires(case) {
+        // An expectation excuses what it names, and nothing else.
+        let is_expected = verdict == Verdict::Unsupported && self.expects(case, verdict);
+        match self.requires(case) && !is_expected {
             true => (Verdict::Fail, format!("{verdict}, though required: {reason}")),
             false => (verdict, reason),
         }
