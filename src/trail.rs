@@ -7,7 +7,7 @@
 
 use std::fmt::{Arguments, Write as _};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
 
@@ -16,12 +16,14 @@ const HEADER: usize = size_of::<AtomicUsize>();
 const TEXT: usize = SIZE - HEADER;
 /// Longer lines are cut: a trail has many lines, none of which is long.
 const LINE: usize = 240;
+/// Stands for the lines that were lost when there were too many: the last ones say most.
+const LOST: &str = "(earlier steps are left out)";
 
-/// The shared page, mapped once by the lane before it forks its first case.
+/// The shared page, mapped once by the lane before it forks its first case: how many bytes were ever written, and the last of them,
+/// each at its number modulo the room.
 struct Page(*mut u8);
 
-// SAFETY: the page is never unmapped, its header is atomic, and its text is written in disjoint pieces that
-// the atomic header hands out.
+// SAFETY: the page is never unmapped, and all of it is read and written as atomics.
 unsafe impl Sync for Page {}
 // SAFETY: as above; the pointer is valid in every thread.
 unsafe impl Send for Page {}
@@ -34,20 +36,39 @@ impl Page {
         unsafe { &*self.0.cast::<AtomicUsize>() }
     }
 
-    fn append(&self, line: &[u8]) {
-        let at = self.used().fetch_add(line.len(), Ordering::Relaxed);
-        if at + line.len() > TEXT {
-            return;
-        }
-        // SAFETY: fetch_add gave this writer the range at..at+len alone, and it lies within the mapping.
-        unsafe { std::ptr::copy_nonoverlapping(line.as_ptr(), self.0.add(HEADER + at), line.len()) };
+    fn text(&self) -> &[AtomicU8] {
+        // SAFETY: as above; HEADER and TEXT are its two parts, and any process may change an atomic at any time.
+        unsafe { std::slice::from_raw_parts(self.0.add(HEADER).cast(), TEXT) }
     }
 
-    fn read(&self) -> String {
-        let len = self.used().load(Ordering::Relaxed).min(TEXT);
-        // SAFETY: HEADER + len is within the mapping, which is never unmapped.
-        let text = unsafe { std::slice::from_raw_parts(self.0.add(HEADER), len) };
-        String::from_utf8_lossy(text).replace('\0', "")
+    fn append(&self, line: &[u8]) {
+        let start = self.used().fetch_add(line.len(), Ordering::Relaxed);
+        let room = self.text();
+        let first = start % TEXT;
+        let (before, behind) = line.split_at(line.len().min(TEXT - first));
+        let places = room[first..].iter().zip(before).chain(room.iter().zip(behind));
+        places.for_each(|(place, byte)| place.store(*byte, Ordering::Relaxed));
+    }
+
+    fn read(&self) -> Vec<String> {
+        let used = self.used().load(Ordering::Relaxed);
+        let room = self.text();
+        let (newer, older) = room.split_at(used % TEXT);
+        let older = if used >= TEXT { older } else { &[] };
+        let bytes: Vec<u8> = older.iter().chain(newer).map(|byte| byte.load(Ordering::Relaxed)).collect();
+        let text = String::from_utf8_lossy(&bytes).replace('\0', "");
+        let lines = text.lines().map(str::to_owned);
+        match older {
+            [] => lines.collect(),
+            // The first is half a line.
+            _ => std::iter::once(LOST.to_owned()).chain(lines.skip(1)).collect(),
+        }
+    }
+
+    /// Clears what was written: whoever is killed in the middle of a line must not leave an earlier case's in its place.
+    fn clear(&self) {
+        let used = self.used().swap(0, Ordering::Relaxed);
+        self.text()[..used.min(TEXT)].iter().for_each(|byte| byte.store(0, Ordering::Relaxed));
     }
 }
 
@@ -65,13 +86,13 @@ pub(crate) fn open() -> rustix::io::Result<()> {
 /// Forgets what the case before left.
 pub(crate) fn clear() {
     if let Some(page) = PAGE.get() {
-        page.used().store(0, Ordering::Relaxed);
+        page.clear();
     }
 }
 
-/// All lines so far.
+/// All lines so far, or the last of them.
 pub(crate) fn read() -> Vec<String> {
-    PAGE.get().map(|page| page.read().lines().map(str::to_owned).collect()).unwrap_or_default()
+    PAGE.get().map(Page::read).unwrap_or_default()
 }
 
 /// A line on the stack: no allocation between clone3 and exec.
@@ -104,4 +125,29 @@ pub fn note(text: Arguments<'_>) {
 #[macro_export]
 macro_rules! note {
     ($($text:tt)*) => { $crate::trail::note(format_args!($($text)*)) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_lines_are_kept() {
+        let mut memory = vec![0_usize; SIZE / size_of::<usize>()];
+        let page = Page(memory.as_mut_ptr().cast());
+        assert!(page.read().is_empty());
+        page.append(b"first\n");
+        assert_eq!(page.read(), ["first"]);
+        for number in 0..10_000 {
+            page.append(format!("line {number}\n").as_bytes());
+        }
+        let lines = page.read();
+        assert_eq!((&lines[0][..], &lines[lines.len() - 1][..]), (LOST, "line 9999"));
+        assert!(lines[1..].iter().all(|line| line.starts_with("line ")), "{lines:?}");
+        page.clear();
+        (0..TEXT / 8).for_each(|_| page.append(b"8 bytes\n"));
+        assert_eq!(page.read().len(), TEXT / 8);
+        page.clear();
+        assert!(page.read().is_empty() && memory.iter().all(|word| *word == 0));
+    }
 }
