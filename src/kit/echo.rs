@@ -11,8 +11,9 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use crate::check::{self, Context as _, Result};
+use crate::check::{self, Context as _, Failure, Result};
 use crate::clone3::{Child, Clone3};
+use crate::kit::Channel;
 use crate::kit::channel::read_byte;
 use crate::kit::helper::{self, Command};
 use crate::kit::process::spawn_once_free;
@@ -140,24 +141,31 @@ impl Echo {
     /// Makes one, and proves that it answers.
     #[track_caller]
     pub fn spawn(call: &Clone3) -> Result<Echo> {
-        Echo::prepared(call, || Ok(()))
+        Echo::serving(call, Echoer::serve)
     }
 
     /// Makes one that first runs `prepare` (which must succeed), and proves that it answers. The call may ask for
     /// the pid of a process that is just gone.
+    ///
+    /// # Errors
+    /// That of `prepare`, if it fails.
     #[track_caller]
     pub fn prepared(call: &Clone3, mut prepare: impl FnMut() -> Result) -> Result<Echo> {
+        let told = Channel::new()?;
+        let echo = Echo::serving(call, |echoer| match prepare() {
+            Ok(()) => echoer.serve(),
+            Err(failure) => tell(&told, &failure),
+        });
+        echo.map_err(|dead| why(&told, dead))
+    }
+
+    #[track_caller]
+    fn serving(call: &Clone3, mut serve: impl FnMut(&Echoer) -> i32) -> Result<Echo> {
         let (line, echoer) = line()?;
         let child = spawn_once_free(call, || {
             // A copy of the parent's end here would hide the parent's death, and the child's own.
             line.close_in_child();
-            match prepare() {
-                Ok(()) => echoer.serve(),
-                Err(failure) => {
-                    note!("in the child: {}", failure.message);
-                    98
-                }
-            }
+            serve(&echoer)
         })?;
         drop(echoer);
         let echo = Echo { child, line };
@@ -172,6 +180,9 @@ impl Echo {
     }
 
     /// As [`Echo::execed`], from this copy of this program, after running `prepare` (which must succeed).
+    ///
+    /// # Errors
+    /// That of `prepare`, or of the exec, if it fails.
     #[track_caller]
     pub fn execed_from(
         call: &Clone3,
@@ -179,15 +190,14 @@ impl Echo {
         prepare: impl FnOnce() -> Result,
     ) -> Result<Echo> {
         let (line, echoer) = line()?;
+        let told = Channel::new()?;
         let command = Command::new("echo", &[])?.with_fd(&echoer.from).with_fd(&echoer.to);
         let child = call.spawn(|| {
-            let failure = prepare().map_or_else(|failure| failure, |()| command.exec_file(program));
-            note!("in the child: {}", failure.message);
-            98
+            tell(&told, &prepare().map_or_else(|failure| failure, |()| command.exec_file(program)))
         })?;
         drop(echoer);
         let echo = Echo { child, line };
-        echo.is_alive("after its exec")?;
+        echo.is_alive("after its exec").map_err(|dead| why(&told, dead))?;
         Ok(echo)
     }
 
@@ -226,4 +236,17 @@ impl DerefMut for Echo {
     fn deref_mut(&mut self) -> &mut Child {
         &mut self.child
     }
+}
+
+/// In a child that cannot do what it was made for: tells its parent, and gives the exit status.
+fn tell(parent: &Channel<Failure>, failure: &Failure) -> i32 {
+    note!("in the child: {}", failure.message);
+    // Without it the parent sees no more than that the child is dead.
+    let _ = parent.send(failure);
+    98
+}
+
+/// Why the child is dead: what it told, if it did.
+fn why(child: &Channel<Failure>, dead: Failure) -> Failure {
+    child.try_recv().ok().flatten().unwrap_or(dead)
 }
