@@ -365,7 +365,7 @@ pub fn raw(args: usize, size: usize) -> std::result::Result<i32, Errno> {
 }
 
 /// Runs a child's body and exits with its result. A panic is shown on stderr and exits with 101, as ever.
-fn exit_child(body: impl FnOnce() -> i32) -> ! {
+pub(crate) fn exit_child(body: impl FnOnce() -> i32) -> ! {
     let code = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).unwrap_or(101);
     exit_now(code)
 }
@@ -566,6 +566,8 @@ impl Child {
             Some(pidfd) => pidfd.try_clone()?,
             None => match Pidfd::try_open(self.pid) {
                 Err(Errno::ESRCH) => return Ok(()),
+                // The number may be another process's by now.
+                Ok(pidfd) if !wait::is_child(&pidfd) => return Ok(()),
                 other => other?,
             },
         };

@@ -11,6 +11,7 @@ use nix::sys::signal::Signal;
 
 use crate::check::{Failure, Named, Result};
 use crate::note;
+use crate::pidfd::Pidfd;
 
 /// A wait status, shown in words: `exited with 42 (0x2a00)`.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -141,6 +142,12 @@ impl Event {
     pub fn killed(pid: i32, signal: Signal) -> Event {
         Event { pid, code: libc::CLD_KILLED, status: signal as i32 }
     }
+}
+
+/// Whether a process is a child of the caller's, alive or zombie.
+pub fn is_child(pidfd: &Pidfd) -> bool {
+    let any = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
+    waitid(Who::Pidfd(pidfd.as_fd()), any) != Err(Errno::ECHILD)
 }
 
 /// `waitid(2)` as it is: `options` raw, `None` when WNOHANG finds nothing.

@@ -11,7 +11,7 @@ use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
 
 use crate::abi::{CloneArgs, Flags};
 use crate::check::{Failure, Result};
-use crate::clone3::{PIDFD_UNTOUCHED, exit_now};
+use crate::clone3::{PIDFD_UNTOUCHED, exit_child};
 use crate::kit::{fds, process};
 use crate::note;
 use crate::pidfd::Pidfd;
@@ -78,7 +78,7 @@ pub fn clone3(
         int80(SYS_CLONE3, args as u32, size_of::<CloneArgs>() as u32)
     };
     if pid == 0 {
-        exit_now(body());
+        exit_child(body);
     }
     note!("32-bit clone3({flags}, exit_signal {exit_signal}) = {pid}");
     if pid < 0 {

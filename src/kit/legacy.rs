@@ -6,7 +6,7 @@ use std::ffi::c_ulong;
 use nix::errno::Errno;
 
 use crate::abi::Flags;
-use crate::clone3::{PIDFD_UNTOUCHED, exit_now};
+use crate::clone3::{PIDFD_UNTOUCHED, exit_child, exit_now};
 use crate::kit::fds;
 use crate::note;
 use crate::pidfd::Pidfd;
@@ -20,7 +20,7 @@ pub fn clone(flags: u64, body: impl FnOnce() -> i32) -> Result<(i32, Option<Pidf
     // SAFETY: without CLONE_VM the child works on a copy of this memory, and `pidfd` is live.
     let pid = unsafe { libc::syscall(libc::SYS_clone, flags, zero, &raw mut pidfd, zero, zero) };
     if pid == 0 {
-        exit_now(body());
+        exit_child(body);
     }
     note!("clone({flags:#x}) = {pid}");
     let pid = Errno::result(pid)? as i32;

@@ -74,9 +74,10 @@ pub fn answers(question: impl FnOnce() -> bool) -> bool {
 /// How a forked child ends that runs `body` and exits with what it returns; `None` where there can be none.
 pub fn ending_of(body: impl FnOnce() -> i32) -> Option<Status> {
     // fork(2) and not clone3, which may be what is missing here.
-    // SAFETY: called by programs with one thread; the child leaves without unwinding.
+    // SAFETY: the C library's fork leaves its allocator usable in the child, whatever other threads (those of a test harness)
+    // did; the child leaves without unwinding.
     match unsafe { nix::unistd::fork() } {
-        Ok(nix::unistd::ForkResult::Child) => crate::clone3::exit_now(body()),
+        Ok(nix::unistd::ForkResult::Child) => crate::clone3::exit_child(body),
         Ok(nix::unistd::ForkResult::Parent { child }) => {
             wait::waitpid(child.as_raw(), libc::__WALL).ok().flatten().map(|(_, status)| status)
         }

@@ -5,12 +5,14 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use rustix::process::pidfd_send_signal;
 use serde::{Deserialize, Serialize};
 
 use crate::clone3::exit_now;
 use crate::kit::process;
+use crate::pidfd::Pidfd;
 use crate::procfs::{self, Stat};
-use crate::wait::{Who, waitid};
+use crate::wait::{self, Who, waitid};
 
 /// How long leftovers may take to die of SIGKILL: long enough for an emulated machine under load.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
@@ -129,10 +131,7 @@ fn has_no_child() -> bool {
 pub(super) fn kill_all_children() -> Vec<Leftover> {
     let start = Instant::now();
     while !has_no_child() {
-        for child in children() {
-            // ESRCH: it is gone already.
-            let _ = kill(Pid::from_raw(child), Signal::SIGKILL);
-        }
+        children().into_iter().for_each(kill_child);
         while let Ok(Some(_)) = waitid(Who::Any, libc::WEXITED | libc::WNOHANG | libc::__WALL) {}
         if start.elapsed() > PATIENCE {
             return take();
@@ -140,4 +139,17 @@ pub(super) fn kill_all_children() -> Vec<Leftover> {
         std::thread::yield_now();
     }
     Vec::new()
+}
+
+/// Kills what had this number when children were looked up. One that the kernel reaps by itself may be gone since, and its number
+/// somebody else's.
+fn kill_child(pid: i32) {
+    match Pidfd::try_open(pid) {
+        // Not by the trail's own call: what is killed here is no step of the case.
+        Ok(pidfd) if wait::is_child(&pidfd) => drop(pidfd_send_signal(&pidfd, rustix::process::Signal::KILL)),
+        Ok(_) | Err(Errno::ESRCH) => {}
+        // Without descriptors, or behind a filter.
+        Err(_) if is_child(pid) => drop(kill(Pid::from_raw(pid), Signal::SIGKILL)),
+        Err(_) => {}
+    }
 }

@@ -32,7 +32,7 @@ impl Zygote {
             ForkResult::Parent { child } => Ok(Zygote { socket: Some(ours), pid: child.as_raw() }),
             ForkResult::Child => {
                 drop(ours);
-                serve(&theirs);
+                serve(theirs);
                 exit_now(0)
             }
         }
@@ -80,7 +80,7 @@ fn require_one_thread() -> io::Result<()> {
 }
 
 /// Forks a lane for every socket that arrives.
-fn serve(program: &UnixStream) {
+fn serve(program: UnixStream) {
     reset_signals();
     ignore_children();
     let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
@@ -88,18 +88,21 @@ fn serve(program: &UnixStream) {
     let _ = rustix::process::setpgid(None, None);
     let controllers = cgroup::Controllers::now();
     let mut lanes = Vec::new();
-    while let Ok(socket) = fdpass::receive(program) {
+    while let Ok(socket) = fdpass::receive(&program) {
         // SAFETY: the zygote has one thread.
         match unsafe { fork() } {
-            Ok(ForkResult::Child) => become_lane(socket, program),
+            Ok(ForkResult::Child) => {
+                // The zygote's own business.
+                drop((program, lanes));
+                become_lane(socket)
+            }
             Ok(ForkResult::Parent { child }) => lanes.extend(Pidfd::try_open(child.as_raw())),
             // Answers in the lane's place; the program is not there to be told of an error.
             Err(errno) => lane::refuse(&UnixStream::from(socket), &lane::no_fork(errno)),
         }
     }
     lanes.iter().for_each(wait_for_end);
-    // From here on the dead stay zombies until they are reaped here: no number that is looked up and signalled can
-    // have become somebody else's meanwhile.
+    // From here on the dead stay zombies until they are reaped here, but for those that the kernel reaps.
     heed_children();
     census::kill_all_children();
     if let Some(controllers) = controllers {
@@ -115,7 +118,7 @@ fn wait_for_end(lane: &Pidfd) {
     while poll(&mut fds, PATIENCE) == Err(Errno::EINTR) {}
 }
 
-fn become_lane(socket: OwnedFd, _program: &UnixStream) -> ! {
+fn become_lane(socket: OwnedFd) -> ! {
     heed_children();
     lane::serve(UnixStream::from(socket));
     exit_now(0)
