@@ -1,6 +1,6 @@
 //! What the pidfd and /proc of an auto-reaped child show while it lives, as it ends, and afterwards.
 
-use clone3_conformance::abi::Flags;
+use clone3_conformance::abi::{Flags, Namespace};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::Clone3;
@@ -52,7 +52,7 @@ const QUESTIONS: [(&str, Question); 14] = [
     ("pidfd_getfd", |_, pidfd| pidfd.getfd(0).map(drop)),
     ("setns(pidfd)", |_, pidfd| setns(pidfd, CloneFlags::CLONE_NEWNS)),
     ("process_madvise", |_, pidfd| pidfd.madvise_nothing()),
-    ("PIDFD_GET_PID_NAMESPACE", |_, pidfd| pidfd.pid_namespace().map(drop)),
+    ("PIDFD_GET_PID_NAMESPACE", |_, pidfd| pidfd.namespace(Namespace::Pid).map(drop)),
 ];
 
 case! {

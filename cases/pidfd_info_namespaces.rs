@@ -98,17 +98,16 @@ case! {
 }
 fn pidfd_info_fdinfo_foreign_nspid() -> Result {
     for call in subject::calls() {
-        let (ours, theirs) = fdpass::pair()?;
+        let ((ours, theirs), told) = (fdpass::pair()?, Channel::<Result>::new()?);
         // A child of this process would have two numbers, as many as whoever reads.
         let between = namespace::init().with(Flags::PIDFD).spawn(|| {
             let inner = call.clone().with(Flags::CLONE_NEWPID).spawn(park);
-            let sent = inner
-                .as_ref()
-                .map_err(Failure::clone)
-                .and_then(|inner| fdpass::send(&theirs, inner.pidfd()?));
-            if sent.is_ok() { park() } else { 1 }
+            let pass_on = |inner: &Child| fdpass::send(&theirs, inner.pidfd()?);
+            // A failure to report is seen as the end of the stream.
+            let _ = told.send(&inner.as_ref().map_err(Failure::clone).and_then(pass_on));
+            park()
         })?;
-        drop(theirs);
+        told.recv()??;
         let pidfd = Pidfd::from(fdpass::receive(&ours)?);
         let numbers = || Ok(nspid(&pidfd)?.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
         check::equal("control: of how many numbers NSpid tells here", numbers()?.len(), 3)?;

@@ -187,7 +187,10 @@ fn execute(options: &Options, shared: Arc<Shared>, selected: usize) -> u8 {
         eprintln!("error: {error}");
         return cli::BROKEN;
     }
-    let trials = candidates(options).map(|case| trial(case, &shared)).collect();
+    let mut cases: Vec<_> = candidates(options).collect();
+    // At the end: whoever runs alone keeps all processors but one from working.
+    cases.sort_by_key(|case| case.runs_alone());
+    let trials = cases.into_iter().map(|case| trial(case, &shared)).collect();
     let exit = match output::guarded(|| libtest_mimic::run(&arguments(options, shared.setting), trials)) {
         Some(conclusion) if conclusion.has_failed() => cli::FAILED,
         // As with --ignored, where every case can run.

@@ -93,7 +93,7 @@ impl Setting {
 
 /// How often a statistical loop runs: `base` times `--stress`.
 pub fn rounds(base: u32) -> u32 {
-    base * Setting::get().stress
+    base.saturating_mul(Setting::get().stress)
 }
 
 impl Need {
@@ -183,7 +183,7 @@ impl Need {
     }
 }
 
-/// Everything that keeps a case with these needs from running here; empty when nothing does.
+/// What keeps a case with these needs from running here; `None` when nothing does.
 ///
 /// A kernel without the feature comes before an environment without the permission: the second would not help.
 pub fn unmet(needs: &[Need], setting: &Setting) -> Option<Unmet> {

@@ -13,7 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 
 use crate::abi::{self, InfoMask, Namespace, PidfdInfo};
-use crate::check::{self, Failure, Named, Result};
+use crate::check::{self, Failure, Result};
 use crate::wait::{self, Status, Who};
 use crate::{note, procfs, sandbox};
 
@@ -299,15 +299,6 @@ impl Pidfd {
         Errno::result(done).map(drop)
     }
 
-    /// `PIDFD_GET_PID_NAMESPACE`.
-    pub fn pid_namespace(&self) -> std::result::Result<OwnedFd, Errno> {
-        let request = u32::from(abi::PIDFS_IOCTL_MAGIC) << 8 | 5;
-        // SAFETY: the request takes no pointer.
-        let fd = Errno::result(unsafe { libc::ioctl(self.as_raw_fd(), request as libc::Ioctl, 0) })?;
-        // SAFETY: the kernel just made this descriptor, and nobody else owns it.
-        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-    }
-
     /// `F_GETFL`: the file status flags.
     pub fn status_flags(&self) -> Result<i32> {
         Ok(nix::fcntl::fcntl(self, nix::fcntl::FcntlArg::F_GETFL)?)
@@ -345,12 +336,4 @@ pub fn fdinfo(fd: i32) -> io::Result<String> {
 pub fn pid_in_fdinfo(fd: i32) -> Option<i32> {
     let text = fdinfo(fd).ok()?;
     text.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok())
-}
-
-/// How the kernel refused exit information, for messages.
-pub fn explain(result: &std::result::Result<PidfdInfo, Errno>) -> String {
-    match result {
-        Ok(info) => format!("mask {}", info.given()),
-        Err(errno) => Named(*errno).to_string(),
-    }
 }

@@ -1,8 +1,9 @@
 //! What this kernel supports and what this environment allows, found before any case runs.
 //!
-//! No version number decides anything: a backport has what it has. The flags are probed without making a
-//! child: a call with `CLONE_PIDFD` and an address nobody can write to fails with EFAULT once all flags have
-//! been accepted, and with EINVAL where a flag is unknown.
+//! No version number decides whether a feature is there: a backport has what it has. (Versions decide which claims are ahead of a
+//! kernel, which defects it is known to have, and whether a filter rather than the kernel refuses a flag.) The flags are probed
+//! without making a child: a call with `CLONE_PIDFD` and an address nobody can write to fails with EFAULT once all flags have been
+//! accepted, and with EINVAL where a flag is unknown.
 
 use std::fmt;
 use std::sync::OnceLock;

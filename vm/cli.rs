@@ -64,8 +64,8 @@ pub struct Cli {
     #[arg(long)]
     pub sockets: bool,
 
-    /// Spare an emulator no time: the compressed kernel, QEMU's usual firmware, all that its processor can do, and nothing left out
-    /// of the boot but what an emulator gets wrong
+    /// Take no shortcuts for an emulator: the compressed kernel, QEMU's usual firmware, a processor with all that it can do (max), and
+    /// nothing left out of the boot but what an emulator gets wrong
     #[arg(long)]
     pub plain: bool,
 

@@ -10,6 +10,8 @@ for program in flex bison bc make; do
     command -v "$program" >/dev/null || missing+=("$program")
 done
 [[ -e /usr/include/gelf.h ]] || missing+=(libelf-dev)
+# No kernel is built to answer these.
+[[ " $* " =~ ' '(--help|-h|--list)' ' ]] && missing=()
 ((${#missing[@]} == 0)) || install_packages "${missing[@]}" || exit 3
 
 build_static --bins

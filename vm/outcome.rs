@@ -99,8 +99,8 @@ fn verdict(exit: Exit) -> Outcome {
     }
 }
 
-/// Whether all of it may be the emulator's or the host's doing. What a kernel says after an int3 oops comes of that: where it
-/// met it in an interrupt, it panics.
+/// Whether all of it may be the emulator's or the host's doing. Whatever follows an int3 oops counts as its consequence: a kernel
+/// that met one in an interrupt panics.
 fn are_suspect(found: &[Finding], accel: Accel) -> bool {
     let oops = found.iter().position(|finding| finding.origin == Fault::Int3);
     let independent = oops.map_or(found, |oops| &found[..=oops]);

@@ -154,9 +154,9 @@ impl Watch {
         wait_until(&mut waiting, Some(deadline))
     }
 
-    /// Takes what has come over every channel. The console is read first, so that what it says is blamed on no later case, and
-    /// understood last: what has gathered in the journal was told before. If nothing runs by then, it is about what has ended,
-    /// be it long before: a case that ends between the two readings is heard of before what the kernel said of it.
+    /// Takes what has come over every channel. The console is read before the journal, so that its lines are never blamed on a case
+    /// that began after them, and its lines are attributed after the journal's, to the cases that ran when last any did: a case may
+    /// end between the two readings.
     fn take(&mut self, listener: &mut dyn Listener) -> Result<()> {
         let said = self.channels.console.lines()?;
         let output = self.channels.output.read()?;

@@ -3,7 +3,6 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
-use rustix::io::FdFlags;
 
 use crate::check::{Failure, Result};
 use crate::note;
@@ -14,7 +13,7 @@ const F_DUPFD_QUERY: libc::c_int = 1024 + 3;
 /// In a forked process: closes its copy of a descriptor of the parent's. The copy of whatever owns that number
 /// must be neither used nor dropped.
 pub fn close_copy(fd: RawFd) -> Result {
-    // SAFETY: passed on to the caller.
+    // SAFETY: no memory is touched, and the number's owner in this process is as good as gone, says the caller.
     Errno::result(unsafe { libc::close(fd) })?;
     Ok(())
 }
@@ -22,7 +21,7 @@ pub fn close_copy(fd: RawFd) -> Result {
 /// `close_range(fd, fd, flags)`. What owns the number must be neither used nor dropped afterwards, unless the
 /// flags leave it open.
 pub fn close_range(fd: RawFd, flags: u32) -> std::result::Result<(), Errno> {
-    // SAFETY: passed on to the caller.
+    // SAFETY: no memory is touched, and the number's owner is as good as gone, says the caller.
     let done = unsafe { libc::syscall(libc::SYS_close_range, fd, fd, flags) };
     note!("close_range({fd}, {fd}, {flags:#x}) = {done}");
     Errno::result(done).map(drop)
@@ -37,15 +36,15 @@ pub fn dup2_onto_itself(fd: impl AsFd) -> std::result::Result<(), Errno> {
 
 /// Clears FD_CLOEXEC of the descriptor with this number.
 pub fn keep_over_exec(fd: RawFd) -> Result {
-    // SAFETY: borrowed for one system call, which says EBADF if there is no such descriptor.
-    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-    Ok(rustix::io::fcntl_setfd(fd, FdFlags::empty())?)
+    // SAFETY: no pointers are passed; EBADF if there is no such descriptor.
+    Errno::result(unsafe { libc::fcntl(fd, libc::F_SETFD, 0) })?;
+    Ok(())
 }
 
 /// Reads one byte from the descriptor with this number, however long that takes. One system call, safe in a child that
 /// shares memory.
 pub fn wait_for_input(fd: RawFd) -> i32 {
-    // SAFETY: borrowed for one system call, which says EBADF if there is no such descriptor.
+    // SAFETY: borrowed for the call, which says EBADF if there is no such descriptor.
     let fd = unsafe { BorrowedFd::borrow_raw(fd) };
     i32::from(rustix::io::read(fd, &mut [0_u8; 1]).is_err())
 }

@@ -12,7 +12,6 @@ use serde::de::DeserializeOwned;
 use crate::abi::Flags;
 use crate::check::{Failure, Result};
 use crate::clone3::{Child, Clone3};
-use crate::kit::Actor;
 use crate::kit::process::child_reporting;
 use crate::note;
 use crate::wait::Status;
@@ -41,15 +40,6 @@ pub fn init_reporting<T: Serialize + DeserializeOwned>(
         check_that_this_is_init()?;
         body()
     })
-}
-
-/// The init of a new pid namespace, made by `call` with `CLONE_NEWPID`, that follows instructions.
-#[track_caller]
-pub fn instructed_init<I: Serialize + DeserializeOwned, A: Serialize + DeserializeOwned>(
-    call: &Clone3,
-    act: impl FnMut(I) -> Result<A>,
-) -> Result<Actor<I, A>> {
-    Actor::spawn(&call.clone().with(Flags::CLONE_NEWPID), act)
 }
 
 /// Mounts the `/proc` of the caller's pid namespace over the one that is there. For a process in a mount namespace

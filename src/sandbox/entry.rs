@@ -94,8 +94,8 @@ fn set_patience(deadline: Duration) {
     GIVE_UP_AT.store(now() + patience, Ordering::Relaxed);
 }
 
-/// In a process whose report another one waits for: gives up before that one does, so that what is missing here is told
-/// there. Not for one that shares memory with its parent, whose patience this would be, too.
+/// For a child that reports to its parent: shortens its own patience to nine tenths of what is left, so that it times out first, and
+/// its message reaches the parent. Not for one that shares memory with its parent, whose patience this would be, too.
 pub fn give_up_earlier() {
     let end = GIVE_UP_AT.load(Ordering::Relaxed);
     if end != 0 {

@@ -26,7 +26,6 @@ pub fn play(arguments: &[String]) -> Result<ExitCode> {
         Some("churn") => churn(),
         Some("load") => load(),
         Some("clock") => step_clock(),
-        // For steps of `inside` that want a process to stop at its own wish.
         other => Err(format!("no part is called {other:?}").into()),
     }
 }
