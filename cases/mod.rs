@@ -3,6 +3,7 @@
 //! A case is declared with [`case!`](clone3_conformance::case!): its claim, what a failure means, what it
 //! needs, and where the claim comes from. Its function then reads like the claim.
 
+mod accompanied;
 mod arguments;
 mod autokill;
 mod autoreap;
@@ -17,6 +18,7 @@ mod holders;
 mod inheritance;
 mod io_uring;
 mod job_control;
+mod likeness;
 mod neighbours;
 mod no_new_privs;
 mod pidfd_events;

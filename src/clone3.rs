@@ -92,6 +92,18 @@ impl Clone3 {
         self
     }
 
+    /// With this address in `child_tid`.
+    pub fn child_tid(mut self, address: u64) -> Clone3 {
+        self.args.child_tid = address;
+        self
+    }
+
+    /// With this address in `tls`.
+    pub fn tls(mut self, address: u64) -> Clone3 {
+        self.args.tls = address;
+        self
+    }
+
     /// With the child placed in this cgroup. Sets `CLONE_INTO_CGROUP`.
     pub fn into_cgroup(self, cgroup: impl AsFd) -> Clone3 {
         self.into_cgroup_raw(cgroup.as_fd().as_raw_fd() as u64)

@@ -1,0 +1,260 @@
+//! The new flags and the others in one call: each does what it does alone.
+
+use std::os::fd::AsRawFd as _;
+use std::sync::atomic::Ordering;
+
+use clone3_conformance::abi::Flags;
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Context as _, Failure, Result};
+use clone3_conformance::clone3::{Child, Clone3, Stack, park};
+use clone3_conformance::kit::disposition::{self, Disposition};
+use clone3_conformance::kit::fds::close_copy;
+use clone3_conformance::kit::process::apart;
+use clone3_conformance::kit::seccomp::{self, Refusal};
+use clone3_conformance::kit::{Held, Tied, namespace, shared, tls};
+use clone3_conformance::procfs::status_field;
+use clone3_conformance::wait::Status;
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::sys::signal::{SigSet, Signal};
+
+/// An ordinary call, and one with each of the flags, each with a pidfd.
+fn calls() -> [Clone3; 4] {
+    let ordinary = Clone3::fork().with(Flags::PIDFD);
+    [ordinary.clone(), ordinary.with(Flags::NNP), Clone3::new(Flags::REAPED), Clone3::new(Flags::KILLED_NNP)]
+}
+
+/// Waits until nothing is left of a child that exits with 0.
+#[track_caller]
+fn ends(child: Child) -> Result {
+    match child.reaps_itself() {
+        true => child.is_gone_with(Status::exited(0)),
+        false => child.reap_expecting(Status::exited(0)),
+    }
+}
+
+#[track_caller]
+fn has_no_new_privs(pid: i32, what: &str) -> Result {
+    let found = status_field(&pid.to_string(), "NoNewPrivs");
+    check::equal(format_args!("NoNewPrivs in /proc of {what}"), found.as_deref(), Some("1"))
+}
+
+/// A child made by this call has no_new_privs, the last close of its pidfd kills it, and nobody has to wait for it.
+#[track_caller]
+fn all_three_work(call: &Clone3) -> Result {
+    let mut child = Tied::by(call)?;
+    has_no_new_privs(child.pid(), &format!("a child of {call}"))?;
+    child.close()?;
+    child.dies("after the last close of its pidfd").context(call)
+}
+
+case! {
+    /// CLONE_AUTOREAP, CLONE_NNP and CLONE_PIDFD_AUTOKILL do their work in one call with any other flag that they do not exclude,
+    /// and for a caller that has other children.
+    autokill_works_with_every_flag: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Proc],
+    source "commits \"clone: add CLONE_AUTOREAP\", \"clone: add CLONE_NNP\", \"pidfd: add CLONE_PIDFD_AUTOKILL\", which name the flags that they exclude",
+}
+fn autokill_works_with_every_flag() -> Result {
+    let other = Held::exiting_with(&Clone3::fork(), 0)?;
+    let word = shared::word(0)?;
+    let address = std::ptr::from_ref(word) as u64;
+    for more in [
+        Flags::CLONE_FS,
+        Flags::CLONE_IO,
+        Flags::CLONE_SYSVSEM,
+        Flags::CLONE_CLEAR_SIGHAND,
+        Flags::CLONE_UNTRACED,
+        Flags::CLONE_PARENT_SETTID,
+        Flags::CLONE_CHILD_SETTID,
+        Flags::CLONE_NEWNS,
+        Flags::CLONE_EMPTY_MNTNS,
+        Flags::CLONE_NEWUSER,
+        Flags::CLONE_NEWNET,
+        Flags::CLONE_NEWPID,
+        Flags::CLONE_NEWTIME,
+        Flags::CLONE_NEWUTS | Flags::CLONE_NEWIPC | Flags::CLONE_NEWCGROUP,
+    ] {
+        let with_words = |call: Clone3| call.with(more).parent_tid(address).child_tid(address);
+        match with_words(Clone3::fork()).try_spawn(|| 0) {
+            Ok(ordinary) => ordinary.reap_expecting(Status::exited(0))?,
+            // Not in this kernel's configuration, or not allowed here.
+            Err(_) => continue,
+        }
+        all_three_work(&with_words(Clone3::new(Flags::KILLED_NNP)))?;
+    }
+    other.let_go()?;
+    other.into_child().reap_expecting(Status::exited(0))
+}
+
+extern "C" fn stay(_: usize) -> i32 {
+    park()
+}
+
+case! {
+    /// The last close of its pidfd kills a child that shares memory and signal handlers with its creator, which lives on.
+    autokill_with_shared_handlers: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; clone(2), CLONE_SIGHAND",
+}
+fn autokill_with_shared_handlers() -> Result {
+    for more in [Flags::CLONE_VM, Flags::CLONE_VM | Flags::CLONE_SIGHAND] {
+        let mut child = Clone3::new(Flags::KILLED_NNP | more).spawn_on(&Stack::new()?, stay, 0)?;
+        let observer = child.observe()?;
+        child.take_pidfd()?.close()?;
+        observer.reaped_with(Status::killed(Signal::SIGKILL)).context(more)?;
+    }
+    Ok(())
+}
+
+case! {
+    /// The three flags do their work for a child whose number is chosen with set_tid.
+    autokill_with_set_tid: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, PidNamespace, Proc],
+    source "clone(2), set_tid; commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"",
+}
+fn autokill_with_set_tid() -> Result {
+    const WANTED: i32 = 4343;
+    // In a pid namespace of its own nobody else can have taken that number.
+    let elsewhere = Clone3::fork().with(Flags::CLONE_NEWNS);
+    let (init, ()) = namespace::init_reporting(&elsewhere, || {
+        namespace::mount_proc()?;
+        all_three_work(&Clone3::new(Flags::KILLED_NNP).set_tid(&[WANTED]))
+    })?;
+    init.reap_expecting(Status::exited(0))
+}
+
+case! {
+    /// CLONE_PARENT_SETTID and CLONE_CHILD_SETTID store the child's number for a child of each of the new flags.
+    abi_tid_words_with_flags: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "clone(2), CLONE_PARENT_SETTID, CLONE_CHILD_SETTID",
+}
+fn abi_tid_words_with_flags() -> Result {
+    for call in calls() {
+        for flag in [Flags::CLONE_PARENT_SETTID, Flags::CLONE_CHILD_SETTID] {
+            // Seen by both, whoever stores it.
+            let word = shared::word(0)?;
+            let address = std::ptr::from_ref(word) as u64;
+            let call = call.clone().with(flag).parent_tid(address).child_tid(address);
+            let child = call.spawn(|| 0)?;
+            let pid = child.pid();
+            ends(child)?;
+            check::equal(
+                format_args!("the word that {call} stores"),
+                word.load(Ordering::Acquire),
+                pid as u32,
+            )?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether thread-local storage is where the argument says.
+extern "C" fn storage_is_at(address: usize) -> i32 {
+    i32::from(tls::base() != address as u64)
+}
+
+case! {
+    /// CLONE_SETTLS sets the thread-local storage of a child of each of the new flags.
+    abi_settls_with_flags: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "clone(2), CLONE_SETTLS",
+}
+fn abi_settls_with_flags() -> Result {
+    let storage: &'static [u64] = Vec::leak(vec![0; 64]);
+    let address = storage.as_ptr() as usize;
+    for call in calls() {
+        let call = call.with(Flags::CLONE_VM | Flags::CLONE_SETTLS).tls(address as u64);
+        let child = call.spawn_on(&Stack::new()?, storage_is_at, address)?;
+        ends(child).context(format_args!("{call}; 1 says that the storage is elsewhere"))?;
+    }
+    Ok(())
+}
+
+/// In a child that holds up its creator, and so may do what it likes: ignores SIGUSR1.
+extern "C" fn ignore_usr1(_: usize) -> i32 {
+    i32::from(disposition::set(Signal::SIGUSR1, Disposition::Ignored).is_err())
+}
+
+case! {
+    /// A child of each of the new flags shares with its creator what CLONE_FS, CLONE_FILES and CLONE_SIGHAND say, and nothing of it
+    /// without them.
+    abi_shares_with_flags: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "clone(2), CLONE_FS, CLONE_FILES, CLONE_SIGHAND",
+}
+fn abi_shares_with_flags() -> Result {
+    for call in calls() {
+        for shared in [Flags::empty(), Flags::CLONE_FS] {
+            let call = call.clone().with(shared);
+            rustix::process::chdir("/")?;
+            ends(call.spawn(|| i32::from(rustix::process::chdir("/dev").is_err()))?)?;
+            let expected = if shared.is_empty() { "/" } else { "/dev" };
+            check::equal(
+                format_args!("the creator's directory after the child of {call} went to /dev"),
+                std::env::current_dir()?.to_str(),
+                Some(expected),
+            )?;
+        }
+        for shared in [Flags::empty(), Flags::CLONE_FILES] {
+            let call = call.clone().with(shared);
+            let null = std::fs::File::open("/dev/null")?;
+            ends(call.spawn(|| i32::from(close_copy(null.as_raw_fd()).is_err()))?)?;
+            let is_open = fcntl(&null, FcntlArg::F_GETFD) != Err(Errno::EBADF);
+            check::equal(
+                format_args!("whether the creator has a descriptor that the child of {call} closed"),
+                is_open,
+                shared.is_empty(),
+            )?;
+            if !is_open {
+                // There is nothing left to close.
+                std::mem::forget(null);
+            }
+        }
+        for shared in [Flags::CLONE_VM, Flags::CLONE_VM | Flags::CLONE_SIGHAND] {
+            let call = call.clone().with(shared | Flags::CLONE_VFORK);
+            disposition::set(Signal::SIGUSR1, Disposition::Default)?;
+            ends(call.spawn_on(&Stack::new()?, ignore_usr1, 0)?)?;
+            let is_shared = shared.contains(Flags::CLONE_SIGHAND);
+            let expected = if is_shared { Disposition::Ignored } else { Disposition::Default };
+            check::equal(
+                format_args!("what the creator does with SIGUSR1 when the child of {call} ignores it"),
+                disposition::of(Signal::SIGUSR1)?,
+                expected,
+            )?;
+        }
+    }
+    Ok(())
+}
+
+case! {
+    /// A child of CLONE_NNP sends the exit signal that was asked for.
+    nnp_sends_exit_signal: Must, needs [Nnp, Proc],
+    source "clone(2), exit_signal; commit \"clone: add CLONE_NNP\"",
+}
+fn nnp_sends_exit_signal() -> Result {
+    SigSet::all().thread_block()?;
+    for call in [Clone3::new(Flags::empty()), Clone3::new(Flags::NNP)] {
+        let call = call.exit_signal(libc::SIGUSR1 as u64);
+        call.spawn(|| 0)?.reap_expecting(Status::exited(0))?;
+        let pending = status_field("self", "ShdPnd").unwrap_or_default();
+        check::equal(
+            format_args!("ShdPnd of the parent of a child of {call} that has ended"),
+            u64::from_str_radix(&pending, 16).ok(),
+            Some(1 << (libc::SIGUSR1 - 1)),
+        )?;
+    }
+    Ok(())
+}
+
+case! {
+    /// CLONE_NNP sets no_new_privs for a caller that is behind a seccomp filter and has no no_new_privs itself.
+    nnp_behind_filter: Must, needs [Nnp, SysAdmin, NotYetNnp, Proc],
+    source "commit \"clone: add CLONE_NNP\"; seccomp(2) (CAP_SYS_ADMIN)",
+}
+fn nnp_behind_filter() -> Result {
+    apart(|| {
+        seccomp::refuse(libc::SYS_acct, Refusal::Errno(Errno::EDOM))
+            .map_err(|errno| Failure::blocked(format!("a seccomp filter cannot be installed: {errno:?}")))?;
+        let control = status_field("self", "NoNewPrivs");
+        check::equal("control: NoNewPrivs of the caller", control.as_deref(), Some("0"))?;
+        let child = Clone3::fork().with(Flags::NNP).spawn(park)?;
+        has_no_new_privs(child.pid(), "a child whose creator is behind a filter")?;
+        child.clear_away()
+    })
+}

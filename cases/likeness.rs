@@ -1,0 +1,138 @@
+//! What a child of the new flags has of its creator: all that an ordinary child has.
+
+use std::num::NonZeroU64;
+
+use clone3_conformance::abi::Flags;
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Failure, Result};
+use clone3_conformance::clone3::Clone3;
+use clone3_conformance::kit::disposition::{self, Disposition};
+use clone3_conformance::kit::inherited::{self, Inherited};
+use clone3_conformance::kit::process::child_reporting;
+use clone3_conformance::kit::seccomp::{self, Refusal};
+use clone3_conformance::note;
+use clone3_conformance::wait::Status;
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::{SigSet, Signal, raise};
+use rustix::fs::Mode;
+use rustix::process::{
+    DumpableBehavior, getpid, nice, set_child_subreaper, set_dumpable_behavior,
+    set_parent_process_death_signal,
+};
+use rustix::thread::{set_current_timer_slack, set_no_new_privs};
+
+/// The calls with new flags whose children are compared with that of an ordinary call.
+fn calls() -> [Clone3; 3] {
+    [Clone3::new(Flags::REAPED), Clone3::fork().with(Flags::NNP), Clone3::new(Flags::KILLED_NNP)]
+}
+
+/// What a child made by the call has of this process.
+#[track_caller]
+fn inherited_by(call: &Clone3) -> Result<Inherited> {
+    let creators = inherited::namespaces();
+    let (child, found) = child_reporting(call, || Ok(inherited::own(&creators)))?;
+    match child.reaps_itself() {
+        true => child.is_gone_with(Status::exited(0))?,
+        false => child.reap_expecting(Status::exited(0))?,
+    }
+    Ok(found)
+}
+
+/// Children of the new flags with `more` have what an ordinary child with `more` has.
+#[track_caller]
+fn alike(more: Flags, when: &str) -> Result {
+    let ordinary = Clone3::fork().with(more);
+    let expected = inherited_by(&ordinary)?;
+    for call in calls() {
+        let call = call.with(more);
+        let differences = inherited::differences(&inherited_by(&call)?, &expected);
+        if !differences.is_empty() {
+            let differences = differences.join("; ");
+            return Err(Failure::fail(format!(
+                "{when}, a child of {call} differs from one of {ordinary}: {differences}"
+            )));
+        }
+    }
+    Ok(())
+}
+
+case! {
+    /// A child of the new flags inherits what an ordinary child of the same creator does: signal mask and dispositions,
+    /// limits, priority, name, OOM adjustment, personality, alternate stack, capabilities, namespaces, terminal,
+    /// directories, whether it is dumpable; and not what an ordinary child does not: pending signals, the parent-death
+    /// signal, that it is a subreaper.
+    abi_inherits_as_ordinary_child: Must, needs [Autoreap, Nnp, Autokill, Proc],
+    source "fork(2); clone(2); commits \"clone: add CLONE_AUTOREAP\", \"clone: add CLONE_NNP\"",
+}
+fn abi_inherits_as_ordinary_child() -> Result {
+    have_something_to_inherit()?;
+    alike(Flags::empty(), "with a creator that has changed all it can")?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    alike(Flags::empty(), "with a creator that is not dumpable")
+}
+
+/// Changes what can be changed of this process.
+fn have_something_to_inherit() -> Result {
+    rustix::process::umask(Mode::from_raw_mode(0o027));
+    std::fs::write("/proc/self/oom_score_adj", "18")?;
+    std::fs::write("/proc/self/coredump_filter", "3")?;
+    rustix::thread::set_name(c"heir")?;
+    nice(3)?;
+    set_current_timer_slack(NonZeroU64::new(123_456))?;
+    setrlimit(Resource::RLIMIT_STACK, 1 << 20, 1 << 22)?;
+    rustix::process::chdir("/proc")?;
+    set_child_subreaper(Some(getpid()))?;
+    set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
+    disposition::set(Signal::SIGUSR2, Disposition::Ignored)?;
+    disposition::set(Signal::SIGHUP, Disposition::Caught)?;
+    SigSet::from(Signal::SIGUSR1).thread_block()?;
+    Ok(raise(Signal::SIGUSR1)?)
+}
+
+case! {
+    /// A child of the new flags is behind its creator's seccomp filter, and has no_new_privs if its creator has.
+    abi_inherits_seccomp_filter: Must, needs [Autoreap, Nnp, Autokill, Proc],
+    source "seccomp(2) (\"If fork(2) or clone(2) is allowed by the filter, any child processes will be constrained\"); prctl(2)",
+}
+fn abi_inherits_seccomp_filter() -> Result {
+    set_no_new_privs(true)?;
+    seccomp::refuse(libc::SYS_acct, Refusal::Errno(nix::errno::Errno::EDOM))
+        .map_err(|errno| Failure::blocked(format!("a seccomp filter cannot be installed: {errno:?}")))?;
+    let ordinary = inherited_by(&Clone3::fork())?;
+    check::equal(
+        "control: Seccomp of an ordinary child",
+        ordinary.get("Seccomp").map(String::as_str),
+        Some("2"),
+    )?;
+    alike(Flags::empty(), "behind a filter")
+}
+
+case! {
+    /// What another flag does to an ordinary child it does to one of the new flags: new namespaces and the capabilities
+    /// in them, handlers that are cleared, an alternate stack that is not kept.
+    abi_other_flags_do_the_same: Must, needs [Autoreap, Nnp, Autokill, Proc],
+    source "clone(2); commits \"clone: add CLONE_AUTOREAP\" and \"clone: add CLONE_NNP\", which name the flags that they exclude",
+}
+fn abi_other_flags_do_the_same() -> Result {
+    disposition::set(Signal::SIGHUP, Disposition::Caught)?;
+    let mut compared = 0;
+    for more in [
+        Flags::CLONE_CLEAR_SIGHAND,
+        Flags::CLONE_NEWUSER,
+        Flags::CLONE_NEWNS,
+        Flags::CLONE_EMPTY_MNTNS,
+        Flags::CLONE_NEWNET,
+        Flags::CLONE_NEWTIME,
+        Flags::CLONE_NEWUTS | Flags::CLONE_NEWIPC | Flags::CLONE_NEWCGROUP,
+    ] {
+        match Clone3::fork().with(more).try_spawn(|| 0) {
+            Ok(ordinary) => ordinary.reap_expecting(Status::exited(0))?,
+            // Not in this kernel's configuration, or not allowed here.
+            Err(_) => continue,
+        }
+        alike(more, "with another flag")?;
+        compared += 1;
+    }
+    note!("{compared} flags were compared");
+    Ok(())
+}

@@ -1,0 +1,121 @@
+//! What a process has of its creator, as far as it can be asked for: two children of one creator can be compared by it.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use rustix::process::{child_subreaper, dumpable_behavior, parent_process_death_signal};
+
+/// Lines of `/proc/PID/status` that say something of the creator, and nothing of the process's own life.
+const STATUS: [&str; 17] = [
+    "Umask",
+    "TracerPid",
+    "Uid",
+    "Gid",
+    "Groups",
+    "Threads",
+    "SigPnd",
+    "ShdPnd",
+    "SigBlk",
+    "SigIgn",
+    "SigCgt",
+    "CapInh",
+    "CapPrm",
+    "CapEff",
+    "CapBnd",
+    "CapAmb",
+    "Seccomp",
+];
+
+/// Fields of `/proc/PID/stat`, by their numbers in proc(5): process group, session, terminal, nice value, and scheduling.
+const STAT: [usize; 6] = [5, 6, 7, 19, 40, 41];
+
+/// Files of `/proc/PID`, read whole.
+const FILES: [&str; 8] = [
+    "comm",
+    "oom_score_adj",
+    "timerslack_ns",
+    "personality",
+    "coredump_filter",
+    "limits",
+    "cgroup",
+    "sessionid",
+];
+
+/// Links of `/proc/PID`.
+const LINKS: [&str; 10] =
+    ["cwd", "root", "ns/cgroup", "ns/ipc", "ns/mnt", "ns/net", "ns/time", "ns/user", "ns/uts", "ns/pid"];
+
+/// What it is, by what it is called.
+pub type Inherited = BTreeMap<String, String>;
+
+/// The caller's. What cannot be had is told as the error that says so.
+///
+/// Of a namespace it is told whether it is the one in `creators`, which [`namespaces`] gives.
+pub fn own(creators: &Inherited) -> Inherited {
+    let mut found = Inherited::new();
+    let status = file("status");
+    let lines = status.lines().filter_map(|line| line.split_once(':'));
+    let wanted = lines.filter(|(name, _)| STATUS.contains(name));
+    found.extend(wanted.map(|(name, value)| (name.to_owned(), value.trim().to_owned())));
+    let stat = file("stat");
+    // Behind the name in parentheses comes field 3.
+    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
+    let field = |number: usize| fields.get(number - 3).copied().unwrap_or_default().to_owned();
+    found.extend(STAT.map(|number| (format!("stat field {number}"), field(number))));
+    found.extend(FILES.map(|name| (name.to_owned(), file(name))));
+    for name in LINKS {
+        let link = link(name);
+        let known = creators.get(name).is_some_and(|creators| *creators == link);
+        found.insert(name.to_owned(), if known { "the creator's".to_owned() } else { anonymous(&link) });
+    }
+    found.insert("dumpable".to_owned(), format!("{:?}", dumpable_behavior()));
+    found.insert("subreaper".to_owned(), format!("{:?}", child_subreaper().map(|own| own.is_some())));
+    found.insert("parent-death signal".to_owned(), format!("{:?}", parent_process_death_signal()));
+    found.insert("alternate stack".to_owned(), alternate_stack());
+    found
+}
+
+/// The caller's namespaces and directories, to be compared with a child's.
+pub fn namespaces() -> Inherited {
+    LINKS.map(|name| (name.to_owned(), link(name))).into_iter().collect()
+}
+
+/// Each thing in which the two differ: its name, what the first has, and what the second.
+pub fn differences(one: &Inherited, other: &Inherited) -> Vec<String> {
+    let nothing = String::new();
+    let names: std::collections::BTreeSet<&String> = one.keys().chain(other.keys()).collect();
+    let both = names
+        .into_iter()
+        .map(|name| [name, one.get(name).unwrap_or(&nothing), other.get(name).unwrap_or(&nothing)]);
+    both.filter(|[_, one, other]| one != other)
+        .map(|[name, one, other]| format!("{name}: {one:?}, not {other:?}"))
+        .collect()
+}
+
+fn file(name: &str) -> String {
+    fs::read_to_string(format!("/proc/self/{name}")).unwrap_or_else(|error| error.kind().to_string())
+}
+
+fn link(name: &str) -> String {
+    match fs::read_link(format!("/proc/self/{name}")) {
+        Ok(target) => target.display().to_string(),
+        Err(error) => error.kind().to_string(),
+    }
+}
+
+/// Another namespace has another number in each child.
+fn anonymous(link: &str) -> String {
+    match link.split_once(":[") {
+        Some((kind, _)) => format!("another {kind}"),
+        None => link.to_owned(),
+    }
+}
+
+/// Where signal handlers run that ask for another stack.
+fn alternate_stack() -> String {
+    // SAFETY: stack_t is plain data for which all zeroes is a valid value.
+    let mut stack: libc::stack_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `stack` is a live structure that the kernel may fill; nothing is set.
+    let done = unsafe { libc::sigaltstack(std::ptr::null(), &mut stack) };
+    format!("{done}: {:#x}, {} bytes, {:#x}", stack.ss_sp as usize, stack.ss_size, stack.ss_flags)
+}
