@@ -9,6 +9,7 @@ mod autokill;
 mod autoreap;
 mod closers;
 mod combinations;
+mod compat;
 mod coredump;
 mod descendants;
 mod elevation;

@@ -6,7 +6,7 @@ use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::{Clone3, park};
 use clone3_conformance::kit::disposition::{self, Disposition};
 use clone3_conformance::kit::process::{child_reporting, two_apart};
-use clone3_conformance::kit::{Gate, compat, fdpass, legacy, sigchld};
+use clone3_conformance::kit::{Gate, fdpass, legacy, sigchld};
 use clone3_conformance::pidfd::{self, Pidfd};
 use clone3_conformance::wait::{self, Event, Status};
 use nix::errno::Errno;
@@ -122,27 +122,6 @@ fn abi_pidfd_open_rejects_o_trunc() -> Result {
         check::refused(call, opened, Errno::EINVAL)?;
     }
     Ok(())
-}
-
-case! {
-    /// A 32-bit caller gets the same from clone3: an auto-kill child that its pidfd's last close kills, and EINVAL
-    /// where a 64-bit caller gets it.
-    abi_compat_i386: Is, needs [Autoreap, Nnp, Autokill],
-    source "arch/x86/entry/syscalls/syscall_32.tbl (sys_clone3)",
-}
-fn abi_compat_i386() -> Result {
-    compat::required()?;
-    let made = compat::clone3(Flags::KILLED_NNP, 0, park)?;
-    let (pid, pidfd) = check::succeeds("32-bit clone3", made)?;
-    check::equal("F_GETFL of the pidfd", pidfd.status_flags()? & AUTOKILL_MARK, AUTOKILL_MARK)?;
-    let observer = Pidfd::open(pid)?;
-    check::succeeds("32-bit close", compat::close(pidfd))?;
-    observer.wait_reaped()?;
-    wait::no_child(pid)?;
-    let signalling = compat::clone3(Flags::AUTOREAP, libc::SIGCHLD as u64, || 99)?;
-    check::refused("32-bit clone3(CLONE_AUTOREAP, exit_signal SIGCHLD)", signalling, Errno::EINVAL)?;
-    let unprotected = compat::clone3(Flags::AUTOKILL, 0, || 99)?;
-    check::refused("32-bit clone3(CLONE_PIDFD_AUTOKILL) without CLONE_AUTOREAP", unprotected, Errno::EINVAL)
 }
 
 case! {

@@ -4,12 +4,12 @@
 //! below 4 GiB.
 
 use std::arch::asm;
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
 
-use crate::abi::{CloneArgs, Flags};
+use crate::abi::{self, CloneArgs, Flags, InfoMask, PidfdInfo};
 use crate::check::{Failure, Result};
 use crate::clone3::{PIDFD_UNTOUCHED, exit_child};
 use crate::kit::{fds, process};
@@ -19,6 +19,7 @@ use crate::wait::Status;
 
 const SYS_CLOSE: u32 = 6;
 const SYS_GETPID: u32 = 20;
+const SYS_IOCTL: u32 = 54;
 const SYS_CLONE3: u32 = 435;
 
 /// `blocked` unless this kernel takes system calls from 32-bit programs.
@@ -28,7 +29,7 @@ pub fn required() -> Result {
         // Where the gate is shut, entering it is a crash: not one to dump core of.
         let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
         // SAFETY: getpid has no arguments.
-        let pid = unsafe { int80(SYS_GETPID, 0, 0) };
+        let pid = unsafe { int80(SYS_GETPID, [0; 3]) };
         i32::from(pid != std::process::id() as i32)
     };
     match process::ending_of(works) {
@@ -57,11 +58,7 @@ pub fn clone3(
     exit_signal: u64,
     body: impl FnOnce() -> i32,
 ) -> Result<std::result::Result<(i32, Pidfd), Errno>> {
-    let access = ProtFlags::READ | ProtFlags::WRITE;
-    let low_map = MapFlags::PRIVATE | MapFlags::from_bits_retain(libc::MAP_32BIT as u32);
-    // SAFETY: a new anonymous mapping at an address of the kernel's choice aliases nothing.
-    let low =
-        unsafe { mmap_anonymous(std::ptr::null_mut(), size_of::<Low>(), access, low_map)? }.cast::<Low>();
+    let low = low::<Low>()?;
     let flags = flags | Flags::PIDFD;
     assert!(!flags.contains(Flags::CLONE_VM), "a child that shares memory needs a stack of its own");
     // SAFETY: only makes addresses, within a mapping that is page-aligned and large enough.
@@ -75,7 +72,7 @@ pub fn clone3(
             ..CloneArgs::default()
         });
         pidfd.write(PIDFD_UNTOUCHED);
-        int80(SYS_CLONE3, args as u32, size_of::<CloneArgs>() as u32)
+        int80(SYS_CLONE3, [args as u32, size_of::<CloneArgs>() as u32, 0])
     };
     if pid == 0 {
         exit_child(body);
@@ -93,17 +90,41 @@ pub fn clone3(
 pub fn close(fd: impl Into<OwnedFd>) -> std::result::Result<(), Errno> {
     let fd: RawFd = std::os::fd::IntoRawFd::into_raw_fd(fd.into());
     // SAFETY: the descriptor was owned, and is given up here.
-    let closed = unsafe { int80(SYS_CLOSE, fd as u32, 0) };
+    let closed = unsafe { int80(SYS_CLOSE, [fd as u32, 0, 0]) };
     note!("32-bit close({fd}) = {closed}");
     if closed < 0 { Err(Errno::from_raw(-closed)) } else { Ok(()) }
 }
 
-/// The gate itself, for calls of up to two arguments. Gives the raw result; negative is an errno.
+/// `PIDFD_GET_INFO`.
+///
+/// # Errors
+/// The outer one is the suite's, the inner one the kernel's answer.
+pub fn info(pidfd: &Pidfd, request: InfoMask) -> Result<std::result::Result<PidfdInfo, Errno>> {
+    let info = low::<PidfdInfo>()?;
+    let number = abi::pidfd_get_info_request(size_of::<PidfdInfo>());
+    // SAFETY: `info` is a live structure of exactly the size that the request number states, and nobody else knows of it.
+    unsafe {
+        info.write(PidfdInfo { mask: request.bits(), ..PidfdInfo::default() });
+        let done = int80(SYS_IOCTL, [pidfd.as_raw_fd() as u32, number, info as u32]);
+        note!("32-bit PIDFD_GET_INFO({pidfd}, {request}) = {done}");
+        Ok(if done < 0 { Err(Errno::from_raw(-done)) } else { Ok(info.read()) })
+    }
+}
+
+/// Memory for a value, where 32 bits can point. It is zero, and there as long as the process.
+fn low<T>() -> Result<*mut T> {
+    let access = ProtFlags::READ | ProtFlags::WRITE;
+    let low_map = MapFlags::PRIVATE | MapFlags::from_bits_retain(libc::MAP_32BIT as u32);
+    // SAFETY: a new anonymous mapping at an address of the kernel's choice aliases nothing.
+    Ok(unsafe { mmap_anonymous(std::ptr::null_mut(), size_of::<T>(), access, low_map)? }.cast())
+}
+
+/// The gate itself, for calls of up to three arguments. Gives the raw result; negative is an errno.
 ///
 /// # Safety
 /// As that of the system call: pointers among the arguments point to what it asks for.
 #[cfg(target_arch = "x86_64")]
-unsafe fn int80(number: u32, first: u32, second: u32) -> i32 {
+unsafe fn int80(number: u32, [first, second, third]: [u32; 3]) -> i32 {
     let result: i32;
     // SAFETY: passed on to the caller. rbx, which the compiler keeps for itself, is put back; r8 to r11 are
     // lost in old kernels.
@@ -115,6 +136,7 @@ unsafe fn int80(number: u32, first: u32, second: u32) -> i32 {
             first = inout(reg) u64::from(first) => _,
             inlateout("eax") number => result,
             in("ecx") second,
+            in("edx") third,
             lateout("r8") _,
             lateout("r9") _,
             lateout("r10") _,

@@ -1,0 +1,106 @@
+//! What a 32-bit program on a 64-bit kernel gets: the same.
+
+use clone3_conformance::abi::{AUTOKILL_MARK, Flags, InfoMask};
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Result};
+use clone3_conformance::clone3::park;
+use clone3_conformance::kit::process::apart;
+use clone3_conformance::kit::{Held, compat, privilege, subject};
+use clone3_conformance::pidfd::Pidfd;
+use clone3_conformance::procfs::status_field;
+use clone3_conformance::wait::{self, Status};
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+case! {
+    /// A 32-bit caller gets the same from clone3: an auto-kill child that its pidfd's last close kills, and EINVAL
+    /// where a 64-bit caller gets it.
+    abi_compat_i386: Is, needs [Autoreap, Nnp, Autokill],
+    source "arch/x86/entry/syscalls/syscall_32.tbl (sys_clone3)",
+}
+fn abi_compat_i386() -> Result {
+    compat::required()?;
+    let made = compat::clone3(Flags::KILLED_NNP, 0, park)?;
+    let (pid, pidfd) = check::succeeds("32-bit clone3", made)?;
+    check::equal("F_GETFL of the pidfd", pidfd.status_flags()? & AUTOKILL_MARK, AUTOKILL_MARK)?;
+    let observer = Pidfd::open(pid)?;
+    check::succeeds("32-bit close", compat::close(pidfd))?;
+    observer.wait_reaped()?;
+    wait::no_child(pid)?;
+    let signalling = compat::clone3(Flags::AUTOREAP, libc::SIGCHLD as u64, || 99)?;
+    check::refused("32-bit clone3(CLONE_AUTOREAP, exit_signal SIGCHLD)", signalling, Errno::EINVAL)?;
+    let unprotected = compat::clone3(Flags::AUTOKILL, 0, || 99)?;
+    check::refused("32-bit clone3(CLONE_PIDFD_AUTOKILL) without CLONE_AUTOREAP", unprotected, Errno::EINVAL)
+}
+
+case! {
+    /// A child that a 32-bit caller makes with CLONE_NNP has no_new_privs.
+    nnp_compat_i386: Is, needs [Nnp, NotYetNnp, Proc],
+    source "arch/x86/entry/syscalls/syscall_32.tbl (sys_clone3); commit \"clone: add CLONE_NNP\"",
+}
+fn nnp_compat_i386() -> Result {
+    compat::required()?;
+    for (flags, expected) in [(Flags::empty(), "0"), (Flags::NNP, "1")] {
+        let made = compat::clone3(flags, libc::SIGCHLD as u64, park)?;
+        let (pid, _pidfd) = check::succeeds("32-bit clone3", made)?;
+        let found = status_field(&pid.to_string(), "NoNewPrivs");
+        check::equal(
+            format_args!("NoNewPrivs of a child of a 32-bit clone3({flags})"),
+            found.as_deref(),
+            Some(expected),
+        )?;
+        kill(Pid::from_raw(pid), Signal::SIGKILL)?;
+        wait::reap_expecting(pid, Status::killed(Signal::SIGKILL))?;
+    }
+    Ok(())
+}
+
+case! {
+    /// CLONE_PIDFD_AUTOKILL without CLONE_NNP needs CAP_SYS_ADMIN of a 32-bit caller, too: EPERM.
+    autokill_compat_i386_needs_cap: Is, needs [Autoreap, Nnp, Autokill],
+    source "arch/x86/entry/syscalls/syscall_32.tbl (sys_clone3); commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"",
+}
+fn autokill_compat_i386_needs_cap() -> Result {
+    compat::required()?;
+    apart(|| {
+        privilege::drop_capabilities()?;
+        let made = compat::clone3(Flags::KILLED_NNP, 0, park)?;
+        let (_, pidfd) = check::succeeds("control: 32-bit clone3 with CLONE_NNP", made)?;
+        pidfd.close()?;
+        let armed = compat::clone3(Flags::KILLED, 0, || 99)?;
+        check::refused(
+            "32-bit clone3(CLONE_PIDFD_AUTOKILL) without CLONE_NNP and without capabilities",
+            armed,
+            Errno::EPERM,
+        )
+    })
+}
+
+case! {
+    /// PIDFD_GET_INFO tells a 32-bit caller what it tells a 64-bit one.
+    pidfd_info_compat_i386: Is, needs [ExitInfo],
+    source "fs/pidfs.c pidfs_file_operations (compat_ioctl)",
+}
+fn pidfd_info_compat_i386() -> Result {
+    compat::required()?;
+    for call in subject::calls() {
+        let child = Held::exiting_with(&call, 42)?;
+        alike(child.pidfd()?, "alive")?;
+        child.let_go()?;
+        subject::see_off(&child)?;
+        alike(child.pidfd()?, "gone")?;
+    }
+    Ok(())
+}
+
+#[track_caller]
+fn alike(pidfd: &Pidfd, when: &str) -> Result {
+    let request = InfoMask::EXIT | InfoMask::CGROUPID;
+    let expected = check::succeeds("PIDFD_GET_INFO", pidfd.info(request))?;
+    let found = check::succeeds(
+        format_args!("32-bit PIDFD_GET_INFO of a child that is {when}"),
+        compat::info(pidfd, request)?,
+    )?;
+    check::equal(format_args!("PIDFD_GET_INFO, 32-bit, of a child that is {when}"), found, expected)
+}
