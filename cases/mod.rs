@@ -29,6 +29,7 @@ mod pidfd_info_arguments;
 mod pidfd_info_credentials;
 mod pidfd_info_exec;
 mod pidfd_info_namespaces;
+mod pidns_reboot;
 mod privilege;
 mod ptrace;
 mod ptrace_by_others;

@@ -1,0 +1,48 @@
+//! reboot(2) inside a pid namespace, which ends its init.
+
+use clone3_conformance::abi::Flags;
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Result};
+use clone3_conformance::kit::subject;
+use clone3_conformance::wait::Status;
+use nix::sys::signal::Signal;
+use rustix::system::{RebootCommand, reboot};
+
+/// In an init: asks for an end of the machine, which is that of its pid namespace. Anywhere else it would be the machine's own.
+fn end_the_namespace(command: RebootCommand) -> i32 {
+    if std::process::id() == 1 {
+        let _ = reboot(command);
+    }
+    98
+}
+
+case! {
+    /// A pid namespace's init that ends because reboot(2) was called in it is told to have been killed, by SIGHUP for a restart
+    /// and by SIGINT for a halt, in PIDFD_GET_INFO as by waitpid: for an auto-reaped init there is no other place to learn it.
+    pidfd_info_pidns_reboot_exit_code: Must, needs [ExitInfo, PidNamespace, GlobalChanges],
+    source "reboot(2), \"Behavior inside PID namespaces\"; kernel selftest pidfd_info_test (\"waitpid format\")",
+    known_defect "6.15 to 7.3: what reboot(2) makes of the status is for waitpid alone; init is told to have exited with 0",
+}
+fn pidfd_info_pidns_reboot_exit_code() -> Result {
+    for (command, signal) in
+        [(RebootCommand::Restart, Signal::SIGHUP), (RebootCommand::PowerOff, Signal::SIGINT)]
+    {
+        for call in subject::calls() {
+            let call = call.with(Flags::CLONE_NEWPID);
+            let init = call.spawn(|| end_the_namespace(command))?;
+            if let Some(status) = subject::see_off(&init)? {
+                check::equal("wait status", status, Status::killed(signal))?;
+            }
+            let what = format_args!(
+                "exit_code in PIDFD_GET_INFO of an init made by {call} after reboot({command:?})"
+            );
+            check::equal_or_defect(
+                what,
+                init.pidfd()?.exit_status()?,
+                Status::killed(signal),
+                Status::exited(0),
+            )?;
+        }
+    }
+    Ok(())
+}
