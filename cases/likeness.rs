@@ -8,17 +8,20 @@ use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::disposition::{self, Disposition};
 use clone3_conformance::kit::inherited::{self, Inherited};
-use clone3_conformance::kit::process::child_reporting;
+use clone3_conformance::kit::privilege;
+use clone3_conformance::kit::process::{apart, child_reporting};
 use clone3_conformance::kit::seccomp::{self, Refusal};
 use clone3_conformance::note;
-use clone3_conformance::wait::Status;
+use clone3_conformance::procfs::status_field;
+use clone3_conformance::wait::{self, Status};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigSet, Signal, raise};
-use rustix::fs::Mode;
+use rustix::fs::{Mode, OFlags};
 use rustix::process::{
-    DumpableBehavior, getpid, nice, set_child_subreaper, set_dumpable_behavior,
+    DumpableBehavior, getpid, ioctl_tiocsctty, nice, set_child_subreaper, set_dumpable_behavior,
     set_parent_process_death_signal,
 };
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::thread::{set_current_timer_slack, set_no_new_privs};
 
 /// The calls with new flags whose children are compared with that of an ordinary call.
@@ -65,10 +68,29 @@ case! {
     source "fork(2); clone(2); commits \"clone: add CLONE_AUTOREAP\", \"clone: add CLONE_NNP\"",
 }
 fn abi_inherits_as_ordinary_child() -> Result {
-    have_something_to_inherit()?;
-    alike(Flags::empty(), "with a creator that has changed all it can")?;
-    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
-    alike(Flags::empty(), "with a creator that is not dumpable")
+    // Only who leads no process group can get a terminal.
+    apart(|| {
+        if let Err(failure) = take_terminal() {
+            note!("no terminal: {}", failure.message);
+        }
+        have_something_to_inherit()?;
+        alike(Flags::empty(), "with a creator that has changed all it can")?;
+        set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+        alike(Flags::empty(), "with a creator that is not dumpable")
+    })
+}
+
+/// Makes the caller the leader of a session with a terminal, until it ends.
+fn take_terminal() -> Result {
+    nix::unistd::setsid()?;
+    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY)?;
+    grantpt(&master)?;
+    unlockpt(&master)?;
+    let name = ptsname(&master, Vec::new())?;
+    let terminal = rustix::fs::open(name, OFlags::RDWR | OFlags::NOCTTY, Mode::empty())?;
+    ioctl_tiocsctty(&terminal)?;
+    std::mem::forget((master, terminal));
+    Ok(())
 }
 
 /// Changes what can be changed of this process.
@@ -134,5 +156,51 @@ fn abi_other_flags_do_the_same() -> Result {
         compared += 1;
     }
     note!("{compared} flags were compared");
+    Ok(())
+}
+
+case! {
+    /// A CLONE_NNP child that makes a user namespace has all capabilities there, as an ordinary child.
+    nnp_unshare_gives_capabilities: Must, needs [Nnp, UserNamespaces, Proc],
+    source "user_namespaces(7); commit \"clone: add CLONE_NNP\"",
+}
+fn nnp_unshare_gives_capabilities() -> Result {
+    let capabilities = |call: &Clone3| -> Result<Option<String>> {
+        let (child, found) = child_reporting(call, || {
+            privilege::enter_user_namespace()?;
+            Ok(status_field("self", "CapPrm"))
+        })?;
+        child.reap_expecting(Status::exited(0))?;
+        Ok(found)
+    };
+    let expected = capabilities(&Clone3::fork())?;
+    check::equal(
+        "CapPrm of a CLONE_NNP child in a user namespace of its own",
+        capabilities(&Clone3::fork().with(Flags::NNP))?,
+        expected,
+    )
+}
+
+case! {
+    /// A child made with CLONE_NNP and CLONE_PARENT by a process with exit signal SIGCHLD has that exit signal: a plain wait finds
+    /// it.
+    nnp_clone_parent_exit_signal: Must, needs [Nnp],
+    source "clone(2), CLONE_PARENT; wait(2) (\"clone\" children)",
+}
+fn nnp_clone_parent_exit_signal() -> Result {
+    for flags in [Flags::CLONE_PARENT, Flags::CLONE_PARENT | Flags::NNP] {
+        apart(|| {
+            let (between, sibling) = child_reporting(&Clone3::fork(), || {
+                // A child of this process's parent.
+                Ok(Clone3::new(flags).spawn(|| 7)?.pid())
+            })?;
+            between.reap_expecting(Status::exited(0))?;
+            let found = check::succeeds(
+                format_args!("waitpid without __WALL for a child with {flags}"),
+                wait::waitpid(sibling, 0),
+            )?;
+            check::equal("its status", found, Some((sibling, Status::exited(7))))
+        })?;
+    }
     Ok(())
 }

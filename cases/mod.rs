@@ -39,6 +39,7 @@ mod remains;
 mod reopening;
 mod reparenting;
 mod resources;
+mod set_tid;
 mod shared_files;
 mod sigchld;
 mod sockets;

@@ -1,0 +1,58 @@
+//! set_tid: which numbers may be asked for, and by whom. The same with the new flags as without.
+
+use clone3_conformance::abi::Flags;
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Context as _, Result};
+use clone3_conformance::clone3::park;
+use clone3_conformance::kit::process::apart;
+use clone3_conformance::kit::{namespace, privilege, subject};
+use nix::errno::Errno;
+
+case! {
+    /// Without CAP_SYS_ADMIN and CAP_CHECKPOINT_RESTORE set_tid is EPERM, with and without the new flags.
+    abi_set_tid_needs_capability: Must, needs [],
+    source "clone(2), set_tid (EPERM)",
+}
+fn abi_set_tid_needs_capability() -> Result {
+    apart(|| {
+        privilege::drop_capabilities()?;
+        for call in subject::extremes() {
+            call.accepted()?;
+            call.set_tid(&[4242]).refused(Errno::EPERM)?;
+        }
+        Ok(())
+    })
+}
+
+case! {
+    /// More numbers in set_tid than the child is in pid namespaces are EINVAL, with and without the new flags.
+    abi_set_tid_too_many: Must, needs [],
+    source "clone(2), set_tid (EINVAL)",
+}
+fn abi_set_tid_too_many() -> Result {
+    // As many as there can be levels of namespaces, where nobody is as deep.
+    let numbers: Vec<i32> = (5000..5032).collect();
+    for call in subject::extremes() {
+        call.accepted()?;
+        call.set_tid(&numbers).refused(Errno::EINVAL)?;
+    }
+    Ok(())
+}
+
+case! {
+    /// With CLONE_NEWPID the second number of set_tid is that in the caller's pid namespace, with and without the new flags.
+    abi_set_tid_in_two_namespaces: Must, needs [PidNamespace],
+    source "clone(2), set_tid",
+}
+fn abi_set_tid_in_two_namespaces() -> Result {
+    namespace::as_init(|| {
+        // A number is not free again at once.
+        for (call, wanted) in subject::extremes().into_iter().zip(4300..) {
+            let call = call.with(Flags::CLONE_NEWPID).set_tid(&[1, wanted]);
+            let child = call.spawn(park)?;
+            check::equal(format_args!("the number of a child of {call}"), child.pid(), wanted)?;
+            child.clear_away().context("a child with two numbers")?;
+        }
+        Ok(())
+    })
+}
