@@ -167,6 +167,8 @@ case! {
 fn nnp_unshare_gives_capabilities() -> Result {
     let capabilities = |call: &Clone3| -> Result<Option<String>> {
         let (child, found) = child_reporting(call, || {
+            // Or it could have kept them.
+            privilege::drop_capabilities()?;
             privilege::enter_user_namespace()?;
             Ok(status_field("self", "CapPrm"))
         })?;
