@@ -14,6 +14,7 @@ use clone3_conformance::kit::seccomp::{self, Refusal};
 use clone3_conformance::note;
 use clone3_conformance::procfs::status_field;
 use clone3_conformance::wait::{self, Status};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigSet, Signal, raise};
 use rustix::fs::{Mode, OFlags};
@@ -169,7 +170,7 @@ fn nnp_unshare_gives_capabilities() -> Result {
         let (child, found) = child_reporting(call, || {
             // Or it could have kept them.
             privilege::drop_capabilities()?;
-            privilege::enter_user_namespace()?;
+            unshare(CloneFlags::CLONE_NEWUSER)?;
             Ok(status_field("self", "CapPrm"))
         })?;
         child.reap_expecting(Status::exited(0))?;
