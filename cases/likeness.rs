@@ -42,22 +42,22 @@ fn inherited_by(call: &Clone3) -> Result<Inherited> {
     Ok(found)
 }
 
-/// Children of the new flags with `more` have what an ordinary child with `more` has.
+/// A child made by `call` has what an ordinary child has.
 #[track_caller]
-fn alike(more: Flags, when: &str) -> Result {
-    let ordinary = Clone3::fork().with(more);
-    let expected = inherited_by(&ordinary)?;
-    for call in calls() {
-        let call = call.with(more);
-        let differences = inherited::differences(&inherited_by(&call)?, &expected);
-        if !differences.is_empty() {
-            let differences = differences.join("; ");
-            return Err(Failure::fail(format!(
-                "{when}, a child of {call} differs from one of {ordinary}: {differences}"
-            )));
-        }
+fn alike(call: &Clone3, ordinary: &Inherited, when: &str) -> Result {
+    let differences = inherited::differences(&inherited_by(call)?, ordinary);
+    if differences.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    let differences = differences.join("; ");
+    Err(Failure::fail(format!("{when}, a child of {call} differs from an ordinary one: {differences}")))
+}
+
+/// Children of each of the new flags have what an ordinary child has.
+#[track_caller]
+fn all_alike(when: &str) -> Result {
+    let ordinary = inherited_by(&Clone3::fork())?;
+    calls().iter().try_for_each(|call| alike(call, &ordinary, when))
 }
 
 case! {
@@ -75,9 +75,9 @@ fn abi_inherits_as_ordinary_child() -> Result {
             note!("no terminal: {}", failure.message);
         }
         have_something_to_inherit()?;
-        alike(Flags::empty(), "with a creator that has changed all it can")?;
+        all_alike("with a creator that has changed all it can")?;
         set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
-        alike(Flags::empty(), "with a creator that is not dumpable")
+        all_alike("with a creator that is not dumpable")
     })
 }
 
@@ -127,7 +127,7 @@ fn abi_inherits_seccomp_filter() -> Result {
         ordinary.get("Seccomp").map(String::as_str),
         Some("2"),
     )?;
-    alike(Flags::empty(), "behind a filter")
+    all_alike("behind a filter")
 }
 
 case! {
@@ -148,12 +148,14 @@ fn abi_other_flags_do_the_same() -> Result {
         Flags::CLONE_NEWTIME,
         Flags::CLONE_NEWUTS | Flags::CLONE_NEWIPC | Flags::CLONE_NEWCGROUP,
     ] {
-        match Clone3::fork().with(more).try_spawn(|| 0) {
-            Ok(ordinary) => ordinary.reap_expecting(Status::exited(0))?,
+        let ordinary = Clone3::fork().with(more);
+        match ordinary.try_spawn(|| 0) {
+            Ok(child) => child.reap_expecting(Status::exited(0))?,
             // Not in this kernel's configuration, or not allowed here.
             Err(_) => continue,
         }
-        alike(more, "with another flag")?;
+        let when = format!("with {more}");
+        alike(&Clone3::new(Flags::KILLED_NNP | more), &inherited_by(&ordinary)?, &when)?;
         compared += 1;
     }
     note!("{compared} flags were compared");
