@@ -96,7 +96,7 @@ fn autoreap_rusage_not_accumulated_by_adopter() -> Result {
 }
 
 /// Becomes a user who has no processes but this one, and for whom RLIMIT_NPROC counts.
-fn become_lonely_user() -> Result {
+pub fn become_lonely_user() -> Result {
     const NOBODY_ELSE: u32 = 1500;
     if Setting::get().probe.privileges.root {
         privilege::become_user(NOBODY_ELSE)

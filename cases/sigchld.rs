@@ -110,7 +110,7 @@ fn autoreap_no_sigchld_after_child_exec() -> Result {
 }
 
 /// A process makes a child by `call` and execs; the new program sees how the child ends.
-fn end_seen_after_parents_exec(call: &Clone3) -> Result<EndReport> {
+pub fn end_seen_after_parents_exec(call: &Clone3) -> Result<EndReport> {
     let (gate, report) = (Gate::new()?, Channel::<Result<EndReport>>::new()?);
     let parent = Clone3::fork().spawn(|| {
         let exec = || {

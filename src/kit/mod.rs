@@ -20,6 +20,7 @@ pub mod grandchild;
 pub mod halted;
 pub mod handles;
 pub mod held;
+pub mod held_things;
 pub mod helper;
 pub mod holder;
 pub mod inherited;
@@ -49,6 +50,7 @@ pub mod tied;
 pub mod tls;
 pub mod tracer;
 pub mod uring;
+pub mod usage;
 pub mod userfault;
 pub mod wait_call;
 

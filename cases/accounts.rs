@@ -1,0 +1,90 @@
+//! What an auto-reaped child has used: whom that is told, and to whose account it is added.
+
+use clone3_conformance::abi::Flags;
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Result};
+use clone3_conformance::clone3::{Child, Clone3};
+use clone3_conformance::kit::{Held, threads, tracer, usage};
+use clone3_conformance::wait::Status;
+use nix::sys::ptrace::Options;
+
+/// A child with exit_signal 0, as an auto-reaped one is, that leaves a zombie: the control.
+fn leaves_zombie() -> Clone3 {
+    Clone3::new(Flags::PIDFD)
+}
+
+fn reaped() -> Clone3 {
+    Clone3::new(Flags::REAPED)
+}
+
+/// A child that has waited for a child of its own and then for its gate, and so has an account in every respect. The caller has
+/// seen it asleep.
+fn with_an_account(call: &Clone3) -> Result<Held> {
+    let child = Held::prepared(call, 6, || {
+        // What comes of it is seen in the account.
+        let _ = Clone3::fork().spawn(|| 0).and_then(|child| child.reap_expecting(Status::exited(0)));
+    })?;
+    threads::wait_until_process_sleeps(child.pid())?;
+    Ok(child)
+}
+
+case! {
+    /// Neither the context switches of an auto-reaped child nor what its own children used is added to its parent's
+    /// RUSAGE_CHILDREN, where all that of an ordinary child is.
+    autoreap_account_not_added: Is, needs [Autoreap, ExitInfo, Proc],
+    source "kernel/exit.c wait_task_zombie(), which alone adds it; wait(2) for ignored SIGCHLD",
+}
+fn autoreap_account_not_added() -> Result {
+    let before = usage::of_children()?;
+    let child = with_an_account(&reaped())?;
+    child.let_go()?;
+    child.is_gone_with(Status::exited(6))?;
+    check::equal("RUSAGE_CHILDREN after an auto-reaped child", usage::of_children()?, before)?;
+
+    let control = with_an_account(&leaves_zombie())?;
+    control.let_go()?;
+    let (status, own) = check::succeeds("wait4", usage::wait4(control.pid()))?;
+    check::equal("its status", status, Status::exited(6))?;
+    let after = usage::of_children()?;
+    let counted = own.voluntary_switches > 0 && after.minor_faults > before.minor_faults;
+    let counted = counted && after.voluntary_switches > before.voluntary_switches;
+    check::holds(
+        counted,
+        format_args!("control: {after:?} after a child that was waited for, {before:?} before"),
+    )
+}
+
+/// A child that the caller traced to its end, and has not waited for.
+fn traced_to_its_end(call: &Clone3) -> Result<Child> {
+    let child = with_an_account(call)?;
+    tracer::seize(child.pid(), Options::empty())?;
+    child.let_go()?;
+    child.is_a_zombie(6)?;
+    Ok(child.into_child())
+}
+
+case! {
+    /// A parent that traced its auto-reaped child to the end and waits for it is told by wait4 what the child has used, and that
+    /// is added to its RUSAGE_CHILDREN, as an ordinary child's is.
+    autoreap_ptrace_parents_wait_tells_usage: Is, needs [Autoreap, ExitInfo, Ptrace, Proc],
+    source "wait4(2); kernel/exit.c wait_task_zombie()",
+}
+fn autoreap_ptrace_parents_wait_tells_usage() -> Result {
+    for call in [leaves_zombie(), reaped()] {
+        let (child, before) = (traced_to_its_end(&call)?, usage::of_children()?);
+        let (status, own) = check::succeeds("wait4", usage::wait4(child.pid()))?;
+        check::equal("its status", status, Status::exited(6))?;
+        check::holds(
+            own.minor_faults > 0 && own.voluntary_switches > 0,
+            format_args!("wait4 for a traced child of {call}: expected what it has used, got {own:?}"),
+        )?;
+        let after = usage::of_children()?;
+        check::holds(
+            after.minor_faults > before.minor_faults && after.voluntary_switches > before.voluntary_switches,
+            format_args!(
+                "RUSAGE_CHILDREN: expected more than {before:?} after a child of {call}, got {after:?}"
+            ),
+        )?;
+    }
+    Ok(())
+}

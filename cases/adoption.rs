@@ -1,0 +1,118 @@
+//! Who adopts whom around an auto-reaped child: what it adopts, and by whom, and how often, it is adopted itself.
+
+use clone3_conformance::abi::Flags;
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Context as _, Result};
+use clone3_conformance::clone3::{Child, Clone3};
+use clone3_conformance::kit::helper::Command;
+use clone3_conformance::kit::process::{apart, child_reporting};
+use clone3_conformance::kit::{Channel, Gate, Grandchild, Orphan, fdpass, orphan, sigchld, subject, tracer};
+use clone3_conformance::pidfd::Pidfd;
+use clone3_conformance::wait::{self, Status};
+
+fn own_pid() -> i32 {
+    std::process::id() as i32
+}
+
+/// Makes the caller a subreaper, or no subreaper.
+fn be_subreaper(yes: bool) -> Result {
+    Ok(rustix::process::set_child_subreaper(yes.then(rustix::process::getpid))?)
+}
+
+/// A child is gone by itself, or, without CLONE_AUTOREAP, is the caller's to wait for.
+#[track_caller]
+pub fn ends_by_its_kind(call: &Clone3, pid: i32, pidfd: &Pidfd, status: Status) -> Result {
+    if call.flags().contains(Flags::AUTOREAP) {
+        pidfd.gone_with(pid, status).context(call)
+    } else {
+        wait::find_zombie(pid).context(format_args!("control: {call}"))?;
+        wait::reap_expecting(pid, status).context(format_args!("control: {call}"))
+    }
+}
+
+/// A child that waits at this gate and then exits with 5, after it has called exec or not.
+fn waiting_at(gate: &Gate, call: &Clone3, execs: bool) -> Result<Child> {
+    let ready = Channel::<Result>::new()?;
+    let hold = Command::new("hold", &[])?.with_fd(&ready.sending_end()?);
+    let hold = hold.with_fd(&gate.waiting_end()).number(5);
+    let child = call.spawn(|| {
+        // A failure to report is seen as the end of the stream.
+        let _ = ready.send(&if execs { Err(hold.exec()) } else { Ok(()) });
+        gate.wait();
+        5
+    })?;
+    ready.recv()??;
+    Ok(child)
+}
+
+case! {
+    /// An auto-reaped child that was adopted twice, by a subreaper and by the next one when that had ended, is gone without a
+    /// wait, whether it has called exec or not; an ordinary one is a zombie to the last who adopted it.
+    autoreap_adopted_twice: Must, needs [Autoreap, ExitInfo],
+    source "commit \"clone: add CLONE_AUTOREAP\" (reparenting); kernel/exit.c reparent_leader()",
+}
+fn autoreap_adopted_twice() -> Result {
+    for call in subject::calls() {
+        for execs in [false, true] {
+            let (gate, (ours, theirs)) = (Gate::new()?, fdpass::pair()?);
+            let pid = apart(|| {
+                be_subreaper(true)?;
+                apart(|| {
+                    let child = waiting_at(&gate, &call, execs)?;
+                    fdpass::send(&theirs, child.pidfd()?)?;
+                    Ok(child.pid())
+                })
+            })?;
+            let pidfd = Pidfd::from(fdpass::receive(&ours)?);
+            check::equal("its parent after two adoptions", orphan::parent_of(&pidfd)?, own_pid())?;
+            gate.open()?;
+            ends_by_its_kind(&call, pid, &pidfd, Status::exited(5))?;
+        }
+    }
+    Ok(())
+}
+
+case! {
+    /// An auto-reaped child that its tracer adopts, and then lets go, is gone with its end, without a wait; an ordinary one is
+    /// a zombie to who has adopted it.
+    autoreap_adopted_by_its_tracer: Must, needs [Autoreap, ExitInfo, Ptrace],
+    source "commit \"clone: add CLONE_AUTOREAP\" (reparenting); kernel/exit.c forget_original_parent(); ptrace(2), PTRACE_DETACH",
+}
+fn autoreap_adopted_by_its_tracer() -> Result {
+    sigchld::block()?;
+    for call in subject::calls() {
+        let child = Grandchild::prepared(&call, 5, tracer::let_anyone_trace_me)?;
+        tracer::attach(child.pid)?;
+        let orphan = child.orphan()?;
+        check::equal("its parent, which traces it", orphan.parent()?, own_pid())?;
+        check::succeeds("PTRACE_DETACH", tracer::detach(orphan.pid))?;
+        orphan.let_go()?;
+        ends_by_its_kind(&call, orphan.pid, &orphan.pidfd, Status::exited(5))?;
+    }
+    Ok(())
+}
+
+case! {
+    /// An auto-reaped process that is a subreaper adopts the orphans below it, as an ordinary one does; if it is none, they go
+    /// on to the next.
+    autoreap_subreaper_adopts: Must, needs [Autoreap, ExitInfo],
+    source "PR_SET_CHILD_SUBREAPER(2const); kernel/exit.c find_new_reaper()",
+}
+fn autoreap_subreaper_adopts() -> Result {
+    let above = own_pid();
+    for call in subject::calls() {
+        for subreaper in [false, true] {
+            let (child, ()) = child_reporting(&call, || {
+                be_subreaper(subreaper)?;
+                let orphan = Orphan::exiting_with(&Clone3::new(Flags::REAPED), 3)?;
+                let expected = if subreaper { own_pid() } else { above };
+                let what = format!("who adopts below a child of {call}, subreaper: {subreaper}");
+                check::equal(what, orphan.parent()?, expected)?;
+                orphan.let_go()?;
+                orphan.pidfd.reaped_with(Status::exited(3))
+            })?;
+            subject::see_off(&child)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,211 @@
+//! Ends that leave no zombie either: whatever an auto-reaped child has done before, and whatever its parent is doing.
+
+use std::os::unix::net::UnixStream;
+
+use clone3_conformance::abi::Flags;
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Context as _, Failure, Result};
+use clone3_conformance::clone3::{Child, Clone3, exit_now, exit_thread, park};
+use clone3_conformance::kit::helper::Command;
+use clone3_conformance::kit::process::child_reporting;
+use clone3_conformance::kit::seccomp::{self, Refusal};
+use clone3_conformance::kit::{Channel, Gate, fdpass, subject, threads, tracer};
+use clone3_conformance::pidfd::Pidfd;
+use clone3_conformance::wait::{self, Status};
+use nix::poll::PollFlags;
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::Signal;
+
+fn reaped() -> Clone3 {
+    Clone3::new(Flags::REAPED)
+}
+
+/// Forbids a harmless system call to itself, and makes it.
+fn die_of_a_filter() -> i32 {
+    // Where core dumps go to files, this one does not.
+    let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
+    let refused = rustix::thread::set_no_new_privs(true).is_ok()
+        && seccomp::refuse(libc::SYS_sched_yield, Refusal::KillProcess).is_ok();
+    if refused {
+        std::thread::yield_now();
+    }
+    97
+}
+
+case! {
+    /// An auto-reaped child that a seccomp filter kills is gone without a wait, with SIGSYS on record, where an ordinary one
+    /// is a zombie.
+    autoreap_killed_by_seccomp: Must, needs [Autoreap, ExitInfo],
+    source "commit \"clone: add CLONE_AUTOREAP\"; seccomp(2), SECCOMP_RET_KILL_PROCESS",
+}
+fn autoreap_killed_by_seccomp() -> Result {
+    let ordinary = Clone3::fork().spawn(die_of_a_filter)?;
+    wait::find_zombie(ordinary.pid()).context("control")?;
+    match wait::reap(ordinary.pid())?.term_signal() {
+        Some(libc::SIGSYS) => {}
+        _ => return Err(Failure::blocked("a seccomp filter kills nobody here (CONFIG_SECCOMP_FILTER)")),
+    }
+    let child = reaped().spawn(die_of_a_filter)?;
+    let status = child.pidfd()?.exit_status()?;
+    check::equal("the signal it died of", status.term_signal(), Some(libc::SIGSYS))?;
+    child.is_gone_with(status)
+}
+
+/// Enters the mount namespace of this process, which is its own.
+pub fn enter_own_namespace() -> Result {
+    unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS)?;
+    let own = Pidfd::open(std::process::id() as i32)?;
+    check::succeeds("setns(CLONE_NEWNS)", setns(own, CloneFlags::CLONE_NEWNS))
+}
+
+case! {
+    /// An auto-reaped child that has entered a namespace is gone without a wait, where an ordinary one is a zombie.
+    autoreap_survives_setns: Must, needs [Autoreap, ExitInfo, UserNamespaces],
+    source "commit \"clone: add CLONE_AUTOREAP\"; setns(2)",
+}
+fn autoreap_survives_setns() -> Result {
+    let (ordinary, ()) = child_reporting(&Clone3::new(Flags::PIDFD), enter_own_namespace)?;
+    ordinary.is_a_zombie(0).context("control")?;
+    ordinary.reap_expecting(Status::exited(0))?;
+    let (child, ()) = child_reporting(&reaped(), enter_own_namespace)?;
+    child.is_gone_with(Status::exited(0))
+}
+
+case! {
+    /// An auto-reaped child whose leader thread had ended when another thread called exec is gone without a wait at the end
+    /// of the new program, where an ordinary one is a zombie.
+    autoreap_exec_after_leader_exit: Must, needs [Autoreap, ExitInfo, Proc],
+    source "commit \"clone: add CLONE_AUTOREAP\"; fs/exec.c de_thread(); execve(2), on threads",
+}
+fn autoreap_exec_after_leader_exit() -> Result {
+    for call in subject::calls() {
+        let (gate, ready) = (Gate::new()?, Channel::<Result>::new()?);
+        let hold = Command::new("hold", &[])?.with_fd(&ready.sending_end()?);
+        let hold = hold.with_fd(&gate.waiting_end()).number(22);
+        let child = threads::leaderless(&call, 11, || {
+            // Nobody is there to be told of an error.
+            let _ = ready.send(&Err(hold.exec()));
+            98
+        })?;
+        child.let_go()?;
+        ready.recv()??;
+        gate.open()?;
+        match child.reaps_itself() {
+            true => child.is_gone_with(Status::exited(22))?,
+            false => {
+                child.is_a_zombie(22).context("control")?;
+                child.into_child().reap_expecting(Status::exited(22))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What the parent is in when its child ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Parent {
+    Stopped,
+    HaltedByATracer,
+    WithoutLeader,
+}
+
+/// A child of a process with two threads, the leader and one that ends the process once `parents_gate` opens.
+struct Family {
+    parent: Child,
+    parents_gate: Gate,
+    child: Pidfd,
+    childs_gate: Gate,
+}
+
+impl Family {
+    /// The child is made by `call`, and once let go exits with 5.
+    #[track_caller]
+    fn made(call: &Clone3, state: Parent) -> Result<Family> {
+        let (parents_gate, childs_gate, (ours, theirs)) = (Gate::new()?, Gate::new()?, fdpass::pair()?);
+        let start = |to: &UnixStream| -> Result {
+            let child = call.spawn(|| {
+                childs_gate.wait();
+                5
+            })?;
+            fdpass::send(to, child.pidfd()?)
+        };
+        let parent = Clone3::fork().spawn(|| {
+            if start(&theirs).is_err() {
+                return 97;
+            }
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    parents_gate.wait();
+                    exit_now(0)
+                });
+                if state == Parent::WithoutLeader { exit_thread(0) } else { park() }
+            })
+        })?;
+        drop(theirs);
+        let child = Pidfd::from(fdpass::receive(&ours)?);
+        Ok(Family { parent, parents_gate, child, childs_gate })
+    }
+
+    #[track_caller]
+    fn puts_parent(&self, state: Parent) -> Result {
+        let pid = self.parent.pid();
+        match state {
+            Parent::HaltedByATracer => tracer::attach(pid),
+            Parent::WithoutLeader => threads::wait_for_dead_leader(pid),
+            Parent::Stopped => {
+                self.parent.kill(Signal::SIGSTOP)?;
+                let told = wait::waitpid(pid, libc::WUNTRACED)?.map(|(_, status)| status);
+                check::equal("the parent", told, Some(Status::stopped(Signal::SIGSTOP)))
+            }
+        }
+    }
+
+    #[track_caller]
+    fn lets_parent_end(self, state: Parent) -> Result {
+        match state {
+            Parent::HaltedByATracer => check::succeeds("PTRACE_DETACH", tracer::detach(self.parent.pid()))?,
+            Parent::WithoutLeader => {}
+            Parent::Stopped => self.parent.kill(Signal::SIGCONT)?,
+        }
+        self.parents_gate.open()?;
+        self.parent.reap_expecting(Status::exited(0))
+    }
+}
+
+case! {
+    /// An auto-reaped child is gone with its end also while its parent is stopped, halted by a tracer, or without its leader
+    /// thread; an ordinary one is a zombie then.
+    autoreap_by_idle_parent: Must, needs [Autoreap, ExitInfo, Proc, Ptrace],
+    source "commit \"clone: add CLONE_AUTOREAP\": the kernel reaps, whatever the parent does",
+}
+fn autoreap_by_idle_parent() -> Result {
+    for state in [Parent::Stopped, Parent::HaltedByATracer, Parent::WithoutLeader] {
+        let what = format!("child of a parent that is {state:?}");
+        let ordinary = Family::made(&Clone3::new(Flags::PIDFD), state)?;
+        ordinary.puts_parent(state)?;
+        ordinary.childs_gate.open()?;
+        ordinary.child.wait_exited()?;
+        let polled = ordinary.child.poll_now(PollFlags::POLLIN)?;
+        check::equal(
+            format_args!("control: poll on the pidfd of an ordinary {what}"),
+            polled,
+            PollFlags::POLLIN,
+        )?;
+        ordinary.lets_parent_end(state)?;
+        // The zombie is the caller's by now.
+        check::equal(
+            "control",
+            wait::waitpid(-1, libc::__WALL)?.map(|(_, status)| status),
+            Some(Status::exited(5)),
+        )?;
+
+        let family = Family::made(&reaped(), state)?;
+        family.puts_parent(state)?;
+        family.childs_gate.open()?;
+        family.child.reaped_with(Status::exited(5)).context(&what)?;
+        family.lets_parent_end(state)?;
+        wait::no_children()?;
+    }
+    Ok(())
+}

@@ -1,0 +1,98 @@
+//! What the kernel gives back for an auto-reaped child when it ends: nothing that it held stays taken.
+
+use std::sync::atomic::Ordering;
+
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Failure, Result};
+use clone3_conformance::clone3::exit_now;
+use clone3_conformance::kit::held_things::{OWNER_DIED, Semaphore, take_robustly};
+use clone3_conformance::kit::process::{child_reporting, reap_all};
+use clone3_conformance::kit::{Held, fdpass, seccomp, shared, subject};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+case! {
+    /// A robust futex that an auto-reaped child held when it ended, killed or not, is marked with FUTEX_OWNER_DIED, as an ordinary
+    /// child's is.
+    autoreap_releases_robust_futex: Must, needs [Autoreap, ExitInfo],
+    source "get_robust_list(2); kernel/fork.c futex_exit_release()",
+}
+fn autoreap_releases_robust_futex() -> Result {
+    for call in subject::calls() {
+        for killed in [false, true] {
+            let word = shared::word(0)?;
+            let child = Held::prepared(&call, 5, || {
+                if take_robustly(word).is_err() {
+                    exit_now(97);
+                }
+            })?;
+            let held = word.load(Ordering::Acquire);
+            check::equal("control: the futex while the child lives", held as i32, child.pid())?;
+            if killed {
+                child.kill(nix::sys::signal::Signal::SIGKILL)?;
+            } else {
+                child.let_go()?;
+            }
+            subject::see_off(&child)?;
+            let what = format!("FUTEX_OWNER_DIED after a child of {call}, killed: {killed}");
+            check::equal(what, word.load(Ordering::Acquire) & OWNER_DIED, OWNER_DIED)?;
+        }
+    }
+    Ok(())
+}
+
+case! {
+    /// What an auto-reaped child did to a semaphore with SEM_UNDO is undone when it has ended, as with an ordinary one.
+    autoreap_undoes_semaphores: Must, needs [Autoreap, ExitInfo],
+    source "semop(2), SEM_UNDO; ipc/sem.c exit_sem()",
+}
+fn autoreap_undoes_semaphores() -> Result {
+    let semaphore = Semaphore::new()?;
+    for call in subject::calls() {
+        let (child, taken) = child_reporting(&call, || {
+            semaphore.take()?;
+            semaphore.value()
+        })?;
+        check::equal("control: the semaphore that a child has taken", taken, 0)?;
+        subject::see_off(&child)?;
+        check::equal(format_args!("the semaphore after a child of {call}"), semaphore.value()?, 1)?;
+    }
+    Ok(())
+}
+
+case! {
+    /// The supervisor of a seccomp filter that none but an auto-reaped child has is told (POLLHUP) when that has ended, and not
+    /// before.
+    autoreap_seccomp_listener_hangs_up: Must, needs [Autoreap, ExitInfo],
+    source "seccomp_unotify(2) (POLLHUP: no process uses the filter any more); kernel/exit.c do_exit() (seccomp_filter_release())",
+}
+fn autoreap_seccomp_listener_hangs_up() -> Result {
+    for call in subject::calls() {
+        let (ours, theirs) = fdpass::pair()?;
+        let child = Held::prepared(&call, 5, || {
+            let hand_over = || -> Result {
+                rustix::thread::set_no_new_privs(true)?;
+                fdpass::send(&theirs, seccomp::ask_supervisor(libc::SYS_sched_yield)?)
+            };
+            if hand_over().is_err() {
+                exit_now(97);
+            }
+        });
+        let Ok(child) = child else {
+            reap_all()?;
+            return Err(Failure::blocked(
+                "seccomp filters cannot have a supervisor here (CONFIG_SECCOMP_FILTER)",
+            ));
+        };
+        let listener = fdpass::receive(&ours)?;
+        let hung_up = || -> Result<bool> {
+            let mut fds = [PollFd::new(std::os::fd::AsFd::as_fd(&listener), PollFlags::POLLIN)];
+            poll(&mut fds, PollTimeout::ZERO)?;
+            Ok(fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLHUP)))
+        };
+        check::equal("control: POLLHUP while the child lives", hung_up()?, false)?;
+        child.let_go()?;
+        subject::see_off(&child)?;
+        check::equal(format_args!("POLLHUP after a child of {call}"), hung_up()?, true)?;
+    }
+    Ok(())
+}

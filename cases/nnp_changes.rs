@@ -1,0 +1,75 @@
+//! no_new_privs and what its process does to itself: entering namespaces, giving up capabilities, changing its user id.
+
+use caps::CapSet;
+use clone3_conformance::abi::Flags;
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Failure, Result};
+use clone3_conformance::clone3::Clone3;
+use clone3_conformance::kit::privilege::Caps;
+use clone3_conformance::kit::process::{apart, child_reporting};
+use clone3_conformance::kit::setuid::credentials_after_exec;
+use clone3_conformance::kit::{helper, privilege};
+use clone3_conformance::wait::Status;
+
+use super::endings::enter_own_namespace;
+
+case! {
+    /// A child made with CLONE_NNP has no_new_privs also after it has entered a namespace; one made without has not.
+    nnp_survives_setns: Must, needs [Nnp, UserNamespaces, NotYetNnp],
+    source "PR_SET_NO_NEW_PRIVS(2const): once set, the attribute cannot be unset; setns(2)",
+}
+fn nnp_survives_setns() -> Result {
+    for (flags, expected) in [(Flags::empty(), false), (Flags::NNP, true)] {
+        let (child, bit) = child_reporting(&Clone3::fork().with(flags), || {
+            enter_own_namespace()?;
+            Ok(rustix::thread::no_new_privs()?)
+        })?;
+        child.reap_expecting(Status::exited(0))?;
+        check::equal(format_args!("no_new_privs after setns of a child with {flags}"), bit, expected)?;
+    }
+    Ok(())
+}
+
+case! {
+    /// A process of root with no_new_privs that has given up its capabilities does not get them back by exec; without
+    /// no_new_privs it gets all of them.
+    nnp_root_regains_no_capabilities: Must, needs [Nnp, Root, NotYetNnp],
+    source "Documentation/userspace-api/no_new_privs.rst; security/commoncap.c cap_bprm_creds_from_file()",
+}
+fn nnp_root_regains_no_capabilities() -> Result {
+    let all = Caps::own(CapSet::Permitted)?;
+    for (flags, expected) in [(Flags::empty(), all), (Flags::NNP, Caps::of(&[]))] {
+        let call = Clone3::fork().with(flags);
+        let found = credentials_after_exec(&call, helper::program()?, privilege::drop_capabilities)?;
+        check::equal(format_args!("CapPrm after exec in the child of {call}"), found.permitted, expected)?;
+        check::equal(format_args!("CapEff after exec in the child of {call}"), found.effective, expected)?;
+    }
+    Ok(())
+}
+
+/// Whether a process that has become another user is dumpable.
+fn dumpable_as_another_user() -> Result<bool> {
+    const USER: u32 = 1502;
+    apart(|| {
+        let user = nix::unistd::Uid::from_raw(USER);
+        nix::unistd::setresuid(user, user, user)?;
+        Ok(rustix::process::dumpable_behavior()? == rustix::process::DumpableBehavior::Dumpable)
+    })
+}
+
+case! {
+    /// A process that changes its user id is dumpable no more, with no_new_privs as without.
+    nnp_undumpable_after_setuid: Must, needs [Nnp, Root],
+    source "PR_SET_DUMPABLE(2const); kernel/cred.c commit_creds()",
+}
+fn nnp_undumpable_after_setuid() -> Result {
+    if dumpable_as_another_user()? {
+        return Err(Failure::blocked(
+            "whoever changes his user id stays dumpable here (fs.suid_dumpable is 1)",
+        ));
+    }
+    let call = Clone3::fork().with(Flags::NNP);
+    let (child, dumpable) = child_reporting(&call, dumpable_as_another_user)?;
+    child.reap_expecting(Status::exited(0))?;
+    check::equal("dumpable after a change of the user id, with no_new_privs", dumpable, false)
+}

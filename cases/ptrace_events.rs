@@ -1,0 +1,207 @@
+//! What is told of children of a traced process, and of a traced child: to the tracer, and to the parent.
+
+use clone3_conformance::abi::Flags;
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Context as _, Result};
+use clone3_conformance::clone3::{Clone3, park};
+use clone3_conformance::kit::helper::Command;
+use clone3_conformance::kit::tracer::Tracer;
+use clone3_conformance::kit::{Actor, Channel, Gate, Held, namespace, sigchld, subject, threads, tracer};
+use clone3_conformance::wait::{self, Status};
+use nix::errno::Errno;
+use nix::sys::ptrace::Options;
+use nix::sys::signal::Signal;
+
+/// What a tracer gets that traces the process which makes this call: its events, and how many others it waits for.
+fn heard_of(call: &Clone3) -> Result<(Vec<i32>, usize)> {
+    let creator = Held::running(&Clone3::fork(), || {
+        // A child that its tracer has waited for is its parent's to wait for then.
+        i32::from(call.spawn(|| 0).and_then(|child| subject::see_off(&child)).is_err())
+    })?;
+    let creation = Options::PTRACE_O_TRACECLONE | Options::PTRACE_O_TRACEFORK | Options::PTRACE_O_TRACEVFORK;
+    tracer::seize(creator.pid(), creation | Options::PTRACE_O_TRACEVFORKDONE)?;
+    creator.let_go()?;
+    let (mut events, mut others) = (Vec::new(), 0);
+    loop {
+        let (pid, status) = match wait::waitpid(-1, libc::__WALL) {
+            Ok(Some(news)) => news,
+            Ok(None) | Err(Errno::ECHILD) => return Ok((events, others)),
+            Err(errno) => return Err(errno.into()),
+        };
+        match status.stop() {
+            Some((signal, 0)) => tracer::go_on(pid, Some(signal))?,
+            Some((_, event)) => {
+                if pid == creator.pid() {
+                    events.push(event);
+                }
+                tracer::go_on(pid, None)?;
+            }
+            None if pid == creator.pid() => {
+                check::equal("the traced creator, whose child is gone", status, Status::exited(0))?;
+            }
+            None => others += 1,
+        }
+    }
+}
+
+case! {
+    /// A traced process reports a child with SIGCHLD as PTRACE_EVENT_FORK, with CLONE_NNP or without, an auto-reaped one as
+    /// PTRACE_EVENT_CLONE, and both with CLONE_VFORK as PTRACE_EVENT_VFORK and, when they end, PTRACE_EVENT_VFORK_DONE. A child
+    /// that was reported is traced, too; with CLONE_UNTRACED it is neither reported nor traced.
+    autoreap_ptrace_children_followed: Must, needs [Autoreap, Nnp, ExitInfo, Ptrace],
+    source "ptrace(2), PTRACE_O_TRACEFORK, PTRACE_O_TRACECLONE, PTRACE_O_TRACEVFORKDONE; kernel/fork.c kernel_clone()",
+}
+fn autoreap_ptrace_children_followed() -> Result {
+    let (ordinary, reaped) = (Clone3::fork().with(Flags::PIDFD), Clone3::new(Flags::REAPED));
+    let vfork = [libc::PTRACE_EVENT_VFORK, libc::PTRACE_EVENT_VFORK_DONE];
+    let calls = [
+        (ordinary.clone(), &[libc::PTRACE_EVENT_FORK][..]),
+        (ordinary.clone().with(Flags::NNP), &[libc::PTRACE_EVENT_FORK]),
+        (ordinary.with(Flags::CLONE_VFORK), &vfork),
+        (reaped.clone(), &[libc::PTRACE_EVENT_CLONE]),
+        (reaped.clone().with(Flags::NNP), &[libc::PTRACE_EVENT_CLONE]),
+        (reaped.clone().with(Flags::CLONE_VFORK), &vfork),
+        (reaped.with(Flags::CLONE_UNTRACED), &[]),
+    ];
+    for (call, events) in calls {
+        let expected = (events.to_vec(), usize::from(!events.is_empty()));
+        let what = format!("events of the creator, and the number of children that are traced, for {call}");
+        check::equal(what, heard_of(&call)?, expected)?;
+    }
+    Ok(())
+}
+
+case! {
+    /// The parent of an auto-reaped child that another process traces gets SIGCHLD about a stop that the tracer lets it make, as
+    /// the parent of an ordinary one does.
+    autoreap_ptrace_stop_told_to_parent: Is, needs [Autoreap, ExitInfo, Ptrace],
+    source "kernel/signal.c ptrace_stop(), do_notify_parent_cldstop(); ptrace(2), group-stop",
+}
+fn autoreap_ptrace_stop_told_to_parent() -> Result {
+    const KILLED: Status = Status::killed(Signal::SIGKILL);
+    sigchld::block()?;
+    for call in subject::calls() {
+        let child = Held::prepared(&call, 0, tracer::let_anyone_trace_me)?;
+        let pid = child.pid();
+        let tracer = Actor::spawn(&Clone3::fork(), |seizes: bool| {
+            if seizes {
+                return tracer::seize(pid, Options::empty());
+            }
+            tracer::stops_with(pid, Signal::SIGSTOP)?;
+            tracer::go_on(pid, Some(Signal::SIGSTOP))
+        })?;
+        tracer.ask(true)?;
+        child.kill(Signal::SIGSTOP)?;
+        tracer.ask(false)?;
+        let what = format!("the parent of a traced child of {call}, which stops");
+        sigchld::arrives_for(pid, libc::CLD_STOPPED).context(what)?;
+        child.kill(Signal::SIGKILL)?;
+        tracer.dismiss()?;
+        match child.reaps_itself() {
+            true => child.is_gone_with(KILLED)?,
+            false => child.into_child().reap_expecting(KILLED)?,
+        }
+        // Of the end of the tracer, and of an ordinary child.
+        while sigchld::take().is_some() {}
+    }
+    Ok(())
+}
+
+case! {
+    /// The SIGCHLD of a tracer tells how its auto-reaped tracee, another's child, ended: that it was killed, or that it exited.
+    autoreap_ptrace_tracer_told_how: Must, needs [Autoreap, ExitInfo, Ptrace],
+    source "sigaction(2), si_code of SIGCHLD; kernel/signal.c do_notify_parent()",
+}
+fn autoreap_ptrace_tracer_told_how() -> Result {
+    sigchld::block()?;
+    let exits = (None, libc::CLD_EXITED, Status::exited(6));
+    for (signal, code, status) in
+        [exits, (Some(Signal::SIGKILL), libc::CLD_KILLED, Status::killed(Signal::SIGKILL))]
+    {
+        let child = Held::prepared(&Clone3::new(Flags::REAPED), 6, tracer::let_anyone_trace_me)?;
+        let tracer = Tracer::of(child.pid())?;
+        match signal {
+            None => child.let_go()?,
+            Some(signal) => child.kill(signal)?,
+        }
+        tracer.find_zombie()?;
+        let told = sigchld::in_words(tracer.take_sigchld()?);
+        check::equal("SIGCHLD of the tracer", told, sigchld::in_words(Some((code, child.pid()))))?;
+        check::equal("the tracer's wait", tracer.reap()?, status)?;
+        child.is_gone_with(status)?;
+        tracer.dismiss()?;
+    }
+    Ok(())
+}
+
+case! {
+    /// A tracer of nobody but the leader of another's auto-reaped child, blocked in waitpid(-1), returns with ECHILD when the exec
+    /// of another thread replaces that leader; so it is with an ordinary child.
+    autoreap_ptrace_tracer_of_replaced_leader: Is, needs [Autoreap, ExitInfo, Ptrace, Proc],
+    source "fs/exec.c de_thread() (__wake_up_parent()); ptrace(2), \"execve(2) under ptrace\"",
+}
+fn autoreap_ptrace_tracer_of_replaced_leader() -> Result {
+    for call in subject::calls() {
+        let (about_to_exec, gate) = (Gate::new()?, Gate::new()?);
+        let (told, ready) =
+            (Channel::<Result>::new()?, Channel::<std::result::Result<Option<i32>, i32>>::new()?);
+        let hold = Command::new("hold", &[])?.with_fd(&told.sending_end()?);
+        let hold = hold.with_fd(&gate.waiting_end()).number(7);
+        let child = call.spawn(|| {
+            tracer::let_anyone_trace_me();
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    about_to_exec.wait();
+                    // Nobody is there to be told of an error.
+                    let _ = told.send(&Err(hold.exec()));
+                });
+                // Said before there is a tracer.
+                let _ = told.send(&Ok(()));
+                park()
+            })
+        })?;
+        let pid = child.pid();
+        let tracer = Clone3::fork().spawn(|| {
+            if tracer::seize(pid, Options::empty()).is_err() {
+                return 97;
+            }
+            let waited = wait::waitpid(-1, libc::__WALL);
+            let found = waited.map(|found| found.map(|(pid, _)| pid)).map_err(|errno| errno as i32);
+            i32::from(ready.send(&found).is_err())
+        })?;
+        told.recv()??;
+        threads::wait_until_process_sleeps(tracer.pid())?;
+        about_to_exec.open()?;
+        told.recv()??;
+        let found = ready.recv().context(format_args!("the tracer of a child of {call}"))?;
+        check::equal(
+            "waitpid(-1, __WALL) of the tracer",
+            found.map_err(Errno::from_raw),
+            Err(Errno::ECHILD),
+        )?;
+        tracer.reap_expecting(Status::exited(0))?;
+        gate.open()?;
+        subject::see_off(&child)?;
+    }
+    Ok(())
+}
+
+case! {
+    /// The init of a pid namespace that has traced an auto-reaped child of its own to the end, and has not waited for it, can
+    /// end, as one can that did so with an ordinary child.
+    autoreap_ptrace_pidns_init_ends: Must, needs [Autoreap, ExitInfo, Ptrace, PidNamespace],
+    source "pid_namespaces(7); kernel/exit.c find_child_reaper(), exit_ptrace()",
+}
+fn autoreap_ptrace_pidns_init_ends() -> Result {
+    for call in subject::calls() {
+        let (init, ()) = namespace::init_reporting(&Clone3::fork().with(Flags::PIDFD), || {
+            let child = Held::exiting_with(&call, 5)?;
+            tracer::seize(child.pid(), Options::empty())?;
+            child.let_go()?;
+            child.is_a_zombie(5)
+        })?;
+        init.pidfd()?.wait_exited().context(format_args!("the init that traced a child of {call}"))?;
+        init.reap_expecting(Status::exited(0))?;
+    }
+    wait::no_children()
+}

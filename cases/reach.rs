@@ -1,0 +1,193 @@
+//! Auto-reaped children are reached by what reaches any child: signals to all, cgroup.kill, setpgid, lists of children.
+
+use clone3_conformance::abi::Flags;
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Context as _, Failure, Result};
+use clone3_conformance::clone3::{Child, Clone3, park};
+use clone3_conformance::kit::disposition::{self, Disposition};
+use clone3_conformance::kit::threads::{in_a_thread, own_tid};
+use clone3_conformance::kit::{Cgroup, Channel, Held, Orphan, namespace, subject, tracer};
+use clone3_conformance::wait::{self, Status};
+use nix::errno::Errno;
+use nix::poll::PollFlags;
+use nix::sys::ptrace::Options;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, getpgid, setpgid};
+
+use super::adoption::ends_by_its_kind;
+use super::sigchld::end_seen_after_parents_exec;
+
+case! {
+    /// kill(-1) reaches auto-reaped children as it does ordinary ones.
+    autoreap_reached_by_kill_all: Must, needs [Autoreap, ExitInfo, PidNamespace],
+    source "kill(2), pid -1; kernel/signal.c kill_something_info()",
+}
+fn autoreap_reached_by_kill_all() -> Result {
+    // In a namespace of its own: there, all are the children that are made here.
+    namespace::as_init(|| {
+        let ordinary = Held::exiting_with(&Clone3::fork(), 0)?;
+        let child = Held::exiting_with(&Clone3::new(Flags::REAPED), 0)?;
+        check::succeeds("kill(-1, SIGTERM)", kill(Pid::from_raw(-1), Signal::SIGTERM))?;
+        let killed = Status::killed(Signal::SIGTERM);
+        ordinary.into_child().reap_expecting(killed).context("control")?;
+        child.is_gone_with(killed)
+    })
+}
+
+case! {
+    /// cgroup.kill kills the auto-reaped processes of a cgroup as it does ordinary ones.
+    autoreap_reached_by_cgroup_kill: Must, needs [Autoreap, ExitInfo, Cgroup2],
+    source "Documentation/admin-guide/cgroup-v2.rst, cgroup.kill",
+}
+fn autoreap_reached_by_cgroup_kill() -> Result {
+    let group = Cgroup::create(&[])?;
+    let ordinary = Held::exiting_with(&Clone3::fork().into_cgroup(group.dir()), 0)?;
+    let child = Held::exiting_with(&Clone3::new(Flags::REAPED).into_cgroup(group.dir()), 0)?;
+    group.write("cgroup.kill", "1")?;
+    let killed = Status::killed(Signal::SIGKILL);
+    ordinary.into_child().reap_expecting(killed).context("control")?;
+    child.is_gone_with(killed)?;
+    group.remove()
+}
+
+/// The numbers in /proc/self/task/TID/children of the calling thread.
+fn listed_children() -> Result<Vec<i32>> {
+    let path = format!("/proc/self/task/{}/children", own_tid());
+    let text = std::fs::read_to_string(&path)
+        .map_err(|error| Failure::blocked(format!("needs {path} (CONFIG_PROC_CHILDREN): {error}")))?;
+    Ok(text.split_whitespace().filter_map(|number| number.parse().ok()).collect())
+}
+
+case! {
+    /// /proc/PID/task/TID/children lists the auto-reaped children of a thread among the others, as long as they live.
+    autoreap_listed_among_children: Must, needs [Autoreap, ExitInfo, Proc],
+    source "proc_pid_task(5), children; fs/proc/array.c get_children_pid()",
+}
+fn autoreap_listed_among_children() -> Result {
+    // At the head of the list and within it, which the kernel finds in different ways.
+    let (reaped, ordinary) = (Clone3::new(Flags::REAPED), Clone3::fork());
+    let mut children = Vec::new();
+    for call in [&reaped, &ordinary, &reaped, &ordinary] {
+        children.push(Held::exiting_with(call, 5)?);
+    }
+    let all: Vec<i32> = children.iter().map(|child| child.pid()).collect();
+    check::equal("children of this thread", listed_children()?, all.clone())?;
+    check::equal("children of another thread", in_a_thread(listed_children)?, vec![])?;
+    for child in children.iter().filter(|child| child.reaps_itself()) {
+        child.let_go()?;
+        child.is_gone_with(Status::exited(5))?;
+    }
+    check::equal("children when the auto-reaped ones are gone", listed_children()?, vec![all[1], all[3]])?;
+    for child in children.into_iter().filter(|child| !child.reaps_itself()) {
+        child.into_child().clear_away()?;
+    }
+    Ok(())
+}
+
+case! {
+    /// A parent may put its auto-reaped child into a process group, and no longer when that has called exec (EACCES), as any
+    /// child.
+    autoreap_put_into_group: Must, needs [Autoreap],
+    source "setpgid(2)",
+}
+fn autoreap_put_into_group() -> Result {
+    for call in subject::calls() {
+        let child = Held::exiting_with(&call, 0)?;
+        let pid = Pid::from_raw(child.pid());
+        check::succeeds(format_args!("setpgid of a child of {call}"), setpgid(pid, pid))?;
+        check::equal("its process group", getpgid(Some(pid)), Ok(pid))?;
+        child.into_child().clear_away()?;
+
+        let execed = Held::execed(&call, 0)?;
+        let pid = Pid::from_raw(execed.pid());
+        check::refused(
+            format_args!("setpgid after exec of a child of {call}"),
+            setpgid(pid, pid),
+            Errno::EACCES,
+        )?;
+        execed.into_child().clear_away()?;
+    }
+    Ok(())
+}
+
+case! {
+    /// An ordinary child sends SIGCHLD in place of its exit signal to a parent that has called exec.
+    abi_exit_signal_after_parent_exec: Is, needs [],
+    source "kernel/signal.c do_notify_parent() (parent_exec_id)", since "5.10",
+}
+fn abi_exit_signal_after_parent_exec() -> Result {
+    // What the parent does about this one by default is nothing: it is not found pending, and does not end the program.
+    let call = Clone3::new(Flags::empty()).exit_signal(libc::SIGURG as u64);
+    let (event, signal) = end_seen_after_parents_exec(&call)?;
+    check::equal("event of a child that was there before the exec", event, Some((libc::CLD_EXITED, 5)))?;
+    check::equal("si_code of its SIGCHLD", signal.map(|(code, _)| code), Some(libc::CLD_EXITED))
+}
+
+case! {
+    /// The zombie of a child that a thread of its parent traced is gone when that thread ends if the parent ignores SIGCHLD,
+    /// auto-reaped or not.
+    autoreap_ptrace_tracer_thread_exits_ignoring: Must, needs [Autoreap, ExitInfo, Ptrace],
+    source "kernel/ptrace.c __ptrace_detach(), ignoring_children(); wait(2) for ignored SIGCHLD",
+}
+fn autoreap_ptrace_tracer_thread_exits_ignoring() -> Result {
+    disposition::set(Signal::SIGCHLD, Disposition::Ignored)?;
+    for call in subject::calls() {
+        let child = Held::exiting_with(&call, 5)?;
+        in_a_thread(|| {
+            tracer::seize(child.pid(), Options::empty())?;
+            child.let_go()?;
+            child.is_a_zombie(5).context("control: while it is traced")
+        })?;
+        child.pidfd()?.wait_reaped().context(format_args!("a child of {call}, when its tracer has ended"))?;
+        wait::no_child(child.pid())?;
+    }
+    Ok(())
+}
+
+/// Asks for SIGKILL at the end of the parent, in this thread.
+fn die_with_the_parent() -> Result {
+    Ok(rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?)
+}
+
+/// A child with another thread; that one asks for SIGKILL at the end of the parent, or does not.
+fn with_another_thread(call: &Clone3, asks: bool) -> Result<Child> {
+    let ready = Channel::<Result>::new()?;
+    let child = call.spawn(|| {
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let asked = if asks { die_with_the_parent() } else { Ok(()) };
+                // A failure to report is seen as the end of the stream.
+                let _ = ready.send(&asked);
+                park()
+            });
+            park()
+        })
+    })?;
+    ready.recv()??;
+    Ok(child)
+}
+
+case! {
+    /// An auto-reaped process of which a thread other than the leader has set PR_SET_PDEATHSIG gets that signal at its parent's
+    /// end, as an ordinary one does; without, it lives on.
+    autoreap_pdeathsig_of_a_thread: Must, needs [Autoreap, ExitInfo],
+    source "PR_SET_PDEATHSIG(2const); kernel/exit.c forget_original_parent()",
+}
+fn autoreap_pdeathsig_of_a_thread() -> Result {
+    const KILLED: Status = Status::killed(Signal::SIGKILL);
+    for call in subject::calls() {
+        let lives = Orphan::left_by(|| with_another_thread(&call, false))?;
+        check::equal(
+            "control: poll on its pidfd",
+            lives.pidfd.poll_now(PollFlags::POLLIN)?,
+            PollFlags::empty(),
+        )?;
+        check::succeeds("control: pidfd_send_signal(SIGKILL)", lives.pidfd.send_signal(Signal::SIGKILL))?;
+        ends_by_its_kind(&call, lives.pid, &lives.pidfd, KILLED)?;
+
+        let dies = Orphan::left_by(|| with_another_thread(&call, true))?;
+        dies.pidfd.wait_exited().context(format_args!("a child of {call}, at the end of its parent"))?;
+        ends_by_its_kind(&call, dies.pid, &dies.pidfd, KILLED)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,173 @@
+//! Calls that fail late: what the caller shares with the child that did not come to be, and what it used up for it, is as before.
+
+use clone3_conformance::abi::Flags;
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Failure, Result};
+use clone3_conformance::clone3::{Clone3, NOWHERE};
+use clone3_conformance::kit::channel::read_byte;
+use clone3_conformance::kit::held_things::{Mappable, Semaphore};
+use clone3_conformance::kit::process::{apart, reap_all};
+use clone3_conformance::kit::remains::{Kept, Room};
+use clone3_conformance::kit::{Held, privilege};
+use clone3_conformance::pidfd::Pidfd;
+use clone3_conformance::sandbox;
+use nix::errno::Errno;
+use nix::poll::PollTimeout;
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::resource::{Resource, setrlimit};
+use rustix::pipe::{PipeFlags, pipe_with};
+
+use super::resources::become_lonely_user;
+
+/// The calls with the three flags, these too, and no place for the pidfd: refused when all else is done.
+fn refused_late(flags: Flags) -> Result {
+    for call in [Clone3::new(Flags::REAPED), Clone3::new(Flags::KILLED_NNP)] {
+        call.with(flags).pidfd_address(NOWHERE).refused(Errno::EFAULT)?;
+    }
+    Ok(())
+}
+
+case! {
+    /// A call that fails late does not count against the caller's RLIMIT_NPROC.
+    abi_refusal_keeps_no_process_count: Must, needs [Autoreap, Nnp, Autokill],
+    source "getrlimit(2), RLIMIT_NPROC; kernel/fork.c copy_process() (bad_fork_cleanup_count)",
+}
+fn abi_refusal_keeps_no_process_count() -> Result {
+    const LIMIT: u32 = 4;
+    become_lonely_user()?;
+    setrlimit(Resource::RLIMIT_NPROC, LIMIT.into(), LIMIT.into())?;
+    let room = || -> Result<usize> {
+        let made = (0..LIMIT).filter(|_| Clone3::fork().try_spawn(|| 0).is_ok()).count();
+        reap_all()?;
+        Ok(made)
+    };
+    let before = room()?;
+    if before == LIMIT as usize {
+        return Err(Failure::blocked("RLIMIT_NPROC does not limit this user"));
+    }
+    for _ in 0..LIMIT {
+        refused_late(Flags::empty())?;
+    }
+    check::equal("processes that RLIMIT_NPROC allows after calls that failed", room()?, before)
+}
+
+case! {
+    /// Nothing is left of the user namespace that was made for a call that failed late.
+    abi_refusal_keeps_no_user_namespace: Must, needs [Autoreap, Nnp, Autokill, UserNamespaces, PidNamespace, Proc],
+    source "user_namespaces(7), limits; kernel/fork.c copy_process() (bad_fork_cleanup_count)",
+}
+fn abi_refusal_keeps_no_user_namespace() -> Result {
+    // In a room of its own: a namespace that was there takes that room for a while.
+    apart(|| {
+        let room = Room::make()?;
+        let child = Held::exiting_with(&Clone3::fork().with(Flags::CLONE_NEWUSER), 0)?;
+        check::equal(
+            "control: room beside a child that has one",
+            room.has_space(Kept::UserNamespace)?,
+            false,
+        )?;
+        child.into_child().clear_away()
+    })?;
+    let room = Room::make()?;
+    Clone3::new(Flags::REAPED | Flags::CLONE_NEWUSER).pidfd_address(NOWHERE).refused(Errno::EFAULT)?;
+    room.empties()
+}
+
+case! {
+    /// Nothing is left of the UTS namespace that was made for a call that failed late.
+    abi_refusal_keeps_no_uts_namespace: Must, needs [Autoreap, Nnp, Autokill, UserNamespaces, Proc],
+    source "namespaces(7), max_uts_namespaces; kernel/fork.c copy_process() (bad_fork_cleanup_namespaces)",
+}
+fn abi_refusal_keeps_no_uts_namespace() -> Result {
+    const LIMIT: &str = "/proc/sys/user/max_uts_namespaces";
+    privilege::enter_user_namespace()?;
+    std::fs::write(LIMIT, "1")
+        .map_err(|error| Failure::blocked(format!("writing to {LIMIT} says {error}")))?;
+    // Some are given back a moment later, and nobody is told.
+    let room = || -> Result<bool> {
+        loop {
+            match apart(|| Ok(unshare(CloneFlags::CLONE_NEWUTS).map_err(|errno| errno as i32)))? {
+                Ok(()) => return Ok(true),
+                Err(errno) if Errno::from_raw(errno) != Errno::ENOSPC => {
+                    return Err(Errno::from_raw(errno).into());
+                }
+                Err(_) if sandbox::time_left() == PollTimeout::ZERO => return Ok(false),
+                Err(_) => std::thread::yield_now(),
+            }
+        }
+    };
+    check::equal("control: room before the call", room()?, true)?;
+    Clone3::new(Flags::REAPED | Flags::CLONE_NEWUTS).pidfd_address(NOWHERE).refused(Errno::EFAULT)?;
+    check::equal("room for one UTS namespace after the call", room()?, true)
+}
+
+case! {
+    /// The descriptors of a caller that asked for CLONE_FILES, and was refused late, are closed when it ends.
+    abi_refusal_keeps_no_descriptors: Must, needs [Autoreap, Nnp, Autokill],
+    source "kernel/fork.c copy_process() (bad_fork_cleanup_files)",
+}
+fn abi_refusal_keeps_no_descriptors() -> Result {
+    let (from, to) = pipe_with(PipeFlags::CLOEXEC)?;
+    apart(|| refused_late(Flags::CLONE_FILES))?;
+    drop(to);
+    check::equal("read from a pipe whose writers have ended", read_byte(&from)?, None)
+}
+
+/// Whether the caller, in namespaces of its own, may enter its mount namespace: only who shares its directories with nobody may.
+fn may_enter_mount_namespace() -> Result<std::result::Result<(), Errno>> {
+    Ok(setns(Pidfd::open(std::process::id() as i32)?, CloneFlags::CLONE_NEWNS))
+}
+
+case! {
+    /// A caller that asked for CLONE_FS, and was refused late, shares its directories with nobody: it may enter a mount namespace,
+    /// which it may not while a child shares them (EINVAL).
+    abi_refusal_keeps_no_directories: Must, needs [Autoreap, Nnp, Autokill, UserNamespaces],
+    source "setns(2), EINVAL; kernel/fork.c copy_process() (bad_fork_cleanup_fs)",
+}
+fn abi_refusal_keeps_no_directories() -> Result {
+    apart(|| {
+        unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS)?;
+        let child = Held::exiting_with(&Clone3::fork().with(Flags::CLONE_FS), 0)?;
+        check::refused(
+            "control: setns beside a child that shares",
+            may_enter_mount_namespace()?,
+            Errno::EINVAL,
+        )?;
+        child.into_child().clear_away()?;
+        check::succeeds("control: setns without one", may_enter_mount_namespace()?)?;
+        refused_late(Flags::CLONE_FS)?;
+        check::succeeds("setns after a call with CLONE_FS that failed", may_enter_mount_namespace()?)
+    })
+}
+
+case! {
+    /// The memory of a caller that asked for CLONE_VM, and was refused late, is gone when it has ended: nothing that it mapped is
+    /// mapped any more.
+    abi_refusal_keeps_no_memory: Must, needs [Autoreap, Nnp, Autokill],
+    source "kernel/fork.c copy_process() (bad_fork_cleanup_mm); F_ADD_SEALS(2const), EBUSY",
+}
+fn abi_refusal_keeps_no_memory() -> Result {
+    let file = Mappable::new()?;
+    apart(|| {
+        file.map()?;
+        check::equal("control: mapped while the caller lives", file.is_mapped()?, true)?;
+        refused_late(Flags::CLONE_VM)
+    })?;
+    check::equal("mapped when the caller has ended", file.is_mapped()?, false)
+}
+
+case! {
+    /// What a caller did to a semaphore with SEM_UNDO is undone at its end also if it has asked for CLONE_SYSVSEM and was refused
+    /// late.
+    abi_refusal_keeps_no_semaphore_undo: Must, needs [Autoreap, Nnp, Autokill],
+    source "semop(2), SEM_UNDO; kernel/fork.c copy_process() (bad_fork_cleanup_semundo)",
+}
+fn abi_refusal_keeps_no_semaphore_undo() -> Result {
+    let semaphore = Semaphore::new()?;
+    apart(|| {
+        semaphore.take()?;
+        check::equal("control: the semaphore that the caller has taken", semaphore.value()?, 0)?;
+        refused_late(Flags::CLONE_SYSVSEM)
+    })?;
+    check::equal("the semaphore when the caller has ended", semaphore.value()?, 1)
+}

@@ -1,0 +1,147 @@
+//! Who is woken by the end of an auto-reaped child, who is not, and what is told and counted then.
+
+use clone3_conformance::abi::Flags;
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Result};
+use clone3_conformance::clone3::Clone3;
+use clone3_conformance::kit::sigchld::{self, Reaction};
+use clone3_conformance::kit::{Blocked, Gate, Held, WaitCall, subject, threads};
+use clone3_conformance::wait::Status;
+use nix::errno::Errno;
+use nix::sys::signal::SaFlags;
+use nix::unistd::getpgrp;
+use rustix::event::{EventfdFlags, epoll, eventfd};
+
+fn reaped() -> Clone3 {
+    Clone3::new(Flags::REAPED)
+}
+
+/// A child with exit_signal 0, as an auto-reaped one is, that leaves a zombie: the control.
+fn leaves_zombie() -> Clone3 {
+    Clone3::new(Flags::PIDFD)
+}
+
+case! {
+    /// Of two threads that are blocked in a wait for the last child, an auto-reaped one, both return with ECHILD at its end; of
+    /// an ordinary child one of them gets the zombie.
+    autoreap_blocked_wait_two_threads: Must, needs [Autoreap, ExitInfo, Proc],
+    source "waitpid(2), ECHILD; kernel/exit.c do_wait(), child_wait_callback()",
+}
+fn autoreap_blocked_wait_two_threads() -> Result {
+    let wait = WaitCall::Waitpid(-1, libc::__WALL);
+    for call in subject::calls() {
+        let child = Held::exiting_with(&call, 4)?;
+        let waiters = [Blocked::in_call(wait)?, Blocked::in_call(wait)?];
+        child.let_go()?;
+        let mut found = Vec::new();
+        for waiter in waiters {
+            found.push(waiter.join()?);
+        }
+        found.sort_by_key(std::result::Result::is_err);
+        let of_child = if child.reaps_itself() { Err(Errno::ECHILD) } else { Ok(Some(child.pid())) };
+        let what = format!("what two calls {wait} gave, blocked at the end of a child of {call}");
+        check::equal(what, found, vec![of_child, Err(Errno::ECHILD)])?;
+    }
+    Ok(())
+}
+
+case! {
+    /// waitid(P_PGID) and waitpid(-pgid) that are blocked when the last child in that group is auto-reaped return with ECHILD,
+    /// and get an ordinary child.
+    autoreap_blocked_wait_for_group: Must, needs [Autoreap, ExitInfo, Proc],
+    source "waitid(2); kernel/exit.c pid_child_should_wake(), eligible_pid()",
+}
+fn autoreap_blocked_wait_for_group() -> Result {
+    let group = getpgrp().as_raw();
+    for wait in
+        [WaitCall::Group(group, libc::WEXITED | libc::__WALL), WaitCall::Waitpid(-group, libc::__WALL)]
+    {
+        for call in [leaves_zombie(), reaped()] {
+            let child = Held::exiting_with(&call, 4)?;
+            let waiter = Blocked::in_call(wait)?;
+            child.let_go()?;
+            let expected = if child.reaps_itself() { Err(Errno::ECHILD) } else { Ok(Some(child.pid())) };
+            check::equal(
+                format_args!("{wait}, blocked at the end of a child of {call}"),
+                waiter.join()?,
+                expected,
+            )?;
+        }
+    }
+    Ok(())
+}
+
+/// The calling thread, which has made this child, waits for an event that comes when the child is gone and the thread asleep
+/// again. Gives what its epoll_wait returned.
+fn epoll_wait_across_the_end_of(child: &Held) -> Result<std::result::Result<(), Errno>> {
+    let (watch, event) = (epoll::create(epoll::CreateFlags::CLOEXEC)?, eventfd(0, EventfdFlags::CLOEXEC)?);
+    epoll::add(&watch, &event, epoll::EventData::new_u64(1), epoll::EventFlags::IN)?;
+    let (creator, about_to_wait) = (threads::own_tid(), Gate::new()?);
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| {
+            // So that a handler of that signal can run in the other thread alone.
+            sigchld::block()?;
+            about_to_wait.wait();
+            threads::wait_until_asleep(creator)?;
+            child.let_go()?;
+            if child.reaps_itself() {
+                child.pidfd()?.wait_reaped()?
+            } else {
+                child.pidfd()?.wait_exited()?
+            }
+            // Had it been woken for nothing, it would be asleep in the join below by then.
+            threads::wait_until_asleep(creator)?;
+            rustix::io::write(&event, &1_u64.to_ne_bytes())?;
+            Ok(())
+        });
+        about_to_wait.open()?;
+        let mut events = Vec::with_capacity(1);
+        let waited = epoll::wait(&watch, rustix::buffer::spare_capacity(&mut events), None);
+        threads::join(other)?;
+        Ok(waited.map(drop).map_err(|errno| Errno::from_raw(errno.raw_os_error())))
+    })
+}
+
+case! {
+    /// The end of an auto-reaped child does not interrupt an epoll_wait of the thread that made it, be SIGCHLD caught or not;
+    /// that of an ordinary child interrupts it (EINTR) if SIGCHLD is caught.
+    autoreap_end_interrupts_nothing: Must, needs [Autoreap, Proc],
+    source "commit \"clone: add CLONE_AUTOREAP\" (\"No exit signal is delivered\"); signal(7), interruption by handlers",
+}
+fn autoreap_end_interrupts_nothing() -> Result {
+    for (reaction, ordinary) in [(Reaction::Default, Ok(())), (Reaction::Count, Err(Errno::EINTR))] {
+        sigchld::react(reaction, SaFlags::empty())?;
+        let control = Held::exiting_with(&Clone3::fork().with(Flags::PIDFD), 4)?;
+        let got = epoll_wait_across_the_end_of(&control)?;
+        let what = format!("epoll_wait at the end of an ordinary child, SIGCHLD {reaction:?}");
+        check::equal(format_args!("control: {what}"), got, ordinary)?;
+        control.into_child().reap_expecting(Status::exited(4))?;
+
+        let child = Held::exiting_with(&reaped(), 4)?;
+        let got = epoll_wait_across_the_end_of(&child)?;
+        check::equal(
+            format_args!("epoll_wait at the end of an auto-reaped child, SIGCHLD {reaction:?}"),
+            got,
+            Ok(()),
+        )?;
+    }
+    Ok(())
+}
+
+case! {
+    /// The SIGCHLD of an ordinary child stays pending when an auto-reaped one ends, and is the only one.
+    autoreap_pending_sigchld_stays: Must, needs [Autoreap, ExitInfo],
+    source "commit \"clone: add CLONE_AUTOREAP\" (\"No exit signal is delivered\"); signal(7), pending signals",
+}
+fn autoreap_pending_sigchld_stays() -> Result {
+    sigchld::block()?;
+    let ordinary = Clone3::fork().spawn(|| 4)?;
+    ordinary.is_a_zombie(4)?;
+    for child in [Held::exiting_with(&reaped(), 5)?, Held::execed(&reaped(), 5)?] {
+        child.let_go()?;
+        child.is_gone_with(Status::exited(5))?;
+    }
+    sigchld::pending_for(ordinary.pid(), libc::CLD_EXITED)?;
+    sigchld::none_pending()?;
+    ordinary.reap_expecting(Status::exited(4))
+}

@@ -1,0 +1,115 @@
+//! What a process holds that the kernel gives back for it when it ends: a robust futex, a semaphore, a mapping.
+
+use std::mem::size_of;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use nix::errno::Errno;
+use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::mm::{MapFlags, ProtFlags};
+
+use crate::check::{Failure, Result};
+use crate::kit::threads::own_tid;
+
+/// In the word of a robust futex: who held it has died (`FUTEX_OWNER_DIED` of `linux/futex.h`).
+pub const OWNER_DIED: u32 = 0x4000_0000;
+
+/// `struct robust_list_head` of `linux/futex.h`.
+#[repr(C)]
+struct RobustList {
+    next: *const RobustList,
+    futex_offset: i64,
+    pending: usize,
+}
+
+/// Takes this word as a robust futex of the calling thread. For a process that does nothing else with such: the C library's
+/// own list is replaced.
+pub fn take_robustly(word: &'static AtomicU32) -> Result {
+    word.store(own_tid() as u32, Ordering::Release);
+    let list = Box::leak(Box::new(RobustList { next: std::ptr::null(), futex_offset: 0, pending: 0 }));
+    // An empty list points to itself; the word is found at the pending entry, as one that is just being taken.
+    list.next = &raw const *list;
+    list.pending = word.as_ptr() as usize;
+    // SAFETY: the list and the word are never freed, and the kernel reads the one and writes the other when the thread ends.
+    Errno::result(unsafe {
+        libc::syscall(libc::SYS_set_robust_list, &raw const *list, size_of::<RobustList>())
+    })?;
+    Ok(())
+}
+
+/// A System V semaphore of the case's own, with the value 1. Dropping it removes it.
+#[derive(Debug)]
+pub struct Semaphore {
+    id: i32,
+    owner: u32,
+}
+
+impl Semaphore {
+    /// A new one.
+    ///
+    /// # Errors
+    /// `blocked` where the kernel has none.
+    pub fn new() -> Result<Semaphore> {
+        // SAFETY: no pointers are passed.
+        let id = Errno::result(unsafe { libc::semget(libc::IPC_PRIVATE, 1, 0o600) })?;
+        let semaphore = Semaphore { id, owner: std::process::id() };
+        // SAFETY: SETVAL takes a number.
+        Errno::result(unsafe { libc::semctl(id, 0, libc::SETVAL, 1) })?;
+        Ok(semaphore)
+    }
+
+    /// Takes it from 1 to 0, to be given back at the end of the calling process (SEM_UNDO).
+    pub fn take(&self) -> Result {
+        let mut down =
+            libc::sembuf { sem_num: 0, sem_op: -1, sem_flg: (libc::SEM_UNDO | libc::IPC_NOWAIT) as i16 };
+        // SAFETY: one live operation is passed.
+        Errno::result(unsafe { libc::semop(self.id, &mut down, 1) })?;
+        Ok(())
+    }
+
+    /// Its value.
+    pub fn value(&self) -> Result<i32> {
+        // SAFETY: GETVAL takes nothing.
+        Ok(Errno::result(unsafe { libc::semctl(self.id, 0, libc::GETVAL) })?)
+    }
+}
+
+impl Drop for Semaphore {
+    fn drop(&mut self) {
+        // Forked copies do not remove it.
+        if std::process::id() == self.owner {
+            // SAFETY: IPC_RMID takes nothing.
+            unsafe { libc::semctl(self.id, 0, libc::IPC_RMID) };
+        }
+    }
+}
+
+/// A file in memory that cannot be sealed against writing while any process has mapped it.
+#[derive(Debug)]
+pub struct Mappable(OwnedFd);
+
+impl Mappable {
+    /// A new one of a page.
+    pub fn new() -> Result<Mappable> {
+        let file = rustix::fs::memfd_create("mapped", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+        rustix::fs::ftruncate(&file, 4096)?;
+        Ok(Mappable(file))
+    }
+
+    /// Maps it for as long as the calling process has its memory.
+    pub fn map(&self) -> Result {
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new mapping at an address of the kernel's choice aliases nothing.
+        unsafe { rustix::mm::mmap(std::ptr::null_mut(), 4096, access, MapFlags::SHARED, &self.0, 0)? };
+        Ok(())
+    }
+
+    /// Whether some process has mapped it; if none has, none can from now on.
+    pub fn is_mapped(&self) -> Result<bool> {
+        match rustix::fs::fcntl_add_seals(&self.0, SealFlags::WRITE) {
+            Ok(()) => Ok(false),
+            Err(rustix::io::Errno::BUSY) => Ok(true),
+            Err(errno) => Err(Failure::from(errno)),
+        }
+    }
+}
