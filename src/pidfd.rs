@@ -209,10 +209,27 @@ impl Pidfd {
 
     /// The ioctl that opens one of the process's namespaces.
     pub fn namespace(&self, kind: Namespace) -> std::result::Result<OwnedFd, Errno> {
-        // SAFETY: the request takes no pointer.
-        let fd = unsafe { libc::ioctl(self.as_raw_fd(), kind.request() as libc::Ioctl, 0) };
+        self.namespace_with(kind, 0)
+    }
+
+    /// As [`Pidfd::namespace`], with an argument, which the kernel must not take for an address.
+    pub fn namespace_with(&self, kind: Namespace, argument: u8) -> std::result::Result<OwnedFd, Errno> {
+        // SAFETY: the request takes no pointer; were it taken for one, nothing is mapped there.
+        let fd = unsafe {
+            libc::ioctl(self.as_raw_fd(), kind.request() as libc::Ioctl, libc::c_ulong::from(argument))
+        };
         // SAFETY: on success the kernel just made this descriptor, and nobody else owns it.
         Errno::result(fd).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
+    }
+
+    /// `FS_IOC_GETVERSION`: the generation of its inode.
+    pub fn generation(&self) -> std::result::Result<u32, Errno> {
+        // _IOR('v', 1, long), of which the kernel writes an int.
+        const REQUEST: u32 = 0x8008_7601;
+        let mut generation = 0_u64;
+        // SAFETY: the argument is a live word, as large as the request states.
+        let done = unsafe { libc::ioctl(self.as_raw_fd(), REQUEST as libc::Ioctl, &raw mut generation) };
+        Errno::result(done).map(|_| generation as u32)
     }
 
     /// The ioctl itself.
@@ -297,6 +314,12 @@ impl Pidfd {
             libc::syscall(libc::SYS_process_madvise, self.as_raw_fd(), none, 0, libc::MADV_COLD, 0)
         };
         Errno::result(done).map(drop)
+    }
+
+    /// `process_mrelease(2)`.
+    pub fn mrelease(&self) -> std::result::Result<(), Errno> {
+        // SAFETY: no pointers are passed.
+        Errno::result(unsafe { libc::syscall(libc::SYS_process_mrelease, self.as_raw_fd(), 0) }).map(drop)
     }
 
     /// `F_GETFL`: the file status flags.

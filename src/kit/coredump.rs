@@ -10,15 +10,17 @@ use linkme::distributed_slice;
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::socket::{getsockopt, sockopt};
 
+use crate::abi::{Flags, InfoMask};
 use crate::check::{self, Context as _, Failure, Result};
 use crate::clone3::Clone3;
 use crate::kit::Place;
 use crate::kit::crash::Crash;
 use crate::kit::helper::{self, HELPERS, Helper};
+use crate::kit::programs::{fd, or_wrong};
 use crate::kit::subject;
 use crate::kit::sysctl::{Changed, Sysctl};
 use crate::pidfd::Pidfd;
-use crate::{abi::Flags, note, sandbox};
+use crate::{note, sandbox};
 
 /// The server of core dumps: while it exists, every core dump of the system comes to it.
 #[derive(Debug)]
@@ -122,9 +124,26 @@ impl Server {
     }
 
     /// Sends dumps to a helper program that reads them to their end; with `pidfd` it is handed a pidfd (`%F`).
-    ///
-    /// The helper is this program under another name: the kernel looks for it by its path.
     pub fn to_helper(&self, pidfd: bool) -> Result {
+        let name = self.helper()?;
+        self.pattern.change(&format!("|{name} drain{}", if pidfd { " %F" } else { "" }))
+    }
+
+    /// Sends dumps to a helper program that asks its pidfd before it reads them.
+    pub fn to_asking_helper(&self) -> Result {
+        let name = self.helper()?;
+        self.pattern.change(&format!("|{name} ask %F {}", self.place.of("told")))
+    }
+
+    /// What the pidfd told the helper of the last dump: `coredump_mask`, and `coredump_signal` or 0.
+    pub fn told(&self) -> Result<(u32, u32)> {
+        let text = fs::read(self.place.of("told"))?;
+        serde_json::from_slice(&text)
+            .map_err(|error| Failure::broken(format!("the helper's answer: {error}")))
+    }
+
+    /// The path of a helper program: this program under another name, as the kernel looks for it by its path.
+    fn helper(&self) -> Result<String> {
         let program = fs::read_link("/proc/self/exe")?;
         let name = self.place.of(helper::NAME);
         if let Err(error) = std::os::unix::fs::symlink(program, &name)
@@ -132,7 +151,7 @@ impl Server {
         {
             return Err(error.into());
         }
-        self.pattern.change(&format!("|{name} drain{}", if pidfd { " %F" } else { "" }))
+        Ok(name)
     }
 }
 
@@ -182,4 +201,18 @@ static DRAIN: Helper = Helper { name: "drain", main: drain };
 /// The helper that the kernel starts: reads the core to its end.
 fn drain(_: &[String]) -> i32 {
     i32::from(io::copy(&mut io::stdin(), &mut io::sink()).is_err())
+}
+
+#[distributed_slice(HELPERS)]
+static ASK: Helper = Helper { name: "ask", main: |arguments| or_wrong(ask(arguments)) };
+
+/// `ask PIDFD FILE`, started by the kernel: writes to FILE what the pidfd tells of the dump, and then reads the core to its end.
+fn ask(arguments: &[String]) -> Result<i32> {
+    let pidfd = Pidfd::from(fd(arguments, 0)?);
+    let request = InfoMask::COREDUMP | InfoMask::COREDUMP_SIGNAL;
+    let told = check::succeeds("PIDFD_GET_INFO by the helper", pidfd.info(request))?;
+    let told = serde_json::json!((told.coredump_mask, told.coredump_signal));
+    let file = arguments.get(1).ok_or_else(|| Failure::broken("no file for the answer"))?;
+    fs::write(file, told.to_string())?;
+    Ok(drain(&[]))
 }

@@ -12,7 +12,7 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 
-use crate::check::{Failure, Result};
+use crate::check::{Failure, Named, Result};
 use crate::kit::fds;
 use crate::pidfd::Pidfd;
 use crate::sandbox;
@@ -108,11 +108,18 @@ pub fn receive_pidfd(socket: impl AsFd) -> Result<OwnedFd> {
     Errno::result(got)?;
     // SAFETY: recvmsg left a valid message, whose control part the macros walk.
     let header = unsafe { libc::CMSG_FIRSTHDR(&message).as_ref() };
-    match header.filter(|one| (one.cmsg_level, one.cmsg_type) == (libc::SOL_SOCKET, SCM_PIDFD)) {
-        // SAFETY: the data of this kind of control message is one descriptor, which is ours from now on.
-        Some(one) => Ok(fds::adopt(unsafe { libc::CMSG_DATA(one).cast::<i32>().read_unaligned() })),
-        None => Err(Failure::fail("no SCM_PIDFD came with the message")),
+    let Some(one) = header.filter(|one| (one.cmsg_level, one.cmsg_type) == (libc::SOL_SOCKET, SCM_PIDFD))
+    else {
+        return Err(Failure::fail("no SCM_PIDFD came with the message"));
+    };
+    // SAFETY: the data of this kind of control message is an int.
+    let number = unsafe { libc::CMSG_DATA(one).cast::<i32>().read_unaligned() };
+    if number < 0 {
+        let errno = Named(Errno::from_raw(-number));
+        return Err(Failure::fail(format!("SCM_PIDFD of the message: expected a descriptor, got {errno}")));
     }
+    // The descriptor is ours from now on.
+    Ok(fds::adopt(number))
 }
 
 /// Has the kernel collect the garbage among UNIX sockets until that reaps the process of this pidfd.

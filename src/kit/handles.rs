@@ -28,6 +28,17 @@ impl Handle {
     /// # Errors
     /// `blocked` where the kernel is without file handles.
     pub fn of(fd: impl AsFd) -> Result<Handle> {
+        match Handle::try_of(fd) {
+            Err(Errno::ENOSYS) => Err(Failure::blocked("name_to_handle_at is ENOSYS: CONFIG_FHANDLE is off")),
+            Err(errno @ (Errno::EOPNOTSUPP | Errno::EPERM)) => {
+                Err(Failure::blocked(format!("name_to_handle_at of a pidfd is {errno:?}")))
+            }
+            got => Ok(got?),
+        }
+    }
+
+    /// `name_to_handle_at(2)` as it is.
+    pub fn try_of(fd: impl AsFd) -> std::result::Result<Handle, Errno> {
         let mut handle = Handle { bytes: ROOM as u32, kind: 0, handle: [0; ROOM] };
         let mut mount = 0;
         // SAFETY: an empty path, a handle with the room that it states, and a live int.
@@ -41,16 +52,7 @@ impl Handle {
                 libc::AT_EMPTY_PATH,
             )
         };
-        match Errno::result(got) {
-            Err(Errno::ENOSYS) => Err(Failure::blocked("name_to_handle_at is ENOSYS: CONFIG_FHANDLE is off")),
-            Err(errno @ (Errno::EOPNOTSUPP | Errno::EPERM)) => {
-                Err(Failure::blocked(format!("name_to_handle_at of a pidfd is {errno:?}")))
-            }
-            got => {
-                got?;
-                Ok(handle)
-            }
-        }
+        Errno::result(got).map(|_| handle)
     }
 
     /// Opens it by way of a descriptor on pidfs.

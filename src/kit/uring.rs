@@ -12,6 +12,8 @@ use crate::note;
 
 /// What the completion of a pending poll is known by.
 const POLL: u64 = 1;
+/// What the completion of a pending wait is known by.
+const WAIT: u64 = 3;
 /// What the completion of any other request is known by.
 const OTHER: u64 = 2;
 
@@ -71,6 +73,22 @@ impl Ring {
         let results = self.completions(2)?;
         check::equal("results of POLL_REMOVE", of(&results, OTHER), Some(0))?;
         check::equal("result of the removed poll", of(&results, POLL), Some(-libc::ECANCELED))
+    }
+
+    /// Starts a wait for any child to end (`__WALL`), which stays pending.
+    pub fn start_wait(&mut self) -> Result {
+        note!("IORING_OP_WAITID, P_ALL, WEXITED|__WALL");
+        let wait = opcode::WaitId::new(libc::P_ALL, 0, libc::WEXITED | libc::__WALL);
+        self.push(&wait.build().user_data(WAIT))?;
+        self.0.submit()?;
+        let early = self.0.completion().next().map(|entry| entry.result());
+        check::equal("completion of a wait for a child that lives", early, None)
+    }
+
+    /// Blocks until the pending wait is over, and gives its result: 0, or a negative errno.
+    pub fn finish_wait(&mut self) -> Result<Option<i32>> {
+        let results = self.completions(1)?;
+        Ok(of(&results, WAIT))
     }
 
     /// Closes a descriptor by a request of the ring's.

@@ -1,0 +1,71 @@
+//! Where and when PIDFD_GET_INFO has a core dump on record: with the process, from its beginning.
+
+use clone3_conformance::abi::{InfoMask, PIDFD_COREDUMP_USER, PIDFD_COREDUMPED, PIDFD_THREAD};
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Context as _, Result};
+use clone3_conformance::clone3::{Child, park};
+use clone3_conformance::kit::coredump::Server;
+use clone3_conformance::kit::crash::Crash;
+use clone3_conformance::kit::{Channel, Gate, subject, threads};
+use clone3_conformance::pidfd::pidfd_open;
+use nix::sys::signal::Signal;
+
+use super::pidfd_info::info;
+
+/// A dump that was made with the user's rights.
+const DUMPED: u32 = PIDFD_COREDUMPED | PIDFD_COREDUMP_USER;
+
+#[track_caller]
+fn has_dump_on_record(child: &Child) -> Result {
+    subject::see_off(child)?;
+    let told = info(child.pidfd()?, InfoMask::EXIT | InfoMask::COREDUMP)?;
+    let got = (told.given().contains(InfoMask::COREDUMP), told.coredump_mask);
+    check::equal("COREDUMP bit and coredump_mask of a process that has dumped", got, (true, DUMPED))
+}
+
+case! {
+    /// The core dump that a thread causes is on record with its process, also if the thread has a pidfd of its own.
+    pidfd_info_coredump_thread_with_pidfd: Must, needs [ExitInfo, CoredumpMask, Root, GlobalChanges],
+    source "coredump_parse(), coredump_sock_connect(): the pid of the thread group; pidfd_open(2), PIDFD_THREAD",
+}
+fn pidfd_info_coredump_thread_with_pidfd() -> Result {
+    let server = Server::start()?;
+    for call in subject::calls() {
+        let (tid, gate) = (Channel::<i32>::new()?, Gate::new()?);
+        let child = call.spawn(|| {
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    // A failure to report is seen as the end of the stream.
+                    let _ = tid.send(&threads::own_tid());
+                    gate.wait();
+                    Crash::Unmapped.now()
+                });
+                park()
+            })
+        })?;
+        let _thread = pidfd_open(tid.recv()?, PIDFD_THREAD)?;
+        gate.open()?;
+        server.take_dump_of(child.pidfd()?)?;
+        has_dump_on_record(&child).context(&call)?;
+    }
+    Ok(())
+}
+
+case! {
+    /// The program that takes a core dump finds the dump and its signal in PIDFD_GET_INFO through the pidfd that it is handed (%F),
+    /// before it has read any of the core.
+    pidfd_info_coredump_told_to_helper: Must, needs [ExitInfo, CoredumpMask, CoredumpSignal, Root, GlobalChanges],
+    source "commit \"coredump: hand a pidfd to the usermode coredump helper\"; core(5), %F; fs/coredump.c umh_coredump_setup()",
+}
+fn pidfd_info_coredump_told_to_helper() -> Result {
+    let server = Server::start()?;
+    server.to_asking_helper()?;
+    for call in subject::calls() {
+        // The dump cannot end before the helper reads, nor the child before its answer is there.
+        let child = call.spawn(|| Crash::Unmapped.with_large_core())?;
+        has_dump_on_record(&child).context(&call)?;
+        let expected = (DUMPED, Signal::SIGSEGV as u32);
+        check::equal("coredump_mask and coredump_signal that the helper was told", server.told()?, expected)?;
+    }
+    Ok(())
+}

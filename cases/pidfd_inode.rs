@@ -1,0 +1,188 @@
+//! The file behind a pidfd: its inode, the file handle of that, and what one may write on it.
+
+use std::os::fd::AsRawFd;
+
+use clone3_conformance::abi::{Flags, InfoMask};
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Result};
+use clone3_conformance::clone3::park;
+use clone3_conformance::kit::handles::Handle;
+use clone3_conformance::kit::{Held, subject};
+use clone3_conformance::pidfd::Pidfd;
+use nix::errno::Errno;
+use rustix::fs::{XattrFlags, fgetxattr, fsetxattr, fstat, fstatfs};
+
+/// Device and inode number.
+fn inode(pidfd: &Pidfd) -> Result<(u64, u64)> {
+    let stat = fstat(pidfd)?;
+    Ok((stat.st_dev, stat.st_ino))
+}
+
+case! {
+    /// The inode number of a pidfd stays the same when all pidfds of the process are closed and another one is opened.
+    pidfd_inode_stays: Must, needs [],
+    source "commit \"pidfd: add pidfs\" (\"unique inode number for each struct pid\"); kernel selftest pidfd_test",
+    since "6.9",
+}
+fn pidfd_inode_stays() -> Result {
+    for call in subject::calls() {
+        let mut child = Held::exiting_with(&call, 0)?;
+        let first = inode(child.pidfd()?)?;
+        child.close_pidfd()?;
+        let second = child.observe()?;
+        check::equal(format_args!("(st_dev, st_ino) of a child of {call}"), inode(&second)?, first)?;
+        second.close()?;
+        let third = child.observe()?;
+        check::equal(format_args!("(st_dev, st_ino) of a child of {call}, again"), inode(&third)?, first)?;
+        child.into_child().clear_away()?;
+    }
+    Ok(())
+}
+
+case! {
+    /// Two processes have different inode numbers, also if each is process 1 of its pid namespace.
+    pidfd_inode_differs: Must, needs [PidNamespace],
+    source "commit \"pidfd: add pidfs\" (\"unique inode number for each struct pid\")",
+    since "6.9",
+}
+fn pidfd_inode_differs() -> Result {
+    for call in subject::calls() {
+        let init = call.with(Flags::CLONE_NEWPID);
+        let (one, other) = (init.spawn(park)?, init.spawn(park)?);
+        let (first, second) = (inode(one.pidfd()?)?, inode(other.pidfd()?)?);
+        let same =
+            format!("two children of {init}: expected two inodes, got (st_dev, st_ino) {first:?} of both");
+        check::holds(first != second, same)?;
+        one.clear_away()?;
+        other.clear_away()?;
+    }
+    Ok(())
+}
+
+case! {
+    /// A pidfd is known by its file system, whose magic number is PID_FS_MAGIC.
+    pidfd_file_system_magic: Must, needs [],
+    source "include/uapi/linux/magic.h (PID_FS_MAGIC); statfs(2)",
+    since "6.9",
+}
+fn pidfd_file_system_magic() -> Result {
+    const PID_FS_MAGIC: i64 = 0x5049_4446;
+    for call in subject::calls() {
+        let child = Held::exiting_with(&call, 0)?;
+        check::equal("f_type in fstatfs of a pidfd", fstatfs(child.pidfd()?)?.f_type, PID_FS_MAGIC)?;
+        child.into_child().clear_away()?;
+    }
+    Ok(())
+}
+
+case! {
+    /// The link in /proc/PID/fd of a pidfd says `anon_inode:[pidfd]`, as it did when pidfds were anonymous inodes.
+    pidfd_link_text: Must, needs [Proc],
+    source "fs/pidfs.c pidfs_dname(); pidfd_open(2) and lsof(8), ss(8), systemd, which go by it",
+}
+fn pidfd_link_text() -> Result {
+    for call in subject::calls() {
+        let child = Held::exiting_with(&call, 0)?;
+        let link = std::fs::read_link(format!("/proc/self/fd/{}", child.pidfd()?.as_raw_fd()))?;
+        check::equal("link in /proc/self/fd of a pidfd", &*link.to_string_lossy(), "anon_inode:[pidfd]")?;
+        child.into_child().clear_away()?;
+    }
+    Ok(())
+}
+
+case! {
+    /// FS_IOC_GETVERSION of a pidfd gives the generation of its inode, which with the inode number tells processes apart where
+    /// inode numbers have 32 bits: the same for every pidfd of a process.
+    pidfd_generation: Must, needs [ExitInfo],
+    source "commit \"pidfs: implement FS_IOC_GETVERSION\"; ioctl_fs(2)",
+}
+fn pidfd_generation() -> Result {
+    for call in subject::calls() {
+        let child = Held::exiting_with(&call, 0)?;
+        let first =
+            check::succeeds("ioctl(FS_IOC_GETVERSION) of clone3's pidfd", child.pidfd()?.generation())?;
+        let second =
+            check::succeeds("ioctl(FS_IOC_GETVERSION) of pidfd_open's", child.observe()?.generation())?;
+        check::equal("generations of two pidfds of a process", second, first)?;
+        child.into_child().clear_away()?;
+    }
+    Ok(())
+}
+
+case! {
+    /// An ordinary user can open a pidfd by its file handle, with O_NONBLOCK too, which F_GETFL then shows.
+    pidfd_handle_ordinary_user: Must, needs [ExitInfo, Unprivileged],
+    source "commit \"pidfs: implement file handle support\"; fs/pidfs.c pidfs_export_permission() (\"no privileges required\")",
+}
+fn pidfd_handle_ordinary_user() -> Result {
+    for call in subject::calls() {
+        let child = Held::exiting_with(&call, 0)?;
+        let handle = Handle::of(child.pidfd()?)?;
+        for flags in [0, libc::O_NONBLOCK] {
+            let what = format!("open_by_handle_at({flags:#x}) by an ordinary user");
+            let opened = Pidfd::from(check::succeeds(&what, handle.open(child.pidfd()?, flags))?);
+            let shown = opened.status_flags()? & libc::O_NONBLOCK;
+            check::equal(format_args!("O_NONBLOCK in F_GETFL after {what}"), shown, flags)?;
+            let told = check::succeeds("PIDFD_GET_INFO on what was opened", opened.info(InfoMask::PID))?;
+            check::equal("pid in PIDFD_GET_INFO on what was opened", told.pid, child.pid() as u32)?;
+        }
+        child.into_child().clear_away()?;
+    }
+    Ok(())
+}
+
+case! {
+    /// The pidfd of a process that is gone still has a file handle. It is stale.
+    pidfd_handle_of_dead: Is, needs [ExitInfo],
+    source "fs/pidfs.c pidfs_encode_fh(), pidfs_ino_get_pid(); name_to_handle_at(2)",
+}
+fn pidfd_handle_of_dead() -> Result {
+    for call in subject::calls() {
+        let child = Held::exiting_with(&call, 0)?;
+        Handle::of(child.pidfd()?)?;
+        child.let_go()?;
+        subject::see_off(&child)?;
+        let handle = check::succeeds("name_to_handle_at of a dead process", Handle::try_of(child.pidfd()?))?;
+        // The number goes back a few instructions after POLLHUP; open_by_handle_at looks for the task itself.
+        let opened = handle.open(child.pidfd()?, 0).map(drop);
+        check::refused("open_by_handle_at of a dead process", opened, Errno::ESTALE)?;
+    }
+    Ok(())
+}
+
+/// The attribute that these cases set.
+const NAME: &str = "trusted.clone3-conformance";
+
+fn attribute(pidfd: &Pidfd) -> std::result::Result<Vec<u8>, Errno> {
+    let mut value = [0; 16];
+    let length = fgetxattr(pidfd, NAME, &mut value[..]);
+    length.map(|length| value[..length].to_vec()).map_err(|errno| Errno::from_raw(errno.raw_os_error()))
+}
+
+case! {
+    /// A trusted extended attribute that was set on a pidfd is there for every other pidfd of the process, also if no pidfd was
+    /// open in between, and also when the process is gone.
+    pidfd_xattr_lasts: Must, needs [ExitInfo, Root],
+    source "commit \"pidfs: support xattrs on pidfds\"; kernel selftest pidfd_xattr_test (\"until the task exits\")",
+    since "6.18",
+}
+fn pidfd_xattr_lasts() -> Result {
+    for call in subject::calls() {
+        let mut child = Held::exiting_with(&call, 0)?;
+        // Fails if it is there already.
+        let set = fsetxattr(child.pidfd()?, NAME, b"persona", XattrFlags::CREATE);
+        let set = set.map_err(|errno| Errno::from_raw(errno.raw_os_error()));
+        check::succeeds(format_args!("fsetxattr({NAME}) on a pidfd"), set)?;
+        child.close_pidfd()?;
+        let later = child.observe()?;
+        let expected = || Ok(b"persona".to_vec());
+        check::equal("fgetxattr on a pidfd opened later", attribute(&later), expected())?;
+        child.let_go()?;
+        if !child.reaps_itself() {
+            clone3_conformance::wait::reap(child.pid())?;
+        }
+        later.wait_reaped()?;
+        check::equal("fgetxattr when the process is gone", attribute(&later), expected())?;
+    }
+    Ok(())
+}

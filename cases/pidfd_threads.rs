@@ -1,0 +1,152 @@
+//! Pidfds of threads (PIDFD_THREAD): what they report, and when.
+
+use std::os::fd::AsRawFd;
+
+use clone3_conformance::abi::{Flags, PIDFD_THREAD};
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Result};
+use clone3_conformance::clone3::{Clone3, Stack, exit_now, park};
+use clone3_conformance::kit::epoll::Watch;
+use clone3_conformance::kit::helper::Command;
+use clone3_conformance::kit::pair::{OTHER, Pair};
+use clone3_conformance::kit::{Channel, Gate, Held, fds, subject, threads};
+use clone3_conformance::pidfd::pidfd_open;
+use clone3_conformance::wait::{self, Status};
+use nix::poll::PollFlags;
+use rustix::event::epoll::EventFlags;
+
+case! {
+    /// poll on the PIDFD_THREAD pidfd of a leader does not say POLLIN when the leader ends while another thread runs; it does when
+    /// the process has ended.
+    pidfd_thread_leader_poll: Must, needs [ExitInfo, Proc],
+    source "commit \"pidfs: improve multi-threaded exec and premature thread-group leader exit polling\"; pidfd_open(2), PIDFD_THREAD",
+}
+fn pidfd_thread_leader_poll() -> Result {
+    for call in subject::calls() {
+        let pair = Pair::new(&call)?;
+        let leader = pidfd_open(pair.child.pid(), PIDFD_THREAD)?;
+        check::equal(
+            "control: poll while the leader lives",
+            leader.poll_now(PollFlags::POLLIN)?,
+            PollFlags::empty(),
+        )?;
+        pair.end_leader()?;
+        let got = leader.poll_now(PollFlags::POLLIN)?;
+        check::equal("poll when the leader has ended and another thread runs", got, PollFlags::empty())?;
+        pair.let_other_go()?;
+        leader.wait_exited()?;
+        subject::see_off(&pair.child)?;
+    }
+    Ok(())
+}
+
+case! {
+    /// The PIDFD_THREAD pidfd of a process's leader gives the exit information of the process.
+    pidfd_thread_leader_exit: Must, needs [ExitInfo],
+    source "fs/pidfs.c pidfs_exit(); include/uapi/linux/pidfd.h (PIDFD_INFO_EXIT)",
+}
+fn pidfd_thread_leader_exit() -> Result {
+    for call in subject::calls() {
+        let child = Held::exiting_with(&call, 7)?;
+        let leader = pidfd_open(child.pid(), PIDFD_THREAD)?;
+        child.let_go()?;
+        subject::see_off(&child)?;
+        leader.reaped_with(Status::exited(7))?;
+    }
+    Ok(())
+}
+
+case! {
+    /// Whoever waits for EPOLLHUP alone on the pidfd of a thread is woken when that thread is gone, although its process lives on;
+    /// then its exit information is there.
+    pidfd_thread_hangup: Must, needs [ExitInfo],
+    source "pidfd_open(2), on poll and PIDFD_THREAD; kernel/exit.c __unhash_process()",
+    since "6.16",
+}
+fn pidfd_thread_hangup() -> Result {
+    for call in subject::calls() {
+        let pair = Pair::new(&call)?;
+        let other = pidfd_open(pair.other, PIDFD_THREAD)?;
+        let watch = Watch::new(&other, EventFlags::empty())?;
+        check::equal("epoll on the pidfd of a thread that lives", watch.now()?, None)?;
+        pair.let_other_go()?;
+        check::equal("epoll on the pidfd of a thread", watch.next()?, EventFlags::HUP)?;
+        other.reaped_with(Status::exited(OTHER))?;
+        let process = pair.child.pidfd()?.poll_now(PollFlags::POLLIN)?;
+        check::equal("poll on the pidfd of its process", process, PollFlags::empty())?;
+        pair.child.clear_away()?;
+    }
+    Ok(())
+}
+
+case! {
+    /// A thread that the exec of another thread ends leaves exit information with its pidfd.
+    pidfd_thread_ended_by_exec: Must, needs [ExitInfo],
+    source "include/uapi/linux/pidfd.h (PIDFD_INFO_EXIT); fs/pidfs.c pidfs_exit(); execve(2), on other threads",
+    since "6.16",
+}
+fn pidfd_thread_ended_by_exec() -> Result {
+    for call in subject::calls() {
+        let (tid, gate) = (Channel::<i32>::new()?, Gate::new()?);
+        let command = Command::new("exit", &["0"])?;
+        let child = call.spawn(|| {
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    // A failure to report is seen as the end of the stream.
+                    let _ = tid.send(&threads::own_tid());
+                    park()
+                });
+                gate.wait();
+                command.exec();
+                exit_now(98)
+            })
+        })?;
+        let thread = pidfd_open(tid.recv()?, PIDFD_THREAD)?;
+        gate.open()?;
+        thread.exit_status()?;
+        if let Some(status) = subject::see_off(&child)? {
+            check::equal("control: wait status of the process", status, Status::exited(0))?;
+        }
+    }
+    Ok(())
+}
+
+case! {
+    /// The Pid line in fdinfo of the pidfd of a live thread is the thread's number.
+    pidfd_thread_fdinfo: Must, needs [PidfdInfo, Proc],
+    source "proc_pid_fdinfo(5), Pid; pidfd_open(2), PIDFD_THREAD",
+}
+fn pidfd_thread_fdinfo() -> Result {
+    for call in subject::calls() {
+        let pair = Pair::new(&call)?;
+        let other = pidfd_open(pair.other, PIDFD_THREAD)?;
+        check::equal("Pid in fdinfo of a thread's pidfd", other.pid_in_fdinfo(), Some(pair.other))?;
+        pair.child.clear_away()?;
+    }
+    Ok(())
+}
+
+extern "C" fn wait_for_input(fd: usize) -> i32 {
+    fds::wait_for_input(fd as i32)
+}
+
+case! {
+    /// The pidfd of CLONE_PIDFD with CLONE_THREAD is one of a thread, as PIDFD_THREAD makes it: F_GETFL shows that flag, O_EXCL.
+    pidfd_of_clone_thread: Is, needs [PidfdInfo],
+    source "kernel/fork.c copy_process(); commit \"pidfd: clone: allow CLONE_THREAD | CLONE_PIDFD together\"",
+}
+fn pidfd_of_clone_thread() -> Result {
+    let (waits, lets_go) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    let stack = Stack::new()?;
+    let call = Clone3::new(Flags::THREAD | Flags::CLONE_FILES | Flags::PIDFD)
+        .with(Flags::CLONE_CHILD_CLEARTID | Flags::CLONE_PARENT_SETTID);
+    let thread = call.spawn_on(&stack, wait_for_input, waits.as_raw_fd() as usize)?;
+    let flags = thread.pidfd()?.status_flags()?;
+    check::equal("O_EXCL in F_GETFL", flags & libc::O_EXCL, libc::O_EXCL)?;
+    rustix::io::write(&lets_go, b"g")?;
+    stack.join()?;
+    let ordinary = Held::exiting_with(&Clone3::fork().with(Flags::PIDFD), 0)?;
+    check::equal("control: O_EXCL for a process", ordinary.pidfd()?.status_flags()? & libc::O_EXCL, 0)?;
+    ordinary.let_go()?;
+    wait::reap_expecting(ordinary.pid(), Status::exited(0))
+}

@@ -1,0 +1,195 @@
+//! What a pidfd can be used for, armed or not, blocking or not: wait calls, namespaces, advice about memory.
+
+use clone3_conformance::abi::{Flags, Namespace};
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Result};
+use clone3_conformance::clone3::Clone3;
+use clone3_conformance::kit::process::apart;
+use clone3_conformance::kit::uring::Ring;
+use clone3_conformance::kit::{Blocked, Held, WaitCall, subject, threads};
+use clone3_conformance::pidfd::{Pidfd, pidfd_open};
+use clone3_conformance::wait::{self, Status, Who};
+use nix::errno::Errno;
+use nix::sched::{CloneFlags, setns};
+use rustix::fs::{fstat, stat};
+
+const ENDED: i32 = libc::WEXITED | libc::__WALL;
+
+case! {
+    /// pidfd_open with PIDFD_NONBLOCK gives a non-blocking pidfd: waitid(P_PIDFD) on it is EAGAIN while the child lives, and with
+    /// WNOHANG it is 0, as on a blocking one.
+    pidfd_nonblocking_waitid: Must, needs [],
+    source "pidfd_open(2), PIDFD_NONBLOCK; waitid(2), EAGAIN and WNOHANG",
+    since "5.10",
+}
+fn pidfd_nonblocking_waitid() -> Result {
+    for call in subject::calls() {
+        let child = Held::exiting_with(&call, 0)?;
+        let patient = child.observe()?;
+        let hasty = pidfd_open(child.pid(), libc::O_NONBLOCK as u32);
+        let hasty = check::succeeds("pidfd_open(PIDFD_NONBLOCK)", hasty)?;
+        for (pidfd, expected) in [(&patient, 0), (&hasty, libc::O_NONBLOCK)] {
+            let shown = pidfd.status_flags()? & libc::O_NONBLOCK;
+            check::equal(format_args!("O_NONBLOCK in F_GETFL of {pidfd}"), shown, expected)?;
+            let got = wait::waitid(Who::pidfd(pidfd), ENDED | libc::WNOHANG);
+            check::equal(format_args!("waitid(P_PIDFD, WNOHANG) with flags {expected:#x}"), got, Ok(None))?;
+        }
+        let got = wait::waitid(Who::pidfd(&hasty), ENDED);
+        check::equal("waitid(P_PIDFD) with PIDFD_NONBLOCK", got, Err(Errno::EAGAIN))?;
+        child.into_child().clear_away()?;
+    }
+    Ok(())
+}
+
+case! {
+    /// waitid(P_PIDFD) on an auto-kill pidfd blocks until the child has ended, and is ECHILD then.
+    autokill_waitid_blocks: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Proc],
+    source "waitid(2); commit \"clone: add CLONE_AUTOREAP\"",
+}
+fn autokill_waitid_blocks() -> Result {
+    let child = Held::exiting_with(&Clone3::new(Flags::KILLED_NNP), 3)?;
+    let waiter = Blocked::in_call(WaitCall::pidfd(child.pidfd()?, ENDED))?;
+    child.let_go()?;
+    check::equal("waitid(P_PIDFD) on an auto-kill pidfd", waiter.join()?, Err(Errno::ECHILD))?;
+    child.pidfd()?.reaped_with(Status::exited(3))
+}
+
+/// The number of a namespace that a pidfd opens; `None` if the kernel was built without this kind.
+fn number(pidfd: &Pidfd, kind: Namespace) -> Result<Option<u64>> {
+    match pidfd.namespace(kind) {
+        Err(Errno::EOPNOTSUPP) => Ok(None),
+        got => Ok(Some(fstat(check::succeeds(format_args!("{kind:?} namespace"), got)?)?.st_ino)),
+    }
+}
+
+case! {
+    /// The ioctls that open the namespaces of a process take no argument: other than 0 it is EINVAL.
+    pidfd_ns_ioctl_argument: Is, needs [PidfdInfo],
+    source "fs/pidfs.c pidfd_ioctl()",
+}
+fn pidfd_ns_ioctl_argument() -> Result {
+    for call in subject::calls() {
+        let child = Held::exiting_with(&call, 0)?;
+        for kind in Namespace::ALL {
+            if number(child.pidfd()?, kind)?.is_some() {
+                let got = child.pidfd()?.namespace_with(kind, 1);
+                check::refused(format_args!("{kind:?} namespace with argument 1"), got, Errno::EINVAL)?;
+            }
+        }
+        child.into_child().clear_away()?;
+    }
+    Ok(())
+}
+
+case! {
+    /// The ioctls of an auto-kill pidfd open the namespaces of its child.
+    autokill_ns_ioctls: Must, needs [Autoreap, Nnp, Autokill],
+    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; pull request vfs-6.11.pidfs",
+}
+fn autokill_ns_ioctls() -> Result {
+    let child = Held::exiting_with(&Clone3::new(Flags::KILLED_NNP), 0)?;
+    let plain = child.observe()?;
+    for kind in Namespace::ALL {
+        let what = format!("{kind:?} namespace, by clone3's pidfd and by pidfd_open's");
+        check::equal(what, number(child.pidfd()?, kind)?, number(&plain, kind)?)?;
+    }
+    child.into_child().clear_away()
+}
+
+case! {
+    /// The pidfd of a thread opens the thread's own namespaces, which may be others than those of its process.
+    pidfd_ns_ioctl_of_thread: Must, needs [PidfdInfo, SysAdmin],
+    source "pidfd_open(2), PIDFD_THREAD; pull request vfs-6.11.pidfs; unshare(2), which is about the calling thread",
+}
+fn pidfd_ns_ioctl_of_thread() -> Result {
+    apart(|| {
+        let leader = Pidfd::open(std::process::id() as i32)?;
+        let shared = number(&leader, Namespace::Uts)?;
+        threads::in_a_thread(|| {
+            let own = threads::own_pidfd()?;
+            check::equal("Uts namespace of a thread", number(&own, Namespace::Uts)?, shared)?;
+            nix::sched::unshare(CloneFlags::CLONE_NEWUTS)?;
+            check::equal("Uts namespace of its process", number(&leader, Namespace::Uts)?, shared)?;
+            let apart = number(&own, Namespace::Uts)? != shared;
+            check::holds(
+                apart,
+                "Uts namespace of a thread after unshare: expected another than its process's",
+            )
+        })
+    })
+}
+
+case! {
+    /// PIDFD_GET_USER_NAMESPACE opens the user namespace of the process, and not the caller's.
+    pidfd_ns_ioctl_user: Must, needs [PidfdInfo, UserNamespaces, Proc],
+    source "include/uapi/linux/pidfd.h; pull request vfs-6.11.pidfs",
+}
+fn pidfd_ns_ioctl_user() -> Result {
+    for call in subject::calls() {
+        let child = Held::exiting_with(&call.with(Flags::CLONE_NEWUSER), 0)?;
+        let of = |who: &str| -> Result<u64> { Ok(stat(format!("/proc/{who}/ns/user"))?.st_ino) };
+        let (theirs, own) = (of(&child.pid().to_string())?, of("self")?);
+        check::holds(theirs != own, "control: CLONE_NEWUSER made no user namespace")?;
+        check::equal("User namespace of the child", number(child.pidfd()?, Namespace::User)?, Some(theirs))?;
+        child.into_child().clear_away()?;
+    }
+    Ok(())
+}
+
+case! {
+    /// setns takes an auto-kill pidfd for two namespaces at once, as it takes any pidfd.
+    autokill_setns_two: Must, needs [Autoreap, Nnp, Autokill, SysAdmin],
+    source "setns(2), on a pidfd and several CLONE_NEW* flags",
+}
+fn autokill_setns_two() -> Result {
+    let two = CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWNS;
+    for flags in [Flags::REAPED, Flags::KILLED_NNP] {
+        let call = Clone3::new(flags | Flags::CLONE_NEWNS | Flags::CLONE_NEWUTS);
+        let child = Held::exiting_with(&call, 0)?;
+        apart(|| {
+            let moved = setns(child.pidfd()?, two);
+            check::succeeds(format_args!("setns(CLONE_NEWNS|CLONE_NEWUTS) to a child of {call}"), moved)
+        })?;
+        child.into_child().clear_away()?;
+    }
+    Ok(())
+}
+
+case! {
+    /// process_madvise and process_mrelease say the same of an auto-kill pidfd as of a plain one.
+    autokill_memory_calls: Must, needs [Autoreap, Nnp, Autokill],
+    source "process_madvise(2); process_mrelease(2): EINVAL, the process is not exiting",
+}
+fn autokill_memory_calls() -> Result {
+    let child = Held::exiting_with(&Clone3::new(Flags::KILLED_NNP), 0)?;
+    let (armed, plain) = (child.pidfd()?, child.observe()?);
+    // What it is depends on the caller's rights and on the kernel's configuration.
+    let control = plain.madvise_nothing();
+    check::holds(control != Err(Errno::EBADF), "control: process_madvise by a plain pidfd is EBADF")?;
+    check::equal("process_madvise by an auto-kill pidfd", armed.madvise_nothing(), control)?;
+    let control = plain.mrelease();
+    check::holds(control != Err(Errno::EBADF), "control: process_mrelease by a plain pidfd is EBADF")?;
+    check::equal("process_mrelease by an auto-kill pidfd", armed.mrelease(), control)?;
+    child.into_child().clear_away()
+}
+
+case! {
+    /// A wait of io_uring's (IORING_OP_WAITID) for the caller's last child is over with ECHILD when that child, an auto-reaped one,
+    /// has ended. For an ordinary child it is over with success.
+    autoreap_io_uring_waitid: Must, needs [Autoreap, ExitInfo],
+    source "io_uring_enter(2), IORING_OP_WAITID; commit \"clone: add CLONE_AUTOREAP\"",
+}
+fn autoreap_io_uring_waitid() -> Result {
+    for (call, expected) in
+        [(Clone3::fork().with(Flags::PIDFD), 0), (Clone3::new(Flags::REAPED), -libc::ECHILD)]
+    {
+        let child = Held::exiting_with(&call, 4)?;
+        let mut ring = Ring::new()?;
+        ring.start_wait()?;
+        child.let_go()?;
+        let got = ring.finish_wait()?;
+        check::equal(format_args!("result of IORING_OP_WAITID for a child of {call}"), got, Some(expected))?;
+        child.pidfd()?.reaped_with(Status::exited(4))?;
+    }
+    Ok(())
+}

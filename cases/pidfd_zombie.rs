@@ -1,0 +1,138 @@
+//! Pidfds of zombies, and those that are first asked for when the process is gone.
+
+use clone3_conformance::abi::{Flags, InfoMask};
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Context as _, Result};
+use clone3_conformance::clone3::{Child, Clone3};
+use clone3_conformance::kit::handles::Handle;
+use clone3_conformance::kit::{Held, cgroup, fdpass, subject};
+use clone3_conformance::pidfd::Pidfd;
+use clone3_conformance::wait::{self, Status};
+use nix::errno::Errno;
+use nix::sys::signal::Signal;
+use nix::sys::socket::{getsockopt, sockopt};
+
+use super::pidfd_info::info;
+
+fn ordinary() -> Clone3 {
+    Clone3::fork().with(Flags::PIDFD)
+}
+
+fn zombie() -> Result<Child> {
+    let child = ordinary().spawn(|| 5)?;
+    wait::find_zombie(child.pid())?;
+    Ok(child)
+}
+
+case! {
+    /// A zombie takes a signal through its pidfd, which does nothing.
+    pidfd_zombie_signal: Must, needs [],
+    source "kill(2) and pidfd_send_signal(2): ESRCH only when the process has been waited for",
+}
+fn pidfd_zombie_signal() -> Result {
+    let zombie = zombie()?;
+    let pidfd = zombie.pidfd()?;
+    check::succeeds("pidfd_send_signal(0) to a zombie", pidfd.send_raw_signal(0))?;
+    check::succeeds("pidfd_send_signal(SIGKILL) to a zombie", pidfd.send_signal(Signal::SIGKILL))?;
+    wait::reap_expecting(zombie.pid(), Status::exited(5))?;
+    check::refused("pidfd_send_signal(0) afterwards", pidfd.send_raw_signal(0), Errno::ESRCH)
+}
+
+case! {
+    /// fdinfo gives the pid of a zombie, and -1 once it has been waited for.
+    pidfd_zombie_fdinfo: Must, needs [Proc],
+    source "proc_pid_fdinfo(5) (\"-1: the process has been reaped\"); fs/pidfs.c pidfd_show_fdinfo()",
+}
+fn pidfd_zombie_fdinfo() -> Result {
+    let zombie = zombie()?;
+    check::equal("Pid in fdinfo of a zombie", zombie.pidfd()?.pid_in_fdinfo(), Some(zombie.pid()))?;
+    wait::reap_expecting(zombie.pid(), Status::exited(5))?;
+    check::equal("Pid in fdinfo after the wait", zombie.pidfd()?.pid_in_fdinfo(), Some(-1))
+}
+
+case! {
+    /// The file handle of a zombie's pidfd can be opened.
+    pidfd_zombie_handle: Is, needs [ExitInfo],
+    source "fs/pidfs.c pidfs_ino_get_pid(); open_by_handle_at(2)",
+}
+fn pidfd_zombie_handle() -> Result {
+    let zombie = zombie()?;
+    let handle = Handle::of(zombie.pidfd()?)?;
+    let opened = check::succeeds("open_by_handle_at of a zombie", handle.open(zombie.pidfd()?, 0))?;
+    let told = info(&Pidfd::from(opened), InfoMask::PID)?;
+    check::equal("pid of what was opened", told.pid, zombie.pid() as u32)?;
+    wait::reap_expecting(zombie.pid(), Status::exited(5))
+}
+
+case! {
+    /// PIDFD_GET_INFO gives the cgroup of a zombie: that in which it lived.
+    pidfd_zombie_cgroup: Must, needs [PidfdInfo],
+    source "include/uapi/linux/pidfd.h (PIDFD_INFO_CGROUPID \"Always returned if available\"); cgroups(7), on zombies",
+}
+fn pidfd_zombie_cgroup() -> Result {
+    cgroup::is_built_in()?;
+    let child = Held::exiting_with(&ordinary(), 5)?;
+    let of = || -> Result<(bool, u64)> {
+        let told = info(child.pidfd()?, InfoMask::CGROUPID)?;
+        Ok((told.given().contains(InfoMask::CGROUPID), told.cgroupid))
+    };
+    let alive = of()?;
+    check::holds(alive.0 && alive.1 != 0, "control: no cgroup of a live child")?;
+    child.let_go()?;
+    wait::find_zombie(child.pid())?;
+    check::equal("CGROUPID bit and cgroupid of a zombie", of()?, alive)?;
+    wait::reap_expecting(child.pid(), Status::exited(5))
+}
+
+case! {
+    /// A process that had made a socket leaves exit information for whoever asks that socket for its peer (SO_PEERPIDFD), also if
+    /// it never had a pidfd, and if none was open at its end.
+    pidfd_peer_of_dead: Must, needs [ExitInfo],
+    source "commit \"net, pidfs: prepare for handing out pidfds for reaped sk->sk_peer_pid\"; unix(7), SO_PEERPIDFD",
+    since "6.16",
+}
+fn pidfd_peer_of_dead() -> Result {
+    let mut calls = subject::calls();
+    calls.push(Clone3::fork());
+    for call in calls {
+        let (ours, theirs) = fdpass::pair()?;
+        let mut child = Held::prepared(&call, 9, || {
+            // Whoever makes a pair of sockets is the peer at both ends. What fails is seen as the end of the stream.
+            let _ = fdpass::pair().and_then(|(made_here, _)| fdpass::send(&theirs, &made_here));
+        })?;
+        let socket = fdpass::receive(&ours)?;
+        if call.flags().contains(Flags::PIDFD) {
+            child.close_pidfd()?;
+        }
+        child.let_go()?;
+        let ended = wait::waitpid(child.pid(), libc::__WALL);
+        let expected = if child.reaps_itself() {
+            Err(Errno::ECHILD)
+        } else {
+            Ok(Some((child.pid(), Status::exited(9))))
+        };
+        check::equal(format_args!("waitpid of a child of {call}"), ended, expected)?;
+        let late =
+            check::succeeds("SO_PEERPIDFD when the peer is gone", getsockopt(&socket, sockopt::PeerPidfd))?;
+        Pidfd::from(late).reaped_with(Status::exited(9)).context(&call)?;
+    }
+    Ok(())
+}
+
+case! {
+    /// A message whose sender is gone comes with a pidfd that has the sender's exit information (SO_PASSPIDFD).
+    pidfd_message_of_dead: Must, needs [ExitInfo],
+    source "commit \"af_unix: introduce and use scm_replace_pid() / stale pidfds\"; unix(7), SCM_PIDFD",
+    since "6.17",
+}
+fn pidfd_message_of_dead() -> Result {
+    for call in subject::calls() {
+        let (ours, theirs) = fdpass::pair()?;
+        fdpass::ask_for_pidfds(&ours)?;
+        let child = call.spawn(|| if rustix::io::write(&theirs, b"m") == Ok(1) { 9 } else { 98 })?;
+        subject::see_off(&child)?;
+        let pidfd = Pidfd::from(fdpass::receive_pidfd(&ours)?);
+        pidfd.reaped_with(Status::exited(9))?;
+    }
+    Ok(())
+}
