@@ -86,25 +86,6 @@ fn autokill_works_with_every_flag() -> Result {
     other.into_child().reap_expecting(Status::exited(0))
 }
 
-extern "C" fn stay(_: usize) -> i32 {
-    park()
-}
-
-case! {
-    /// The last close of its pidfd kills a child that shares memory and signal handlers with its creator, which lives on.
-    autokill_with_shared_handlers: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
-    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; clone(2), CLONE_SIGHAND",
-}
-fn autokill_with_shared_handlers() -> Result {
-    for more in [Flags::CLONE_VM, Flags::CLONE_VM | Flags::CLONE_SIGHAND] {
-        let mut child = Clone3::new(Flags::KILLED_NNP | more).spawn_on(&Stack::new()?, stay, 0)?;
-        let observer = child.observe()?;
-        child.take_pidfd()?.close()?;
-        observer.reaped_with(Status::killed(Signal::SIGKILL)).context(more)?;
-    }
-    Ok(())
-}
-
 case! {
     /// The three flags do their work for a child whose number is chosen with set_tid.
     autokill_with_set_tid: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, PidNamespace, Proc],
