@@ -66,8 +66,10 @@ fn autokill_compat_i386_needs_cap() -> Result {
     apart(|| {
         privilege::drop_capabilities()?;
         let made = compat::clone3(Flags::KILLED_NNP, 0, park)?;
-        let (_, pidfd) = check::succeeds("control: 32-bit clone3 with CLONE_NNP", made)?;
+        let (pid, pidfd) = check::succeeds("control: 32-bit clone3 with CLONE_NNP", made)?;
+        let observer = Pidfd::open(pid)?;
         pidfd.close()?;
+        observer.wait_reaped()?;
         let armed = compat::clone3(Flags::KILLED, 0, || 99)?;
         check::refused(
             "32-bit clone3(CLONE_PIDFD_AUTOKILL) without CLONE_NNP and without capabilities",
