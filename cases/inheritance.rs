@@ -117,6 +117,27 @@ fn autoreap_child_of_autoreap_may_clone_parent() -> Result {
     child.pidfd()?.reaped_with(Status::exited(0))
 }
 
+case! {
+    /// What an ordinary child of an auto-reaped process makes with CLONE_PARENT is an ordinary child of that process: a zombie
+    /// until it is waited for.
+    autoreap_not_inherited_by_clone_parent: Must, needs [Autoreap, ExitInfo, Ptrace],
+    source "commit \"clone: add CLONE_AUTOREAP\" (\"not inherited\"); clone(2), CLONE_PARENT",
+}
+fn autoreap_not_inherited_by_clone_parent() -> Result {
+    let (child, ()) = child_reporting(&reaped(), || {
+        let (between, made) =
+            child_reporting(&Clone3::fork(), || Ok(Clone3::new(Flags::CLONE_PARENT).spawn(|| 8)?.pid()))?;
+        between.reap_expecting(Status::exited(0))?;
+        check::equal(
+            "the child that was made with CLONE_PARENT, ended",
+            wait::find_zombie(made)?,
+            Event::exited(made, 8),
+        )?;
+        wait::reap_expecting(made, Status::exited(8))
+    })?;
+    child.is_gone_with(Status::exited(0))
+}
+
 /// Makes a child that exits with 77, and gives its pid.
 type Maker = fn() -> std::result::Result<i32, Errno>;
 
