@@ -1,6 +1,5 @@
 //! What the kernel counts of an auto-reaped child, and counts no more when it has ended.
 
-use super::resources::become_lonely_user;
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
@@ -10,6 +9,8 @@ use clone3_conformance::kit::{Held, disposition, privilege, subject};
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::SigSet;
+
+use super::resources::become_lonely_user;
 
 fn reaped() -> Clone3 {
     Clone3::new(Flags::REAPED)
@@ -26,7 +27,8 @@ fn autoreap_releases_rlimit_sigpending() -> Result {
     become_lonely_user()?;
     // nix has no name for this one.
     let limit = rustix::process::Rlimit { current: Some(LIMIT), maximum: Some(LIMIT) };
-    rustix::process::setrlimit(rustix::process::Resource::Sigpending, limit)?;
+    rustix::process::setrlimit(rustix::process::Resource::Sigpending, limit)
+        .map_err(|errno| Failure::blocked(format!("RLIMIT_SIGPENDING cannot be {LIMIT} here: {errno:?}")))?;
     // Each for the same user, with nothing but its own number of signals pending.
     let queue = |number: u64| {
         SigSet::all().thread_block()?;
