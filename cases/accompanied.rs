@@ -17,6 +17,9 @@ use clone3_conformance::wait::Status;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::{SigSet, Signal};
+use rustix::fs::Mode;
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::umask;
 
 /// An ordinary call, and one with each of the flags, each with a pidfd.
 fn calls() -> [Clone3; 4] {
@@ -163,20 +166,24 @@ fn abi_shares_with_flags() -> Result {
     for call in calls() {
         for shared in [Flags::empty(), Flags::CLONE_FS] {
             let call = call.clone().with(shared);
-            rustix::process::chdir("/")?;
-            ends(call.spawn(|| i32::from(rustix::process::chdir("/dev").is_err()))?)?;
-            let expected = if shared.is_empty() { "/" } else { "/dev" };
+            let (usual, strict) = (Mode::from_raw_mode(0o022), Mode::from_raw_mode(0o077));
+            umask(usual);
+            ends(call.spawn(|| {
+                umask(strict);
+                0
+            })?)?;
+            let expected = if shared.is_empty() { usual } else { strict };
             check::equal(
-                format_args!("the creator's directory after the child of {call} went to /dev"),
-                std::env::current_dir()?.to_str(),
-                Some(expected),
+                format_args!("the creator's umask after the child of {call} made its own 077"),
+                umask(usual),
+                expected,
             )?;
         }
         for shared in [Flags::empty(), Flags::CLONE_FILES] {
             let call = call.clone().with(shared);
-            let null = std::fs::File::open("/dev/null")?;
-            ends(call.spawn(|| i32::from(close_copy(null.as_raw_fd()).is_err()))?)?;
-            let is_open = fcntl(&null, FcntlArg::F_GETFD) != Err(Errno::EBADF);
+            let (end, _other) = pipe_with(PipeFlags::CLOEXEC)?;
+            ends(call.spawn(|| i32::from(close_copy(end.as_raw_fd()).is_err()))?)?;
+            let is_open = fcntl(&end, FcntlArg::F_GETFD) != Err(Errno::EBADF);
             check::equal(
                 format_args!("whether the creator has a descriptor that the child of {call} closed"),
                 is_open,
@@ -184,7 +191,7 @@ fn abi_shares_with_flags() -> Result {
             )?;
             if !is_open {
                 // There is nothing left to close.
-                std::mem::forget(null);
+                std::mem::forget(end);
             }
         }
         for shared in [Flags::CLONE_VM, Flags::CLONE_VM | Flags::CLONE_SIGHAND] {
