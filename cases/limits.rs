@@ -27,8 +27,9 @@ fn autoreap_releases_rlimit_sigpending() -> Result {
     become_lonely_user()?;
     // nix has no name for this one.
     let limit = rustix::process::Rlimit { current: Some(LIMIT), maximum: Some(LIMIT) };
-    rustix::process::setrlimit(rustix::process::Resource::Sigpending, limit)
-        .map_err(|errno| Failure::blocked(format!("RLIMIT_SIGPENDING cannot be {LIMIT} here: {errno:?}")))?;
+    rustix::process::setrlimit(rustix::process::Resource::Sigpending, limit).map_err(|errno| {
+        Failure::blocked(format!("RLIMIT_SIGPENDING lets no signal be queued: {LIMIT} of them is {errno:?}"))
+    })?;
     // Each for the same user, with nothing but its own number of signals pending.
     let queue = |number: u64| {
         SigSet::all().thread_block()?;

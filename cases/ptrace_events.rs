@@ -155,11 +155,12 @@ fn autoreap_ptrace_tracer_of_replaced_leader() -> Result {
                     // Nobody is there to be told of an error.
                     let _ = told.send(&Err(hold.exec()));
                 });
-                // Said before there is a tracer.
                 let _ = told.send(&Ok(()));
                 park()
             })
         })?;
+        // From here on it lets anyone trace it.
+        told.recv()??;
         let pid = child.pid();
         let tracer = Clone3::fork().spawn(|| {
             if tracer::seize(pid, Options::empty()).is_err() {
@@ -169,7 +170,6 @@ fn autoreap_ptrace_tracer_of_replaced_leader() -> Result {
             let found = waited.map(|found| found.map(|(pid, _)| pid)).map_err(|errno| errno as i32);
             i32::from(ready.send(&found).is_err())
         })?;
-        told.recv()??;
         threads::wait_until_process_sleeps(tracer.pid())?;
         about_to_exec.open()?;
         told.recv()??;
