@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Failure, Result};
-use clone3_conformance::clone3::{Child, Clone3, Stack, park};
+use clone3_conformance::clone3::{Clone3, Stack, park};
 use clone3_conformance::kit::disposition::{self, Disposition};
 use clone3_conformance::kit::fds::close_copy;
 use clone3_conformance::kit::process::apart;
@@ -21,19 +21,13 @@ use rustix::fs::Mode;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::umask;
 
+/// How the children here end that do so by themselves.
+const ENDED: Status = Status::exited(0);
+
 /// An ordinary call, and one with each of the flags, each with a pidfd.
 fn calls() -> [Clone3; 4] {
     let ordinary = Clone3::fork().with(Flags::PIDFD);
     [ordinary.clone(), ordinary.with(Flags::NNP), Clone3::new(Flags::REAPED), Clone3::new(Flags::KILLED_NNP)]
-}
-
-/// Waits until nothing is left of a child that exits with 0.
-#[track_caller]
-fn ends(child: Child) -> Result {
-    match child.reaps_itself() {
-        true => child.is_gone_with(Status::exited(0)),
-        false => child.reap_expecting(Status::exited(0)),
-    }
 }
 
 #[track_caller]
@@ -52,12 +46,12 @@ fn all_three_work(call: &Clone3) -> Result {
 }
 
 case! {
-    /// CLONE_AUTOREAP, CLONE_NNP and CLONE_PIDFD_AUTOKILL do their work in one call with any other flag that they do not exclude,
-    /// and for a caller that has other children.
-    autokill_works_with_every_flag: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Proc],
+    /// CLONE_AUTOREAP, CLONE_NNP and CLONE_PIDFD_AUTOKILL do their work in one call with each of the flags for what is shared (but
+    /// memory and descriptors), for stored numbers, for signal handlers and for namespaces, and for a caller that has other children.
+    autokill_works_with_other_flags: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Proc],
     source "commits \"clone: add CLONE_AUTOREAP\", \"clone: add CLONE_NNP\", \"pidfd: add CLONE_PIDFD_AUTOKILL\", which name the flags that they exclude",
 }
-fn autokill_works_with_every_flag() -> Result {
+fn autokill_works_with_other_flags() -> Result {
     let other = Held::exiting_with(&Clone3::fork(), 0)?;
     let word = shared::word(0)?;
     let address = std::ptr::from_ref(word) as u64;
@@ -79,14 +73,14 @@ fn autokill_works_with_every_flag() -> Result {
     ] {
         let with_words = |call: Clone3| call.with(more).parent_tid(address).child_tid(address);
         match with_words(Clone3::fork()).try_spawn(|| 0) {
-            Ok(ordinary) => ordinary.reap_expecting(Status::exited(0))?,
+            Ok(ordinary) => ordinary.reap_expecting(ENDED)?,
             // Not in this kernel's configuration, or not allowed here.
             Err(_) => continue,
         }
         all_three_work(&with_words(Clone3::new(Flags::KILLED_NNP)))?;
     }
     other.let_go()?;
-    other.into_child().reap_expecting(Status::exited(0))
+    other.into_child().reap_expecting(ENDED)
 }
 
 case! {
@@ -102,7 +96,7 @@ fn autokill_with_set_tid() -> Result {
         namespace::mount_proc()?;
         all_three_work(&Clone3::new(Flags::KILLED_NNP).set_tid(&[WANTED]))
     })?;
-    init.reap_expecting(Status::exited(0))
+    init.reap_expecting(ENDED)
 }
 
 case! {
@@ -119,7 +113,7 @@ fn abi_tid_words_with_flags() -> Result {
             let call = call.clone().with(flag).parent_tid(address).child_tid(address);
             let child = call.spawn(|| 0)?;
             let pid = child.pid();
-            ends(child)?;
+            child.ends_with(ENDED)?;
             check::equal(
                 format_args!("the word that {call} stores"),
                 word.load(Ordering::Acquire),
@@ -146,7 +140,7 @@ fn abi_settls_with_flags() -> Result {
     for call in calls() {
         let call = call.with(Flags::CLONE_VM | Flags::CLONE_SETTLS).tls(address as u64);
         let child = call.spawn_on(&Stack::new()?, storage_is_at, address)?;
-        ends(child).context(format_args!("{call}; 1 says that the storage is elsewhere"))?;
+        child.ends_with(ENDED).context(format_args!("{call}; 1 says that the storage is elsewhere"))?;
     }
     Ok(())
 }
@@ -168,10 +162,11 @@ fn abi_shares_with_flags() -> Result {
             let call = call.clone().with(shared);
             let (usual, strict) = (Mode::from_raw_mode(0o022), Mode::from_raw_mode(0o077));
             umask(usual);
-            ends(call.spawn(|| {
+            let child = call.spawn(|| {
                 umask(strict);
                 0
-            })?)?;
+            })?;
+            child.ends_with(ENDED)?;
             let expected = if shared.is_empty() { usual } else { strict };
             check::equal(
                 format_args!("the creator's umask after the child of {call} made its own 077"),
@@ -182,7 +177,7 @@ fn abi_shares_with_flags() -> Result {
         for shared in [Flags::empty(), Flags::CLONE_FILES] {
             let call = call.clone().with(shared);
             let (end, _other) = pipe_with(PipeFlags::CLOEXEC)?;
-            ends(call.spawn(|| i32::from(close_copy(end.as_raw_fd()).is_err()))?)?;
+            call.spawn(|| i32::from(close_copy(end.as_raw_fd()).is_err()))?.ends_with(ENDED)?;
             let is_open = fcntl(&end, FcntlArg::F_GETFD) != Err(Errno::EBADF);
             check::equal(
                 format_args!("whether the creator has a descriptor that the child of {call} closed"),
@@ -197,7 +192,7 @@ fn abi_shares_with_flags() -> Result {
         for shared in [Flags::CLONE_VM, Flags::CLONE_VM | Flags::CLONE_SIGHAND] {
             let call = call.clone().with(shared | Flags::CLONE_VFORK);
             disposition::set(Signal::SIGUSR1, Disposition::Default)?;
-            ends(call.spawn_on(&Stack::new()?, ignore_usr1, 0)?)?;
+            call.spawn_on(&Stack::new()?, ignore_usr1, 0)?.ends_with(ENDED)?;
             let is_shared = shared.contains(Flags::CLONE_SIGHAND);
             let expected = if is_shared { Disposition::Ignored } else { Disposition::Default };
             check::equal(
@@ -219,7 +214,7 @@ fn nnp_sends_exit_signal() -> Result {
     SigSet::all().thread_block()?;
     for call in [Clone3::new(Flags::empty()), Clone3::new(Flags::NNP)] {
         let call = call.exit_signal(libc::SIGUSR1 as u64);
-        call.spawn(|| 0)?.reap_expecting(Status::exited(0))?;
+        call.spawn(|| 0)?.reap_expecting(ENDED)?;
         let pending = status_field("self", "ShdPnd").unwrap_or_default();
         check::equal(
             format_args!("ShdPnd of the parent of a child of {call} that has ended"),

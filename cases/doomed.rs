@@ -59,10 +59,6 @@ fn autokill_oom_protected_child() -> Result {
     dies_once("spared by the OOM killer", || Ok(std::fs::write("/proc/self/oom_score_adj", "-1000")?))
 }
 
-extern "C" fn wait_for_input(fd: usize) -> i32 {
-    fds::wait_for_input(fd as i32)
-}
-
 case! {
     /// The last close kills a child that shares its signal handlers with its creator, and that child alone.
     autokill_shared_handlers: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
@@ -71,7 +67,7 @@ case! {
 fn autokill_shared_handlers() -> Result {
     let (nothing, _open) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     let shares = call().with(Flags::CLONE_VM | Flags::CLONE_SIGHAND);
-    let mut child = shares.spawn_on(&Stack::new()?, wait_for_input, nothing.as_raw_fd() as usize)?;
+    let mut child = shares.spawn_on(&Stack::new()?, fds::wait_for_input, nothing.as_raw_fd() as usize)?;
     let observer = child.observe()?;
     child.close_pidfd()?;
     observer.gone_with(child.pid(), SIGKILLED)

@@ -6,8 +6,8 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::exit_now;
 use clone3_conformance::kit::held_things::{OWNER_DIED, Semaphore, take_robustly};
-use clone3_conformance::kit::process::{child_reporting, reap_all};
-use clone3_conformance::kit::{Held, fdpass, seccomp, shared, subject};
+use clone3_conformance::kit::process::child_reporting;
+use clone3_conformance::kit::{Channel, Held, fdpass, sandboxing, seccomp, shared, subject};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 case! {
@@ -66,23 +66,21 @@ case! {
     source "seccomp_unotify(2) (POLLHUP: no process uses the filter any more); kernel/exit.c do_exit() (seccomp_filter_release())",
 }
 fn autoreap_seccomp_listener_hangs_up() -> Result {
+    sandboxing::seccomp_filters_exist()?;
     for call in subject::calls() {
         let (ours, theirs) = fdpass::pair()?;
+        let told = Channel::<Result>::new()?;
         let child = Held::prepared(&call, 5, || {
             let hand_over = || -> Result {
                 rustix::thread::set_no_new_privs(true)?;
-                fdpass::send(&theirs, seccomp::ask_supervisor(libc::SYS_sched_yield)?)
+                let listener = seccomp::ask_supervisor(libc::SYS_sched_yield)
+                    .map_err(|errno| Failure::blocked(format!("a filter with a supervisor is {errno:?}")))?;
+                fdpass::send(&theirs, listener)
             };
-            if hand_over().is_err() {
-                exit_now(97);
-            }
-        });
-        let Ok(child) = child else {
-            reap_all()?;
-            return Err(Failure::blocked(
-                "seccomp filters cannot have a supervisor here (CONFIG_SECCOMP_FILTER)",
-            ));
-        };
+            // A failure to report is seen as the end of the stream.
+            let _ = told.send(&hand_over());
+        })?;
+        told.recv()??;
         let listener = fdpass::receive(&ours)?;
         let hung_up = || -> Result<bool> {
             let mut fds = [PollFd::new(std::os::fd::AsFd::as_fd(&listener), PollFlags::POLLIN)];

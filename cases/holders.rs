@@ -13,7 +13,7 @@ use clone3_conformance::wait::{self, Status};
 use nix::poll::PollFlags;
 use nix::sys::signal::Signal;
 use rustix::pipe::{PipeFlags, pipe_with};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::AsRawFd;
 
 const SIGKILLED: Status = Status::killed(Signal::SIGKILL);
 
@@ -32,11 +32,6 @@ fn autokill_holder_sigkill_sigsegv_abort_exit() -> Result {
     Ok(())
 }
 
-/// What the hundred do: they wait for a byte that never comes.
-extern "C" fn sit(pipe: usize) -> i32 {
-    fds::wait_for_input(pipe as RawFd)
-}
-
 case! {
     /// A hundred children die with their parent. Each but the last has its pidfd inherited by its younger
     /// siblings, whose deaths let go of it in turn.
@@ -50,7 +45,8 @@ fn autokill_100_children_parent_killed() -> Result {
         let call = Clone3::new(Flags::KILLED_NNP | Flags::CLONE_VM);
         let mut pids = Vec::new();
         for _ in 0..100 {
-            let mut child = call.spawn_on(&Stack::new()?, sit, silent.as_raw_fd() as usize)?;
+            let mut child =
+                call.spawn_on(&Stack::new()?, fds::wait_for_input, silent.as_raw_fd() as usize)?;
             std::mem::forget(child.take_pidfd()?);
             pids.push(child.pid());
         }

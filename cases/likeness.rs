@@ -35,10 +35,7 @@ fn calls() -> [Clone3; 3] {
 fn inherited_by(call: &Clone3) -> Result<Inherited> {
     let creators = inherited::namespaces();
     let (child, found) = child_reporting(call, || Ok(inherited::own(&creators)))?;
-    match child.reaps_itself() {
-        true => child.is_gone_with(Status::exited(0))?,
-        false => child.reap_expecting(Status::exited(0))?,
-    }
+    child.ends_with(Status::exited(0))?;
     Ok(found)
 }
 

@@ -132,7 +132,8 @@ fn pidfd_info_larger_than_page() -> Result {
     for call in subject::calls() {
         let child = Held::exiting_with(&call, 0)?;
         for size in [4096, 4097, 16383] {
-            let mut buffer = vec![0; size];
+            let mut buffer = vec![0xff; size];
+            buffer[..8].copy_from_slice(&InfoMask::PID.bits().to_ne_bytes());
             let got = child.pidfd()?.info_sized(&mut buffer, size);
             check::succeeds(format_args!("PIDFD_GET_INFO with {size} bytes"), got)?;
             let pid = u32::from_ne_bytes([buffer[16], buffer[17], buffer[18], buffer[19]]);

@@ -126,10 +126,6 @@ fn pidfd_thread_fdinfo() -> Result {
     Ok(())
 }
 
-extern "C" fn wait_for_input(fd: usize) -> i32 {
-    fds::wait_for_input(fd as i32)
-}
-
 case! {
     /// The pidfd of CLONE_PIDFD with CLONE_THREAD is one of a thread, as PIDFD_THREAD makes it: F_GETFL shows that flag, O_EXCL.
     pidfd_of_clone_thread: Is, needs [PidfdInfo],
@@ -140,7 +136,7 @@ fn pidfd_of_clone_thread() -> Result {
     let stack = Stack::new()?;
     let call = Clone3::new(Flags::THREAD | Flags::CLONE_FILES | Flags::PIDFD)
         .with(Flags::CLONE_CHILD_CLEARTID | Flags::CLONE_PARENT_SETTID);
-    let thread = call.spawn_on(&stack, wait_for_input, waits.as_raw_fd() as usize)?;
+    let thread = call.spawn_on(&stack, fds::wait_for_input, waits.as_raw_fd() as usize)?;
     let flags = thread.pidfd()?.status_flags()?;
     check::equal("O_EXCL in F_GETFL", flags & libc::O_EXCL, libc::O_EXCL)?;
     rustix::io::write(&lets_go, b"g")?;

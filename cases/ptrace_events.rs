@@ -97,10 +97,7 @@ fn autoreap_ptrace_stop_told_to_parent() -> Result {
         sigchld::arrives_for(pid, libc::CLD_STOPPED).context(what)?;
         child.kill(Signal::SIGKILL)?;
         tracer.dismiss()?;
-        match child.reaps_itself() {
-            true => child.is_gone_with(KILLED)?,
-            false => child.into_child().reap_expecting(KILLED)?,
-        }
+        child.into_child().ends_with(KILLED)?;
         // Of the end of the tracer, and of an ordinary child.
         while sigchld::take().is_some() {}
     }

@@ -113,7 +113,7 @@ fn autoreap_put_into_group() -> Result {
 case! {
     /// An ordinary child sends SIGCHLD in place of its exit signal to a parent that has called exec.
     abi_exit_signal_after_parent_exec: Is, needs [],
-    source "kernel/signal.c do_notify_parent() (parent_exec_id)", since "5.10",
+    source "kernel/signal.c do_notify_parent() (parent_exec_id)",
 }
 fn abi_exit_signal_after_parent_exec() -> Result {
     // What the parent does about this one by default is nothing: it is not found pending, and does not end the program.

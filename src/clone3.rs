@@ -600,6 +600,13 @@ impl Child {
         self.pidfd()?.gone_with(self.pid, expected)
     }
 
+    /// Waits until nothing is left of a child that ends like this: reaps an ordinary one, and sees that the kernel has reaped an
+    /// auto-reaped one.
+    #[track_caller]
+    pub fn ends_with(self, expected: Status) -> Result {
+        if self.reaps_itself { self.is_gone_with(expected) } else { self.reap_expecting(expected) }
+    }
+
     /// Reaps an ordinary child and checks how it ended.
     #[track_caller]
     pub fn reap_expecting(self, expected: Status) -> Result {

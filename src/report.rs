@@ -434,6 +434,16 @@ mod tests {
     }
 
     #[test]
+    fn what_is_expected_excuses_nothing_else() {
+        let expected = Expected { verdict: Verdict::Unsupported, reason: String::new() };
+        let expected = [("c".to_owned(), expected)].into();
+        let policy = Policy { require_all: true, expected, ..Policy::default() };
+        let verdict = |unmet| policy.on_unmet(&case(Strength::Must, None), unmet).0;
+        assert_eq!(verdict(Unmet::Unsupported("no".into())), Verdict::Unsupported);
+        assert_eq!(verdict(Unmet::Blocked("no".into())), Verdict::Fail);
+    }
+
+    #[test]
     fn the_worse_of_two_runs_is_remembered() {
         let case = case(Strength::Must, None);
         let pass = Record { runs: 1, seconds: 1.0, ..Record::not_run(&case, Verdict::Pass, String::new()) };

@@ -41,11 +41,11 @@ pub fn keep_over_exec(fd: RawFd) -> Result {
     Ok(())
 }
 
-/// Reads one byte from the descriptor with this number, however long that takes. One system call, safe in a child that
-/// shares memory.
-pub fn wait_for_input(fd: RawFd) -> i32 {
+/// What a child or thread that shares memory can do: reads one byte from the descriptor with this number, however long that
+/// takes. One system call.
+pub extern "C" fn wait_for_input(fd: usize) -> i32 {
     // SAFETY: borrowed for the call, which says EBADF if there is no such descriptor.
-    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+    let fd = unsafe { BorrowedFd::borrow_raw(fd as RawFd) };
     i32::from(rustix::io::read(fd, &mut [0_u8; 1]).is_err())
 }
 

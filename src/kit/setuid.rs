@@ -102,11 +102,7 @@ fn credentials_said(call: &Clone3, exec: impl FnOnce(&Command) -> Failure) -> Re
     let child = call.spawn(|| i32::from(channel.send(&Err(exec(&command))).is_err()))?;
     let credentials = channel.recv()??;
     note!("after exec: {credentials:?}");
-    if child.reaps_itself() {
-        child.pidfd()?.reaped_with(Status::exited(0))?;
-    } else {
-        child.reap_expecting(Status::exited(0))?;
-    }
+    child.ends_with(Status::exited(0))?;
     Ok(credentials)
 }
 
