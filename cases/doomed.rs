@@ -11,7 +11,6 @@ use clone3_conformance::kit::{Actor, End, Holder, Tied, fdpass, fds, namespace, 
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::procfs;
 use clone3_conformance::wait::{self, Status};
-use nix::errno::Errno;
 use nix::sys::ptrace::Options;
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{Pid, getpgrp, getpid, getsid, setpgid};
@@ -169,12 +168,7 @@ fn autokill_getfd_copy_cloexec() -> Result {
     let mut child = Tied::new()?;
     let number = child.pidfd()?.as_raw_fd();
     let owner = Holder::fork()?;
-    let copy = match Pidfd::open(owner.pid())?.getfd(number) {
-        Err(Errno::EPERM) => {
-            return Err(Failure::blocked("pidfd_getfd from an own child is refused (Yama?)"));
-        }
-        copy => Pidfd::from(copy?),
-    };
+    let copy = Pidfd::from(Pidfd::open(owner.pid())?.getfd_of_child(number)?);
     check::equal("FD_CLOEXEC of the copy", is_cloexec(&copy)?, true)?;
     child.close()?;
     owner.end(End::Exit)?;

@@ -11,7 +11,6 @@ use clone3_conformance::clone3::{Clone3, is_cloexec};
 use clone3_conformance::kit::{End, Holder, Tied, fds};
 use clone3_conformance::need::rounds;
 use clone3_conformance::pidfd::Pidfd;
-use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sched::{CloneFlags, unshare};
 
@@ -181,12 +180,7 @@ fn autokill_pidfd_getfd_holds() -> Result {
     let mut child = Tied::new()?;
     let number = child.pidfd()?.as_raw_fd();
     let holder = Holder::fork()?;
-    let copy = match Pidfd::open(holder.pid())?.getfd(number) {
-        Err(Errno::EPERM) => {
-            return Err(Failure::blocked("pidfd_getfd from an own child is refused (Yama?)"));
-        }
-        copy => Pidfd::from(copy?),
-    };
+    let copy = Pidfd::from(Pidfd::open(holder.pid())?.getfd_of_child(number)?);
     check::equal("F_GETFL of the copy", copy.status_flags()?, child.pidfd()?.status_flags()?)?;
     child.close()?;
     holder.end(End::Exit)?;

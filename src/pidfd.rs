@@ -14,6 +14,7 @@ use nix::sys::signal::Signal;
 
 use crate::abi::{self, InfoMask, Namespace, PidfdInfo};
 use crate::check::{self, Failure, Result};
+use crate::need::Setting;
 use crate::wait::{self, Status, Who};
 use crate::{note, procfs, sandbox};
 
@@ -304,6 +305,22 @@ impl Pidfd {
             Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_getfd, self.as_raw_fd(), target, 0_u32) })?;
         // SAFETY: the kernel just made this descriptor, and nobody else owns it.
         Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+    }
+
+    /// As [`Pidfd::getfd`], from a child of the caller, who may trace it.
+    ///
+    /// # Errors
+    /// `blocked` where it may be the environment that refuses: where nobody may trace, or a filter says what may be called.
+    #[track_caller]
+    pub fn getfd_of_child(&self, target: i32) -> Result<OwnedFd> {
+        let may = &Setting::get().probe.privileges;
+        match self.getfd(target) {
+            Err(errno @ (Errno::EPERM | Errno::ENOSYS)) if !may.ptrace || may.seccomp == 2 => {
+                let why = if may.ptrace { "a seccomp filter?" } else { "Yama?" };
+                Err(Failure::blocked(format!("pidfd_getfd from an own child is refused ({why}): {errno:?}")))
+            }
+            taken => check::succeeds("pidfd_getfd from an own child", taken),
+        }
     }
 
     /// `process_madvise(2)` about no memory at all.

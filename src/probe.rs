@@ -15,7 +15,6 @@ use serde::{Deserialize, Serialize};
 use crate::abi::{Flags, InfoMask, Namespace};
 use crate::clone3::{Clone3, NOWHERE};
 use crate::pidfd::Pidfd;
-use crate::procfs;
 use crate::wait::Status;
 
 /// What the kernel says to `clone3` itself.
@@ -106,7 +105,7 @@ impl Probe {
         let uname = rustix::system::uname();
         let text = |part: &std::ffi::CStr| part.to_string_lossy().into_owned();
         let release = release();
-        let seccomp = procfs::status_field("self", "Seccomp").and_then(|mode| mode.parse().ok()).unwrap_or(0);
+        let seccomp = rustix::thread::secure_computing_mode().map_or(0, |mode| mode as u32);
         let clone3 = clone3_state(&release, seccomp);
         let features = Features::find(clone3 == Clone3State::Works);
         Probe {
