@@ -124,6 +124,27 @@ fn abi_tid_words_with_flags() -> Result {
     Ok(())
 }
 
+case! {
+    /// CLONE_CHILD_CLEARTID clears the word of a child of each of the new flags that shares memory when it ends, and wakes who waits
+    /// for that.
+    abi_child_tid_cleared_with_flags: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "clone(2), CLONE_CHILD_CLEARTID; set_tid_address(2)",
+}
+fn abi_child_tid_cleared_with_flags() -> Result {
+    extern "C" fn end(_: usize) -> i32 {
+        0
+    }
+    for call in calls() {
+        let stack = Stack::new()?;
+        let joinable = Flags::CLONE_VM | Flags::CLONE_CHILD_CLEARTID | Flags::CLONE_PARENT_SETTID;
+        let call = call.with(joinable);
+        let child = call.spawn_on(&stack, end, 0)?;
+        stack.join().context(&call)?;
+        child.ends_with(ENDED)?;
+    }
+    Ok(())
+}
+
 /// Whether thread-local storage is where the argument says.
 extern "C" fn storage_is_at(address: usize) -> i32 {
     i32::from(tls::base() != address as u64)

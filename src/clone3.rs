@@ -10,14 +10,16 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::errno::Errno;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use rustix::io::FdFlags;
+use rustix::time::Timespec;
 
 use crate::abi::{CloneArgs, Flags};
 use crate::check::{self, Context as _, Failure, Named, Result};
-use crate::note;
 use crate::pidfd::Pidfd;
 use crate::wait::{self, Status, signal_name};
+use crate::{note, sandbox};
 
 /// What the word that receives the pidfd holds before the call: no descriptor, and not what the kernel writes.
 pub const PIDFD_UNTOUCHED: c_int = -7;
@@ -497,19 +499,40 @@ impl Stack {
     }
 
     /// Blocks until the thread that was started on this stack has left user mode for good.
+    ///
+    /// # Errors
+    /// When the kernel has not cleared the thread's word (`CLONE_CHILD_CLEARTID`) within the patience of the case.
+    #[track_caller]
     pub fn join(&self) -> Result {
+        use rustix::io::Errno;
         use rustix::thread::futex;
         loop {
             let tid = self.tid.load(Ordering::Acquire);
             if tid == 0 {
                 return Ok(());
             }
-            match futex::wait(self.tid, futex::Flags::empty(), tid, None) {
-                Ok(()) | Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
+            let left =
+                sandbox::time_left().duration().map(Timespec::try_from).and_then(std::result::Result::ok);
+            match futex::wait(self.tid, futex::Flags::empty(), tid, left.as_ref()) {
+                Ok(()) | Err(Errno::AGAIN | Errno::INTR) => {}
+                Err(Errno::TIMEDOUT) => return Err(never_cleared(tid as i32)),
                 Err(errno) => return Err(errno.into()),
             }
         }
     }
+}
+
+/// What a join that took too long says: whether the thread runs on, or has gone and was not accounted for.
+#[track_caller]
+fn never_cleared(tid: i32) -> Failure {
+    let there = match kill(Pid::from_raw(tid), None) {
+        Err(Errno::ESRCH) => "which is gone",
+        _ => "which still exists",
+    };
+    let waited = sandbox::patience();
+    Failure::fail(format!(
+        "CLONE_CHILD_CLEARTID: within {waited:.1?} the kernel did not clear the word of thread {tid}, {there}"
+    ))
 }
 
 /// A child made by [`Clone3`].
