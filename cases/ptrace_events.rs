@@ -2,11 +2,14 @@
 
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
-use clone3_conformance::check::{self, Context as _, Result};
-use clone3_conformance::clone3::{Clone3, park};
+use clone3_conformance::check::{self, Context as _, Failure, Result};
+use clone3_conformance::clone3::{Child, Clone3, exit_thread, park};
 use clone3_conformance::kit::helper::Command;
+use clone3_conformance::kit::process::apart;
 use clone3_conformance::kit::tracer::Tracer;
-use clone3_conformance::kit::{Actor, Channel, Gate, Held, namespace, sigchld, subject, threads, tracer};
+use clone3_conformance::kit::{
+    Actor, Blocked, Channel, Gate, Held, WaitCall, namespace, sigchld, subject, threads, tracer,
+};
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
 use nix::sys::ptrace::Options;
@@ -131,6 +134,50 @@ fn autoreap_ptrace_tracer_told_how() -> Result {
     Ok(())
 }
 
+/// A child whose second thread takes its leader's place by an exec.
+struct Replacing {
+    child: Child,
+    exec: Gate,
+    end: Gate,
+    told: Channel<Result>,
+}
+
+impl Replacing {
+    /// Such a child, which lets anyone trace it, made by this call; until its second thread execs, its leader does as it is told.
+    fn leader(call: &Clone3, leader: impl FnOnce() -> i32) -> Result<Replacing> {
+        let (exec, end, told) = (Gate::new()?, Gate::new()?, Channel::<Result>::new()?);
+        let hold = Command::new("hold", &[])?.with_fd(&told.sending_end()?);
+        let hold = hold.with_fd(&end.waiting_end()).number(7);
+        let child = call.spawn(|| {
+            tracer::let_anyone_trace_me();
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    exec.wait();
+                    // Nobody is there to be told of an error.
+                    let _ = told.send(&Err(hold.exec()));
+                });
+                let _ = told.send(&Ok(()));
+                leader()
+            })
+        })?;
+        // From here on it lets anyone trace it.
+        told.recv()??;
+        Ok(Replacing { child, exec, end, told })
+    }
+
+    /// Has the second thread exec, and returns when the new program runs.
+    #[track_caller]
+    fn exec(&self) -> Result {
+        self.exec.open()?;
+        self.told.recv()?
+    }
+
+    fn see_off(self) -> Result {
+        self.end.open()?;
+        subject::see_off(&self.child).map(drop)
+    }
+}
+
 case! {
     /// A tracer of nobody but the leader of another's auto-reaped child, blocked in waitpid(-1), returns with ECHILD when the exec
     /// of another thread replaces that leader; so it is with an ordinary child.
@@ -139,46 +186,67 @@ case! {
 }
 fn autoreap_ptrace_tracer_of_replaced_leader() -> Result {
     for call in subject::calls() {
-        let (about_to_exec, gate) = (Gate::new()?, Gate::new()?);
-        let (told, ready) =
-            (Channel::<Result>::new()?, Channel::<std::result::Result<Option<i32>, i32>>::new()?);
-        let hold = Command::new("hold", &[])?.with_fd(&told.sending_end()?);
-        let hold = hold.with_fd(&gate.waiting_end()).number(7);
-        let child = call.spawn(|| {
-            tracer::let_anyone_trace_me();
-            std::thread::scope(|scope| {
-                scope.spawn(|| {
-                    about_to_exec.wait();
-                    // Nobody is there to be told of an error.
-                    let _ = told.send(&Err(hold.exec()));
-                });
-                let _ = told.send(&Ok(()));
-                park()
-            })
-        })?;
-        // From here on it lets anyone trace it.
-        told.recv()??;
-        let pid = child.pid();
+        let replacing = Replacing::leader(&call, park)?;
+        let pid = replacing.child.pid();
+        let found = Channel::<std::result::Result<Option<i32>, i32>>::new()?;
         let tracer = Clone3::fork().spawn(|| {
             if tracer::seize(pid, Options::empty()).is_err() {
                 return 97;
             }
             let waited = wait::waitpid(-1, libc::__WALL);
-            let found = waited.map(|found| found.map(|(pid, _)| pid)).map_err(|errno| errno as i32);
-            i32::from(ready.send(&found).is_err())
+            let waited = waited.map(|found| found.map(|(pid, _)| pid)).map_err(|errno| errno as i32);
+            i32::from(found.send(&waited).is_err())
         })?;
         threads::wait_until_process_sleeps(tracer.pid())?;
-        about_to_exec.open()?;
-        told.recv()??;
-        let found = ready.recv().context(format_args!("the tracer of a child of {call}"))?;
+        replacing.exec()?;
+        let found = found.recv().context(format_args!("the tracer of a child of {call}"))?;
         check::equal(
             "waitpid(-1, __WALL) of the tracer",
             found.map_err(Errno::from_raw),
             Err(Errno::ECHILD),
         )?;
         tracer.reap_expecting(Status::exited(0))?;
-        gate.open()?;
-        subject::see_off(&child)?;
+        replacing.see_off()?;
+    }
+    Ok(())
+}
+
+case! {
+    /// A tracer of nobody but the leader of another's auto-reaped child, blocked in waitpid for that child's number, returns with
+    /// ECHILD when the exec of another thread replaces that leader, which had ended; so it is with an ordinary child.
+    autoreap_ptrace_waiter_for_replaced_leader: Is, needs [Autoreap, ExitInfo, Ptrace, Proc],
+    source "fs/exec.c de_thread() (__wake_up_parent(), \"the tracer can sleep in do_wait()\")",
+    known_defect "7.1 to 7.3: the tracer sleeps on for good; it waits for a number that the old leader has lost when it wakes it",
+}
+fn autoreap_ptrace_waiter_for_replaced_leader() -> Result {
+    for call in subject::calls() {
+        let may_end = Gate::new()?;
+        let replacing = Replacing::leader(&call, || {
+            may_end.wait();
+            exit_thread(0)
+        })?;
+        let pid = replacing.child.pid();
+        let woken = apart(|| {
+            tracer::seize(pid, Options::empty())?;
+            may_end.open()?;
+            threads::wait_for_dead_leader(pid)?;
+            let blocked = Blocked::in_call(WaitCall::Waitpid(pid, libc::__WALL))?;
+            replacing.exec()?;
+            let asked_now = wait::waitpid(pid, libc::__WALL | libc::WNOHANG);
+            check::equal("control: the same call made now, with WNOHANG", asked_now, Err(Errno::ECHILD))?;
+            if !blocked.is_over()? {
+                return Ok(false);
+            }
+            check::equal("waitpid(PID, __WALL) of the tracer", blocked.join()?, Err(Errno::ECHILD))?;
+            Ok(true)
+        })?;
+        replacing.see_off()?;
+        if !woken {
+            return Err(Failure::fail(format!(
+                "waitpid({pid}, __WALL) of the tracer of a child of {call}, whose leader has been replaced: expected ECHILD, \
+                 still asleep"
+            )).as_defect());
+        }
     }
     Ok(())
 }

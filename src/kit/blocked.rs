@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use crate::check::{Failure, Result};
+use crate::check::{Context as _, Failure, Result};
 use crate::kit::threads::own_tid;
 use crate::kit::wait_call::{Found, WaitCall};
 use crate::procfs::Stat;
@@ -47,23 +47,30 @@ impl Blocked {
     }
 
     /// The thread must be, or be about to be again, asleep in the call.
-    ///
-    /// `/proc/self/task/TID/syscall` names the system call of a thread that sleeps, and only then. A thread
-    /// that has been woken for nothing looks around and goes back to sleep, so this looks until it has.
     #[track_caller]
     pub fn is_blocked(&self, when: &str) -> Result {
+        match self.is_over().context(when)? {
+            true => Err(Failure::fail(format!("{} returned {when}: expected it to block", self.call))),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether the call has returned, or else the thread is asleep in it.
+    ///
+    /// `/proc/self/task/TID/syscall` names the system call of a thread that sleeps, or that has been woken and of which its
+    /// processor does not know yet: `stat` has the latter as running. A thread that has been woken for nothing looks around and
+    /// goes back to sleep, so this looks until it has.
+    #[track_caller]
+    pub fn is_over(&self) -> Result<bool> {
         let path = format!("/proc/self/task/{}/syscall", self.tid);
         loop {
             if self.has_returned(PollTimeout::ZERO)? {
-                return Err(Failure::fail(format!("{} returned {when}: expected it to block", self.call)));
+                return Ok(true);
             }
             match std::fs::read_to_string(&path) {
-                Ok(text) if self.is_the_call(&text) => return Ok(()),
+                Ok(text) if self.is_the_call(&text) && self.sleeps() => return Ok(false),
                 Ok(text) if sandbox::time_left() == PollTimeout::ZERO => {
-                    return Err(Failure::broken(format!(
-                        "the thread for {} is at {text:?} {when}",
-                        self.call
-                    )));
+                    return Err(Failure::broken(format!("the thread for {} is at {text:?}", self.call)));
                 }
                 Ok(_) => std::thread::yield_now(),
                 // It may have returned and ended since.
@@ -75,6 +82,14 @@ impl Blocked {
 
     fn is_the_call(&self, text: &str) -> bool {
         text.split(' ').next() == Some(&self.call.syscall().to_string()[..])
+    }
+
+    fn sleeps(&self) -> bool {
+        self.stat().is_some_and(|stat| stat.state == 'S')
+    }
+
+    fn stat(&self) -> Option<Stat> {
+        Stat::read(&format!("/proc/self/task/{}/stat", self.tid))
     }
 
     fn has_returned(&self, timeout: PollTimeout) -> Result<bool> {
@@ -95,8 +110,8 @@ impl Blocked {
             return self.thread.join().map_err(|_| Failure::broken("a waiting thread panicked"));
         }
         let waited = sandbox::patience();
-        let now = Stat::read(&format!("/proc/self/task/{}/stat", self.tid));
-        let now = now.map_or_else(String::new, |stat| format!("; its thread, shown as a process: {stat}"));
+        let now =
+            self.stat().map_or_else(String::new, |stat| format!("; its thread, shown as a process: {stat}"));
         Err(Failure::fail(format!("{} is still blocked after {waited:.1?}{now}", self.call)))
     }
 }
