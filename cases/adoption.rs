@@ -4,9 +4,13 @@ use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::{Child, Clone3};
-use clone3_conformance::kit::helper::Command;
+use clone3_conformance::kit::helper::{Command, HELPERS, Helper};
 use clone3_conformance::kit::process::{apart, child_reporting};
-use clone3_conformance::kit::{Channel, Gate, Grandchild, Orphan, fdpass, orphan, sigchld, subject, tracer};
+use clone3_conformance::kit::programs::or_wrong;
+use clone3_conformance::kit::{
+    Channel, Gate, Grandchild, Orphan, fdpass, orphan, outsider, sigchld, subject, tracer,
+};
+use clone3_conformance::linkme::distributed_slice;
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::wait::{self, Status};
 
@@ -112,6 +116,44 @@ fn autoreap_subreaper_adopts() -> Result {
                 orphan.pidfd.reaped_with(Status::exited(3))
             })?;
             subject::see_off(&child)?;
+        }
+    }
+    Ok(())
+}
+
+case! {
+    /// A process that becomes a subreaper adopts the orphans that its earlier auto-reaped or auto-kill children leave, as it adopts
+    /// those of ordinary ones; an auto-reaped orphan is no zombie to it. Before, it adopts nobody.
+    autoreap_late_subreaper_adopts: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Root, Proc, GlobalChanges],
+    source "PR_SET_CHILD_SUBREAPER(2const); kernel/sys.c propagate_has_child_subreaper()",
+}
+fn autoreap_late_subreaper_adopts() -> Result {
+    // What is below a case was born below a subreaper, and is marked by that already.
+    for flags in [Flags::PIDFD, Flags::REAPED, Flags::KILLED_NNP] {
+        outsider::ask::<()>("late-subreaper", &flags.bits().to_string())?;
+    }
+    Ok(())
+}
+
+#[distributed_slice(HELPERS)]
+static LATE_SUBREAPER: Helper =
+    Helper { name: "late-subreaper", main: |arguments| or_wrong(outsider::report(arguments, adopt_late)) };
+
+/// `late-subreaper FLAGS SOCKET`: has descendants made with these flags, and becomes a subreaper afterwards.
+fn adopt_late(flags: &str) -> Result {
+    let call = Clone3::new(Flags::from_bits_retain(flags.parse().unwrap_or_default()));
+    for subreaper in [false, true] {
+        let descendant = Grandchild::below(&call, &call, 5, || ())?;
+        be_subreaper(subreaper)?;
+        let orphan = descendant.orphan()?;
+        let expected = if subreaper { own_pid() } else { 1 };
+        let what = format!("who adopts what a child of {call} leaves, subreaper since: {subreaper}");
+        check::equal(what, orphan.parent()?, expected)?;
+        orphan.let_go()?;
+        match subreaper {
+            true => ends_by_its_kind(&call, orphan.pid, &orphan.pidfd, Status::exited(5))?,
+            // Init waits for it if need be.
+            false => orphan.pidfd.wait_exited()?,
         }
     }
     Ok(())

@@ -75,9 +75,9 @@ impl<I: Serialize + DeserializeOwned, A: Serialize + DeserializeOwned> Actor<I, 
         Ok(self.child)
     }
 
-    /// Lets it exit, and reaps it.
+    /// Lets it exit, and waits until it is gone.
     #[track_caller]
     pub fn dismiss(self) -> Result {
-        self.let_go()?.reap_expecting(Status::exited(0))
+        self.let_go()?.ends_with(Status::exited(0))
     }
 }

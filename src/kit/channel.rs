@@ -46,8 +46,13 @@ impl<T: Serialize + DeserializeOwned> Channel<T> {
         Ok(Channel::of(from, to))
     }
 
+    /// The channel of which this is the receiving end, and whose senders are somewhere else.
+    pub fn receiving(from: OwnedFd) -> Channel<T> {
+        Channel { from, ahead: Mutex::default(), to: Mutex::new(None), value: PhantomData }
+    }
+
     fn of(from: OwnedFd, to: OwnedFd) -> Channel<T> {
-        Channel { from, ahead: Mutex::default(), to: Mutex::new(Some(to)), value: PhantomData }
+        Channel { to: Mutex::new(Some(to)), ..Channel::receiving(from) }
     }
 
     fn sender(&self) -> MutexGuard<'_, Option<OwnedFd>> {

@@ -20,8 +20,14 @@ impl Grandchild {
     /// One made by `call` that has run `prepare` when this returns, and once let go exits with `code`.
     #[track_caller]
     pub fn prepared(call: &Clone3, code: i32, prepare: impl Fn()) -> Result<Grandchild> {
+        Grandchild::below(&Clone3::fork(), call, code, prepare)
+    }
+
+    /// As [`Grandchild::prepared`], with a parent that was made by a call of its own.
+    #[track_caller]
+    pub fn below(parent: &Clone3, call: &Clone3, code: i32, prepare: impl Fn()) -> Result<Grandchild> {
         let (gate, (ours, theirs)) = (Gate::new()?, fdpass::pair()?);
-        let parent = Actor::spawn(&Clone3::fork(), |()| {
+        let parent = Actor::spawn(parent, |()| {
             let child = Held::prepared_at(&gate, call, code, &prepare)?;
             fdpass::send(&theirs, child.pidfd()?)?;
             Ok(child.pid())
@@ -35,7 +41,7 @@ impl Grandchild {
         self.gate.open()
     }
 
-    /// Has its parent end, and reaps the parent. Drains the SIGCHLD that this sent.
+    /// Has its parent end, and waits until that is gone. Drains the SIGCHLD that this sent.
     #[track_caller]
     pub fn orphan(self) -> Result<Orphan> {
         self.parent.dismiss()?;

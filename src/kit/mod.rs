@@ -29,6 +29,7 @@ pub mod limits;
 pub mod meeting;
 pub mod namespace;
 pub mod orphan;
+pub mod outsider;
 pub mod pair;
 mod place;
 pub mod privilege;
