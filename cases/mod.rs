@@ -60,6 +60,7 @@ mod shared_files;
 mod sigchld;
 mod sockets;
 mod targets;
+mod terminal;
 mod threads;
 mod traced;
 mod waiters;

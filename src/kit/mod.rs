@@ -46,6 +46,7 @@ pub mod sleeper;
 mod stand_in;
 pub mod subject;
 pub mod sysctl;
+pub mod terminal;
 pub mod threads;
 pub mod tied;
 pub mod tls;

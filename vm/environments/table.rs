@@ -64,6 +64,7 @@ const NO_NAMESPACE: &str = "no kind of namespace can be made";
 /// That the sandbox cannot fork, or that a case cannot: it depends on who takes the last processes.
 const TIGHT: &str = "a pids cgroup";
 const CORE: &str = "cannot set kernel.core_pattern to";
+const TERMINAL: &str = "needs a pseudo-terminal";
 
 const STRACE: Tool = Tool { name: "strace", arguments: &["-f", "-o", "/dev/null"] };
 /// How strace ends when it waits for a thread that took over the number of its process in exec and was killed before the exec
@@ -376,7 +377,7 @@ fn file_systems() -> Vec<Row> {
             &[ROOT, CGROUP, SET_TID, PROC],
         ),
         row("no-sys", "root without /sys", vec![OwnMounts, Unmount("/sys")], &[CORE]),
-        row("no-dev", "root without /dev", vec![OwnMounts, Unmount("/dev")], &[CORE]),
+        row("no-dev", "root without /dev", vec![OwnMounts, Unmount("/dev")], &[CORE, TERMINAL]),
         row(
             "read-only",
             "no writable directory: every mount read-only",

@@ -1,0 +1,97 @@
+//! The terminal of a session whose leader is auto-reaped.
+
+use clone3_conformance::abi::Flags;
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Context as _, Result};
+use clone3_conformance::clone3::Clone3;
+use clone3_conformance::kit::echo::{Echoer, Line, line};
+use clone3_conformance::kit::process::apart;
+use clone3_conformance::kit::terminal::Terminal;
+use clone3_conformance::kit::{Channel, Held, subject};
+use clone3_conformance::wait::{self, Status};
+use nix::errno::Errno;
+use nix::sys::signal::Signal;
+use nix::unistd::{Pid, setpgid, setsid};
+
+/// Leads a session at this terminal, with a child in the foreground, of which it gives the pid: one that answers.
+fn lead_a_session(terminal: &Terminal, line: &Line, echoer: &Echoer) -> Result<i32> {
+    setsid()?;
+    check::succeeds("TIOCSCTTY by a session leader", terminal.take())?;
+    let foreground = Clone3::fork().spawn(|| {
+        line.close_in_child();
+        echoer.serve()
+    })?;
+    echoer.close_in_child();
+    setpgid(Pid::from_raw(foreground.pid()), Pid::from_raw(0))?;
+    terminal.put_into_foreground(foreground.pid())?;
+    Ok(foreground.pid())
+}
+
+/// What TIOCSCTTY says to a leader of another session.
+fn taken_by_another(terminal: &Terminal) -> Result<std::result::Result<(), Errno>> {
+    let taken = apart(|| {
+        setsid()?;
+        Ok(terminal.take().map_err(|errno| errno as i32))
+    })?;
+    Ok(taken.map_err(Errno::from_raw))
+}
+
+/// A child of this call that leads a session at this terminal, and which `end` ends, hangs it up.
+fn hangs_up(terminal: &Terminal, call: &Clone3, end: fn(Held) -> Result) -> Result {
+    let (line, echoer) = line()?;
+    let told = Channel::<Result<i32>>::new()?;
+    let leader = Held::prepared(call, 5, || {
+        // A failure to report is seen as the end of the stream.
+        let _ = told.send(&lead_a_session(terminal, &line, &echoer));
+    })?;
+    drop(echoer);
+    let foreground = told.recv()??;
+    line.is_alive(foreground, "in the foreground")?;
+    let taken = taken_by_another(terminal)?;
+    check::equal("control: TIOCSCTTY by another while the leader lives", taken, Err(Errno::EPERM))?;
+
+    end(leader)?;
+    line.is_dead(foreground, "in the foreground of a terminal whose session leader has ended")?;
+    wait::reap_expecting(foreground, Status::killed(Signal::SIGHUP)).context("in the foreground")?;
+    let taken = taken_by_another(terminal)?;
+    check::equal("TIOCSCTTY by another when the session leader has ended", taken, Ok(()))
+}
+
+case! {
+    /// The end of an auto-reaped session leader hangs up its terminal as an ordinary one's does: the foreground process group gets
+    /// SIGHUP, and the leader of another session can take the terminal.
+    autoreap_session_leader_hangs_up: Must, needs [Autoreap, ExitInfo],
+    source "_exit(2), on session leaders and their terminal; kernel/exit.c do_exit() (disassociate_ctty())",
+}
+fn autoreap_session_leader_hangs_up() -> Result {
+    for call in subject::calls() {
+        let ended = |leader: Held| {
+            leader.let_go()?;
+            subject::see_off(&leader).map(drop)
+        };
+        hangs_up(&Terminal::new()?, &call, ended).context(format_args!("session leader of {call}"))?;
+    }
+    Ok(())
+}
+
+case! {
+    /// A session leader that the last close of its pidfd killed has hung up its terminal when it is gone, as one that kill(2)
+    /// killed has.
+    autokill_session_leader_hangs_up: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "_exit(2), on session leaders and their terminal; commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"",
+}
+fn autokill_session_leader_hangs_up() -> Result {
+    const KILLED: Status = Status::killed(Signal::SIGKILL);
+    let killed = |leader: Held| {
+        leader.kill(Signal::SIGKILL)?;
+        leader.into_child().ends_with(KILLED)
+    };
+    hangs_up(&Terminal::new()?, &Clone3::fork(), killed).context("control: an ordinary session leader")?;
+    let closed = |mut leader: Held| {
+        let observer = leader.observe()?;
+        leader.close_pidfd()?;
+        observer.gone_with(leader.pid(), KILLED)
+    };
+    let call = Clone3::new(Flags::KILLED_NNP);
+    hangs_up(&Terminal::new()?, &call, closed).context(format_args!("session leader of {call}"))
+}

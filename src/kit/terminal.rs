@@ -1,0 +1,56 @@
+//! A terminal of the case's own.
+
+use std::os::fd::OwnedFd;
+
+use nix::errno::Errno;
+use rustix::process::Pid;
+use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
+
+use crate::check::{Failure, Named, Result};
+use crate::note;
+
+fn errno_of(errno: rustix::io::Errno) -> Errno {
+    Errno::from_raw(errno.raw_os_error())
+}
+
+/// A pseudo-terminal, which is nobody's controlling terminal yet.
+#[derive(Debug)]
+pub struct Terminal {
+    /// As long as one has it open, the terminal is connected.
+    _user: OwnedFd,
+    line: OwnedFd,
+}
+
+impl Terminal {
+    /// A new one.
+    ///
+    /// # Errors
+    /// `blocked` where there can be none.
+    pub fn new() -> Result<Terminal> {
+        // The name of the other end is not looked up: that may be another mount's.
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let opened = openpt(flags).and_then(|user| {
+            unlockpt(&user)?;
+            let line = ioctl_tiocgptpeer(&user, flags)?;
+            Ok(Terminal { _user: user, line })
+        });
+        opened.map_err(|errno| {
+            let why = Named(errno_of(errno));
+            Failure::blocked(format!("needs a pseudo-terminal, which cannot be had here: {why}"))
+        })
+    }
+
+    /// `TIOCSCTTY`: makes it the caller's controlling terminal. The caller must lead a session that has none.
+    pub fn take(&self) -> std::result::Result<(), Errno> {
+        let taken = rustix::process::ioctl_tiocsctty(&self.line);
+        note!("ioctl(TIOCSCTTY) = {taken:?}");
+        taken.map_err(errno_of)
+    }
+
+    /// Puts a process group of the caller's session into the foreground of its terminal, which this must be.
+    pub fn put_into_foreground(&self, group: i32) -> Result {
+        let group =
+            Pid::from_raw(group).ok_or_else(|| Failure::broken("no process group has the number 0"))?;
+        Ok(rustix::termios::tcsetpgrp(&self.line, group)?)
+    }
+}
