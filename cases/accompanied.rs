@@ -1,6 +1,7 @@
 //! The new flags and the others in one call: each does what it does alone.
 
 use std::os::fd::AsRawFd as _;
+use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 
 use clone3_conformance::abi::Flags;
@@ -9,9 +10,10 @@ use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::{Clone3, Stack, park};
 use clone3_conformance::kit::disposition::{self, Disposition};
 use clone3_conformance::kit::fds::close_copy;
+use clone3_conformance::kit::helper::Command;
 use clone3_conformance::kit::process::apart;
 use clone3_conformance::kit::seccomp::{self, Refusal};
-use clone3_conformance::kit::{Held, Tied, namespace, shared, tls};
+use clone3_conformance::kit::{Channel, Gate, Held, Tied, alternate_stack, namespace, shared, tls};
 use clone3_conformance::procfs::status_field;
 use clone3_conformance::wait::Status;
 use nix::errno::Errno;
@@ -222,6 +224,66 @@ fn abi_shares_with_flags() -> Result {
                 expected,
             )?;
         }
+    }
+    Ok(())
+}
+
+case! {
+    /// A child of each of the new flags that shares memory with its creator, and does not hold it up (CLONE_VM without CLONE_VFORK),
+    /// has no alternate signal stack; with both, and with neither, it has its creator's.
+    abi_alternate_stack_with_flags: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "sigaltstack(2), on clone(2); kernel/fork.c copy_process() (sas_ss_reset())",
+}
+fn abi_alternate_stack_with_flags() -> Result {
+    alternate_stack::set()?;
+    check::equal("control: whether the creator has none", alternate_stack::is_missing(0), 0)?;
+    for call in calls() {
+        for (flags, missing) in
+            [(Flags::empty(), 0), (Flags::CLONE_VM, 1), (Flags::CLONE_VM | Flags::CLONE_VFORK, 0)]
+        {
+            let call = call.clone().with(flags);
+            let child = call.spawn_on(&Stack::new()?, alternate_stack::is_missing, 0)?;
+            let what = format!("{call}; 0 says that the child has an alternate stack, 1 that it has none");
+            child.ends_with(Status::exited(missing)).context(what)?;
+        }
+    }
+    Ok(())
+}
+
+/// What the next child is to exec.
+static COMMAND: Mutex<Option<Command>> = Mutex::new(None);
+
+/// In a child that holds up its creator, and so may do what it likes: execs. Comes back only if that fails.
+extern "C" fn exec_command(_: usize) -> i32 {
+    // The lock is let go of before the exec, after which nobody could.
+    let command = COMMAND.lock().map(|mut command| command.take());
+    if let Ok(Some(command)) = command {
+        let _ = command.exec();
+    }
+    98
+}
+
+case! {
+    /// The exec of a child of each of the new flags that shares its creator's signal handlers (CLONE_SIGHAND) leaves the creator its
+    /// handlers.
+    abi_exec_leaves_shared_handlers: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "execve(2), signal(7): the dispositions of the process that execs are reset; fs/exec.c unshare_sighand()",
+}
+fn abi_exec_leaves_shared_handlers() -> Result {
+    disposition::set(Signal::SIGUSR1, Disposition::Caught)?;
+    for call in calls() {
+        let call = call.with(Flags::CLONE_VM | Flags::CLONE_SIGHAND | Flags::CLONE_VFORK);
+        let (gate, ready) = (Gate::new()?, Channel::<Result>::new()?);
+        let hold = Command::new("hold", &[])?.with_fd(&ready.sending_end()?);
+        let hold = hold.with_fd(&gate.waiting_end()).number(0);
+        *COMMAND.lock().unwrap_or_else(|poison| poison.into_inner()) = Some(hold);
+        let child = call.spawn_on(&Stack::new()?, exec_command, 0)?;
+        ready.recv()??;
+        let found = disposition::of(Signal::SIGUSR1)?;
+        let what = format!("what the creator does with SIGUSR1 after the exec of a child of {call}");
+        check::equal(what, found, Disposition::Caught)?;
+        gate.open()?;
+        child.ends_with(ENDED)?;
     }
     Ok(())
 }

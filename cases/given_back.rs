@@ -2,13 +2,17 @@
 
 use std::sync::atomic::Ordering;
 
+use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::exit_now;
 use clone3_conformance::kit::held_things::{OWNER_DIED, Semaphore, take_robustly};
-use clone3_conformance::kit::process::child_reporting;
-use clone3_conformance::kit::{Channel, Held, fdpass, sandboxing, seccomp, shared, subject};
+use clone3_conformance::kit::process::{apart, child_reporting};
+use clone3_conformance::kit::{Channel, Gate, Held, Orphan, fdpass, sandboxing, seccomp, shared, subject};
+use clone3_conformance::wait::Status;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::adoption::ends_by_its_kind;
 
 case! {
     /// A robust futex that an auto-reaped child held when it ended, killed or not, is marked with FUTEX_OWNER_DIED, as an ordinary
@@ -55,6 +59,41 @@ fn autoreap_undoes_semaphores() -> Result {
         check::equal("control: the semaphore that a child has taken", taken, 0)?;
         subject::see_off(&child)?;
         check::equal(format_args!("the semaphore after a child of {call}"), semaphore.value()?, 1)?;
+    }
+    Ok(())
+}
+
+case! {
+    /// What an auto-reaped child with CLONE_SYSVSEM, or its creator, did to a semaphore with SEM_UNDO is undone when both have ended,
+    /// and not before, as with an ordinary child. Without CLONE_SYSVSEM it is undone when the one that did it has ended.
+    autoreap_shares_semaphore_undo: Must, needs [Autoreap, ExitInfo],
+    source "clone(2), CLONE_SYSVSEM; ipc/sem.c copy_semundo(), exit_sem()",
+}
+fn autoreap_shares_semaphore_undo() -> Result {
+    let semaphore = Semaphore::new()?;
+    for call in subject::calls() {
+        for (call, expected) in [(call.clone(), 1), (call.with(Flags::CLONE_SYSVSEM), 0)] {
+            let after = |what| format!("the semaphore that a child of {call}, or its creator, took, {what}");
+            apart(|| {
+                let (child, ()) = child_reporting(&call, || semaphore.take())?;
+                subject::see_off(&child)?;
+                check::equal(after("after the end of the child that did"), semaphore.value()?, expected)
+            })?;
+            check::equal(after("after the end of both"), semaphore.value()?, 1)?;
+
+            let gate = Gate::new()?;
+            let child = Orphan::left_by(|| {
+                semaphore.take()?;
+                call.spawn(|| {
+                    gate.wait();
+                    5
+                })
+            })?;
+            check::equal(after("after the end of the creator, who did"), semaphore.value()?, expected)?;
+            gate.open()?;
+            ends_by_its_kind(&call, child.pid, &child.pidfd, Status::exited(5))?;
+            check::equal(after("after the end of both"), semaphore.value()?, 1)?;
+        }
     }
     Ok(())
 }

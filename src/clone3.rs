@@ -498,6 +498,11 @@ impl Stack {
         Ok(Stack { base, tid: Box::leak(Box::new(AtomicU32::new(0))) })
     }
 
+    /// Where it begins: its lowest address.
+    pub fn base(&self) -> *mut std::ffi::c_void {
+        self.base
+    }
+
     /// Blocks until the thread that was started on this stack has left user mode for good.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! Shared set-up of the cases: each piece is one race-free way to do one thing.
 
 pub mod actor;
+pub mod alternate_stack;
 pub mod ambush;
 pub mod blocked;
 pub mod cgroup;

@@ -1,0 +1,25 @@
+//! The stack on which signal handlers run that ask for another one: see sigaltstack(2).
+
+use nix::errno::Errno;
+
+use crate::check::Result;
+use crate::clone3::Stack;
+
+/// Gives the calling thread one.
+pub fn set() -> Result {
+    let stack = libc::stack_t { ss_sp: Stack::new()?.base(), ss_flags: 0, ss_size: Stack::SIZE };
+    // SAFETY: the structure is live, and the memory that it names is never unmapped or used for anything else.
+    Errno::result(unsafe { libc::sigaltstack(&stack, std::ptr::null_mut()) })?;
+    Ok(())
+}
+
+/// Whether the calling thread has none, 2 if it cannot say. One system call, which a child that shares memory can make.
+pub extern "C" fn is_missing(_: usize) -> i32 {
+    // SAFETY: stack_t is plain data for which all zeroes is a valid value.
+    let mut found: libc::stack_t = unsafe { std::mem::zeroed() };
+    // SAFETY: a null new stack changes nothing, and `found` is live.
+    match unsafe { libc::sigaltstack(std::ptr::null(), &mut found) } {
+        0 => i32::from(found.ss_flags & libc::SS_DISABLE != 0),
+        _ => 2,
+    }
+}
