@@ -7,15 +7,16 @@ use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::Clone3;
-use clone3_conformance::kit::helper;
 use clone3_conformance::kit::privilege::{self, Caps, ORDINARY};
 use clone3_conformance::kit::process::child_reporting;
 use clone3_conformance::kit::sandboxing::{self, Landlock};
 use clone3_conformance::kit::setuid::{self, Credentials, credentials_after_exec};
+use clone3_conformance::kit::{Channel, helper, tracer};
 use clone3_conformance::need::Setting;
-use clone3_conformance::wait::Status;
+use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::ptrace::Options;
 
 /// What an ordinary child of the caller is after it execs `program`: the control of everything here.
 fn without_nnp(program: BorrowedFd<'_>) -> Result<Credentials> {
@@ -51,6 +52,46 @@ fn nnp_setuid_exec_no_elevation() -> Result {
     let found = with_nnp(program.as_fd())?;
     check::equal("real, effective and saved uid", found.uids, [ORDINARY; 3])?;
     check::equal("CapPrm and AT_SECURE", (found.permitted, found.at_secure), (Caps::NONE, false))
+}
+
+/// What the child of this call, an ordinary user's process that a tracer with all capabilities traces, is after it execs `program`.
+fn traced_by_root(call: &Clone3, program: BorrowedFd<'_>) -> Result<Credentials> {
+    let (known, seized) = (Channel::<i32>::new()?, Channel::<Result>::new()?);
+    let tracer = Clone3::fork().spawn(|| {
+        let trace = || -> Result {
+            let tracee = known.recv()?;
+            seized.send(&tracer::seize(tracee, Options::empty()))?;
+            wait::reap_expecting(tracee, Status::exited(0))
+        };
+        i32::from(trace().is_err())
+    })?;
+    let found = credentials_after_exec(call, program, || {
+        tracer::let_anyone_trace_me();
+        known.send(&(std::process::id() as i32))?;
+        seized.recv()??;
+        privilege::become_ordinary_user()
+    })?;
+    tracer.reap_expecting(Status::exited(0))?;
+    Ok(found)
+}
+
+case! {
+    /// A CLONE_NNP child that a tracer with all capabilities traces stays who it was when it execs a set-user-ID root program.
+    /// Without the flag it becomes root, as its tracer could anyway do to it.
+    nnp_setuid_exec_traced_by_root: Must, needs [Nnp, Root, NotYetNnp, Ptrace],
+    source "execve(2), on set-user-ID, no_new_privs and ptrace; security/commoncap.c cap_bprm_creds_from_file()",
+}
+fn nnp_setuid_exec_traced_by_root() -> Result {
+    let program = setuid::file_with_mode(0o4755)?;
+    for (flags, effective) in [(Flags::empty(), 0), (Flags::NNP, ORDINARY)] {
+        let call = Clone3::fork().with(flags);
+        let found = traced_by_root(&call, program.as_fd())?;
+        let what = format!("real, effective and saved uid of the traced child of {call}");
+        check::equal(what, found.uids, [ORDINARY, effective, effective])?;
+        let what = format!("no_new_privs of the traced child of {call} after its exec");
+        check::equal(what, found.no_new_privs, flags.contains(Flags::NNP))?;
+    }
+    Ok(())
 }
 
 case! {

@@ -4,16 +4,20 @@ use clone3_conformance::abi::{Flags, Namespace};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::Clone3;
+use clone3_conformance::kit::pair::Pair;
 use clone3_conformance::kit::process::apart;
 use clone3_conformance::kit::uring::Ring;
-use clone3_conformance::kit::{Blocked, Held, WaitCall, subject, threads};
+use clone3_conformance::kit::{Blocked, Held, WaitCall, subject, threads, tracer};
 use clone3_conformance::pidfd::{Pidfd, pidfd_open};
 use clone3_conformance::wait::{self, Status, Who};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
+use nix::sys::ptrace::Options;
+use nix::sys::signal::Signal;
 use rustix::fs::{fstat, stat};
 
 const ENDED: i32 = libc::WEXITED | libc::__WALL;
+const SIGKILLED: Status = Status::killed(Signal::SIGKILL);
 
 case! {
     /// pidfd_open with PIDFD_NONBLOCK gives a non-blocking pidfd: waitid(P_PIDFD) on it is EAGAIN while the child lives, and with
@@ -176,6 +180,49 @@ fn autokill_memory_calls() -> Result {
     check::holds(control != Err(Errno::EBADF), "control: process_mrelease by a plain pidfd is EBADF")?;
     check::equal("process_mrelease by an auto-kill pidfd", armed.mrelease(), control)?;
     child.into_child().clear_away()
+}
+
+case! {
+    /// process_mrelease on a process whose first thread has ended before another is EINVAL while nobody kills it, success when it is
+    /// killed and not gone yet, and ESRCH when it is gone: for an ordinary, an auto-reaped and an auto-kill child.
+    autokill_mrelease_without_leader: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Ptrace, Proc],
+    source "process_mrelease(2); kernel/pid.c pidfd_get_task(); mm/oom_kill.c process_mrelease()",
+}
+fn autokill_mrelease_without_leader() -> Result {
+    for call in
+        [Clone3::fork().with(Flags::PIDFD), Clone3::new(Flags::REAPED), Clone3::new(Flags::KILLED_NNP)]
+    {
+        let mut pair = Pair::new(&call)?;
+        let observer = pair.child.observe()?;
+        if let Err(errno @ (Errno::ENOSYS | Errno::EPERM)) = observer.mrelease() {
+            return Err(Failure::blocked(format!("process_mrelease is {errno:?} here")));
+        }
+        let mrelease = |when: &str, expected: std::result::Result<(), Errno>| {
+            let what = format!("process_mrelease of a child of {call}, {when}");
+            check::equal(what, observer.mrelease(), expected)
+        };
+        mrelease("both of whose threads live", Err(Errno::EINVAL))?;
+        tracer::seize(pair.other, Options::PTRACE_O_TRACEEXIT)?;
+        pair.end_leader()?;
+        mrelease("whose leader has ended", Err(Errno::EINVAL))?;
+        if call.flags().contains(Flags::AUTOKILL) {
+            pair.child.close_pidfd()?;
+        } else {
+            check::succeeds("pidfd_send_signal(SIGKILL)", observer.send_signal(Signal::SIGKILL))?;
+        }
+        // Killed, and held up by its tracer before it gives up its memory.
+        let held_up = Status(libc::PTRACE_EVENT_EXIT << 16 | Status::stopped(Signal::SIGTRAP).0);
+        wait::reap_expecting(pair.other, held_up)?;
+        mrelease("whose leader had ended when it was killed", Ok(()))?;
+        tracer::go_on(pair.other, None)?;
+        wait::reap_expecting(pair.other, SIGKILLED)?;
+        match pair.child.reaps_itself() {
+            true => observer.gone_with(pair.child.pid(), SIGKILLED)?,
+            false => pair.child.reap_expecting(SIGKILLED)?,
+        }
+        mrelease("which is gone", Err(Errno::ESRCH))?;
+    }
+    Ok(())
 }
 
 case! {

@@ -8,12 +8,13 @@ use clone3_conformance::kit::helper::Command;
 use clone3_conformance::kit::process::apart;
 use clone3_conformance::kit::tracer::Tracer;
 use clone3_conformance::kit::{
-    Actor, Blocked, Channel, Gate, Held, WaitCall, namespace, sigchld, subject, threads, tracer,
+    Actor, Blocked, Channel, Gate, Held, WaitCall, fdpass, namespace, sigchld, subject, threads, tracer,
 };
-use clone3_conformance::wait::{self, Status};
+use clone3_conformance::pidfd::Pidfd;
+use clone3_conformance::wait::{self, Event, Status};
 use nix::errno::Errno;
 use nix::sys::ptrace::Options;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigSet, Signal};
 
 /// What a tracer gets that traces the process which makes this call: its events, and how many others it waits for.
 fn heard_of(call: &Clone3) -> Result<(Vec<i32>, usize)> {
@@ -22,7 +23,12 @@ fn heard_of(call: &Clone3) -> Result<(Vec<i32>, usize)> {
         i32::from(call.spawn(|| 0).and_then(|child| subject::see_off(&child)).is_err())
     })?;
     let creation = Options::PTRACE_O_TRACECLONE | Options::PTRACE_O_TRACEFORK | Options::PTRACE_O_TRACEVFORK;
-    tracer::seize(creator.pid(), creation | Options::PTRACE_O_TRACEVFORKDONE)?;
+    follow(&creator, creation | Options::PTRACE_O_TRACEVFORKDONE)
+}
+
+/// Traces this creator of one child, which is let go, until nobody is left to trace: its events, and how many others there were.
+fn follow(creator: &Held, options: Options) -> Result<(Vec<i32>, usize)> {
+    tracer::seize(creator.pid(), options)?;
     creator.let_go()?;
     let (mut events, mut others) = (Vec::new(), 0);
     loop {
@@ -70,6 +76,82 @@ fn autoreap_ptrace_children_followed() -> Result {
         let expected = (events.to_vec(), usize::from(!events.is_empty()));
         let what = format!("events of the creator, and the number of children that are traced, for {call}");
         check::equal(what, heard_of(&call)?, expected)?;
+    }
+    Ok(())
+}
+
+/// Whether a child that this call makes has no_new_privs, if its creator is traced with these options, and the child therefore is.
+fn has_nnp_when_traced(call: &Clone3, options: Options) -> Result<bool> {
+    let told = Channel::<Result<bool>>::new()?;
+    let creator = Held::running(&Clone3::fork(), || {
+        let child = call.spawn(|| {
+            let bit = rustix::thread::no_new_privs().map_err(Failure::from);
+            i32::from(told.send(&bit).is_err())
+        });
+        i32::from(child.and_then(|child| subject::see_off(&child)).is_err())
+    })?;
+    let (_, others) = follow(&creator, options)?;
+    check::equal("control: children that are traced", others, 1)?;
+    told.recv()?
+}
+
+case! {
+    /// CLONE_NNP sets no_new_privs for a child that is traced from its birth: because of CLONE_PTRACE, or because its creator is
+    /// traced with PTRACE_O_TRACEFORK or PTRACE_O_TRACECLONE. Without the flag such a child has none.
+    nnp_traced_from_birth: Must, needs [Nnp, Ptrace, NotYetNnp],
+    source "commit \"clone: add CLONE_NNP\"; clone(2), CLONE_PTRACE; ptrace(2), PTRACE_O_TRACEFORK, PTRACE_O_TRACECLONE",
+}
+fn nnp_traced_from_birth() -> Result {
+    let followed = Options::PTRACE_O_TRACEFORK | Options::PTRACE_O_TRACECLONE;
+    for call in subject::calls() {
+        for (flags, expected) in [(Flags::empty(), false), (Flags::NNP, true)] {
+            for (more, options) in [(Flags::CLONE_PTRACE, Options::empty()), (Flags::empty(), followed)] {
+                let call = call.clone().with(flags | more);
+                let what =
+                    format!("no_new_privs of the child of {call} by a creator traced with {options:?}");
+                let got = has_nnp_when_traced(&call, options).context(&what)?;
+                check::equal(what, got, expected)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+case! {
+    /// An auto-reaped child that a traced process makes with CLONE_PTRACE is traced by that one's tracer, which finds it stopped, and
+    /// then as a zombie. When the tracer has waited for it, it is gone, where an ordinary one is its parent's to wait for.
+    autoreap_clone_ptrace: Must, needs [Autoreap, ExitInfo, Ptrace],
+    source "clone(2), CLONE_PTRACE; ptrace(2), PTRACE_SEIZE; commit \"clone: add CLONE_AUTOREAP\"",
+}
+fn autoreap_clone_ptrace() -> Result {
+    for call in subject::calls().into_iter().map(|call| call.with(Flags::CLONE_PTRACE)) {
+        let (ours, theirs) = fdpass::pair()?;
+        let mut child = None;
+        let creator = Actor::spawn(&Clone3::fork(), |(): ()| {
+            // Or SIGCHLD would stop it for its tracer.
+            SigSet::all().thread_block()?;
+            match child.take() {
+                None => {
+                    let made = call.spawn(|| 5)?;
+                    fdpass::send(&theirs, made.pidfd()?)?;
+                    Ok(child.insert(made).pid())
+                }
+                Some(made) => made.ends_with(Status::exited(5)).map(|()| 0),
+            }
+        })?;
+        tracer::seize(creator.child().pid(), Options::empty())?;
+        let pid = creator.ask(())?;
+        let pidfd = Pidfd::from(fdpass::receive(&ours)?);
+        let what = format!("child of {call} by a traced process");
+        let stop = Status(libc::PTRACE_EVENT_STOP << 16 | Status::stopped(Signal::SIGTRAP).0);
+        wait::reap_expecting(pid, stop).context(&what)?;
+        tracer::go_on(pid, None)?;
+        let zombie = wait::find_zombie(pid).context(&what)?;
+        check::equal("the zombie of the tracer", zombie, Event::exited(pid, 5))?;
+        wait::reap_expecting(pid, Status::exited(5)).context(&what)?;
+        creator.ask(()).context(&what)?;
+        pidfd.gone_with(pid, Status::exited(5)).context(&what)?;
+        creator.dismiss()?;
     }
     Ok(())
 }
