@@ -1,4 +1,4 @@
-//! A child that is blocked in a page fault which nobody resolves (userfaultfd(2)).
+//! Processes that are blocked in a page fault (userfaultfd(2)).
 
 use std::ffi::c_int;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -29,11 +29,22 @@ struct Register {
     ioctls: u64,
 }
 
+/// `struct uffdio_zeropage` of the same file.
+#[repr(C)]
+struct ZeroPage {
+    start: u64,
+    len: u64,
+    mode: u64,
+    filled: i64,
+}
+
 const UFFD_API: u64 = 0xAA;
 /// `_IOWR(0xAA, 0x3F, struct uffdio_api)`
 const UFFDIO_API: libc::Ioctl = 0xC018_AA3F_u32 as libc::Ioctl;
 /// `_IOWR(0xAA, 0x00, struct uffdio_register)`
 const UFFDIO_REGISTER: libc::Ioctl = 0xC020_AA00_u32 as libc::Ioctl;
+/// `_IOWR(0xAA, 0x04, struct uffdio_zeropage)`
+const UFFDIO_ZEROPAGE: libc::Ioctl = 0xC020_AA04_u32 as libc::Ioctl;
 const MODE_MISSING: u64 = 1;
 /// `UFFD_USER_MODE_ONLY` (Linux 5.11): what an ordinary user may ask for.
 const USER_MODE_ONLY: UserfaultfdFlags = UserfaultfdFlags::from_bits_retain(1);
@@ -52,15 +63,32 @@ impl Trap {
     /// # Errors
     /// `blocked` where the kernel has no userfaultfd, or does not let the caller have one.
     pub fn lay() -> Result<Trap> {
+        Trap::laid_with(USER_MODE_ONLY)
+    }
+
+    /// As [`Trap::lay`], for one that blocks the kernel, too, when it writes there on behalf of a thread.
+    ///
+    /// # Errors
+    /// `blocked` also where the caller lacks the privilege.
+    pub fn lay_for_kernel() -> Result<Trap> {
+        Trap::laid_with(UserfaultfdFlags::empty())
+    }
+
+    fn laid_with(flags: UserfaultfdFlags) -> Result<Trap> {
+        // poll(2) says nothing of faults where a read could block.
+        let flags = UserfaultfdFlags::CLOEXEC | UserfaultfdFlags::NONBLOCK | flags;
         // SAFETY: the descriptor is used for a mapping of this module's own and nothing else.
-        let uffd = unsafe { userfaultfd(UserfaultfdFlags::CLOEXEC | USER_MODE_ONLY) };
+        let uffd = unsafe { userfaultfd(flags) };
         let uffd = uffd.map_err(|errno| {
             let errno = Errno::from_raw(errno.raw_os_error());
-            Failure::blocked(format!("userfaultfd says {errno:?} (CONFIG_USERFAULTFD)"))
+            Failure::blocked(format!(
+                "userfaultfd says {errno:?} (CONFIG_USERFAULTFD, vm.unprivileged_userfaultfd)"
+            ))
         })?;
         // SAFETY: a new anonymous mapping at an address of the kernel's choice aliases nothing.
-        let page = unsafe { mmap_anonymous(std::ptr::null_mut(), PAGE, ProtFlags::READ, MapFlags::PRIVATE)? }
-            as usize;
+        let page = unsafe {
+            mmap_anonymous(std::ptr::null_mut(), PAGE, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE)?
+        } as usize;
         let mut api = Api { api: UFFD_API, features: 0, ioctls: 0 };
         // SAFETY: `api` is the live structure that this request takes.
         Errno::result(unsafe { libc::ioctl(uffd.as_raw_fd(), UFFDIO_API, &raw mut api) })?;
@@ -74,17 +102,43 @@ impl Trap {
     #[track_caller]
     pub fn catch(&self, call: &Clone3) -> Result<Child> {
         let child = call.clone().with(Flags::CLONE_VM).spawn_on(&Stack::new()?, touch, self.page)?;
+        self.wait_for_someone()?;
+        note!("child {} is blocked in a page fault", child.pid());
+        Ok(child)
+    }
+
+    /// Its address, for a system call that writes there.
+    pub fn address(&self) -> u64 {
+        self.page as u64
+    }
+
+    /// Blocks until somebody is in the trap.
+    #[track_caller]
+    pub fn wait_for_someone(&self) -> Result {
         let mut fds = [PollFd::new(self.uffd.as_fd(), PollFlags::POLLIN)];
         loop {
             match poll(&mut fds, sandbox::time_left()) {
-                Ok(0) => return Err(Failure::broken("the child's page fault did not come to userfaultfd")),
-                Ok(_) => break,
+                Ok(0) => return Err(Failure::broken("no page fault came to userfaultfd")),
+                Ok(_) if fds[0].revents() == Some(PollFlags::POLLIN) => return Ok(()),
+                Ok(_) => {
+                    return Err(Failure::broken(format!(
+                        "poll on a userfaultfd says {:?}",
+                        fds[0].revents()
+                    )));
+                }
                 Err(Errno::EINTR) => {}
                 Err(errno) => return Err(errno.into()),
             }
         }
-        note!("child {} is blocked in a page fault", child.pid());
-        Ok(child)
+    }
+
+    /// Gives the page its memory, which lets everybody go on.
+    pub fn open(&self) -> Result {
+        let mut zeroes = ZeroPage { start: self.page as u64, len: PAGE as u64, mode: 0, filled: 0 };
+        // SAFETY: `zeroes` is the live structure that this request takes; the page is of this module's own, and empty.
+        Errno::result(unsafe { libc::ioctl(self.uffd.as_raw_fd(), UFFDIO_ZEROPAGE, &raw mut zeroes) })?;
+        note!("the page has its memory");
+        Ok(())
     }
 }
 
