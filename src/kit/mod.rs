@@ -15,6 +15,7 @@ pub mod epoll;
 pub mod exec_race;
 pub mod fdpass;
 pub mod fds;
+pub mod forker;
 pub mod fosterling;
 pub mod gate;
 pub mod grandchild;

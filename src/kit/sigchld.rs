@@ -8,6 +8,7 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signa
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::check::{self, Failure, Result};
+use crate::wait::Event;
 use crate::{sandbox, wait};
 
 /// Blocks SIGCHLD in the calling thread, so that one which is sent stays pending and can be found.
@@ -63,6 +64,19 @@ pub fn arrives_for(pid: i32, code: i32) -> Result {
         return Err(Failure::fail(format!("no SIGCHLD about process {pid} came within {waited:.1?}")));
     }
     pending_for(pid, code)
+}
+
+/// Blocks until there is a SIGCHLD, and gives all that it says of a child. It must be [blocked](block()).
+#[track_caller]
+pub fn next() -> Result<Event> {
+    let mut set = SigSet::empty();
+    set.add(Signal::SIGCHLD);
+    let pending = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+    poll(&mut [PollFd::new(pending.as_fd(), PollFlags::POLLIN)], sandbox::time_left())?;
+    match pending.read_signal()? {
+        Some(info) => Ok(Event { pid: info.ssi_pid as i32, code: info.ssi_code, status: info.ssi_status }),
+        None => Err(Failure::fail(format!("no SIGCHLD came within {:.1?}", sandbox::patience()))),
+    }
 }
 
 /// What the caller does about SIGCHLD.

@@ -19,15 +19,18 @@ pub enum Sysctl {
     CorePattern,
     /// Who may read the core of a process that changed its credentials, see `proc_sys_fs(5)`.
     SuidDumpable,
+    /// How many threads there may be in all, see `proc_sys_kernel(5)`.
+    ThreadsMax,
 }
 
 impl Sysctl {
-    const ALL: [Sysctl; 2] = [Sysctl::CorePattern, Sysctl::SuidDumpable];
+    const ALL: [Sysctl; 3] = [Sysctl::CorePattern, Sysctl::SuidDumpable, Sysctl::ThreadsMax];
 
     fn name(self) -> &'static str {
         match self {
             Sysctl::CorePattern => "kernel.core_pattern",
             Sysctl::SuidDumpable => "fs.suid_dumpable",
+            Sysctl::ThreadsMax => "kernel.threads-max",
         }
     }
 

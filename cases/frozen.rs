@@ -1,0 +1,49 @@
+//! Cgroups that are frozen when a child is made in them.
+
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Context as _, Failure, Result};
+use clone3_conformance::clone3::Child;
+use clone3_conformance::kit::{Cgroup, subject};
+use clone3_conformance::procfs::Stat;
+use clone3_conformance::sandbox;
+use clone3_conformance::wait::Status;
+use nix::poll::{PollFlags, PollTimeout};
+
+use super::adoption::ends_by_its_kind;
+
+/// A child that does nothing but exit must be found asleep, which it is only when it is frozen.
+#[track_caller]
+fn is_frozen(child: &Child) -> Result {
+    loop {
+        let seen = child.pidfd()?.poll_now(PollFlags::POLLIN)?;
+        check::equal("poll on its pidfd, while the cgroup is frozen", seen, PollFlags::empty())?;
+        if Stat::of(child.pid()).is_some_and(|stat| stat.state == 'S') {
+            return Ok(());
+        }
+        if sandbox::time_left() == PollTimeout::ZERO {
+            return Err(Failure::fail("a process that was made in a frozen cgroup neither sleeps nor ends"));
+        }
+        std::thread::yield_now();
+    }
+}
+
+case! {
+    /// An auto-reaped child that CLONE_INTO_CGROUP puts into a frozen cgroup does not run until the cgroup is thawed, as an
+    /// ordinary one does not.
+    autoreap_born_frozen: Must, needs [Autoreap, ExitInfo, Proc, Cgroup2],
+    source "Documentation/admin-guide/cgroup-v2.rst, cgroup.freeze; kernel/cgroup/cgroup.c cgroup_post_fork()",
+}
+fn autoreap_born_frozen() -> Result {
+    for call in subject::calls() {
+        let group = Cgroup::create(&[])?;
+        group.write("cgroup.freeze", "1")?;
+        group.wait_for("frozen 1")?;
+        let call = call.into_cgroup(group.dir());
+        let child = call.spawn(|| 5)?;
+        is_frozen(&child).context(format_args!("child of {call}"))?;
+        group.write("cgroup.freeze", "0")?;
+        ends_by_its_kind(&call, child.pid(), child.pidfd()?, Status::exited(5))?;
+        group.remove()?;
+    }
+    Ok(())
+}

@@ -1,0 +1,167 @@
+//! Process groups with auto-reaped members: signals for the group reach them, and they keep it from being orphaned.
+
+use clone3_conformance::abi::Flags;
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Context as _, Result};
+use clone3_conformance::clone3::Clone3;
+use clone3_conformance::kit::disposition::{self, Disposition};
+use clone3_conformance::kit::process::apart;
+use clone3_conformance::kit::userfault::Trap;
+use clone3_conformance::kit::{Held, subject, threads};
+use clone3_conformance::wait::{self, Event, Status, Who};
+use nix::sys::signal::{SigSet, Signal, kill, raise};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::{Pid, getpgrp, setpgid, setsid};
+
+const SIGTERMED: Status = Status::killed(Signal::SIGTERM);
+/// The caller in setpgid(2), or a new group.
+const OWN: Pid = Pid::from_raw(0);
+
+/// A child in this process group, which SIGTERM kills, whatever it does to its parent.
+fn member(call: &Clone3, group: Pid) -> Result<Held> {
+    let child = Held::prepared(call, 0, || {
+        // Should this fail, the group's signal does nothing to it, and that is seen.
+        let _ = disposition::set(Signal::SIGTERM, Disposition::Default);
+    })?;
+    setpgid(Pid::from_raw(child.pid()), group)?;
+    Ok(child)
+}
+
+/// Each must have been killed, the ordinary one being the control.
+#[track_caller]
+fn are_killed(ordinary: Held, reaped: &Held) -> Result {
+    ordinary.into_child().reap_expecting(SIGTERMED).context("control, the ordinary member")?;
+    reaped.is_gone_with(SIGTERMED).context("the auto-reaped member")
+}
+
+case! {
+    /// A signal for a process group, sent with kill(-PGID) or, by one of its members, with kill(0), reaches its auto-reaped
+    /// members as it does the ordinary ones.
+    autoreap_reached_by_kill_of_group: Must, needs [Autoreap, ExitInfo],
+    source "kill(2); kernel/signal.c __kill_pgrp_info()",
+}
+fn autoreap_reached_by_kill_of_group() -> Result {
+    let (ordinary, reaped) = (Clone3::fork(), Clone3::new(Flags::REAPED));
+    let leader = member(&ordinary, OWN)?;
+    let child = member(&reaped, Pid::from_raw(leader.pid()))?;
+    check::succeeds("kill(-PGID, SIGTERM)", kill(Pid::from_raw(-leader.pid()), Signal::SIGTERM))?;
+    are_killed(leader, &child).context("after kill(-PGID, SIGTERM)")?;
+    apart(|| {
+        setpgid(OWN, OWN)?;
+        disposition::set(Signal::SIGTERM, Disposition::Ignored)?;
+        let (other, child) = (member(&ordinary, getpgrp())?, member(&reaped, getpgrp())?);
+        check::succeeds("kill(0, SIGTERM)", kill(OWN, Signal::SIGTERM))?;
+        are_killed(other, &child).context("after kill(0, SIGTERM)")
+    })
+}
+
+case! {
+    /// pidfd_send_signal(PIDFD_SIGNAL_PROCESS_GROUP) reaches the auto-reaped members of the group as it does the ordinary ones,
+    /// whichever of them leads it.
+    autoreap_reached_by_pidfd_signal_to_group: Must, needs [Autoreap, ExitInfo],
+    source "pidfd_send_signal(2), PIDFD_SIGNAL_PROCESS_GROUP; kernel/signal.c __kill_pgrp_info()",
+}
+fn autoreap_reached_by_pidfd_signal_to_group() -> Result {
+    let (ordinary, reaped) = (Clone3::fork().with(Flags::PIDFD), Clone3::new(Flags::REAPED));
+    for (leads, follows) in [(&ordinary, &reaped), (&reaped, &ordinary)] {
+        let leader = member(leads, OWN)?;
+        let other = member(follows, Pid::from_raw(leader.pid()))?;
+        let what = "pidfd_send_signal(SIGTERM, PIDFD_SIGNAL_PROCESS_GROUP)";
+        check::succeeds(what, leader.pidfd()?.send_signal_to_group(Signal::SIGTERM))?;
+        let (killed, vanished) = if leader.reaps_itself() { (other, leader) } else { (leader, other) };
+        are_killed(killed, &vanished).context(format_args!("after {what}, led by a child of {leads}"))?;
+    }
+    Ok(())
+}
+
+/// What a child made by `call` that has run `prepare` does when SIGTSTP comes: it is stopped, or exits with 5. `None` says that
+/// it is gone.
+fn on_sigtstp(call: &Clone3, prepare: impl FnOnce() -> nix::Result<()>) -> Result<Option<Event>> {
+    let child = call.spawn(|| {
+        let prepared = disposition::set(Signal::SIGTSTP, Disposition::Default).is_ok() && prepare().is_ok();
+        if prepared && raise(Signal::SIGTSTP).is_ok() { 5 } else { 98 }
+    })?;
+    let look = libc::WSTOPPED | libc::WEXITED | libc::WNOWAIT | libc::__WALL;
+    let seen = match wait::waitid(Who::Pid(child.pid()), look) {
+        Err(nix::errno::Errno::ECHILD) if child.reaps_itself() => None,
+        seen => check::succeeds("waitid(WSTOPPED|WEXITED|WNOWAIT|__WALL)", seen)?,
+    };
+    child.clear_away()?;
+    Ok(seen.map(|event| Event { pid: 0, ..event }))
+}
+
+case! {
+    /// An auto-reaped child whose parent is in the same session keeps its process group from being orphaned, as any child does:
+    /// SIGTSTP stops it in a group of its own. In an orphaned group that signal does nothing.
+    autoreap_keeps_group_from_being_orphaned: Must, needs [Autoreap],
+    source "setpgid(2) and signal(7) (orphaned process groups); kernel/exit.c will_become_orphaned_pgrp()",
+}
+fn autoreap_keeps_group_from_being_orphaned() -> Result {
+    let alone = on_sigtstp(&Clone3::fork(), || setsid().map(drop))?;
+    check::equal("control: SIGTSTP in an orphaned process group", alone, Some(Event::exited(0, 5)))?;
+    let stopped = Event { pid: 0, code: libc::CLD_STOPPED, status: libc::SIGTSTP };
+    for call in subject::calls() {
+        let seen = on_sigtstp(&call, || setpgid(OWN, OWN))?;
+        let what = format!("child of {call} after SIGTSTP in a process group of its own (None: it is gone)");
+        check::equal(what, seen, Some(stopped))?;
+    }
+    Ok(())
+}
+
+/// Whether a SIGUSR1 is pending for the caller, who has it blocked.
+fn has_pending(set: &SigSet) -> Result<bool> {
+    let pending = SignalFd::with_flags(set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
+    Ok(pending.read_signal()?.is_some())
+}
+
+/// Makes a child by `call`, and has `meanwhile` run while the call is blocked in the kernel. Gives whether SIGUSR1 is pending
+/// for the child.
+fn pending_after(call: &Clone3, meanwhile: impl FnOnce() -> Result + Send) -> Result<bool> {
+    let set = SigSet::from(Signal::SIGUSR1);
+    set.thread_block()?;
+    // The kernel writes the pidfd after it has begun to collect the signals for a child to come.
+    let trap = Trap::lay_for_kernel()?;
+    let child = std::thread::scope(|scope| {
+        let event = scope.spawn(|| {
+            trap.wait_for_someone()?;
+            let done = meanwhile();
+            trap.open()?;
+            done
+        });
+        let child = Held::running(&call.clone().pidfd_address(trap.address()), || {
+            has_pending(&set).map_or(98, i32::from)
+        });
+        threads::join(event)?;
+        child
+    })?;
+    let observer = child.observe()?;
+    child.let_go()?;
+    if !child.reaps_itself() {
+        wait::reap(child.pid())?;
+    }
+    match observer.exit_status()? {
+        status if status == Status::exited(0) => Ok(false),
+        status => check::equal("the child's own answer", status, Status::exited(1)).map(|()| true),
+    }
+}
+
+case! {
+    /// A signal that is sent to the process group in the middle of a clone3 call that makes an auto-reaped child reaches that
+    /// child, too, as it does an ordinary one.
+    autoreap_group_signal_during_clone: Must, needs [Autoreap, ExitInfo],
+    source "POSIX fork() (signals for the process group); kernel/fork.c copy_process() (delayed signals)",
+}
+fn autoreap_group_signal_during_clone() -> Result {
+    for call in subject::calls() {
+        apart(|| {
+            setpgid(OWN, OWN)?;
+            let before = pending_after(&call, || Ok(()))?;
+            check::equal(format_args!("control: pending for a child of {call}"), before, false)?;
+            let sent = pending_after(&call, || Ok(kill(OWN, Signal::SIGUSR1)?))?;
+            let what =
+                format!("SIGUSR1, sent to the group in the middle of {call}, is pending for the child");
+            check::equal(what, sent, true)
+        })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,65 @@
+//! CLONE_AUTOREAP stays with the process that it was asked for, whatever becomes of that process or of those above it.
+
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Context as _, Result};
+use clone3_conformance::kit::forker::forks_ordinary_children;
+use clone3_conformance::kit::helper::Command;
+use clone3_conformance::kit::process::child_reporting;
+use clone3_conformance::kit::{Channel, Orphan, sigchld, subject, threads};
+use clone3_conformance::wait::Status;
+
+use super::adoption::ends_by_its_kind;
+
+case! {
+    /// What an auto-reaped process forks after it has called exec is an ordinary child: a zombie until it is waited for,
+    /// announced by SIGCHLD.
+    autoreap_not_passed_on_after_exec: Must, needs [Autoreap, ExitInfo],
+    source "commit \"clone: add CLONE_AUTOREAP\" (\"not inherited\"); fork(2)",
+}
+fn autoreap_not_passed_on_after_exec() -> Result {
+    sigchld::block()?;
+    for call in subject::calls() {
+        let report = Channel::<Result>::new()?;
+        let program = Command::new("fork", &[])?.with_fd(&report.sending_end()?);
+        let child = call.spawn(|| i32::from(report.send(&Err(program.exec())).is_err()))?;
+        report.recv()?.context(format_args!("a child of {call}, after exec"))?;
+        subject::see_off(&child)?;
+    }
+    Ok(())
+}
+
+case! {
+    /// What another thread than the leader of an auto-reaped process forks is an ordinary child: a zombie until it is waited for,
+    /// announced by SIGCHLD.
+    autoreap_not_passed_on_by_thread: Must, needs [Autoreap, ExitInfo],
+    source "commit \"clone: add CLONE_AUTOREAP\" (\"not inherited\"); fork(2)",
+}
+fn autoreap_not_passed_on_by_thread() -> Result {
+    sigchld::block()?;
+    for call in subject::calls() {
+        let (child, ()) = child_reporting(&call, || threads::in_a_thread(forks_ordinary_children))
+            .context(format_args!("a thread of a child of {call}"))?;
+        subject::see_off(&child)?;
+    }
+    Ok(())
+}
+
+case! {
+    /// What an auto-reaped process forks after it was adopted is an ordinary child: a zombie until it is waited for, announced
+    /// by SIGCHLD.
+    autoreap_not_passed_on_after_adoption: Must, needs [Autoreap, ExitInfo],
+    source "commit \"clone: add CLONE_AUTOREAP\" (\"not inherited\"); fork(2)",
+}
+fn autoreap_not_passed_on_after_adoption() -> Result {
+    sigchld::block()?;
+    for call in subject::calls() {
+        let report = Channel::<Result>::new()?;
+        let forks = || i32::from(report.send(&forks_ordinary_children()).is_err());
+        let orphan = Orphan::running(&call, forks)?;
+        check::equal("its parent", orphan.parent()?, std::process::id() as i32)?;
+        orphan.let_go()?;
+        report.recv()?.context(format_args!("a child of {call}, adopted"))?;
+        ends_by_its_kind(&call, orphan.pid, &orphan.pidfd, Status::exited(0))?;
+    }
+    Ok(())
+}

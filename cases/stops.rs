@@ -1,0 +1,155 @@
+//! Stops and continuations of auto-reaped children: what wait calls and SIGCHLD say of them, and what outlasts an adoption.
+
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Context as _, Result};
+use clone3_conformance::clone3::Clone3;
+use clone3_conformance::kit::process::apart;
+use clone3_conformance::kit::{Channel, Held, Orphan, fdpass, namespace, sigchld, subject};
+use clone3_conformance::pidfd::Pidfd;
+use clone3_conformance::wait::{self, Event, Status, Who};
+use nix::sys::signal::{SigSet, Signal};
+
+use super::adoption::ends_by_its_kind;
+
+const SIGKILLED: Status = Status::killed(Signal::SIGKILL);
+
+fn stopped(pid: i32) -> Event {
+    Event { pid, code: libc::CLD_STOPPED, status: libc::SIGSTOP }
+}
+
+fn continued(pid: i32) -> Event {
+    Event { pid, code: libc::CLD_CONTINUED, status: libc::SIGCONT }
+}
+
+/// A child that has been stopped; the event is there to be waited for.
+fn stopped_child(call: &Clone3) -> Result<Held> {
+    let child = Held::exiting_with(call, 5)?;
+    child.kill(Signal::SIGSTOP)?;
+    let seen = wait::waitid(Who::Pid(child.pid()), libc::WSTOPPED | libc::WNOWAIT | libc::__WALL);
+    check::equal("waitid(WSTOPPED|WNOWAIT|__WALL)", seen, Ok(Some(stopped(child.pid()))))?;
+    Ok(child)
+}
+
+case! {
+    /// waitid(WCONTINUED|WNOWAIT) leaves the continuation of an auto-reaped child to be waited for once more, and a wait without
+    /// WNOWAIT takes it away.
+    autoreap_continue_outlasts_nowait: Must, needs [Autoreap],
+    source "waitid(2), WNOWAIT; kernel/exit.c wait_task_continued()",
+}
+fn autoreap_continue_outlasts_nowait() -> Result {
+    for call in subject::calls() {
+        let child = stopped_child(&call)?;
+        child.kill(Signal::SIGCONT)?;
+        let pid = child.pid();
+        let look = |more| wait::waitid(Who::Pid(pid), libc::WCONTINUED | libc::__WALL | more);
+        let event = Ok(Some(continued(pid)));
+        let rounds = [
+            ("WCONTINUED|WNOWAIT", libc::WNOWAIT, event),
+            ("WCONTINUED, after one with WNOWAIT", 0, event),
+            ("WCONTINUED once more", 0, Ok(None)),
+        ];
+        for (what, options, expected) in rounds {
+            let what = format!("child of {call}: waitid({what})");
+            check::equal(what, look(options | libc::WNOHANG), expected)?;
+        }
+        child.kill(Signal::SIGKILL)?;
+        subject::see_off(&child)?;
+    }
+    Ok(())
+}
+
+case! {
+    /// The stop of an auto-reaped child that its parent did not wait for can be waited for by who adopts it.
+    autoreap_stop_outlasts_adoption: Is, needs [Autoreap, ExitInfo],
+    source "wait(2); kernel/exit.c reparent_leader(), wait_task_stopped()",
+}
+fn autoreap_stop_outlasts_adoption() -> Result {
+    for call in subject::calls() {
+        let orphan = Orphan::left_by(|| Ok(stopped_child(&call)?.into_child()))?;
+        let seen = wait::waitid(Who::Pid(orphan.pid), libc::WSTOPPED | libc::WNOHANG | libc::__WALL);
+        let what = format!("waitid(WSTOPPED) by who has adopted a stopped child of {call}");
+        check::equal(what, seen, Ok(Some(stopped(orphan.pid))))?;
+        check::succeeds("pidfd_send_signal(SIGKILL)", orphan.pidfd.send_signal(Signal::SIGKILL))?;
+        ends_by_its_kind(&call, orphan.pid, &orphan.pidfd, SIGKILLED)?;
+    }
+    Ok(())
+}
+
+/// The SIGCHLD of a stop and the one of the continuation say which child it was, and by which signal.
+fn sigchlds_are_whole() -> Result {
+    sigchld::block()?;
+    for call in subject::calls() {
+        let child = stopped_child(&call)?;
+        let of = |event| format!("SIGCHLD of the {event} of a child of {call}");
+        check::equal(of("stop"), sigchld::next()?, stopped(child.pid()))?;
+        child.kill(Signal::SIGCONT)?;
+        check::equal(of("continuation"), sigchld::next()?, continued(child.pid()))?;
+        child.kill(Signal::SIGKILL)?;
+        if subject::see_off(&child)?.is_some() {
+            sigchld::pending_for(child.pid(), libc::CLD_KILLED)?;
+        }
+    }
+    Ok(())
+}
+
+case! {
+    /// The SIGCHLD of the stop of an auto-reaped child says which child was stopped and by which signal, and so does the one of
+    /// its continuation.
+    autoreap_stop_sigchld_is_whole: Must, needs [Autoreap],
+    source "sigaction(2), si_pid and si_status; kernel/signal.c do_notify_parent_cldstop()",
+}
+fn autoreap_stop_sigchld_is_whole() -> Result {
+    sigchlds_are_whole()
+}
+
+case! {
+    /// In a pid namespace, the SIGCHLD of the stop of an auto-reaped child and that of its continuation have the child's pid in
+    /// this namespace.
+    autoreap_stop_sigchld_in_pidns: Must, needs [Autoreap, PidNamespace],
+    source "pid_namespaces(7); kernel/signal.c do_notify_parent_cldstop()",
+}
+fn autoreap_stop_sigchld_in_pidns() -> Result {
+    namespace::as_init(sigchlds_are_whole)
+}
+
+/// What a child does that tells of each signal for the end of its parent, until it was told of `times` ends.
+fn tell_of_ends(ready: &Channel<()>, told: &Channel<i32>, times: i32) -> Result<i32> {
+    let set = SigSet::from(Signal::SIGUSR1);
+    set.thread_block()?;
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::USR1))?;
+    ready.send(&())?;
+    for number in 1..=times {
+        set.wait()?;
+        told.send(&number)?;
+    }
+    Ok(5)
+}
+
+case! {
+    /// An auto-reaped process gets the signal of PR_SET_PDEATHSIG at the end of its parent, and again at the end of the process
+    /// that adopted it.
+    autoreap_pdeathsig_twice: Must, needs [Autoreap, ExitInfo],
+    source "PR_SET_PDEATHSIG(2const) (also at the death of subreapers that adopted); kernel/exit.c forget_original_parent()",
+}
+fn autoreap_pdeathsig_twice() -> Result {
+    for call in subject::calls() {
+        let (ready, told) = (Channel::<()>::new()?, Channel::<i32>::new()?);
+        let (ours, theirs) = fdpass::pair()?;
+        let pid = apart(|| {
+            rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+            let orphan = Orphan::left_by(|| {
+                let child = call.spawn(|| tell_of_ends(&ready, &told, 2).unwrap_or(98))?;
+                ready.recv()?;
+                Ok(child)
+            })?;
+            fdpass::send(&theirs, &orphan.pidfd)?;
+            told.recv()
+                .context(format_args!("PR_SET_PDEATHSIG of a child of {call}, at its parent's end"))?;
+            Ok(orphan.pid)
+        })?;
+        let what = "at the end of the process that had adopted it";
+        told.recv().context(format_args!("PR_SET_PDEATHSIG of a child of {call}, {what}"))?;
+        ends_by_its_kind(&call, pid, &Pidfd::from(fdpass::receive(&ours)?), Status::exited(5))?;
+    }
+    Ok(())
+}
