@@ -31,6 +31,7 @@ mod likeness;
 mod limits;
 mod neighbours;
 mod nnp_changes;
+mod nnp_roads;
 mod no_new_privs;
 mod not_passed_on;
 mod pidfd_events;

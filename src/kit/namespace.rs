@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use crate::abi::Flags;
 use crate::check::{Failure, Result};
 use crate::clone3::{Child, Clone3};
+use crate::kit::Actor;
 use crate::kit::process::child_reporting;
 use crate::note;
 use crate::wait::Status;
@@ -92,6 +93,27 @@ impl Outside {
         note!("root of a new user namespace");
         Ok(())
     }
+}
+
+/// Moves real root into a new user namespace in which these ids, users' and groups', are what they are outside.
+///
+/// # Errors
+/// `blocked` where the environment forbids it.
+pub fn enter_user_namespace_with(ids: &[u32]) -> Result {
+    let map: String = ids.iter().map(|id| format!("{id} {id} 1\n")).collect();
+    // More than one id can be mapped from outside alone.
+    let outside = Actor::spawn(&Clone3::fork(), |pid: u32| {
+        for file in ["uid_map", "gid_map"] {
+            std::fs::write(format!("/proc/{pid}/{file}"), &map).map_err(|error| {
+                Failure::blocked(format!("writing {file} of a user namespace from outside: {error}"))
+            })?;
+        }
+        Ok(())
+    })?;
+    unshare(CloneFlags::CLONE_NEWUSER)
+        .map_err(|errno| Failure::blocked(format!("unshare(CLONE_NEWUSER) says {errno:?}")))?;
+    outside.ask(std::process::id())?;
+    outside.dismiss()
 }
 
 /// Whether the caller can make a pid namespace, if need be inside a user namespace of its own. For a process

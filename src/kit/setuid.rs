@@ -4,13 +4,14 @@
 //! left on any disk, no mount option of the system (`nosuid`, `noexec`) is in the way, and because the file is executed
 //! through its descriptor, no directory has to be reachable by an ordinary user.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use caps::{CapSet, Capability};
 use linkme::distributed_slice;
 use nix::sched::{CloneFlags, unshare};
 use rustix::fs::{CWD, Gid, Mode, OFlags, Uid, XattrFlags};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags};
+use rustix::process::DumpableBehavior;
 use serde::{Deserialize, Serialize};
 
 use crate::check::{Failure, Result};
@@ -40,6 +41,8 @@ pub struct Credentials {
     pub at_secure: bool,
     /// no_new_privs.
     pub no_new_privs: bool,
+    /// Whether it is dumpable, and so may be traced by its own user.
+    pub dumpable: bool,
 }
 
 impl Credentials {
@@ -54,6 +57,7 @@ impl Credentials {
             ambient: Caps::own(CapSet::Ambient)?,
             at_secure: at_secure(),
             no_new_privs: rustix::thread::no_new_privs()?,
+            dumpable: rustix::process::dumpable_behavior()? == DumpableBehavior::Dumpable,
         })
     }
 }
@@ -71,6 +75,21 @@ static CREDENTIALS: Helper =
 fn say_credentials(arguments: &[String]) -> Result<i32> {
     Channel::<Result<Credentials>>::adopt(fd(arguments, 0)?)?.send(&Credentials::own())?;
     Ok(0)
+}
+
+#[distributed_slice(HELPERS)]
+static INTERPRET: Helper = Helper { name: INTERPRETER, main: interpret };
+
+/// What a script of [`Script`] asks its interpreter for.
+const INTERPRETER: &str = "interpret";
+
+/// `interpret SCRIPT HELPER ARGUMENT…`: as the kernel starts the interpreter of a script that was given HELPER and its
+/// arguments. Is that helper, whatever the script says.
+fn interpret(arguments: &[String]) -> i32 {
+    match arguments {
+        [_, name, rest @ ..] => helper::run(name, rest),
+        _ => or_wrong(Err(Failure::broken(format!("a script was given nothing to do: {arguments:?}")))),
+    }
 }
 
 /// Makes a child by `call`, which runs `prepare` and execs `program`; gives what it is then.
@@ -106,8 +125,9 @@ fn credentials_said(call: &Clone3, exec: impl FnOnce(&Command) -> Failure) -> Re
     Ok(credentials)
 }
 
-/// This program as a file that belongs to root and has this mode, say 04755. For real root alone, which may
-/// become somebody else afterwards; moves the caller into a mount namespace of its own.
+/// This program as a file that belongs to root and has this mode, say 04755. For root alone, real or of a
+/// user namespace, which may become somebody else afterwards, but make no user namespace; moves the caller into a mount
+/// namespace of its own.
 ///
 /// # Errors
 /// `blocked` where the environment forbids mounts.
@@ -123,23 +143,70 @@ pub fn file_with_capabilities(capabilities: &[Capability]) -> Result<OwnedFd> {
     make(0o755, capabilities)
 }
 
-fn make(mode: u32, capabilities: &[Capability]) -> Result<OwnedFd> {
-    let directory = private_tmpfs()
-        .map_err(|errno| Failure::blocked(format!("a tmpfs in a mount namespace of its own: {errno:?}")))?;
-    let writable = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(&directory, "program", writable, Mode::RWXU)?;
-    write_program(&file)?;
-    rustix::fs::fchown(&file, Some(Uid::ROOT), Some(Gid::ROOT))?;
-    rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?;
-    if !capabilities.is_empty() {
-        let value = file_capabilities(capabilities);
-        rustix::fs::fsetxattr(&file, "security.capability", &value, XattrFlags::empty()).map_err(
-            |errno| Failure::blocked(format!("file capabilities on a tmpfs (CONFIG_TMPFS_XATTR): {errno:?}")),
-        )?;
+/// A script (`#!`) that passes its arguments on to its interpreter, which is this program.
+#[derive(Debug)]
+pub struct Script {
+    file: OwnedFd,
+    /// The interpreter's path leads through it.
+    _directory: OwnedFd,
+}
+
+impl Script {
+    /// One whose interpreter is a file that belongs to root and has this mode, and which itself is an ordinary file; else as
+    /// [`file_with_mode`].
+    ///
+    /// # Errors
+    /// `blocked` where the environment forbids mounts.
+    pub fn interpreted_with_mode(mode: u32) -> Result<Script> {
+        let directory = tmpfs()?;
+        make_in(&directory, mode, &[])?;
+        let (number, name) = (directory.as_raw_fd(), helper::NAME);
+        let text = format!("#!/proc/self/fd/{number}/{name} {INTERPRETER}\n");
+        write_in(&directory, "script", 0o755, |file| channel::write_all(file, text.as_bytes()))?;
+        // Left open across the exec: the interpreter is given a path that leads through it.
+        let file = rustix::fs::openat(&directory, "script", OFlags::RDONLY, Mode::empty())?;
+        Ok(Script { file, _directory: directory })
     }
-    // A file that somebody has open for writing cannot be executed.
-    drop(file);
-    Ok(rustix::fs::openat(&directory, "program", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+impl AsFd for Script {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+fn make(mode: u32, capabilities: &[Capability]) -> Result<OwnedFd> {
+    make_in(&tmpfs()?, mode, capabilities)
+}
+
+fn make_in(directory: &OwnedFd, mode: u32, capabilities: &[Capability]) -> Result<OwnedFd> {
+    write_in(directory, helper::NAME, mode, |file| {
+        write_program(file)?;
+        if capabilities.is_empty() {
+            return Ok(());
+        }
+        let value = file_capabilities(capabilities);
+        rustix::fs::fsetxattr(file, "security.capability", &value, XattrFlags::empty()).map_err(|errno| {
+            Failure::blocked(format!("file capabilities on a tmpfs (CONFIG_TMPFS_XATTR): {errno:?}"))
+        })
+    })?;
+    Ok(rustix::fs::openat(directory, helper::NAME, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// Makes a file of root's and has it filled. It is closed then: one that somebody has open for writing cannot be executed.
+fn write_in(directory: &OwnedFd, name: &str, mode: u32, fill: impl FnOnce(&OwnedFd) -> Result) -> Result {
+    let writable = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(directory, name, writable, Mode::RWXU)?;
+    rustix::fs::fchown(&file, Some(Uid::ROOT), Some(Gid::ROOT))?;
+    fill(&file)?;
+    // After what is written, which would take a set-user-ID bit away.
+    rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?;
+    Ok(())
+}
+
+fn tmpfs() -> Result<OwnedFd> {
+    private_tmpfs()
+        .map_err(|errno| Failure::blocked(format!("a tmpfs in a mount namespace of its own: {errno:?}")))
 }
 
 /// Writes a stand-in for this program to a file, or, where there can be none, the whole program.

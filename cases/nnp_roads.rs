@@ -1,0 +1,73 @@
+//! Roads to more privileges other than a set-user-ID program in the initial user namespace, all closed by no_new_privs.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use caps::CapSet;
+use clone3_conformance::abi::Flags;
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Result};
+use clone3_conformance::clone3::Clone3;
+use clone3_conformance::kit::privilege::{self, Caps, ORDINARY};
+use clone3_conformance::kit::setuid::{self, Script, credentials_after_exec};
+use clone3_conformance::kit::{helper, namespace};
+
+/// Has an ordinary user's children exec a file that makes its caller root: without the flag it does, and the capabilities are
+/// `all`; with the flag nothing is gained.
+fn only_without_the_flag(what: &str, file: BorrowedFd<'_>, all: Caps) -> Result {
+    for (flags, uids, permitted) in
+        [(Flags::empty(), [ORDINARY, 0, 0], all), (Flags::NNP, [ORDINARY; 3], Caps::NONE)]
+    {
+        let call = Clone3::fork().with(flags);
+        let found = credentials_after_exec(&call, file, || Ok(()))?;
+        let of = format!("after {what} in the child of {call}");
+        check::equal(format_args!("real, effective and saved uid {of}"), found.uids, uids)?;
+        check::equal(format_args!("CapPrm {of}"), found.permitted, permitted)?;
+        check::equal(format_args!("AT_SECURE {of}"), found.at_secure, flags.is_empty())?;
+    }
+    Ok(())
+}
+
+case! {
+    /// An unprivileged caller's CLONE_NNP child that execs a script (`#!`) with a set-user-ID root interpreter stays who it
+    /// was. Without the flag it becomes root.
+    nnp_setuid_interpreter_no_elevation: Must, needs [Nnp, Root, NotYetNnp, Proc],
+    source "Documentation/userspace-api/no_new_privs.rst; execve(2), \"Interpreter scripts\"",
+}
+fn nnp_setuid_interpreter_no_elevation() -> Result {
+    let all = Caps::own(CapSet::Permitted)?;
+    let script = Script::interpreted_with_mode(0o4755)?;
+    privilege::become_ordinary_user()?;
+    only_without_the_flag("exec of a script with a set-user-ID interpreter", script.as_fd(), all)
+}
+
+case! {
+    /// In a user namespace whose root is the system's, a CLONE_NNP child that execs a set-user-ID root program stays who it
+    /// was, too. Without the flag it becomes root.
+    nnp_setuid_exec_in_user_namespace: Must, needs [Nnp, Root, NotYetNnp, UserNamespaces, Proc],
+    source "Documentation/userspace-api/no_new_privs.rst; user_namespaces(7), \"Set-user-ID and set-group-ID programs\"",
+}
+fn nnp_setuid_exec_in_user_namespace() -> Result {
+    namespace::enter_user_namespace_with(&[0, ORDINARY])?;
+    let all = Caps::own(CapSet::Permitted)?;
+    let program = setuid::file_with_mode(0o4755)?;
+    privilege::become_ordinary_user()?;
+    only_without_the_flag("exec of a set-user-ID program in a user namespace", program.as_fd(), all)
+}
+
+case! {
+    /// The root of a user namespace that has given up its capabilities does not get them back by exec in a CLONE_NNP child;
+    /// without the flag it gets all of them.
+    nnp_user_namespace_root_regains_no_capabilities: Must, needs [Nnp, NotYetNnp, UserNamespaces, Proc],
+    source "Documentation/userspace-api/no_new_privs.rst; capabilities(7), \"Capabilities and execution of programs by root\"",
+}
+fn nnp_user_namespace_root_regains_no_capabilities() -> Result {
+    privilege::enter_user_namespace()?;
+    let all = Caps::own(CapSet::Permitted)?;
+    for (flags, expected) in [(Flags::empty(), all), (Flags::NNP, Caps::NONE)] {
+        let call = Clone3::fork().with(flags);
+        let found = credentials_after_exec(&call, helper::program()?, privilege::drop_capabilities)?;
+        let what = format!("CapPrm and CapEff after exec by root of a user namespace in the child of {call}");
+        check::equal(what, (found.permitted, found.effective), (expected, expected))?;
+    }
+    Ok(())
+}
