@@ -30,6 +30,7 @@ mod job_control;
 mod likeness;
 mod limits;
 mod neighbours;
+mod nnp_allows;
 mod nnp_changes;
 mod nnp_roads;
 mod no_new_privs;

@@ -61,6 +61,19 @@ pub fn permitted() -> Result<Vec<Capability>> {
     Ok(caps::read(None, CapSet::Permitted).map_err(caps_error)?.into_iter().collect())
 }
 
+/// Empties one of the caller's sets, effective or ambient, tries to raise a permitted capability in it, and gives what the set
+/// holds then.
+pub fn emptied_and_raised(set: CapSet, capability: Capability) -> Result<Caps> {
+    caps::clear(None, set).map_err(caps_error)?;
+    if matches!(set, CapSet::Ambient) {
+        // What is ambient must be inheritable.
+        caps::set(None, CapSet::Inheritable, &[capability].into()).map_err(caps_error)?;
+    }
+    let raised = caps::raise(None, set, capability);
+    note!("raising {capability} in the {set:?} set: {raised:?}");
+    Caps::own(set)
+}
+
 /// Gives up all capabilities for good, whatever the uid.
 pub fn drop_capabilities() -> Result {
     for set in [CapSet::Ambient, CapSet::Effective, CapSet::Inheritable, CapSet::Permitted] {

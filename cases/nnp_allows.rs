@@ -1,0 +1,164 @@
+//! What no_new_privs leaves allowed: a process may use all that it has, and restrict itself further.
+
+use std::os::fd::AsFd;
+
+use caps::{CapSet, Capability};
+use clone3_conformance::abi::Flags;
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Context as _, Failure, Result};
+use clone3_conformance::clone3::Clone3;
+use clone3_conformance::kit::privilege::{self, Caps};
+use clone3_conformance::kit::process::child_reporting;
+use clone3_conformance::kit::setuid::{self, credentials_after_exec};
+use clone3_conformance::kit::{Actor, Echo, sandboxing, seccomp};
+use clone3_conformance::pidfd::Pidfd;
+use clone3_conformance::wait::Status;
+use nix::errno::Errno;
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::signal::Signal;
+
+const SIGKILLED: Status = Status::killed(Signal::SIGKILL);
+
+case! {
+    /// A caller with CAP_SYS_ADMIN may use CLONE_PIDFD_AUTOKILL without CLONE_NNP also when it has no_new_privs itself, and
+    /// the pidfd is armed.
+    autokill_by_nnp_caller_with_cap: Must, needs [Autoreap, Autokill, ExitInfo, SysAdmin],
+    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\": CLONE_NNP or CAP_SYS_ADMIN; \
+        Documentation/userspace-api/no_new_privs.rst: what does not involve execve is not prevented",
+}
+fn autokill_by_nnp_caller_with_cap() -> Result {
+    let call = Clone3::new(Flags::KILLED);
+    call.accepted()?;
+    rustix::thread::set_no_new_privs(true)?;
+    let mut child = Echo::spawn(&call).context("by a caller with CAP_SYS_ADMIN and no_new_privs")?;
+    let observer = child.observe()?;
+    child.close_pidfd()?;
+    child.is_dead("after the last close of its pidfd")?;
+    observer.gone_with(child.pid(), SIGKILLED)
+}
+
+case! {
+    /// An unprivileged caller's CLONE_NNP child that execs a set-user-ID program is dumpable, as after the exec of any other:
+    /// its user id did not change. Without the flag it changes, and the process is not dumpable.
+    nnp_dumpable_after_setuid_program: Must, needs [Nnp, Root, NotYetNnp],
+    source "PR_SET_DUMPABLE(2const): a program \"resulting in a change of either the effective user ID or …\"",
+}
+fn nnp_dumpable_after_setuid_program() -> Result {
+    let program = setuid::file_with_mode(0o4755)?;
+    privilege::become_ordinary_user()?;
+    let dumpable = |flags| -> Result<bool> {
+        Ok(credentials_after_exec(&Clone3::fork().with(flags), program.as_fd(), || Ok(()))?.dumpable)
+    };
+    if dumpable(Flags::empty())? {
+        return Err(Failure::blocked(
+            "whoever runs a set-user-ID program is dumpable here (fs.suid_dumpable is 1)",
+        ));
+    }
+    let found = dumpable(Flags::NNP)?;
+    check::equal("dumpable after exec of a set-user-ID program in a child with CLONE_NNP", found, true)
+}
+
+/// A child that has a capability empties one of its sets and raises it there again: an ordinary child can, and so must one with
+/// CLONE_NNP.
+fn raises_again(set: CapSet) -> Result {
+    const CAPABILITY: Capability = Capability::CAP_SYS_ADMIN;
+    let raised = |flags| -> Result<Caps> {
+        let call = Clone3::fork().with(flags);
+        let (child, found) = child_reporting(&call, || privilege::emptied_and_raised(set, CAPABILITY))?;
+        child.reap_expecting(Status::exited(0))?;
+        Ok(found)
+    };
+    let (ordinary, expected) = (raised(Flags::empty())?, Caps::of(&[CAPABILITY]));
+    if ordinary != expected {
+        return Err(Failure::blocked(format!("raising {CAPABILITY} in the {set:?} set gives {ordinary:?}")));
+    }
+    let what =
+        format!("the {set:?} set of a child with CLONE_NNP that raised its permitted {CAPABILITY} in it");
+    check::equal(what, raised(Flags::NNP)?, expected)
+}
+
+case! {
+    /// A CLONE_NNP child may make a capability ambient that is permitted and inheritable, as an ordinary child.
+    nnp_raises_ambient_capability: Must, needs [Nnp, SysAdmin],
+    source "PR_CAP_AMBIENT(2const); Documentation/userspace-api/no_new_privs.rst: what does not involve execve is not prevented",
+}
+fn nnp_raises_ambient_capability() -> Result {
+    raises_again(CapSet::Ambient)
+}
+
+case! {
+    /// A CLONE_NNP child may make a capability effective that is permitted and was not effective, as an ordinary child.
+    nnp_raises_effective_capability: Must, needs [Nnp, SysAdmin],
+    source "capset(2); Documentation/userspace-api/no_new_privs.rst: what does not involve execve is not prevented",
+}
+fn nnp_raises_effective_capability() -> Result {
+    raises_again(CapSet::Effective)
+}
+
+/// How a system call goes.
+type Outcome = std::result::Result<(), Errno>;
+
+/// How `call` goes in a child with these flags.
+fn outcome_with(flags: Flags, call: impl FnOnce() -> Result<Outcome>) -> Result<Outcome> {
+    let (child, errno) =
+        child_reporting(&Clone3::fork().with(flags), || Ok(call()?.err().map(|errno| errno as i32)))?;
+    child.reap_expecting(Status::exited(0))?;
+    Ok(errno.map_or(Ok(()), |number| Err(Errno::from_raw(number))))
+}
+
+/// `call` succeeds in a child with CLONE_NNP, as it does in an ordinary one.
+fn allowed_as_ever(what: &str, call: impl Fn() -> Result<Outcome>) -> Result {
+    outcome_with(Flags::empty(), &call)?
+        .map_err(|errno| Failure::blocked(format!("{what} says {errno:?} to an ordinary child")))?;
+    check::succeeds(format_args!("{what} in a child with CLONE_NNP"), outcome_with(Flags::NNP, call)?)
+}
+
+case! {
+    /// An unprivileged CLONE_NNP child may install a seccomp filter with a listener. Without the flag that is EACCES.
+    nnp_seccomp_listener_unprivileged: Must, needs [Nnp, Unprivileged, NotYetNnp],
+    source "seccomp(2), SECCOMP_SET_MODE_FILTER and SECCOMP_FILTER_FLAG_NEW_LISTENER; seccomp_unotify(2)",
+}
+fn nnp_seccomp_listener_unprivileged() -> Result {
+    sandboxing::seccomp_filters_exist()?;
+    privilege::drop_capabilities()?;
+    let install = || Ok(seccomp::ask_supervisor(libc::SYS_acct).map(drop));
+    let what = "seccomp with SECCOMP_FILTER_FLAG_NEW_LISTENER";
+    let without = outcome_with(Flags::empty(), install)?;
+    check::refused(format_args!("control: {what} without CLONE_NNP"), without, Errno::EACCES)?;
+    match outcome_with(Flags::NNP, install)? {
+        Err(Errno::EBUSY) => Err(Failure::blocked("the suite runs under a seccomp filter with a listener")),
+        with => check::succeeds(format_args!("{what} in a child with CLONE_NNP"), with),
+    }
+}
+
+fn unshare_user_namespace() -> Result {
+    unshare(CloneFlags::CLONE_NEWUSER)
+        .map_err(|errno| Failure::blocked(format!("unshare(CLONE_NEWUSER) says {errno:?}")))
+}
+
+case! {
+    /// A CLONE_NNP child may enter a user namespace of its own user's, and so have capabilities in it, as an ordinary child.
+    nnp_enters_user_namespace: Must, needs [Nnp, UserNamespaces],
+    source "setns(2); Documentation/userspace-api/no_new_privs.rst: what does not involve execve is not prevented",
+}
+fn nnp_enters_user_namespace() -> Result {
+    let inhabitant = Actor::spawn(&Clone3::fork(), |()| unshare_user_namespace())?;
+    inhabitant.ask(())?;
+    let pidfd = Pidfd::open(inhabitant.child().pid())?;
+    allowed_as_ever("setns(CLONE_NEWUSER)", || Ok(setns(&pidfd, CloneFlags::CLONE_NEWUSER)))?;
+    inhabitant.dismiss()
+}
+
+case! {
+    /// A CLONE_NNP child that has made a user namespace may map its own user id in it, as an ordinary child.
+    nnp_writes_own_user_map: Must, needs [Nnp, UserNamespaces, Proc],
+    source "user_namespaces(7), \"User and group ID mappings: uid_map and gid_map\"",
+}
+fn nnp_writes_own_user_map() -> Result {
+    let map = format!("0 {} 1", nix::unistd::geteuid());
+    allowed_as_ever("writing /proc/self/uid_map in a user namespace of its own", || {
+        unshare_user_namespace()?;
+        let written = std::fs::write("/proc/self/uid_map", &map);
+        Ok(written.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or_default())))
+    })
+}
