@@ -1,6 +1,6 @@
 //! Process groups with auto-reaped members: signals for the group reach them, and they keep it from being orphaned.
 
-use clone3_conformance::abi::Flags;
+use clone3_conformance::abi::{Flags, PIDFD_SIGNAL_PROCESS_GROUP};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::Clone3;
@@ -67,7 +67,7 @@ fn autoreap_reached_by_pidfd_signal_to_group() -> Result {
         let leader = member(leads, OWN)?;
         let other = member(follows, Pid::from_raw(leader.pid()))?;
         let what = "pidfd_send_signal(SIGTERM, PIDFD_SIGNAL_PROCESS_GROUP)";
-        check::succeeds(what, leader.pidfd()?.send_signal_to_group(Signal::SIGTERM))?;
+        check::succeeds(what, leader.pidfd()?.send_signal_to(Signal::SIGTERM, PIDFD_SIGNAL_PROCESS_GROUP))?;
         let (killed, vanished) = if leader.reaps_itself() { (other, leader) } else { (leader, other) };
         are_killed(killed, &vanished).context(format_args!("after {what}, led by a child of {leads}"))?;
     }

@@ -259,6 +259,13 @@ impl Namespace {
 /// `PIDFD_THREAD`: a pidfd for one thread (Linux 6.9).
 pub const PIDFD_THREAD: u32 = libc::O_EXCL as u32;
 
+/// For `pidfd_send_signal(2)`: the thread that the pidfd names (Linux 6.9).
+pub const PIDFD_SIGNAL_THREAD: u32 = 1;
+/// For `pidfd_send_signal(2)`: the process (Linux 6.9).
+pub const PIDFD_SIGNAL_THREAD_GROUP: u32 = 1 << 1;
+/// For `pidfd_send_signal(2)`: all of the process group that the process leads (Linux 6.9).
+pub const PIDFD_SIGNAL_PROCESS_GROUP: u32 = 1 << 2;
+
 /// `coredump_mask`: the process dumped core.
 pub const PIDFD_COREDUMPED: u32 = 1;
 /// `coredump_mask`: no dump was attempted.

@@ -290,21 +290,20 @@ impl Pidfd {
 
     /// `pidfd_send_signal(2)` with any number; 0 only asks whether one could.
     pub fn send_raw_signal(&self, signal: i32) -> std::result::Result<(), Errno> {
-        self.send_signal_with(signal, 0)
+        self.send(signal, 0)
     }
 
-    /// As [`Pidfd::send_signal`], to the whole process group that the process leads (`PIDFD_SIGNAL_PROCESS_GROUP`, Linux 6.9).
-    pub fn send_signal_to_group(&self, signal: Signal) -> std::result::Result<(), Errno> {
-        const PROCESS_GROUP: u32 = 1 << 2;
-        self.send_signal_with(signal as i32, PROCESS_GROUP)
+    /// `pidfd_send_signal(2)` with flags, which say whom to signal.
+    pub fn send_signal_to(&self, signal: Signal, flags: u32) -> std::result::Result<(), Errno> {
+        self.send(signal as i32, flags)
     }
 
-    fn send_signal_with(&self, signal: i32, flags: u32) -> std::result::Result<(), Errno> {
+    fn send(&self, signal: i32, flags: u32) -> std::result::Result<(), Errno> {
         let none: *const libc::siginfo_t = std::ptr::null();
         // SAFETY: a null siginfo is allowed, and no other pointer is passed.
         let sent =
             unsafe { libc::syscall(libc::SYS_pidfd_send_signal, self.as_raw_fd(), signal, none, flags) };
-        note!("pidfd_send_signal({}, {signal}, flags {flags}) = {sent}", self.as_raw_fd());
+        note!("pidfd_send_signal({}, {signal}, {flags}) = {sent}", self.as_raw_fd());
         Errno::result(sent).map(drop)
     }
 

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 
 use linkme::distributed_slice;
-use nix::poll::{PollFd, PollFlags, poll};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt};
 
 use crate::abi::{Flags, InfoMask};
@@ -20,6 +20,7 @@ use crate::kit::programs::{fd, or_wrong};
 use crate::kit::subject;
 use crate::kit::sysctl::{Changed, Sysctl};
 use crate::pidfd::Pidfd;
+use crate::procfs::Stat;
 use crate::{note, sandbox};
 
 /// The server of core dumps: while it exists, every core dump of the system comes to it.
@@ -135,6 +136,15 @@ impl Server {
         self.pattern.change(&format!("|{name} ask %F {}", self.place.of("told")))
     }
 
+    /// Sends dumps to helper programs that stay after they have read them, and makes the processes that dump wait for them.
+    pub fn to_lingering_helpers(&self) -> Result<Lingering> {
+        let (name, socket) = (self.helper()?, self.place.of("lingering"));
+        let listener = UnixListener::bind(&socket)?;
+        let limit = Sysctl::CorePipeLimit.set("4")?;
+        self.pattern.change(&format!("|{name} linger %F {socket}"))?;
+        Ok(Lingering { _limit: limit, listener })
+    }
+
     /// What the pidfd told the helper of the last dump: `coredump_mask`, and `coredump_signal` or 0.
     pub fn told(&self) -> Result<(u32, u32)> {
         let text = fs::read(self.place.of("told"))?;
@@ -152,6 +162,70 @@ impl Server {
             return Err(error.into());
         }
         Ok(name)
+    }
+}
+
+/// Where helper programs that stay after they have read a dump introduce themselves.
+#[derive(Debug)]
+pub struct Lingering {
+    _limit: Changed,
+    listener: UnixListener,
+}
+
+impl Lingering {
+    /// Waits until a helper has read the whole dump of this process, which waits for the helper from then on.
+    #[track_caller]
+    pub fn take_dump_of(&self, process: &Pidfd) -> Result<Lingerer> {
+        let helper = Lingerer(accept_before_end(&self.listener, process)?);
+        match rustix::io::read(&helper.0, &mut [0_u8; 1])? {
+            0 => Err(Failure::broken("the helper ended before it had read the dump")),
+            _ => Ok(helper),
+        }
+    }
+}
+
+/// Waits for a helper, or for the end of the process that dumps core for it.
+#[track_caller]
+pub(super) fn accept_before_end(listener: &UnixListener, process: &Pidfd) -> Result<UnixStream> {
+    let ended = PollFd::new(process.as_fd(), PollFlags::POLLIN);
+    let mut fds = [PollFd::new(listener.as_fd(), PollFlags::POLLIN), ended];
+    check::succeeds("poll", poll(&mut fds, sandbox::time_left()))?;
+    match fds[0].any() {
+        Some(true) => Ok(listener.accept()?.0),
+        _ => Err(Failure::blocked("a core dump starts no helper here")),
+    }
+}
+
+/// A helper program that has read a core dump and stays.
+#[derive(Debug)]
+pub struct Lingerer(UnixStream);
+
+impl Lingerer {
+    /// The process whose dump it took must wait for it, and not have exited.
+    #[track_caller]
+    pub fn is_waited_for(&self, process: &Pidfd, pid: i32) -> Result {
+        // On its way to its end it would still be seen for a while, but not asleep.
+        while Stat::of(pid).is_none_or(|stat| stat.state != 'S') {
+            if process.poll_now(PollFlags::POLLIN)?.contains(PollFlags::POLLIN) {
+                return Err(Failure::fail(format!(
+                    "process {pid} has exited while the helper that took its core dump still looks at it, with kernel.core_pipe_limit not 0"
+                )));
+            }
+            if sandbox::time_left() == PollTimeout::ZERO {
+                let now = crate::procfs::describe(pid);
+                return Err(Failure::fail(format!(
+                    "process {pid} neither exits nor sleeps while the helper of its core dump looks at it: {now}"
+                )));
+            }
+            std::thread::yield_now();
+        }
+        Ok(())
+    }
+
+    /// Lets it exit.
+    pub fn dismiss(self) -> Result {
+        rustix::io::write(&self.0, b"g")?;
+        Ok(())
     }
 }
 
@@ -201,6 +275,19 @@ static DRAIN: Helper = Helper { name: "drain", main: drain };
 /// The helper that the kernel starts: reads the core to its end.
 fn drain(_: &[String]) -> i32 {
     i32::from(io::copy(&mut io::stdin(), &mut io::sink()).is_err())
+}
+
+#[distributed_slice(HELPERS)]
+static LINGER: Helper = Helper { name: "linger", main: |arguments| or_wrong(linger(arguments)) };
+
+/// `linger PIDFD SOCKET`, started by the kernel: reads the core to its end, says so, and stays until it is told to go or nobody is left
+/// who could.
+fn linger(arguments: &[String]) -> Result<i32> {
+    let line = UnixStream::connect(arguments.get(1).map_or("", String::as_str))?;
+    io::copy(&mut io::stdin(), &mut io::sink())?;
+    rustix::io::write(&line, b"r")?;
+    rustix::io::read(&line, &mut [0_u8; 1])?;
+    Ok(0)
 }
 
 #[distributed_slice(HELPERS)]

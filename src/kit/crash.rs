@@ -17,35 +17,41 @@ pub enum Crash {
     Division,
     /// It runs into an instruction that does not exist.
     Illegal,
+    /// It runs into an instruction that only the kernel may use.
+    Privileged,
     /// It sends itself SIGABRT.
     Abort,
 }
+
+/// `si_code`: sent by the kernel, for no reason that has a name.
+pub const SI_KERNEL: i32 = 128;
 
 /// `si_code`: sent by `tgkill(2)`, as abort and raise do.
 pub const SI_TKILL: i32 = -6;
 
 impl Crash {
     /// All of them.
-    pub const ALL: [Crash; 5] =
-        [Crash::Unmapped, Crash::ReadOnly, Crash::Division, Crash::Illegal, Crash::Abort];
+    pub const ALL: [Crash; 6] =
+        [Crash::Unmapped, Crash::ReadOnly, Crash::Division, Crash::Illegal, Crash::Privileged, Crash::Abort];
 
     /// The signal that comes of it.
     pub const fn signal(self) -> Signal {
         match self {
-            Crash::Unmapped | Crash::ReadOnly => Signal::SIGSEGV,
+            Crash::Unmapped | Crash::ReadOnly | Crash::Privileged => Signal::SIGSEGV,
             Crash::Division => Signal::SIGFPE,
             Crash::Illegal => Signal::SIGILL,
             Crash::Abort => Signal::SIGABRT,
         }
     }
 
-    /// The `si_code` of that signal: `SEGV_MAPERR`, `SEGV_ACCERR`, `FPE_INTDIV`, `ILL_ILLOPN`, `SI_TKILL`.
+    /// The `si_code` of that signal: `SEGV_MAPERR`, `SEGV_ACCERR`, `FPE_INTDIV`, `ILL_ILLOPN`, `SI_KERNEL`, `SI_TKILL`.
     pub const fn code(self) -> i32 {
         match self {
             Crash::Unmapped => 1,
             Crash::ReadOnly => 2,
             Crash::Division => 1,
             Crash::Illegal => 2,
+            Crash::Privileged => SI_KERNEL,
             Crash::Abort => SI_TKILL,
         }
     }
@@ -86,6 +92,8 @@ impl Crash {
             },
             // SAFETY: ud2 does nothing but fault.
             Crash::Illegal => unsafe { std::arch::asm!("ud2") },
+            // SAFETY: outside the kernel hlt does nothing but fault.
+            Crash::Privileged => unsafe { std::arch::asm!("hlt") },
             Crash::Abort => drop(raise(Signal::SIGABRT)),
         }
     }

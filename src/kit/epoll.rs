@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, poll};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::time::Timespec;
 
@@ -27,6 +27,24 @@ impl Watch {
         let mut events = [Event { flags: EventFlags::empty(), data: EventData::new_u64(0) }];
         let count = epoll::wait(&self.0, &mut events[..], Some(&Timespec::default()))?;
         Ok((count > 0).then(|| events[0].flags))
+    }
+
+    /// As [`Watch::next`], but blocked in epoll_wait(2) itself, where `EPOLLEXCLUSIVE` counts.
+    #[track_caller]
+    pub fn block(&self) -> Result<EventFlags> {
+        loop {
+            let mut events = [Event { flags: EventFlags::empty(), data: EventData::new_u64(0) }];
+            let limit = sandbox::time_left().duration().and_then(|left| Timespec::try_from(left).ok());
+            match epoll::wait(&self.0, &mut events[..], limit.as_ref()) {
+                Ok(0) if sandbox::time_left() == PollTimeout::ZERO => {
+                    let waited = sandbox::patience();
+                    return Err(Failure::fail(format!("epoll_wait reported no event within {waited:.1?}")));
+                }
+                Ok(0) | Err(rustix::io::Errno::INTR) => {}
+                Ok(_) => return Ok(events[0].flags),
+                Err(errno) => return Err(errno.into()),
+            }
+        }
     }
 
     /// Blocks until there is an event.

@@ -8,19 +8,18 @@ use std::fs;
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
 
-use nix::poll::{PollFd, PollFlags, poll};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::abi::Flags;
-use crate::check::{self, Failure, Result};
+use crate::check::Result;
 use crate::clone3::Clone3;
+use crate::kit::coredump::accept_before_end;
 use crate::kit::crash::Crash;
 use crate::kit::helper;
 use crate::kit::sysctl::Sysctl;
 use crate::kit::{Channel, Place, fdpass, subject};
 use crate::pidfd::Pidfd;
-use crate::sandbox;
 
 /// The helper, and the socket over which it has said that it is there.
 #[derive(Debug)]
@@ -44,24 +43,11 @@ pub(super) fn start(name: &str, argument: &str) -> Result<Outsider> {
     let pattern = Sysctl::CorePattern.set(&format!("|{program} {name} {argument} {socket}"))?;
     // The end of its dump says that no helper was started: it needs somebody to read so much.
     let crashing = Clone3::fork().with(Flags::PIDFD).spawn(|| Crash::Abort.with_large_core())?;
-    let line = accept(&listener, crashing.pidfd()?)?;
+    let line = accept_before_end(&listener, crashing.pidfd()?)?;
     let own = Pidfd::from(fdpass::receive(&line)?);
     drop(pattern);
     subject::see_off(&crashing)?;
     Ok(Outsider { own, line })
-}
-
-/// Waits for the helper, or for the end of the child that dumps core for it.
-#[track_caller]
-fn accept(listener: &UnixListener, crashing: &Pidfd) -> Result<UnixStream> {
-    use std::os::fd::AsFd as _;
-    let ended = PollFd::new(crashing.as_fd(), PollFlags::POLLIN);
-    let mut fds = [PollFd::new(listener.as_fd(), PollFlags::POLLIN), ended];
-    check::succeeds("poll", poll(&mut fds, sandbox::time_left()))?;
-    match fds[0].any() {
-        Some(true) => Ok(listener.accept()?.0),
-        _ => Err(Failure::blocked("a core dump starts no helper here")),
-    }
 }
 
 /// In the helper: says over the socket of this path that it is there.

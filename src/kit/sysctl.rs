@@ -17,6 +17,8 @@ use crate::pidfd::Pidfd;
 pub enum Sysctl {
     /// Where core dumps go, see core(5).
     CorePattern,
+    /// How many core dumps a helper may take at once; with any but 0 the process that dumped waits for its helper, see core(5).
+    CorePipeLimit,
     /// Who may read the core of a process that changed its credentials, see `proc_sys_fs(5)`.
     SuidDumpable,
     /// How many threads there may be in all, see `proc_sys_kernel(5)`.
@@ -24,11 +26,13 @@ pub enum Sysctl {
 }
 
 impl Sysctl {
-    const ALL: [Sysctl; 3] = [Sysctl::CorePattern, Sysctl::SuidDumpable, Sysctl::ThreadsMax];
+    const ALL: [Sysctl; 4] =
+        [Sysctl::CorePattern, Sysctl::CorePipeLimit, Sysctl::SuidDumpable, Sysctl::ThreadsMax];
 
     fn name(self) -> &'static str {
         match self {
             Sysctl::CorePattern => "kernel.core_pattern",
+            Sysctl::CorePipeLimit => "kernel.core_pipe_limit",
             Sysctl::SuidDumpable => "fs.suid_dumpable",
             Sysctl::ThreadsMax => "kernel.threads-max",
         }

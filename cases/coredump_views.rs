@@ -1,0 +1,98 @@
+//! Core dumps of processes of all kinds: what PIDFD_GET_INFO and the helper that takes the core see.
+
+use clone3_conformance::abi::{Flags, InfoMask, PIDFD_COREDUMP_USER, PIDFD_COREDUMPED};
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Context as _, Result};
+use clone3_conformance::clone3::Child;
+use clone3_conformance::kit::coredump::Server;
+use clone3_conformance::kit::crash::{Crash, SI_KERNEL};
+use clone3_conformance::kit::{subject, threads};
+use clone3_conformance::wait::Status;
+
+use super::pidfd_info::info;
+
+/// The child must be gone, having dumped core, with that on record.
+#[track_caller]
+fn has_dumped(child: &Child, crash: Crash) -> Result {
+    if let Some(status) = subject::see_off(child)? {
+        check::equal("wait status", status, crash.dumped())?;
+    }
+    let told = info(child.pidfd()?, InfoMask::EXIT | InfoMask::COREDUMP)?;
+    let got = (told.given().contains(InfoMask::COREDUMP), told.coredump_mask);
+    let expected = (true, PIDFD_COREDUMPED | PIDFD_COREDUMP_USER);
+    check::equal("COREDUMP bit and coredump_mask of a process that has dumped", got, expected)?;
+    check::equal("exit_code", Status(told.exit_code), crash.dumped())
+}
+
+case! {
+    /// The si_code of a signal that the kernel sends for no reason that has a name, SI_KERNEL (128), as the general protection fault
+    /// of an instruction that only the kernel may use, is coredump_code as it is: it does not fit eight bits with a sign.
+    pidfd_info_coredump_code_of_kernel: Must, needs [ExitInfo, CoredumpCode, Root, GlobalChanges],
+    source "pull request vfs-7.1-rc1.pidfs (coredump_code); sigaction(2), SI_KERNEL; include/uapi/asm-generic/siginfo.h",
+}
+fn pidfd_info_coredump_code_of_kernel() -> Result {
+    let server = Server::start()?;
+    for call in subject::calls() {
+        let child = call.spawn(|| Crash::Privileged.now())?;
+        server.take_dump_of(child.pidfd()?)?;
+        has_dumped(&child, Crash::Privileged).context(&call)?;
+        let told = info(child.pidfd()?, InfoMask::EXIT | InfoMask::COREDUMP)?;
+        let what = format!("coredump_code of a child of {call} that ran into a privileged instruction");
+        check::equal(what, told.coredump_code as i32, SI_KERNEL)?;
+    }
+    Ok(())
+}
+
+case! {
+    /// The core dump of a process in a pid namespace below is on record as any other.
+    pidfd_info_coredump_in_pid_namespace: Must, needs [ExitInfo, CoredumpMask, PidNamespace, Root, GlobalChanges],
+    source "uapi linux/pidfd.h (PIDFD_INFO_COREDUMP); fs/pidfs.c pidfs_coredump()",
+}
+fn pidfd_info_coredump_in_pid_namespace() -> Result {
+    let server = Server::start()?;
+    for call in subject::calls() {
+        for call in [call.clone(), call.with(Flags::CLONE_NEWPID)] {
+            let child = call.spawn(|| Crash::Unmapped.now())?;
+            server.take_dump_of(child.pidfd()?).context(&call)?;
+            has_dumped(&child, Crash::Unmapped).context(&call)?;
+        }
+    }
+    Ok(())
+}
+
+case! {
+    /// A process whose leader thread had ended, with a code of its own, and whose last thread then dumps core, has ended by that
+    /// crash: exit_code in PIDFD_GET_INFO says so, and that core was dumped, as waitpid's status does.
+    pidfd_info_coredump_leader_gone: Must, needs [ExitInfo, CoredumpMask, Root, Proc, GlobalChanges],
+    source "kernel selftest pidfd_info_test (\"waitpid format\"); wait(2), WCOREDUMP; kernel/exit.c release_task()",
+}
+fn pidfd_info_coredump_leader_gone() -> Result {
+    let server = Server::start()?;
+    for call in subject::calls() {
+        let child = threads::leaderless(&call, 3, || Crash::Unmapped.now())?;
+        child.let_go()?;
+        server.take_dump_of(child.pidfd()?)?;
+        has_dumped(&child, Crash::Unmapped).context(&call)?;
+    }
+    Ok(())
+}
+
+case! {
+    /// With kernel.core_pipe_limit an auto-reaped child that dumped core stays, as an ordinary one does, until the helper that took the
+    /// core has looked at it in /proc: it has not exited, is not reaped, and shows there.
+    autoreap_waits_for_dump_helper: Must, needs [Autoreap, ExitInfo, CoredumpMask, Root, Proc, GlobalChanges],
+    source "core(5), core_pipe_limit (\"without waiting for the user-mode helper\"); fs/coredump.c wait_for_dump_helpers()",
+}
+fn autoreap_waits_for_dump_helper() -> Result {
+    let server = Server::start()?;
+    let helpers = server.to_lingering_helpers()?;
+    for call in subject::calls() {
+        // The dump cannot end before the helper is there.
+        let child = call.spawn(|| Crash::Unmapped.with_large_core())?;
+        let helper = helpers.take_dump_of(child.pidfd()?).context(&call)?;
+        helper.is_waited_for(child.pidfd()?, child.pid()).context(&call)?;
+        helper.dismiss()?;
+        has_dumped(&child, Crash::Unmapped).context(&call)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,179 @@
+//! CLONE_PIDFD_AUTOKILL: whatever the child is in the middle of when its last reference goes away.
+
+use std::os::fd::AsRawFd;
+
+use clone3_conformance::abi::Flags;
+use clone3_conformance::case;
+use clone3_conformance::check::{Context as _, Failure, Result};
+use clone3_conformance::clone3::{Child, Clone3, Stack};
+use clone3_conformance::kit::coredump::Server;
+use clone3_conformance::kit::crash::Crash;
+use clone3_conformance::kit::seccomp::{self, Supervisor};
+use clone3_conformance::kit::tracer::{self, Resume};
+use clone3_conformance::kit::{Channel, Held, Tied, fdpass, fds, sandboxing};
+use clone3_conformance::wait::{self, Status};
+use nix::errno::Errno;
+use nix::sys::ptrace::Options;
+use nix::sys::signal::Signal;
+
+const SIGKILLED: Status = Status::killed(Signal::SIGKILL);
+
+fn call() -> Clone3 {
+    Clone3::new(Flags::KILLED_NNP)
+}
+
+/// What a child exits with once its supervisor has let its call through.
+const LET_THROUGH: i32 = 7;
+
+/// A child in a system call that its supervisor is asked about, and that supervisor.
+fn asking_child() -> Result<(Child, Supervisor)> {
+    let (ours, theirs) = fdpass::pair()?;
+    let told = Channel::<Result>::new()?;
+    let child = call().spawn(|| {
+        let hand_over = || -> Result {
+            let listener = seccomp::ask_supervisor(libc::SYS_sched_yield)
+                .map_err(|errno| Failure::blocked(format!("a filter with a supervisor is {errno:?}")))?;
+            fdpass::send(&theirs, listener)
+        };
+        // A failure to report is seen as the end of the stream.
+        let _ = told.send(&hand_over());
+        std::thread::yield_now();
+        LET_THROUGH
+    })?;
+    told.recv()??;
+    Ok((child, Supervisor::new(fdpass::receive(&ours)?)))
+}
+
+case! {
+    /// The last close kills a child whose system call waits for the answer of a supervisor (seccomp_unotify(2)), without one.
+    autokill_waiting_for_supervisor: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; seccomp_unotify(2), on signals that end the wait for an answer",
+}
+fn autokill_waiting_for_supervisor() -> Result {
+    sandboxing::seccomp_filters_exist()?;
+    for closes in [false, true] {
+        let (mut child, supervisor) = asking_child()?;
+        let observer = child.observe()?;
+        let asked = supervisor.next()?;
+        let asked = asked.ok_or_else(|| Failure::fail("the child ended before it asked its supervisor"))?;
+        let status = if closes {
+            child.close_pidfd()?;
+            SIGKILLED
+        } else {
+            supervisor.answer(&asked, None)?;
+            Status::exited(LET_THROUGH)
+        };
+        let what = if closes {
+            "after the last close of the pidfd of a child that waits for its supervisor's answer"
+        } else {
+            "control: after the supervisor's answer"
+        };
+        observer.gone_with(child.pid(), status).context(what)?;
+    }
+    Ok(())
+}
+
+case! {
+    /// The last close kills a child that traces another process, which lives on untraced.
+    autokill_tracer: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Ptrace],
+    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; ptrace(2), on tracers that end",
+}
+fn autokill_tracer() -> Result {
+    Tied::control()?;
+    let tracee = Held::prepared(&Clone3::fork(), 3, tracer::let_anyone_trace_me)?;
+    let mut child = Tied::prepared(&call(), || tracer::seize(tracee.pid(), Options::empty()))?;
+    child.close()?;
+    child.dies("tracing another process, after the last close of its pidfd")?;
+    tracee.let_go()?;
+    tracee.into_child().reap_expecting(Status::exited(3)).context("the tracee of the child that was killed")
+}
+
+case! {
+    /// The last close is too late for a child that is about to exit with a status of its own: its tracer's wait and its exit
+    /// information tell that status, not SIGKILL.
+    autokill_while_exiting_keeps_status: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Ptrace],
+    source "ptrace(2), PTRACE_EVENT_EXIT; kernel/signal.c prepare_signal() (\"in the middle of dying, drop the signal\")",
+}
+fn autokill_while_exiting_keeps_status() -> Result {
+    let own = Status::exited(9);
+    for closes in [false, true] {
+        let mut child = Held::exiting_with(&call(), 9)?;
+        let observer = child.observe()?;
+        tracer::seize(child.pid(), Options::PTRACE_O_TRACEEXIT)?;
+        child.let_go()?;
+        let exiting = Status(libc::PTRACE_EVENT_EXIT << 16 | Status::stopped(Signal::SIGTRAP).0);
+        wait::reap_expecting(child.pid(), exiting).context("control: PTRACE_EVENT_EXIT")?;
+        let what = if closes { "closed in PTRACE_EVENT_EXIT" } else { "control: not closed" };
+        if closes {
+            child.close_pidfd()?;
+        }
+        match tracer::resume(child.pid(), Resume::Continue, 0) {
+            // It may have gone on by itself.
+            Ok(()) | Err(Errno::ESRCH) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        wait::reap_expecting(child.pid(), own).context(what)?;
+        observer.gone_with(child.pid(), own).context(what)?;
+    }
+    Ok(())
+}
+
+case! {
+    /// A child that is killed, by the last close of its pidfd or by a signal, clears the word of CLONE_CHILD_CLEARTID and wakes who
+    /// waits for that, as one that exits does: nobody who waits for its memory waits for ever.
+    autokill_clears_child_tid: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "clone(2), CLONE_CHILD_CLEARTID (\"when the child exits\"); kernel/fork.c mm_release()",
+}
+fn autokill_clears_child_tid() -> Result {
+    let shares = call().with(Flags::CLONE_VM | Flags::CLONE_CHILD_CLEARTID | Flags::CLONE_PARENT_SETTID);
+    for how in ["control: by its own exit", "by SIGTERM", "by the last close"] {
+        let (nothing, end) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        let stack = Stack::new()?;
+        let mut child = shares.spawn_on(&stack, fds::wait_for_input, nothing.as_raw_fd() as usize)?;
+        let observer = child.observe()?;
+        let status = match how {
+            "by SIGTERM" => {
+                child.kill(Signal::SIGTERM)?;
+                Status::killed(Signal::SIGTERM)
+            }
+            "by the last close" => {
+                child.close_pidfd()?;
+                SIGKILLED
+            }
+            _ => {
+                rustix::io::write(&end, b"e")?;
+                Status::exited(0)
+            }
+        };
+        observer.gone_with(child.pid(), status).context(how)?;
+        stack.join().context(how)?;
+    }
+    Ok(())
+}
+
+case! {
+    /// The last close kills a child that has dumped core and, because of kernel.core_pipe_limit, waits for the helper that took it.
+    autokill_waiting_for_dump_helper: Is, needs [Autoreap, Nnp, Autokill, ExitInfo, CoredumpMask, Root, Proc, GlobalChanges],
+    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; core(5), core_pipe_limit; fs/coredump.c wait_for_dump_helpers()",
+}
+fn autokill_waiting_for_dump_helper() -> Result {
+    let server = Server::start()?;
+    let helpers = server.to_lingering_helpers()?;
+    for closes in [true, false] {
+        // The dump cannot end before the helper is there.
+        let mut child = call().spawn(|| Crash::Unmapped.with_large_core())?;
+        let observer = child.observe()?;
+        let helper = helpers.take_dump_of(&observer)?;
+        if closes {
+            child.close_pidfd()?;
+            let what =
+                "after the last close of the pidfd of a child that waits for the helper of its core dump";
+            observer.gone_with(child.pid(), SIGKILLED).context(what)?;
+        }
+        helper.dismiss()?;
+        if !closes {
+            observer.gone_with(child.pid(), Crash::Unmapped.dumped()).context("control: not closed")?;
+        }
+    }
+    Ok(())
+}

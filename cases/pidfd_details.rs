@@ -1,0 +1,144 @@
+//! Details of pidfds: whose numbers they speak in, whom they wake, and what they signal.
+
+use clone3_conformance::abi::{
+    Flags, InfoMask, PIDFD_SIGNAL_PROCESS_GROUP, PIDFD_SIGNAL_THREAD, PIDFD_SIGNAL_THREAD_GROUP, PIDFD_THREAD,
+};
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Context as _, Result};
+use clone3_conformance::clone3::{Clone3, exit_now, park};
+use clone3_conformance::kit::epoll::Watch;
+use clone3_conformance::kit::helper::Command;
+use clone3_conformance::kit::sleeper::Sleeper;
+use clone3_conformance::kit::{Channel, Gate, Held, Tied, subject, threads};
+use clone3_conformance::pidfd::{Pidfd, pidfd_open};
+use clone3_conformance::wait::{self, Status};
+use nix::sys::signal::Signal;
+use nix::unistd::{Pid, setpgid};
+use rustix::event::epoll::EventFlags;
+
+use super::pidfd_info::info;
+
+case! {
+    /// The tgid in PIDFD_GET_INFO is, as the pid is, the number that the process has in the caller's pid namespace, also for the
+    /// init of a pid namespace below, which is 1 to itself.
+    pidfd_info_tgid_is_the_callers: Must, needs [PidfdInfo, PidNamespace],
+    source "fs/pidfs.c pidfd_info(), task_tgid_vnr(); pid_namespaces(7), on pids that system calls return",
+}
+fn pidfd_info_tgid_is_the_callers() -> Result {
+    for call in subject::calls() {
+        let init = call.clone().with(Flags::CLONE_NEWPID).spawn(park)?;
+        for (whose, child) in
+            [("a child in the caller's pid namespace", call.spawn(park)?), ("an init", init)]
+        {
+            let (told, pid) = (info(child.pidfd()?, InfoMask::PID)?, child.pid() as u32);
+            let what = format!("pid and tgid in PIDFD_GET_INFO of {whose}, {call}");
+            check::equal(what, (told.pid, told.tgid), (pid, pid))?;
+            child.clear_away()?;
+        }
+    }
+    Ok(())
+}
+
+case! {
+    /// The end of a process wakes every thread that sleeps in epoll_wait(2) for its pidfd, also if each watches it with EPOLLEXCLUSIVE:
+    /// an end is nothing that one alone could take. A zombie, which nobody waits for, suffices.
+    pidfd_wakes_all_exclusive_watchers: Is, needs [PidfdInfo, Proc],
+    source "kernel/signal.c do_notify_pidfd(), which wakes all; epoll_ctl(2), EPOLLEXCLUSIVE (\"one or more\")",
+}
+fn pidfd_wakes_all_exclusive_watchers() -> Result {
+    for call in subject::calls() {
+        let child = Held::exiting_with(&call, 5)?;
+        let sleeper = |_| {
+            let watch = Watch::new(child.pidfd()?, EventFlags::IN | EventFlags::EXCLUSIVE)?;
+            check::equal("control: epoll, alive", watch.now()?, None)?;
+            Sleeper::start(move || watch.block())
+        };
+        let sleepers = (1..=2).map(sleeper).collect::<Result<Vec<_>>>()?;
+        child.let_go()?;
+        for (sleeper, which) in sleepers.into_iter().zip(["first", "second"]) {
+            let what = format!("the {which} of two threads in epoll_wait with EPOLLEXCLUSIVE, {call}");
+            let event = sleeper.join()?.context(&what)?;
+            check::holds(
+                event.contains(EventFlags::IN),
+                format_args!("{what}: expected EPOLLIN, got {event:?}"),
+            )?;
+        }
+        if !child.reaps_itself() {
+            let zombie = wait::Event::exited(child.pid(), 5);
+            check::equal("control: nobody has waited for it", wait::find_zombie(child.pid())?, zombie)?;
+        }
+        subject::see_off(&child)?;
+    }
+    Ok(())
+}
+
+/// What `pidfd_send_signal(2)` can be told of whom it is to signal.
+const SCOPES: [(&str, u32); 3] = [
+    ("PIDFD_SIGNAL_THREAD", PIDFD_SIGNAL_THREAD),
+    ("PIDFD_SIGNAL_THREAD_GROUP", PIDFD_SIGNAL_THREAD_GROUP),
+    ("PIDFD_SIGNAL_PROCESS_GROUP", PIDFD_SIGNAL_PROCESS_GROUP),
+];
+
+case! {
+    /// pidfd_send_signal with PIDFD_SIGNAL_THREAD, PIDFD_SIGNAL_THREAD_GROUP and PIDFD_SIGNAL_PROCESS_GROUP signals through an
+    /// auto-kill pidfd as through an ordinary one of the same process.
+    autokill_pidfd_signals_by_scope: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "pidfd_send_signal(2), flags (Linux 6.9); commit \"pidfd: add CLONE_PIDFD_AUTOKILL\", which speaks of the last close alone",
+}
+fn autokill_pidfd_signals_by_scope() -> Result {
+    let lead_a_group = || Ok(setpgid(Pid::from_raw(0), Pid::from_raw(0))?);
+    for (name, scope) in SCOPES {
+        for armed in [false, true] {
+            let child = Tied::prepared(&Clone3::new(Flags::KILLED_NNP), lead_a_group)?;
+            let pidfd: &Pidfd = if armed { child.pidfd()? } else { child.observer() };
+            let sent = pidfd.send_signal_to(Signal::SIGTERM, scope);
+            let which = if armed { "an auto-kill pidfd" } else { "control: an ordinary pidfd" };
+            check::succeeds(format_args!("pidfd_send_signal(SIGTERM, {name}) through {which}"), sent)?;
+            child.observer().gone_with(child.pid(), Status::killed(Signal::SIGTERM)).context(name)?;
+        }
+    }
+    Ok(())
+}
+
+case! {
+    /// When a thread other than the leader execs, it takes the leader's number. The pidfd (PIDFD_THREAD) of its old number then says
+    /// that its thread is gone, with exit information, while that of the process says that the process lives.
+    pidfd_thread_that_execs: Must, needs [ExitInfo],
+    source "include/uapi/linux/pidfd.h (PIDFD_INFO_EXIT); fs/exec.c de_thread(); execve(2), on other threads",
+    since "6.16",
+}
+fn pidfd_thread_that_execs() -> Result {
+    for call in subject::calls() {
+        let (tid, gate, ready, end) =
+            (Channel::<i32>::new()?, Gate::new()?, Channel::<Result>::new()?, Gate::new()?);
+        let hold =
+            Command::new("hold", &[])?.with_fd(&ready.sending_end()?).with_fd(&end.waiting_end()).number(0);
+        let child = call.spawn(|| {
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    // A failure to report is seen as the end of the stream.
+                    let _ = tid.send(&threads::own_tid());
+                    gate.wait();
+                    let _ = ready.send(&Err(hold.exec()));
+                    exit_now(98)
+                });
+                park()
+            })
+        })?;
+        let thread = pidfd_open(tid.recv()?, PIDFD_THREAD)?;
+        gate.open()?;
+        ready.recv()?.context("control: the exec")?;
+        thread.exit_status().context("the old number of a thread that called exec")?;
+        let process = info(child.pidfd()?, InfoMask::EXIT)?;
+        check::equal(
+            "control: EXIT bit of the process, alive",
+            process.given().contains(InfoMask::EXIT),
+            false,
+        )?;
+        end.open()?;
+        if let Some(status) = subject::see_off(&child)? {
+            check::equal("control: wait status of the process", status, Status::exited(0))?;
+        }
+    }
+    Ok(())
+}
