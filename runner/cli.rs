@@ -98,7 +98,7 @@ pub struct Options {
     #[arg(long)]
     pub speed: bool,
 
-    /// Run cases that change a global setting (core_pattern, suid_dumpable) for an instant, too
+    /// Run cases that change a global setting (core_pattern, threads-max, …) for an instant, too
     #[arg(long)]
     pub allow_global_changes: bool,
 
