@@ -148,7 +148,7 @@ fn pending_after(call: &Clone3, meanwhile: impl FnOnce() -> Result + Send) -> Re
 case! {
     /// A signal that is sent to the process group in the middle of a clone3 call that makes an auto-reaped child reaches that
     /// child, too, as it does an ordinary one.
-    autoreap_group_signal_during_clone: Must, needs [Autoreap, ExitInfo],
+    autoreap_group_signal_during_clone: Must, needs [Autoreap, ExitInfo, Root],
     source "POSIX fork() (signals for the process group); kernel/fork.c copy_process() (delayed signals)",
 }
 fn autoreap_group_signal_during_clone() -> Result {
