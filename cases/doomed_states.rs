@@ -30,13 +30,8 @@ fn asking_child() -> Result<(Child, Supervisor)> {
     let (ours, theirs) = fdpass::pair()?;
     let told = Channel::<Result>::new()?;
     let child = call().spawn(|| {
-        let hand_over = || -> Result {
-            let listener = seccomp::ask_supervisor(libc::SYS_sched_yield)
-                .map_err(|errno| Failure::blocked(format!("a filter with a supervisor is {errno:?}")))?;
-            fdpass::send(&theirs, listener)
-        };
         // A failure to report is seen as the end of the stream.
-        let _ = told.send(&hand_over());
+        let _ = told.send(&seccomp::hand_to_supervisor(libc::SYS_sched_yield, &theirs));
         std::thread::yield_now();
         LET_THROUGH
     })?;

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
-use clone3_conformance::check::{self, Failure, Result};
+use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::exit_now;
 use clone3_conformance::kit::held_things::{OWNER_DIED, Semaphore, take_robustly};
 use clone3_conformance::kit::process::{apart, child_reporting};
@@ -110,14 +110,8 @@ fn autoreap_seccomp_listener_hangs_up() -> Result {
         let (ours, theirs) = fdpass::pair()?;
         let told = Channel::<Result>::new()?;
         let child = Held::prepared(&call, 5, || {
-            let hand_over = || -> Result {
-                rustix::thread::set_no_new_privs(true)?;
-                let listener = seccomp::ask_supervisor(libc::SYS_sched_yield)
-                    .map_err(|errno| Failure::blocked(format!("a filter with a supervisor is {errno:?}")))?;
-                fdpass::send(&theirs, listener)
-            };
             // A failure to report is seen as the end of the stream.
-            let _ = told.send(&hand_over());
+            let _ = told.send(&seccomp::hand_to_supervisor(libc::SYS_sched_yield, &theirs));
         })?;
         told.recv()??;
         let listener = fdpass::receive(&ours)?;

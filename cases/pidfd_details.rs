@@ -5,11 +5,11 @@ use clone3_conformance::abi::{
 };
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
-use clone3_conformance::clone3::{Clone3, exit_now, park};
+use clone3_conformance::clone3::{Clone3, park};
 use clone3_conformance::kit::epoll::Watch;
-use clone3_conformance::kit::helper::Command;
+use clone3_conformance::kit::replacing::Replacing;
 use clone3_conformance::kit::sleeper::Sleeper;
-use clone3_conformance::kit::{Channel, Gate, Held, Tied, subject, threads};
+use clone3_conformance::kit::{Held, Tied, subject};
 use clone3_conformance::pidfd::{Pidfd, pidfd_open};
 use clone3_conformance::wait::{self, Status};
 use nix::sys::signal::Signal;
@@ -109,25 +109,10 @@ case! {
 }
 fn pidfd_thread_that_execs() -> Result {
     for call in subject::calls() {
-        let (tid, gate, ready, end) =
-            (Channel::<i32>::new()?, Gate::new()?, Channel::<Result>::new()?, Gate::new()?);
-        let hold =
-            Command::new("hold", &[])?.with_fd(&ready.sending_end()?).with_fd(&end.waiting_end()).number(0);
-        let child = call.spawn(|| {
-            std::thread::scope(|scope| {
-                scope.spawn(|| {
-                    // A failure to report is seen as the end of the stream.
-                    let _ = tid.send(&threads::own_tid());
-                    gate.wait();
-                    let _ = ready.send(&Err(hold.exec()));
-                    exit_now(98)
-                });
-                park()
-            })
-        })?;
-        let thread = pidfd_open(tid.recv()?, PIDFD_THREAD)?;
-        gate.open()?;
-        ready.recv()?.context("control: the exec")?;
+        let replacing = Replacing::new(&call, 0, park)?;
+        let thread = pidfd_open(replacing.other, PIDFD_THREAD)?;
+        replacing.exec().context("control: the exec")?;
+        let child = replacing.into_held();
         thread.exit_status().context("the old number of a thread that called exec")?;
         let process = info(child.pidfd()?, InfoMask::EXIT)?;
         check::equal(
@@ -135,7 +120,7 @@ fn pidfd_thread_that_execs() -> Result {
             process.given().contains(InfoMask::EXIT),
             false,
         )?;
-        end.open()?;
+        child.let_go()?;
         if let Some(status) = subject::see_off(&child)? {
             check::equal("control: wait status of the process", status, Status::exited(0))?;
         }

@@ -3,9 +3,9 @@
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Failure, Result};
-use clone3_conformance::clone3::{Child, Clone3, exit_thread, park};
-use clone3_conformance::kit::helper::Command;
+use clone3_conformance::clone3::{Clone3, exit_thread, park};
 use clone3_conformance::kit::process::apart;
+use clone3_conformance::kit::replacing::Replacing;
 use clone3_conformance::kit::tracer::Tracer;
 use clone3_conformance::kit::{
     Actor, Blocked, Channel, Gate, Held, WaitCall, fdpass, namespace, sigchld, subject, threads, tracer,
@@ -13,8 +13,9 @@ use clone3_conformance::kit::{
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::wait::{self, Event, Status};
 use nix::errno::Errno;
-use nix::sys::ptrace::Options;
+use nix::sys::ptrace::{self, Options};
 use nix::sys::signal::{SigSet, Signal};
+use nix::unistd::Pid;
 
 /// What a tracer gets that traces the process which makes this call: its events, and how many others it waits for.
 fn heard_of(call: &Clone3) -> Result<(Vec<i32>, usize)> {
@@ -23,14 +24,18 @@ fn heard_of(call: &Clone3) -> Result<(Vec<i32>, usize)> {
         i32::from(call.spawn(|| 0).and_then(|child| subject::see_off(&child)).is_err())
     })?;
     let creation = Options::PTRACE_O_TRACECLONE | Options::PTRACE_O_TRACEFORK | Options::PTRACE_O_TRACEVFORK;
-    follow(&creator, creation | Options::PTRACE_O_TRACEVFORKDONE)
+    let (events, others) = follow(&creator, creation | Options::PTRACE_O_TRACEVFORKDONE)?;
+    Ok((events.into_iter().map(|(event, _)| event).collect(), others.len()))
 }
 
-/// Traces this creator of one child, which is let go, until nobody is left to trace: its events, and how many others there were.
-fn follow(creator: &Held, options: Options) -> Result<(Vec<i32>, usize)> {
+/// An event of `ptrace(2)` and its message.
+type Told = (i32, i64);
+
+/// Traces this creator of one child, which is let go, until nobody is left to trace: its events, and which others there were.
+fn follow(creator: &Held, options: Options) -> Result<(Vec<Told>, Vec<i32>)> {
     tracer::seize(creator.pid(), options)?;
     creator.let_go()?;
-    let (mut events, mut others) = (Vec::new(), 0);
+    let (mut events, mut others) = (Vec::new(), Vec::new());
     loop {
         let (pid, status) = match wait::waitpid(-1, libc::__WALL) {
             Ok(Some(news)) => news,
@@ -41,14 +46,14 @@ fn follow(creator: &Held, options: Options) -> Result<(Vec<i32>, usize)> {
             Some((signal, 0)) => tracer::go_on(pid, Some(signal))?,
             Some((_, event)) => {
                 if pid == creator.pid() {
-                    events.push(event);
+                    events.push((event, ptrace::getevent(Pid::from_raw(pid))?));
                 }
                 tracer::go_on(pid, None)?;
             }
             None if pid == creator.pid() => {
                 check::equal("the traced creator, whose child is gone", status, Status::exited(0))?;
             }
-            None => others += 1,
+            None => others.push(pid),
         }
     }
 }
@@ -80,6 +85,32 @@ fn autoreap_ptrace_children_followed() -> Result {
     Ok(())
 }
 
+case! {
+    /// The message of the event by which a tracer learns of a new child of its tracee in a pid namespace below, auto-reaped or not, is
+    /// the number that the child has in the tracer's pid namespace, by which it can wait for it.
+    autoreap_ptrace_event_number_is_the_tracers: Must, needs [Autoreap, ExitInfo, Ptrace, PidNamespace],
+    source "ptrace(2), PTRACE_GETEVENTMSG (\"the PID of the new process\"); include/linux/ptrace.h ptrace_event_pid()",
+}
+fn autoreap_ptrace_event_number_is_the_tracers() -> Result {
+    for call in subject::calls() {
+        let made = Channel::<i32>::new()?;
+        let creator = Held::running(&namespace::init(), || {
+            let seen_off = call.spawn(|| 0).and_then(|child| {
+                made.send(&child.pid())?;
+                subject::see_off(&child)
+            });
+            i32::from(seen_off.is_err())
+        })?;
+        let (events, others) = follow(&creator, Options::PTRACE_O_TRACECLONE | Options::PTRACE_O_TRACEFORK)?;
+        check::equal("control: the child's number in its creator's pid namespace", made.recv()?, 2)?;
+        check::equal("control: how many others the tracer waits for", others.len(), 1)?;
+        let numbers: Vec<i32> = events.into_iter().map(|(_, message)| message as i32).collect();
+        let what = format!("number in the event of {call}, which the tracer waits for under");
+        check::equal(what, numbers, others)?;
+    }
+    Ok(())
+}
+
 /// Whether a child that this call makes has no_new_privs, if its creator is traced with these options, and the child therefore is.
 fn has_nnp_when_traced(call: &Clone3, options: Options) -> Result<bool> {
     let told = Channel::<Result<bool>>::new()?;
@@ -91,7 +122,7 @@ fn has_nnp_when_traced(call: &Clone3, options: Options) -> Result<bool> {
         i32::from(child.and_then(|child| subject::see_off(&child)).is_err())
     })?;
     let (_, others) = follow(&creator, options)?;
-    check::equal("control: children that are traced", others, 1)?;
+    check::equal("control: children that are traced", others.len(), 1)?;
     told.recv()?
 }
 
@@ -216,48 +247,11 @@ fn autoreap_ptrace_tracer_told_how() -> Result {
     Ok(())
 }
 
-/// A child whose second thread takes its leader's place by an exec.
-struct Replacing {
-    child: Child,
-    exec: Gate,
-    end: Gate,
-    told: Channel<Result>,
-}
-
-impl Replacing {
-    /// Such a child, which lets anyone trace it, made by this call; until its second thread execs, its leader does as it is told.
-    fn leader(call: &Clone3, leader: impl FnOnce() -> i32) -> Result<Replacing> {
-        let (exec, end, told) = (Gate::new()?, Gate::new()?, Channel::<Result>::new()?);
-        let hold = Command::new("hold", &[])?.with_fd(&told.sending_end()?);
-        let hold = hold.with_fd(&end.waiting_end()).number(7);
-        let child = call.spawn(|| {
-            tracer::let_anyone_trace_me();
-            std::thread::scope(|scope| {
-                scope.spawn(|| {
-                    exec.wait();
-                    // Nobody is there to be told of an error.
-                    let _ = told.send(&Err(hold.exec()));
-                });
-                let _ = told.send(&Ok(()));
-                leader()
-            })
-        })?;
-        // From here on it lets anyone trace it.
-        told.recv()??;
-        Ok(Replacing { child, exec, end, told })
-    }
-
-    /// Has the second thread exec, and returns when the new program runs.
-    #[track_caller]
-    fn exec(&self) -> Result {
-        self.exec.open()?;
-        self.told.recv()?
-    }
-
-    fn see_off(self) -> Result {
-        self.end.open()?;
-        subject::see_off(&self.child).map(drop)
-    }
+/// Lets the new program of the child end.
+fn ends(replacing: Replacing) -> Result {
+    let child = replacing.into_held();
+    child.let_go()?;
+    subject::see_off(&child).map(drop)
 }
 
 case! {
@@ -268,7 +262,7 @@ case! {
 }
 fn autoreap_ptrace_tracer_of_replaced_leader() -> Result {
     for call in subject::calls() {
-        let replacing = Replacing::leader(&call, park)?;
+        let replacing = Replacing::new(&call, 7, park)?;
         let pid = replacing.child.pid();
         let found = Channel::<std::result::Result<Option<i32>, i32>>::new()?;
         let tracer = Clone3::fork().spawn(|| {
@@ -288,7 +282,7 @@ fn autoreap_ptrace_tracer_of_replaced_leader() -> Result {
             Err(Errno::ECHILD),
         )?;
         tracer.reap_expecting(Status::exited(0))?;
-        replacing.see_off()?;
+        ends(replacing)?;
     }
     Ok(())
 }
@@ -303,7 +297,7 @@ case! {
 fn autoreap_ptrace_waiter_for_replaced_leader() -> Result {
     for call in subject::calls() {
         let may_end = Gate::new()?;
-        let replacing = Replacing::leader(&call, || {
+        let replacing = Replacing::new(&call, 7, || {
             may_end.wait();
             exit_thread(0)
         })?;
@@ -322,7 +316,7 @@ fn autoreap_ptrace_waiter_for_replaced_leader() -> Result {
             check::equal("waitpid(PID, __WALL) of the tracer", blocked.join()?, Err(Errno::ECHILD))?;
             Ok(true)
         })?;
-        replacing.see_off()?;
+        ends(replacing)?;
         if !woken {
             return Err(Failure::fail(format!(
                 "waitpid({pid}, __WALL) of the tracer of a child of {call}, whose leader has been replaced: expected ECHILD, \

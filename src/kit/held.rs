@@ -3,9 +3,10 @@
 use std::ops::{Deref, DerefMut};
 
 use crate::check::Result;
-use crate::clone3::{Child, Clone3, exit_now, park};
+use crate::clone3::{Child, Clone3, park};
 use crate::kit::helper::Command;
 use crate::kit::processors::stay_on;
+use crate::kit::replacing::Replacing;
 use crate::kit::{Channel, Gate};
 use crate::procfs;
 
@@ -101,21 +102,9 @@ impl Held {
     /// As [`Held::execed`], for a child that execs from a second thread while its leader lives.
     #[track_caller]
     pub fn execed_by_thread(call: &Clone3, code: i32) -> Result<Held> {
-        let (gate, ready) = (Gate::new()?, Channel::<Result>::new()?);
-        let hold = Command::new("hold", &[])?.with_fd(&ready.sending_end()?);
-        let hold = hold.with_fd(&gate.waiting_end()).number(code);
-        let child = call.spawn(|| {
-            std::thread::scope(|scope| {
-                scope.spawn(|| {
-                    // Nobody is there to be told of an error.
-                    let _ = ready.send(&Err(hold.exec()));
-                    exit_now(98)
-                });
-                park()
-            })
-        })?;
-        ready.recv()??;
-        Ok(Held { child, gate })
+        let replacing = Replacing::new(call, code, park)?;
+        replacing.exec()?;
+        Ok(replacing.into_held())
     }
 
     /// This child, of which a part waits at this gate.

@@ -39,6 +39,7 @@ pub mod process;
 pub mod processors;
 pub mod programs;
 pub mod remains;
+pub mod replacing;
 pub mod sandboxing;
 pub mod seccomp;
 pub mod setuid;

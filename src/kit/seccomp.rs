@@ -8,6 +8,9 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::ioctl::{Ioctl, Opcode, Updater, ioctl};
 
+use crate::check::{Failure, Result};
+use crate::kit::fdpass;
+
 /// What becomes of the call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
@@ -43,6 +46,17 @@ pub fn ask_supervisor(syscall: libc::c_long) -> std::result::Result<OwnedFd, Err
     let fd = install(syscall, libc::SECCOMP_RET_USER_NOTIF, libc::SECCOMP_FILTER_FLAG_NEW_LISTENER)?;
     // SAFETY: with this flag the kernel gives a new descriptor, which nobody else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// As [`ask_supervisor`], in a process that hands its supervisor, at the other end of `line`, the descriptor and keeps none.
+///
+/// # Errors
+/// `blocked` where there can be no such filter.
+pub fn hand_to_supervisor(syscall: libc::c_long, line: impl AsFd) -> Result {
+    rustix::thread::set_no_new_privs(true)?;
+    let listener = ask_supervisor(syscall)
+        .map_err(|errno| Failure::blocked(format!("a filter with a supervisor is {errno:?}")))?;
+    fdpass::send(line, listener)
 }
 
 /// A filter of four instructions: the number of the call, whether it is this one, and what then.
