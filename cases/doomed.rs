@@ -189,9 +189,10 @@ fn autokill_passed_by_caller_with_nnp() -> Result {
     rustix::thread::set_no_new_privs(true)?;
     let mut child = Tied::new()?;
     let (here, there) = fdpass::pair()?;
-    fdpass::send(&here, child.pidfd()?)
-        .map_err(|failure| Failure::fail(failure.message))
-        .context("sendmsg(SCM_RIGHTS) of an auto-kill pidfd by a process with no_new_privs")?;
+    check::succeeds(
+        "sendmsg(SCM_RIGHTS) of an auto-kill pidfd by a process with no_new_privs",
+        fdpass::try_send(&here, child.pidfd()?),
+    )?;
     child.close()?;
     let received = Pidfd::from(fdpass::receive(&there)?);
     child.lives("with its pidfd received")?;

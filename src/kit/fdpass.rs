@@ -19,14 +19,19 @@ use crate::sandbox;
 
 /// Sends one descriptor, along with one byte.
 pub fn send(socket: impl AsFd, fd: impl AsFd) -> Result {
+    Ok(try_send(socket, fd)?)
+}
+
+/// As [`send`], where whether it may be sent is the question.
+pub fn try_send(socket: impl AsFd, fd: impl AsFd) -> std::result::Result<(), Errno> {
     let fds = [fd.as_fd()];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !control.push(SendAncillaryMessage::ScmRights(&fds)) {
-        return Err(Failure::broken("no room for a descriptor in a control message"));
+        return Err(Errno::ENOBUFS);
     }
-    sendmsg(socket, &[IoSlice::new(b"f")], &mut control, SendFlags::NOSIGNAL)?;
-    Ok(())
+    let sent = sendmsg(socket, &[IoSlice::new(b"f")], &mut control, SendFlags::NOSIGNAL);
+    sent.map(drop).map_err(|errno| Errno::from_raw(errno.raw_os_error()))
 }
 
 /// Receives one descriptor, close-on-exec.

@@ -36,6 +36,8 @@ pub enum Built {
     DoesNotApply(String),
     /// The compiler refuses it.
     DoesNotBuild(String),
+    /// The compiler makes the same kernel of it.
+    Same,
 }
 
 /// Builds kernels from a source tree, which is only read, and keeps every image.
@@ -44,6 +46,8 @@ pub struct Builder {
     /// The base kernel and its parts.
     base: Kernel,
     parts: Parts,
+    /// What kernels are made from: the hash of what make built, which does not depend on the files that are edited.
+    origin: String,
     release: String,
     images: PathBuf,
 }
@@ -68,6 +72,7 @@ impl Builder {
         tree.configure(config)?;
         tree.make("vmlinux")?;
         drop(lock);
+        let origin = hex(&fs::read(build.join("vmlinux"))?);
         let parts = Parts::new(&source.tree, &build, folder, files)?;
         let release = fs::read_to_string(build.join("include/config/kernel.release"))?.trim().to_owned();
         let scratch = parts.scratch()?;
@@ -76,7 +81,7 @@ impl Builder {
         linked.map_err(|why| anyhow!("the base kernel does not link: {why}"))?;
         let base = keep(&image, |sha256| images.join(&sha256[..16]))?;
         drop(scratch);
-        Ok(Self { source, base, parts, release, images: images.to_owned() })
+        Ok(Self { source, base, parts, origin, release, images: images.to_owned() })
     }
 
     /// The kernel without any mistake.
@@ -115,7 +120,7 @@ impl Builder {
     /// The mutant's kernel, from the cache or newly built.
     pub fn mutant(&self, mutant: &Mutant) -> Result<Built> {
         let edits = serde_json::to_string(&mutant.edits)?;
-        let folder = self.images.join(&hex(format!("{}{edits}", self.base.sha256).as_bytes())[..16]);
+        let folder = self.images.join(&hex(format!("{}{edits}", self.origin).as_bytes())[..16]);
         let image = folder.join("vmlinux");
         if let Ok(bytes) = fs::read(&image) {
             return Ok(Built::Kernel(Kernel { image, sha256: hex(&bytes) }));
@@ -135,6 +140,9 @@ impl Builder {
         let linked = scratch.path().join("vmlinux");
         if let Err(why) = self.parts.link(&objects, &linked)? {
             return Ok(Built::DoesNotBuild(why));
+        }
+        if hex(&fs::read(&linked)?) == self.base.sha256 {
+            return Ok(Built::Same);
         }
         let kernel = keep(&linked, |_| folder.clone())?;
         fs::write(folder.join("mutant"), format!("{}\n{edits}\n", mutant.id))?;

@@ -23,7 +23,7 @@ use clap::Parser;
 
 use catalogue::Mutant;
 use coverage::Sheet;
-use kernel::{Builder, Built, Kernel};
+use kernel::{Builder, Built};
 use proof::Fate;
 use source::Source;
 use suite::Suite;
@@ -226,20 +226,13 @@ fn fate(builder: &Builder, mutant: &Mutant, suite: Option<&Suite>, keep: bool) -
         Built::Kernel(kernel) => kernel,
         Built::DoesNotApply(why) => return Ok(Fate::DoesNotApply(why)),
         Built::DoesNotBuild(why) => return Ok(Fate::DoesNotBuild(why)),
+        Built::Same => return Ok(Fate::Equivalent("The compiler makes the same kernel of it.".to_owned())),
     };
-    Ok(match (equivalence(builder.base(), mutant, &kernel), suite) {
+    Ok(match (mutant.equivalent.clone(), suite) {
         (Some(why), _) => Fate::Equivalent(why),
         (None, Some(suite)) => Fate::Judged(suite.judges(&kernel, mutant, keep)?),
         (None, None) => Fate::Built,
     })
-}
-
-/// Why no program can tell the kernel from the base, where that is known.
-fn equivalence(base: &Kernel, mutant: &Mutant, kernel: &Kernel) -> Option<String> {
-    match kernel.sha256 == base.sha256 {
-        true => Some("The compiler makes the same kernel of it.".to_owned()),
-        false => mutant.equivalent.clone(),
-    }
 }
 
 /// What a thread came to; its panic is ours.
