@@ -1,14 +1,17 @@
 //! What the kernel gives back for an auto-reaped child when it ends: nothing that it held stays taken.
 
+use std::fs::File;
 use std::sync::atomic::Ordering;
 
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
-use clone3_conformance::check::{self, Result};
+use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::exit_now;
 use clone3_conformance::kit::held_things::{OWNER_DIED, Semaphore, take_robustly};
 use clone3_conformance::kit::process::{apart, child_reporting};
-use clone3_conformance::kit::{Channel, Gate, Held, Orphan, fdpass, sandboxing, seccomp, shared, subject};
+use clone3_conformance::kit::{
+    Channel, Gate, Held, Orphan, fdpass, listed, sandboxing, seccomp, shared, subject,
+};
 use clone3_conformance::wait::Status;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -59,6 +62,42 @@ fn autoreap_undoes_semaphores() -> Result {
         check::equal("control: the semaphore that a child has taken", taken, 0)?;
         subject::see_off(&child)?;
         check::equal(format_args!("the semaphore after a child of {call}"), semaphore.value()?, 1)?;
+    }
+    Ok(())
+}
+
+case! {
+    /// The user namespace of an auto-reaped child that has ended is not in use any more, and so not listed by listns, though a file
+    /// that the child opened keeps it; that of an ordinary one is, until it is reaped.
+    autoreap_ends_use_of_user_namespace: Is, needs [Autoreap, ExitInfo, Root, UserNamespaces, Proc],
+    source "kernel/exit.c release_task(), kernel/nsproxy.c exit_cred_namespaces(); pull request namespace-6.19",
+}
+fn autoreap_ends_use_of_user_namespace() -> Result {
+    for call in subject::calls() {
+        let call = call.with(Flags::CLONE_NEWUSER);
+        let (here, there) = fdpass::pair()?;
+        let child = Held::prepared(&call, 0, || {
+            let opened = File::open("/proc").map(|file| fdpass::send(&there, file));
+            if !matches!(opened, Ok(Ok(()))) {
+                exit_now(97);
+            }
+        })?;
+        let kept = fdpass::receive(&here)?;
+        let id = listed::user_namespace_of(child.pid())?;
+        if !listed::is_listed(id)? {
+            return Err(Failure::blocked("listns(2) does not list the user namespace of a living child"));
+        }
+        child.let_go()?;
+        child.pidfd()?.wait_exited()?;
+        if !child.reaps_itself() {
+            check::equal("user namespace of a zombie: listed", listed::is_listed(id)?, true)?;
+        }
+        subject::see_off(&child)?;
+        let what = format!(
+            "user namespace of a child of {call} that is reaped, while its pidfd is open: gone from the list"
+        );
+        check::equal(what, listed::vanishes(id)?, true)?;
+        drop(kept);
     }
     Ok(())
 }

@@ -28,6 +28,7 @@ pub mod holder;
 pub mod inherited;
 pub mod legacy;
 pub mod limits;
+pub mod listed;
 pub mod meeting;
 pub mod namespace;
 pub mod orphan;
