@@ -7,7 +7,7 @@ use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::disposition::{self, Disposition};
 use clone3_conformance::kit::process::apart;
 use clone3_conformance::kit::userfault::Trap;
-use clone3_conformance::kit::{Held, subject, threads};
+use clone3_conformance::kit::{Held, Tied, subject, threads};
 use clone3_conformance::wait::{self, Event, Status, Who};
 use nix::sys::signal::{SigSet, Signal, kill, raise};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -53,6 +53,24 @@ fn autoreap_reached_by_kill_of_group() -> Result {
         check::succeeds("kill(0, SIGTERM)", kill(OWN, Signal::SIGTERM))?;
         are_killed(other, &child).context("after kill(0, SIGTERM)")
     })
+}
+
+case! {
+    /// The last close of an auto-kill pidfd kills its process, and not the process group that it leads.
+    autokill_spares_group: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; fs/pidfs.c pidfs_file_release(), PIDTYPE_TGID",
+}
+fn autokill_spares_group() -> Result {
+    // Before the leader, whose pidfd it would hold otherwise.
+    let other = member(&Clone3::fork(), OWN)?;
+    let mut leader = Tied::new()?;
+    setpgid(Pid::from_raw(leader.pid()), OWN)?;
+    setpgid(Pid::from_raw(other.pid()), Pid::from_raw(leader.pid()))?;
+    leader.close()?;
+    leader.dies("leader of a process group, after the last close of its pidfd")?;
+    other.let_go()?;
+    let rest = "another member of the group that the killed child led";
+    other.into_child().reap_expecting(Status::exited(0)).context(rest)
 }
 
 case! {

@@ -1,14 +1,15 @@
 //! Pidfds of zombies, and those that are first asked for when the process is gone.
 
-use clone3_conformance::abi::{Flags, InfoMask};
+use clone3_conformance::abi::{Flags, InfoMask, PIDFD_THREAD};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::{Child, Clone3};
 use clone3_conformance::kit::handles::Handle;
 use clone3_conformance::kit::{Held, cgroup, fdpass, subject};
-use clone3_conformance::pidfd::Pidfd;
+use clone3_conformance::pidfd::{Pidfd, pidfd_open};
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
+use nix::poll::PollFlags;
 use nix::sys::signal::Signal;
 use nix::sys::socket::{getsockopt, sockopt};
 
@@ -36,6 +37,26 @@ fn pidfd_zombie_signal() -> Result {
     check::succeeds("pidfd_send_signal(SIGKILL) to a zombie", pidfd.send_signal(Signal::SIGKILL))?;
     wait::reap_expecting(zombie.pid(), Status::exited(5))?;
     check::refused("pidfd_send_signal(0) afterwards", pidfd.send_raw_signal(0), Errno::ESRCH)
+}
+
+case! {
+    /// pidfd_open opens a zombie, as a process and as a thread, and says ESRCH once it has been waited for.
+    pidfd_open_zombie: Must, needs [],
+    source "pidfd_open(2), on processes that have ended and have not been waited for; kernel/fork.c pidfd_prepare()",
+}
+fn pidfd_open_zombie() -> Result {
+    let zombie = zombie()?;
+    let calls = [("pidfd_open(0)", 0), ("pidfd_open(PIDFD_THREAD)", PIDFD_THREAD)];
+    for (call, flags) in calls {
+        let opened = check::succeeds(format_args!("{call} of a zombie"), pidfd_open(zombie.pid(), flags))?;
+        let events = opened.poll_now(PollFlags::POLLIN)?;
+        check::equal(format_args!("poll on what {call} of a zombie gave"), events, PollFlags::POLLIN)?;
+    }
+    wait::reap_expecting(zombie.pid(), Status::exited(5))?;
+    for (call, flags) in calls {
+        check::refused(format_args!("{call} after the wait"), pidfd_open(zombie.pid(), flags), Errno::ESRCH)?;
+    }
+    Ok(())
 }
 
 case! {

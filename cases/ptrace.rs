@@ -136,6 +136,21 @@ fn autoreap_ptrace_traceme() -> Result {
 }
 
 case! {
+    /// An auto-reaped child that has asked to be traced, and is let go by its parent before it ends, leaves no zombie.
+    autoreap_ptrace_traceme_detached: Must, needs [Autoreap, ExitInfo, Ptrace],
+    source "commit \"clone: add CLONE_AUTOREAP\"; ptrace(2), PTRACE_DETACH",
+}
+fn autoreap_ptrace_traceme_detached() -> Result {
+    let child = reaped().spawn(|| {
+        let stopped = ptrace::traceme().and_then(|()| raise(Signal::SIGSTOP));
+        if stopped.is_ok() { 14 } else { 98 }
+    })?;
+    tracer::stops_with(child.pid(), Signal::SIGSTOP)?;
+    ptrace::detach(Pid::from_raw(child.pid()), None)?;
+    child.is_gone_with(Status::exited(14))
+}
+
+case! {
     /// Any thread of the parent can wait for the zombie of an auto-reaped child that another thread of the
     /// parent traces, also without `__WALL`.
     autoreap_ptrace_sibling_thread_reaps: Is, needs [Autoreap, ExitInfo, Ptrace],
