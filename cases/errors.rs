@@ -47,7 +47,7 @@ case! {
 }
 fn abi_emfile_no_child() -> Result {
     let word = AtomicI32::new(PIDFD_UNTOUCHED);
-    for call in subject::extremes() {
+    for call in subject::kinds() {
         let call = into_word(call.with(Flags::PIDFD), &word);
         let free = lowest_free_fd()?;
         let got = limits::lowered(Resource::Nofile, free as u64, || call.try_spawn(|| 99))?;

@@ -16,7 +16,7 @@ case! {
 fn abi_set_tid_needs_capability() -> Result {
     apart(|| {
         privilege::drop_capabilities()?;
-        for call in subject::extremes() {
+        for call in subject::kinds() {
             call.accepted()?;
             call.set_tid(&[4242]).refused(Errno::EPERM)?;
         }
@@ -32,7 +32,7 @@ case! {
 fn abi_set_tid_too_many() -> Result {
     // As many as there can be levels of namespaces, where nobody is as deep.
     let numbers: Vec<i32> = (5000..5032).collect();
-    for call in subject::extremes() {
+    for call in subject::kinds() {
         call.accepted()?;
         call.set_tid(&numbers).refused(Errno::EINVAL)?;
     }
@@ -47,7 +47,7 @@ case! {
 fn abi_set_tid_in_two_namespaces() -> Result {
     namespace::as_init(|| {
         // A number is not free again at once.
-        for (call, wanted) in subject::extremes().into_iter().zip(4300..) {
+        for (call, wanted) in subject::kinds().into_iter().zip(4300..) {
             let call = call.with(Flags::CLONE_NEWPID).set_tid(&[1, wanted]);
             let child = call.spawn(park)?;
             check::equal(format_args!("the number of a child of {call}"), child.pid(), wanted)?;

@@ -7,11 +7,17 @@ use crate::clone3::{Child, Clone3};
 use crate::need::Setting;
 use crate::wait::{self, Status};
 
-/// The plainest call, and the one with all of the new flags if the kernel has them: what clone3 says of the other
-/// arguments is the same for both.
-pub fn extremes() -> Vec<Clone3> {
-    let mut calls = vec![Clone3::fork()];
+/// One call of each kind that the kernel has: the plainest, one with each new flag that can go alone, and one with all of them. What
+/// clone3 says of the other arguments is the same for each.
+pub fn kinds() -> Vec<Clone3> {
     let has = &Setting::get().probe.features;
+    let mut calls = vec![Clone3::fork()];
+    if has.autoreap {
+        calls.push(Clone3::new(Flags::AUTOREAP));
+    }
+    if has.nnp {
+        calls.push(Clone3::fork().with(Flags::NNP));
+    }
     if has.autoreap && has.nnp && has.autokill {
         calls.push(Clone3::new(Flags::KILLED_NNP));
     }
