@@ -1,9 +1,9 @@
 //! CLONE_PIDFD_AUTOKILL: who dies with the child, and who does not.
 
-use clone3_conformance::abi::Flags;
+use clone3_conformance::abi::{Flags, InfoMask};
 use clone3_conformance::case;
-use clone3_conformance::check::{self, Result};
-use clone3_conformance::clone3::{Child, Clone3, park};
+use clone3_conformance::check::{self, Context as _, Result};
+use clone3_conformance::clone3::{Child, Clone3, Stack, park};
 use clone3_conformance::kit::disposition::{self, Disposition};
 use clone3_conformance::kit::fds::close_copy;
 use clone3_conformance::kit::meeting::parent_and_child;
@@ -15,6 +15,7 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::os::fd::AsRawFd;
+use std::sync::OnceLock;
 
 const SIGKILLED: Status = Status::killed(Signal::SIGKILL);
 
@@ -51,6 +52,46 @@ fn autokill_grandchildren_survive() -> Result {
         }
     }
     Ok(())
+}
+
+/// Where a child waits that shares the memory of its creator.
+static SHARED_GATE: OnceLock<Gate> = OnceLock::new();
+
+extern "C" fn wait_at_gate(_: usize) -> i32 {
+    match SHARED_GATE.get() {
+        Some(gate) => {
+            gate.wait();
+            0
+        }
+        None => 98,
+    }
+}
+
+case! {
+    /// A child with which the killed process shares its memory (CLONE_VM) is a process of its own, and lives on.
+    autokill_spares_sharer_of_memory: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; fs/pidfs.c pidfs_file_release(), PIDTYPE_TGID",
+}
+fn autokill_spares_sharer_of_memory() -> Result {
+    let new = Gate::new()?;
+    let gate = SHARED_GATE.get_or_init(|| new);
+    let (ours, theirs) = fdpass::pair()?;
+    let mut child = Clone3::new(Flags::KILLED_NNP).spawn(|| {
+        let call = Clone3::fork().with(Flags::PIDFD | Flags::CLONE_VM);
+        let sharer = Stack::new().and_then(|stack| call.spawn_on(&stack, wait_at_gate, 0));
+        // A failure to make it or to send is seen as the end of the stream.
+        let sent = sharer.and_then(|sharer| fdpass::send(&theirs, sharer.pidfd()?));
+        if sent.is_ok() { park() } else { 98 }
+    })?;
+    drop(theirs);
+    let observer = child.observe()?;
+    let sharer = Pidfd::from(fdpass::receive(&ours)?);
+    let pid = check::succeeds("PIDFD_GET_INFO", sharer.info(InfoMask::PID))?.pid;
+    child.close_pidfd()?;
+    observer.reaped_with(SIGKILLED)?;
+    gate.open()?;
+    let what = "the child with which the killed process shared its memory";
+    wait::reap_expecting(pid as i32, Status::exited(0)).context(what)
 }
 
 case! {
