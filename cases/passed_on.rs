@@ -9,8 +9,7 @@ use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::{Clone3, Stack};
 use clone3_conformance::kit::counter::{FaultCounter, touch};
 use clone3_conformance::kit::process::{apart, child_reporting, sched_getscheduler, set_scheduler};
-use clone3_conformance::kit::rseq::Area;
-use clone3_conformance::kit::{Held, fds, subject};
+use clone3_conformance::kit::{Held, fds, rseq, subject};
 use clone3_conformance::wait::Status;
 use nix::errno::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -53,9 +52,7 @@ case! {
     source "kernel/rseq.c rseq(); include/linux/rseq.h rseq_fork(), which clears it with CLONE_VM alone",
 }
 fn autoreap_rseq_registration_inherited() -> Result {
-    static OWN: Area = Area::new();
-    static OTHER: Area = Area::new();
-    match OWN.register() {
+    match rseq::register() {
         // The C library has registered one.
         Ok(()) | Err(Errno::EINVAL) => {}
         Err(Errno::ENOSYS) => {
@@ -63,10 +60,9 @@ fn autoreap_rseq_registration_inherited() -> Result {
         }
         Err(errno) => return Err(errno.into()),
     }
-    let another = || OTHER.register();
-    check::refused("control: rseq of another area, by the creator", another(), Errno::EINVAL)?;
+    check::refused("control: rseq of another area, by the creator", rseq::register(), Errno::EINVAL)?;
     for call in subject::calls() {
-        let (child, got) = child_reporting(&call, || Ok(another().map_err(|errno| errno as i32)))?;
+        let (child, got) = child_reporting(&call, || Ok(rseq::register().map_err(|errno| errno as i32)))?;
         child.ends_with(Status::exited(0))?;
         let what = format!("rseq of an area that its creator has not registered, by a child of {call}");
         check::refused(what, got.map_err(Errno::from_raw), Errno::EINVAL)?;
