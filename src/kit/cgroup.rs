@@ -93,6 +93,21 @@ impl Cgroup {
         Ok(Cgroup { parent, dir, name, owner })
     }
 
+    /// A new one of this name below it, to be dropped first.
+    pub fn create_below(&self, name: &str) -> Result<Cgroup> {
+        mkdirat(&self.dir, name, Mode::from_raw_mode(0o755))?;
+        let directory = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = openat(&self.dir, name, directory, Mode::empty())?;
+        let parent = Box::leak(Box::new(self.dir.try_clone()?));
+        Ok(Cgroup { parent, dir, name: name.to_owned(), owner: self.owner })
+    }
+
+    /// Gives the user of this number the right to move processes into it.
+    pub fn give_to(&self, user: u32) -> Result {
+        use rustix::fs::{Uid, chownat};
+        Ok(chownat(&self.dir, "cgroup.procs", Some(Uid::from_raw(user)), None, AtFlags::empty())?)
+    }
+
     /// Its directory, as `CLONE_INTO_CGROUP` takes it.
     pub fn dir(&self) -> BorrowedFd<'_> {
         self.dir.as_fd()
@@ -184,6 +199,11 @@ fn kill_and_remove(root: &'static OwnedFd, name: &str) -> Result {
     let dir = openat(root, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     let cgroup = Cgroup { parent: root, dir, name: name.to_owned(), owner: std::process::id() };
     cgroup.write("cgroup.kill", "1")?;
+    cgroup.wait_for("populated 0")?;
+    for below in names_below(&cgroup.dir) {
+        // What is no directory stays.
+        let _ = unlinkat(&cgroup.dir, &below, AtFlags::REMOVEDIR);
+    }
     cgroup.remove()
 }
 

@@ -97,6 +97,17 @@ pub fn become_user_with(id: u32, capability: Capability) -> Result {
     Ok(())
 }
 
+/// Becomes this user for good, without capabilities but one that is inheritable alone.
+pub fn become_user_inheriting(id: u32, capability: Capability) -> Result {
+    caps::set(None, CapSet::Inheritable, &[capability].into()).map_err(caps_error)?;
+    become_user(id)?;
+    for set in [CapSet::Effective, CapSet::Permitted] {
+        caps::clear(None, set).map_err(caps_error)?;
+    }
+    note!("has {capability} inheritable");
+    Ok(())
+}
+
 /// A set of capabilities as the kernel writes it: bit N is capability N.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Caps(u64);

@@ -107,6 +107,15 @@ pub fn sched_getscheduler(tid: i32) -> std::result::Result<i32, Errno> {
     Errno::result(unsafe { libc::sched_getscheduler(tid) })
 }
 
+/// `sched_setscheduler(2)` for the caller: the policy as a number, and the priority.
+pub fn set_scheduler(policy: i32, priority: i32) -> std::result::Result<(), Errno> {
+    // SAFETY: sched_param is plain data for which all zeroes is a valid value.
+    let mut parameters: libc::sched_param = unsafe { std::mem::zeroed() };
+    parameters.sched_priority = priority;
+    // SAFETY: `parameters` is live, and only read.
+    Errno::result(unsafe { libc::sched_setscheduler(0, policy, &parameters) }).map(drop)
+}
+
 /// Makes a call whose set_tid is the number of a process that is gone.
 ///
 /// The kernel gives the number back a few instructions after it reports POLLHUP, and tells nobody; until then

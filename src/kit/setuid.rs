@@ -140,7 +140,15 @@ pub fn file_with_mode(mode: u32) -> Result<OwnedFd> {
 /// # Errors
 /// `blocked` also where a tmpfs cannot have file capabilities.
 pub fn file_with_capabilities(capabilities: &[Capability]) -> Result<OwnedFd> {
-    make(0o755, capabilities)
+    make(0o755, &file_capabilities(capabilities, &[]))
+}
+
+/// As [`file_with_capabilities`], with these inheritable in place of permitted.
+///
+/// # Errors
+/// `blocked` also where a tmpfs cannot have file capabilities.
+pub fn file_with_inheritable(capabilities: &[Capability]) -> Result<OwnedFd> {
+    make(0o755, &file_capabilities(&[], capabilities))
 }
 
 /// A script (`#!`) that passes its arguments on to its interpreter, which is this program.
@@ -175,20 +183,20 @@ impl AsFd for Script {
     }
 }
 
-fn make(mode: u32, capabilities: &[Capability]) -> Result<OwnedFd> {
+fn make(mode: u32, capabilities: &[u8]) -> Result<OwnedFd> {
     make_in(&tmpfs()?, mode, capabilities)
 }
 
-fn make_in(directory: &OwnedFd, mode: u32, capabilities: &[Capability]) -> Result<OwnedFd> {
+/// Makes the file with this value of `security.capability`, or without any.
+fn make_in(directory: &OwnedFd, mode: u32, capabilities: &[u8]) -> Result<OwnedFd> {
     write_in(directory, helper::NAME, mode, |file| {
         write_program(file)?;
         if capabilities.is_empty() {
             return Ok(());
         }
-        let value = file_capabilities(capabilities);
-        rustix::fs::fsetxattr(file, "security.capability", &value, XattrFlags::empty()).map_err(|errno| {
-            Failure::blocked(format!("file capabilities on a tmpfs (CONFIG_TMPFS_XATTR): {errno:?}"))
-        })
+        rustix::fs::fsetxattr(file, "security.capability", capabilities, XattrFlags::empty()).map_err(
+            |errno| Failure::blocked(format!("file capabilities on a tmpfs (CONFIG_TMPFS_XATTR): {errno:?}")),
+        )
     })?;
     Ok(rustix::fs::openat(directory, helper::NAME, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
 }
@@ -254,11 +262,13 @@ fn private_tmpfs() -> rustix::io::Result<OwnedFd> {
 }
 
 /// The value of `security.capability`: `struct vfs_cap_data` of `linux/capability.h`, revision 2.
-fn file_capabilities(permitted: &[Capability]) -> [u8; 20] {
+fn file_capabilities(permitted: &[Capability], inheritable: &[Capability]) -> [u8; 20] {
     const REVISION_2_EFFECTIVE: u32 = 0x0200_0000 | 1;
-    let bits = Caps::of(permitted).bits();
+    let [permitted, inheritable] = [permitted, inheritable].map(|set| Caps::of(set).bits());
+    let upper = |bits: u64| (bits >> 32) as u32;
     // Permitted and inheritable, twice: the lower and the upper half of each.
-    let words = [REVISION_2_EFFECTIVE, bits as u32, 0, (bits >> 32) as u32, 0];
+    let words =
+        [REVISION_2_EFFECTIVE, permitted as u32, inheritable as u32, upper(permitted), upper(inheritable)];
     let mut value = [0; 20];
     for (place, word) in value.chunks_exact_mut(4).zip(words) {
         place.copy_from_slice(&word.to_le_bytes());

@@ -130,9 +130,14 @@ fn slow_exit(word: &'static AtomicU32) -> Result {
         inotify::add_watch(&watch, "/", inotify::WatchFlags::MOVE_SELF)?;
         std::mem::forget(watch);
     }
+    have_cleared_at_exit(word);
+    Ok(())
+}
+
+/// Has the kernel clear a word when the calling thread exits, if somebody else has its memory then, too.
+pub fn have_cleared_at_exit(word: &'static AtomicU32) {
     // SAFETY: the word is never freed, and the kernel writes to it once, when this thread exits.
     unsafe { libc::syscall(libc::SYS_set_tid_address, word.as_ptr()) };
-    Ok(())
 }
 
 /// Waits until the leader thread of a process has ended while others run on: the process then shows as `Z`.

@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
 
 use io_uring::{IoUring, opcode, squeue, types};
+use nix::errno::Errno;
 
 use crate::check::{self, Failure, Result};
 use crate::note;
@@ -20,27 +21,43 @@ const OTHER: u64 = 2;
 /// A ring. Make it *after* an auto-kill child, which would inherit it.
 pub struct Ring(IoUring);
 
+/// Makes a ring that a thread of the kernel's serves (`IORING_SETUP_SQPOLL`), and gives it up; or says why not.
+///
+/// # Errors
+/// `blocked` where there is no io_uring or where it is forbidden.
+pub fn try_served_by_kernel() -> Result<std::result::Result<(), Errno>> {
+    // It waits no longer than a millisecond for something to do before it sleeps.
+    let made: io::Result<IoUring> = IoUring::builder().setup_sqpoll(1).build(4);
+    match made {
+        Ok(_) => Ok(Ok(())),
+        Err(error) => match not_set_up(error) {
+            Ok(errno) => Ok(Err(errno)),
+            Err(failure) => Err(failure),
+        },
+    }
+}
+
+/// Why there is no ring: an errno, if it is not one that the environment is to blame for.
+fn not_set_up(error: io::Error) -> Result<Errno> {
+    let why = match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::ENOSYS) => "ENOSYS: CONFIG_IO_URING is off, or a filter",
+        Some(Errno::EPERM) => "EPERM: the sysctl io_uring_disabled, or a filter",
+        Some(Errno::ENOMEM) => "ENOMEM: RLIMIT_MEMLOCK, or no memory",
+        Some(errno) => return Ok(errno),
+        None => return Err(error.into()),
+    };
+    Err(Failure::blocked(format!("io_uring_setup is {why}")))
+}
+
 impl Ring {
     /// A new one.
     ///
     /// # Errors
     /// `blocked` where there is no io_uring or where it is forbidden.
     pub fn new() -> Result<Ring> {
-        match IoUring::new(4) {
-            Ok(ring) => Ok(Ring(ring)),
-            Err(error) => Err(match error.raw_os_error() {
-                Some(libc::ENOSYS) => {
-                    Failure::blocked("io_uring_setup is ENOSYS: CONFIG_IO_URING is off, or a filter")
-                }
-                Some(libc::EPERM) => {
-                    Failure::blocked("io_uring_setup is EPERM: the sysctl io_uring_disabled, or a filter")
-                }
-                Some(libc::ENOMEM) => {
-                    Failure::blocked("io_uring_setup is ENOMEM: RLIMIT_MEMLOCK, or no memory")
-                }
-                _ => Failure::from(error).within("io_uring_setup"),
-            }),
-        }
+        IoUring::new(4)
+            .map(Ring)
+            .or_else(|error| Err(Failure::from(not_set_up(error)?).within("io_uring_setup")))
     }
 
     /// Registers this file as the ring's only fixed file.

@@ -1,0 +1,182 @@
+//! What clone3 refuses and grants with the new flags as without them: combinations, privileges, limits.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use clone3_conformance::abi::Flags;
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Context as _, Failure, Result};
+use clone3_conformance::clone3::{Clone3, Stack};
+use clone3_conformance::kit::process::{apart, child_reporting};
+use clone3_conformance::kit::{Cgroup, Held, privilege, subject, threads, uring};
+use clone3_conformance::wait::{self, Status};
+use nix::errno::Errno;
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::resource::{Resource, setrlimit};
+
+use super::resources::become_lonely_user;
+
+/// The ordinary call, and those with each of the new flags.
+fn calls() -> [Clone3; 4] {
+    let new = [Clone3::new(Flags::REAPED), Clone3::fork().with(Flags::NNP), Clone3::new(Flags::KILLED_NNP)];
+    let [reaped, nnp, killed] = new;
+    [Clone3::fork(), reaped, nnp, killed]
+}
+
+case! {
+    /// Flags that exclude each other (EINVAL) still do with the new flags: CLONE_SIGHAND without CLONE_VM, or with
+    /// CLONE_CLEAR_SIGHAND; CLONE_FS with a new user or mount namespace.
+    abi_exclusive_flags_stay_exclusive: Must, needs [Autoreap, Nnp, Autokill],
+    source "clone(2), EINVAL; kernel/fork.c copy_process()",
+}
+fn abi_exclusive_flags_stay_exclusive() -> Result {
+    let handlers = Flags::CLONE_SIGHAND | Flags::CLONE_VM;
+    for call in calls() {
+        for accepted in [handlers, Flags::CLONE_FS, Flags::CLONE_CLEAR_SIGHAND] {
+            call.clone().with(accepted).accepted()?;
+        }
+        for refused in [
+            Flags::CLONE_SIGHAND,
+            handlers | Flags::CLONE_CLEAR_SIGHAND,
+            Flags::CLONE_FS | Flags::CLONE_NEWUSER,
+            Flags::CLONE_FS | Flags::CLONE_NEWNS,
+        ] {
+            call.clone().with(refused).refused(Errno::EINVAL)?;
+        }
+    }
+    Ok(())
+}
+
+case! {
+    /// To make a namespace, other than a user namespace, takes CAP_SYS_ADMIN, with CLONE_NNP as without it: the child that
+    /// can gain no privileges is not created in place of the capability.
+    nnp_namespaces_need_capability: Must, needs [Autoreap, Nnp, Autokill, Unprivileged],
+    source "clone(2), EPERM; commit \"clone: add CLONE_NNP\"; kernel/nsproxy.c copy_namespaces()",
+}
+fn nnp_namespaces_need_capability() -> Result {
+    const NAMESPACES: [Flags; 7] = [
+        Flags::CLONE_NEWNS,
+        Flags::CLONE_NEWUTS,
+        Flags::CLONE_NEWIPC,
+        Flags::CLONE_NEWNET,
+        Flags::CLONE_NEWPID,
+        Flags::CLONE_NEWCGROUP,
+        Flags::CLONE_NEWTIME,
+    ];
+    for namespace in NAMESPACES {
+        // A kernel without namespaces refuses the flag as such.
+        let ordinary = Clone3::fork().with(namespace).try_spawn(|| 0);
+        if ordinary.is_err_and(|errno| errno == Errno::EINVAL) {
+            return Err(Failure::blocked(format!(
+                "{namespace} is EINVAL: needs namespaces (CONFIG_NAMESPACES)"
+            )));
+        }
+        for call in calls() {
+            call.with(namespace).refused(Errno::EPERM)?;
+        }
+    }
+    calls().iter().try_for_each(Clone3::accepted)
+}
+
+case! {
+    /// A process that has unshared its time namespace has its next child in the new one, auto-reaped or not.
+    autoreap_child_enters_time_namespace: Must, needs [Autoreap, SysAdmin, Proc],
+    source "time_namespaces(7) (\"subsequently created children\"); kernel/nsproxy.c copy_namespaces()",
+}
+fn autoreap_child_enters_time_namespace() -> Result {
+    let namespace = |of: &str, kind: &str| std::fs::read_link(format!("/proc/{of}/ns/{kind}"));
+    unshare(CloneFlags::from_bits_retain(libc::CLONE_NEWTIME)).map_err(|errno| {
+        Failure::blocked(format!("needs time namespaces (CONFIG_TIME_NS): unshare says {errno:?}"))
+    })?;
+    let (own, childrens) = (namespace("self", "time")?, namespace("self", "time_for_children")?);
+    check::holds(own != childrens, format_args!("control: own namespace and children's are both {own:?}"))?;
+    for call in subject::calls() {
+        let child = Held::exiting_with(&call, 0)?;
+        let its = namespace(&child.pid().to_string(), "time")?;
+        check::equal(format_args!("time namespace of a child of {call}"), its, childrens.clone())?;
+        child.into_child().clear_away()?;
+    }
+    Ok(())
+}
+
+case! {
+    /// A child that shares its creator's memory, and was made without CLONE_CHILD_CLEARTID, ends without the kernel clearing a
+    /// word: not the one that its creator has named with set_tid_address(2), either.
+    autoreap_inherits_no_word_to_clear: Must, needs [Autoreap, ExitInfo],
+    source "set_tid_address(2); clone(2), CLONE_CHILD_CLEARTID; kernel/fork.c copy_process()",
+}
+fn autoreap_inherits_no_word_to_clear() -> Result {
+    static WORD: AtomicU32 = AtomicU32::new(1);
+    extern "C" fn end(_: usize) -> i32 {
+        0
+    }
+    threads::have_cleared_at_exit(&WORD);
+    for call in subject::calls() {
+        let call = call.with(Flags::CLONE_VM);
+        let (named, joinable) = (Stack::new()?, Flags::CLONE_CHILD_CLEARTID | Flags::CLONE_PARENT_SETTID);
+        subject::see_off(&call.clone().with(joinable).spawn_on(&named, end, 0)?)?;
+        named.join().context("control")?;
+        subject::see_off(&call.spawn_on(&Stack::new()?, end, 0)?)?;
+        let what = format!("the word of the creator of {call}, which has ended");
+        check::equal(what, WORD.load(Ordering::Acquire), 1)?;
+    }
+    Ok(())
+}
+
+case! {
+    /// A process beyond its user's RLIMIT_NPROC is not created (EAGAIN), with each of the new flags as without them.
+    abi_rlimit_nproc_holds_for_each_flag: Must, needs [Autoreap, Nnp, Autokill],
+    source "clone(2), EAGAIN; getrlimit(2), RLIMIT_NPROC; kernel/fork.c copy_process()",
+}
+fn abi_rlimit_nproc_holds_for_each_flag() -> Result {
+    become_lonely_user()?;
+    calls().iter().try_for_each(Clone3::accepted)?;
+    setrlimit(Resource::RLIMIT_NPROC, 1, 1)?;
+    let beyond = Clone3::fork().try_spawn(|| 0);
+    if let Ok(child) = beyond {
+        child.clear_away()?;
+        return Err(Failure::blocked("RLIMIT_NPROC does not limit this user"));
+    }
+    calls().iter().try_for_each(|call| call.refused(Errno::EAGAIN))
+}
+
+case! {
+    /// CLONE_INTO_CGROUP needs the right to move processes into that cgroup (EACCES), with CLONE_NNP as without it.
+    nnp_into_cgroup_needs_its_permission: Must, needs [Autoreap, Nnp, Autokill, Root, Cgroup2],
+    source "clone(2), CLONE_INTO_CGROUP, EACCES; kernel/cgroup/cgroup.c cgroup_css_set_fork()",
+}
+fn nnp_into_cgroup_needs_its_permission() -> Result {
+    let above = Cgroup::create(&[])?;
+    above.give_to(privilege::ORDINARY)?;
+    let (given, not_given) = (above.create_below("given")?, above.create_below("not-given")?);
+    given.give_to(privilege::ORDINARY)?;
+    apart(|| {
+        // Only who is in there already may move somebody from there.
+        above.admit(0)?;
+        privilege::become_ordinary_user()?;
+        for call in calls() {
+            call.clone().into_cgroup(given.dir()).accepted()?;
+            call.into_cgroup(not_given.dir()).refused(Errno::EACCES)?;
+        }
+        Ok(())
+    })?;
+    given.remove()?;
+    not_given.remove()?;
+    above.remove()
+}
+
+case! {
+    /// An auto-reaped process may have an io_uring that a thread of the kernel's serves (IORING_SETUP_SQPOLL), which belongs to the
+    /// process: it counts as no child that it makes.
+    autoreap_io_uring_thread: Must, needs [Autoreap, ExitInfo],
+    source "io_uring_setup(2), IORING_SETUP_SQPOLL; kernel/fork.c create_io_thread()",
+}
+fn autoreap_io_uring_thread() -> Result {
+    for call in subject::calls() {
+        let (child, made) =
+            child_reporting(&call, || Ok(uring::try_served_by_kernel()?.map_err(|errno| errno as i32)))?;
+        let what = format!("io_uring_setup(IORING_SETUP_SQPOLL) in a child of {call}");
+        check::succeeds(what, made.map_err(Errno::from_raw))?;
+        child.ends_with(Status::exited(0))?;
+    }
+    wait::no_children()
+}

@@ -1,0 +1,115 @@
+//! Ends of auto-reaped children in which something else takes part: an IPC namespace that removes segments, a pid namespace that
+//! is torn down, a parent that dumps core.
+
+use std::fs;
+
+use clone3_conformance::abi::Flags;
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Context as _, Failure, Result};
+use clone3_conformance::clone3::{Clone3, park};
+use clone3_conformance::kit::coredump::Server;
+use clone3_conformance::kit::crash::Crash;
+use clone3_conformance::kit::process::{child_reporting, reap_all};
+use clone3_conformance::kit::segment::Segment;
+use clone3_conformance::kit::{Gate, fdpass, namespace, subject};
+use clone3_conformance::pidfd::Pidfd;
+use clone3_conformance::wait::{self, Status};
+use nix::poll::PollFlags;
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::Signal;
+
+case! {
+    /// With kernel.shm_rmid_forced, which an IPC namespace has for itself, a shared memory segment goes with the process that made it,
+    /// auto-reaped or not.
+    autoreap_segment_removed_if_forced: Must, needs [Autoreap, ExitInfo, SysAdmin, Proc],
+    source "proc_sys_kernel(5), shm_rmid_forced; ipc/shm.c exit_shm()",
+}
+fn autoreap_segment_removed_if_forced() -> Result {
+    const FORCED: &str = "/proc/sys/kernel/shm_rmid_forced";
+    unshare(CloneFlags::CLONE_NEWIPC).map_err(|errno| {
+        Failure::blocked(format!("needs an IPC namespace of its own: unshare says {errno:?}"))
+    })?;
+    for (forced, expected) in [("0", true), ("1", false)] {
+        fs::write(FORCED, forced)
+            .map_err(|error| Failure::blocked(format!("writing {forced} to {FORCED} says {error}")))?;
+        for call in subject::calls() {
+            let (child, segment) = child_reporting(&call, Segment::new)?;
+            child.ends_with(Status::exited(0))?;
+            let what =
+                format!("whether the segment of a child of {call} outlives it, with {FORCED} {forced}");
+            check::equal(what, segment.exists()?, expected)?;
+        }
+    }
+    Ok(())
+}
+
+case! {
+    /// An auto-reaped child that its creator put into another pid namespace (unshare(CLONE_NEWPID)) is killed with that namespace,
+    /// leaves no zombie, and so does not hold up the end of the namespace's init. An ordinary one does until it is waited for.
+    autoreap_injected_gone_with_namespace: Must, needs [Autoreap, ExitInfo, PidNamespace],
+    source "pid_namespaces(7), the namespace init process; kernel/pid_namespace.c zap_pid_ns_processes()",
+}
+fn autoreap_injected_gone_with_namespace() -> Result {
+    const KILLED: Status = Status::killed(Signal::SIGKILL);
+    for call in subject::calls() {
+        let (maker, ()) = child_reporting(&Clone3::fork(), || {
+            namespace::unshare_pid()?;
+            let init = Clone3::fork().with(Flags::PIDFD).spawn(park)?;
+            let child = call.spawn(park)?;
+            init.kill(Signal::SIGKILL)?;
+            if child.reaps_itself() {
+                child.is_gone_with(KILLED).context("in a pid namespace that is torn down")?;
+            } else {
+                wait::find_zombie(child.pid()).context("control")?;
+                let now = init.pidfd()?.poll_now(PollFlags::POLLIN)?;
+                check::equal(
+                    "control: poll of an init beside a zombie of another's",
+                    now,
+                    PollFlags::empty(),
+                )?;
+                wait::reap_expecting(child.pid(), KILLED)?;
+            }
+            init.reap_expecting(KILLED)
+        })?;
+        maker.reap_expecting(Status::exited(0))?;
+    }
+    Ok(())
+}
+
+case! {
+    /// An auto-reaped child that ends while its parent dumps core is gone at once. An ordinary one is a zombie for as long.
+    autoreap_gone_while_parent_dumps_core: Must, needs [Autoreap, ExitInfo, CoredumpMask, Root, GlobalChanges],
+    source "commit \"clone: add CLONE_AUTOREAP\"; core(5); kernel/signal.c do_notify_parent()",
+}
+fn autoreap_gone_while_parent_dumps_core() -> Result {
+    let server = Server::start()?;
+    for call in subject::calls() {
+        let (gate, (ours, theirs)) = (Gate::new()?, fdpass::pair()?);
+        let parent = Clone3::fork().with(Flags::PIDFD).spawn(|| {
+            let child = call.spawn(|| {
+                gate.wait();
+                5
+            });
+            match child.and_then(|child| fdpass::send(&theirs, child.pidfd()?)) {
+                Ok(()) => Crash::Abort.with_large_core(),
+                Err(_) => 98,
+            }
+        })?;
+        drop(theirs);
+        let child = Pidfd::from(fdpass::receive(&ours)?);
+        let dump = server.begin_dump_of(parent.pidfd()?)?;
+        gate.open()?;
+        if call.flags().contains(Flags::AUTOREAP) {
+            child.reaped_with(Status::exited(5)).context("auto-reaped, while its parent dumps core")?;
+        } else {
+            child.wait_exited()?;
+            let now = child.poll_now(PollFlags::POLLIN)?;
+            check::equal("control: poll of an ordinary zombie", now, PollFlags::POLLIN)?;
+        }
+        dump.take()?;
+        parent.reap_expecting(Crash::Abort.dumped())?;
+    }
+    drop(server);
+    // The ordinary one is the caller's to wait for now.
+    reap_all()
+}

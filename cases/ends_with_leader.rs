@@ -1,0 +1,212 @@
+//! A leader thread that ends before the others takes nothing with it that belongs to the process.
+
+use clone3_conformance::abi::Flags;
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Context as _, Result};
+use clone3_conformance::clone3::{Child, Clone3, exit_thread, park};
+use clone3_conformance::kit::disposition::{self, Disposition};
+use clone3_conformance::kit::echo::line;
+use clone3_conformance::kit::pair::{self, Pair};
+use clone3_conformance::kit::process::apart;
+use clone3_conformance::kit::terminal::Terminal;
+use clone3_conformance::kit::tracer::Tracer;
+use clone3_conformance::kit::{Channel, Gate, sigchld, subject, threads};
+use clone3_conformance::procfs::Stat;
+use clone3_conformance::wait::{self, Event, Status};
+use nix::errno::Errno;
+use nix::poll::PollFlags;
+use nix::sys::signal::{Signal, raise};
+use nix::unistd::{Pid, alarm, setpgid, setsid};
+
+/// A child of this call whose leader has run `prepare` and ended. Another thread lives, until it ends the process with 6 when
+/// the gate is opened and `last` has been done. Gives what `prepare` found.
+fn leaderless<T: serde::Serialize + serde::de::DeserializeOwned>(
+    gate: &Gate,
+    call: &Clone3,
+    prepare: impl FnOnce() -> Result<T>,
+    last: impl FnOnce() + Send,
+) -> Result<(Child, T)> {
+    let ready = Channel::<Result<T>>::new()?;
+    let child = call.spawn(|| {
+        let found = prepare();
+        let failed = found.is_err();
+        // A failure to report is seen as the end of the stream.
+        let _ = ready.send(&found);
+        if failed {
+            return 98;
+        }
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                gate.wait();
+                last();
+                exit_thread(6)
+            });
+            exit_thread(5)
+        })
+    })?;
+    let found = ready.recv()??;
+    let leader_ended = threads::wait_for_dead_leader(child.pid());
+    let what = format!("poll of a child of {call} of which only the leader thread has ended");
+    check::equal(what, child.pidfd()?.poll_now(PollFlags::POLLIN)?, PollFlags::empty())?;
+    leader_ended?;
+    Ok((child, found))
+}
+
+case! {
+    /// The pid namespace of an init whose leader thread has ended lives as long as another thread of init does, and no longer:
+    /// then its members are killed, and init is gone. Auto-reaped or not.
+    autoreap_init_outlives_its_leader: Must, needs [Autoreap, ExitInfo, PidNamespace, Proc],
+    source "pid_namespaces(7), the namespace init process; kernel/exit.c find_child_reaper(), kernel/pid_namespace.c zap_pid_ns_processes()",
+}
+fn autoreap_init_outlives_its_leader() -> Result {
+    for call in subject::calls().into_iter().map(|call| call.with(Flags::CLONE_NEWPID)) {
+        let (gate, (line, echoer)) = (Gate::new()?, line()?);
+        let member = || {
+            let member = Clone3::fork().spawn(|| {
+                line.close_in_child();
+                echoer.serve()
+            })?;
+            echoer.close_in_child();
+            Ok(member.pid())
+        };
+        let (init, member) = leaderless(&gate, &call, member, || ())?;
+        drop(echoer);
+        line.is_alive(member, "in the pid namespace of an init whose leader thread has ended")?;
+        gate.open()?;
+        init.ends_with(Status::exited(6)).context(format_args!("init made by {call}"))?;
+        line.is_dead(member, "in a pid namespace whose init has ended")?;
+    }
+    Ok(())
+}
+
+/// What TIOCSCTTY says to a leader of another session.
+fn taken_by_another(terminal: &Terminal) -> Result<std::result::Result<(), Errno>> {
+    let taken = apart(|| {
+        setsid()?;
+        Ok(terminal.take().map_err(|errno| errno as i32))
+    })?;
+    Ok(taken.map_err(Errno::from_raw))
+}
+
+case! {
+    /// A session leader keeps its terminal when its leader thread ends while another one lives: the terminal is free for another
+    /// session when the process has ended. Auto-reaped or not.
+    autoreap_terminal_outlives_leader: Must, needs [Autoreap, ExitInfo, Proc],
+    source "ioctl_tty(2), TIOCSCTTY; kernel/exit.c do_exit() (disassociate_ctty())",
+}
+fn autoreap_terminal_outlives_leader() -> Result {
+    for call in subject::calls() {
+        let (gate, terminal) = (Gate::new()?, Terminal::new()?);
+        let take = || {
+            disposition::set(Signal::SIGHUP, Disposition::Ignored)?;
+            setsid()?;
+            check::succeeds("TIOCSCTTY by a session leader", terminal.take())
+        };
+        let (child, ()) = leaderless(&gate, &call, take, || ())?;
+        let what =
+            format!("TIOCSCTTY by another, while only the leader thread of a child of {call} has ended");
+        check::equal(what, taken_by_another(&terminal)?, Err(Errno::EPERM))?;
+        gate.open()?;
+        subject::see_off(&child)?;
+        let what = "control: TIOCSCTTY by another when the process has ended";
+        check::equal(what, taken_by_another(&terminal)?, Ok(()))?;
+    }
+    Ok(())
+}
+
+case! {
+    /// An alarm(2) is the process's: it still runs when the leader thread has ended and another one lives. Auto-reaped or not.
+    autoreap_alarm_outlives_leader: Must, needs [Autoreap, ExitInfo, Proc],
+    source "alarm(2); kernel/exit.c do_exit() (hrtimer_cancel(), exit_itimers())",
+}
+fn autoreap_alarm_outlives_leader() -> Result {
+    const LONG: u32 = 10_000;
+    for call in subject::calls() {
+        let (gate, told) = (Gate::new()?, Channel::<Option<u32>>::new()?);
+        let set = || Ok(alarm::set(LONG));
+        let tell = || {
+            // A failure to report is seen as the end of the stream.
+            let _ = told.send(&alarm::cancel());
+        };
+        let (child, before) = leaderless(&gate, &call, set, tell)?;
+        check::equal("control: seconds left of an alarm before one was set", before, None)?;
+        gate.open()?;
+        let left = told.recv()?;
+        let what =
+            format!("seconds left of an alarm after {LONG}, when the leader of a child of {call} has ended");
+        check::holds(left.is_some_and(|left| left > LONG / 2), format_args!("{what}: got {left:?}"))?;
+        child.ends_with(Status::exited(6))?;
+    }
+    Ok(())
+}
+
+case! {
+    /// A process keeps its process group from being orphaned as long as one of its threads lives: a member that is stopped stays so
+    /// when the leader thread ends, and gets SIGHUP when the process does. Auto-reaped or not.
+    autoreap_group_orphaned_by_last_thread: Must, needs [Autoreap, ExitInfo, Proc],
+    source "setpgid(2) (orphaned process groups); kernel/exit.c exit_notify(), kill_orphaned_pgrp()",
+}
+fn autoreap_group_orphaned_by_last_thread() -> Result {
+    for call in subject::calls() {
+        let member = apart(|| {
+            setsid()?;
+            let gate = Gate::new()?;
+            let (child, member) = leaderless(&gate, &call, stopped_member_of_own_group, || ())?;
+            let state = Stat::of(member).map(|stat| stat.state);
+            let what =
+                format!("state of a stopped process, when only the leader of a child of {call} has ended");
+            check::equal(what, state, Some('T'))?;
+            gate.open()?;
+            subject::see_off(&child)?;
+            Ok(member)
+        })?;
+        let hung_up = Status::killed(Signal::SIGHUP);
+        wait::reap_expecting(member, hung_up).context("control: in a group that an end orphaned")?;
+    }
+    Ok(())
+}
+
+/// Leads a process group, and gives the pid of a child in it that has stopped.
+fn stopped_member_of_own_group() -> Result<i32> {
+    setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
+    let member = Clone3::fork().spawn(|| raise(Signal::SIGSTOP).map_or(98, |()| park()))?;
+    let told = wait::waitpid(member.pid(), libc::WUNTRACED)?.map(|(_, status)| status);
+    check::equal("control: wait status", told, Some(Status::stopped(Signal::SIGSTOP)))?;
+    Ok(member.pid())
+}
+
+case! {
+    /// An auto-reaped process whose leader has ended, and whose last thread is a zombie to its tracer, is gone when the tracer has
+    /// waited for that thread. An ordinary one is a zombie of its parent then.
+    autoreap_ptrace_last_thread_waited_for: Must, needs [Autoreap, ExitInfo, Ptrace, Proc],
+    source "commit \"clone: add CLONE_AUTOREAP\"; kernel/exit.c release_task() (zap_leader)",
+}
+fn autoreap_ptrace_last_thread_waited_for() -> Result {
+    const LAST: i32 = pair::LEADER;
+    sigchld::block()?;
+    for call in subject::calls() {
+        let pair = Pair::new(&call)?;
+        let tracer = Tracer::of(pair.other)?;
+        pair.let_other_go()?;
+        tracer.find_zombie()?;
+        pair.end_leader()?;
+        check::equal(
+            "control: whether anything is told of the process before the wait",
+            pair.child.pidfd()?.poll_now(PollFlags::POLLIN)?,
+            PollFlags::empty(),
+        )?;
+        tracer.reap()?;
+        if pair.child.reaps_itself() {
+            pair.child
+                .is_gone_with(Status::exited(LAST))
+                .context("after a tracer's wait for its last thread")?;
+        } else {
+            let zombie = wait::find_zombie(pair.child.pid())?;
+            check::equal("control: the zombie", zombie, Event::exited(pair.child.pid(), LAST))?;
+            wait::reap_expecting(pair.child.pid(), Status::exited(LAST))?;
+            sigchld::pending_for(pair.child.pid(), libc::CLD_EXITED)?;
+        }
+        tracer.dismiss()?;
+    }
+    Ok(())
+}

@@ -1,0 +1,138 @@
+//! Exec and adoption give an auto-reaped child the exit signal SIGCHLD: what that changes, and what not.
+
+use clone3_conformance::abi::Flags;
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Context as _, Result};
+use clone3_conformance::clone3::{Clone3, park};
+use clone3_conformance::kit::process::reap_all;
+use clone3_conformance::kit::replacing::Replacing;
+use clone3_conformance::kit::{Gate, Held, Orphan, fdpass, sigchld, subject};
+use clone3_conformance::pidfd::Pidfd;
+use clone3_conformance::wait::{self, Status};
+use nix::errno::Errno;
+use nix::poll::PollFlags;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// Whether a wait for "clone" children alone finds this one: without `__WALL`.
+#[track_caller]
+fn is_clone_child(pid: i32, expected: bool, what: &str) -> Result {
+    let got = wait::waitpid(pid, libc::WNOHANG | libc::__WCLONE);
+    let expected = if expected { Ok(None) } else { Err(Errno::ECHILD) };
+    check::equal(format_args!("waitpid(WNOHANG|__WCLONE) for {what}"), got, expected)
+}
+
+case! {
+    /// A wait for "clone" children alone (__WCLONE) finds an auto-reaped child as it finds any with exit signal 0, and finds it no
+    /// more when it has called exec, or when it was adopted.
+    autoreap_clone_child_until_exec: Must, needs [Autoreap, ExitInfo],
+    source "wait(2), __WCLONE; kernel/exit.c eligible_child(); commit \"clone: add CLONE_AUTOREAP\"",
+}
+fn autoreap_clone_child_until_exec() -> Result {
+    for call in [Clone3::new(Flags::PIDFD), Clone3::new(Flags::REAPED)] {
+        let child = Held::exiting_with(&call, 0)?;
+        is_clone_child(child.pid(), true, &format!("a child of {call}"))?;
+        child.into_child().clear_away()?;
+        let child = Held::execed(&call, 0)?;
+        is_clone_child(child.pid(), false, &format!("a child of {call} that called exec"))?;
+        child.into_child().clear_away()?;
+        let orphan = Orphan::running(&call, park)?;
+        is_clone_child(orphan.pid, false, &format!("an adopted child of {call}"))?;
+        kill(Pid::from_raw(orphan.pid), Signal::SIGKILL)?;
+        if !call.flags().contains(Flags::AUTOREAP) {
+            wait::reap(orphan.pid)?;
+        }
+        orphan.pidfd.wait_reaped()?;
+    }
+    Ok(())
+}
+
+/// The stop and the continuation of this child are each announced by a SIGCHLD.
+#[track_caller]
+fn stop_is_announced(pid: i32, what: &str) -> Result {
+    for (signal, code) in [(Signal::SIGSTOP, libc::CLD_STOPPED), (Signal::SIGCONT, libc::CLD_CONTINUED)] {
+        kill(Pid::from_raw(pid), signal)?;
+        sigchld::arrives_for(pid, code).context(format_args!("{signal} for {what}"))?;
+    }
+    Ok(())
+}
+
+case! {
+    /// The parent is told by SIGCHLD when an auto-reaped child stops and when it goes on, as of an ordinary one; also if the child has
+    /// called exec, and if the parent has adopted it.
+    autoreap_stop_announced_after_exec: Must, needs [Autoreap, ExitInfo],
+    source "wait(2); sigaction(2), SA_NOCLDSTOP; kernel/signal.c do_notify_parent_cldstop()",
+}
+fn autoreap_stop_announced_after_exec() -> Result {
+    sigchld::block()?;
+    for call in subject::calls() {
+        let child = Held::execed(&call, 0)?;
+        stop_is_announced(child.pid(), &format!("a child of {call} that called exec"))?;
+        child.let_go()?;
+        subject::see_off(&child)?;
+        // An ordinary one's end is announced, too.
+        let _ = sigchld::take();
+        let orphan = Orphan::exiting_with(&call, 0)?;
+        stop_is_announced(orphan.pid, &format!("an adopted child of {call}"))?;
+        orphan.let_go()?;
+        if !call.flags().contains(Flags::AUTOREAP) {
+            wait::reap_expecting(orphan.pid, Status::exited(0))?;
+        }
+        orphan.pidfd.wait_reaped()?;
+        let _ = sigchld::take();
+    }
+    Ok(())
+}
+
+case! {
+    /// An auto-reaped init of a pid namespace that was adopted leaves no zombie. An ordinary one does.
+    autoreap_adopted_init_leaves_no_zombie: Must, needs [Autoreap, ExitInfo, PidNamespace],
+    source "commit \"clone: add CLONE_AUTOREAP\"; kernel/exit.c reparent_leader()",
+}
+fn autoreap_adopted_init_leaves_no_zombie() -> Result {
+    let ordinary = Orphan::exiting_with(&Clone3::new(Flags::PIDFD | Flags::CLONE_NEWPID), 5)?;
+    ordinary.let_go()?;
+    wait::reap_expecting(ordinary.pid, Status::exited(5)).context("control: an ordinary init")?;
+    let init = Orphan::exiting_with(&Clone3::new(Flags::REAPED | Flags::CLONE_NEWPID), 5)?;
+    init.let_go()?;
+    init.pidfd.gone_with(init.pid, Status::exited(5)).context("an auto-reaped init that was adopted")
+}
+
+case! {
+    /// An auto-reaped child leaves no zombie either if the thread that made it was replaced since, by another thread's exec. An
+    /// ordinary one does.
+    autoreap_kept_when_creators_thread_is_replaced: Must, needs [Autoreap, ExitInfo],
+    source "commit \"clone: add CLONE_AUTOREAP\"; execve(2), on threads; kernel/exit.c forget_original_parent()",
+}
+fn autoreap_kept_when_creators_thread_is_replaced() -> Result {
+    for call in subject::calls() {
+        let (gate, (ours, theirs)) = (Gate::new()?, fdpass::pair()?);
+        let creator = Replacing::new(&Clone3::fork(), 0, || {
+            let child = call.spawn(|| {
+                gate.wait();
+                5
+            });
+            // A failure to report is seen as the end of the stream.
+            match child.and_then(|child| fdpass::send(&theirs, child.pidfd()?)) {
+                Ok(()) => park(),
+                Err(_) => 98,
+            }
+        })?;
+        drop(theirs);
+        let child = Pidfd::from(fdpass::receive(&ours)?);
+        creator.exec()?;
+        gate.open()?;
+        if call.flags().contains(Flags::AUTOREAP) {
+            child.reaped_with(Status::exited(5)).context("auto-reaped, when its creator has called exec")?;
+        } else {
+            child.wait_exited()?;
+            let now = child.poll_now(PollFlags::POLLIN)?;
+            check::equal("control: poll of an ordinary zombie", now, PollFlags::POLLIN)?;
+        }
+        let creator = creator.into_held();
+        creator.let_go()?;
+        wait::reap_expecting(creator.pid(), Status::exited(0))?;
+    }
+    // The ordinary one is the caller's to wait for now.
+    reap_all()
+}

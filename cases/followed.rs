@@ -1,0 +1,59 @@
+//! A child that is traced from birth, as its creator is: in the same way, auto-reaped or not.
+
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Result};
+use clone3_conformance::clone3::Clone3;
+use clone3_conformance::kit::{Held, subject, tracer};
+use clone3_conformance::wait::{self, Status};
+use nix::errno::Errno;
+use nix::sys::ptrace::Options;
+use nix::sys::signal::Signal;
+
+/// Traces the creator of one child with these options until nobody is left to trace: all that is told of the child.
+fn told_of_child(creator: &Held, options: Options) -> Result<Vec<Status>> {
+    tracer::seize(creator.pid(), options)?;
+    creator.let_go()?;
+    let mut told = Vec::new();
+    loop {
+        let (pid, status) = match wait::waitpid(-1, libc::__WALL) {
+            Ok(Some(news)) => news,
+            Ok(None) | Err(Errno::ECHILD) => return Ok(told),
+            Err(errno) => return Err(errno.into()),
+        };
+        if pid != creator.pid() {
+            told.push(status);
+        }
+        if let Some((signal, event)) = status.stop() {
+            tracer::go_on(pid, (event == 0).then_some(signal))?;
+        }
+    }
+}
+
+case! {
+    /// A child that is traced because its creator is (PTRACE_O_TRACECLONE, PTRACE_O_TRACEFORK) begins in a PTRACE_EVENT_STOP, not
+    /// by a SIGSTOP, if the tracer used PTRACE_SEIZE; and it has the creator's options: with PTRACE_O_TRACEEXIT its own exit is
+    /// a PTRACE_EVENT_EXIT. Auto-reaped or not.
+    autoreap_ptrace_followed_as_creator: Must, needs [Autoreap, ExitInfo, Ptrace],
+    source "ptrace(2), PTRACE_O_TRACECLONE, PTRACE_EVENT_STOP; include/linux/ptrace.h ptrace_init_task()",
+}
+fn autoreap_ptrace_followed_as_creator() -> Result {
+    let event = |number: i32| Status(number << 16 | Status::stopped(Signal::SIGTRAP).0);
+    let (begins, exits) = (event(libc::PTRACE_EVENT_STOP), event(libc::PTRACE_EVENT_EXIT));
+    let followed = Options::PTRACE_O_TRACECLONE | Options::PTRACE_O_TRACEFORK;
+    let ended = Status::exited(5);
+    for (options, expected) in [
+        (followed, vec![begins, ended]),
+        (followed | Options::PTRACE_O_TRACEEXIT, vec![begins, exits, ended]),
+    ] {
+        for call in subject::calls() {
+            let creator = Held::running(&Clone3::fork(), || {
+                // A child that its tracer has waited for is its parent's to wait for then.
+                i32::from(call.spawn(|| 5).and_then(|child| subject::see_off(&child)).is_err())
+            })?;
+            let what =
+                format!("told to the tracer of a child of {call}, whose creator it traces with {options:?}");
+            check::equal(what, told_of_child(&creator, options)?, expected.clone())?;
+        }
+    }
+    Ok(())
+}

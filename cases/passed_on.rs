@@ -1,0 +1,136 @@
+//! What a creator has set or begun for its children holds for those of the new flags, too.
+
+use std::fs;
+use std::os::fd::AsRawFd;
+
+use clone3_conformance::abi::Flags;
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Failure, Result};
+use clone3_conformance::clone3::{Clone3, Stack};
+use clone3_conformance::kit::counter::{FaultCounter, touch};
+use clone3_conformance::kit::process::{apart, child_reporting, sched_getscheduler, set_scheduler};
+use clone3_conformance::kit::{Held, fds, rseq, subject};
+use clone3_conformance::wait::Status;
+use nix::errno::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{getpriority_process, nice};
+
+case! {
+    /// A child of a creator with SCHED_RESET_ON_FORK has neither its real-time policy nor its negative nice value, nor the flag,
+    /// auto-reaped or not.
+    autoreap_scheduling_reset_on_fork: Must, needs [Autoreap, Root],
+    source "sched(7), resetting scheduling policy for child processes; kernel/sched/core.c sched_fork()",
+}
+fn autoreap_scheduling_reset_on_fork() -> Result {
+    let forbidden = |what: &str, errno: Errno| Failure::blocked(format!("{what} says {errno:?}"));
+    nice(-5).map_err(|errno| forbidden("nice(-5)", Errno::from_raw(errno.raw_os_error())))?;
+    set_scheduler(libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, 1)
+        .map_err(|errno| forbidden("sched_setscheduler(SCHED_FIFO|SCHED_RESET_ON_FORK)", errno))?;
+    policy_and_nice_are("real-time", (libc::SCHED_OTHER, 0))?;
+    set_scheduler(libc::SCHED_OTHER | libc::SCHED_RESET_ON_FORK, 0)?;
+    policy_and_nice_are("with a negative nice value", (libc::SCHED_OTHER, 0))?;
+    set_scheduler(libc::SCHED_OTHER, 0)?;
+    policy_and_nice_are("without SCHED_RESET_ON_FORK: control", (libc::SCHED_OTHER, -5))
+}
+
+/// Checks what a child has of a creator like this.
+fn policy_and_nice_are(creator: &str, expected: (i32, i32)) -> Result {
+    for call in subject::calls() {
+        let (child, got) =
+            child_reporting(&call, || Ok((sched_getscheduler(0)?, getpriority_process(None)?)))?;
+        child.ends_with(Status::exited(0))?;
+        let what = format!("(policy, nice value) of a child of {call} by a creator {creator}");
+        check::equal(what, got, expected)?;
+    }
+    Ok(())
+}
+
+case! {
+    /// A child with memory of its own has its creator's registration for restartable sequences (rseq(2)), auto-reaped or not: it
+    /// may register no other area.
+    autoreap_rseq_registration_inherited: Must, needs [Autoreap, ExitInfo],
+    source "kernel/rseq.c rseq(); include/linux/rseq.h rseq_fork(), which clears it with CLONE_VM alone",
+}
+fn autoreap_rseq_registration_inherited() -> Result {
+    match rseq::register() {
+        // The C library has registered one.
+        Ok(()) | Err(Errno::EINVAL) => {}
+        Err(Errno::ENOSYS) => {
+            return Err(Failure::blocked("rseq is ENOSYS: CONFIG_RSEQ is off, or a filter"));
+        }
+        Err(errno) => return Err(errno.into()),
+    }
+    check::refused("control: rseq of another area, by the creator", rseq::register(), Errno::EINVAL)?;
+    for call in subject::calls() {
+        let (child, got) = child_reporting(&call, || Ok(rseq::register().map_err(|errno| errno as i32)))?;
+        child.ends_with(Status::exited(0))?;
+        let what = format!("rseq of an area that its creator has not registered, by a child of {call}");
+        check::refused(what, got.map_err(Errno::from_raw), Errno::EINVAL)?;
+    }
+    Ok(())
+}
+
+case! {
+    /// A performance counter that children inherit counts what an auto-reaped child does, and still has it when the child has ended,
+    /// as of an ordinary child.
+    autoreap_inherits_performance_counter: Must, needs [Autoreap, ExitInfo],
+    source "perf_event_open(2), inherit; kernel/events/core.c inherit_event(), sync_child_event()",
+}
+fn autoreap_inherits_performance_counter() -> Result {
+    const PAGES: usize = 300;
+    for call in subject::calls() {
+        let counter = FaultCounter::new()?;
+        let child = Held::prepared(&call, 5, || {
+            // What comes of it is seen in the count.
+            let _ = touch(PAGES);
+        })?;
+        let counts = |when: &str| -> Result {
+            let count = counter.count()?;
+            check::holds(
+                count >= PAGES as u64,
+                format_args!(
+                    "page faults counted of a child of {call} that made {PAGES}, {when}: got {count}"
+                ),
+            )
+        };
+        counts("while it lives")?;
+        child.let_go()?;
+        subject::see_off(&child)?;
+        counts("when it has ended")?;
+        let before = counter.count()?;
+        subject::see_off(&call.spawn(|| 0)?)?;
+        let more = counter.count()? - before;
+        let few =
+            format!("control: page faults of a child of {call} that does nothing: expected few, got {more}");
+        check::holds(more < PAGES as u64 / 2, few)?;
+    }
+    Ok(())
+}
+
+case! {
+    /// Processes that share their memory (CLONE_VM) have one OOM adjustment, auto-reaped or not: what is written for the child is
+    /// read of its creator.
+    autoreap_shares_oom_adjustment_with_memory: Must, needs [Autoreap, ExitInfo, Proc],
+    source "proc_pid_oom_score_adj(5); fs/proc/base.c __set_oom_adj(); kernel/fork.c copy_oom_score_adj()",
+}
+fn autoreap_shares_oom_adjustment_with_memory() -> Result {
+    for call in subject::calls().into_iter().map(|call| call.with(Flags::CLONE_VM)) {
+        // In memory that nobody has shared yet: it is known from then on that somebody may.
+        apart(|| adjustment_is_shared(&call))?;
+    }
+    Ok(())
+}
+
+fn adjustment_is_shared(call: &Clone3) -> Result {
+    const OWN: &str = "/proc/self/oom_score_adj";
+    const VALUE: &str = "901";
+    let own = || Ok::<_, Failure>(fs::read_to_string(OWN)?.trim().to_owned());
+    let (from, to) = pipe_with(PipeFlags::CLOEXEC)?;
+    let child = call.spawn_on(&Stack::new()?, fds::wait_for_input, from.as_raw_fd() as usize)?;
+    check::holds(own()? != VALUE, format_args!("control: {OWN} is {VALUE} already"))?;
+    fs::write(format!("/proc/{}/oom_score_adj", child.pid()), VALUE)?;
+    let what = format!("{OWN} of the creator of {call}, after it was written for the child");
+    check::equal(what, own()?, VALUE.to_owned())?;
+    drop(to);
+    child.clear_away()
+}

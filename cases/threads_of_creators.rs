@@ -1,0 +1,125 @@
+//! Processes of several threads: whose the children are that a thread makes, and whose account what a thread uses.
+
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Result};
+use clone3_conformance::clone3::Clone3;
+use clone3_conformance::kit::orphan::parent_of;
+use clone3_conformance::kit::process::child_reporting;
+use clone3_conformance::kit::{Held, subject, threads, usage};
+use clone3_conformance::wait::Status;
+use rustix::time::{ClockId, Timespec, clock_gettime};
+
+fn own_pid() -> i32 {
+    std::process::id() as i32
+}
+
+case! {
+    /// The children that a thread of a process has made stay that process's when the thread ends, and can be waited for by another
+    /// thread. Auto-reaped parent or not.
+    autoreap_thread_leaves_children_to_its_process: Must, needs [Autoreap, ExitInfo],
+    source "wait(2) (\"children of other threads in the same thread group\"); kernel/exit.c find_new_reaper()",
+}
+fn autoreap_thread_leaves_children_to_its_process() -> Result {
+    for call in subject::calls() {
+        let (child, (process, parent)) = child_reporting(&call, || {
+            let make = || Ok((Held::exiting_with(&Clone3::fork(), 5)?, threads::own_pidfd()?));
+            let (made, thread) = threads::in_a_thread(make)?;
+            thread.wait_reaped()?;
+            let parent = parent_of(&made.observe()?)?;
+            made.let_go()?;
+            if parent == own_pid() {
+                made.into_child().reap_expecting(Status::exited(5))?;
+            }
+            Ok((own_pid(), parent))
+        })?;
+        let what = format!("parent of what an ended thread of a child of {call} made");
+        check::equal(what, parent, process)?;
+        child.ends_with(Status::exited(0))?;
+    }
+    Ok(())
+}
+
+case! {
+    /// The ppid that PIDFD_GET_INFO gives of a child is the number of its parent's process, whichever thread made the child.
+    pidfd_info_ppid_is_no_thread: Must, needs [ExitInfo],
+    source "include/uapi/linux/pidfd.h; fs/pidfs.c pidfd_info()",
+}
+fn pidfd_info_ppid_is_no_thread() -> Result {
+    threads::in_a_thread(|| {
+        check::holds(threads::own_tid() != own_pid(), "control: the thread is the leader")?;
+        for call in subject::calls() {
+            let child = Held::exiting_with(&call, 0)?;
+            let what = format!(
+                "ppid in PIDFD_GET_INFO of a child of {call}, made by another thread than the leader"
+            );
+            check::equal(what, parent_of(child.pidfd()?)?, own_pid())?;
+            child.into_child().clear_away()?;
+        }
+        Ok(())
+    })
+}
+
+/// CPU time, in microseconds.
+fn cpu_time(clock: ClockId) -> i64 {
+    let Timespec { tv_sec, tv_nsec } = clock_gettime(clock);
+    tv_sec * 1_000_000 + tv_nsec / 1000
+}
+
+/// Uses CPU time, and gives how much the calling thread has used.
+fn burn() -> i64 {
+    const MUCH: i64 = 5_000;
+    loop {
+        let used = cpu_time(ClockId::ThreadCPUTime);
+        if used >= MUCH {
+            return used;
+        }
+    }
+}
+
+case! {
+    /// What an ended thread of a process has used is in the process's CPU time. Auto-reaped process or not.
+    autoreap_cpu_time_has_ended_threads: Must, needs [Autoreap, ExitInfo],
+    source "clock_getres(2), CLOCK_PROCESS_CPUTIME_ID; kernel/exit.c __exit_signal()",
+}
+fn autoreap_cpu_time_has_ended_threads() -> Result {
+    for call in subject::calls() {
+        let (child, (all, own, ended)) = child_reporting(&call, || {
+            let (used, thread) = threads::in_a_thread(|| Ok((burn(), threads::own_pidfd()?)))?;
+            thread.wait_reaped()?;
+            // In this order: the process's has all of the other by then.
+            let own = cpu_time(ClockId::ThreadCPUTime);
+            Ok((cpu_time(ClockId::ProcessCPUTime), own, used))
+        })?;
+        child.ends_with(Status::exited(0))?;
+        // A microsecond each is left for rounding.
+        check::holds(
+            all + 3 >= own + ended,
+            format_args!(
+                "CPU time of a child of {call}: expected at least the {own} µs of its only thread and the {ended} µs of \
+                 one that has ended, got {all} µs"
+            ),
+        )?;
+    }
+    Ok(())
+}
+
+case! {
+    /// What a child has used that an auto-reaped process waited for is in that process's RUSAGE_CHILDREN, as for any process.
+    autoreap_process_has_childrens_account: Must, needs [Autoreap, ExitInfo],
+    source "getrusage(2), RUSAGE_CHILDREN; kernel/exit.c wait_task_zombie()",
+}
+fn autoreap_process_has_childrens_account() -> Result {
+    for call in subject::calls() {
+        let (child, faults) = child_reporting(&call, || {
+            let before = usage::of_children()?.minor_faults;
+            Clone3::fork().spawn(|| 0)?.reap_expecting(Status::exited(0))?;
+            Ok((before, usage::of_children()?.minor_faults))
+        })?;
+        child.ends_with(Status::exited(0))?;
+        let (before, after) = faults;
+        check::equal(format_args!("page faults of the children of a new child of {call}"), before, 0)?;
+        let what = format!("page faults of the children of a child of {call}, which has waited for one");
+        check::holds(after > 0, format_args!("{what}: expected some, got {after}"))?;
+    }
+    Ok(())
+}
