@@ -7,7 +7,8 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::{Child, Clone3, park};
 use clone3_conformance::kit::process::apart;
-use clone3_conformance::kit::{Held, Place, privilege, subject};
+use clone3_conformance::kit::userfault::Trap;
+use clone3_conformance::kit::{Cgroup, Channel, Held, Place, privilege, subject};
 use clone3_conformance::sandbox;
 use nix::errno::Errno;
 use nix::poll::{PollTimeout, poll};
@@ -84,6 +85,57 @@ fn autoreap_gives_up_working_directory() -> Result {
                 unmounted(),
             )
         })?;
+    }
+    Ok(())
+}
+
+/// Blocks the calling process in the kernel, where nothing but SIGKILL reaches it, and has a thread of it say so.
+fn get_stuck(told: &Channel<Result>) -> Result {
+    let trap = Trap::lay_for_kernel()?;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // A failure to report is seen as the end of the stream.
+            let _ = told.send(&trap.wait_for_someone());
+            park()
+        });
+        // The kernel is to write the pidfd where the trap is.
+        let call = Clone3::new(Flags::PIDFD).pidfd_address(trap.address());
+        call.try_spawn(|| 0).map(drop).map_err(Failure::from)
+    })
+}
+
+/// A child that cannot be frozen.
+#[track_caller]
+fn stuck(call: &Clone3) -> Result<Child> {
+    let told = Channel::<Result>::new()?;
+    let child = call.spawn(|| {
+        let ended = get_stuck(&told);
+        i32::from(told.send(&ended).is_err())
+    })?;
+    told.recv()??;
+    Ok(child)
+}
+
+case! {
+    /// A cgroup that could not be frozen because of an auto-reaped member, blocked in the kernel, is frozen, and says so, when that
+    /// one is killed, as it is when an ordinary one is.
+    autoreap_end_lets_cgroup_freeze: Must, needs [Autoreap, ExitInfo, Root, Proc, Cgroup2],
+    source "Documentation/admin-guide/cgroup-v2.rst, cgroup.freeze and cgroup.events; kernel/cgroup/cgroup.c do_cgroup_task_dead()",
+}
+fn autoreap_end_lets_cgroup_freeze() -> Result {
+    for call in subject::calls() {
+        let group = Cgroup::create(&[])?;
+        let other = Clone3::fork().into_cgroup(group.dir()).spawn(park)?;
+        let child = stuck(&call.clone().into_cgroup(group.dir()))?;
+        group.write("cgroup.freeze", "1")?;
+        let frozen = group.read("cgroup.events")?.contains("frozen 1");
+        check::equal("control: frozen with a member that is blocked in the kernel", frozen, false)?;
+        child.clear_away()?;
+        group
+            .wait_for("frozen 1")
+            .context(format_args!("when the blocked member, a child of {call}, is gone"))?;
+        other.clear_away()?;
+        group.remove()?;
     }
     Ok(())
 }
