@@ -10,7 +10,6 @@ use clone3_conformance::kit::{Actor, Channel, Gate, legacy, privilege, setuid, s
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::wait;
 use nix::errno::Errno;
-use nix::sys::ptrace::Options;
 use std::os::fd::AsFd;
 use std::sync::{Mutex, PoisonError};
 
@@ -45,7 +44,7 @@ enum Order {
 
 fn trace(order: Order) -> Result {
     match order {
-        Order::Seize(pid) => tracer::seize(pid, Options::empty()),
+        Order::Seize(pid) => tracer::seize_as_ordinary_user(pid),
         Order::WaitFor(pid) => wait::reap(pid).map(drop),
     }
 }

@@ -8,7 +8,6 @@ use clone3_conformance::kit::{Cgroup, Held, legacy, subject, tracer};
 use clone3_conformance::pidfd::pidfd_open;
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
-use nix::sys::ptrace::Options;
 use rustix::fs::{fstat, stat};
 
 use super::pidfd_info::info;
@@ -28,7 +27,7 @@ case! {
 fn pidfd_info_zombie_identity() -> Result {
     for call in subject::calls() {
         let child = Held::exiting_with(&call, 5)?;
-        tracer::seize(child.pid(), Options::empty())?;
+        tracer::seize_as_ordinary_user(child.pid())?;
         let request = InfoMask::PID | InfoMask::CREDS;
         let alive = identity(&info(child.pidfd()?, request)?);
         child.let_go()?;
@@ -107,7 +106,8 @@ case! {
 }
 fn pidfd_info_ns_ioctls_open_its_own() -> Result {
     for call in subject::calls() {
-        let child = Held::prepared(&call.with(BORN_IN), 0, || {
+        let call = call.with(BORN_IN);
+        let child = Held::prepared(&call, 0, || {
             // Not each kernel has each kind.
             for flag in ENTERED {
                 let _ = legacy::unshare(flag as u64);
@@ -122,7 +122,9 @@ fn pidfd_info_ns_ioctls_open_its_own() -> Result {
                 opened => check::succeeds(format_args!("{kind:?} namespace"), opened)?,
             };
             let its = stat(format!("/proc/{}/ns/{name}", child.pid()))?.st_ino;
-            check::equal(format_args!("inode of its {kind:?} namespace"), fstat(opened)?.st_ino, its)?;
+            let what =
+                format!("inode of what the pidfd of a child of {call} opens as its {kind:?} namespace");
+            check::equal(what, fstat(opened)?.st_ino, its)?;
             differing += usize::from(stat(format!("/proc/self/ns/{name}"))?.st_ino != its);
         }
         check::holds(differing > 1, "control: the child is in the caller's namespaces")?;
