@@ -2,7 +2,7 @@
 //! (`|/path %F`).
 
 use std::fs;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 
@@ -119,6 +119,11 @@ impl Server {
         self.pattern.change(&format!("@{}", self.place.of("nobody")))
     }
 
+    /// Asks for each dump how it is to be made (`@@/path`, Linux 6.17): see [`Dump::answer`].
+    pub fn to_asked_server(&self) -> Result {
+        self.pattern.change(&format!("@@{}", self.place.of("socket")))
+    }
+
     /// Sends dumps to a plain file. The process that dumps must allow large ones: see [`allow_core_files`].
     pub fn to_file(&self) -> Result {
         self.pattern.change(&self.place.of("core"))
@@ -204,22 +209,11 @@ impl Lingerer {
     /// The process whose dump it took must wait for it, and not have exited.
     #[track_caller]
     pub fn is_waited_for(&self, process: &Pidfd, pid: i32) -> Result {
-        // On its way to its end it would still be seen for a while, but not asleep.
-        while Stat::of(pid).is_none_or(|stat| stat.state != 'S') {
-            if process.poll_now(PollFlags::POLLIN)?.contains(PollFlags::POLLIN) {
-                return Err(Failure::fail(format!(
-                    "process {pid} has exited while the helper that took its core dump still looks at it, with kernel.core_pipe_limit not 0"
-                )));
-            }
-            if sandbox::time_left() == PollTimeout::ZERO {
-                let now = crate::procfs::describe(pid);
-                return Err(Failure::fail(format!(
-                    "process {pid} neither exits nor sleeps while the helper of its core dump looks at it: {now}"
-                )));
-            }
-            std::thread::yield_now();
-        }
-        Ok(())
+        sleeps(
+            process,
+            pid,
+            "the helper that took its core dump still looks at it, with kernel.core_pipe_limit not 0",
+        )
     }
 
     /// Lets it exit.
@@ -229,10 +223,42 @@ impl Lingerer {
     }
 }
 
+/// A process that has dumped core must sleep, and not have exited, while `reason` says why.
+#[track_caller]
+fn sleeps(process: &Pidfd, pid: i32, reason: &str) -> Result {
+    // On its way to its end it would still be seen for a while, but not asleep.
+    while Stat::of(pid).is_none_or(|stat| stat.state != 'S') {
+        if process.poll_now(PollFlags::POLLIN)?.contains(PollFlags::POLLIN) {
+            return Err(Failure::fail(format!("process {pid} has exited while {reason}")));
+        }
+        if sandbox::time_left() == PollTimeout::ZERO {
+            let now = crate::procfs::describe(pid);
+            return Err(Failure::fail(format!(
+                "process {pid} neither exits nor sleeps while {reason}: {now}"
+            )));
+        }
+        std::thread::yield_now();
+    }
+    Ok(())
+}
+
 /// Lets the calling process write a core file of any size.
 pub fn allow_core_files() -> Result {
     use rustix::process::{Resource, Rlimit, setrlimit};
     Ok(setrlimit(Resource::Core, Rlimit { current: None, maximum: None })?)
+}
+
+/// How a server that is asked wants a dump to be made: bits of `linux/coredump.h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// The kernel writes it (`COREDUMP_KERNEL`).
+    FromKernel = 1,
+    /// The server makes it itself (`COREDUMP_USERSPACE`).
+    OwnWork = 2,
+    /// There is to be none (`COREDUMP_REJECT`).
+    None = 4,
+    /// As `OwnWork`, and the process is to wait until the server has closed the connection (`COREDUMP_WAIT`).
+    OwnWorkWithTime = 2 | 8,
 }
 
 /// A core dump under way: the process that dumps is at the other end.
@@ -247,6 +273,30 @@ impl Dump {
         let pidfd: OwnedFd =
             getsockopt(&self.stream, sockopt::PeerPidfd).map_err(Failure::from).context("SO_PEERPIDFD")?;
         Ok(Pidfd::from(pidfd))
+    }
+
+    /// Reads the kernel's question how the dump is to be made, and answers it.
+    #[track_caller]
+    pub fn answer(&mut self, wish: Wish) -> Result {
+        const SIZE: u32 = 16;
+        // `struct coredump_req`: two sizes, and which answers the kernel takes.
+        let (mut question, mut mark) = ([0; SIZE as usize], [0; 4]);
+        self.stream.read_exact(&mut question)?;
+        // `struct coredump_ack`: its size, nothing, and the answer.
+        let mut answer = [0; SIZE as usize];
+        answer[..4].copy_from_slice(&SIZE.to_ne_bytes());
+        answer[8..].copy_from_slice(&(wish as u64).to_ne_bytes());
+        self.stream.write_all(&answer)?;
+        self.stream.read_exact(&mut mark)?;
+        note!("asked how to dump core: {question:?}; answered {wish:?}; mark {mark:?}");
+        // COREDUMP_MARK_REQACK.
+        check::equal("the kernel's mark behind the server's answer", u32::from_ne_bytes(mark), 0)
+    }
+
+    /// The process must wait for the server to close the connection, and not have exited.
+    #[track_caller]
+    pub fn is_waited_for(&self, process: &Pidfd, pid: i32) -> Result {
+        sleeps(process, pid, "the server that answered COREDUMP_WAIT has the connection")
     }
 
     fn is_of(&self, process: &Pidfd) -> Result<bool> {

@@ -24,14 +24,85 @@ pub fn seccomp_filters_exist() -> Result {
 
 /// `seccomp(SECCOMP_SET_MODE_FILTER)` with a filter that allows everything.
 pub fn install_seccomp_filter() -> std::result::Result<(), Errno> {
-    let ret = (libc::BPF_RET | libc::BPF_K) as u16;
-    let mut allow = libc::sock_filter { code: ret, jt: 0, jf: 0, k: libc::SECCOMP_RET_ALLOW };
+    seccomp_filter_with(0)
+}
+
+/// As [`install_seccomp_filter`], for all threads of the process: `SECCOMP_FILTER_FLAG_TSYNC`.
+pub fn install_seccomp_filter_for_all_threads() -> std::result::Result<(), Errno> {
+    seccomp_filter_with(libc::SECCOMP_FILTER_FLAG_TSYNC)
+}
+
+fn seccomp_filter_with(flags: libc::c_ulong) -> std::result::Result<(), Errno> {
+    let mut allow = allow_everything();
     let filter = libc::sock_fprog { len: 1, filter: &raw mut allow };
     // SAFETY: the kernel copies the one instruction that `filter` speaks of; both are live.
     let done =
-        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const filter) };
-    note!("seccomp(SECCOMP_SET_MODE_FILTER) = {done}");
+        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const filter) };
+    note!("seccomp(SECCOMP_SET_MODE_FILTER, {flags}) = {done}");
     Errno::result(done).map(drop)
+}
+
+/// `prctl(PR_SET_SECCOMP)` with a filter that allows everything.
+pub fn install_seccomp_filter_by_prctl() -> std::result::Result<(), Errno> {
+    let mut allow = allow_everything();
+    let filter = libc::sock_fprog { len: 1, filter: &raw mut allow };
+    let mode = libc::SECCOMP_MODE_FILTER as libc::c_ulong;
+    // SAFETY: the kernel copies the one instruction that `filter` speaks of; both are live.
+    let done = unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const filter, 0_u64, 0_u64) };
+    note!("prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER) = {done}");
+    Errno::result(done).map(drop)
+}
+
+fn allow_everything() -> libc::sock_filter {
+    let ret = (libc::BPF_RET | libc::BPF_K) as u16;
+    libc::sock_filter { code: ret, jt: 0, jf: 0, k: libc::SECCOMP_RET_ALLOW }
+}
+
+/// `struct io_uring_task_restriction` of `linux/io_uring.h` with one `struct io_uring_restriction` behind it.
+#[repr(C)]
+#[derive(Default)]
+struct RingRestriction {
+    flags: u16,
+    count: u16,
+    spare: [u32; 3],
+    kind: u16,
+    operation: u8,
+    spare2: u8,
+    spare3: [u32; 3],
+}
+
+/// `io_uring_register(IORING_REGISTER_RESTRICTIONS)` without a ring: from then on, rings that the calling thread makes allow
+/// nothing but `IORING_OP_NOP` (Linux 7.1). A thread that has restrictions is refused others: EPERM.
+pub fn restrict_own_rings() -> std::result::Result<(), Errno> {
+    const REGISTER_RESTRICTIONS: libc::c_uint = 11;
+    const RESTRICTION_SQE_OP: u16 = 1;
+    let only_nop = RingRestriction { count: 1, kind: RESTRICTION_SQE_OP, ..RingRestriction::default() };
+    // SAFETY: the kernel reads the live structure, which says how long it is.
+    let done = unsafe {
+        libc::syscall(libc::SYS_io_uring_register, -1, REGISTER_RESTRICTIONS, &raw const only_nop, 1_u32)
+    };
+    note!("io_uring_register(-1, IORING_REGISTER_RESTRICTIONS) = {done}");
+    Errno::result(done).map(drop)
+}
+
+/// `fchroot(2)` to this descriptor.
+fn fchroot(fd: i32) -> std::result::Result<(), Errno> {
+    const SYS_FCHROOT: libc::c_long = 472;
+    // SAFETY: no pointers are passed.
+    let done = unsafe { libc::syscall(SYS_FCHROOT, fd, 0_u32) };
+    note!("fchroot({fd}) = {done}");
+    Errno::result(done).map(drop)
+}
+
+/// Whether there is fchroot(2), and nothing refuses it outright.
+pub fn fchroot_exists() -> bool {
+    fchroot(-1) == Err(Errno::EBADF)
+}
+
+/// `fchroot(FD_FAILFS_ROOT)` (Linux 7.3): from then on, no path leads anywhere for the caller.
+pub fn give_up_root_directory() -> std::result::Result<(), Errno> {
+    const FAILFS_ROOT: i32 = -10004;
+    fchroot(FAILFS_ROOT)
 }
 
 /// `struct landlock_ruleset_attr` of `linux/landlock.h`, as of ABI 6 (Linux 6.12).
@@ -94,10 +165,20 @@ impl Landlock {
 
     /// Puts the calling thread into a new domain: `landlock_restrict_self(2)`.
     pub fn restrict_self(self) -> std::result::Result<(), Errno> {
+        self.restrict_with(0)
+    }
+
+    /// Puts all threads of the process into a new domain: `LANDLOCK_RESTRICT_SELF_TSYNC` (ABI 8). An older kernel says EINVAL.
+    pub fn restrict_all_threads(self) -> std::result::Result<(), Errno> {
+        const RESTRICT_SELF_TSYNC: u32 = 1 << 3;
+        self.restrict_with(RESTRICT_SELF_TSYNC)
+    }
+
+    fn restrict_with(self, flags: u32) -> std::result::Result<(), Errno> {
         let ruleset = self.ruleset()?;
         // SAFETY: no pointers are passed.
-        let done = unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset.as_raw_fd(), 0_u32) };
-        note!("landlock_restrict_self({self:?}) = {done}");
+        let done = unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset.as_raw_fd(), flags) };
+        note!("landlock_restrict_self({self:?}, {flags:#x}) = {done}");
         Errno::result(done).map(drop)
     }
 

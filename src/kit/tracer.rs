@@ -19,6 +19,19 @@ pub fn seize(pid: i32, options: Options) -> Result {
     check::succeeds(format_args!("ptrace(SEIZE, {pid})"), seized)
 }
 
+/// As [`seize`], for a caller who may have had more privileges when it was found that tracing is permitted.
+///
+/// # Errors
+/// `blocked` where it is not permitted now, as Yama has it from ptrace_scope 2 on.
+pub fn seize_as_ordinary_user(pid: i32) -> Result {
+    match ptrace::seize(Pid::from_raw(pid), Options::empty()) {
+        Err(nix::errno::Errno::EPERM) => {
+            Err(Failure::blocked("needs permission to trace with ptrace(2) as an ordinary user"))
+        }
+        seized => check::succeeds(format_args!("ptrace(SEIZE, {pid})"), seized),
+    }
+}
+
 /// `PTRACE_ATTACH`: traces a process and stops it. Returns when it has stopped.
 #[track_caller]
 pub fn attach(pid: i32) -> Result {

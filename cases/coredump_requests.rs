@@ -1,0 +1,72 @@
+//! Core dumps by a server that is asked how each is to be made (`core_pattern` `@@/path`).
+
+use clone3_conformance::abi::{InfoMask, PIDFD_COREDUMPED};
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Context as _, Result};
+use clone3_conformance::kit::coredump::{Server, Wish};
+use clone3_conformance::kit::crash::Crash;
+use clone3_conformance::kit::subject;
+use clone3_conformance::wait::Status;
+use nix::sys::signal::Signal;
+
+use super::pidfd_info::info;
+
+case! {
+    /// A child whose core the kernel writes to a server that was asked, or that the server makes itself, is told to have dumped core, and
+    /// one whose core the server rejects is not. PIDFD_GET_INFO tells of the dump, and of its signal, for an auto-reaped child as
+    /// for an ordinary one.
+    pidfd_info_coredump_by_request: Must, needs [ExitInfo, CoredumpSignal, Root, GlobalChanges],
+    source "core(5); include/uapi/linux/coredump.h; fs/coredump.c coredump_sock_connect(), do_coredump()", since "6.19",
+}
+fn pidfd_info_coredump_by_request() -> Result {
+    const REQUEST: InfoMask = InfoMask::EXIT.union(InfoMask::COREDUMP).union(InfoMask::COREDUMP_SIGNAL);
+    let server = Server::start()?;
+    server.to_asked_server()?;
+    let without_core = Status::killed(Signal::SIGSEGV);
+    let ways = [
+        (Wish::FromKernel, Crash::Unmapped.dumped()),
+        (Wish::OwnWork, Crash::Unmapped.dumped()),
+        (Wish::None, without_core),
+    ];
+    for call in subject::calls() {
+        for (wish, expected) in ways {
+            let child = call.spawn(|| Crash::Unmapped.now())?;
+            let mut dump = server.begin_dump_of(child.pidfd()?)?;
+            dump.answer(wish)?;
+            dump.take()?;
+            let waited_for = subject::see_off(&child)?;
+            let what = format!("child of {call} whose core dump the server answers with {wish:?}");
+            check::equal(format_args!("wait status of a {what}"), waited_for.unwrap_or(expected), expected)?;
+            let told = info(child.pidfd()?, REQUEST).context(&what)?;
+            let status = Status(told.exit_code);
+            let found = (status, told.coredump_mask & PIDFD_COREDUMPED, told.coredump_signal);
+            let expected = (expected, PIDFD_COREDUMPED, libc::SIGSEGV as u32);
+            check::equal(
+                format_args!("exit_code, PIDFD_COREDUMPED, coredump_signal of a {what}"),
+                found,
+                expected,
+            )?;
+        }
+    }
+    Ok(())
+}
+
+case! {
+    /// A child whose core a server makes itself, having answered COREDUMP_WAIT, has not exited while the server has the connection,
+    /// auto-reaped or not.
+    autoreap_coredump_waits_for_server: Must, needs [Autoreap, ExitInfo, CoredumpSignal, Root, Proc, GlobalChanges],
+    source "include/uapi/linux/coredump.h (\"COREDUMP_WAIT: wait for coredump server\"); fs/coredump.c coredump_sock_wait()",
+}
+fn autoreap_coredump_waits_for_server() -> Result {
+    let server = Server::start()?;
+    server.to_asked_server()?;
+    for call in subject::calls() {
+        let child = call.spawn(|| Crash::Unmapped.now())?;
+        let mut dump = server.begin_dump_of(child.pidfd()?)?;
+        dump.answer(Wish::OwnWorkWithTime)?;
+        dump.is_waited_for(child.pidfd()?, child.pid()).context(format_args!("child of {call}"))?;
+        drop(dump);
+        subject::see_off(&child)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,154 @@
+//! What an exec leaves an auto-reaped child, and what it does not give it.
+
+use clone3_conformance::abi::{Flags, Namespace};
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Failure, Result};
+use clone3_conformance::clone3::{Clone3, Stack};
+use clone3_conformance::kit::helper::Command;
+use clone3_conformance::kit::setuid::credentials_after_exec;
+use clone3_conformance::kit::{Actor, Channel, Gate, legacy, privilege, setuid, subject, tracer};
+use clone3_conformance::pidfd::Pidfd;
+use clone3_conformance::wait;
+use nix::errno::Errno;
+use std::os::fd::AsFd;
+use std::sync::{Mutex, PoisonError};
+
+const USER: u32 = privilege::ORDINARY;
+
+case! {
+    /// An auto-reaped child of an ordinary user that shares its root directory with its creator (CLONE_FS) does not become root by
+    /// exec of a set-user-ID program, as an ordinary child does not; one that shares it with nobody becomes root.
+    autoreap_setuid_program_with_shared_fs: Must, needs [Autoreap, ExitInfo, Root, NotYetNnp],
+    source "fs/exec.c check_unsafe_exec() (LSM_UNSAFE_SHARE); security/commoncap.c cap_bprm_creds_from_file()",
+}
+fn autoreap_setuid_program_with_shared_fs() -> Result {
+    let program = setuid::file_with_mode(0o4755)?;
+    privilege::become_ordinary_user()?;
+    for call in subject::calls() {
+        for (flags, effective) in [(Flags::empty(), 0), (Flags::CLONE_FS, USER)] {
+            let call = call.clone().with(flags);
+            let found = credentials_after_exec(&call, program.as_fd(), || Ok(()))?;
+            let what = format!("user ids after exec of a set-user-ID program in a child of {call}");
+            check::equal(what, found.uids, [USER, effective, effective])?;
+        }
+    }
+    Ok(())
+}
+
+/// What the process that traces is told.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+enum Order {
+    Seize(i32),
+    WaitFor(i32),
+}
+
+fn trace(order: Order) -> Result {
+    match order {
+        Order::Seize(pid) => tracer::seize_as_ordinary_user(pid),
+        Order::WaitFor(pid) => wait::reap(pid).map(drop),
+    }
+}
+
+case! {
+    /// An auto-reaped child of an ordinary user that another process of that user traces does not become root by exec of a set-user-ID
+    /// program, as an ordinary child does not; one that nobody traces becomes root.
+    autoreap_setuid_program_while_traced: Must, needs [Autoreap, ExitInfo, Root, Ptrace, NotYetNnp],
+    source "execve(2) (\"the calling process is being ptraced\"); security/commoncap.c cap_bprm_creds_from_file()",
+}
+fn autoreap_setuid_program_while_traced() -> Result {
+    let program = setuid::file_with_mode(0o4755)?;
+    privilege::become_ordinary_user()?;
+    let tracer = Actor::spawn(&Clone3::fork(), trace)?;
+    for call in subject::calls() {
+        for (traced, effective) in [(false, 0), (true, USER)] {
+            let found = credentials_after_exec(&call, program.as_fd(), || {
+                if traced {
+                    let own = std::process::id() as i32;
+                    tracer::let_anyone_trace_me();
+                    tracer.ask(Order::Seize(own))?;
+                    // Or its parent could not wait for it.
+                    tracer.tell(Order::WaitFor(own))?;
+                }
+                Ok(())
+            })?;
+            if traced {
+                tracer.answer()?;
+            }
+            let what = format!(
+                "user ids after exec of a set-user-ID program in a child of {call}, traced: {traced}"
+            );
+            check::equal(what, found.uids, [USER, effective, effective])?;
+        }
+    }
+    tracer.dismiss()
+}
+
+case! {
+    /// CLONE_NEWIPC together with CLONE_SYSVSEM is refused with EINVAL, with CLONE_AUTOREAP as without.
+    abi_newipc_with_sysvsem_einval: Must, needs [Autoreap, SysAdmin],
+    source "clone(2), EINVAL (\"both CLONE_NEWIPC and CLONE_SYSVSEM were specified\")",
+}
+fn abi_newipc_with_sysvsem_einval() -> Result {
+    for call in subject::calls() {
+        let alone = call.clone().with(Flags::CLONE_NEWIPC);
+        if alone.try_spawn(|| 0).map(|child| child.clear_away()).is_err() {
+            return Err(Failure::blocked("needs IPC namespaces (CONFIG_IPC_NS)"));
+        }
+        alone.with(Flags::CLONE_SYSVSEM).refused(Errno::EINVAL)?;
+    }
+    Ok(())
+}
+
+/// What the next child is to exec.
+static COMMAND: Mutex<Option<Command>> = Mutex::new(None);
+
+/// In a child that holds up its creator, and so may do what it likes: execs. Comes back only if that fails.
+extern "C" fn exec_command(_: usize) -> i32 {
+    // The lock is let go of before the exec, after which nobody could.
+    let command = COMMAND.lock().map(|mut command| command.take());
+    if let Ok(Some(command)) = command {
+        let _ = command.exec();
+    }
+    98
+}
+
+/// The inode of a namespace of a process.
+fn inode(pidfd: &Pidfd, kind: Namespace) -> Result<u64> {
+    let namespace = check::succeeds(format_args!("{kind:?} namespace"), pidfd.namespace(kind))?;
+    Ok(rustix::fs::fstat(namespace)?.st_ino)
+}
+
+case! {
+    /// An auto-reaped child made as by vfork(2) (CLONE_VM and CLONE_VFORK) is, once it has called exec, in the time namespace that its
+    /// creator made for its children, as an ordinary one is.
+    autoreap_vfork_exec_enters_time_namespace: Must, needs [Autoreap, ExitInfo, SysAdmin],
+    source "time_namespaces(7); kernel/nsproxy.c exec_task_namespaces()",
+}
+fn autoreap_vfork_exec_enters_time_namespace() -> Result {
+    legacy::unshare(libc::CLONE_NEWTIME as u64)
+        .map_err(|errno| Failure::blocked(format!("unshare(CLONE_NEWTIME) says {errno:?}")))?;
+    let own = Pidfd::open(std::process::id() as i32)?;
+    let expected = inode(&own, Namespace::TimeForChildren)?;
+    check::holds(
+        inode(&own, Namespace::Time)? != expected,
+        "control: unshare(CLONE_NEWTIME) has done nothing",
+    )?;
+    for call in subject::calls() {
+        let call = call.with(Flags::CLONE_VM | Flags::CLONE_VFORK);
+        let (gate, ready) = (Gate::new()?, Channel::<Result>::new()?);
+        let hold = Command::new("hold", &[])?.with_fd(&ready.sending_end()?);
+        let hold = hold.with_fd(&gate.waiting_end()).number(0);
+        *COMMAND.lock().unwrap_or_else(PoisonError::into_inner) = Some(hold);
+        let child = call.spawn_on(&Stack::new()?, exec_command, 0)?;
+        ready.recv()??;
+        let found = inode(child.pidfd()?, Namespace::Time)?;
+        check::equal(
+            format_args!("inode of the time namespace of a child of {call}, after its exec"),
+            found,
+            expected,
+        )?;
+        gate.open()?;
+        subject::see_off(&child)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,145 @@
+//! Processes whose leader thread has ended while another runs: signals, stops, cgroups and orphans still find them.
+
+use clone3_conformance::abi::{Flags, InfoMask};
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Context as _, Result};
+use clone3_conformance::clone3::{Clone3, exit_now, exit_thread};
+use clone3_conformance::kit::{Cgroup, Channel, Held, Orphan, subject, threads};
+use clone3_conformance::wait::{self, Event, Status, Who};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, setpgid};
+
+use super::pidfd_info::info;
+
+const SIGKILLED: Status = Status::killed(Signal::SIGKILL);
+
+#[track_caller]
+fn leaderless(call: &Clone3) -> Result<Held> {
+    threads::leaderless(call, 4, || 5)
+}
+
+case! {
+    /// A signal for a process group reaches an auto-reaped member whose leader thread has ended, as it does an ordinary one.
+    autoreap_leaderless_reached_by_kill_of_group: Must, needs [Autoreap, ExitInfo, Proc],
+    source "kill(2); POSIX: a process goes on when its first thread ends; kernel/signal.c __kill_pgrp_info()",
+}
+fn autoreap_leaderless_reached_by_kill_of_group() -> Result {
+    for call in subject::calls() {
+        let child = leaderless(&call)?;
+        let group = Pid::from_raw(child.pid());
+        setpgid(group, group)?;
+        check::succeeds("kill(-PGID, SIGKILL)", kill(Pid::from_raw(-child.pid()), Signal::SIGKILL))?;
+        let what = format!("leaderless child of {call} in a process group that got SIGKILL");
+        child.pidfd()?.wait_exited().context(&what)?;
+        child.into_child().ends_with(SIGKILLED).context(&what)?;
+    }
+    Ok(())
+}
+
+case! {
+    /// The parent's wait reports the stop of an auto-reaped child whose leader thread has ended, as it does that of an ordinary one.
+    autoreap_leaderless_stop_waited_for: Must, needs [Autoreap, ExitInfo, Proc],
+    source "wait(2), WUNTRACED; kernel/exit.c wait_consider_task() (\"delay_group_leader\")",
+}
+fn autoreap_leaderless_stop_waited_for() -> Result {
+    for call in subject::calls() {
+        let child = leaderless(&call)?;
+        let pid = child.pid();
+        child.kill(Signal::SIGSTOP)?;
+        let seen = wait::waitid(Who::Pid(pid), libc::WSTOPPED | libc::__WALL);
+        let stopped = Event { pid, code: libc::CLD_STOPPED, status: libc::SIGSTOP };
+        check::equal(
+            format_args!("waitid(WSTOPPED) for a leaderless child of {call}"),
+            seen,
+            Ok(Some(stopped)),
+        )?;
+        child.into_child().clear_away()?;
+    }
+    Ok(())
+}
+
+/// In the process that is to adopt: becomes a subreaper, ends its leader thread, and lets another thread go on.
+fn adopt_without_leader(adopter: &Channel<Result<i32>>) -> Result<i32> {
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+    let own = std::process::id() as i32;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let found = threads::wait_for_dead_leader(own)
+                .and_then(|()| Orphan::exiting_with(&Clone3::new(Flags::REAPED), 0))
+                .and_then(|orphan| {
+                    let parent = orphan.parent()?;
+                    orphan.let_go()?;
+                    orphan.pidfd.wait_reaped()?;
+                    Ok(parent)
+                });
+            // A failure to report is seen as the end of the stream.
+            let _ = adopter.send(&found);
+            exit_now(5)
+        });
+        exit_thread(4)
+    })
+}
+
+case! {
+    /// An auto-reaped subreaper whose leader thread has ended adopts the orphans below it, as an ordinary one does.
+    autoreap_leaderless_subreaper_adopts: Must, needs [Autoreap, ExitInfo, Proc],
+    source "PR_SET_CHILD_SUBREAPER(2const) (the setting is the process's); kernel/exit.c find_new_reaper()",
+}
+fn autoreap_leaderless_subreaper_adopts() -> Result {
+    for call in subject::calls() {
+        let adopter = Channel::<Result<i32>>::new()?;
+        let child = call.spawn(|| adopt_without_leader(&adopter).unwrap_or(98))?;
+        let parent = adopter.recv()??;
+        let what = format!("who adopts below a leaderless subreaper, a child of {call}");
+        check::equal(what, parent, child.pid())?;
+        subject::see_off(&child)?;
+    }
+    Ok(())
+}
+
+case! {
+    /// An auto-reaped process whose leader thread has ended is in cgroup.procs, and PIDFD_GET_INFO has its cgroup, as of an ordinary
+    /// one.
+    autoreap_leaderless_in_its_cgroup: Must, needs [Autoreap, ExitInfo, Proc, Cgroup2],
+    source "Documentation/admin-guide/cgroup-v2.rst, cgroup.procs; fs/pidfs.c pidfd_info()",
+}
+fn autoreap_leaderless_in_its_cgroup() -> Result {
+    for call in subject::calls() {
+        let group = Cgroup::create(&[])?;
+        let call = call.into_cgroup(group.dir());
+        let child = leaderless(&call)?;
+        let what = format!("leaderless child of {call}");
+        let members = group.read("cgroup.procs")?;
+        check::equal(format_args!("cgroup.procs with a {what}"), members.trim(), &child.pid().to_string())?;
+        let found = info(child.pidfd()?, InfoMask::CGROUPID)?;
+        check::equal(format_args!("cgroupid of a {what}"), found.cgroupid, group.id()?)?;
+        child.into_child().clear_away()?;
+        group.remove()?;
+    }
+    Ok(())
+}
+
+case! {
+    /// cgroup.kill kills an auto-reaped process whose leader thread has ended, and an ordinary one: its other thread does not run on.
+    autoreap_leaderless_reached_by_cgroup_kill: Must, needs [Autoreap, ExitInfo, Proc, Cgroup2],
+    source "Documentation/admin-guide/cgroup-v2.rst, cgroup.kill (\"kills the cgroup and all its descendants\")",
+    known_defect "7.1 and 7.2: the signal is for the leader thread alone, which is dead; the process lives on",
+}
+fn autoreap_leaderless_reached_by_cgroup_kill() -> Result {
+    for call in subject::calls() {
+        let group = Cgroup::create(&[])?;
+        let call = call.into_cgroup(group.dir());
+        let child = leaderless(&call)?;
+        group.write("cgroup.kill", "1")?;
+        // Whoever has a SIGKILL by now does not get to this.
+        child.let_go()?;
+        if !child.reaps_itself() {
+            wait::reap(child.pid())?;
+        }
+        let status = child.pidfd()?.exit_status()?;
+        let what = format!("how a leaderless child of {call} ended after cgroup.kill");
+        check::equal_or_defect(what, status, SIGKILLED, Status::exited(5))?;
+        group.remove()?;
+    }
+    Ok(())
+}

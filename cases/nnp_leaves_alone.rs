@@ -1,0 +1,301 @@
+//! What a process with no_new_privs may do as any other, what it may do for having it, and what it still may not.
+
+use caps::{CapSet, Capability};
+use clone3_conformance::abi::Flags;
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Context as _, Failure, Result};
+use clone3_conformance::clone3::Clone3;
+use clone3_conformance::kit::helper::{Command, HELPERS, Helper};
+use clone3_conformance::kit::privilege::{self, Caps};
+use clone3_conformance::kit::process::{apart, child_reporting};
+use clone3_conformance::kit::programs::{fd, or_wrong};
+use clone3_conformance::kit::sandboxing::{self, Landlock};
+use clone3_conformance::kit::{Channel, Held, setuid};
+use clone3_conformance::linkme::distributed_slice;
+use clone3_conformance::wait::Status;
+use nix::errno::Errno;
+use nix::sys::personality::{self, Persona};
+use nix::sys::ptrace::{self, Options};
+use nix::unistd::{Gid, Pid, Uid};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
+use rustix::thread::CapabilitiesSecureBits;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::os::fd::AsFd;
+
+/// How a system call goes.
+type Outcome = std::result::Result<(), Errno>;
+
+/// What `body` gives in a child of this call.
+fn in_child<T: Serialize + DeserializeOwned>(call: &Clone3, body: impl FnOnce() -> Result<T>) -> Result<T> {
+    let (child, found) = child_reporting(call, body)?;
+    child.reap_expecting(Status::exited(0))?;
+    Ok(found)
+}
+
+/// How `attempt` goes in a child of this call.
+fn outcome_in(call: &Clone3, attempt: impl FnOnce() -> Result<Outcome>) -> Result<Outcome> {
+    let errno = in_child(call, || Ok(attempt()?.err().map(|errno| errno as i32)))?;
+    Ok(errno.map_or(Ok(()), |number| Err(Errno::from_raw(number))))
+}
+
+fn with_nnp() -> Clone3 {
+    Clone3::fork().with(Flags::NNP)
+}
+
+/// What a call asks for, and how it goes.
+type Attempt = (&'static str, fn() -> Result<Outcome>);
+
+/// Each must go well in a child with CLONE_NNP where it does in an ordinary one.
+fn allowed_as_ever(attempts: &[Attempt]) -> Result {
+    for &(what, attempt) in attempts {
+        outcome_in(&Clone3::fork(), attempt)?
+            .map_err(|errno| Failure::blocked(format!("{what} says {errno:?} to an ordinary child")))?;
+        let outcome = outcome_in(&with_nnp(), attempt)?;
+        check::succeeds(format_args!("{what} in a child with CLONE_NNP"), outcome)?;
+    }
+    Ok(())
+}
+
+fn std_errno(errno: rustix::io::Errno) -> Errno {
+    Errno::from_raw(errno.raw_os_error())
+}
+
+fn set_securebits() -> Result<Outcome> {
+    Ok(rustix::thread::set_capabilities_secure_bits(CapabilitiesSecureBits::NO_ROOT).map_err(std_errno))
+}
+
+fn set_groups() -> Result<Outcome> {
+    Ok(nix::unistd::setgroups(&[Gid::from_raw(5)]))
+}
+
+/// A mount that is attached nowhere and goes with its descriptor.
+fn mount_nowhere() -> Result<Outcome> {
+    use rustix::mount::{fsconfig_create, fsmount, fsopen};
+    let mount = || {
+        let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        fsconfig_create(&context)?;
+        fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).map(drop)
+    };
+    Ok(mount().map_err(std_errno))
+}
+
+case! {
+    /// A CLONE_NNP child of root uses the capabilities that it has as an ordinary one: it may set securebits, change its groups, and
+    /// mount.
+    nnp_uses_capabilities: Must, needs [Nnp, Root],
+    source "Documentation/userspace-api/no_new_privs.rst: what does not involve execve is not prevented",
+}
+fn nnp_uses_capabilities() -> Result {
+    allowed_as_ever(&[
+        ("prctl(PR_SET_SECUREBITS)", set_securebits),
+        ("setgroups", set_groups),
+        ("fsmount", mount_nowhere),
+    ])
+}
+
+fn seize_own_child() -> Result<Outcome> {
+    let child = Held::exiting_with(&Clone3::fork(), 0)?;
+    let seized = ptrace::seize(Pid::from_raw(child.pid()), Options::empty());
+    child.into_child().clear_away()?;
+    Ok(seized)
+}
+
+case! {
+    /// A CLONE_NNP child may trace a child of its own, as an ordinary one may.
+    nnp_traces: Must, needs [Nnp, Ptrace],
+    source "Documentation/userspace-api/no_new_privs.rst: what does not involve execve is not prevented; ptrace(2)",
+}
+fn nnp_traces() -> Result {
+    allowed_as_ever(&[("ptrace(PTRACE_SEIZE) of a child", seize_own_child)])
+}
+
+/// What stays permitted when root becomes an ordinary user and has asked for that with PR_SET_KEEPCAPS.
+fn kept_capabilities() -> Result<Caps> {
+    rustix::thread::set_keep_capabilities(true)?;
+    let user = Uid::from_raw(privilege::ORDINARY);
+    nix::unistd::setresuid(user, user, user)?;
+    Caps::own(CapSet::Permitted)
+}
+
+case! {
+    /// PR_SET_KEEPCAPS keeps the permitted capabilities of a CLONE_NNP child of root that gives up user id 0, as those of an
+    /// ordinary one.
+    nnp_keepcaps: Must, needs [Nnp, Root],
+    source "PR_SET_KEEPCAPS(2const); Documentation/userspace-api/no_new_privs.rst: what does not involve execve is not prevented",
+}
+fn nnp_keepcaps() -> Result {
+    let ordinary = in_child(&Clone3::fork(), kept_capabilities)?;
+    check::holds(
+        ordinary.contains(Capability::CAP_SYS_ADMIN),
+        format_args!("control without CLONE_NNP: kept {ordinary:?}"),
+    )?;
+    let kept = in_child(&with_nnp(), kept_capabilities)?;
+    check::equal("CapPrm after setresuid with PR_SET_KEEPCAPS, with CLONE_NNP", kept, ordinary)
+}
+
+case! {
+    /// no_new_privs does not allow chroot(2) to who has no CAP_SYS_CHROOT: EPERM.
+    nnp_chroot_needs_capability: Must, needs [Nnp, Root],
+    source "chroot(2); commit \"clone: add CLONE_NNP\" grants nothing but what no_new_privs always did",
+}
+fn nnp_chroot_needs_capability() -> Result {
+    let control = outcome_in(&with_nnp(), || Ok(nix::unistd::chroot("/")))?;
+    check::succeeds("control: chroot(\"/\") by root with CLONE_NNP", control)?;
+    let refused = outcome_in(&with_nnp(), || {
+        privilege::become_ordinary_user()?;
+        Ok(nix::unistd::chroot("/"))
+    })?;
+    check::refused("chroot(\"/\") by an ordinary user with CLONE_NNP", refused, Errno::EPERM)
+}
+
+/// As an [`Attempt`], with what it says to an ordinary user without no_new_privs.
+type Restriction = (&'static str, fn() -> Outcome, Errno);
+
+fn restrict_all_threads() -> Outcome {
+    Landlock::Execute.restrict_all_threads()
+}
+
+/// What an ordinary user can do to himself with no_new_privs alone. Not each kernel has all of it.
+const RESTRICTIONS: [Restriction; 4] = [
+    (
+        "seccomp with SECCOMP_FILTER_FLAG_TSYNC",
+        sandboxing::install_seccomp_filter_for_all_threads,
+        Errno::EACCES,
+    ),
+    ("prctl(PR_SET_SECCOMP)", sandboxing::install_seccomp_filter_by_prctl, Errno::EACCES),
+    ("landlock_restrict_self with LANDLOCK_RESTRICT_SELF_TSYNC", restrict_all_threads, Errno::EPERM),
+    ("io_uring_register(-1, IORING_REGISTER_RESTRICTIONS)", sandboxing::restrict_own_rings, Errno::EACCES),
+];
+
+case! {
+    /// An unprivileged CLONE_NNP child may restrict itself in each way that the kernel has: by a seccomp filter for all its threads
+    /// or through prctl, by Landlock for all its threads, and by restrictions of its rings. Without the flag each is refused.
+    nnp_unprivileged_restrictions: Must, needs [Nnp, Unprivileged, NotYetNnp],
+    source "seccomp(2); PR_SET_SECCOMP(2const); landlock_restrict_self(2); io_uring_register(2); \
+        commit \"clone: add CLONE_NNP\"",
+}
+fn nnp_unprivileged_restrictions() -> Result {
+    privilege::drop_capabilities()?;
+    let mut tried = 0;
+    for (what, restrict, refusal) in RESTRICTIONS {
+        let without = outcome_in(&Clone3::fork(), || Ok(restrict()))?;
+        if without.is_err_and(|errno| errno != refusal) {
+            // This kernel has not got it, or the environment forbids it.
+            continue;
+        }
+        check::refused(format_args!("control: {what} without CLONE_NNP"), without, refusal)?;
+        let with = outcome_in(&with_nnp(), || Ok(restrict()))?;
+        check::succeeds(format_args!("{what} in a child with CLONE_NNP"), with)?;
+        tried += 1;
+    }
+    match tried {
+        0 => Err(Failure::blocked("an ordinary user can restrict himself in no way here")),
+        _ => Ok(()),
+    }
+}
+
+case! {
+    /// An unprivileged CLONE_NNP child may give up its root directory for good. Without the flag that is EPERM; and so long as the
+    /// child shares its root directory with its creator (CLONE_FS), who may have no no_new_privs, it is EINVAL.
+    nnp_gives_up_root_directory: Must, needs [Nnp, Unprivileged, NotYetNnp, UserNamespaces],
+    source "fs/open.c fchroot() (\"A shared fs_struct lets a sibling exec setuid past the check above\")",
+}
+fn nnp_gives_up_root_directory() -> Result {
+    if !sandboxing::fchroot_exists() {
+        return Err(Failure::unsupported("needs fchroot(2) (Linux 7.3)"));
+    }
+    privilege::drop_capabilities()?;
+    let ways = [
+        (Flags::empty(), Some(Errno::EPERM)),
+        (Flags::NNP, None),
+        (Flags::NNP | Flags::CLONE_FS, Some(Errno::EINVAL)),
+    ];
+    for (flags, expected) in ways {
+        // In between is one whose root may be given up with the child's.
+        let errno = apart(|| {
+            let outcome =
+                outcome_in(&Clone3::fork().with(flags), || Ok(sandboxing::give_up_root_directory()))?;
+            Ok(outcome.err().map(|errno| errno as i32))
+        })?;
+        let what = format!("fchroot(FD_FAILFS_ROOT) in a child with {flags} (None: it succeeds)");
+        check::equal(what, errno.map(Errno::from_raw), expected)?;
+    }
+    Ok(())
+}
+
+case! {
+    /// A CLONE_NNP child has the restrictions that its creator has put on its rings, as an ordinary one has: it cannot put others on
+    /// them.
+    nnp_inherits_ring_restrictions: Must, needs [Nnp],
+    source "io_uring_register(2), IORING_REGISTER_RESTRICTIONS; kernel/fork.c copy_process() (io_uring_fork())",
+}
+fn nnp_inherits_ring_restrictions() -> Result {
+    apart(|| {
+        rustix::thread::set_no_new_privs(true)?;
+        sandboxing::restrict_own_rings().map_err(|errno| {
+            Failure::blocked(format!(
+                "restrictions of a thread's rings (Linux 7.1, CONFIG_IO_URING): {errno:?}"
+            ))
+        })?;
+        for call in [Clone3::fork(), with_nnp()] {
+            let again = outcome_in(&call, || Ok(sandboxing::restrict_own_rings()))?;
+            let what =
+                format!("IORING_REGISTER_RESTRICTIONS by a child of {call}, whose creator has done it");
+            check::refused(what, again, Errno::EPERM)?;
+        }
+        Ok(())
+    })
+}
+
+#[distributed_slice(HELPERS)]
+static KEPT: Helper = Helper { name: "kept", main: |arguments| or_wrong(say_what_is_kept(arguments)) };
+
+/// Whether there is a parent-death signal, and whether ADDR_NO_RANDOMIZE is set.
+type KeptState = (bool, bool);
+
+/// `kept REPORT`: says on the channel REPORT what is left of what was set before the exec.
+fn say_what_is_kept(arguments: &[String]) -> Result<i32> {
+    let signal = rustix::process::parent_process_death_signal()?.is_some();
+    let fixed = personality::get()?.contains(Persona::ADDR_NO_RANDOMIZE);
+    Channel::<Result<KeptState>>::adopt(fd(arguments, 0)?)?.send(&Ok((signal, fixed)))?;
+    Ok(0)
+}
+
+/// What a child of this call keeps when it execs that program.
+fn kept_by_exec_in(call: &Clone3, program: &impl AsFd) -> Result<KeptState> {
+    let channel = Channel::<Result<KeptState>>::new()?;
+    let command = Command::new("kept", &[])?.with_fd(&channel.sending_end()?);
+    let set = || -> Result {
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::USR1))?;
+        personality::set(personality::get()? | Persona::ADDR_NO_RANDOMIZE)?;
+        Ok(())
+    };
+    let child = call.spawn(|| {
+        let failure = set().map_or_else(|failure| failure, |()| command.exec_file(program.as_fd()));
+        i32::from(channel.send(&Err(failure)).is_err())
+    })?;
+    let kept = channel.recv()??;
+    child.ends_with(Status::exited(0))?;
+    Ok(kept)
+}
+
+case! {
+    /// An unprivileged CLONE_NNP child that execs a set-user-ID program gains nothing, and so keeps its PR_SET_PDEATHSIG and its
+    /// ADDR_NO_RANDOMIZE. Without the flag it loses both.
+    nnp_setuid_program_takes_nothing: Must, needs [Nnp, Root, NotYetNnp],
+    source "PR_SET_PDEATHSIG(2const); personality(2); fs/exec.c bprm_fill_uid()",
+}
+fn nnp_setuid_program_takes_nothing() -> Result {
+    let program = setuid::file_with_mode(0o4755)?;
+    privilege::become_ordinary_user()?;
+    let what =
+        "whether a parent-death signal and ADDR_NO_RANDOMIZE are kept by exec of a set-user-ID program";
+    let control = kept_by_exec_in(&Clone3::fork(), &program).context("control without CLONE_NNP")?;
+    check::equal(format_args!("control without CLONE_NNP: {what}"), control, (false, false))?;
+    check::equal(
+        format_args!("with CLONE_NNP: {what}"),
+        kept_by_exec_in(&with_nnp(), &program)?,
+        (true, true),
+    )
+}

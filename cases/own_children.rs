@@ -1,0 +1,73 @@
+//! The children of an auto-reaped process, and the number that it leaves behind.
+
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Result};
+use clone3_conformance::clone3::Clone3;
+use clone3_conformance::kit::process::child_reporting;
+use clone3_conformance::kit::sigchld::Reaction;
+use clone3_conformance::kit::{namespace, sigchld, subject};
+use clone3_conformance::wait::{self, Status};
+use nix::errno::Errno;
+use nix::sys::signal::SaFlags;
+
+/// What waitpid says, when an ordinary child of the caller has ended, with this reaction to SIGCHLD: a status, or an errno.
+fn waited_for_with(reaction: Reaction, flags: SaFlags) -> Result<(Option<i32>, i32)> {
+    sigchld::react(reaction, flags)?;
+    let child = Clone3::fork().spawn(|| 3)?;
+    Ok(match wait::waitpid(child.pid(), libc::__WALL) {
+        Ok(found) => (found.map(|(_, Status(status))| status), 0),
+        Err(errno) => (None, errno as i32),
+    })
+}
+
+case! {
+    /// An auto-reaped process that ignores SIGCHLD, or has SA_NOCLDWAIT set, has no zombies of its ordinary children, as any process; with
+    /// neither it has.
+    autoreap_process_ignores_sigchld: Must, needs [Autoreap],
+    source "sigaction(2), SA_NOCLDWAIT; wait(2) (SIGCHLD set to SIG_IGN); kernel/signal.c do_notify_parent()",
+}
+fn autoreap_process_ignores_sigchld() -> Result {
+    let (zombie, none) = ((Some(Status::exited(3).0), 0), (None, Errno::ECHILD as i32));
+    let reactions = [
+        (Reaction::Default, SaFlags::empty(), zombie),
+        (Reaction::Ignore, SaFlags::empty(), none),
+        (Reaction::Default, SaFlags::SA_NOCLDWAIT, none),
+    ];
+    for call in subject::calls() {
+        for (reaction, flags, expected) in reactions {
+            let (child, found) = child_reporting(&call, || waited_for_with(reaction, flags))?;
+            let what = format!(
+                "status and errno of waitpid for an ordinary child of a child of {call}, with SIGCHLD {reaction:?}, {flags:?}"
+            );
+            check::equal(what, found, expected)?;
+            subject::see_off(&child)?;
+        }
+    }
+    Ok(())
+}
+
+/// How many children one after the other are compared.
+const CHILDREN: usize = 12;
+
+case! {
+    /// The number of an auto-reaped child that is gone is not what the next process gets: numbers go up, as they do with ordinary
+    /// children.
+    autoreap_number_not_given_again_at_once: Is, needs [Autoreap, ExitInfo, PidNamespace],
+    source "kernel/pid.c alloc_pid() (idr_alloc_cyclic())",
+}
+fn autoreap_number_not_given_again_at_once() -> Result {
+    for call in subject::calls() {
+        let numbers = namespace::as_init(|| {
+            let mut numbers = Vec::new();
+            for _ in 0..CHILDREN {
+                let child = call.spawn(|| 0)?;
+                numbers.push(child.pid());
+                subject::see_off(&child)?;
+            }
+            Ok(numbers)
+        })?;
+        let rising = numbers.is_sorted_by(|one, next| one < next);
+        check::holds(rising, format_args!("expected rising numbers of children of {call}, got {numbers:?}"))?;
+    }
+    Ok(())
+}

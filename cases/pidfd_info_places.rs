@@ -1,0 +1,135 @@
+//! PIDFD_GET_INFO of zombies, and where pidfds say that a process and its threads are: in which cgroup, and in which namespaces.
+
+use clone3_conformance::abi::{Flags, InfoMask, Namespace, PIDFD_THREAD, PidfdInfo};
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Failure, Result};
+use clone3_conformance::kit::pair::Pair;
+use clone3_conformance::kit::{Cgroup, Held, legacy, subject, tracer};
+use clone3_conformance::pidfd::pidfd_open;
+use clone3_conformance::wait::{self, Status};
+use nix::errno::Errno;
+use rustix::fs::{fstat, stat};
+
+use super::pidfd_info::info;
+
+/// What tells who it is and whose.
+fn identity(info: &PidfdInfo) -> [u32; 11] {
+    let PidfdInfo { pid, tgid, ppid, ruid, rgid, euid, egid, suid, sgid, fsuid, fsgid, .. } = *info;
+    [pid, tgid, ppid, ruid, rgid, euid, egid, suid, sgid, fsuid, fsgid]
+}
+
+case! {
+    /// PIDFD_GET_INFO gives the same numbers, parent and ids of a zombie as of the process while it lived: of an ordinary child, and of
+    /// an auto-reaped one that its parent has traced to its end.
+    pidfd_info_zombie_identity: Must, needs [PidfdInfo, Ptrace, Unprivileged],
+    source "pidfd_info(): a zombie has its credentials and its parent until it is waited for",
+}
+fn pidfd_info_zombie_identity() -> Result {
+    for call in subject::calls() {
+        let child = Held::exiting_with(&call, 5)?;
+        tracer::seize_as_ordinary_user(child.pid())?;
+        let request = InfoMask::PID | InfoMask::CREDS;
+        let alive = identity(&info(child.pidfd()?, request)?);
+        child.let_go()?;
+        child.is_a_zombie(5)?;
+        let what = format!(
+            "pid, tgid, ppid, ruid, rgid, euid, egid, suid, sgid, fsuid, fsgid of a child of {call} that is a zombie"
+        );
+        check::equal(what, identity(&info(child.pidfd()?, request)?), alive)?;
+        wait::reap_expecting(child.pid(), Status::exited(5))?;
+    }
+    Ok(())
+}
+
+/// A cgroup for single threads.
+fn threaded_cgroup() -> Result<Cgroup> {
+    let group = Cgroup::create(&[])?;
+    let threaded = group.write("cgroup.type", "threaded");
+    threaded.map_err(|failure| Failure::blocked(format!("a threaded cgroup: {}", failure.message)))?;
+    Ok(group)
+}
+
+case! {
+    /// The cgroupid that PIDFD_GET_INFO gives of a thread in a threaded cgroup is that cgroup's, not that of the leader's, while the
+    /// thread lives and when it has ended.
+    pidfd_info_cgroup_of_thread: Must, needs [ExitInfo, Cgroup2],
+    source "Documentation/admin-guide/cgroup-v2.rst, Threads; fs/pidfs.c pidfd_info(), pidfs_exit()",
+}
+fn pidfd_info_cgroup_of_thread() -> Result {
+    for call in subject::calls() {
+        let (leaders, others) = (threaded_cgroup()?, threaded_cgroup()?);
+        let pair = Pair::new(&call)?;
+        leaders.admit(pair.child.pid())?;
+        others.write("cgroup.threads", &pair.other.to_string())?;
+        let thread = pidfd_open(pair.other, PIDFD_THREAD)?;
+        let found = info(pair.child.pidfd()?, InfoMask::CGROUPID)?.cgroupid;
+        check::equal(format_args!("cgroupid of a child of {call}"), found, leaders.id()?)?;
+        let what = format!("cgroupid of a thread of a child of {call}, in another cgroup than its leader");
+        check::equal(&what, info(&thread, InfoMask::CGROUPID)?.cgroupid, others.id()?)?;
+        pair.let_other_go()?;
+        thread.wait_reaped()?;
+        let found = info(&thread, InfoMask::EXIT | InfoMask::CGROUPID)?.cgroupid;
+        check::equal(format_args!("{what}, when it has ended"), found, others.id()?)?;
+        pair.child.clear_away()?;
+        leaders.remove()?;
+        others.remove()?;
+    }
+    Ok(())
+}
+
+/// What `/proc` calls it.
+fn name_in_proc(kind: Namespace) -> &'static str {
+    match kind {
+        Namespace::Cgroup => "cgroup",
+        Namespace::Ipc => "ipc",
+        Namespace::Mount => "mnt",
+        Namespace::Net => "net",
+        Namespace::Pid => "pid",
+        Namespace::PidForChildren => "pid_for_children",
+        Namespace::Time => "time",
+        Namespace::TimeForChildren => "time_for_children",
+        Namespace::User => "user",
+        Namespace::Uts => "uts",
+    }
+}
+
+/// Namespaces that are not too dear to make: one that the child is born in, and those that it goes into or makes for its children.
+const BORN_IN: Flags = Flags::CLONE_NEWPID;
+const ENTERED: [i32; 4] =
+    [libc::CLONE_NEWCGROUP, libc::CLONE_NEWTIME, libc::CLONE_NEWUTS, libc::CLONE_NEWIPC];
+
+case! {
+    /// The ioctls of a pidfd open the namespaces that the process is in, and those that its children will be in, as `/proc` shows
+    /// them: not the caller's, nor the one kind for the other.
+    pidfd_info_ns_ioctls_open_its_own: Must, needs [PidfdInfo, SysAdmin, PidNamespace, Proc],
+    source "pidfd_ioctl(); pull request vfs-6.11.pidfs; namespaces(7), time_namespaces(7)",
+}
+fn pidfd_info_ns_ioctls_open_its_own() -> Result {
+    for call in subject::calls() {
+        let call = call.with(BORN_IN);
+        let child = Held::prepared(&call, 0, || {
+            // Not each kernel has each kind.
+            for flag in ENTERED {
+                let _ = legacy::unshare(flag as u64);
+            }
+        })?;
+        let mut differing = 0;
+        for kind in Namespace::ALL {
+            let name = name_in_proc(kind);
+            let opened = match child.pidfd()?.namespace(kind) {
+                // The kernel was built without this kind.
+                Err(Errno::EOPNOTSUPP) => continue,
+                opened => check::succeeds(format_args!("{kind:?} namespace"), opened)?,
+            };
+            let its = stat(format!("/proc/{}/ns/{name}", child.pid()))?.st_ino;
+            let what =
+                format!("inode of what the pidfd of a child of {call} opens as its {kind:?} namespace");
+            check::equal(what, fstat(opened)?.st_ino, its)?;
+            differing += usize::from(stat(format!("/proc/self/ns/{name}"))?.st_ino != its);
+        }
+        check::holds(differing > 1, "control: the child is in the caller's namespaces")?;
+        child.let_go()?;
+        subject::see_off(&child)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,242 @@
+//! What an auto-reaped process is as a tracer, and what its own tracers leave of it when they let go.
+
+use clone3_conformance::abi::Flags;
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Context as _, Failure, Result};
+use clone3_conformance::clone3::Clone3;
+use clone3_conformance::clone3::park;
+use clone3_conformance::kit::process::apart;
+use clone3_conformance::kit::replacing::Replacing;
+use clone3_conformance::kit::tracer::Tracer;
+use clone3_conformance::kit::{Actor, Held, Tied, sigchld, subject, tracer};
+use clone3_conformance::procfs::Stat;
+use clone3_conformance::sandbox;
+use clone3_conformance::wait::{self, Status, Who};
+use nix::poll::PollTimeout;
+use nix::sys::ptrace::{self, Options};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::adoption::ends_by_its_kind;
+
+const SIGKILLED: Status = Status::killed(Signal::SIGKILL);
+
+/// A child that anyone may trace, and that does nothing until it is let go.
+#[track_caller]
+fn traceable(call: &Clone3) -> Result<Held> {
+    Held::prepared(call, 5, tracer::let_anyone_trace_me)
+}
+
+case! {
+    /// When an auto-reaped process that traces another with PTRACE_O_EXITKILL ends, its tracee is killed, as it is when an ordinary
+    /// tracer ends.
+    autoreap_tracer_exitkill: Must, needs [Autoreap, ExitInfo, Ptrace],
+    source "ptrace(2), PTRACE_O_EXITKILL; kernel/ptrace.c exit_ptrace()",
+}
+fn autoreap_tracer_exitkill() -> Result {
+    for call in subject::calls() {
+        let tracee = traceable(&Clone3::fork().with(Flags::PIDFD))?;
+        let tracer = Actor::spawn(&call, |pid| tracer::seize(pid, Options::PTRACE_O_EXITKILL))?;
+        tracer.ask(tracee.pid())?;
+        tracer.dismiss()?;
+        let what = format!("tracee with PTRACE_O_EXITKILL of a child of {call}, which has ended");
+        tracee.pidfd()?.wait_exited().context(&what)?;
+        tracee.into_child().reap_expecting(SIGKILLED).context(&what)?;
+    }
+    Ok(())
+}
+
+/// Stops a process and waits until it is.
+#[track_caller]
+fn stop(child: &Held) -> Result {
+    child.kill(Signal::SIGSTOP)?;
+    let seen = wait::waitid(Who::Pid(child.pid()), libc::WSTOPPED | libc::__WALL);
+    check::holds(matches!(seen, Ok(Some(_))), format_args!("control: waitid(WSTOPPED|__WALL): {seen:?}"))
+}
+
+/// Traces a stopped process, which says so.
+#[track_caller]
+fn seize_stopped(pid: i32) -> Result {
+    tracer::seize(pid, Options::empty())?;
+    let told = wait::waitpid(pid, libc::__WALL)?.and_then(|(_, status)| status.stop());
+    check::equal("what the tracer is told", told, Some((Signal::SIGSTOP, libc::PTRACE_EVENT_STOP)))
+}
+
+/// Waits until the process is stopped as by job control, or fails if it runs.
+#[track_caller]
+fn is_stopped(pid: i32) -> Result {
+    loop {
+        match Stat::of(pid) {
+            Some(stat) if stat.state == 'T' => return Ok(()),
+            // On its way from one stop into the other it runs.
+            Some(stat) if matches!(stat.state, 't' | 'R') && sandbox::time_left() != PollTimeout::ZERO => {
+                std::thread::yield_now();
+            }
+            Some(stat) => return Err(Failure::fail(format!("expected to be stopped (T), but {stat}"))),
+            None => return Err(Failure::fail(format!("process {pid} is gone"))),
+        }
+    }
+}
+
+case! {
+    /// An auto-reaped child that SIGSTOP has stopped stays stopped when its tracer lets go of it, by PTRACE_DETACH or by its own end,
+    /// as an ordinary one does.
+    autoreap_stays_stopped_without_tracer: Must, needs [Autoreap, Ptrace, Proc],
+    source "ptrace(2), \"Attaching and detaching\" and group-stop; kernel/ptrace.c __ptrace_unlink()",
+}
+fn autoreap_stays_stopped_without_tracer() -> Result {
+    for call in subject::calls() {
+        for detaches in [true, false] {
+            let child = traceable(&call)?;
+            stop(&child)?;
+            let pid = child.pid();
+            apart(|| {
+                seize_stopped(pid)?;
+                if detaches { check::succeeds("PTRACE_DETACH", tracer::detach(pid)) } else { Ok(()) }
+            })?;
+            let how = if detaches { "PTRACE_DETACH" } else { "the end of its tracer" };
+            is_stopped(pid).context(format_args!("stopped child of {call}, after {how}"))?;
+            child.into_child().clear_away()?;
+        }
+    }
+    Ok(())
+}
+
+/// A child with these flags that ends while another process traces it is a zombie to its parent when that one lets go of it, or,
+/// auto-reaped, gone.
+fn tracer_lets_go(flags: Flags) -> Result {
+    sigchld::block()?;
+    // Both with exit_signal 0: the one SIGCHLD is the tracer's.
+    for call in [Clone3::new(Flags::PIDFD | flags), Clone3::new(Flags::REAPED | flags)] {
+        for waits in [true, false] {
+            let child = traceable(&call)?;
+            let tracer = Tracer::of(child.pid())?;
+            child.let_go()?;
+            tracer.find_zombie()?;
+            if waits {
+                check::equal("the tracer's wait", tracer.reap()?, Status::exited(5))?;
+            }
+            tracer.dismiss()?;
+            let how = if waits { "has waited for it" } else { "has ended" };
+            ends_by_its_kind(&call, child.pid(), child.pidfd()?, Status::exited(5))
+                .context(format_args!("when its tracer, which is not its parent, {how}"))?;
+        }
+    }
+    Ok(())
+}
+
+case! {
+    /// An auto-reaped child with no_new_privs that ends while another process traces it is gone when that tracer waits for it, or
+    /// ends; an ordinary one is its parent's zombie then.
+    nnp_autoreap_gone_when_tracer_lets_go: Must, needs [Autoreap, Nnp, ExitInfo, Ptrace],
+    source "commit \"clone: add CLONE_AUTOREAP\" (\"without ever becoming a zombie\"); kernel/ptrace.c __ptrace_detach()",
+}
+fn nnp_autoreap_gone_when_tracer_lets_go() -> Result {
+    tracer_lets_go(Flags::NNP)
+}
+
+case! {
+    /// The auto-reaped init of a pid namespace that ends while another process than its parent traces it is gone when that tracer
+    /// waits for it, or ends; an ordinary one is its parent's zombie then.
+    autoreap_pidns_init_gone_when_tracer_lets_go: Must, needs [Autoreap, ExitInfo, Ptrace, PidNamespace],
+    source "commit \"clone: add CLONE_AUTOREAP\" (\"without ever becoming a zombie\"); kernel/exit.c wait_task_zombie()",
+}
+fn autoreap_pidns_init_gone_when_tracer_lets_go() -> Result {
+    tracer_lets_go(Flags::CLONE_NEWPID)
+}
+
+case! {
+    /// A tracer that is not the parent gets SIGCHLD with CLD_CONTINUED when its stopped auto-reaped tracee is continued, as the
+    /// tracer of an ordinary one does.
+    autoreap_ptrace_tracer_told_of_continuation: Is, needs [Autoreap, Ptrace],
+    source "sigaction(2), CLD_CONTINUED; kernel/signal.c get_signal() (\"Notify both the parent and the ptracer\")",
+}
+fn autoreap_ptrace_tracer_told_of_continuation() -> Result {
+    for call in subject::calls() {
+        let child = traceable(&call)?;
+        stop(&child)?;
+        let pid = child.pid();
+        let told = apart(|| {
+            sigchld::block()?;
+            seize_stopped(pid)?;
+            // It may come a little after the stop can be waited for.
+            sigchld::arrives_for(pid, libc::CLD_STOPPED)?;
+            tracer::go_on(pid, None)?;
+            kill(Pid::from_raw(pid), Signal::SIGCONT)?;
+            // Before it stops for its tracer, it has told of its continuation; of several SIGCHLD, the first is kept.
+            wait::waitpid(pid, libc::__WALL)?;
+            Ok(sigchld::take())
+        })?;
+        let what = format!("SIGCHLD of the tracer of a child of {call}, at SIGCONT");
+        let expected = sigchld::in_words(Some((libc::CLD_CONTINUED, pid)));
+        check::equal(what, sigchld::in_words(told), expected)?;
+        child.into_child().clear_away()?;
+    }
+    Ok(())
+}
+
+case! {
+    /// An auto-kill child that another process than its parent traces is killed by the last close of its pidfd.
+    autokill_traced_by_another: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Ptrace],
+    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; ptrace(2): SIGKILL kills a tracee at once",
+}
+fn autokill_traced_by_another() -> Result {
+    // Made before the child, so that it has no copy of its pidfd.
+    let tracer = Actor::spawn(&Clone3::fork(), |pid| tracer::seize(pid, Options::empty()))?;
+    let mut child = Tied::prepared(&Clone3::new(Flags::KILLED_NNP), || {
+        tracer::let_anyone_trace_me();
+        Ok(())
+    })?;
+    tracer.ask(child.pid())?;
+    child.lives("while it is traced")?;
+    child.close()?;
+    child.observer().wait_exited().context("traced by another process, after the last close of its pidfd")?;
+    tracer.dismiss()?;
+    child.dies("after the last close of its pidfd, when its tracer has ended")
+}
+
+/// Traces both threads of a process, and waits until one has done an exec: gives the message of that event.
+fn message_of_exec(pid: i32, news: Option<i32>) -> Result<i64> {
+    if let Some(thread) = news {
+        tracer::seize(pid, Options::PTRACE_O_TRACEEXEC)?;
+        return tracer::seize(thread, Options::PTRACE_O_TRACEEXEC).map(|()| 0);
+    }
+    loop {
+        let Some((tracee, status)) = wait::waitpid(-1, libc::__WALL)? else { continue };
+        match status.stop() {
+            Some((_, libc::PTRACE_EVENT_EXEC)) => {
+                let message = ptrace::getevent(Pid::from_raw(tracee))?;
+                tracer::go_on(tracee, None)?;
+                return Ok(message);
+            }
+            Some((signal, 0)) => tracer::go_on(tracee, Some(signal))?,
+            Some(_) => tracer::go_on(tracee, None)?,
+            None => return Err(Failure::fail(format!("tracee {tracee} {status} without PTRACE_EVENT_EXEC"))),
+        }
+    }
+}
+
+case! {
+    /// The message of PTRACE_EVENT_EXEC, when another thread than the leader of an auto-reaped child calls exec, is the number that
+    /// this thread had before, as it is for an ordinary child.
+    autoreap_ptrace_exec_event_names_thread: Must, needs [Autoreap, ExitInfo, Ptrace],
+    source "ptrace(2), PTRACE_O_TRACEEXEC (\"the former thread ID can be retrieved with PTRACE_GETEVENTMSG\")",
+}
+fn autoreap_ptrace_exec_event_names_thread() -> Result {
+    for call in subject::calls() {
+        let replacing = Replacing::new(&call, 7, park)?;
+        let (pid, thread) = (replacing.child.pid(), replacing.other);
+        let tracer = Actor::spawn(&Clone3::fork(), |news| message_of_exec(pid, news))?;
+        tracer.ask(Some(thread))?;
+        tracer.tell(None)?;
+        replacing.exec()?;
+        let message = tracer.answer()?;
+        let what = format!("message of PTRACE_EVENT_EXEC when a thread of a child of {call} calls exec");
+        check::equal(what, message, i64::from(thread))?;
+        tracer.dismiss()?;
+        let child = replacing.into_held();
+        child.let_go()?;
+        subject::see_off(&child)?;
+    }
+    Ok(())
+}
