@@ -122,7 +122,7 @@ fn autoreap_leaderless_in_its_cgroup() -> Result {
 case! {
     /// cgroup.kill kills an auto-reaped process whose leader thread has ended, and an ordinary one: its other thread does not run on.
     autoreap_leaderless_reached_by_cgroup_kill: Must, needs [Autoreap, ExitInfo, Proc, Cgroup2],
-    source "Documentation/admin-guide/cgroup-v2.rst, cgroup.kill (\"kills the cgroup and all its descendants\")",
+    source "Documentation/admin-guide/cgroup-v2.rst, cgroup.kill (\"all processes located in the affected cgroup tree will be killed\")",
     known_defect "7.1 and 7.2: the signal is for the leader thread alone, which is dead; the process lives on",
 }
 fn autoreap_leaderless_reached_by_cgroup_kill() -> Result {
