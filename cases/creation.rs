@@ -15,13 +15,6 @@ use nix::sys::resource::{Resource, setrlimit};
 
 use super::resources::become_lonely_user;
 
-/// The ordinary call, and those with each of the new flags.
-fn calls() -> [Clone3; 4] {
-    let new = [Clone3::new(Flags::REAPED), Clone3::fork().with(Flags::NNP), Clone3::new(Flags::KILLED_NNP)];
-    let [reaped, nnp, killed] = new;
-    [Clone3::fork(), reaped, nnp, killed]
-}
-
 case! {
     /// Flags that exclude each other (EINVAL) still do with the new flags: CLONE_SIGHAND without CLONE_VM, or with
     /// CLONE_CLEAR_SIGHAND; CLONE_FS with a new user or mount namespace.
@@ -30,7 +23,7 @@ case! {
 }
 fn abi_exclusive_flags_stay_exclusive() -> Result {
     let handlers = Flags::CLONE_SIGHAND | Flags::CLONE_VM;
-    for call in calls() {
+    for call in subject::kinds() {
         for accepted in [handlers, Flags::CLONE_FS, Flags::CLONE_CLEAR_SIGHAND] {
             call.clone().with(accepted).accepted()?;
         }
@@ -70,11 +63,11 @@ fn nnp_namespaces_need_capability() -> Result {
                 "{namespace} is EINVAL: needs namespaces (CONFIG_NAMESPACES)"
             )));
         }
-        for call in calls() {
+        for call in subject::kinds() {
             call.with(namespace).refused(Errno::EPERM)?;
         }
     }
-    calls().iter().try_for_each(Clone3::accepted)
+    subject::kinds().iter().try_for_each(Clone3::accepted)
 }
 
 case! {
@@ -129,14 +122,14 @@ case! {
 }
 fn abi_rlimit_nproc_holds_for_each_flag() -> Result {
     become_lonely_user()?;
-    calls().iter().try_for_each(Clone3::accepted)?;
+    subject::kinds().iter().try_for_each(Clone3::accepted)?;
     setrlimit(Resource::RLIMIT_NPROC, 1, 1)?;
     let beyond = Clone3::fork().try_spawn(|| 0);
     if let Ok(child) = beyond {
         child.clear_away()?;
         return Err(Failure::blocked("RLIMIT_NPROC does not limit this user"));
     }
-    calls().iter().try_for_each(|call| call.refused(Errno::EAGAIN))
+    subject::kinds().iter().try_for_each(|call| call.refused(Errno::EAGAIN))
 }
 
 case! {
@@ -153,7 +146,7 @@ fn nnp_into_cgroup_needs_its_permission() -> Result {
         // Only who is in there already may move somebody from there.
         above.admit(0)?;
         privilege::become_ordinary_user()?;
-        for call in calls() {
+        for call in subject::kinds() {
             call.clone().into_cgroup(given.dir()).accepted()?;
             call.into_cgroup(not_given.dir()).refused(Errno::EACCES)?;
         }
