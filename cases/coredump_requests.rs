@@ -12,9 +12,9 @@ use nix::sys::signal::Signal;
 use super::pidfd_info::info;
 
 case! {
-    /// A child whose core the kernel writes to a server that was asked, or that the server makes itself, is told to have dumped core, and
-    /// one whose core the server rejects is not. PIDFD_GET_INFO tells of the dump, and of its signal, for an auto-reaped child as
-    /// for an ordinary one.
+    /// A child whose core the kernel writes to a server that was asked, or that the server makes itself, is told to have dumped
+    /// core, and one whose core the server rejects is not. PIDFD_GET_INFO tells of the dump, and of its signal, for an
+    /// auto-reaped child as for an ordinary one.
     pidfd_info_coredump_by_request: Must, needs [ExitInfo, CoredumpSignal, Root, GlobalChanges],
     source "core(5); include/uapi/linux/coredump.h; fs/coredump.c coredump_sock_connect(), do_coredump()", since "6.19",
 }
@@ -52,8 +52,8 @@ fn pidfd_info_coredump_by_request() -> Result {
 }
 
 case! {
-    /// A child whose core a server makes itself, having answered COREDUMP_WAIT, has not exited while the server has the connection,
-    /// auto-reaped or not.
+    /// A child whose core a server makes itself, having answered COREDUMP_WAIT, has not exited while the server has the
+    /// connection, auto-reaped or not.
     autoreap_coredump_waits_for_server: Must, needs [Autoreap, ExitInfo, CoredumpSignal, Root, Proc, GlobalChanges],
     source "include/uapi/linux/coredump.h (\"COREDUMP_WAIT: wait for coredump server\"); fs/coredump.c coredump_sock_wait()",
 }

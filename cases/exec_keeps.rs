@@ -16,8 +16,8 @@ use std::sync::{Mutex, PoisonError};
 const USER: u32 = privilege::ORDINARY;
 
 case! {
-    /// An auto-reaped child of an ordinary user that shares its root directory with its creator (CLONE_FS) does not become root by
-    /// exec of a set-user-ID program, as an ordinary child does not; one that shares it with nobody becomes root.
+    /// An auto-reaped child of an ordinary user that shares its root directory with its creator (CLONE_FS) does not become root
+    /// by exec of a set-user-ID program, as an ordinary child does not; one that shares it with nobody becomes root.
     autoreap_setuid_program_with_shared_fs: Must, needs [Autoreap, ExitInfo, Root, NotYetNnp],
     source "fs/exec.c check_unsafe_exec() (LSM_UNSAFE_SHARE); security/commoncap.c cap_bprm_creds_from_file()",
 }
@@ -50,8 +50,8 @@ fn trace(order: Order) -> Result {
 }
 
 case! {
-    /// An auto-reaped child of an ordinary user that another process of that user traces does not become root by exec of a set-user-ID
-    /// program, as an ordinary child does not; one that nobody traces becomes root.
+    /// An auto-reaped child of an ordinary user that another process of that user traces does not become root by exec of a
+    /// set-user-ID program, as an ordinary child does not; one that nobody traces becomes root.
     autoreap_setuid_program_while_traced: Must, needs [Autoreap, ExitInfo, Root, Ptrace, NotYetNnp],
     source "execve(2) (\"the calling process is being ptraced\"); security/commoncap.c cap_bprm_creds_from_file()",
 }
@@ -119,8 +119,8 @@ fn inode(pidfd: &Pidfd, kind: Namespace) -> Result<u64> {
 }
 
 case! {
-    /// An auto-reaped child made as by vfork(2) (CLONE_VM and CLONE_VFORK) is, once it has called exec, in the time namespace that its
-    /// creator made for its children, as an ordinary one is.
+    /// An auto-reaped child made as by vfork(2) (CLONE_VM and CLONE_VFORK) is, once it has called exec, in the time namespace
+    /// that its creator made for its children, as an ordinary one is.
     autoreap_vfork_exec_enters_time_namespace: Must, needs [Autoreap, ExitInfo, SysAdmin],
     source "time_namespaces(7); kernel/nsproxy.c exec_task_namespaces()",
 }

@@ -1,4 +1,5 @@
-//! What a process gives up at its end, to be used or counted again: namespaces, directories, and a cgroup that it kept from being frozen.
+//! What a process gives up at its end, to be used or counted again: namespaces, directories, and a cgroup that it kept from
+//! being frozen.
 
 use std::time::Instant;
 
@@ -31,8 +32,8 @@ fn once_there_is_room(call: &Clone3) -> Result<Child> {
 }
 
 case! {
-    /// The namespace that an auto-reaped child was alone in is given back at its end: where one UTS namespace is allowed, the next child
-    /// can have one, as after an ordinary child. While the child lives it cannot.
+    /// The namespace that an auto-reaped child was alone in is given back at its end: where one UTS namespace is allowed, the
+    /// next child can have one, as after an ordinary child. While the child lives it cannot.
     autoreap_gives_back_uts_namespace: Must, needs [Autoreap, ExitInfo, UserNamespaces, Proc],
     source "namespaces(7), /proc/sys/user; kernel/exit.c do_exit() (exit_nsproxy_namespaces())",
 }
@@ -54,8 +55,8 @@ fn autoreap_gives_back_uts_namespace() -> Result {
 }
 
 case! {
-    /// The working directory of an auto-reaped child is in use no more when it has ended: its file system can be unmounted, as after
-    /// an ordinary child. While the child lives it is EBUSY.
+    /// The working directory of an auto-reaped child is in use no more when it has ended: its file system can be unmounted, as
+    /// after an ordinary child. While the child lives it is EBUSY.
     autoreap_gives_up_working_directory: Must, needs [Autoreap, ExitInfo, SysAdmin],
     source "umount(2), EBUSY; kernel/exit.c do_exit() (exit_fs())",
 }
@@ -117,8 +118,8 @@ fn stuck(call: &Clone3) -> Result<Child> {
 }
 
 case! {
-    /// A cgroup that could not be frozen because of an auto-reaped member, blocked in the kernel, is frozen, and says so, when that
-    /// one is killed, as it is when an ordinary one is.
+    /// A cgroup that could not be frozen because of an auto-reaped member, blocked in the kernel, is frozen, and says so, when
+    /// that one is killed, as it is when an ordinary one is.
     autoreap_end_lets_cgroup_freeze: Must, needs [Autoreap, ExitInfo, Root, Proc, Cgroup2],
     source "Documentation/admin-guide/cgroup-v2.rst, cgroup.freeze and cgroup.events; kernel/cgroup/cgroup.c do_cgroup_task_dead()",
 }

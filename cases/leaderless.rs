@@ -37,7 +37,8 @@ fn autoreap_leaderless_reached_by_kill_of_group() -> Result {
 }
 
 case! {
-    /// The parent's wait reports the stop of an auto-reaped child whose leader thread has ended, as it does that of an ordinary one.
+    /// The parent's wait reports the stop of an auto-reaped child whose leader thread has ended, as it does that of an ordinary
+    /// one.
     autoreap_leaderless_stop_waited_for: Must, needs [Autoreap, ExitInfo, Proc],
     source "wait(2), WUNTRACED; kernel/exit.c wait_consider_task() (\"delay_group_leader\")",
 }
@@ -98,8 +99,8 @@ fn autoreap_leaderless_subreaper_adopts() -> Result {
 }
 
 case! {
-    /// An auto-reaped process whose leader thread has ended is in cgroup.procs, and PIDFD_GET_INFO has its cgroup, as of an ordinary
-    /// one.
+    /// An auto-reaped process whose leader thread has ended is in cgroup.procs, and PIDFD_GET_INFO has its cgroup, as of an
+    /// ordinary one.
     autoreap_leaderless_in_its_cgroup: Must, needs [Autoreap, ExitInfo, Proc, Cgroup2],
     source "Documentation/admin-guide/cgroup-v2.rst, cgroup.procs; fs/pidfs.c pidfd_info()",
 }
@@ -120,7 +121,8 @@ fn autoreap_leaderless_in_its_cgroup() -> Result {
 }
 
 case! {
-    /// cgroup.kill kills an auto-reaped process whose leader thread has ended, and an ordinary one: its other thread does not run on.
+    /// cgroup.kill kills an auto-reaped process whose leader thread has ended, and an ordinary one: its other thread does not
+    /// run on.
     autoreap_leaderless_reached_by_cgroup_kill: Must, needs [Autoreap, ExitInfo, Proc, Cgroup2],
     source "Documentation/admin-guide/cgroup-v2.rst, cgroup.kill (\"all processes located in the affected cgroup tree will be killed\")",
     known_defect "7.1 and 7.2: the signal is for the leader thread alone, which is dead; the process lives on",

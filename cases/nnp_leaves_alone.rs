@@ -81,8 +81,8 @@ fn mount_nowhere() -> Result<Outcome> {
 }
 
 case! {
-    /// A CLONE_NNP child of root uses the capabilities that it has as an ordinary one: it may set securebits, change its groups, and
-    /// mount.
+    /// A CLONE_NNP child of root uses the capabilities that it has as an ordinary one: it may set securebits, change its
+    /// groups, and mount.
     nnp_uses_capabilities: Must, needs [Nnp, Root],
     source "Documentation/userspace-api/no_new_privs.rst: what does not involve execve is not prevented",
 }
@@ -169,8 +169,9 @@ const RESTRICTIONS: [Restriction; 4] = [
 ];
 
 case! {
-    /// An unprivileged CLONE_NNP child may restrict itself in each way that the kernel has: by a seccomp filter for all its threads
-    /// or through prctl, by Landlock for all its threads, and by restrictions of its rings. Without the flag each is refused.
+    /// An unprivileged CLONE_NNP child may restrict itself in each way that the kernel has: by a seccomp filter for all its
+    /// threads or through prctl, by Landlock for all its threads, and by restrictions of its rings. Without the flag each is
+    /// refused.
     nnp_unprivileged_restrictions: Must, needs [Nnp, Unprivileged, NotYetNnp],
     source "seccomp(2); PR_SET_SECCOMP(2const); landlock_restrict_self(2); io_uring_register(2); \
         commit \"clone: add CLONE_NNP\"",
@@ -196,8 +197,8 @@ fn nnp_unprivileged_restrictions() -> Result {
 }
 
 case! {
-    /// An unprivileged CLONE_NNP child may give up its root directory for good. Without the flag that is EPERM; and so long as the
-    /// child shares its root directory with its creator (CLONE_FS), who may have no no_new_privs, it is EINVAL.
+    /// An unprivileged CLONE_NNP child may give up its root directory for good. Without the flag that is EPERM; and so long as
+    /// the child shares its root directory with its creator (CLONE_FS), who may have no no_new_privs, it is EINVAL.
     nnp_gives_up_root_directory: Must, needs [Nnp, Unprivileged, NotYetNnp, UserNamespaces],
     source "fs/open.c fchroot() (\"A shared fs_struct lets a sibling exec setuid past the check above\")",
 }
@@ -225,8 +226,8 @@ fn nnp_gives_up_root_directory() -> Result {
 }
 
 case! {
-    /// A CLONE_NNP child has the restrictions that its creator has put on its rings, as an ordinary one has: it cannot put others on
-    /// them.
+    /// A CLONE_NNP child has the restrictions that its creator has put on its rings, as an ordinary one has: it cannot put
+    /// others on them.
     nnp_inherits_ring_restrictions: Must, needs [Nnp],
     source "io_uring_register(2), IORING_REGISTER_RESTRICTIONS; kernel/fork.c copy_process() (io_uring_fork())",
 }
@@ -234,9 +235,7 @@ fn nnp_inherits_ring_restrictions() -> Result {
     apart(|| {
         rustix::thread::set_no_new_privs(true)?;
         sandboxing::restrict_own_rings().map_err(|errno| {
-            Failure::blocked(format!(
-                "restrictions of a thread's rings (Linux 7.1, CONFIG_IO_URING): {errno:?}"
-            ))
+            Failure::blocked(format!("restrictions of a thread's rings (CONFIG_IO_URING): {errno:?}"))
         })?;
         for call in [Clone3::fork(), with_nnp()] {
             let again = outcome_in(&call, || Ok(sandboxing::restrict_own_rings()))?;

@@ -21,8 +21,8 @@ fn waited_for_with(reaction: Reaction, flags: SaFlags) -> Result<(Option<i32>, i
 }
 
 case! {
-    /// An auto-reaped process that ignores SIGCHLD, or has SA_NOCLDWAIT set, has no zombies of its ordinary children, as any process; with
-    /// neither it has.
+    /// An auto-reaped process that ignores SIGCHLD, or has SA_NOCLDWAIT set, has no zombies of its ordinary children, as any
+    /// process; with neither it has.
     autoreap_process_ignores_sigchld: Must, needs [Autoreap],
     source "sigaction(2), SA_NOCLDWAIT; wait(2) (SIGCHLD set to SIG_IGN); kernel/signal.c do_notify_parent()",
 }

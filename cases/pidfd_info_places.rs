@@ -19,8 +19,8 @@ fn identity(info: &PidfdInfo) -> [u32; 11] {
 }
 
 case! {
-    /// PIDFD_GET_INFO gives the same numbers, parent and ids of a zombie as of the process while it lived: of an ordinary child, and of
-    /// an auto-reaped one that its parent has traced to its end.
+    /// PIDFD_GET_INFO gives the same numbers, parent and ids of a zombie as of the process while it lived: of an ordinary
+    /// child, and of an auto-reaped one that its parent has traced to its end.
     pidfd_info_zombie_identity: Must, needs [PidfdInfo, Ptrace, Unprivileged],
     source "pidfd_info(): a zombie has its credentials and its parent until it is waited for",
 }
@@ -50,8 +50,8 @@ fn threaded_cgroup() -> Result<Cgroup> {
 }
 
 case! {
-    /// The cgroupid that PIDFD_GET_INFO gives of a thread in a threaded cgroup is that cgroup's, not that of the leader's, while the
-    /// thread lives and when it has ended.
+    /// The cgroupid that PIDFD_GET_INFO gives of a thread in a threaded cgroup is that cgroup's, not that of the leader's,
+    /// while the thread lives and when it has ended.
     pidfd_info_cgroup_of_thread: Must, needs [ExitInfo, Cgroup2],
     source "Documentation/admin-guide/cgroup-v2.rst, Threads; fs/pidfs.c pidfd_info(), pidfs_exit()",
 }
@@ -93,7 +93,8 @@ fn name_in_proc(kind: Namespace) -> &'static str {
     }
 }
 
-/// Namespaces that are not too dear to make: one that the child is born in, and those that it goes into or makes for its children.
+/// Namespaces that are not too dear to make: one that the child is born in, and those that it goes into or makes for its
+/// children.
 const BORN_IN: Flags = Flags::CLONE_NEWPID;
 const ENTERED: [i32; 4] =
     [libc::CLONE_NEWCGROUP, libc::CLONE_NEWTIME, libc::CLONE_NEWUTS, libc::CLONE_NEWIPC];

@@ -28,8 +28,8 @@ fn traceable(call: &Clone3) -> Result<Held> {
 }
 
 case! {
-    /// When an auto-reaped process that traces another with PTRACE_O_EXITKILL ends, its tracee is killed, as it is when an ordinary
-    /// tracer ends.
+    /// When an auto-reaped process that traces another with PTRACE_O_EXITKILL ends, its tracee is killed, as it is when an
+    /// ordinary tracer ends.
     autoreap_tracer_exitkill: Must, needs [Autoreap, ExitInfo, Ptrace],
     source "ptrace(2), PTRACE_O_EXITKILL; kernel/ptrace.c exit_ptrace()",
 }
@@ -79,8 +79,8 @@ fn is_stopped(pid: i32) -> Result {
 }
 
 case! {
-    /// An auto-reaped child that SIGSTOP has stopped stays stopped when its tracer lets go of it, by PTRACE_DETACH or by its own end,
-    /// as an ordinary one does.
+    /// An auto-reaped child that SIGSTOP has stopped stays stopped when its tracer lets go of it, by PTRACE_DETACH or by its
+    /// own end, as an ordinary one does.
     autoreap_stays_stopped_without_tracer: Must, needs [Autoreap, Ptrace, Proc],
     source "ptrace(2), \"Attaching and detaching\" and group-stop; kernel/ptrace.c __ptrace_unlink()",
 }
@@ -217,8 +217,8 @@ fn message_of_exec(pid: i32, news: Option<i32>) -> Result<i64> {
 }
 
 case! {
-    /// The message of PTRACE_EVENT_EXEC, when another thread than the leader of an auto-reaped child calls exec, is the number that
-    /// this thread had before, as it is for an ordinary child.
+    /// The message of PTRACE_EVENT_EXEC, when another thread than the leader of an auto-reaped child calls exec, is the number
+    /// that this thread had before, as it is for an ordinary child.
     autoreap_ptrace_exec_event_names_thread: Must, needs [Autoreap, ExitInfo, Ptrace],
     source "ptrace(2), PTRACE_O_TRACEEXEC (\"the former thread ID can be retrieved with PTRACE_GETEVENTMSG\")",
 }

@@ -72,7 +72,7 @@ struct RingRestriction {
 }
 
 /// `io_uring_register(IORING_REGISTER_RESTRICTIONS)` without a ring: from then on, rings that the calling thread makes allow
-/// nothing but `IORING_OP_NOP` (Linux 7.1). A thread that has restrictions is refused others: EPERM.
+/// nothing but `IORING_OP_NOP`. A thread that has restrictions is refused others: EPERM.
 pub fn restrict_own_rings() -> std::result::Result<(), Errno> {
     const REGISTER_RESTRICTIONS: libc::c_uint = 11;
     const RESTRICTION_SQE_OP: u16 = 1;

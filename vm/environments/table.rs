@@ -560,7 +560,7 @@ fn machine() -> Vec<Row> {
             &[ROOT, CGROUP, SET_TID, PTRACE],
         )
         .perhaps(&[REOPEN, GETFD]),
-        yama("root-yama-2", "root, yama ptrace_scope 2", "2", vec![], &[]),
+        yama("root-yama-2", "root, yama ptrace_scope 2", "2", vec![], &[PTRACE]),
         Row {
             meanwhile: Some(Meanwhile::Warning),
             expected: Expected {
