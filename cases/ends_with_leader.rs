@@ -143,7 +143,7 @@ fn autoreap_alarm_outlives_leader() -> Result {
 case! {
     /// A process keeps its process group from being orphaned as long as one of its threads lives: a member that is stopped stays so
     /// when the leader thread ends, and gets SIGHUP when the process does. Auto-reaped or not.
-    autoreap_group_orphaned_by_last_thread: Must, needs [Autoreap, ExitInfo, Proc],
+    autoreap_group_orphaned_by_last_thread: Must, needs [Autoreap, ExitInfo, Ptrace, Proc],
     source "setpgid(2) (orphaned process groups); kernel/exit.c exit_notify(), kill_orphaned_pgrp()",
 }
 fn autoreap_group_orphaned_by_last_thread() -> Result {
