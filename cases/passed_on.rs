@@ -73,7 +73,7 @@ fn autoreap_rseq_registration_inherited() -> Result {
 case! {
     /// A performance counter that children inherit counts what an auto-reaped child does, and still has it when the child has ended,
     /// as of an ordinary child.
-    autoreap_inherits_performance_counter: Must, needs [Autoreap, ExitInfo],
+    autoreap_inherits_performance_counter: Must, needs [Autoreap, ExitInfo, Root],
     source "perf_event_open(2), inherit; kernel/events/core.c inherit_event(), sync_child_event()",
 }
 fn autoreap_inherits_performance_counter() -> Result {

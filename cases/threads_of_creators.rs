@@ -1,13 +1,13 @@
 //! Processes of several threads: whose the children are that a thread makes, and whose account what a thread uses.
 
 use clone3_conformance::case;
-use clone3_conformance::check::{self, Result};
+use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::orphan::parent_of;
 use clone3_conformance::kit::process::child_reporting;
 use clone3_conformance::kit::{Held, subject, threads, usage};
 use clone3_conformance::wait::Status;
-use rustix::time::{ClockId, Timespec, clock_gettime};
+use rustix::time::{ClockId, DynamicClockId, Timespec, clock_gettime_dynamic};
 
 fn own_pid() -> i32 {
     std::process::id() as i32
@@ -60,18 +60,21 @@ fn pidfd_info_ppid_is_no_thread() -> Result {
 }
 
 /// CPU time, in microseconds.
-fn cpu_time(clock: ClockId) -> i64 {
-    let Timespec { tv_sec, tv_nsec } = clock_gettime(clock);
-    tv_sec * 1_000_000 + tv_nsec / 1000
+fn cpu_time(clock: ClockId) -> Result<i64> {
+    let time = clock_gettime_dynamic(DynamicClockId::Known(clock));
+    let Timespec { tv_sec, tv_nsec } = time.map_err(|errno| {
+        Failure::blocked(format!("needs clocks of CPU time (CONFIG_POSIX_TIMERS), but: {errno:?}"))
+    })?;
+    Ok(tv_sec * 1_000_000 + tv_nsec / 1000)
 }
 
 /// Uses CPU time, and gives how much the calling thread has used.
-fn burn() -> i64 {
+fn burn() -> Result<i64> {
     const MUCH: i64 = 5_000;
     loop {
-        let used = cpu_time(ClockId::ThreadCPUTime);
+        let used = cpu_time(ClockId::ThreadCPUTime)?;
         if used >= MUCH {
-            return used;
+            return Ok(used);
         }
     }
 }
@@ -84,11 +87,11 @@ case! {
 fn autoreap_cpu_time_has_ended_threads() -> Result {
     for call in subject::calls() {
         let (child, (all, own, ended)) = child_reporting(&call, || {
-            let (used, thread) = threads::in_a_thread(|| Ok((burn(), threads::own_pidfd()?)))?;
+            let (used, thread) = threads::in_a_thread(|| Ok((burn()?, threads::own_pidfd()?)))?;
             thread.wait_reaped()?;
             // In this order: the process's has all of the other by then.
-            let own = cpu_time(ClockId::ThreadCPUTime);
-            Ok((cpu_time(ClockId::ProcessCPUTime), own, used))
+            let own = cpu_time(ClockId::ThreadCPUTime)?;
+            Ok((cpu_time(ClockId::ProcessCPUTime)?, own, used))
         })?;
         child.ends_with(Status::exited(0))?;
         // A microsecond each is left for rounding.
