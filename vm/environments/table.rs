@@ -388,7 +388,7 @@ fn file_systems() -> Vec<Row> {
             "user-read-only",
             "an ordinary user, no writable directory",
             vec![OwnMounts, ReadOnly, User(1000)],
-            ORDINARY,
+            &[ROOT, CGROUP, SET_TID, "cannot make /tmp/clone3-conformance-"],
         ),
         row("lost-directory", "a working directory that was removed", vec![LostDirectory], &[]),
         row(
