@@ -17,6 +17,7 @@ use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::ptrace::Options;
+use nix::unistd::Gid;
 
 /// What an ordinary child of the caller is after it execs `program`: the control of everything here.
 fn without_nnp(program: BorrowedFd<'_>) -> Result<Credentials> {
@@ -95,18 +96,24 @@ fn nnp_setuid_exec_traced_by_root() -> Result {
 }
 
 case! {
-    /// An unprivileged caller's CLONE_NNP child that execs a set-group-ID program keeps its group. Without the
-    /// flag it gets the program's.
+    /// An ordinary user's CLONE_NNP child that execs a set-group-ID program keeps its group, a member of the program's group or
+    /// not, and the exec does not count as a privileged one (AT_SECURE is 0). Without the flag it gets the program's.
     nnp_setgid_exec_no_elevation: Must, needs [Nnp, Root, NotYetNnp],
-    source "commit \"clone: add CLONE_NNP\"; Documentation/userspace-api/no_new_privs.rst",
+    source "commit \"clone: add CLONE_NNP\"; Documentation/userspace-api/no_new_privs.rst; fs/exec.c bprm_fill_uid()",
 }
 fn nnp_setgid_exec_no_elevation() -> Result {
     let program = setuid::file_with_mode(0o2755)?;
-    privilege::become_ordinary_user()?;
-    let root = without_nnp(program.as_fd())?;
-    check::equal("control: real, effective and saved gid", root.gids, [ORDINARY, 0, 0])?;
-    let found = with_nnp(program.as_fd())?;
-    check::equal("real, effective and saved gid", found.gids, [ORDINARY; 3])
+    for groups in [&[][..], &[Gid::from_raw(0)]] {
+        let after_exec = |call: &Clone3| {
+            credentials_after_exec(call, program.as_fd(), || privilege::become_member(ORDINARY, groups))
+        };
+        let what = format!("real, effective and saved gid, AT_SECURE of a member of {groups:?}");
+        let root = after_exec(&Clone3::fork())?;
+        check::equal(format_args!("control: {what}"), (root.gids, root.at_secure), ([ORDINARY, 0, 0], true))?;
+        let found = after_exec(&Clone3::fork().with(Flags::NNP))?;
+        check::equal(what, (found.gids, found.at_secure), ([ORDINARY; 3], false))?;
+    }
+    Ok(())
 }
 
 /// Two capabilities that an ordinary user has no other way to.

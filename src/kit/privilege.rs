@@ -24,8 +24,13 @@ pub fn become_ordinary_user() -> Result {
 /// # Errors
 /// `blocked` where the caller may not, or where the user does not exist in its user namespace.
 pub fn become_user(id: u32) -> Result {
+    become_member(id, &[])
+}
+
+/// As [`become_user`], as a member of these groups as well.
+pub fn become_member(id: u32, groups: &[Gid]) -> Result {
     let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
-    setgroups(&[])
+    setgroups(groups)
         .and_then(|()| setresgid(gid, gid, gid))
         .and_then(|()| setresuid(uid, uid, uid))
         .map_err(|errno| Failure::blocked(format!("becoming uid {id} says {errno:?}")))?;
