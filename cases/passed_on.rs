@@ -7,9 +7,8 @@ use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::{Clone3, Stack};
-use clone3_conformance::kit::counter::{FaultCounter, touch};
 use clone3_conformance::kit::process::{apart, child_reporting, sched_getscheduler, set_scheduler};
-use clone3_conformance::kit::{Held, fds, rseq, subject};
+use clone3_conformance::kit::{fds, rseq, subject};
 use clone3_conformance::wait::Status;
 use nix::errno::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -66,43 +65,6 @@ fn autoreap_rseq_registration_inherited() -> Result {
         child.ends_with(Status::exited(0))?;
         let what = format!("rseq of an area that its creator has not registered, by a child of {call}");
         check::refused(what, got.map_err(Errno::from_raw), Errno::EINVAL)?;
-    }
-    Ok(())
-}
-
-case! {
-    /// A performance counter that children inherit counts what an auto-reaped child does, and still has it when the child has ended,
-    /// as of an ordinary child.
-    autoreap_inherits_performance_counter: Must, needs [Autoreap, ExitInfo, Root],
-    source "perf_event_open(2), inherit; kernel/events/core.c inherit_event(), sync_child_event()",
-}
-fn autoreap_inherits_performance_counter() -> Result {
-    const PAGES: usize = 300;
-    for call in subject::calls() {
-        let counter = FaultCounter::new()?;
-        let child = Held::prepared(&call, 5, || {
-            // What comes of it is seen in the count.
-            let _ = touch(PAGES);
-        })?;
-        let counts = |when: &str| -> Result {
-            let count = counter.count()?;
-            check::holds(
-                count >= PAGES as u64,
-                format_args!(
-                    "page faults counted of a child of {call} that made {PAGES}, {when}: got {count}"
-                ),
-            )
-        };
-        counts("while it lives")?;
-        child.let_go()?;
-        subject::see_off(&child)?;
-        counts("when it has ended")?;
-        let before = counter.count()?;
-        subject::see_off(&call.spawn(|| 0)?)?;
-        let more = counter.count()? - before;
-        let few =
-            format!("control: page faults of a child of {call} that does nothing: expected few, got {more}");
-        check::holds(more < PAGES as u64 / 2, few)?;
     }
     Ok(())
 }

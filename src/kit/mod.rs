@@ -8,7 +8,6 @@ pub mod cgroup;
 pub mod channel;
 pub mod compat;
 pub mod coredump;
-pub mod counter;
 pub mod crash;
 pub mod disposition;
 pub mod echo;
