@@ -204,7 +204,7 @@ case! {
 }
 fn nnp_gives_up_root_directory() -> Result {
     if !sandboxing::fchroot_exists() {
-        return Err(Failure::unsupported("needs fchroot(2) (Linux 7.3)"));
+        return Err(Failure::unsupported("true since Linux 7.3, with fchroot(2), which is ENOSYS here"));
     }
     privilege::drop_capabilities()?;
     let ways = [

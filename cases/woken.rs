@@ -6,7 +6,7 @@ use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::sigchld::{self, Reaction};
 use clone3_conformance::kit::{Blocked, Gate, Held, WaitCall, subject, threads};
-use clone3_conformance::wait::Status;
+use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
 use nix::sys::signal::SaFlags;
 use nix::unistd::getpgrp;
@@ -85,9 +85,10 @@ fn epoll_wait_across_the_end_of(child: &Held) -> Result<std::result::Result<(), 
             threads::wait_until_asleep(creator)?;
             child.let_go()?;
             if child.reaps_itself() {
-                child.pidfd()?.wait_reaped()?
+                child.pidfd()?.wait_reaped()?;
             } else {
-                child.pidfd()?.wait_exited()?
+                // The pidfd is readable a moment before SIGCHLD is sent; a wait finds the zombie when it has been.
+                wait::find_zombie(child.pid())?;
             }
             // Had it been woken for nothing, it would be asleep in the join below by then.
             threads::wait_until_asleep(creator)?;

@@ -59,6 +59,8 @@ const NPROC: &str = "RLIMIT_NPROC does not limit this user";
 /// As Yama has it, from ptrace_scope 2 on.
 const GETFD: &str = "pidfd_getfd from an own child is refused";
 const HELPER: &str = "the kernel's helper is in another pid namespace";
+/// To who is not in the initial pid namespace.
+const LISTNS: &str = "listns(2) does not list the user namespace of a living child";
 const QUEUE: &str = "RLIMIT_SIGPENDING lets no signal be queued";
 const NO_NAMESPACE: &str = "no kind of namespace can be made";
 /// That the sandbox cannot fork, or that a case cannot: it depends on who takes the last processes.
@@ -460,7 +462,7 @@ fn processes() -> Vec<Row> {
             vec![OwnMounts, PidNamespace, Mount { kind: "proc", at: "/proc", options: "" }],
             &[CORE],
         )
-        .perhaps(&[HELPER, BECOME]),
+        .perhaps(&[HELPER, BECOME, LISTNS]),
         row(
             "pid-1-foreign-proc",
             "process 1 of a pid namespace, with the /proc of the one around it",
