@@ -39,6 +39,33 @@ fn pidfd_info_tgid_is_the_callers() -> Result {
     Ok(())
 }
 
+/// Two threads that sleep in epoll_wait(2) for this event of a pidfd, each with EPOLLEXCLUSIVE.
+struct ExclusiveWatchers {
+    event: EventFlags,
+    sleepers: [Sleeper<Result<EventFlags>>; 2],
+}
+
+impl ExclusiveWatchers {
+    fn of(pidfd: &Pidfd, event: EventFlags) -> Result<ExclusiveWatchers> {
+        let sleeper = || {
+            let watch = Watch::new(pidfd, event | EventFlags::EXCLUSIVE)?;
+            check::equal("control: epoll, before anything happens", watch.now()?, None)?;
+            Sleeper::start(move || watch.block())
+        };
+        Ok(ExclusiveWatchers { event, sleepers: [sleeper()?, sleeper()?] })
+    }
+
+    #[track_caller]
+    fn are_woken(self, call: &Clone3) -> Result {
+        for (sleeper, which) in self.sleepers.into_iter().zip(["first", "second"]) {
+            let what = format!("the {which} of two threads in epoll_wait with EPOLLEXCLUSIVE, {call}");
+            let (got, wanted) = (sleeper.join()?.context(&what)?, self.event);
+            check::holds(got.contains(wanted), format_args!("{what}: expected {wanted:?}, got {got:?}"))?;
+        }
+        Ok(())
+    }
+}
+
 case! {
     /// The end of a process wakes every thread that sleeps in epoll_wait(2) for its pidfd, also if each watches it with EPOLLEXCLUSIVE:
     /// an end is nothing that one alone could take. A zombie, which nobody waits for, suffices.
@@ -48,26 +75,38 @@ case! {
 fn pidfd_wakes_all_exclusive_watchers() -> Result {
     for call in subject::calls() {
         let child = Held::exiting_with(&call, 5)?;
-        let sleeper = |_| {
-            let watch = Watch::new(child.pidfd()?, EventFlags::IN | EventFlags::EXCLUSIVE)?;
-            check::equal("control: epoll, alive", watch.now()?, None)?;
-            Sleeper::start(move || watch.block())
-        };
-        let sleepers = (1..=2).map(sleeper).collect::<Result<Vec<_>>>()?;
+        let watchers = ExclusiveWatchers::of(child.pidfd()?, EventFlags::IN)?;
         child.let_go()?;
-        for (sleeper, which) in sleepers.into_iter().zip(["first", "second"]) {
-            let what = format!("the {which} of two threads in epoll_wait with EPOLLEXCLUSIVE, {call}");
-            let event = sleeper.join()?.context(&what)?;
-            check::holds(
-                event.contains(EventFlags::IN),
-                format_args!("{what}: expected EPOLLIN, got {event:?}"),
-            )?;
-        }
+        watchers.are_woken(&call)?;
         if !child.reaps_itself() {
             let zombie = wait::Event::exited(child.pid(), 5);
             check::equal("control: nobody has waited for it", wait::find_zombie(child.pid())?, zombie)?;
         }
         subject::see_off(&child)?;
+    }
+    Ok(())
+}
+
+case! {
+    /// All are woken, too, who sleep in epoll_wait(2) with EPOLLEXCLUSIVE until the process is gone (EPOLLHUP alone).
+    pidfd_wakes_all_exclusive_watchers_of_hangup: Is, needs [ExitInfo, Proc],
+    source "kernel/exit.c __unhash_process(), which wakes all; epoll_ctl(2), EPOLLEXCLUSIVE (\"one or more\")",
+}
+fn pidfd_wakes_all_exclusive_watchers_of_hangup() -> Result {
+    for call in subject::calls() {
+        let child = Held::exiting_with(&call, 5)?;
+        if child.reaps_itself() {
+            let watchers = ExclusiveWatchers::of(child.pidfd()?, EventFlags::HUP)?;
+            child.let_go()?;
+            watchers.are_woken(&call)?;
+        } else {
+            child.let_go()?;
+            wait::find_zombie(child.pid())?;
+            // While there is a zombie, and so by nothing but its release.
+            let watchers = ExclusiveWatchers::of(child.pidfd()?, EventFlags::HUP)?;
+            wait::reap_expecting(child.pid(), Status::exited(5))?;
+            watchers.are_woken(&call)?;
+        }
     }
     Ok(())
 }
