@@ -143,25 +143,28 @@ type Maker = fn() -> std::result::Result<i32, Errno>;
 
 case! {
     /// What an auto-reaped process forks, clones or vforks is an ordinary child: a zombie until it is waited
-    /// for, announced by SIGCHLD.
+    /// for, announced by its exit signal, if it has one.
     autoreap_no_inherit_fork: Must, needs [Autoreap, ExitInfo, Proc],
     source "commit \"clone: add CLONE_AUTOREAP\" (\"not inherited\")",
 }
 fn autoreap_no_inherit_fork() -> Result {
     let (child, ()) = child_reporting(&reaped(), || {
         sigchld::block()?;
-        let ways: [(&str, Maker); 3] = [
-            ("fork", || legacy::fork(77)),
-            ("vfork", || legacy::vfork(77)),
-            ("clone3", || Ok(Clone3::fork().try_spawn(|| 77)?.pid())),
+        let ways: [(&str, Maker, bool); 4] = [
+            ("fork", || legacy::fork(77), true),
+            ("vfork", || legacy::vfork(77), true),
+            ("clone3", || Ok(Clone3::fork().try_spawn(|| 77)?.pid()), true),
+            ("clone3 with exit_signal 0", || Ok(Clone3::new(Flags::empty()).try_spawn(|| 77)?.pid()), false),
         ];
-        for (way, make) in ways {
+        for (way, make, announced) in ways {
             let pid = check::succeeds(way, make())?;
             let zombie = wait::find_zombie(pid)?;
             check::equal(format_args!("what {way} made"), zombie, Event::exited(pid, 77))?;
             let state = Stat::of(pid).map(|stat| stat.state);
             check::equal(format_args!("state of what {way} made"), state, Some('Z'))?;
-            sigchld::pending_for(pid, libc::CLD_EXITED)?;
+            if announced {
+                sigchld::pending_for(pid, libc::CLD_EXITED)?;
+            }
             wait::reap_expecting(pid, Status::exited(77))?;
         }
         let own = reaped().spawn(|| 77)?;

@@ -31,7 +31,8 @@ fn auto_reaped_is_not() -> Result {
 
 case! {
     /// clone(2) has no upper half of flags: with the bits of the new flags set there the child is an ordinary one,
-    /// which sends SIGCHLD, becomes a zombie, and has no no_new_privs.
+    /// which sends SIGCHLD, becomes a zombie, and has no no_new_privs. Nor is the highest bit of the lower half, CLONE_IO, a sign
+    /// that fills the upper one.
     abi_legacy_clone_ignores_bits: Must, needs [Autoreap, Nnp, Autokill, NotYetNnp],
     source "kernel/fork.c clone() (lower_32_bits())",
 }
@@ -43,10 +44,13 @@ fn abi_legacy_clone_ignores_bits() -> Result {
     sigchld::take();
 
     let bits = NEW.bits() | 1 << 50;
-    let (pid, _) = check::succeeds("clone(2)", legacy::clone(bits | libc::SIGCHLD as u64, has_nnp))?;
-    check::equal("the ended child", wait::find_zombie(pid)?, Event::exited(pid, 0))?;
-    sigchld::pending_for(pid, libc::CLD_EXITED)?;
-    wait::reap_expecting(pid, Status::exited(0))?;
+    for flags in [bits, bits | Flags::CLONE_IO.bits(), Flags::CLONE_IO.bits()] {
+        let made = legacy::clone(flags | libc::SIGCHLD as u64, has_nnp);
+        let (pid, _) = check::succeeds(format_args!("clone(2) with flags {flags:#x}"), made)?;
+        check::equal("the ended child", wait::find_zombie(pid)?, Event::exited(pid, 0))?;
+        sigchld::pending_for(pid, libc::CLD_EXITED)?;
+        wait::reap_expecting(pid, Status::exited(0))?;
+    }
 
     let (silent, _) = check::succeeds("clone(2) without a signal", legacy::clone(bits, has_nnp))?;
     is_ordinary(silent, 0)?;
