@@ -125,7 +125,8 @@ case! {
     /// run on.
     autoreap_leaderless_reached_by_cgroup_kill: Must, needs [Autoreap, ExitInfo, Proc, Cgroup2],
     source "Documentation/admin-guide/cgroup-v2.rst, cgroup.kill (\"all processes located in the affected cgroup tree will be killed\")",
-    known_defect "7.1 and 7.2: the signal is for the leader thread alone, which is dead; the process lives on",
+    known_defect "7.1 to 7.3-rc7: the signal is for the leader thread alone, which is dead; the process lives on",
+    fixed "7.3.4",
 }
 fn autoreap_leaderless_reached_by_cgroup_kill() -> Result {
     for call in subject::calls() {

@@ -6,6 +6,7 @@ use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::{Child, Clone3};
 use clone3_conformance::kit::handles::Handle;
 use clone3_conformance::kit::{Held, cgroup, fdpass, subject};
+use clone3_conformance::need::Setting;
 use clone3_conformance::pidfd::{Pidfd, pidfd_open};
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
@@ -40,14 +41,18 @@ fn pidfd_zombie_signal() -> Result {
 }
 
 case! {
-    /// pidfd_open opens a zombie, as a process and as a thread, and says ESRCH once it has been waited for.
+    /// pidfd_open opens a zombie, as a process and, since Linux 6.9, as a thread, and says ESRCH once it has been waited for.
     pidfd_open_zombie: Must, needs [],
     source "pidfd_open(2), on processes that have ended and have not been waited for; kernel/fork.c pidfd_prepare()",
 }
 fn pidfd_open_zombie() -> Result {
     let zombie = zombie()?;
-    let calls = [("pidfd_open(0)", 0), ("pidfd_open(PIDFD_THREAD)", PIDFD_THREAD)];
-    for (call, flags) in calls {
+    let mut calls = vec![("pidfd_open(0)", 0)];
+    // Younger than PIDFD_THREAD.
+    if Setting::get().probe.features.pidfd_info {
+        calls.push(("pidfd_open(PIDFD_THREAD)", PIDFD_THREAD));
+    }
+    for &(call, flags) in &calls {
         let opened = check::succeeds(format_args!("{call} of a zombie"), pidfd_open(zombie.pid(), flags))?;
         let events = opened.poll_now(PollFlags::POLLIN)?;
         check::equal(format_args!("poll on what {call} of a zombie gave"), events, PollFlags::POLLIN)?;
