@@ -12,6 +12,8 @@ use clone3_conformance::kit::programs::{fd, or_wrong};
 use clone3_conformance::kit::sandboxing::{self, Landlock};
 use clone3_conformance::kit::{Channel, Held, setuid};
 use clone3_conformance::linkme::distributed_slice;
+use clone3_conformance::need::Setting;
+use clone3_conformance::probe::series;
 use clone3_conformance::wait::Status;
 use nix::errno::Errno;
 use nix::sys::personality::{self, Persona};
@@ -201,10 +203,13 @@ case! {
     /// the child shares its root directory with its creator (CLONE_FS), who may have no no_new_privs, it is EINVAL.
     nnp_gives_up_root_directory: Must, needs [Nnp, Unprivileged, NotYetNnp, UserNamespaces],
     source "fs/open.c fchroot() (\"A shared fs_struct lets a sibling exec setuid past the check above\")",
+    since "7.3",
 }
 fn nnp_gives_up_root_directory() -> Result {
     if !sandboxing::fchroot_exists() {
-        return Err(Failure::unsupported("true since Linux 7.3, with fchroot(2), which is ENOSYS here"));
+        let older = series(&Setting::get().probe.release) < (7, 3);
+        let blames = if older { Failure::fail } else { Failure::blocked };
+        return Err(blames("fchroot(2) of no descriptor is not EBADF: there is none, or a filter"));
     }
     privilege::drop_capabilities()?;
     let ways = [
