@@ -1,7 +1,6 @@
 //! The new flags and the others in one call: each does what it does alone.
 
 use std::os::fd::AsRawFd as _;
-use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 
 use clone3_conformance::abi::Flags;
@@ -10,10 +9,9 @@ use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::{Clone3, Stack, park};
 use clone3_conformance::kit::disposition::{self, Disposition};
 use clone3_conformance::kit::fds::close_copy;
-use clone3_conformance::kit::helper::Command;
 use clone3_conformance::kit::process::apart;
 use clone3_conformance::kit::seccomp::{self, Refusal};
-use clone3_conformance::kit::{Channel, Gate, Held, Tied, alternate_stack, namespace, shared, tls};
+use clone3_conformance::kit::{Held, Tied, alternate_stack, namespace, shared, tls};
 use clone3_conformance::procfs::status_field;
 use clone3_conformance::wait::Status;
 use nix::errno::Errno;
@@ -250,19 +248,6 @@ fn abi_alternate_stack_with_flags() -> Result {
     Ok(())
 }
 
-/// What the next child is to exec.
-static COMMAND: Mutex<Option<Command>> = Mutex::new(None);
-
-/// In a child that holds up its creator, and so may do what it likes: execs. Comes back only if that fails.
-extern "C" fn exec_command(_: usize) -> i32 {
-    // The lock is let go of before the exec, after which nobody could.
-    let command = COMMAND.lock().map(|mut command| command.take());
-    if let Ok(Some(command)) = command {
-        let _ = command.exec();
-    }
-    98
-}
-
 case! {
     /// The exec of a child of each of the new flags that shares its creator's signal handlers (CLONE_SIGHAND) leaves the creator its
     /// handlers.
@@ -272,18 +257,13 @@ case! {
 fn abi_exec_leaves_shared_handlers() -> Result {
     disposition::set(Signal::SIGUSR1, Disposition::Caught)?;
     for call in calls() {
-        let call = call.with(Flags::CLONE_VM | Flags::CLONE_SIGHAND | Flags::CLONE_VFORK);
-        let (gate, ready) = (Gate::new()?, Channel::<Result>::new()?);
-        let hold = Command::new("hold", &[])?.with_fd(&ready.sending_end()?);
-        let hold = hold.with_fd(&gate.waiting_end()).number(0);
-        *COMMAND.lock().unwrap_or_else(|poison| poison.into_inner()) = Some(hold);
-        let child = call.spawn_on(&Stack::new()?, exec_command, 0)?;
-        ready.recv()??;
+        let call = call.with(Flags::CLONE_SIGHAND);
+        let child = Held::execed_as_by_vfork(&call, 0)?;
         let found = disposition::of(Signal::SIGUSR1)?;
         let what = format!("what the creator does with SIGUSR1 after the exec of a child of {call}");
         check::equal(what, found, Disposition::Caught)?;
-        gate.open()?;
-        child.ends_with(ENDED)?;
+        child.let_go()?;
+        child.into_child().ends_with(ENDED)?;
     }
     Ok(())
 }

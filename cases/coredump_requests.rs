@@ -16,7 +16,7 @@ case! {
     /// core, and one whose core the server rejects is not. PIDFD_GET_INFO tells of the dump, and of its signal, for an
     /// auto-reaped child as for an ordinary one.
     pidfd_info_coredump_by_request: Must, needs [ExitInfo, CoredumpSignal, Root, GlobalChanges],
-    source "core(5); include/uapi/linux/coredump.h; fs/coredump.c coredump_sock_connect(), do_coredump()", since "6.19",
+    source "core(5); include/uapi/linux/coredump.h; fs/coredump.c coredump_sock_connect(), do_coredump()",
 }
 fn pidfd_info_coredump_by_request() -> Result {
     const REQUEST: InfoMask = InfoMask::EXIT.union(InfoMask::COREDUMP).union(InfoMask::COREDUMP_SIGNAL);

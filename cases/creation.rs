@@ -16,20 +16,18 @@ use nix::sys::resource::{Resource, setrlimit};
 use super::resources::become_lonely_user;
 
 case! {
-    /// Flags that exclude each other (EINVAL) still do with the new flags: CLONE_SIGHAND without CLONE_VM, or with
-    /// CLONE_CLEAR_SIGHAND; CLONE_FS with a new user or mount namespace.
+    /// Flags that exclude each other (EINVAL) still do with the new flags: CLONE_SIGHAND without CLONE_VM; CLONE_FS with a new
+    /// user or mount namespace.
     abi_exclusive_flags_stay_exclusive: Must, needs [Autoreap, Nnp, Autokill],
     source "clone(2), EINVAL; kernel/fork.c copy_process()",
 }
 fn abi_exclusive_flags_stay_exclusive() -> Result {
-    let handlers = Flags::CLONE_SIGHAND | Flags::CLONE_VM;
     for call in subject::kinds() {
-        for accepted in [handlers, Flags::CLONE_FS, Flags::CLONE_CLEAR_SIGHAND] {
+        for accepted in [Flags::CLONE_SIGHAND | Flags::CLONE_VM, Flags::CLONE_FS] {
             call.clone().with(accepted).accepted()?;
         }
         for refused in [
             Flags::CLONE_SIGHAND,
-            handlers | Flags::CLONE_CLEAR_SIGHAND,
             Flags::CLONE_FS | Flags::CLONE_NEWUSER,
             Flags::CLONE_FS | Flags::CLONE_NEWNS,
         ] {

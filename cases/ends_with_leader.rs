@@ -3,7 +3,7 @@
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Failure, Result};
-use clone3_conformance::clone3::{Child, Clone3, exit_thread, park};
+use clone3_conformance::clone3::{Child, Clone3, park};
 use clone3_conformance::kit::disposition::{self, Disposition};
 use clone3_conformance::kit::echo::line;
 use clone3_conformance::kit::pair::{self, Pair};
@@ -35,13 +35,9 @@ fn leaderless<T: serde::Serialize + serde::de::DeserializeOwned>(
         if failed {
             return 98;
         }
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                gate.wait();
-                last();
-                exit_thread(6)
-            });
-            exit_thread(5)
+        threads::leave_to_another(gate, 5, || {
+            last();
+            6
         })
     })?;
     let found = ready.recv()??;
@@ -81,15 +77,6 @@ fn autoreap_init_outlives_its_leader() -> Result {
     Ok(())
 }
 
-/// What TIOCSCTTY says to a leader of another session.
-fn taken_by_another(terminal: &Terminal) -> Result<std::result::Result<(), Errno>> {
-    let taken = apart(|| {
-        setsid()?;
-        Ok(terminal.take().map_err(|errno| errno as i32))
-    })?;
-    Ok(taken.map_err(Errno::from_raw))
-}
-
 case! {
     /// A session leader keeps its terminal when its leader thread ends while another one lives: the terminal is free for another
     /// session when the process has ended. Auto-reaped or not.
@@ -107,11 +94,11 @@ fn autoreap_terminal_outlives_leader() -> Result {
         let (child, ()) = leaderless(&gate, &call, take, || ())?;
         let what =
             format!("TIOCSCTTY by another, while only the leader thread of a child of {call} has ended");
-        check::equal(what, taken_by_another(&terminal)?, Err(Errno::EPERM))?;
+        check::equal(what, terminal.taken_by_another()?, Err(Errno::EPERM))?;
         gate.open()?;
         subject::see_off(&child)?;
         let what = "control: TIOCSCTTY by another when the process has ended";
-        check::equal(what, taken_by_another(&terminal)?, Ok(()))?;
+        check::equal(what, terminal.taken_by_another()?, Ok(()))?;
     }
     Ok(())
 }

@@ -3,15 +3,13 @@
 use clone3_conformance::abi::{Flags, Namespace};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
-use clone3_conformance::clone3::{Clone3, Stack};
-use clone3_conformance::kit::helper::Command;
+use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::setuid::credentials_after_exec;
-use clone3_conformance::kit::{Actor, Channel, Gate, legacy, privilege, setuid, subject, tracer};
+use clone3_conformance::kit::{Actor, Held, legacy, privilege, setuid, subject, tracer};
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::wait;
 use nix::errno::Errno;
 use std::os::fd::AsFd;
-use std::sync::{Mutex, PoisonError};
 
 const USER: u32 = privilege::ORDINARY;
 
@@ -100,19 +98,6 @@ fn abi_newipc_with_sysvsem_einval() -> Result {
     Ok(())
 }
 
-/// What the next child is to exec.
-static COMMAND: Mutex<Option<Command>> = Mutex::new(None);
-
-/// In a child that holds up its creator, and so may do what it likes: execs. Comes back only if that fails.
-extern "C" fn exec_command(_: usize) -> i32 {
-    // The lock is let go of before the exec, after which nobody could.
-    let command = COMMAND.lock().map(|mut command| command.take());
-    if let Ok(Some(command)) = command {
-        let _ = command.exec();
-    }
-    98
-}
-
 /// The inode of a namespace of a process.
 fn inode(pidfd: &Pidfd, kind: Namespace) -> Result<u64> {
     let namespace = check::succeeds(format_args!("{kind:?} namespace"), pidfd.namespace(kind))?;
@@ -135,20 +120,14 @@ fn autoreap_vfork_exec_enters_time_namespace() -> Result {
         "control: unshare(CLONE_NEWTIME) has done nothing",
     )?;
     for call in subject::calls() {
-        let call = call.with(Flags::CLONE_VM | Flags::CLONE_VFORK);
-        let (gate, ready) = (Gate::new()?, Channel::<Result>::new()?);
-        let hold = Command::new("hold", &[])?.with_fd(&ready.sending_end()?);
-        let hold = hold.with_fd(&gate.waiting_end()).number(0);
-        *COMMAND.lock().unwrap_or_else(PoisonError::into_inner) = Some(hold);
-        let child = call.spawn_on(&Stack::new()?, exec_command, 0)?;
-        ready.recv()??;
+        let child = Held::execed_as_by_vfork(&call, 0)?;
         let found = inode(child.pidfd()?, Namespace::Time)?;
         check::equal(
-            format_args!("inode of the time namespace of a child of {call}, after its exec"),
+            format_args!("inode of the time namespace of a child of {call}, as by vfork, after its exec"),
             found,
             expected,
         )?;
-        gate.open()?;
+        child.let_go()?;
         subject::see_off(&child)?;
     }
     Ok(())

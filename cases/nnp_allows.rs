@@ -96,10 +96,10 @@ fn nnp_raises_effective_capability() -> Result {
 }
 
 /// How a system call goes.
-type Outcome = std::result::Result<(), Errno>;
+pub type Outcome = std::result::Result<(), Errno>;
 
 /// How `call` goes in a child with these flags.
-fn outcome_with(flags: Flags, call: impl FnOnce() -> Result<Outcome>) -> Result<Outcome> {
+pub fn outcome_with(flags: Flags, call: impl FnOnce() -> Result<Outcome>) -> Result<Outcome> {
     let (child, errno) =
         child_reporting(&Clone3::fork().with(flags), || Ok(call()?.err().map(|errno| errno as i32)))?;
     child.reap_expecting(Status::exited(0))?;
@@ -107,7 +107,7 @@ fn outcome_with(flags: Flags, call: impl FnOnce() -> Result<Outcome>) -> Result<
 }
 
 /// `call` succeeds in a child with CLONE_NNP, as it does in an ordinary one.
-fn allowed_as_ever(what: &str, call: impl Fn() -> Result<Outcome>) -> Result {
+pub fn allowed_as_ever(what: &str, call: impl Fn() -> Result<Outcome>) -> Result {
     outcome_with(Flags::empty(), &call)?
         .map_err(|errno| Failure::blocked(format!("{what} says {errno:?} to an ordinary child")))?;
     check::succeeds(format_args!("{what} in a child with CLONE_NNP"), outcome_with(Flags::NNP, call)?)

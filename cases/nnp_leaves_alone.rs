@@ -21,42 +21,12 @@ use nix::sys::ptrace::{self, Options};
 use nix::unistd::{Gid, Pid, Uid};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 use rustix::thread::CapabilitiesSecureBits;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use std::os::fd::AsFd;
 
-/// How a system call goes.
-type Outcome = std::result::Result<(), Errno>;
-
-/// What `body` gives in a child of this call.
-fn in_child<T: Serialize + DeserializeOwned>(call: &Clone3, body: impl FnOnce() -> Result<T>) -> Result<T> {
-    let (child, found) = child_reporting(call, body)?;
-    child.reap_expecting(Status::exited(0))?;
-    Ok(found)
-}
-
-/// How `attempt` goes in a child of this call.
-fn outcome_in(call: &Clone3, attempt: impl FnOnce() -> Result<Outcome>) -> Result<Outcome> {
-    let errno = in_child(call, || Ok(attempt()?.err().map(|errno| errno as i32)))?;
-    Ok(errno.map_or(Ok(()), |number| Err(Errno::from_raw(number))))
-}
+use super::nnp_allows::{Outcome, allowed_as_ever, outcome_with};
 
 fn with_nnp() -> Clone3 {
     Clone3::fork().with(Flags::NNP)
-}
-
-/// What a call asks for, and how it goes.
-type Attempt = (&'static str, fn() -> Result<Outcome>);
-
-/// Each must go well in a child with CLONE_NNP where it does in an ordinary one.
-fn allowed_as_ever(attempts: &[Attempt]) -> Result {
-    for &(what, attempt) in attempts {
-        outcome_in(&Clone3::fork(), attempt)?
-            .map_err(|errno| Failure::blocked(format!("{what} says {errno:?} to an ordinary child")))?;
-        let outcome = outcome_in(&with_nnp(), attempt)?;
-        check::succeeds(format_args!("{what} in a child with CLONE_NNP"), outcome)?;
-    }
-    Ok(())
 }
 
 fn std_errno(errno: rustix::io::Errno) -> Errno {
@@ -89,11 +59,9 @@ case! {
     source "Documentation/userspace-api/no_new_privs.rst: what does not involve execve is not prevented",
 }
 fn nnp_uses_capabilities() -> Result {
-    allowed_as_ever(&[
-        ("prctl(PR_SET_SECUREBITS)", set_securebits),
-        ("setgroups", set_groups),
-        ("fsmount", mount_nowhere),
-    ])
+    allowed_as_ever("prctl(PR_SET_SECUREBITS)", set_securebits)?;
+    allowed_as_ever("setgroups", set_groups)?;
+    allowed_as_ever("fsmount", mount_nowhere)
 }
 
 fn seize_own_child() -> Result<Outcome> {
@@ -109,15 +77,19 @@ case! {
     source "Documentation/userspace-api/no_new_privs.rst: what does not involve execve is not prevented; ptrace(2)",
 }
 fn nnp_traces() -> Result {
-    allowed_as_ever(&[("ptrace(PTRACE_SEIZE) of a child", seize_own_child)])
+    allowed_as_ever("ptrace(PTRACE_SEIZE) of a child", seize_own_child)
 }
 
-/// What stays permitted when root becomes an ordinary user and has asked for that with PR_SET_KEEPCAPS.
-fn kept_capabilities() -> Result<Caps> {
-    rustix::thread::set_keep_capabilities(true)?;
-    let user = Uid::from_raw(privilege::ORDINARY);
-    nix::unistd::setresuid(user, user, user)?;
-    Caps::own(CapSet::Permitted)
+/// What stays permitted, in a child of this call, when root becomes an ordinary user and has asked for that with PR_SET_KEEPCAPS.
+fn kept_capabilities(call: &Clone3) -> Result<Caps> {
+    let (child, kept) = child_reporting(call, || {
+        rustix::thread::set_keep_capabilities(true)?;
+        let user = Uid::from_raw(privilege::ORDINARY);
+        nix::unistd::setresuid(user, user, user)?;
+        Caps::own(CapSet::Permitted)
+    })?;
+    child.reap_expecting(Status::exited(0))?;
+    Ok(kept)
 }
 
 case! {
@@ -127,12 +99,12 @@ case! {
     source "PR_SET_KEEPCAPS(2const); Documentation/userspace-api/no_new_privs.rst: what does not involve execve is not prevented",
 }
 fn nnp_keepcaps() -> Result {
-    let ordinary = in_child(&Clone3::fork(), kept_capabilities)?;
+    let ordinary = kept_capabilities(&Clone3::fork())?;
     check::holds(
         ordinary.contains(Capability::CAP_SYS_ADMIN),
         format_args!("control without CLONE_NNP: kept {ordinary:?}"),
     )?;
-    let kept = in_child(&with_nnp(), kept_capabilities)?;
+    let kept = kept_capabilities(&with_nnp())?;
     check::equal("CapPrm after setresuid with PR_SET_KEEPCAPS, with CLONE_NNP", kept, ordinary)
 }
 
@@ -142,16 +114,16 @@ case! {
     source "chroot(2); commit \"clone: add CLONE_NNP\" grants nothing but what no_new_privs always did",
 }
 fn nnp_chroot_needs_capability() -> Result {
-    let control = outcome_in(&with_nnp(), || Ok(nix::unistd::chroot("/")))?;
+    let control = outcome_with(Flags::NNP, || Ok(nix::unistd::chroot("/")))?;
     check::succeeds("control: chroot(\"/\") by root with CLONE_NNP", control)?;
-    let refused = outcome_in(&with_nnp(), || {
+    let refused = outcome_with(Flags::NNP, || {
         privilege::become_ordinary_user()?;
         Ok(nix::unistd::chroot("/"))
     })?;
     check::refused("chroot(\"/\") by an ordinary user with CLONE_NNP", refused, Errno::EPERM)
 }
 
-/// As an [`Attempt`], with what it says to an ordinary user without no_new_privs.
+/// What a call asks for, how it goes, and what it says to an ordinary user without no_new_privs.
 type Restriction = (&'static str, fn() -> Outcome, Errno);
 
 fn restrict_all_threads() -> Outcome {
@@ -182,13 +154,13 @@ fn nnp_unprivileged_restrictions() -> Result {
     privilege::drop_capabilities()?;
     let mut tried = 0;
     for (what, restrict, refusal) in RESTRICTIONS {
-        let without = outcome_in(&Clone3::fork(), || Ok(restrict()))?;
+        let without = outcome_with(Flags::empty(), || Ok(restrict()))?;
         if without.is_err_and(|errno| errno != refusal) {
             // This kernel has not got it, or the environment forbids it.
             continue;
         }
         check::refused(format_args!("control: {what} without CLONE_NNP"), without, refusal)?;
-        let with = outcome_in(&with_nnp(), || Ok(restrict()))?;
+        let with = outcome_with(Flags::NNP, || Ok(restrict()))?;
         check::succeeds(format_args!("{what} in a child with CLONE_NNP"), with)?;
         tried += 1;
     }
@@ -220,8 +192,7 @@ fn nnp_gives_up_root_directory() -> Result {
     for (flags, expected) in ways {
         // In between is one whose root may be given up with the child's.
         let errno = apart(|| {
-            let outcome =
-                outcome_in(&Clone3::fork().with(flags), || Ok(sandboxing::give_up_root_directory()))?;
+            let outcome = outcome_with(flags, || Ok(sandboxing::give_up_root_directory()))?;
             Ok(outcome.err().map(|errno| errno as i32))
         })?;
         let what = format!("fchroot(FD_FAILFS_ROOT) in a child with {flags} (None: it succeeds)");
@@ -242,10 +213,10 @@ fn nnp_inherits_ring_restrictions() -> Result {
         sandboxing::restrict_own_rings().map_err(|errno| {
             Failure::blocked(format!("restrictions of a thread's rings (CONFIG_IO_URING): {errno:?}"))
         })?;
-        for call in [Clone3::fork(), with_nnp()] {
-            let again = outcome_in(&call, || Ok(sandboxing::restrict_own_rings()))?;
+        for flags in [Flags::empty(), Flags::NNP] {
+            let again = outcome_with(flags, || Ok(sandboxing::restrict_own_rings()))?;
             let what =
-                format!("IORING_REGISTER_RESTRICTIONS by a child of {call}, whose creator has done it");
+                format!("IORING_REGISTER_RESTRICTIONS by a child with {flags}, whose creator has done it");
             check::refused(what, again, Errno::EPERM)?;
         }
         Ok(())

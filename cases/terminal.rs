@@ -5,7 +5,6 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::echo::{Echoer, Line, line};
-use clone3_conformance::kit::process::apart;
 use clone3_conformance::kit::terminal::Terminal;
 use clone3_conformance::kit::{Channel, Held, subject};
 use clone3_conformance::wait::{self, Status};
@@ -27,15 +26,6 @@ fn lead_a_session(terminal: &Terminal, line: &Line, echoer: &Echoer) -> Result<i
     Ok(foreground.pid())
 }
 
-/// What TIOCSCTTY says to a leader of another session.
-fn taken_by_another(terminal: &Terminal) -> Result<std::result::Result<(), Errno>> {
-    let taken = apart(|| {
-        setsid()?;
-        Ok(terminal.take().map_err(|errno| errno as i32))
-    })?;
-    Ok(taken.map_err(Errno::from_raw))
-}
-
 /// A child of this call that leads a session at this terminal, and which `end` ends, hangs it up.
 fn hangs_up(terminal: &Terminal, call: &Clone3, end: fn(Held) -> Result) -> Result {
     let (line, echoer) = line()?;
@@ -47,13 +37,13 @@ fn hangs_up(terminal: &Terminal, call: &Clone3, end: fn(Held) -> Result) -> Resu
     drop(echoer);
     let foreground = told.recv()??;
     line.is_alive(foreground, "in the foreground")?;
-    let taken = taken_by_another(terminal)?;
+    let taken = terminal.taken_by_another()?;
     check::equal("control: TIOCSCTTY by another while the leader lives", taken, Err(Errno::EPERM))?;
 
     end(leader)?;
     line.is_dead(foreground, "in the foreground of a terminal whose session leader has ended")?;
     wait::reap_expecting(foreground, Status::killed(Signal::SIGHUP)).context("in the foreground")?;
-    let taken = taken_by_another(terminal)?;
+    let taken = terminal.taken_by_another()?;
     check::equal("TIOCSCTTY by another when the session leader has ended", taken, Ok(()))
 }
 

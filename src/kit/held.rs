@@ -1,14 +1,29 @@
 //! A child that is provably alive until it is let go.
 
 use std::ops::{Deref, DerefMut};
+use std::sync::{Mutex, PoisonError};
 
+use crate::abi::Flags;
 use crate::check::Result;
-use crate::clone3::{Child, Clone3, park};
+use crate::clone3::{Child, Clone3, Stack, park};
 use crate::kit::helper::Command;
 use crate::kit::processors::stay_on;
 use crate::kit::replacing::Replacing;
 use crate::kit::{Channel, Gate};
 use crate::procfs;
+
+/// What the next child is to exec.
+static COMMAND: Mutex<Option<Command>> = Mutex::new(None);
+
+/// In a child that holds up its creator, and so may do what it likes: execs. Comes back only if that fails.
+extern "C" fn exec_command(_: usize) -> i32 {
+    // The lock is let go of before the exec, after which nobody could.
+    let command = COMMAND.lock().map(|mut command| command.take());
+    if let Ok(Some(command)) = command {
+        let _ = command.exec();
+    }
+    98
+}
 
 /// A child blocked at a gate.
 #[derive(Debug)]
@@ -105,6 +120,19 @@ impl Held {
         let replacing = Replacing::new(call, code, park)?;
         replacing.exec()?;
         Ok(replacing.into_held())
+    }
+
+    /// As [`Held::execed`], for a child that until its exec shares the memory of its creator and holds it up, as by vfork(2).
+    #[track_caller]
+    pub fn execed_as_by_vfork(call: &Clone3, code: i32) -> Result<Held> {
+        let (gate, ready) = (Gate::new()?, Channel::<Result>::new()?);
+        let hold = Command::new("hold", &[])?.with_fd(&ready.sending_end()?);
+        let hold = hold.with_fd(&gate.waiting_end()).number(code);
+        *COMMAND.lock().unwrap_or_else(PoisonError::into_inner) = Some(hold);
+        let call = call.clone().with(Flags::CLONE_VM | Flags::CLONE_VFORK);
+        let child = call.spawn_on(&Stack::new()?, exec_command, 0)?;
+        ready.recv()??;
+        Ok(Held { child, gate })
     }
 
     /// This child, of which a part waits at this gate.

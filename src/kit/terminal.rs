@@ -3,10 +3,12 @@
 use std::os::fd::OwnedFd;
 
 use nix::errno::Errno;
+use nix::unistd::setsid;
 use rustix::process::Pid;
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 
 use crate::check::{Failure, Named, Result};
+use crate::kit::process::apart;
 use crate::note;
 
 fn errno_of(errno: rustix::io::Errno) -> Errno {
@@ -45,6 +47,15 @@ impl Terminal {
         let taken = rustix::process::ioctl_tiocsctty(&self.line);
         note!("ioctl(TIOCSCTTY) = {taken:?}");
         taken.map_err(errno_of)
+    }
+
+    /// What [`Terminal::take`] says to a leader of another session than the one whose terminal it may be.
+    pub fn taken_by_another(&self) -> Result<std::result::Result<(), Errno>> {
+        let taken = apart(|| {
+            setsid()?;
+            Ok(self.take().map_err(|errno| errno as i32))
+        })?;
+        Ok(taken.map_err(Errno::from_raw))
     }
 
     /// Puts a process group of the caller's session into the foreground of its terminal, which this must be.

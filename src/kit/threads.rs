@@ -36,17 +36,21 @@ pub fn leaderless_at(
     code: i32,
     body: impl FnOnce() -> i32 + Send,
 ) -> Result<Child> {
-    let child = call.spawn(|| {
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                gate.wait();
-                exit_thread(body())
-            });
-            exit_thread(code)
-        })
-    })?;
+    let child = call.spawn(|| leave_to_another(gate, code, body))?;
     wait_for_dead_leader(child.pid())?;
     Ok(child)
+}
+
+/// What the leader of a process does to end with `code` while another thread waits at the gate, which runs `body` then and ends
+/// itself alone, with what it returns.
+pub fn leave_to_another(gate: &Gate, code: i32, body: impl FnOnce() -> i32 + Send) -> ! {
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            gate.wait();
+            exit_thread(body())
+        });
+        exit_thread(code)
+    })
 }
 
 /// What the body of a process does so that its leader ends with `code` and still is the last thread to be
