@@ -62,10 +62,17 @@ fn state_name(state: char) -> &'static str {
     }
 }
 
+impl Stat {
+    /// `7 (name) is S (sleeping)`, of a process or a thread.
+    pub fn doing(&self) -> String {
+        let Stat { pid, comm, state, .. } = self;
+        format!("{pid} ({comm}) is {state} ({})", state_name(*state))
+    }
+}
+
 impl std::fmt::Display for Stat {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Stat { pid, comm, state, ppid, .. } = self;
-        write!(f, "process {pid} ({comm}) is {state} ({}), child of {ppid}", state_name(*state))
+        write!(f, "process {}, child of {}", self.doing(), self.ppid)
     }
 }
 

@@ -9,7 +9,7 @@ use clone3_conformance::clone3::{Clone3, exit_now, park};
 use clone3_conformance::kit::disposition::{self, Disposition};
 use clone3_conformance::kit::helper::Command;
 use clone3_conformance::kit::{Cgroup, Channel, Place, limits, namespace, privilege, threads, tracer};
-use clone3_conformance::wait::{Status, find_zombie};
+use clone3_conformance::wait::{Status, find_zombie, waitpid};
 use nix::sys::signal::{Signal, kill, killpg, raise};
 use nix::unistd::{Pid, getpgrp, getppid, setsid};
 use rustix::mount::{MountFlags, mount};
@@ -61,7 +61,15 @@ pub const EXPECTED: &[Expected] = &[
     expect(
         "hangs",
         Some(Kind::Fail),
-        "did not end within N.Ns and was killed; then: process N (hangs) is S (sleeping), child of N",
+        "did not end within N.Ns and was killed; then: process N (hangs) is S (sleeping), child of N, \
+         in pause",
+    ),
+    expect(
+        "hangs_in_a_thread",
+        Some(Kind::Fail),
+        "did not end within N.Ns and was killed, after [N] cloneN(NxN, exit_signal SIGCHLD) = N; then: process N \
+         (hangs_in_a_thre) is S (sleeping), child of N, in futex; its thread N (waiter) is S (sleeping), in \
+         waitpid(N, __WALL); process N (endless) is S (sleeping), child of N, in pause",
     ),
     expect(
         "leaks_a_live_child",
@@ -112,7 +120,7 @@ pub const EXPECTED: &[Expected] = &[
         "is_stuck_in_vfork",
         Some(Kind::Fail),
         "did not end within N.Ns and was killed; then: process N (is_stuck_in_vfo) is D (uninterruptible), \
-         child of N; process N (is_stuck_in_vfo) is S (sleeping), child of N",
+         child of N, in cloneN; process N (is_stuck_in_vfo) is S (sleeping), child of N, in pause",
     ),
     expect(
         "leaves_a_stopped_tracee",
@@ -247,6 +255,16 @@ fn exits_early() -> Result {
 bad_case!(hangs);
 fn hangs() -> Result {
     park();
+    Ok(())
+}
+
+bad_case!(hangs_in_a_thread);
+fn hangs_in_a_thread() -> Result {
+    let child = child_called("endless", || {})?;
+    let waiter = std::thread::Builder::new().name("waiter".to_owned());
+    let thread = waiter.spawn(move || waitpid(child.as_raw(), libc::__WALL))?;
+    // It returns when the child ends, which is never.
+    let _ = thread.join();
     Ok(())
 }
 

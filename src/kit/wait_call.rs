@@ -32,6 +32,25 @@ impl WaitCall {
         WaitCall::Pidfd(pidfd.as_raw_fd(), options)
     }
 
+    /// The call that a system call of this number and with these arguments is, if it is one.
+    pub fn from_arguments(number: i64, arguments: &[u64]) -> Option<WaitCall> {
+        let argument = |index: usize| arguments.get(index).map(|value| *value as i32);
+        match number {
+            libc::SYS_wait4 => Some(WaitCall::Waitpid(argument(0)?, argument(2)?)),
+            libc::SYS_waitid => {
+                let (kind, id, options) = (argument(0)? as libc::idtype_t, argument(1)?, argument(3)?);
+                match kind {
+                    libc::P_ALL => Some(WaitCall::Any(options)),
+                    libc::P_PID => Some(WaitCall::Pid(id, options)),
+                    libc::P_PGID => Some(WaitCall::Group(id, options)),
+                    libc::P_PIDFD => Some(WaitCall::Pidfd(id, options)),
+                    _ => None,
+                }
+            }
+            _ => None,
+        }
+    }
+
     /// Makes the call.
     pub fn make(self) -> Found {
         let waitid = |who, options| Ok(wait::waitid(who, options)?.map(|event| event.pid));

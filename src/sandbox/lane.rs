@@ -15,6 +15,7 @@ use rustix::pipe::PipeFlags;
 
 use super::census::{self, Leftover};
 use super::entry::{self, COULD_NOT_REPORT, Report};
+use super::hang;
 use super::leavings;
 use super::scarcity::Before;
 use super::wire::{self, Outcome, Request};
@@ -22,8 +23,8 @@ use crate::case::{self, Case, Strength};
 use crate::check::Failure;
 use crate::kit::sysctl;
 use crate::need::Setting;
+use crate::trail;
 use crate::wait::{self, Status, signal_name};
-use crate::{procfs, trail};
 
 /// How much of a case's output is kept.
 const OUTPUT_KEPT: usize = 64 * 1024;
@@ -236,7 +237,7 @@ impl Lane {
                 return Ending::Abandoned;
             }
             if left.is_zero() {
-                let (doing, last) = (what_hangs(running.pid), last_step());
+                let (doing, last) = (hang::describe(running.pid), last_step());
                 kill_and_reap(running.pid);
                 return Ending::Hung(format!(
                     "did not end within {deadline:.1?} and was killed{last}; {doing}"
@@ -305,13 +306,6 @@ fn kill_and_reap(pid: i32) {
 /// What the case did last, as far as it is on the trail.
 fn last_step() -> String {
     trail::read().pop().map_or_else(String::new, |step| format!(", after {step}"))
-}
-
-/// The case and its children at the moment of its deadline.
-fn what_hangs(pid: i32) -> String {
-    let mut lines = vec![format!("then: {}", procfs::describe(pid))];
-    lines.extend(procfs::children_of(pid).iter().map(ToString::to_string));
-    lines.join("; ")
 }
 
 /// The case's own words: `Ok(None)` when it said nothing, an error when nobody can make sense of them.

@@ -11,6 +11,7 @@
 
 mod census;
 mod entry;
+mod hang;
 mod lane;
 mod leavings;
 mod scarcity;
