@@ -13,7 +13,7 @@ use clone3_conformance::kit::crash::{self, Crash};
 use clone3_conformance::kit::sysctl::Sysctl;
 use clone3_conformance::kit::{Echo, Held, Orphan, privilege, sigchld, subject};
 use clone3_conformance::need::{Setting, rounds};
-use clone3_conformance::wait::{self, Status};
+use clone3_conformance::wait::{self, Event, Status, Who};
 use nix::poll::PollFlags;
 use nix::sys::signal::Signal;
 use nix::unistd::{Uid, setresuid};
@@ -245,6 +245,22 @@ fn autoreap_no_sigchld_after_core_dump() -> Result {
     let child = crashed(&Clone3::new(Flags::REAPED))?;
     child.pidfd.reaped_with(Crash::Unmapped.dumped())?;
     sigchld::none_pending()
+}
+
+case! {
+    /// A wait that leaves the zombie (WNOWAIT) tells that core was dumped (CLD_DUMPED), and by which signal, as the wait does that
+    /// reaps it.
+    abi_core_dump_told_by_every_wait: Must, needs [CoredumpMask, Root, GlobalChanges],
+    source "waitid(2), si_code, WNOWAIT; kernel/exit.c wait_task_zombie()",
+}
+fn abi_core_dump_told_by_every_wait() -> Result {
+    let server = Server::start()?;
+    let child = Clone3::fork().with(Flags::PIDFD).spawn(|| Crash::Unmapped.now())?;
+    server.take_dump_of(child.pidfd()?)?;
+    let dumped = Event { pid: child.pid(), code: libc::CLD_DUMPED, status: Crash::Unmapped.signal() as i32 };
+    check::equal("waitid(WEXITED|WNOWAIT|__WALL)", wait::find_zombie(child.pid())?, dumped)?;
+    let told = wait::waitid(Who::Pid(child.pid()), libc::WEXITED | libc::__WALL);
+    check::equal("waitid(WEXITED|__WALL)", told, Ok(Some(dumped)))
 }
 
 /// A thread other than the leader crashes the process.

@@ -5,7 +5,7 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::{Clone3, exit_now, exit_thread};
 use clone3_conformance::kit::{Cgroup, Channel, Held, Orphan, subject, threads};
-use clone3_conformance::wait::{self, Event, Status, Who};
+use clone3_conformance::wait::{self, Status};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, setpgid};
 
@@ -47,13 +47,7 @@ fn autoreap_leaderless_stop_waited_for() -> Result {
         let child = leaderless(&call)?;
         let pid = child.pid();
         child.kill(Signal::SIGSTOP)?;
-        let seen = wait::waitid(Who::Pid(pid), libc::WSTOPPED | libc::__WALL);
-        let stopped = Event { pid, code: libc::CLD_STOPPED, status: libc::SIGSTOP };
-        check::equal(
-            format_args!("waitid(WSTOPPED) for a leaderless child of {call}"),
-            seen,
-            Ok(Some(stopped)),
-        )?;
+        wait::stops(pid, Signal::SIGSTOP).context(format_args!("a leaderless child of {call}"))?;
         child.into_child().clear_away()?;
     }
     Ok(())

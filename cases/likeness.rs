@@ -8,9 +8,9 @@ use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::disposition::{self, Disposition};
 use clone3_conformance::kit::inherited::{self, Inherited};
-use clone3_conformance::kit::privilege;
 use clone3_conformance::kit::process::{apart, child_reporting};
 use clone3_conformance::kit::seccomp::{self, Refusal};
+use clone3_conformance::kit::{privilege, threads};
 use clone3_conformance::note;
 use clone3_conformance::procfs::status_field;
 use clone3_conformance::wait::{self, Status};
@@ -185,21 +185,23 @@ fn nnp_unshare_gives_capabilities() -> Result {
 }
 
 case! {
-    /// A child made with CLONE_NNP and CLONE_PARENT by a process with exit signal SIGCHLD has that exit signal: a plain wait finds
-    /// it.
+    /// A child made with CLONE_NNP and CLONE_PARENT by a process with exit signal SIGCHLD has that exit signal, whichever thread
+    /// makes it: a plain wait finds it.
     nnp_clone_parent_exit_signal: Must, needs [Nnp],
     source "clone(2), CLONE_PARENT; wait(2) (\"clone\" children)",
 }
 fn nnp_clone_parent_exit_signal() -> Result {
-    for flags in [Flags::CLONE_PARENT, Flags::CLONE_PARENT | Flags::NNP] {
+    let ways = [Flags::CLONE_PARENT, Flags::CLONE_PARENT | Flags::NNP];
+    for (flags, by_leader) in ways.into_iter().flat_map(|flags| [(flags, true), (flags, false)]) {
         apart(|| {
+            // A child of the parent of who makes it.
+            let make = || Ok(Clone3::new(flags).spawn(|| 7)?.pid());
             let (between, sibling) = child_reporting(&Clone3::fork(), || {
-                // A child of this process's parent.
-                Ok(Clone3::new(flags).spawn(|| 7)?.pid())
+                if by_leader { make() } else { threads::in_a_thread(make) }
             })?;
             between.reap_expecting(Status::exited(0))?;
             let found = check::succeeds(
-                format_args!("waitpid without __WALL for a child with {flags}"),
+                format_args!("waitpid without __WALL for a child with {flags}, by the leader: {by_leader}"),
                 wait::waitpid(sibling, 0),
             )?;
             check::equal("its status", found, Some((sibling, Status::exited(7))))

@@ -65,6 +65,21 @@ fn pidfd_open_zombie() -> Result {
 }
 
 case! {
+    /// pidfd_getfd says ESRCH of a zombie, as of a process that is gone; of a live one it gives the descriptor.
+    pidfd_getfd_zombie: Must, needs [PidfdInfo, Ptrace],
+    source "pidfd_getfd(2), ESRCH; kernel/pid.c __pidfd_fget() (\"In case 3 we get EBADF, but that really means ESRCH\")",
+}
+fn pidfd_getfd_zombie() -> Result {
+    let child = Held::exiting_with(&ordinary(), 5)?;
+    child.pidfd()?.getfd_of_child(0).context("control: of a live child")?;
+    child.let_go()?;
+    wait::find_zombie(child.pid())?;
+    check::refused("pidfd_getfd from a zombie", child.pidfd()?.getfd(0), Errno::ESRCH)?;
+    wait::reap_expecting(child.pid(), Status::exited(5))?;
+    check::refused("pidfd_getfd after the wait", child.pidfd()?.getfd(0), Errno::ESRCH)
+}
+
+case! {
     /// fdinfo gives the pid of a zombie, and -1 once it has been waited for.
     pidfd_zombie_fdinfo: Must, needs [Proc],
     source "proc_pid_fdinfo(5) (\"-1: the process has been reaped\"); fs/pidfs.c pidfd_show_fdinfo()",

@@ -50,6 +50,31 @@ fn autoreap_reached_by_cgroup_kill() -> Result {
     group.remove()
 }
 
+case! {
+    /// cgroup.kill kills an auto-reaped process that is stopped, by a signal or by its tracer, as it does an ordinary one.
+    autoreap_stopped_reached_by_cgroup_kill: Must, needs [Autoreap, ExitInfo, Cgroup2, Ptrace],
+    source "Documentation/admin-guide/cgroup-v2.rst, cgroup.kill",
+}
+fn autoreap_stopped_reached_by_cgroup_kill() -> Result {
+    const KILLED: Status = Status::killed(Signal::SIGKILL);
+    for call in subject::calls() {
+        let group = Cgroup::create(&[])?;
+        let call = call.into_cgroup(group.dir());
+        let stopped = Held::exiting_with(&call, 0)?;
+        stopped.kill(Signal::SIGSTOP)?;
+        wait::stops(stopped.pid(), Signal::SIGSTOP)?;
+        let traced = Held::exiting_with(&call, 0)?;
+        tracer::attach(traced.pid())?;
+
+        group.write("cgroup.kill", "1")?;
+        wait::reap_expecting(traced.pid(), KILLED).context("the stopped tracee")?;
+        traced.pidfd()?.gone_with(traced.pid(), KILLED)?;
+        ends_by_its_kind(&call, stopped.pid(), stopped.pidfd()?, KILLED)?;
+        group.remove()?;
+    }
+    Ok(())
+}
+
 /// The numbers in /proc/self/task/TID/children of the calling thread.
 fn listed_children() -> Result<Vec<i32>> {
     let path = format!("/proc/self/task/{}/children", own_tid());

@@ -21,7 +21,7 @@ fn reaped() -> Clone3 {
 
 /// The event of a child that a signal has stopped.
 fn stopped(pid: i32) -> Event {
-    Event { pid, code: libc::CLD_STOPPED, status: libc::SIGSTOP }
+    Event::stopped(pid, Signal::SIGSTOP)
 }
 
 /// Stops a child, and returns once its parent could have seen that.
@@ -279,8 +279,7 @@ fn autoreap_sa_nocldstop() -> Result {
     {
         sigchld::react(Reaction::Default, flags)?;
         child.kill(Signal::SIGSTOP)?;
-        let found = wait::waitid(Who::Pid(child.pid()), libc::WSTOPPED | libc::__WALL);
-        check::equal(format_args!("waitid(WSTOPPED) with {flags:?}"), found, Ok(Some(stopped(child.pid()))))?;
+        wait::stops(child.pid(), Signal::SIGSTOP).context(format_args!("with {flags:?}"))?;
         child.kill(Signal::SIGCONT)?;
         // The child announces both by itself, before it answers.
         child.is_alive("after it was stopped and continued")?;

@@ -1,5 +1,6 @@
 //! Stops and continuations of auto-reaped children: what wait calls and SIGCHLD say of them, and what outlasts an adoption.
 
+use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::Clone3;
@@ -8,13 +9,14 @@ use clone3_conformance::kit::{Channel, Held, Orphan, fdpass, namespace, sigchld,
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::wait::{self, Event, Status, Who};
 use nix::sys::signal::{SigSet, Signal};
+use nix::unistd::getuid;
 
 use super::adoption::ends_by_its_kind;
 
 const SIGKILLED: Status = Status::killed(Signal::SIGKILL);
 
 fn stopped(pid: i32) -> Event {
-    Event { pid, code: libc::CLD_STOPPED, status: libc::SIGSTOP }
+    Event::stopped(pid, Signal::SIGSTOP)
 }
 
 fn continued(pid: i32) -> Event {
@@ -150,6 +152,59 @@ fn autoreap_pdeathsig_twice() -> Result {
         let what = "at the end of the process that had adopted it";
         told.recv().context(format_args!("PR_SET_PDEATHSIG of a child of {call}, {what}"))?;
         ends_by_its_kind(&call, pid, &Pidfd::from(fdpass::receive(&ours)?), Status::exited(5))?;
+    }
+    Ok(())
+}
+
+/// A stopped child in a user namespace of its own. Nobody is mapped there: it takes everybody for [`NOBODY`].
+fn stopped_in_own_user_namespace(call: Clone3) -> Result<Held> {
+    let child = Held::exiting_with(&call.with(Flags::CLONE_NEWUSER), 0)?;
+    child.kill(Signal::SIGSTOP)?;
+    Ok(child)
+}
+
+/// The user that stands for those who are not mapped (`/proc/sys/kernel/overflowuid`).
+const NOBODY: u32 = 65534;
+
+case! {
+    /// The user whom waitid names (si_uid) when a child in a user namespace of its own stops, auto-reaped or not, and both waitid and
+    /// SIGCHLD at an ordinary child's end, is the child's real user as its parent's namespace has it.
+    autoreap_stop_names_user_as_parent_has_it: Must, needs [Autoreap, UserNamespaces],
+    source "waitid(2), si_uid; kernel/exit.c wait_task_stopped(), wait_task_zombie() (from_kuid_munged())",
+}
+fn autoreap_stop_names_user_as_parent_has_it() -> Result {
+    sigchld::block()?;
+    let user = getuid().as_raw();
+    for call in subject::calls() {
+        let child = stopped_in_own_user_namespace(call)?;
+        let told = wait::waitid_user(Who::Pid(child.pid()), libc::WSTOPPED | libc::__WALL);
+        check::equal("si_uid of waitid(WSTOPPED)", told, Ok(user))?;
+        sigchld::next()?;
+        if !child.reaps_itself() {
+            child.kill(Signal::SIGKILL)?;
+            let told = wait::waitid_user(Who::Pid(child.pid()), libc::WEXITED | libc::WNOWAIT);
+            check::equal("si_uid of waitid(WEXITED)", told, Ok(user))?;
+            check::equal("si_uid of SIGCHLD, of an end", sigchld::next_user()?, user)?;
+        }
+        child.into_child().clear_away()?;
+    }
+    Ok(())
+}
+
+case! {
+    /// The user whom SIGCHLD names (si_uid) when a child in a user namespace of its own stops, auto-reaped or not, is the child's real
+    /// user as its parent's namespace has it.
+    autoreap_stop_sigchld_names_user: Must, needs [Autoreap, UserNamespaces],
+    source "sigaction(2), SIGCHLD: si_uid; kernel/signal.c do_notify_parent_cldstop() (from_kuid_munged())",
+    known_defect "translated twice: the number in the parent's namespace is taken for one in the child's, and is nobody there",
+}
+fn autoreap_stop_sigchld_names_user() -> Result {
+    sigchld::block()?;
+    for call in subject::calls() {
+        let what = format!("si_uid of SIGCHLD when a child of {call} stops in a user namespace of its own");
+        let child = stopped_in_own_user_namespace(call)?;
+        check::equal_or_defect(what, sigchld::next_user()?, getuid().as_raw(), NOBODY)?;
+        child.into_child().clear_away()?;
     }
     Ok(())
 }

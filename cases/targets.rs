@@ -11,7 +11,7 @@ use clone3_conformance::kit::meeting::parent_and_child;
 use clone3_conformance::kit::userfault::Trap;
 use clone3_conformance::kit::{Cgroup, Channel, Echo, Gate, Tied, channel, orphan, shared, threads};
 use clone3_conformance::need::rounds;
-use clone3_conformance::wait::{self, Event, Status, Who};
+use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -30,9 +30,7 @@ case! {
 fn autokill_stopped_child() -> Result {
     let mut child = Tied::new()?;
     check::succeeds("pidfd_send_signal(SIGSTOP)", child.observer().send_signal(Signal::SIGSTOP))?;
-    let stopped = wait::waitid(Who::Pid(child.pid()), libc::WSTOPPED | libc::__WALL);
-    let event = Event { pid: child.pid(), code: libc::CLD_STOPPED, status: libc::SIGSTOP };
-    check::equal("waitid(WSTOPPED|__WALL)", stopped, Ok(Some(event)))?;
+    wait::stops(child.pid(), Signal::SIGSTOP)?;
     child.close()?;
     child.dies("stopped, after the last close of its pidfd")
 }

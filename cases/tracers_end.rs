@@ -11,7 +11,7 @@ use clone3_conformance::kit::tracer::Tracer;
 use clone3_conformance::kit::{Actor, Held, Tied, sigchld, subject, tracer};
 use clone3_conformance::procfs::Stat;
 use clone3_conformance::sandbox;
-use clone3_conformance::wait::{self, Status, Who};
+use clone3_conformance::wait::{self, Status};
 use nix::poll::PollTimeout;
 use nix::sys::ptrace::{self, Options};
 use nix::sys::signal::{Signal, kill};
@@ -50,8 +50,7 @@ fn autoreap_tracer_exitkill() -> Result {
 #[track_caller]
 fn stop(child: &Held) -> Result {
     child.kill(Signal::SIGSTOP)?;
-    let seen = wait::waitid(Who::Pid(child.pid()), libc::WSTOPPED | libc::__WALL);
-    check::holds(matches!(seen, Ok(Some(_))), format_args!("control: waitid(WSTOPPED|__WALL): {seen:?}"))
+    wait::stops(child.pid(), Signal::SIGSTOP).context("control")
 }
 
 /// Traces a stopped process, which says so.

@@ -138,6 +138,11 @@ impl Event {
         Event { pid, code: libc::CLD_EXITED, status }
     }
 
+    /// `CLD_STOPPED` by `signal`.
+    pub fn stopped(pid: i32, signal: Signal) -> Event {
+        Event { pid, code: libc::CLD_STOPPED, status: signal as i32 }
+    }
+
     /// `CLD_KILLED` by `signal`.
     pub fn killed(pid: i32, signal: Signal) -> Event {
         Event { pid, code: libc::CLD_KILLED, status: signal as i32 }
@@ -152,6 +157,19 @@ pub fn is_child(pidfd: &Pidfd) -> bool {
 
 /// `waitid(2)` as it is: `options` raw, `None` when WNOHANG finds nothing.
 pub fn waitid(who: Who<'_>, options: i32) -> std::result::Result<Option<Event>, Errno> {
+    let info = raw_waitid(who, options)?;
+    // SAFETY: waitid filled the child fields, or left them zero.
+    let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
+    Ok((pid != 0).then_some(Event { pid, code: info.si_code, status }))
+}
+
+/// Whose child `waitid(2)` says that it is (`si_uid`): the child's real user id. It is 0 when WNOHANG finds nothing.
+pub fn waitid_user(who: Who<'_>, options: i32) -> std::result::Result<u32, Errno> {
+    // SAFETY: waitid filled the child fields, or left them zero.
+    raw_waitid(who, options).map(|info| unsafe { info.si_uid() })
+}
+
+fn raw_waitid(who: Who<'_>, options: i32) -> std::result::Result<libc::siginfo_t, Errno> {
     let (kind, id) = match who {
         Who::Any => (libc::P_ALL, 0),
         Who::Pid(pid) => (libc::P_PID, pid as libc::id_t),
@@ -162,9 +180,7 @@ pub fn waitid(who: Who<'_>, options: i32) -> std::result::Result<Option<Event>, 
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
     // SAFETY: `info` is a live siginfo_t that the kernel may fill.
     Errno::result(unsafe { libc::waitid(kind, id, &mut info, options) })?;
-    // SAFETY: waitid filled the child fields, or left them zero.
-    let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
-    Ok((pid != 0).then_some(Event { pid, code: info.si_code, status }))
+    Ok(info)
 }
 
 /// `waitpid(2)` as it is: `options` raw, `None` when WNOHANG finds nothing.
@@ -195,6 +211,14 @@ pub fn reap(pid: i32) -> Result<Status> {
 pub fn reap_expecting(pid: i32, expected: Status) -> Result {
     let got = reap(pid)?;
     crate::check::equal(format_args!("wait status of process {pid}"), got, expected)
+}
+
+/// Blocks until `pid`, a child of the caller, is stopped by `signal`.
+#[track_caller]
+pub fn stops(pid: i32, signal: Signal) -> Result {
+    let found = waitid(Who::Pid(pid), libc::WSTOPPED | libc::__WALL);
+    let what = format_args!("waitid(P_PID {pid}, WSTOPPED|__WALL)");
+    crate::check::equal(what, found, Ok(Some(Event::stopped(pid, signal))))
 }
 
 /// Blocks until `pid` is a zombie, and leaves it one. It must be a child (or tracee) of the caller.

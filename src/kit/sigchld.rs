@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
 
 use crate::check::{self, Failure, Result};
 use crate::wait::Event;
@@ -69,14 +69,21 @@ pub fn arrives_for(pid: i32, code: i32) -> Result {
 /// Blocks until there is a SIGCHLD, and gives all that it says of a child. It must be [blocked](block()).
 #[track_caller]
 pub fn next() -> Result<Event> {
+    next_info().map(|info| Event { pid: info.ssi_pid as i32, code: info.ssi_code, status: info.ssi_status })
+}
+
+/// As [`next`]; gives whose child it is about (`si_uid`): the child's real user id.
+pub fn next_user() -> Result<u32> {
+    next_info().map(|info| info.ssi_uid)
+}
+
+fn next_info() -> Result<siginfo> {
     let mut set = SigSet::empty();
     set.add(Signal::SIGCHLD);
     let pending = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
     poll(&mut [PollFd::new(pending.as_fd(), PollFlags::POLLIN)], sandbox::time_left())?;
-    match pending.read_signal()? {
-        Some(info) => Ok(Event { pid: info.ssi_pid as i32, code: info.ssi_code, status: info.ssi_status }),
-        None => Err(Failure::fail(format!("no SIGCHLD came within {:.1?}", sandbox::patience()))),
-    }
+    let info = pending.read_signal()?;
+    info.ok_or_else(|| Failure::fail(format!("no SIGCHLD came within {:.1?}", sandbox::patience())))
 }
 
 /// What the caller does about SIGCHLD.
