@@ -87,7 +87,7 @@ struct Arguments {
     #[arg(long, conflicts_with_all = ["only", "build_only", "proof", "coverage"])]
     lean: bool,
 
-    /// Write the report to this file, as Markdown
+    /// Write the report to this file, as Markdown; with --only, what the file says of other mutants stays
     #[arg(long, value_name = "FILE")]
     proof: Option<PathBuf>,
 }
@@ -136,7 +136,10 @@ fn start(arguments: &Arguments) -> Result<ExitCode> {
         fates.retain(|(_, fate)| !matches!(fate, Fate::DoesNotBuild(_)));
     }
     match suite {
-        Some(suite) => report(&builder, &suite, &fates, arguments),
+        Some(suite) => {
+            let catalogue = all.iter().map(|mutant| mutant.id.clone()).collect();
+            report(&builder, &suite, &fates, &catalogue, arguments)
+        }
         None => Ok(ExitCode::SUCCESS),
     }
 }
@@ -245,6 +248,7 @@ fn report(
     builder: &Builder,
     suite: &Suite,
     fates: &[(Mutant, Fate)],
+    catalogue: &BTreeSet<String>,
     arguments: &Arguments,
 ) -> Result<ExitCode> {
     for (mutant, fate) in fates {
@@ -266,10 +270,20 @@ fn report(
     }
     println!("{}", proof::totals(fates));
     if let Some(path) = &arguments.proof {
-        std::fs::write(path, proof::document(builder.release(), fates, arguments.keep))?;
+        let earlier = if arguments.only.is_empty() { String::new() } else { earlier(path)? };
+        let release = builder.release();
+        std::fs::write(path, proof::document(release, fates, arguments.keep, &earlier, catalogue))?;
     }
     let is_whole = fates.iter().all(|(_, fate)| !fate.is_hole());
     Ok(if is_whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The document that an earlier run has written, if one has.
+fn earlier(path: &Path) -> Result<String> {
+    match std::fs::read_to_string(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+        read => read.with_context(|| format!("{}", path.display())),
+    }
 }
 
 /// Whether the mutant has claims, and the case is about none of them.

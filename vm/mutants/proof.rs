@@ -1,5 +1,6 @@
 //! The report: which mistakes the suite notices, as text for the terminal and as docs/proof.md.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use crate::catalogue::Mutant;
@@ -81,8 +82,70 @@ pub fn totals(fates: &[(Mutant, Fate)]) -> String {
     text
 }
 
-/// The document, from the results alone.
-pub fn document(release: &str, fates: &[(Mutant, Fate)], keep: bool) -> String {
+/// The document's sections, and the columns of their tables.
+const SECTIONS: [(&str, [&str; 3]); 3] = [
+    ("Noticed", ["broken kernel", "what a user would see", "what the suite says"]),
+    ("Not noticed", ["broken kernel", "what a user would see", "what happened"]),
+    ("Equivalent", ["change", "what a user would see", "why nobody can tell"]),
+];
+
+const KEPT: &str = "Where an earlier state of the suite had noticed already, by a case that is still there, it was not asked again (`--keep`).\n";
+
+/// The rows of each section, by the id that they begin with.
+#[derive(Default)]
+struct Tables([BTreeMap<String, String>; 3]);
+
+impl Tables {
+    /// Those of a document.
+    fn read(text: &str) -> Tables {
+        let mut tables = Tables::default();
+        let mut section = None;
+        for line in text.lines() {
+            if let Some(title) = line.strip_prefix("## ") {
+                section = SECTIONS.iter().position(|(name, _)| *name == title);
+            }
+            let id = line.strip_prefix("| `").and_then(|rest| rest.split('`').next());
+            if let (Some(section), Some(id)) = (section, id) {
+                tables.0[section].insert(id.to_owned(), format!("{line}\n"));
+            }
+        }
+        tables
+    }
+
+    /// Leaves those that this is true of.
+    fn retain(&mut self, is_wanted: impl Fn(&str) -> bool) {
+        self.0.iter_mut().for_each(|rows| rows.retain(|id, _| is_wanted(id)));
+    }
+
+    fn add(&mut self, mutant: &Mutant, fate: &Fate) {
+        let section = match fate {
+            Fate::Equivalent(_) => 2,
+            fate if fate.is_killed() => 0,
+            _ => 1,
+        };
+        let row = format!("| `{}` | {} | {} |\n", mutant.id, cell(&mutant.sees), story(fate));
+        self.0[section].insert(mutant.id.clone(), row);
+    }
+
+    fn totals(&self) -> String {
+        let [noticed, missed, same] = self.0.each_ref().map(BTreeMap::len);
+        format!("{noticed} of {} noticed; {same} more are equivalent", noticed + missed)
+    }
+}
+
+/// The document: of this run, and of the mutants that it left alone what an earlier document says, as long as they are in the
+/// catalogue.
+pub fn document(
+    release: &str,
+    fates: &[(Mutant, Fate)],
+    keep: bool,
+    earlier: &str,
+    catalogue: &BTreeSet<String>,
+) -> String {
+    let mut tables = Tables::read(earlier);
+    tables.retain(|id| catalogue.contains(id) && fates.iter().all(|(mutant, _)| mutant.id != id));
+    let others: usize = tables.0.iter().map(BTreeMap::len).sum();
+    fates.iter().for_each(|(mutant, fate)| tables.add(mutant, fate));
     let mut text = format!(
         "# Proof that the suite notices\n\n\
          <!-- Written by vm/mutants.sh --proof; do not edit. -->\n\n\
@@ -90,35 +153,25 @@ pub fn document(release: &str, fates: &[(Mutant, Fate)], keep: bool) -> String {
          backport, a merge conflict or another implementation could plausibly have. `vm/mutants.sh` builds every one of\n\
          them, boots it, and runs the suite on it.\n\n\
          On Linux {release}: **{}**.\n",
-        totals(fates)
+        tables.totals()
     );
-    if keep {
-        text.push_str("Where an earlier state of the suite had noticed already, by a case that is still there, it was not asked again (`--keep`).\n");
+    if keep || earlier.contains(KEPT) {
+        text.push_str(KEPT);
     }
-    let noticed = fates.iter().filter(|(_, fate)| fate.is_killed());
-    section(&mut text, "Noticed", ["broken kernel", "what a user would see", "what the suite says"], noticed);
-    let missed = fates.iter().filter(|(_, fate)| fate.is_hole());
-    section(&mut text, "Not noticed", ["broken kernel", "what a user would see", "what happened"], missed);
-    let same = fates.iter().filter(|(_, fate)| matches!(fate, Fate::Equivalent(_)));
-    section(&mut text, "Equivalent", ["change", "what a user would see", "why nobody can tell"], same);
+    if others > 0 {
+        let _ = writeln!(
+            text,
+            "The last run was of {} (`--only`); the other rows are of earlier ones.",
+            fates.len()
+        );
+    }
+    for ((title, [first, second, third]), rows) in SECTIONS.iter().zip(&tables.0) {
+        if !rows.is_empty() {
+            let _ = write!(text, "\n## {title}\n\n| {first} | {second} | {third} |\n|---|---|---|\n");
+            text.extend(rows.values().map(String::as_str));
+        }
+    }
     text
-}
-
-fn section<'a>(
-    text: &mut String,
-    title: &str,
-    columns: [&str; 3],
-    rows: impl Iterator<Item = &'a (Mutant, Fate)>,
-) {
-    let mut rows = rows.peekable();
-    if rows.peek().is_none() {
-        return;
-    }
-    let [first, second, third] = columns;
-    let _ = write!(text, "\n## {title}\n\n| {first} | {second} | {third} |\n|---|---|---|\n");
-    for (mutant, fate) in rows {
-        let _ = writeln!(text, "| `{}` | {} | {} |", mutant.id, cell(&mutant.sees), story(fate));
-    }
 }
 
 /// The story as a cell: the name of the case first, where there is one.
@@ -134,4 +187,45 @@ fn story(fate: &Fate) -> String {
 /// Text that does not break a table.
 fn cell(text: &str) -> String {
     text.replace('|', "\\|").replace('<', "&lt;").replace('\n', " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mutant(id: &str) -> Mutant {
+        Mutant {
+            id: id.to_owned(),
+            sees: "a | b".to_owned(),
+            claims: vec![],
+            equivalent: None,
+            edits: vec![],
+        }
+    }
+
+    fn noticed(id: &str) -> (Mutant, Fate) {
+        (mutant(id), Fate::Judged(Said::Fault("it crashed".to_owned())))
+    }
+
+    fn survived(id: &str) -> (Mutant, Fate) {
+        (mutant(id), Fate::Judged(Said::Nothing { cases: 1, processors: Some(2) }))
+    }
+
+    #[test]
+    fn a_run_of_some_keeps_what_is_known_of_the_others() {
+        let catalogue = ["early", "late", "same"].map(str::to_owned).into();
+        let same = (mutant("same"), Fate::Equivalent("nobody can tell".to_owned()));
+        let all = [survived("early"), noticed("gone"), noticed("late"), same];
+        let first = document("7.3", &all, true, "", &catalogue);
+        assert!(first.contains("**2 of 3 noticed; 1 more are equivalent**"), "{first}");
+
+        let second = document("7.3", &[noticed("early")], false, &first, &catalogue);
+        assert!(second.contains("**2 of 2 noticed; 1 more are equivalent**"), "{second}");
+        assert!(second.contains(KEPT) && second.contains("The last run was of 1 (`--only`)"), "{second}");
+        assert!(!second.contains("gone") && !second.contains("Not noticed"), "{second}");
+        let row = |id: &str| {
+            second.lines().filter(|line| line.starts_with(&format!("| `{id}` | a \\| b |"))).count()
+        };
+        assert_eq!(["early", "late", "same"].map(row), [1, 1, 1]);
+    }
 }
