@@ -8,13 +8,16 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::{Child, Clone3, Stack};
 use clone3_conformance::kit::disposition::{self, Disposition};
+use clone3_conformance::kit::meeting::parent_and_child;
 use clone3_conformance::kit::process::child_reporting;
-use clone3_conformance::kit::{Cgroup, Held, namespace};
+use clone3_conformance::kit::{Cgroup, Held, namespace, subject, threads};
 use clone3_conformance::note;
 use clone3_conformance::wait::Status;
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use rustix::pipe::{PipeFlags, pipe_with};
+
+use super::adoption::ends_by_its_kind;
 
 const CODE: i32 = 33;
 
@@ -77,6 +80,26 @@ extern "C" fn dawdle_and_say_so(_: usize) -> i32 {
     }
     let said = SAID.get().is_some_and(|pipe| rustix::io::write(pipe, b"r") == Ok(1));
     if said { CODE } else { 98 }
+}
+
+case! {
+    /// An auto-reaped child that suspends its creator (CLONE_VFORK) lives on when that one is killed, as an ordinary one does.
+    autoreap_vfork_outlives_killed_creator: Must, needs [Autoreap, ExitInfo, Proc],
+    source "clone(2), CLONE_VFORK; kernel/fork.c wait_for_vfork_done() (TASK_KILLABLE)",
+}
+fn autoreap_vfork_outlives_killed_creator() -> Result {
+    const KILLED: Status = Status::killed(Signal::SIGKILL);
+    for call in subject::calls() {
+        let call = call.with(Flags::CLONE_VFORK);
+        let (creator, child) = parent_and_child(&Clone3::fork(), |meeting| call.spawn(|| meeting.attend()))?;
+        threads::wait_until_process_is_blocked(creator.pid())?;
+        creator.kill(Signal::SIGKILL)?;
+        creator.reap_expecting(KILLED)?;
+        child.lives("after the death of the creator that it suspended")?;
+        check::succeeds("pidfd_send_signal(SIGKILL)", child.observer().send_signal(Signal::SIGKILL))?;
+        ends_by_its_kind(&call, child.pid(), child.observer(), KILLED)?;
+    }
+    Ok(())
 }
 
 case! {

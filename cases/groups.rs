@@ -9,6 +9,7 @@ use clone3_conformance::kit::process::apart;
 use clone3_conformance::kit::userfault::Trap;
 use clone3_conformance::kit::{Held, Tied, subject, threads};
 use clone3_conformance::wait::{self, Event, Status, Who};
+use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal, kill, raise};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Pid, getpgrp, setpgid, setsid};
@@ -92,6 +93,28 @@ fn autoreap_reached_by_pidfd_signal_to_group() -> Result {
     Ok(())
 }
 
+case! {
+    /// pidfd_send_signal(PIDFD_SIGNAL_PROCESS_GROUP) is for the group that the process leads: through the pidfd of a member that
+    /// leads none it is ESRCH, auto-reaped or not.
+    pidfd_signal_to_group_of_no_leader: Must, needs [PidfdInfo],
+    source "pidfd_send_signal(2), PIDFD_SIGNAL_PROCESS_GROUP (\"a process group leader\"); kernel/signal.c do_pidfd_send_signal()",
+}
+fn pidfd_signal_to_group_of_no_leader() -> Result {
+    for call in subject::calls() {
+        let leader = member(&call, OWN)?;
+        let other = member(&call, Pid::from_raw(leader.pid()))?;
+        // Nobody does anything about this one by default.
+        let signal =
+            |to: &Held| to.pidfd().map(|it| it.send_signal_to(Signal::SIGURG, PIDFD_SIGNAL_PROCESS_GROUP));
+        check::succeeds("control: PIDFD_SIGNAL_PROCESS_GROUP by the leader's pidfd", signal(&leader)?)?;
+        let what = format!("PIDFD_SIGNAL_PROCESS_GROUP by the pidfd of another member, a child of {call}");
+        check::refused(what, signal(&other)?, Errno::ESRCH)?;
+        other.into_child().clear_away()?;
+        leader.into_child().clear_away()?;
+    }
+    Ok(())
+}
+
 /// What a child made by `call` that has run `prepare` does when SIGTSTP comes: it is stopped, or exits with 5. `None` says that
 /// it is gone.
 fn on_sigtstp(call: &Clone3, prepare: impl FnOnce() -> nix::Result<()>) -> Result<Option<Event>> {
@@ -101,7 +124,7 @@ fn on_sigtstp(call: &Clone3, prepare: impl FnOnce() -> nix::Result<()>) -> Resul
     })?;
     let look = libc::WSTOPPED | libc::WEXITED | libc::WNOWAIT | libc::__WALL;
     let seen = match wait::waitid(Who::Pid(child.pid()), look) {
-        Err(nix::errno::Errno::ECHILD) if child.reaps_itself() => None,
+        Err(Errno::ECHILD) if child.reaps_itself() => None,
         seen => check::succeeds("waitid(WSTOPPED|WEXITED|WNOWAIT|__WALL)", seen)?,
     };
     child.clear_away()?;

@@ -1,5 +1,7 @@
 //! What a process with no_new_privs may do as any other, what it may do for having it, and what it still may not.
 
+use std::sync::mpsc;
+
 use caps::{CapSet, Capability};
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
@@ -10,7 +12,7 @@ use clone3_conformance::kit::privilege::{self, Caps};
 use clone3_conformance::kit::process::{apart, child_reporting};
 use clone3_conformance::kit::programs::{fd, or_wrong};
 use clone3_conformance::kit::sandboxing::{self, Landlock};
-use clone3_conformance::kit::{Channel, Held, setuid};
+use clone3_conformance::kit::{Channel, Held, setuid, threads};
 use clone3_conformance::linkme::distributed_slice;
 use clone3_conformance::need::Setting;
 use clone3_conformance::probe::series;
@@ -20,7 +22,7 @@ use nix::sys::personality::{self, Persona};
 use nix::sys::ptrace::{self, Options};
 use nix::unistd::{Gid, Pid, Uid};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
-use rustix::thread::CapabilitiesSecureBits;
+use rustix::thread::{CapabilitiesSecureBits, set_no_new_privs};
 use std::os::fd::AsFd;
 
 use super::nnp_allows::{Outcome, allowed_as_ever, outcome_with};
@@ -273,4 +275,36 @@ fn nnp_setuid_program_takes_nothing() -> Result {
         kept_by_exec_in(&with_nnp(), &program)?,
         (true, true),
     )
+}
+
+case! {
+    /// Whether an unprivileged thread may install a seccomp filter is decided by its own no_new_privs, not by that of its process's
+    /// leader: one that has it may, whose leader has it not, and the other way round it is EACCES.
+    abi_seccomp_filter_asks_calling_thread: Must, needs [Unprivileged, NotYetNnp],
+    source "seccomp(2), SECCOMP_SET_MODE_FILTER (\"the thread must already have the no_new_privs bit set\")",
+}
+fn abi_seccomp_filter_asks_calling_thread() -> Result {
+    sandboxing::seccomp_filters_exist()?;
+    privilege::drop_capabilities()?;
+    let install = sandboxing::install_seccomp_filter;
+    let (leader_has_it, wait_for_it) = mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        let late = scope.spawn(move || {
+            // The sender is gone only if the leader has failed.
+            let _ = wait_for_it.recv();
+            install()
+        });
+        let by_thread = threads::in_a_thread(|| {
+            check::refused("control: by a thread without no_new_privs", install(), Errno::EACCES)?;
+            set_no_new_privs(true)?;
+            Ok(install())
+        })?;
+        check::succeeds("a filter by a thread with no_new_privs, whose leader has it not", by_thread)?;
+        check::refused("control: by that leader", install(), Errno::EACCES)?;
+        set_no_new_privs(true)?;
+        check::succeeds("control: by the leader, with no_new_privs", install())?;
+        drop(leader_has_it);
+        let by_other = late.join().map_err(|_| Failure::broken("a thread panicked"))?;
+        check::refused("by a thread without no_new_privs, whose leader has it", by_other, Errno::EACCES)
+    })
 }

@@ -9,9 +9,10 @@ use clone3_conformance::clone3::{Clone3, park};
 use clone3_conformance::kit::epoll::Watch;
 use clone3_conformance::kit::replacing::Replacing;
 use clone3_conformance::kit::sleeper::Sleeper;
-use clone3_conformance::kit::{Held, Tied, subject};
+use clone3_conformance::kit::{Held, Tied, subject, threads};
 use clone3_conformance::pidfd::{Pidfd, pidfd_open};
 use clone3_conformance::wait::{self, Status};
+use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, setpgid};
 use rustix::event::epoll::EventFlags;
@@ -134,6 +135,35 @@ fn autokill_pidfd_signals_by_scope() -> Result {
             let which = if armed { "an auto-kill pidfd" } else { "control: an ordinary pidfd" };
             check::succeeds(format_args!("pidfd_send_signal(SIGTERM, {name}) through {which}"), sent)?;
             child.observer().gone_with(child.pid(), Status::killed(Signal::SIGTERM)).context(name)?;
+        }
+    }
+    Ok(())
+}
+
+case! {
+    /// Only to itself may a process say that a signal came from kill(2) or tgkill(2) (SI_USER, SI_TKILL) when it sends it by
+    /// pidfd_send_signal: to another it is EPERM, auto-reaped or not, and from a thread that is not the leader also to the own process.
+    pidfd_signal_not_forged: Is, needs [PidfdInfo],
+    source "pidfd_send_signal(2), EPERM (\"the pidfd doesn't refer to the calling process, and info.si_code is invalid\"); kernel/signal.c do_pidfd_send_signal()",
+}
+fn pidfd_signal_not_forged() -> Result {
+    // Nobody does anything about this one by default.
+    const SIGNAL: Signal = Signal::SIGURG;
+    let own = Pidfd::open(std::process::id() as i32)?;
+    for code in [libc::SI_USER, libc::SI_TKILL] {
+        check::succeeds(
+            format_args!("to the own process, si_code {code}"),
+            own.send_signal_as(SIGNAL, code),
+        )?;
+        let by_thread = threads::in_a_thread(|| Ok(own.send_signal_as(SIGNAL, code)))?;
+        check::refused(format_args!("by another thread, si_code {code}"), by_thread, Errno::EPERM)?;
+        for call in subject::calls() {
+            let child = Held::exiting_with(&call, 0)?;
+            let sent = child.pidfd()?.send_signal_as(SIGNAL, code);
+            check::refused(format_args!("to a child of {call}, si_code {code}"), sent, Errno::EPERM)?;
+            let queued = child.pidfd()?.send_signal_as(SIGNAL, libc::SI_QUEUE);
+            check::succeeds(format_args!("control: to a child of {call}, SI_QUEUE"), queued)?;
+            child.into_child().clear_away()?;
         }
     }
     Ok(())

@@ -9,10 +9,12 @@ use clone3_conformance::clone3::{Clone3, Stack, exit_now, park};
 use clone3_conformance::kit::epoll::Watch;
 use clone3_conformance::kit::helper::Command;
 use clone3_conformance::kit::pair::{OTHER, Pair};
-use clone3_conformance::kit::{Channel, Gate, Held, fds, subject, threads};
-use clone3_conformance::pidfd::pidfd_open;
+use clone3_conformance::kit::{Channel, Gate, Held, WaitCall, fds, subject, threads};
+use clone3_conformance::pidfd::{Pidfd, pidfd_open};
 use clone3_conformance::wait::{self, Status};
+use nix::errno::Errno;
 use nix::poll::PollFlags;
+use nix::sys::signal::Signal;
 use rustix::event::epoll::EventFlags;
 
 case! {
@@ -86,29 +88,48 @@ case! {
     since "6.16",
 }
 fn pidfd_thread_ended_by_exec() -> Result {
+    subject::calls().iter().try_for_each(|call| status_of_thread_ended_by_exec(call).map(drop))
+}
+
+case! {
+    /// Of a thread that the exec of another thread ends, the exit information is that of one that exited with 0, not of one that was
+    /// killed.
+    pidfd_thread_ended_by_exec_exit_code: Is, needs [ExitInfo],
+    source "kernel/exit.c do_group_exit() (group_exec_task)",
+    since "6.16",
+}
+fn pidfd_thread_ended_by_exec_exit_code() -> Result {
     for call in subject::calls() {
-        let (tid, gate) = (Channel::<i32>::new()?, Gate::new()?);
-        let command = Command::new("exit", &["0"])?;
-        let child = call.spawn(|| {
-            std::thread::scope(|scope| {
-                scope.spawn(|| {
-                    // A failure to report is seen as the end of the stream.
-                    let _ = tid.send(&threads::own_tid());
-                    park()
-                });
-                gate.wait();
-                command.exec();
-                exit_now(98)
-            })
-        })?;
-        let thread = pidfd_open(tid.recv()?, PIDFD_THREAD)?;
-        gate.open()?;
-        thread.exit_status()?;
-        if let Some(status) = subject::see_off(&child)? {
-            check::equal("control: wait status of the process", status, Status::exited(0))?;
-        }
+        let told = status_of_thread_ended_by_exec(&call)?;
+        let what = format!("exit information of a thread of a child of {call}, of which another called exec");
+        check::equal(what, told, Status::exited(0))?;
     }
     Ok(())
+}
+
+/// The exit information of a thread of a child in which the leader execs, and exits with 7.
+fn status_of_thread_ended_by_exec(call: &Clone3) -> Result<Status> {
+    let (tid, gate) = (Channel::<i32>::new()?, Gate::new()?);
+    let command = Command::new("exit", &["7"])?;
+    let child = call.spawn(|| {
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                // A failure to report is seen as the end of the stream.
+                let _ = tid.send(&threads::own_tid());
+                park()
+            });
+            gate.wait();
+            command.exec();
+            exit_now(98)
+        })
+    })?;
+    let thread = pidfd_open(tid.recv()?, PIDFD_THREAD)?;
+    gate.open()?;
+    let told = thread.exit_status()?;
+    if let Some(status) = subject::see_off(&child)? {
+        check::equal("control: wait status of the process", status, Status::exited(7))?;
+    }
+    Ok(told)
 }
 
 case! {
@@ -145,4 +166,34 @@ fn pidfd_of_clone_thread() -> Result {
     check::equal("control: O_EXCL for a process", ordinary.pidfd()?.status_flags()? & libc::O_EXCL, 0)?;
     ordinary.let_go()?;
     wait::reap_expecting(ordinary.pid(), Status::exited(0))
+}
+
+case! {
+    /// waitid(P_PIDFD) takes the pidfd (PIDFD_THREAD) of a child's leader thread as it does one of the child, auto-reaped or not; of
+    /// another thread it is ECHILD.
+    pidfd_thread_waited_for: Is, needs [PidfdInfo],
+    source "waitid(2), P_PIDFD; kernel/exit.c kernel_waitid_prepare(), do_wait_pid()",
+}
+fn pidfd_thread_waited_for() -> Result {
+    for call in subject::calls() {
+        let pair = Pair::new(&call)?;
+        let leader = pidfd_open(pair.child.pid(), PIDFD_THREAD)?;
+        let other = pidfd_open(pair.other, PIDFD_THREAD)?;
+        let wait =
+            |thread: &Pidfd| WaitCall::pidfd(thread, libc::WEXITED | libc::WNOHANG | libc::__WALL).make();
+        check::equal(format_args!("by the leader's pidfd, a live child of {call}"), wait(&leader), Ok(None))?;
+        check::equal("by the pidfd of another thread", wait(&other), Err(Errno::ECHILD))?;
+        pair.child.kill(Signal::SIGKILL)?;
+        if !pair.child.reaps_itself() {
+            wait::find_zombie(pair.child.pid())?;
+            check::equal("by the leader's pidfd, a zombie", wait(&leader), Ok(Some(pair.child.pid())))?;
+        }
+        pair.child.pidfd()?.wait_reaped()?;
+        check::equal(
+            format_args!("by the leader's pidfd, a child of {call} that is gone"),
+            wait(&leader),
+            Err(Errno::ECHILD),
+        )?;
+    }
+    Ok(())
 }

@@ -2,12 +2,13 @@
 
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
-use clone3_conformance::check::{self, Result};
+use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::{Child, Clone3};
 use clone3_conformance::kit::pair::{LEADER, OTHER, Pair};
 use clone3_conformance::kit::sigchld;
-use clone3_conformance::kit::tracer::Tracer;
-use clone3_conformance::wait::{Event, Status};
+use clone3_conformance::kit::tracer::{self, Tracer};
+use clone3_conformance::wait::{self, Event, Status, Who};
+use nix::sys::ptrace::Options;
 
 use super::threads::is_not_over;
 
@@ -43,6 +44,31 @@ fn autoreap_ptrace_dead_leader_let_go() -> Result {
         is_not_over(&pair.child)?;
         pair.let_other_go()?;
         is_over(pair.child, OTHER)?;
+    }
+    Ok(())
+}
+
+case! {
+    /// A parent that traces the leader thread of its child, auto-reaped or not, is sent SIGCHLD when that thread ends before the
+    /// others, and has nothing to wait for until they have ended as well.
+    autoreap_ptrace_dead_leader_told: Is, needs [Autoreap, ExitInfo, Ptrace, Proc],
+    source "kernel/exit.c exit_notify(), where each traced thread is announced, and wait_consider_task() (delay_group_leader())",
+}
+fn autoreap_ptrace_dead_leader_told() -> Result {
+    sigchld::block()?;
+    for call in calls() {
+        let pair = Pair::new(&call)?;
+        let pid = pair.child.pid();
+        tracer::seize(pid, Options::empty())?;
+        pair.end_leader()?;
+        check::equal("SIGCHLD at the leader's end", sigchld::next()?, Event::exited(pid, LEADER))
+            .context(&call)?;
+        let found = wait::waitid(Who::Pid(pid), libc::WEXITED | libc::WNOHANG | libc::__WALL);
+        check::equal("waitid(WEXITED|WNOHANG|__WALL) then", found, Ok(None)).context(&call)?;
+        pair.let_other_go()?;
+        wait::reap_expecting(pid, Status::exited(OTHER))?;
+        pair.child.pidfd()?.gone_with(pid, Status::exited(OTHER))?;
+        while sigchld::take().is_some() {}
     }
     Ok(())
 }

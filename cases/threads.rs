@@ -2,13 +2,13 @@
 
 use clone3_conformance::abi::{Flags, InfoMask, PIDFD_THREAD};
 use clone3_conformance::case;
-use clone3_conformance::check::{self, Result};
+use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::{Child, Clone3, exit_now, exit_thread, park};
-use clone3_conformance::kit::{Channel, Gate, Held, Orphan, orphan, sigchld, threads};
+use clone3_conformance::kit::{Channel, Gate, Held, Orphan, orphan, sigchld, subject, threads};
 use clone3_conformance::need;
 use clone3_conformance::pidfd::pidfd_open;
 use clone3_conformance::procfs::Stat;
-use clone3_conformance::wait::{self, Status, Who};
+use clone3_conformance::wait::{self, Event, Status, Who};
 use nix::errno::Errno;
 use nix::poll::PollFlags;
 use nix::sys::signal::Signal;
@@ -158,6 +158,28 @@ fn autoreap_mt_exit_code_race() -> Result {
         child.is_gone_with(told)?;
     }
     Ok(())
+}
+
+case! {
+    /// When another thread calls exit_group long after the leader thread has ended, its status is the process's, also if it is 0: in
+    /// the exit information of an auto-reaped process and of an ordinary one, and in the SIGCHLD and the wait status of the latter.
+    autoreap_mt_exit_group_after_leader: Must, needs [Autoreap, ExitInfo, Proc],
+    source "exit_group(2); kernel/exit.c release_task() (SIGNAL_GROUP_EXIT), wait_task_zombie()",
+}
+fn autoreap_mt_exit_group_after_leader() -> Result {
+    sigchld::block()?;
+    for call in subject::calls() {
+        for code in [0, 5] {
+            let child = threads::leaderless(&call, 3, || exit_now(code))?;
+            child.let_go()?;
+            if !child.reaps_itself() {
+                check::equal("SIGCHLD", sigchld::next()?, Event::exited(child.pid(), code))?;
+                wait::reap_expecting(child.pid(), Status::exited(code))?;
+            }
+            child.pidfd()?.gone_with(child.pid(), Status::exited(code)).context(&call)?;
+        }
+    }
+    sigchld::none_pending()
 }
 
 case! {

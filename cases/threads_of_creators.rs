@@ -1,11 +1,12 @@
 //! Processes of several threads: whose the children are that a thread makes, and whose account what a thread uses.
 
+use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
-use clone3_conformance::clone3::Clone3;
+use clone3_conformance::clone3::{Clone3, exit_now, exit_thread};
 use clone3_conformance::kit::orphan::parent_of;
 use clone3_conformance::kit::process::child_reporting;
-use clone3_conformance::kit::{Held, subject, threads, usage};
+use clone3_conformance::kit::{Channel, Held, subject, threads, usage};
 use clone3_conformance::wait::Status;
 use rustix::time::{ClockId, DynamicClockId, Timespec, clock_gettime_dynamic};
 
@@ -34,6 +35,45 @@ fn autoreap_thread_leaves_children_to_its_process() -> Result {
         })?;
         let what = format!("parent of what an ended thread of a child of {call} made");
         check::equal(what, parent, process)?;
+        child.ends_with(Status::exited(0))?;
+    }
+    Ok(())
+}
+
+/// In a process whose leader thread has made a child and ends: what another thread finds to be that child's parent.
+fn parent_when_leader_is_dead(made: Result<Held>) -> Result<i32> {
+    let made = made?;
+    threads::wait_for_dead_leader(own_pid())?;
+    let parent = parent_of(made.pidfd()?)?;
+    made.let_go()?;
+    if parent == own_pid() {
+        made.into_child().reap_expecting(Status::exited(5))?;
+    }
+    Ok(parent)
+}
+
+case! {
+    /// The children of a process stay its own when its leader thread, which has made them, ends before the others, and one of those
+    /// can wait for them. Auto-reaped parent or not.
+    autoreap_leader_leaves_children_to_its_process: Must, needs [Autoreap, ExitInfo, Proc],
+    source "wait(2) (\"children of other threads in the same thread group\"); kernel/exit.c find_new_reaper()",
+}
+fn autoreap_leader_leaves_children_to_its_process() -> Result {
+    for call in subject::calls() {
+        let report = Channel::<Result<i32>>::new()?;
+        let child = call.spawn(|| {
+            let made = Held::exiting_with(&Clone3::fork().with(Flags::PIDFD), 5);
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    // A failure to report is seen as the end of the stream.
+                    let _ = report.send(&parent_when_leader_is_dead(made));
+                    exit_now(0)
+                });
+                exit_thread(4)
+            })
+        })?;
+        let what = format!("parent of what the ended leader thread of a child of {call} made");
+        check::equal(what, report.recv()??, child.pid())?;
         child.ends_with(Status::exited(0))?;
     }
     Ok(())

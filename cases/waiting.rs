@@ -4,8 +4,9 @@ use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::{Child, Clone3};
+use clone3_conformance::kit::pair::Pair;
 use clone3_conformance::kit::threads::in_a_thread;
-use clone3_conformance::kit::{Blocked, Found, Held, Orphan, WaitCall, threads};
+use clone3_conformance::kit::{Blocked, Found, Held, Orphan, WaitCall, subject, threads};
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -288,4 +289,24 @@ fn autoreap_blocked_wait_leaderless() -> Result {
     child.let_go()?;
     check::equal(format_args!("{wait}, blocked at the child's end"), waiter.join()?, NO_CHILD)?;
     child.pidfd()?.reaped_with(Status::exited(22))
+}
+
+case! {
+    /// The number of a thread of a child, other than the leader's, is no child's number to a wait call (ECHILD), auto-reaped child
+    /// or not; the process's own is.
+    autoreap_wait_by_thread_number: Must, needs [Autoreap],
+    source "wait(2) (\"the child whose process ID is equal to the value of pid\"); kernel/exit.c do_wait_pid()",
+}
+fn autoreap_wait_by_thread_number() -> Result {
+    for call in subject::calls() {
+        let pair = Pair::new(&call)?;
+        for (number, expected) in [(pair.child.pid(), ALIVE), (pair.other, NO_CHILD)] {
+            let options = libc::WNOHANG | libc::__WALL;
+            for wait in [WaitCall::Waitpid(number, options), WaitCall::Pid(number, libc::WEXITED | options)] {
+                check::equal(format_args!("{wait} with a live child of {call}"), wait.make(), expected)?;
+            }
+        }
+        pair.child.clear_away()?;
+    }
+    Ok(())
 }

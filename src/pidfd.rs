@@ -298,6 +298,25 @@ impl Pidfd {
         self.send(signal as i32, flags)
     }
 
+    /// `pidfd_send_signal(2)` with information that says where the signal came from (`si_code`).
+    pub fn send_signal_as(&self, signal: Signal, code: i32) -> std::result::Result<(), Errno> {
+        // SAFETY: siginfo_t is plain data for which all zeroes is a valid value.
+        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        (info.si_signo, info.si_code) = (signal as i32, code);
+        // SAFETY: the kernel reads `info`, which is live.
+        let sent = unsafe {
+            libc::syscall(
+                libc::SYS_pidfd_send_signal,
+                self.as_raw_fd(),
+                signal as i32,
+                &raw const info,
+                0_u32,
+            )
+        };
+        note!("pidfd_send_signal({}, {signal}, si_code {code}) = {sent}", self.as_raw_fd());
+        Errno::result(sent).map(drop)
+    }
+
     fn send(&self, signal: i32, flags: u32) -> std::result::Result<(), Errno> {
         let none: *const libc::siginfo_t = std::ptr::null();
         // SAFETY: a null siginfo is allowed, and no other pointer is passed.
