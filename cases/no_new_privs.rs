@@ -293,15 +293,19 @@ fn nnp_shared_vm_child_only() -> Result {
 }
 
 case! {
-    /// CLONE_NNP with CLONE_THREAD is EINVAL, with and without CLONE_PIDFD, and starts no thread.
+    /// CLONE_NNP with CLONE_THREAD is EINVAL, with and without CLONE_PIDFD, also for a caller that has no_new_privs, and starts no
+    /// thread.
     nnp_rejects_thread: Must, needs [Nnp],
     source "commit \"clone: add CLONE_NNP\"; selftest nnp_rejects_thread",
 }
 fn nnp_rejects_thread() -> Result {
     Clone3::new(Flags::THREAD).accepted()?;
     Clone3::new(Flags::NNP).accepted()?;
-    for pidfd in [Flags::empty(), Flags::PIDFD] {
-        Clone3::new(Flags::NNP | Flags::THREAD | pidfd).refused(Errno::EINVAL)?;
+    for caller in ["a caller that need not have no_new_privs", "a caller with no_new_privs"] {
+        for pidfd in [Flags::empty(), Flags::PIDFD] {
+            Clone3::new(Flags::NNP | Flags::THREAD | pidfd).refused(Errno::EINVAL).context(caller)?;
+        }
+        rustix::thread::set_no_new_privs(true)?;
     }
     Ok(())
 }

@@ -9,11 +9,12 @@ use clone3_conformance::clone3::{Clone3, Stack, exit_now, park};
 use clone3_conformance::kit::epoll::Watch;
 use clone3_conformance::kit::helper::Command;
 use clone3_conformance::kit::pair::{OTHER, Pair};
-use clone3_conformance::kit::{Channel, Gate, Held, WaitCall, fds, subject, threads};
+use clone3_conformance::kit::{Channel, Gate, Held, WaitCall, fds, subject, threads, tracer};
 use clone3_conformance::pidfd::{Pidfd, pidfd_open};
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
 use nix::poll::PollFlags;
+use nix::sys::ptrace::Options;
 use nix::sys::signal::Signal;
 use rustix::event::epoll::EventFlags;
 
@@ -194,6 +195,39 @@ fn pidfd_thread_waited_for() -> Result {
             wait(&leader),
             Err(Errno::ECHILD),
         )?;
+    }
+    Ok(())
+}
+
+case! {
+    /// poll on the pidfd (PIDFD_THREAD) of a thread other than the leader says POLLIN while that thread is a zombie to its tracer,
+    /// though its process lives on, and POLLHUP as well when the tracer has waited for it.
+    pidfd_thread_zombie_pollin: Must, needs [ExitInfo, Ptrace],
+    source "pidfd_open(2), PIDFD_THREAD (\"when the thread terminates\"); ptrace(2); fs/pidfs.c pidfd_poll()",
+    since "6.16",
+}
+fn pidfd_thread_zombie_pollin() -> Result {
+    for call in subject::calls() {
+        let pair = Pair::new(&call)?;
+        let thread = pidfd_open(pair.other, PIDFD_THREAD)?;
+        tracer::seize(pair.other, Options::empty())?;
+        check::equal(
+            "control: poll while the thread lives",
+            thread.poll_now(PollFlags::POLLIN)?,
+            PollFlags::empty(),
+        )?;
+        pair.let_other_go()?;
+        wait::find_zombie(pair.other)?;
+        let what = format!("poll on the pidfd of a thread of a child of {call}");
+        check::equal(
+            format_args!("{what}, a zombie"),
+            thread.poll_now(PollFlags::POLLIN)?,
+            PollFlags::POLLIN,
+        )?;
+        wait::reap_expecting(pair.other, Status::exited(OTHER))?;
+        let gone = PollFlags::POLLIN | PollFlags::POLLHUP;
+        check::equal(format_args!("{what}, waited for"), thread.poll_now(PollFlags::POLLIN)?, gone)?;
+        pair.child.clear_away()?;
     }
     Ok(())
 }

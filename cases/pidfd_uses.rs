@@ -5,9 +5,9 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::pair::Pair;
-use clone3_conformance::kit::process::apart;
+use clone3_conformance::kit::process::{apart, child_reporting};
 use clone3_conformance::kit::uring::Ring;
-use clone3_conformance::kit::{Blocked, Held, WaitCall, subject, threads, tracer};
+use clone3_conformance::kit::{Blocked, Echo, Held, WaitCall, namespace, subject, threads, tracer};
 use clone3_conformance::pidfd::{Pidfd, pidfd_open};
 use clone3_conformance::wait::{self, Status, Who};
 use nix::errno::Errno;
@@ -242,6 +242,31 @@ fn autoreap_io_uring_waitid() -> Result {
         let got = ring.finish_wait()?;
         check::equal(format_args!("result of IORING_OP_WAITID for a child of {call}"), got, Some(expected))?;
         child.pidfd()?.reaped_with(Status::exited(4))?;
+    }
+    Ok(())
+}
+
+case! {
+    /// Whoever joins a process's pid namespace through its pidfd joins the one that it lives in, not one that it has unshared for its
+    /// children. Auto-reaped or not.
+    pidfd_setns_joins_namespace_of_target: Must, needs [PidfdInfo, Root, PidNamespace],
+    source "setns(2), nstype CLONE_NEWPID and a pidfd; pid_namespaces(7), on unshare; kernel/nsproxy.c validate_nsset()",
+}
+fn pidfd_setns_joins_namespace_of_target() -> Result {
+    for call in subject::calls() {
+        let target = Echo::prepared(&call, namespace::unshare_pid)?;
+        let (number, own) = apart(|| {
+            check::succeeds("setns(CLONE_NEWPID)", setns(target.pidfd()?, CloneFlags::CLONE_NEWPID))?;
+            let (child, own) = child_reporting(&Clone3::fork(), || Ok(std::process::id() as i32))?;
+            let number = child.pid();
+            child.reap_expecting(Status::exited(0))?;
+            Ok((number, own))
+        })?;
+        let what = format!(
+            "getpid() in a child, after setns to a child of {call} that has unshared its pid namespace"
+        );
+        check::equal(what, own, number)?;
+        target.into_child().clear_away()?;
     }
     Ok(())
 }

@@ -1,15 +1,18 @@
 //! Stops and continuations of auto-reaped children: what wait calls and SIGCHLD say of them, and what outlasts an adoption.
 
+use std::sync::mpsc;
+
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::process::apart;
-use clone3_conformance::kit::{Channel, Held, Orphan, fdpass, namespace, sigchld, subject};
+use clone3_conformance::kit::{Channel, Held, Orphan, fdpass, namespace, sigchld, subject, threads, tracer};
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::wait::{self, Event, Status, Who};
-use nix::sys::signal::{SigSet, Signal};
-use nix::unistd::getuid;
+use nix::sys::ptrace::Options;
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::unistd::{Pid, getuid};
 
 use super::adoption::ends_by_its_kind;
 
@@ -204,6 +207,51 @@ fn autoreap_stop_sigchld_names_user() -> Result {
         let what = format!("si_uid of SIGCHLD when a child of {call} stops in a user namespace of its own");
         let child = stopped_in_own_user_namespace(call)?;
         check::equal_or_defect(what, sigchld::next_user()?, getuid().as_raw(), NOBODY)?;
+        child.into_child().clear_away()?;
+    }
+    Ok(())
+}
+
+/// In a thread: traces a child, has it stop by SIGSTOP, says so, and goes on tracing until nobody can tell it to end.
+fn trace_and_stop(pid: i32, stopped: &mpsc::Sender<()>, end: &mpsc::Receiver<()>) -> Result {
+    tracer::seize(pid, Options::empty())?;
+    check::succeeds("kill(SIGSTOP)", kill(Pid::from_raw(pid), Signal::SIGSTOP))?;
+    tracer::stops_with(pid, Signal::SIGSTOP)?;
+    tracer::go_on(pid, Some(Signal::SIGSTOP))?;
+    // Whoever does not listen any more has failed.
+    let _ = (stopped.send(()), end.recv());
+    Ok(())
+}
+
+case! {
+    /// The stop of a child that another thread of its parent traces, auto-reaped or not, is told once, whichever thread waits: as
+    /// the stop of a tracee.
+    autoreap_ptrace_stop_told_once: Is, needs [Autoreap, Ptrace],
+    source "kernel/exit.c wait_consider_task() (ptrace_reparented()); ptrace(2), on group-stop",
+}
+fn autoreap_ptrace_stop_told_once() -> Result {
+    for call in subject::calls() {
+        let child = Held::exiting_with(&call, 0)?;
+        let pid = child.pid();
+        let (tell, stopped) = mpsc::channel();
+        let (end, until_then) = mpsc::channel();
+        std::thread::scope(|scope| {
+            let tracer = scope.spawn(move || trace_and_stop(pid, &tell, &until_then));
+            if stopped.recv().is_err() {
+                return threads::join(tracer);
+            }
+            let first = wait::waitid(Who::Pid(pid), libc::WSTOPPED | libc::__WALL);
+            let again = wait::waitid(Who::Pid(pid), libc::WSTOPPED | libc::WNOHANG | libc::__WALL);
+            drop(end);
+            threads::join(tracer)?;
+            let code = first.map(|event| event.map(|event| event.code));
+            check::equal(
+                format_args!("si_code of the stop of a child of {call}"),
+                code,
+                Ok(Some(libc::CLD_TRAPPED)),
+            )?;
+            check::equal("waitid(WSTOPPED) once more", again, Ok(None))
+        })?;
         child.into_child().clear_away()?;
     }
     Ok(())
