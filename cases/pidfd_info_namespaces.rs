@@ -4,7 +4,8 @@ use clone3_conformance::abi::{Flags, InfoMask, Namespace};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::{Child, Clone3, park};
-use clone3_conformance::kit::{Ambush, Channel, Gate, Held, fdpass, namespace, subject};
+use clone3_conformance::kit::process::apart;
+use clone3_conformance::kit::{Ambush, Channel, Gate, Held, fdpass, namespace, privilege, subject, threads};
 use clone3_conformance::need::rounds;
 use clone3_conformance::pidfd::{Pidfd, fdinfo};
 use clone3_conformance::sandbox;
@@ -12,6 +13,7 @@ use clone3_conformance::wait::Status;
 use nix::errno::Errno;
 use nix::poll::{PollFlags, PollTimeout};
 use nix::unistd::getpid;
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use std::os::fd::AsRawFd as _;
 
 use super::pidfd_info::info;
@@ -188,4 +190,27 @@ fn pidfd_info_ns_ioctl_dying_esrch() -> Result {
         return Err(Failure::unsupported("needs pid namespaces (CONFIG_PID_NS)"));
     }
     Ambush::each(rounds(10), 0, ask_until_gone)
+}
+
+case! {
+    /// Each thread of an unprivileged process that nobody may trace (PR_SET_DUMPABLE 0) may open the process's namespaces by its
+    /// pidfd; another process of the same user may not.
+    pidfd_of_own_process_serves_its_threads: Must, needs [PidfdInfo, Unprivileged],
+    source "ptrace(2), \"Ptrace access mode checking\" (\"If the calling thread and the target thread are in the same thread group, \
+        access is always allowed\"); ioctl_pidfd(2)",
+}
+fn pidfd_of_own_process_serves_its_threads() -> Result {
+    privilege::drop_capabilities()?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    let own = Pidfd::open(std::process::id() as i32)?;
+    let ask = || Ok(own.namespace(Namespace::Mount).map(drop));
+    // By number: what apart() hands over is plain data.
+    let by_another = apart(|| Ok(ask()?.map_err(|errno| errno as i32)))?;
+    check::equal(
+        "control: PIDFD_GET_MNT_NAMESPACE by another process",
+        by_another,
+        Err(Errno::EACCES as i32),
+    )?;
+    check::succeeds("PIDFD_GET_MNT_NAMESPACE by the leader", ask()?)?;
+    check::succeeds("PIDFD_GET_MNT_NAMESPACE by another thread", threads::in_a_thread(ask)?)
 }

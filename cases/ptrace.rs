@@ -206,6 +206,26 @@ fn autoreap_ptrace_tracer_thread_exits() -> Result {
 }
 
 case! {
+    /// The end of an ordinary child that a thread of its parent traces is told by one SIGCHLD: when that thread ends without waiting,
+    /// there is no other.
+    abi_ptrace_tracer_thread_end_tells_nothing: Is, needs [ExitInfo, Ptrace],
+    source "kernel/ptrace.c __ptrace_detach() (same_thread_group())",
+}
+fn abi_ptrace_tracer_thread_end_tells_nothing() -> Result {
+    sigchld::block()?;
+    let child = Held::exiting_with(&Clone3::fork().with(Flags::PIDFD), 15)?;
+    let thread = threads::in_a_thread(|| {
+        traced_to_death(&child, 15)?;
+        // Taken: a second one would be lost beside it.
+        sigchld::arrives_for(child.pid(), libc::CLD_EXITED)?;
+        threads::own_pidfd()
+    })?;
+    thread.wait_reaped()?;
+    sigchld::none_pending().context("after the end of the thread that traced the zombie")?;
+    child.into_child().reap_expecting(Status::exited(15))
+}
+
+case! {
     /// The thread that made an auto-reaped child and is blocked in a wait of its own for it (`__WNOTHREAD`) is
     /// woken with ECHILD when another thread, which traced the child to its death, exits without waiting.
     autoreap_ptrace_tracer_thread_exit_wakes: Must, needs [Autoreap, ExitInfo, Ptrace, Proc],

@@ -6,10 +6,11 @@ use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::{Child, Clone3};
 use clone3_conformance::kit::disposition::{self, Disposition};
 use clone3_conformance::kit::epoll::Watch;
+use clone3_conformance::kit::meeting::parent_and_child;
 use clone3_conformance::kit::process::apart;
 use clone3_conformance::kit::tracer::Tracer;
 use clone3_conformance::kit::{
-    Blocked, Echo, Grandchild, Held, Orphan, WaitCall, orphan, sigchld, subject, tracer,
+    Blocked, Echo, Grandchild, Held, Orphan, WaitCall, namespace, orphan, sigchld, subject, tracer,
 };
 use clone3_conformance::wait::{self, Event, Status, Who};
 use nix::errno::Errno;
@@ -331,4 +332,26 @@ case! {
 }
 fn autoreap_ptrace_other_tracer_zombie_reparent() -> Result {
     new_parent_gets_no_auto_reaped_zombie(Ends::BeforeItsParent)
+}
+
+case! {
+    /// A tracer outside the pid namespace of an auto-reaped tracee and its parent is told of the tracee's end (SIGCHLD) by the number that
+    /// it has outside, as of an ordinary one's.
+    autoreap_ptrace_sigchld_in_tracers_pidns: Must, needs [Autoreap, ExitInfo, Ptrace, PidNamespace],
+    source "pid_namespaces(7); kernel/signal.c do_notify_parent() (task_active_pid_ns(tsk->parent))",
+}
+fn autoreap_ptrace_sigchld_in_tracers_pidns() -> Result {
+    const KILLED: Status = Status::killed(Signal::SIGKILL);
+    sigchld::block()?;
+    for call in subject::calls() {
+        let (init, child) = parent_and_child(&namespace::init(), |meeting| call.spawn(|| meeting.attend()))?;
+        tracer::seize(child.pid(), Options::empty())?;
+        check::succeeds("pidfd_send_signal(SIGKILL)", child.observer().send_signal(Signal::SIGKILL))?;
+        let told = Event::killed(child.pid(), Signal::SIGKILL);
+        check::equal(format_args!("the tracer's SIGCHLD about a child of {call}"), sigchld::next()?, told)?;
+        wait::reap_expecting(child.pid(), KILLED)?;
+        init.clear_away()?;
+        while sigchld::take().is_some() {}
+    }
+    Ok(())
 }
