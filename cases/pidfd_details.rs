@@ -141,8 +141,8 @@ fn autokill_pidfd_signals_by_scope() -> Result {
 }
 
 case! {
-    /// Only to itself may a process say that a signal came from kill(2) or tgkill(2) (SI_USER, SI_TKILL) when it sends it by
-    /// pidfd_send_signal: to another it is EPERM, auto-reaped or not, and from a thread that is not the leader also to the own process.
+    /// Only to itself may a thread say that a signal came from kill(2) or tgkill(2) (SI_USER, SI_TKILL) when it sends it by
+    /// pidfd_send_signal: to another process it is EPERM, auto-reaped or not, and to its own process if it is not the leader.
     pidfd_signal_not_forged: Is, needs [PidfdInfo],
     source "pidfd_send_signal(2), EPERM (\"the pidfd doesn't refer to the calling process, and info.si_code is invalid\"); kernel/signal.c do_pidfd_send_signal()",
 }
@@ -155,8 +155,11 @@ fn pidfd_signal_not_forged() -> Result {
             format_args!("to the own process, si_code {code}"),
             own.send_signal_as(SIGNAL, code),
         )?;
-        let by_thread = threads::in_a_thread(|| Ok(own.send_signal_as(SIGNAL, code)))?;
-        check::refused(format_args!("by another thread, si_code {code}"), by_thread, Errno::EPERM)?;
+        let (to_process, to_itself) = threads::in_a_thread(|| {
+            Ok((own.send_signal_as(SIGNAL, code), threads::own_pidfd()?.send_signal_as(SIGNAL, code)))
+        })?;
+        check::refused(format_args!("by another thread, si_code {code}"), to_process, Errno::EPERM)?;
+        check::succeeds(format_args!("by another thread to itself, si_code {code}"), to_itself)?;
         for call in subject::calls() {
             let child = Held::exiting_with(&call, 0)?;
             let sent = child.pidfd()?.send_signal_as(SIGNAL, code);

@@ -2,7 +2,7 @@
 
 use std::os::fd::AsRawFd;
 
-use clone3_conformance::abi::{Flags, PIDFD_THREAD};
+use clone3_conformance::abi::{Flags, PIDFD_SIGNAL_THREAD_GROUP, PIDFD_THREAD};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::{Clone3, Stack, exit_now, park};
@@ -15,7 +15,8 @@ use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
 use nix::poll::PollFlags;
 use nix::sys::ptrace::Options;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use rustix::event::epoll::EventFlags;
 
 case! {
@@ -228,6 +229,34 @@ fn pidfd_thread_zombie_pollin() -> Result {
         let gone = PollFlags::POLLIN | PollFlags::POLLHUP;
         check::equal(format_args!("{what}, waited for"), thread.poll_now(PollFlags::POLLIN)?, gone)?;
         pair.child.clear_away()?;
+    }
+    Ok(())
+}
+
+case! {
+    /// The number of a thread other than the leader stands for its process to kill(2), and so does its pidfd (PIDFD_THREAD) to
+    /// pidfd_send_signal with PIDFD_SIGNAL_THREAD_GROUP: both reach it. Auto-reaped or not.
+    pidfd_thread_signals_its_process: Is, needs [ExitInfo],
+    source "kernel/signal.c kill_pid_info_type() (PIDTYPE_PID); pidfd_send_signal(2), PIDFD_SIGNAL_THREAD_GROUP",
+}
+fn pidfd_thread_signals_its_process() -> Result {
+    for call in subject::calls() {
+        for by_pidfd in [false, true] {
+            let pair = Pair::new(&call)?;
+            if by_pidfd {
+                let thread = pidfd_open(pair.other, PIDFD_THREAD)?;
+                let sent = thread.send_signal_to(Signal::SIGKILL, PIDFD_SIGNAL_THREAD_GROUP);
+                check::succeeds(
+                    "PIDFD_SIGNAL_THREAD_GROUP by the pidfd of another thread than the leader",
+                    sent,
+                )?;
+            } else {
+                let sent = kill(Pid::from_raw(pair.other), Signal::SIGKILL);
+                check::succeeds("kill() with the number of another thread than the leader", sent)?;
+            }
+            subject::see_off(&pair.child)?;
+            pair.child.pidfd()?.reaped_with(Status::killed(Signal::SIGKILL))?;
+        }
     }
     Ok(())
 }
