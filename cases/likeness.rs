@@ -200,8 +200,9 @@ fn nnp_clone_parent_exit_signal() -> Result {
                 if by_leader { make() } else { threads::in_a_thread(make) }
             })?;
             between.reap_expecting(Status::exited(0))?;
+            let maker = if by_leader { "the leader" } else { "another thread" };
             let found = check::succeeds(
-                format_args!("waitpid without __WALL for a child with {flags}, by the leader: {by_leader}"),
+                format_args!("waitpid without __WALL for a child with {flags}, made by {maker}"),
                 wait::waitpid(sibling, 0),
             )?;
             check::equal("its status", found, Some((sibling, Status::exited(7))))

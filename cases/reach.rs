@@ -67,9 +67,9 @@ fn autoreap_stopped_reached_by_cgroup_kill() -> Result {
         tracer::attach(traced.pid())?;
 
         group.write("cgroup.kill", "1")?;
+        ends_by_its_kind(&call, stopped.pid(), stopped.pidfd()?, KILLED)?;
         wait::reap_expecting(traced.pid(), KILLED).context("the stopped tracee")?;
         traced.pidfd()?.gone_with(traced.pid(), KILLED)?;
-        ends_by_its_kind(&call, stopped.pid(), stopped.pidfd()?, KILLED)?;
         group.remove()?;
     }
     Ok(())

@@ -244,11 +244,11 @@ fn autoreap_ptrace_stop_told_once() -> Result {
             let again = wait::waitid(Who::Pid(pid), libc::WSTOPPED | libc::WNOHANG | libc::__WALL);
             drop(end);
             threads::join(tracer)?;
-            let code = first.map(|event| event.map(|event| event.code));
+            let code = first.map(|event| event.map(|event| wait::code_name(event.code)));
             check::equal(
                 format_args!("si_code of the stop of a child of {call}"),
                 code,
-                Ok(Some(libc::CLD_TRAPPED)),
+                Ok(Some(wait::code_name(libc::CLD_TRAPPED))),
             )?;
             check::equal("waitid(WSTOPPED) once more", again, Ok(None))
         })?;
