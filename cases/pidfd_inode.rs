@@ -7,7 +7,7 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::park;
 use clone3_conformance::kit::handles::Handle;
-use clone3_conformance::kit::{Echo, Held, namespace, subject};
+use clone3_conformance::kit::{Echo, Held, subject};
 use clone3_conformance::pidfd::Pidfd;
 use nix::errno::Errno;
 use rustix::fs::{XattrFlags, fgetxattr, fsetxattr, fstat, fstatfs};
@@ -61,28 +61,24 @@ fn pidfd_inode_differs() -> Result {
 
 case! {
     /// A process that has the number of one which is gone has another inode number than that one had, auto-reaped or not.
-    pidfd_inode_differs_for_number_taken_again: Must, needs [PidNamespace],
+    pidfd_inode_differs_for_number_taken_again: Must, needs [CheckpointRestore],
     source "commit \"pidfd: add pidfs\" (\"unique inode number for each struct pid\"); clone(2), set_tid",
     since "6.9",
 }
 fn pidfd_inode_differs_for_number_taken_again() -> Result {
-    const NUMBER: i32 = 300;
-    namespace::as_init(|| {
-        for call in subject::calls() {
-            let call = call.set_tid(&[NUMBER]);
-            let first = Echo::spawn(&call)?;
-            let before = inode(&first.observe()?)?;
-            first.into_child().clear_away()?;
-            let second = Echo::spawn(&call)?;
-            check::equal("control: the number", second.pid(), NUMBER)?;
-            let same = format!(
-                "two children of {call}, one after the other: expected two inodes, got (st_dev, st_ino) {before:?} of both"
-            );
-            check::holds(inode(second.pidfd()?)? != before, same)?;
-            second.into_child().clear_away()?;
-        }
-        Ok(())
-    })
+    for call in subject::calls() {
+        let first = Echo::spawn(&call)?;
+        let (number, before) = (first.pid(), inode(&first.observe()?)?);
+        first.into_child().clear_away()?;
+        let second = Echo::spawn(&call.set_tid(&[number]))?;
+        check::equal("control: the number of the second child", second.pid(), number)?;
+        let same = format!(
+            "two processes with number {number}, one after the other: expected two inodes, got {before:?} of both"
+        );
+        check::holds(inode(second.pidfd()?)? != before, same)?;
+        second.into_child().clear_away()?;
+    }
+    Ok(())
 }
 
 case! {
