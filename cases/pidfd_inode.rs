@@ -132,6 +132,39 @@ fn pidfd_generation() -> Result {
 }
 
 case! {
+    /// The generation of a pidfd's inode is 0 where inode numbers have 64 bits: there the number alone tells processes apart.
+    pidfd_generation_unused: Is, needs [ExitInfo],
+    source "fs/pidfs.c pidfs_gen() (\"On 64 bit the generation number is 0\")",
+}
+fn pidfd_generation_unused() -> Result {
+    for call in subject::calls() {
+        let child = Held::exiting_with(&call, 0)?;
+        check::equal(
+            format_args!("generation of the pidfd of a child of {call}"),
+            child.pidfd()?.generation(),
+            Ok(0),
+        )?;
+        child.into_child().clear_away()?;
+    }
+    Ok(())
+}
+
+case! {
+    /// fstat of a pidfd gives no file type (S_IFMT is 0), as it did when pidfds were anonymous inodes.
+    pidfd_has_no_file_type: Is, needs [],
+    source "fs/anon_inodes.c anon_inode_getattr() (\"masking off the format bits\"), which fs/pidfs.c uses",
+}
+fn pidfd_has_no_file_type() -> Result {
+    for call in subject::calls() {
+        let child = Held::exiting_with(&call, 0)?;
+        let kind = fstat(child.pidfd()?)?.st_mode & libc::S_IFMT;
+        check::equal(format_args!("st_mode & S_IFMT of the pidfd of a child of {call}"), kind, 0)?;
+        child.into_child().clear_away()?;
+    }
+    Ok(())
+}
+
+case! {
     /// An ordinary user can open a pidfd by its file handle, with O_NONBLOCK too, which F_GETFL then shows.
     pidfd_handle_ordinary_user: Must, needs [ExitInfo, Unprivileged],
     source "commit \"pidfs: implement file handle support\"; fs/pidfs.c pidfs_export_permission() (\"no privileges required\")",
