@@ -13,7 +13,8 @@ use clone3_conformance::kit::{Held, Tied, subject, threads};
 use clone3_conformance::pidfd::{Pidfd, pidfd_open};
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Pid, setpgid};
 use rustix::event::epoll::EventFlags;
 
@@ -142,7 +143,7 @@ fn autokill_pidfd_signals_by_scope() -> Result {
 
 case! {
     /// Only to itself may a thread say that a signal came from kill(2) or tgkill(2) (SI_USER, SI_TKILL) when it sends it by
-    /// pidfd_send_signal: to another process it is EPERM, auto-reaped or not, and to its own process if it is not the leader.
+    /// pidfd_send_signal: to another process it is EPERM, auto-reaped or not, to its own process if it is not the leader, and to a group.
     pidfd_signal_not_forged: Is, needs [PidfdInfo],
     source "pidfd_send_signal(2), EPERM (\"the pidfd doesn't refer to the calling process, and info.si_code is invalid\"); kernel/signal.c do_pidfd_send_signal()",
 }
@@ -153,21 +154,49 @@ fn pidfd_signal_not_forged() -> Result {
     for code in [libc::SI_USER, libc::SI_TKILL] {
         check::succeeds(
             format_args!("to the own process, si_code {code}"),
-            own.send_signal_as(SIGNAL, code),
+            own.send_signal_as(SIGNAL, code, 0),
+        )?;
+        let to_group = own.send_signal_as(SIGNAL, code, PIDFD_SIGNAL_PROCESS_GROUP);
+        check::refused(
+            format_args!("to the group that the process leads, si_code {code}"),
+            to_group,
+            Errno::EPERM,
         )?;
         let (to_process, to_itself) = threads::in_a_thread(|| {
-            Ok((own.send_signal_as(SIGNAL, code), threads::own_pidfd()?.send_signal_as(SIGNAL, code)))
+            Ok((own.send_signal_as(SIGNAL, code, 0), threads::own_pidfd()?.send_signal_as(SIGNAL, code, 0)))
         })?;
         check::refused(format_args!("by another thread, si_code {code}"), to_process, Errno::EPERM)?;
         check::succeeds(format_args!("by another thread to itself, si_code {code}"), to_itself)?;
         for call in subject::calls() {
             let child = Held::exiting_with(&call, 0)?;
-            let sent = child.pidfd()?.send_signal_as(SIGNAL, code);
+            let sent = child.pidfd()?.send_signal_as(SIGNAL, code, 0);
             check::refused(format_args!("to a child of {call}, si_code {code}"), sent, Errno::EPERM)?;
-            let queued = child.pidfd()?.send_signal_as(SIGNAL, libc::SI_QUEUE);
+            let queued = child.pidfd()?.send_signal_as(SIGNAL, libc::SI_QUEUE, 0);
             check::succeeds(format_args!("control: to a child of {call}, SI_QUEUE"), queued)?;
             child.into_child().clear_away()?;
         }
+    }
+    Ok(())
+}
+
+case! {
+    /// A signal that pidfd_send_signal sends to a process or a group says that kill(2) sent it (SI_USER), one to a thread that
+    /// tgkill(2) did (SI_TKILL).
+    pidfd_signal_says_how_it_was_sent: Is, needs [PidfdInfo],
+    source "sigaction(2), si_code; pidfd_send_signal(2); kernel/signal.c prepare_kill_siginfo()",
+}
+fn pidfd_signal_says_how_it_was_sent() -> Result {
+    let mut set = SigSet::empty();
+    set.add(Signal::SIGUSR1);
+    set.thread_block()?;
+    let pending = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+    let own = Pidfd::open(std::process::id() as i32)?;
+    for (scope, flags) in SCOPES.into_iter().chain([("no flags", 0)]) {
+        let sent = own.send_signal_to(Signal::SIGUSR1, flags);
+        check::succeeds(format_args!("pidfd_send_signal to itself, {scope}"), sent)?;
+        let code = pending.read_signal()?.map(|info| info.ssi_code);
+        let expected = if flags == PIDFD_SIGNAL_THREAD { libc::SI_TKILL } else { libc::SI_USER };
+        check::equal(format_args!("si_code of a signal sent with {scope}"), code, Some(expected))?;
     }
     Ok(())
 }

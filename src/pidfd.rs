@@ -298,8 +298,8 @@ impl Pidfd {
         self.send(signal as i32, flags)
     }
 
-    /// `pidfd_send_signal(2)` with information that says where the signal came from (`si_code`).
-    pub fn send_signal_as(&self, signal: Signal, code: i32) -> std::result::Result<(), Errno> {
+    /// `pidfd_send_signal(2)` with information that says where the signal came from (`si_code`), and with flags.
+    pub fn send_signal_as(&self, signal: Signal, code: i32, flags: u32) -> std::result::Result<(), Errno> {
         // SAFETY: siginfo_t is plain data for which all zeroes is a valid value.
         let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
         (info.si_signo, info.si_code) = (signal as i32, code);
@@ -310,10 +310,10 @@ impl Pidfd {
                 self.as_raw_fd(),
                 signal as i32,
                 &raw const info,
-                0_u32,
+                flags,
             )
         };
-        note!("pidfd_send_signal({}, {signal}, si_code {code}) = {sent}", self.as_raw_fd());
+        note!("pidfd_send_signal({}, {signal}, si_code {code}, {flags}) = {sent}", self.as_raw_fd());
         Errno::result(sent).map(drop)
     }
 
