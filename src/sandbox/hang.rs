@@ -32,8 +32,10 @@ fn other_threads(pid: i32) -> Vec<String> {
 /// `, in waitid(P_PID 48, WSTOPPED|__WALL)`; nothing for a thread that does not sleep in a system call, or where only who may
 /// trace it may know.
 fn sleeps_in(pid: i32, tid: i32) -> String {
-    let text = fs::read_to_string(format!("/proc/{pid}/task/{tid}/syscall")).unwrap_or_default();
-    call_in_words(&text).map_or_else(String::new, |call| format!(", in {call}"))
+    // In the /proc of another pid namespace the number is somebody else's.
+    let known = procfs::is_mounted().then(|| fs::read_to_string(format!("/proc/{pid}/task/{tid}/syscall")));
+    let call = known.and_then(|text| call_in_words(&text.ok()?));
+    call.map_or_else(String::new, |call| format!(", in {call}"))
 }
 
 /// What `/proc/PID/syscall` says, see proc_pid_syscall(5): a wait with its arguments, another call by its name.
