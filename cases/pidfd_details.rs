@@ -9,7 +9,7 @@ use clone3_conformance::clone3::{Clone3, park};
 use clone3_conformance::kit::epoll::Watch;
 use clone3_conformance::kit::replacing::Replacing;
 use clone3_conformance::kit::sleeper::Sleeper;
-use clone3_conformance::kit::{Held, Tied, subject, threads};
+use clone3_conformance::kit::{Held, Tied, limits, subject, threads};
 use clone3_conformance::pidfd::{Pidfd, pidfd_open};
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
@@ -186,6 +186,8 @@ case! {
     source "sigaction(2), si_code; pidfd_send_signal(2); kernel/signal.c prepare_kill_siginfo()",
 }
 fn pidfd_signal_says_how_it_was_sent() -> Result {
+    // What a signal says is kept in the queue.
+    limits::signals_can_be_queued()?;
     let mut set = SigSet::empty();
     set.add(Signal::SIGUSR1);
     set.thread_block()?;

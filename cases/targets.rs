@@ -9,7 +9,7 @@ use clone3_conformance::kit::echo::Pulse;
 use clone3_conformance::kit::exec_race::{about_to_exec, about_to_exec_slowly};
 use clone3_conformance::kit::meeting::parent_and_child;
 use clone3_conformance::kit::userfault::Trap;
-use clone3_conformance::kit::{Cgroup, Channel, Echo, Gate, Tied, channel, orphan, shared, threads};
+use clone3_conformance::kit::{Cgroup, Channel, Echo, Gate, Tied, channel, limits, orphan, shared, threads};
 use clone3_conformance::need::rounds;
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
@@ -139,9 +139,7 @@ case! {
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; SEND_SIG_PRIV needs no sigqueue",
 }
 fn autokill_sigpending_limit() -> Result {
-    if getrlimit(Resource::Sigpending).current == Some(0) {
-        return Err(Failure::blocked("RLIMIT_SIGPENDING lets no signal be queued"));
-    }
+    limits::signals_can_be_queued()?;
     let mut child = Tied::prepared(&call(), || {
         SigSet::all().thread_block()?;
         check::succeeds("control: sigqueue before the limit", disposition::queue(libc::SIGRTMAX()))?;

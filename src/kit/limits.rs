@@ -1,8 +1,8 @@
-//! Resource limits, lowered for the length of one step.
+//! Resource limits: lowered for the length of one step, or too low for a case.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::check::Result;
+use crate::check::{Failure, Result};
 use crate::note;
 
 /// Runs `body` with this soft limit, and puts the old one back.
@@ -13,4 +13,15 @@ pub fn lowered<T>(resource: Resource, soft: u64, body: impl FnOnce() -> T) -> Re
     let value = body();
     setrlimit(resource, before)?;
     Ok(value)
+}
+
+/// Makes sure that signals can be queued, with what they say of themselves.
+///
+/// # Errors
+/// `blocked` where RLIMIT_SIGPENDING is 0.
+pub fn signals_can_be_queued() -> Result {
+    match getrlimit(Resource::Sigpending).current {
+        Some(0) => Err(Failure::blocked("RLIMIT_SIGPENDING lets no signal be queued")),
+        _ => Ok(()),
+    }
 }

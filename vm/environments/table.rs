@@ -338,7 +338,7 @@ fn limits() -> Vec<Row> {
             ORDINARY,
         )
         // Linux 7.3 does not count an io_uring there.
-        .perhaps(&["io_uring_setup is ENOMEM"]),
+        .perhaps(&[REOPEN, "io_uring_setup is ENOMEM"]),
         row(
             "sigpending-0",
             "an ordinary user, RLIMIT_SIGPENDING 0",
