@@ -2,7 +2,7 @@
 
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
-use clone3_conformance::check::{self, Failure, Result};
+use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::{Clone3, exit_thread, park};
 use clone3_conformance::kit::disposition::{self, Disposition};
 use clone3_conformance::kit::echo::Pulse;
