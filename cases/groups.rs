@@ -97,7 +97,7 @@ case! {
     /// pidfd_send_signal(PIDFD_SIGNAL_PROCESS_GROUP) is for the group that the process leads: through the pidfd of a member that
     /// leads none it is ESRCH, auto-reaped or not.
     pidfd_signal_to_group_of_no_leader: Must, needs [PidfdInfo],
-    source "pidfd_send_signal(2), PIDFD_SIGNAL_PROCESS_GROUP (\"a process group leader\"); kernel/signal.c do_pidfd_send_signal()",
+    source "pidfd_send_signal(2), PIDFD_SIGNAL_PROCESS_GROUP; kernel/signal.c do_pidfd_send_signal()",
 }
 fn pidfd_signal_to_group_of_no_leader() -> Result {
     for call in subject::calls() {

@@ -204,7 +204,7 @@ case! {
     /// poll on the pidfd (PIDFD_THREAD) of a thread other than the leader says POLLIN while that thread is a zombie to its tracer,
     /// though its process lives on, and POLLHUP as well when the tracer has waited for it.
     pidfd_thread_zombie_pollin: Must, needs [ExitInfo, Ptrace],
-    source "pidfd_open(2), PIDFD_THREAD (\"when the thread terminates\"); ptrace(2); fs/pidfs.c pidfd_poll()",
+    source "pidfd_open(2), PIDFD_THREAD; ptrace(2); fs/pidfs.c pidfd_poll()",
     since "6.16",
 }
 fn pidfd_thread_zombie_pollin() -> Result {

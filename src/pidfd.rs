@@ -303,26 +303,25 @@ impl Pidfd {
         // SAFETY: siginfo_t is plain data for which all zeroes is a valid value.
         let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
         (info.si_signo, info.si_code) = (signal as i32, code);
-        // SAFETY: the kernel reads `info`, which is live.
-        let sent = unsafe {
-            libc::syscall(
-                libc::SYS_pidfd_send_signal,
-                self.as_raw_fd(),
-                signal as i32,
-                &raw const info,
-                flags,
-            )
-        };
-        note!("pidfd_send_signal({}, {signal}, si_code {code}, {flags}) = {sent}", self.as_raw_fd());
-        Errno::result(sent).map(drop)
+        self.send_with(signal as i32, Some(&info), flags)
     }
 
     fn send(&self, signal: i32, flags: u32) -> std::result::Result<(), Errno> {
-        let none: *const libc::siginfo_t = std::ptr::null();
-        // SAFETY: a null siginfo is allowed, and no other pointer is passed.
+        self.send_with(signal, None, flags)
+    }
+
+    fn send_with(
+        &self,
+        signal: i32,
+        info: Option<&libc::siginfo_t>,
+        flags: u32,
+    ) -> std::result::Result<(), Errno> {
+        let address = info.map_or(std::ptr::null(), std::ptr::from_ref);
+        // SAFETY: a null siginfo is allowed, another one is live, and no other pointer is passed.
         let sent =
-            unsafe { libc::syscall(libc::SYS_pidfd_send_signal, self.as_raw_fd(), signal, none, flags) };
-        note!("pidfd_send_signal({}, {signal}, {flags}) = {sent}", self.as_raw_fd());
+            unsafe { libc::syscall(libc::SYS_pidfd_send_signal, self.as_raw_fd(), signal, address, flags) };
+        let said = info.map_or_else(String::new, |info| format!("si_code {}, ", info.si_code));
+        note!("pidfd_send_signal({}, {signal}, {said}{flags}) = {sent}", self.as_raw_fd());
         Errno::result(sent).map(drop)
     }
 
