@@ -4,12 +4,12 @@ use std::os::fd::AsRawFd;
 
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
-use clone3_conformance::check::{self, Context as _, Failure, Result};
+use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::{Clone3, Stack, is_cloexec, park};
 use clone3_conformance::kit::tracer::{self, Resume};
 use clone3_conformance::kit::{Actor, End, Holder, Tied, fdpass, fds, namespace, sandboxing};
 use clone3_conformance::pidfd::Pidfd;
-use clone3_conformance::procfs;
+use clone3_conformance::procfs::Pending;
 use clone3_conformance::wait::{self, Status};
 use nix::sys::ptrace::Options;
 use nix::sys::signal::{SigSet, Signal};
@@ -209,18 +209,9 @@ case! {
 fn autokill_pidfd_signals_process() -> Result {
     let blocks = || Ok(SigSet::all().thread_block()?);
     let child = Tied::prepared(&call(), blocks)?;
-    let bit = 1_u64 << (libc::SIGTERM - 1);
-    let pending = |field| {
-        let word = procfs::status_field(&child.pid().to_string(), field).unwrap_or_default();
-        let mask = u64::from_str_radix(&word, 16);
-        mask.map_err(|_| Failure::broken(format!("{field} in /proc is {word:?}"))).map(|mask| mask & bit != 0)
-    };
-    check::equal(
-        "control: SIGTERM in ShdPnd and SigPnd",
-        (pending("ShdPnd")?, pending("SigPnd")?),
-        (false, false),
-    )?;
+    let pending = || Pending::of(&child.pid().to_string(), Signal::SIGTERM);
+    check::equal("control: SIGTERM pending", pending()?, Pending { process: false, thread: false })?;
     check::succeeds("pidfd_send_signal(SIGTERM)", child.pidfd()?.send_signal(Signal::SIGTERM))?;
-    check::equal("SIGTERM in ShdPnd and SigPnd", (pending("ShdPnd")?, pending("SigPnd")?), (true, false))?;
+    check::equal("SIGTERM pending", pending()?, Pending { process: true, thread: false })?;
     child.clear_away()
 }

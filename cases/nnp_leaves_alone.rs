@@ -308,3 +308,28 @@ fn abi_seccomp_filter_asks_calling_thread() -> Result {
         check::refused("by a thread without no_new_privs, whose leader has it", by_other, Errno::EACCES)
     })
 }
+
+case! {
+    /// A seccomp filter for all threads (SECCOMP_FILTER_FLAG_TSYNC) by a thread with no_new_privs gives no_new_privs to the others as
+    /// well, whether they had a filter before or not.
+    abi_filter_for_all_threads_passes_nnp: Is, needs [SysAdmin, NotYetNnp],
+    source "kernel/seccomp.c seccomp_sync_threads(); seccomp(2), SECCOMP_FILTER_FLAG_TSYNC",
+}
+fn abi_filter_for_all_threads_passes_nnp() -> Result {
+    sandboxing::seccomp_filters_exist()?;
+    for filtered_before in [false, true] {
+        apart(|| {
+            if filtered_before {
+                check::succeeds("a filter by CAP_SYS_ADMIN", sandboxing::install_seccomp_filter())?;
+            }
+            threads::in_a_thread(|| {
+                set_no_new_privs(true)?;
+                let got = sandboxing::install_seccomp_filter_for_all_threads();
+                check::succeeds("a filter for all threads, by one with no_new_privs", got)
+            })?;
+            let what = format!("no_new_privs of a thread that had a filter before: {filtered_before}");
+            check::equal(what, rustix::thread::no_new_privs()?, true)
+        })?;
+    }
+    Ok(())
+}

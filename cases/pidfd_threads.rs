@@ -9,13 +9,15 @@ use clone3_conformance::clone3::{Clone3, Stack, exit_now, park};
 use clone3_conformance::kit::epoll::Watch;
 use clone3_conformance::kit::helper::Command;
 use clone3_conformance::kit::pair::{OTHER, Pair};
+use clone3_conformance::kit::process::child_reporting;
 use clone3_conformance::kit::{Channel, Gate, Held, WaitCall, fds, subject, threads, tracer};
-use clone3_conformance::pidfd::{Pidfd, pidfd_open};
+use clone3_conformance::pidfd::{Oneself, Pidfd, pidfd_open};
+use clone3_conformance::procfs::Pending;
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
 use nix::poll::PollFlags;
 use nix::sys::ptrace::Options;
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 use rustix::event::epoll::EventFlags;
 
@@ -257,6 +259,45 @@ fn pidfd_thread_signals_its_process() -> Result {
             subject::see_off(&pair.child)?;
             pair.child.pidfd()?.reaped_with(Status::killed(Signal::SIGKILL))?;
         }
+    }
+    Ok(())
+}
+
+case! {
+    /// To pidfd_send_signal, PIDFD_SELF is the calling thread, and PIDFD_SELF_PROCESS its process, of which that thread need not be
+    /// the leader. Auto-reaped or not.
+    pidfd_self_signals: Must, needs [ExitInfo, Proc],
+    source "include/uapi/linux/pidfd.h (PIDFD_SELF, PIDFD_SELF_PROCESS); commit \"pidfd: add PIDFD_SELF* sentinels to refer to own thread/process\"",
+    since "6.17",
+}
+fn pidfd_self_signals() -> Result {
+    let in_child = || {
+        SigSet::all().thread_block()?;
+        threads::in_a_thread(|| {
+            let pending = |signal| Pending::of("thread-self", signal);
+            for (own, signal) in [(Oneself::Thread, Signal::SIGUSR1), (Oneself::Process, Signal::SIGUSR2)] {
+                let nowhere = Pending { process: false, thread: false };
+                check::equal(format_args!("control: {signal} pending"), pending(signal)?, nowhere)?;
+                check::succeeds(format_args!("pidfd_send_signal({own:?})"), own.send_signal(signal))?;
+                let there = Pending { process: own == Oneself::Process, thread: own == Oneself::Thread };
+                check::equal(
+                    format_args!("{signal} pending, sent to one's own {own:?}"),
+                    pending(signal)?,
+                    there,
+                )?;
+            }
+            Ok(())
+        })
+    };
+    for call in subject::calls() {
+        let (child, ()) = child_reporting(&call, in_child)?;
+        subject::see_off(&child)?;
+        let killed = call.spawn(|| {
+            let _ = Oneself::Process.send_signal(Signal::SIGKILL);
+            0
+        })?;
+        subject::see_off(&killed)?;
+        killed.pidfd()?.reaped_with(Status::killed(Signal::SIGKILL))?;
     }
     Ok(())
 }

@@ -237,10 +237,39 @@ fn autoreap_io_uring_waitid() -> Result {
     {
         let child = Held::exiting_with(&call, 4)?;
         let mut ring = Ring::new()?;
-        ring.start_wait()?;
+        ring.start_wait(Who::Any)?;
+        check::holds(ring.is_idle(), "IORING_OP_WAITID for a child that lives is over")?;
         child.let_go()?;
         let got = ring.finish_wait()?;
         check::equal(format_args!("result of IORING_OP_WAITID for a child of {call}"), got, Some(expected))?;
+        child.pidfd()?.reaped_with(Status::exited(4))?;
+    }
+    Ok(())
+}
+
+case! {
+    /// A wait of io_uring's for a live child by its non-blocking pidfd is over at once, with success; by a blocking one it is over
+    /// when the child has ended, with ECHILD if that reaps itself.
+    autoreap_io_uring_waitid_by_pidfd: Is, needs [Autoreap, ExitInfo],
+    source "kernel/exit.c kernel_waitid_prepare() (O_NONBLOCK means WNOHANG); io_uring/waitid.c io_waitid()",
+}
+fn autoreap_io_uring_waitid_by_pidfd() -> Result {
+    for (call, expected) in
+        [(Clone3::fork().with(Flags::PIDFD), 0), (Clone3::new(Flags::REAPED), -libc::ECHILD)]
+    {
+        let child = Held::exiting_with(&call, 4)?;
+        let hasty = pidfd_open(child.pid(), libc::O_NONBLOCK as u32);
+        let hasty = check::succeeds("pidfd_open(PIDFD_NONBLOCK)", hasty)?;
+        let mut ring = Ring::new()?;
+        ring.start_wait(Who::pidfd(&hasty))?;
+        let what = format!("result of IORING_OP_WAITID by a non-blocking pidfd of a live child of {call}");
+        check::holds(!ring.is_idle(), format_args!("{what}: expected Some(0), still pending"))?;
+        check::equal(what, ring.finish_wait()?, Some(0))?;
+        ring.start_wait(Who::pidfd(child.pidfd()?))?;
+        check::holds(ring.is_idle(), "IORING_OP_WAITID by a pidfd of a child that lives is over")?;
+        child.let_go()?;
+        let what = format!("result of IORING_OP_WAITID by a pidfd of a child of {call} that ended");
+        check::equal(what, ring.finish_wait()?, Some(expected))?;
         child.pidfd()?.reaped_with(Status::exited(4))?;
     }
     Ok(())

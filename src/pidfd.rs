@@ -54,6 +54,36 @@ pub fn pidfd_open(pid: i32, flags: u32) -> std::result::Result<Pidfd, Errno> {
     Ok(Pidfd(unsafe { OwnedFd::from_raw_fd(fd as i32) }))
 }
 
+fn pidfd_send_signal(
+    number: i32,
+    signal: i32,
+    info: Option<&libc::siginfo_t>,
+    flags: u32,
+) -> std::result::Result<(), Errno> {
+    let address = info.map_or(std::ptr::null(), std::ptr::from_ref);
+    // SAFETY: a null siginfo is allowed, another one is live, and no other pointer is passed.
+    let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, number, signal, address, flags) };
+    let said = info.map_or_else(String::new, |info| format!("si_code {}, ", info.si_code));
+    note!("pidfd_send_signal({number}, {signal}, {said}{flags}) = {sent}");
+    Errno::result(sent).map(drop)
+}
+
+/// What stands for the caller itself in the place of a pidfd (`linux/fcntl.h` as of Linux 6.17; the numbers were others before).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Oneself {
+    /// `PIDFD_SELF`: the calling thread.
+    Thread = -10000,
+    /// `PIDFD_SELF_PROCESS`: its process.
+    Process = -10001,
+}
+
+impl Oneself {
+    /// `pidfd_send_signal(2)`.
+    pub fn send_signal(self, signal: Signal) -> std::result::Result<(), Errno> {
+        pidfd_send_signal(self as i32, signal as i32, None, 0)
+    }
+}
+
 impl Pidfd {
     /// `pidfd_open(pid, 0)`.
     pub fn try_open(pid: i32) -> std::result::Result<Pidfd, Errno> {
@@ -316,13 +346,7 @@ impl Pidfd {
         info: Option<&libc::siginfo_t>,
         flags: u32,
     ) -> std::result::Result<(), Errno> {
-        let address = info.map_or(std::ptr::null(), std::ptr::from_ref);
-        // SAFETY: a null siginfo is allowed, another one is live, and no other pointer is passed.
-        let sent =
-            unsafe { libc::syscall(libc::SYS_pidfd_send_signal, self.as_raw_fd(), signal, address, flags) };
-        let said = info.map_or_else(String::new, |info| format!("si_code {}, ", info.si_code));
-        note!("pidfd_send_signal({}, {signal}, {said}{flags}) = {sent}", self.as_raw_fd());
-        Errno::result(sent).map(drop)
+        pidfd_send_signal(self.as_raw_fd(), signal, info, flags)
     }
 
     /// `pidfd_getfd(2)`.

@@ -3,6 +3,10 @@
 
 use std::fs;
 
+use nix::sys::signal::Signal;
+
+use crate::check::{Failure, Result};
+
 /// The fields of `/proc/PID/stat` that the suite looks at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stat {
@@ -95,6 +99,28 @@ pub fn is_mounted() -> bool {
 pub fn status_field(pid: &str, name: &str) -> Option<String> {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     text.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim().to_owned()))
+}
+
+/// Where a signal is pending.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pending {
+    /// For the process: `ShdPnd`.
+    pub process: bool,
+    /// For this thread of it alone: `SigPnd`.
+    pub thread: bool,
+}
+
+impl Pending {
+    /// Where `signal` is pending for a task: a pid, `self` or `thread-self`. See `proc_pid_status(5)`.
+    pub fn of(task: &str, signal: Signal) -> Result<Pending> {
+        let has = |field| -> Result<bool> {
+            let word = status_field(task, field).unwrap_or_default();
+            let mask = u64::from_str_radix(&word, 16);
+            let mask = mask.map_err(|_| Failure::broken(format!("{field} in /proc is {word:?}")))?;
+            Ok(mask & 1 << (signal as i32 - 1) != 0)
+        };
+        Ok(Pending { process: has("ShdPnd")?, thread: has("SigPnd")? })
+    }
 }
 
 /// Looks up all that `/proc` has of a process's descriptors, so that the kernel remembers it until the process is gone.

@@ -96,6 +96,16 @@ impl<'a> Who<'a> {
     pub fn pidfd(fd: &'a impl AsFd) -> Who<'a> {
         Who::Pidfd(fd.as_fd())
     }
+
+    /// `idtype` and `id`, as the kernel takes them.
+    pub(crate) fn as_arguments(self) -> (libc::idtype_t, libc::id_t) {
+        match self {
+            Who::Any => (libc::P_ALL, 0),
+            Who::Pid(pid) => (libc::P_PID, pid as libc::id_t),
+            Who::Group(pgid) => (libc::P_PGID, pgid as libc::id_t),
+            Who::Pidfd(fd) => (libc::P_PIDFD, fd.as_raw_fd() as libc::id_t),
+        }
+    }
 }
 
 /// What `waitid(2)` says of a child, shown in words: `child 38 CLD_STOPPED by SIGSTOP`.
@@ -170,12 +180,7 @@ pub fn waitid_user(who: Who<'_>, options: i32) -> std::result::Result<u32, Errno
 }
 
 fn raw_waitid(who: Who<'_>, options: i32) -> std::result::Result<libc::siginfo_t, Errno> {
-    let (kind, id) = match who {
-        Who::Any => (libc::P_ALL, 0),
-        Who::Pid(pid) => (libc::P_PID, pid as libc::id_t),
-        Who::Group(pgid) => (libc::P_PGID, pgid as libc::id_t),
-        Who::Pidfd(fd) => (libc::P_PIDFD, fd.as_raw_fd() as libc::id_t),
-    };
+    let (kind, id) = who.as_arguments();
     // SAFETY: siginfo_t is plain data for which all zeroes is a valid value.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
     // SAFETY: `info` is a live siginfo_t that the kernel may fill.
