@@ -39,13 +39,14 @@ fn last_close_by(call: &Clone3, mut child: Echo, restrain: impl Fn(&Pidfd) -> Re
 }
 
 /// What signal 0 says, by pid and by pidfd.
-fn may_signal(child: &Pidfd) -> [std::result::Result<(), Errno>; 2] {
-    let pid = child.pid_in_fdinfo().unwrap_or(-1);
-    [kill(Pid::from_raw(pid), None), child.send_raw_signal(0)]
+fn may_signal(child: &Pidfd) -> Result<[std::result::Result<(), Errno>; 2]> {
+    let pid = child.pid_in_fdinfo().filter(|pid| *pid > 0);
+    let pid = pid.ok_or_else(|| Failure::broken("no pid of the child in its pidfd's fdinfo"))?;
+    Ok([kill(Pid::from_raw(pid), None), child.send_raw_signal(0)])
 }
 
 fn may_not_signal(child: &Pidfd) -> Result {
-    let [by_pid, by_pidfd] = may_signal(child);
+    let [by_pid, by_pidfd] = may_signal(child)?;
     check::refused("kill(child, 0) by the closer", by_pid, Errno::EPERM)?;
     check::refused("pidfd_send_signal(0) by the closer", by_pidfd, Errno::EPERM)
 }
@@ -91,7 +92,11 @@ case! {
 fn autokill_closer_in_landlock_domain() -> Result {
     Landlock::Signals.exists()?;
     last_close_by(&Clone3::fork(), Echo::spawn(&Clone3::new(Flags::KILLED_NNP))?, |child| {
-        check::equal("control: signal 0 before landlock_restrict_self", may_signal(child), [Ok(()), Ok(())])?;
+        check::equal(
+            "control: signal 0 before landlock_restrict_self",
+            may_signal(child)?,
+            [Ok(()), Ok(())],
+        )?;
         rustix::thread::set_no_new_privs(true)?;
         Landlock::Signals.restrict_self()?;
         may_not_signal(child)
@@ -184,7 +189,7 @@ fn autokill_unprivileged_setuid_exec() -> Result {
     privilege::become_ordinary_user()?;
     let mut child = Echo::execed_from(&Clone3::new(Flags::KILLED_NNP), program.as_fd(), || Ok(()))?;
     has_uids(&child, [ORDINARY; 3])?;
-    check::equal("signal 0 by pid and by pidfd", may_signal(child.pidfd()?), [Ok(()), Ok(())])?;
+    check::equal("signal 0 by pid and by pidfd", may_signal(child.pidfd()?)?, [Ok(()), Ok(())])?;
     let observer = child.observe()?;
     child.close_pidfd()?;
     child.is_dead("after the last close of its pidfd")?;

@@ -310,17 +310,17 @@ case! {
 }
 fn pidfd_info_coredump_thread_crash_exit_code() -> Result {
     let server = Server::start()?;
+    let (dumped, without_core) = (Crash::Unmapped.dumped(), Status::killed(Signal::SIGSEGV));
     for _ in 0..rounds(5) {
-        for call in subject::calls() {
+        check::each(subject::calls(), |call| {
             let child = call.spawn(|| crash_in_thread(Crash::Unmapped))?;
             server.take_dump_of(child.pidfd()?)?;
             if let Some(status) = subject::see_off(&child)? {
-                check::equal("wait status", status, Crash::Unmapped.dumped())?;
+                check::equal("wait status", status, dumped)?;
             }
-            let exit_code = child.pidfd()?.exit_status()?;
-            let (dumped, without_core) = (Crash::Unmapped.dumped(), Status::killed(Signal::SIGSEGV));
-            check::equal_or_defect("exit_code in PIDFD_GET_INFO", exit_code, dumped, without_core)?;
-        }
+            let what = format_args!("exit_code in PIDFD_GET_INFO of a child of {call}");
+            check::equal_or_defect(what, child.pidfd()?.exit_status()?, dumped, without_core)
+        })?;
     }
     Ok(())
 }

@@ -39,13 +39,21 @@ fn leads_a_group() -> Result {
 }
 
 case! {
-    /// The last close kills a child under a seccomp filter, and one that leads a process group in its creator's session.
-    autokill_filtered_or_group_leader: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    /// The last close kills a child under a seccomp filter.
+    autokill_filtered_child: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; LKML, Christian Brauner 2026-02-17 (\"ruthlessly enforce\")",
 }
-fn autokill_filtered_or_group_leader() -> Result {
+fn autokill_filtered_child() -> Result {
     sandboxing::seccomp_filters_exist()?;
-    dies_once("under a seccomp filter", filters)?;
+    dies_once("under a seccomp filter", filters)
+}
+
+case! {
+    /// The last close kills a child that leads a process group in its creator's session.
+    autokill_group_leader: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; LKML, Christian Brauner 2026-02-17 (\"ruthlessly enforce\")",
+}
+fn autokill_group_leader() -> Result {
     dies_once("the leader of a process group", leads_a_group)
 }
 

@@ -126,17 +126,24 @@ case! {
 fn autoreap_end_lets_cgroup_freeze() -> Result {
     for call in subject::calls() {
         let group = Cgroup::create(&[])?;
-        let other = Clone3::fork().into_cgroup(group.dir()).spawn(park)?;
-        let child = stuck(&call.clone().into_cgroup(group.dir()))?;
+        let [its, beside] = [group.create_below("its")?, group.create_below("beside")?];
+        let other = Clone3::fork().into_cgroup(beside.dir()).spawn(park)?;
+        let child = stuck(&call.clone().into_cgroup(its.dir()))?;
+        its.write("cgroup.freeze", "1")?;
         group.write("cgroup.freeze", "1")?;
-        let frozen = group.read("cgroup.events")?.contains("frozen 1");
-        check::equal("control: frozen with a member that is blocked in the kernel", frozen, false)?;
+        beside.wait_for("frozen 1").context("control: the cgroup beside, in which nothing is blocked")?;
+        for blocked in [&its, &group] {
+            let frozen = blocked.read("cgroup.events")?.contains("frozen 1");
+            check::equal("control: frozen with a member that is blocked in the kernel", frozen, false)?;
+        }
         child.clear_away()?;
         group
             .wait_for("frozen 1")
             .context(format_args!("when the blocked member, a child of {call}, is gone"))?;
         other.clear_away()?;
-        group.remove()?;
+        for done in [its, beside, group] {
+            done.remove()?;
+        }
     }
     Ok(())
 }

@@ -123,7 +123,7 @@ case! {
     fixed "7.3.4",
 }
 fn autoreap_leaderless_reached_by_cgroup_kill() -> Result {
-    for call in subject::calls() {
+    check::each(subject::calls(), |call| {
         let group = Cgroup::create(&[])?;
         let call = call.into_cgroup(group.dir());
         let child = leaderless(&call)?;
@@ -134,9 +134,8 @@ fn autoreap_leaderless_reached_by_cgroup_kill() -> Result {
             wait::reap(child.pid())?;
         }
         let status = child.pidfd()?.exit_status()?;
-        let what = format!("how a leaderless child of {call} ended after cgroup.kill");
-        check::equal_or_defect(what, status, SIGKILLED, Status::exited(5))?;
         group.remove()?;
-    }
-    Ok(())
+        let what = format!("how a leaderless child of {call} ended after cgroup.kill");
+        check::equal_or_defect(what, status, SIGKILLED, Status::exited(5))
+    })
 }

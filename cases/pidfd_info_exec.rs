@@ -19,7 +19,7 @@ case! {
 }
 fn pidfd_info_killed_in_exec_exit_code() -> Result {
     let killed = Status::killed(Signal::SIGKILL);
-    for call in subject::calls() {
+    check::each(subject::calls(), |call| {
         let (gate, ready) = (Gate::new()?, Channel::<Result>::new()?);
         let command = Command::new("exit", &["0"])?;
         let child = call.spawn(|| {
@@ -47,7 +47,6 @@ fn pidfd_info_killed_in_exec_exit_code() -> Result {
         }
         let told = child.pidfd()?.exit_status()?;
         let what = format_args!("exit_code in PIDFD_GET_INFO of a child of {call}");
-        check::equal_or_defect(what, told, killed, Status::exited(0))?;
-    }
-    Ok(())
+        check::equal_or_defect(what, told, killed, Status::exited(0))
+    })
 }

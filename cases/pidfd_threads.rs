@@ -4,7 +4,7 @@ use std::os::fd::AsRawFd;
 
 use clone3_conformance::abi::{Flags, PIDFD_SIGNAL_THREAD_GROUP, PIDFD_THREAD};
 use clone3_conformance::case;
-use clone3_conformance::check::{self, Result};
+use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::{Clone3, Stack, exit_now, park};
 use clone3_conformance::kit::epoll::Watch;
 use clone3_conformance::kit::helper::Command;
@@ -293,11 +293,13 @@ fn pidfd_self_signals() -> Result {
         let (child, ()) = child_reporting(&call, in_child)?;
         subject::see_off(&child)?;
         let killed = call.spawn(|| {
-            let _ = Oneself::Process.send_signal(Signal::SIGKILL);
-            0
+            Oneself::Process.send_signal(Signal::SIGKILL).map_or_else(|errno| errno as i32, |()| 0)
         })?;
         subject::see_off(&killed)?;
-        killed.pidfd()?.reaped_with(Status::killed(Signal::SIGKILL))?;
+        let what = format_args!(
+            "a child of {call} that sent SIGKILL to PIDFD_SELF_PROCESS (or exited with the errno)"
+        );
+        killed.pidfd()?.reaped_with(Status::killed(Signal::SIGKILL)).context(what)?;
     }
     Ok(())
 }

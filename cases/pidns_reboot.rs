@@ -24,25 +24,17 @@ case! {
     known_defect "6.15 to 7.3: what reboot(2) makes of the status is for waitpid alone; init is told to have exited with 0",
 }
 fn pidfd_info_pidns_reboot_exit_code() -> Result {
-    for (command, signal) in
-        [(RebootCommand::Restart, Signal::SIGHUP), (RebootCommand::PowerOff, Signal::SIGINT)]
-    {
-        for call in subject::calls() {
-            let call = call.with(Flags::CLONE_NEWPID);
-            let init = call.spawn(|| end_the_namespace(command))?;
-            if let Some(status) = subject::see_off(&init)? {
-                check::equal("wait status", status, Status::killed(signal))?;
-            }
-            let what = format_args!(
-                "exit_code in PIDFD_GET_INFO of an init made by {call} after reboot({command:?})"
-            );
-            check::equal_or_defect(
-                what,
-                init.pidfd()?.exit_status()?,
-                Status::killed(signal),
-                Status::exited(0),
-            )?;
+    let ways = [(RebootCommand::Restart, Signal::SIGHUP), (RebootCommand::PowerOff, Signal::SIGINT)];
+    let subjects = ways.iter().flat_map(|way| subject::calls().into_iter().map(move |call| (way, call)));
+    check::each(subjects, |(&(command, signal), call)| {
+        let call = call.with(Flags::CLONE_NEWPID);
+        let init = call.spawn(|| end_the_namespace(command))?;
+        if let Some(status) = subject::see_off(&init)? {
+            check::equal("wait status", status, Status::killed(signal))?;
         }
-    }
-    Ok(())
+        let what =
+            format_args!("exit_code in PIDFD_GET_INFO of an init made by {call} after reboot({command:?})");
+        let told = init.pidfd()?.exit_status()?;
+        check::equal_or_defect(what, told, Status::killed(signal), Status::exited(0))
+    })
 }

@@ -187,7 +187,7 @@ fn autoreap_stop_names_user_as_parent_has_it() -> Result {
             child.kill(Signal::SIGKILL)?;
             let told = wait::waitid_user(Who::Pid(child.pid()), libc::WEXITED | libc::WNOWAIT);
             check::equal("si_uid of waitid(WEXITED)", told, Ok(user))?;
-            check::equal("si_uid of SIGCHLD, of an end", sigchld::next_user()?, user)?;
+            check::equal("si_uid of SIGCHLD, of an end", sigchld::next_user(child.pid())?, user)?;
         }
         child.into_child().clear_away()?;
     }
@@ -195,21 +195,28 @@ fn autoreap_stop_names_user_as_parent_has_it() -> Result {
 }
 
 case! {
-    /// The user whom SIGCHLD names (si_uid) when a child in a user namespace of its own stops, auto-reaped or not, is the child's real
-    /// user as its parent's namespace has it.
+    /// The user whom SIGCHLD names (si_uid) when a child in a user namespace of its own stops or goes on, auto-reaped or not, is the
+    /// child's real user as its parent's namespace has it.
     autoreap_stop_sigchld_names_user: Must, needs [Autoreap, UserNamespaces],
     source "sigaction(2), SIGCHLD: si_uid; kernel/signal.c do_notify_parent_cldstop() (from_kuid_munged())",
     known_defect "translated twice: the number in the parent's namespace is taken for one in the child's, and is nobody there",
 }
 fn autoreap_stop_sigchld_names_user() -> Result {
     sigchld::block()?;
-    for call in subject::calls() {
-        let what = format!("si_uid of SIGCHLD when a child of {call} stops in a user namespace of its own");
+    check::each(subject::calls(), |call| {
+        let what = format!(
+            "si_uid of SIGCHLD at the stop and at the continuation of a child of {call} in a user namespace of its own"
+        );
         let child = stopped_in_own_user_namespace(call)?;
-        check::equal_or_defect(what, sigchld::next_user()?, getuid().as_raw(), NOBODY)?;
+        let at_stop = sigchld::next_user(child.pid())?;
+        child.kill(Signal::SIGCONT)?;
+        let at_continuation = sigchld::next_user(child.pid())?;
         child.into_child().clear_away()?;
-    }
-    Ok(())
+        // That of its end, if it sends one.
+        sigchld::take();
+        let user = getuid().as_raw();
+        check::equal_or_defect(what, (at_stop, at_continuation), (user, user), (NOBODY, NOBODY))
+    })
 }
 
 /// In a thread: traces a child, has it stop by SIGSTOP, says so, and goes on tracing until nobody can tell it to end.

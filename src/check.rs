@@ -181,6 +181,27 @@ pub fn equal_or_defect<T: PartialEq + Debug>(
     equal(what, got, expected).map_err(|failure| Failure { kind, ..failure })
 }
 
+/// Runs `body` for each subject of a case that has a known defect. One that shows the defect does not keep the others from being
+/// looked at, which could be worse off.
+pub fn each<T>(subjects: impl IntoIterator<Item = T>, body: impl FnMut(T) -> Result) -> Result {
+    let outcomes: Vec<Result> = subjects.into_iter().map(body).collect();
+    let (all, mut defects) = (outcomes.len(), 0);
+    let mut first = Ok(());
+    for outcome in outcomes {
+        match outcome {
+            Err(failure) if failure.kind == Kind::Defect => {
+                defects += 1;
+                first = first.and(Err(failure));
+            }
+            other => other?,
+        }
+    }
+    first.map_err(|mut failure| {
+        failure.message.push_str(&format!(" ({defects} of {all} subjects)"));
+        failure
+    })
+}
+
 /// `condition` must hold; `otherwise` says what was expected and what came.
 #[track_caller]
 pub fn holds(condition: bool, otherwise: impl Display) -> Result {
@@ -227,6 +248,16 @@ mod tests {
     fn only_the_defect_that_was_named_is_one() {
         let kind = |got| equal_or_defect("n", got, 99, 11).map_err(|failure| failure.kind);
         assert_eq!((kind(99), kind(11), kind(12)), (Ok(()), Err(Kind::Defect), Err(Kind::Fail)));
+    }
+
+    #[test]
+    fn a_defect_of_one_subject_hides_nothing_of_the_next() {
+        let over = |got: &[i32]| each(got, |&got| equal_or_defect(format!("n{got}"), got, 99, 11));
+        assert_eq!(over(&[99, 99]), Ok(()));
+        assert_eq!(over(&[11, 12, 99]).unwrap_err().kind, Kind::Fail);
+        let two = over(&[11, 99, 11]).unwrap_err();
+        assert_eq!(two.kind, Kind::Defect);
+        assert_eq!(two.message, "n11: expected 99, got 11 (2 of 3 subjects)");
     }
 
     #[test]

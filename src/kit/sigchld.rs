@@ -20,17 +20,23 @@ pub fn block() -> Result {
 
 /// Takes a pending SIGCHLD: its `si_code` and the pid it speaks of. Never blocks.
 pub fn take() -> Option<(i32, i32)> {
+    take_exit_signal(Signal::SIGCHLD)
+}
+
+/// As [`take`], of the signal that a child was made with as its exit signal. A signalfd would not have the pid: for any other signal
+/// it takes `si_code` to be of another kind.
+pub fn take_exit_signal(signal: Signal) -> Option<(i32, i32)> {
     // SAFETY: both are plain data for which all zeroes is a valid value.
     let (mut info, mut set): (libc::siginfo_t, libc::sigset_t) = unsafe { std::mem::zeroed() };
     let at_once = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: all three are live, and the set is a valid one.
     let got = unsafe {
         libc::sigemptyset(&mut set);
-        libc::sigaddset(&mut set, libc::SIGCHLD);
+        libc::sigaddset(&mut set, signal as i32);
         libc::sigtimedwait(&set, &mut info, &at_once)
     };
-    // SAFETY: for SIGCHLD the kernel fills the child fields.
-    (got == libc::SIGCHLD).then(|| (info.si_code, unsafe { info.si_pid() }))
+    // SAFETY: whatever signal it is that tells of a child, the kernel fills these fields, and copies all of the structure.
+    (got == signal as i32).then(|| (info.si_code, unsafe { info.si_pid() }))
 }
 
 /// No SIGCHLD may be pending. It must be [blocked](block()), and whatever would send it must be over.
@@ -72,9 +78,12 @@ pub fn next() -> Result<Event> {
     next_info().map(|info| Event { pid: info.ssi_pid as i32, code: info.ssi_code, status: info.ssi_status })
 }
 
-/// As [`next`]; gives whose child it is about (`si_uid`): the child's real user id.
-pub fn next_user() -> Result<u32> {
-    next_info().map(|info| info.ssi_uid)
+/// As [`next`], which must be about this child; gives whose it is (`si_uid`): the child's real user id.
+#[track_caller]
+pub fn next_user(pid: i32) -> Result<u32> {
+    let info = next_info()?;
+    check::equal("si_pid of SIGCHLD", info.ssi_pid as i32, pid)?;
+    Ok(info.ssi_uid)
 }
 
 fn next_info() -> Result<siginfo> {

@@ -1,10 +1,13 @@
 //! The children of whom something is claimed that the new flags do not matter to: an ordinary one, and one with
 //! new flags where the kernel has them. What is true of both is claimed of both.
 
+use nix::errno::Errno;
+
 use crate::abi::Flags;
-use crate::check::Result;
+use crate::check::{Failure, Result};
 use crate::clone3::{Child, Clone3};
 use crate::need::Setting;
+use crate::note;
 use crate::wait::{self, Status};
 
 /// One call of each kind that the kernel has: the plainest, one with each new flag that can go alone, and one with all of them. What
@@ -31,6 +34,42 @@ pub fn calls() -> Vec<Clone3> {
         calls.push(Clone3::new(Flags::REAPED));
     }
     calls
+}
+
+/// The flags that put a child into namespaces of its own.
+const NAMESPACES: [Flags; 9] = [
+    Flags::CLONE_NEWNS,
+    Flags::CLONE_EMPTY_MNTNS,
+    Flags::CLONE_NEWUSER,
+    Flags::CLONE_NEWNET,
+    Flags::CLONE_NEWPID,
+    Flags::CLONE_NEWTIME,
+    Flags::CLONE_NEWUTS,
+    Flags::CLONE_NEWIPC,
+    Flags::CLONE_NEWCGROUP,
+];
+
+/// Runs `body` for each flag that puts a child into namespaces of its own, of those that the kernel has. The caller may make them
+/// ([`Need::SysAdmin`](crate::need::Need::SysAdmin)).
+///
+/// # Errors
+/// `blocked` where an ordinary child is refused one that the kernel has, or where it has none.
+pub fn in_namespaces(mut body: impl FnMut(Flags) -> Result) -> Result {
+    let mut any = false;
+    for flag in NAMESPACES {
+        let ordinary = Clone3::fork().with(flag);
+        match ordinary.try_spawn(|| 0) {
+            Ok(child) => child.reap_expecting(Status::exited(0))?,
+            Err(Errno::EINVAL) => {
+                note!("this kernel has no {flag}");
+                continue;
+            }
+            Err(errno) => return Err(Failure::blocked(format!("{ordinary} is {errno:?}"))),
+        }
+        body(flag)?;
+        any = true;
+    }
+    if any { Ok(()) } else { Err(Failure::blocked("needs namespaces (CONFIG_NAMESPACES)")) }
 }
 
 /// Waits until nothing is left of a child that ends by itself. An ordinary one is reaped, and its wait status
