@@ -5,7 +5,7 @@ use clone3_conformance::case;
 use clone3_conformance::check::Result;
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::process::two_apart;
-use clone3_conformance::kit::{Echo, privilege, sigchld};
+use clone3_conformance::kit::{Echo, sigchld};
 use clone3_conformance::wait::Status;
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
@@ -116,7 +116,6 @@ case! {
     source "pull request vfs-7.1-rc1.pidfs; LKML, Jann Horn 2026-03-02; selftest autokill_requires_cap_sys_admin",
 }
 fn autokill_requires_cap_sys_admin() -> Result {
-    privilege::drop_capabilities()?;
     Clone3::new(Flags::KILLED_NNP).accepted()?;
     Clone3::new(Flags::KILLED).refused(Errno::EPERM)
 }

@@ -7,7 +7,7 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::{Clone3, NOWHERE, PIDFD_UNTOUCHED, Stack, is_open, lowest_free_fd};
 use clone3_conformance::kit::process::{child_reporting, two_apart};
-use clone3_conformance::kit::{Cgroup, Echo, cgroup, limits, privilege, subject};
+use clone3_conformance::kit::{Cgroup, Echo, cgroup, limits, subject};
 use clone3_conformance::rules;
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
@@ -135,7 +135,6 @@ case! {
     source "kernel/fork.c copy_process()",
 }
 fn abi_einval_beats_eperm() -> Result {
-    privilege::drop_capabilities()?;
     let whole = Clone3::new(Flags::KILLED);
     two_apart(|| {
         Clone3::new(Flags::KILLED_NNP).accepted()?;
@@ -160,7 +159,6 @@ case! {
     source "kernel/fork.c copy_process()",
 }
 fn abi_eperm_beats_efault() -> Result {
-    privilege::drop_capabilities()?;
     Clone3::new(Flags::KILLED_NNP).pidfd_address(NOWHERE).refused(Errno::EFAULT)?;
     Clone3::new(Flags::KILLED).pidfd_address(NOWHERE).refused(Errno::EPERM)
 }
@@ -172,7 +170,6 @@ case! {
     source "kernel/fork.c copy_process()",
 }
 fn abi_eperm_beats_eagain() -> Result {
-    privilege::drop_capabilities()?;
     Clone3::new(Flags::KILLED_NNP).accepted()?;
     let word = AtomicI32::new(PIDFD_UNTOUCHED);
     limits::lowered(Resource::Nproc, 0, || {
@@ -190,7 +187,6 @@ case! {
 }
 fn abi_eperm_beats_cgroup_errors() -> Result {
     cgroup::is_built_in()?;
-    privilege::drop_capabilities()?;
     let not_open = i32::MAX as u64;
     Clone3::new(Flags::KILLED_NNP).into_cgroup_raw(not_open).refused(Errno::EBADF)?;
     Clone3::new(Flags::KILLED).into_cgroup_raw(not_open).refused(Errno::EPERM)
@@ -258,6 +254,5 @@ case! {
     source "pull request vfs-7.1-rc1.pidfs; LKML, Jann Horn 2026-03-02; kernel/fork.c copy_process()",
 }
 fn abi_error_precedence_sweep_unprivileged() -> Result {
-    privilege::drop_capabilities()?;
     sweep(false)
 }

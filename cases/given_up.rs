@@ -1,35 +1,17 @@
 //! What a process gives up at its end, to be used or counted again: namespaces, directories, and a cgroup that it kept from
 //! being frozen.
 
-use std::time::Instant;
-
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::{Child, Clone3, park};
 use clone3_conformance::kit::process::apart;
+use clone3_conformance::kit::remains::spawn_once_there_is_room;
 use clone3_conformance::kit::userfault::Trap;
 use clone3_conformance::kit::{Cgroup, Channel, Held, Place, privilege, subject};
-use clone3_conformance::sandbox;
 use nix::errno::Errno;
-use nix::poll::{PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
-
-/// Makes a child in a UTS namespace of its own where the limit allows it, which the kernel may see late.
-#[track_caller]
-fn once_there_is_room(call: &Clone3) -> Result<Child> {
-    let start = Instant::now();
-    loop {
-        match call.try_spawn(park) {
-            Err(Errno::ENOSPC) if start.elapsed() < sandbox::patience() / 2 => {
-                poll(&mut [], PollTimeout::from(1_u8))?;
-            }
-            Err(Errno::EINVAL) => return Err(Failure::blocked("needs UTS namespaces (CONFIG_UTS_NS)")),
-            outcome => return check::succeeds(call, outcome),
-        }
-    }
-}
 
 case! {
     /// The namespace that an auto-reaped child was alone in is given back at its end: where one UTS namespace is allowed, the
@@ -45,7 +27,7 @@ fn autoreap_gives_back_uts_namespace() -> Result {
             .map_err(|error| Failure::blocked(format!("writing to {LIMIT}: {error}")))?;
         for call in subject::calls().into_iter().map(|call| call.with(Flags::CLONE_NEWUTS)) {
             for what in ["the first child", "the second child, when the first has ended"] {
-                let child = once_there_is_room(&call).context(what)?;
+                let child = spawn_once_there_is_room(&call, park).context(what)?;
                 call.refused(Errno::ENOSPC).context("control: while a child with a UTS namespace lives")?;
                 child.clear_away()?;
             }

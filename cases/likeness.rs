@@ -15,7 +15,7 @@ use clone3_conformance::note;
 use clone3_conformance::procfs::status_field;
 use clone3_conformance::wait::{self, Status};
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal, raise};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{
@@ -91,16 +91,26 @@ fn take_terminal() -> Result {
     Ok(())
 }
 
+/// Anybody may raise it, and only root may lower it below what a session begins with.
+fn raise_own_oom_score() -> Result {
+    const FILE: &str = "/proc/self/oom_score_adj";
+    const MOST: i32 = 1000;
+    let text = std::fs::read_to_string(FILE)?;
+    let own: i32 = text.trim().parse().map_err(|_| Failure::broken(format!("{FILE} is {text:?}")))?;
+    Ok(std::fs::write(FILE, (own + 18).min(MOST).to_string())?)
+}
+
 /// Changes what can be changed of this process.
 fn have_something_to_inherit() -> Result {
     rustix::process::umask(Mode::from_raw_mode(0o027));
-    std::fs::write("/proc/self/oom_score_adj", "18")?;
+    raise_own_oom_score()?;
     // A kernel need not have core dumps.
     let _ = std::fs::write("/proc/self/coredump_filter", "3");
     rustix::thread::set_name(c"heir")?;
     nice(3)?;
     set_current_timer_slack(NonZeroU64::new(123_456))?;
-    setrlimit(Resource::RLIMIT_STACK, 1 << 20, 1 << 22)?;
+    let (_, most) = getrlimit(Resource::RLIMIT_STACK)?;
+    setrlimit(Resource::RLIMIT_STACK, most.min(1 << 20), most.min(1 << 22))?;
     rustix::process::chdir("/proc")?;
     set_child_subreaper(Some(getpid()))?;
     set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;

@@ -61,10 +61,10 @@ case! {
     source "getrlimit(2), RLIMIT_NPROC; kernel/exit.c release_task()",
 }
 fn autoreap_releases_rlimit_nproc_of_new_user() -> Result {
-    const USER: u32 = 1501;
     const LIMIT: u32 = 4;
+    let user = privilege::unused_id();
     let full = || {
-        privilege::become_user(USER)?;
+        privilege::become_user(user)?;
         setrlimit(Resource::RLIMIT_NPROC, LIMIT.into(), LIMIT.into())?;
         let made: Vec<_> = (1..LIMIT).map(|_| Clone3::fork().try_spawn(|| 0)).collect();
         let one_more = Clone3::fork().try_spawn(|| 0);
@@ -73,7 +73,7 @@ fn autoreap_releases_rlimit_nproc_of_new_user() -> Result {
     };
     for call in subject::calls() {
         for _ in 0..=LIMIT {
-            let (child, ()) = child_reporting(&call, || privilege::become_user(USER))?;
+            let (child, ()) = child_reporting(&call, || privilege::become_user(user))?;
             subject::see_off(&child)?;
         }
         let (allowed, beyond) = apart(full)?;

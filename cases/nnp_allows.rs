@@ -120,7 +120,6 @@ case! {
 }
 fn nnp_seccomp_listener_unprivileged() -> Result {
     sandboxing::seccomp_filters_exist()?;
-    privilege::drop_capabilities()?;
     let install = || Ok(seccomp::ask_supervisor(libc::SYS_acct).map(drop));
     let what = "seccomp with SECCOMP_FILTER_FLAG_NEW_LISTENER";
     let without = outcome_with(Flags::empty(), install)?;

@@ -154,7 +154,6 @@ case! {
         commit \"clone: add CLONE_NNP\"",
 }
 fn nnp_unprivileged_restrictions() -> Result {
-    privilege::drop_capabilities()?;
     let mut tried = 0;
     for (what, restrict, refusal) in RESTRICTIONS {
         let without = outcome_with(Flags::empty(), || Ok(restrict()))?;
@@ -186,7 +185,6 @@ fn nnp_gives_up_root_directory() -> Result {
         let blames = if older { Failure::fail } else { Failure::blocked };
         return Err(blames("fchroot(2) of no descriptor is not EBADF: there is none, or a filter"));
     }
-    privilege::drop_capabilities()?;
     let ways = [
         (Flags::empty(), Some(Errno::EPERM)),
         (Flags::NNP, None),
@@ -286,7 +284,6 @@ case! {
 }
 fn abi_seccomp_filter_asks_calling_thread() -> Result {
     sandboxing::seccomp_filters_exist()?;
-    privilege::drop_capabilities()?;
     let install = sandboxing::install_seccomp_filter;
     let (leader_has_it, wait_for_it) = mpsc::channel::<()>();
     std::thread::scope(|scope| {

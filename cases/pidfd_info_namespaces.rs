@@ -5,7 +5,7 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::{Child, Clone3, park};
 use clone3_conformance::kit::process::apart;
-use clone3_conformance::kit::{Ambush, Channel, Gate, Held, fdpass, namespace, privilege, subject, threads};
+use clone3_conformance::kit::{Ambush, Channel, Gate, Held, fdpass, namespace, subject, threads};
 use clone3_conformance::need::rounds;
 use clone3_conformance::pidfd::{Pidfd, fdinfo};
 use clone3_conformance::sandbox;
@@ -200,7 +200,6 @@ case! {
         access is always allowed\"); ioctl_pidfd(2)",
 }
 fn pidfd_of_own_process_serves_its_threads() -> Result {
-    privilege::drop_capabilities()?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     let own = Pidfd::open(std::process::id() as i32)?;
     let ask = || Ok(own.namespace(Namespace::Mount).map(drop));

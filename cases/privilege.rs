@@ -44,7 +44,6 @@ case! {
     source "pull request vfs-7.1-rc1.pidfs",
 }
 fn autokill_nnp_unprivileged_ok() -> Result {
-    privilege::drop_capabilities()?;
     is_refused()?;
     is_armed(Echo::spawn(&with_nnp())?)
 }
@@ -95,7 +94,6 @@ case! {
     source "pull request vfs-7.1-rc1.pidfs (\"CAP_SYS_ADMIN in its user namespace\")",
 }
 fn autokill_userns_cap_ok() -> Result {
-    privilege::drop_capabilities()?;
     is_refused()?;
     privilege::enter_user_namespace()?;
     is_armed(Echo::spawn(&privileged())?)
@@ -135,7 +133,6 @@ case! {
     source "kernel/fork.c copy_process(): the check precedes copy_creds()",
 }
 fn autokill_newuser_in_same_call() -> Result {
-    privilege::drop_capabilities()?;
     with_nnp().with(Flags::CLONE_NEWUSER).accepted()?;
     privileged().with(Flags::CLONE_NEWUSER).refused(Errno::EPERM)
 }
@@ -146,7 +143,6 @@ case! {
     source "kernel/fork.c copy_process(): looks at the flag, not at task_no_new_privs(current)",
 }
 fn autokill_parent_nnp_is_not_enough() -> Result {
-    privilege::drop_capabilities()?;
     rustix::thread::set_no_new_privs(true)?;
     is_refused()
 }

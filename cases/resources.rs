@@ -97,9 +97,8 @@ fn autoreap_rusage_not_accumulated_by_adopter() -> Result {
 
 /// Becomes a user who has no processes but this one, and for whom RLIMIT_NPROC counts.
 pub fn become_lonely_user() -> Result {
-    const NOBODY_ELSE: u32 = 1500;
     if Setting::get().probe.privileges.root {
-        privilege::become_user(NOBODY_ELSE)
+        privilege::become_user(privilege::unused_id())
     } else {
         // Processes are counted for each user in each namespace.
         privilege::enter_user_namespace()

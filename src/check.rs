@@ -93,6 +93,12 @@ impl Failure {
         Failure { kind: Kind::Defect, ..self }
     }
 
+    /// The same failure, of which the environment is not to blame: what is missing was there for the control.
+    pub fn after_control(self) -> Failure {
+        let kind = if self.kind == Kind::Blocked { Kind::Fail } else { self.kind };
+        Failure { kind, ..self }
+    }
+
     /// The same failure, its message led by `context`.
     pub fn within(mut self, context: impl Display) -> Failure {
         self.message = format!("{context}: {}", self.message);
@@ -242,6 +248,13 @@ mod tests {
         assert_eq!(failure.kind, Kind::Fail);
         assert_eq!(failure.message, "clone3(): expected EINVAL (Invalid argument), got success (7)");
         assert!(failure.at.starts_with("src/check.rs:"), "{}", failure.at);
+    }
+
+    #[test]
+    fn what_the_control_had_is_not_missing_for_the_environment() {
+        let kind = |failure: Failure| failure.after_control().kind;
+        assert_eq!(kind(Failure::blocked("x")), Kind::Fail);
+        assert_eq!(kind(Failure::broken("x")), Kind::Broken);
     }
 
     #[test]

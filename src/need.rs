@@ -35,7 +35,7 @@ pub enum Need {
     CoredumpCode,
     /// Real root: uid 0 with all capabilities in the initial user namespace.
     Root,
-    /// An ordinary user without capabilities; root becomes one.
+    /// An ordinary user without capabilities; root becomes one, and what capabilities a user has are given up.
     Unprivileged,
     /// CAP_SYS_ADMIN in the caller's user namespace; an ordinary user makes a namespace to have it.
     SysAdmin,
@@ -221,8 +221,12 @@ pub(crate) fn prepare(needs: &[Need]) -> Result {
         Some(Unmet::Unsupported(reason)) => return Err(Failure::unsupported(reason)),
     }
     let may = &setting.probe.privileges;
-    if needs.contains(&Need::Unprivileged) && may.euid == 0 {
-        privilege::become_ordinary_user()?;
+    if needs.contains(&Need::Unprivileged) {
+        if may.euid == 0 {
+            privilege::become_ordinary_user()?;
+        }
+        // An ordinary user may have been given some.
+        privilege::drop_capabilities()?;
     }
     let wants_admin = [Need::SysAdmin, Need::PidNamespace].iter().any(|need| needs.contains(need));
     if wants_admin && !may.sys_admin {

@@ -157,7 +157,7 @@ impl Privileges {
             ordinary_user: geteuid() != Uid::from_raw(0)
                 || answers(|| crate::kit::privilege::become_ordinary_user().is_ok()),
             checkpoint_restore: clone3_works && may_set_tid(),
-            user_namespaces: answers(|| nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWUSER).is_ok()),
+            user_namespaces: answers(|| crate::kit::namespace::try_user_namespace().is_ok()),
             pid_namespaces: answers(|| crate::kit::namespace::try_pid_namespace().is_ok()),
             ptrace: answers(crate::kit::tracer::try_tracing),
             no_new_privs: rustix::thread::no_new_privs().unwrap_or(false),

@@ -272,7 +272,9 @@ pub fn no_such_child(what: impl fmt::Display, got: std::result::Result<Option<Ev
     Err(Failure::fail(format!("{what}: expected ECHILD (no such child), got {found}")))
 }
 
-/// The pid must be unused: `kill(pid, 0)` is ESRCH. Exact only after POLLHUP.
+/// The pid must be unused: `kill(pid, 0)` is ESRCH, from the moment on at which the process is unhashed, which POLLHUP tells.
+///
+/// The number is given to nobody else so soon: the kernel gives out all others first, tens of thousands of them.
 #[track_caller]
 pub fn pid_is_free(pid: i32) -> Result {
     let got = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None);

@@ -40,7 +40,7 @@ impl Server {
     pub fn start() -> Result<Server> {
         let place = Place::new()?;
         let socket = place.of("socket");
-        let listener = UnixListener::bind(&socket)?;
+        let listener = place.listen("socket")?;
         // What is seen by poll may be gone when it is accepted.
         listener.set_nonblocking(true)?;
         let server = Server { pattern: Sysctl::CorePattern.set(&format!("@{socket}"))?, listener, place };
@@ -141,12 +141,19 @@ impl Server {
         self.pattern.change(&format!("|{name} ask %F {}", self.place.of("told")))
     }
 
-    /// Sends dumps to helper programs that stay after they have read them, and makes the processes that dump wait for them.
+    /// Sends dumps to helper programs that stay after they have read them, and makes the processes that dump wait for them; proves
+    /// that the dump of an ordinary child starts one.
+    ///
+    /// # Errors
+    /// `blocked` if it does not.
     pub fn to_lingering_helpers(&self) -> Result<Lingering> {
         let (name, socket) = (self.helper()?, self.place.of("lingering"));
-        let listener = UnixListener::bind(&socket)?;
+        let listener = self.place.listen("lingering")?;
         let limit = Sysctl::CorePipeLimit.set("4")?;
         self.pattern.change(&format!("|{name} linger %F {socket}"))?;
+        let child = Clone3::fork().with(Flags::PIDFD).spawn(|| Crash::Abort.with_large_core())?;
+        drop(accept_before_end(&listener, child.pidfd()?)?);
+        child.reap_expecting(Crash::Abort.dumped())?;
         Ok(Lingering { _limit: limit, listener })
     }
 
@@ -181,7 +188,8 @@ impl Lingering {
     /// Waits until a helper has read the whole dump of this process, which waits for the helper from then on.
     #[track_caller]
     pub fn take_dump_of(&self, process: &Pidfd) -> Result<Lingerer> {
-        let helper = Lingerer(accept_before_end(&self.listener, process)?);
+        let helper = accept_before_end(&self.listener, process).map_err(Failure::after_control)?;
+        let helper = Lingerer(helper);
         match rustix::io::read(&helper.0, &mut [0_u8; 1])? {
             0 => Err(Failure::broken("the helper ended before it had read the dump")),
             _ => Ok(helper),

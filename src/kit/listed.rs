@@ -3,16 +3,12 @@
 use std::fs::File;
 use std::mem::size_of;
 use std::os::fd::AsRawFd;
-use std::time::Instant;
 
 use nix::errno::Errno;
-use nix::poll::{PollTimeout, poll};
 
 use crate::check::{Failure, Result};
+use crate::kit::eventually::eventually;
 use crate::sandbox;
-
-/// Between two looks, in milliseconds.
-const PAUSE: u8 = 1;
 
 const SYS_LISTNS: libc::c_long = 470;
 
@@ -73,12 +69,6 @@ pub fn is_listed(id: u64) -> Result<bool> {
 
 /// Waits until it is listed no more, or gives up. The kernel tells nobody.
 pub fn vanishes(id: u64) -> Result<bool> {
-    let start = Instant::now();
-    while is_listed(id)? {
-        if start.elapsed() > sandbox::patience() / 2 {
-            return Ok(false);
-        }
-        poll(&mut [], PollTimeout::from(PAUSE))?;
-    }
-    Ok(true)
+    let gone = || Ok((!is_listed(id)?).then_some(()));
+    Ok(eventually(sandbox::patience() / 2, gone)?.is_some())
 }

@@ -87,9 +87,18 @@ impl Outside {
         if !crate::procfs::is_mounted() {
             return Err(Failure::blocked("needs /proc to become the root of a user namespace"));
         }
-        std::fs::write("/proc/self/setgroups", "deny")?;
-        std::fs::write("/proc/self/uid_map", format!("0 {uid} 1"))?;
-        std::fs::write("/proc/self/gid_map", format!("0 {gid} 1"))?;
+        // Where security modules let anybody make a user namespace, and do nothing in it.
+        let write = |file: &str, text: String| {
+            std::fs::write(format!("/proc/self/{file}"), text).map_err(|error| {
+                let errno = Errno::from_raw(error.raw_os_error().unwrap_or_default());
+                Failure::blocked(format!(
+                    "a new user namespace cannot be used: writing its {file} says {errno:?}"
+                ))
+            })
+        };
+        write("setgroups", "deny".to_owned())?;
+        write("uid_map", format!("0 {uid} 1"))?;
+        write("gid_map", format!("0 {gid} 1"))?;
         note!("root of a new user namespace");
         Ok(())
     }
@@ -118,7 +127,19 @@ pub fn enter_user_namespace_with(ids: &[u32]) -> Result {
 
 /// Whether the caller can make a pid namespace, if need be inside a user namespace of its own. For a process
 /// that does nothing else: it changes the caller.
-pub(crate) fn try_pid_namespace() -> std::result::Result<(), Errno> {
-    unshare(CloneFlags::CLONE_NEWPID)
-        .or_else(|_| unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWPID))
+pub(crate) fn try_pid_namespace() -> Result {
+    if unshare(CloneFlags::CLONE_NEWPID).is_err() {
+        try_user_namespace()?;
+        unshare_pid()?;
+    }
+    Ok(())
+}
+
+/// Whether the caller can make a user namespace and become somebody in it, as far as that can be told: without `/proc` nobody can.
+/// For a process that does nothing else: it changes the caller.
+pub(crate) fn try_user_namespace() -> Result {
+    match crate::procfs::is_mounted() {
+        true => crate::kit::privilege::enter_user_namespace(),
+        false => Ok(unshare(CloneFlags::CLONE_NEWUSER)?),
+    }
 }

@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -37,7 +37,7 @@ pub(super) struct Outsider {
 pub(super) fn start(name: &str, argument: &str) -> Result<Outsider> {
     let place = Place::new()?;
     let socket = place.of("socket");
-    let listener = UnixListener::bind(&socket)?;
+    let listener = place.listen("socket")?;
     let program = place.of(helper::NAME);
     std::os::unix::fs::symlink(fs::read_link("/proc/self/exe")?, &program)?;
     let pattern = Sysctl::CorePattern.set(&format!("|{program} {name} {argument} {socket}"))?;

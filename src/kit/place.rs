@@ -1,8 +1,9 @@
 //! A place for a case's files.
 
-use std::fs;
 use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use crate::check::{Failure, Result};
 use crate::sandbox;
@@ -31,6 +32,20 @@ impl Place {
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// A socket of this name in it, at which one listens.
+    ///
+    /// # Errors
+    /// `blocked` where the directory for temporary files has so long a path that the name of a socket in it is too long.
+    pub(crate) fn listen(&self, name: &str) -> Result<UnixListener> {
+        let path = self.of(name);
+        UnixListener::bind(&path).map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidInput => {
+                Failure::blocked(format!("the path of a socket is too long, set a shorter TMPDIR: {path}"))
+            }
+            _ => error.into(),
+        })
     }
 
     /// The path of a file in it.

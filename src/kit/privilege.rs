@@ -1,5 +1,7 @@
 //! Fewer privileges, or more of them in a user namespace.
 
+use std::hash::{BuildHasher as _, RandomState};
+
 use caps::{CapSet, Capability, CapsHashSet};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
@@ -11,6 +13,14 @@ use crate::note;
 
 /// The uid and gid of an ordinary user, as cases that were started by root become it.
 pub const ORDINARY: u32 = 1000;
+
+/// The id of a user and a group whom nobody is, nor becomes in another case that runs now: far from those that are given out, by
+/// chance.
+pub fn unused_id() -> u32 {
+    const BASE: u64 = 1 << 30;
+    // Forked processes share what is random about this, and have nothing but their pids to themselves.
+    (BASE | (RandomState::new().hash_one(std::process::id()) & (BASE - 1))) as u32
+}
 
 /// Becomes an ordinary user for good: no uid 0 to go back to, no groups, no capabilities.
 pub fn become_ordinary_user() -> Result {

@@ -118,8 +118,8 @@ pub fn set_scheduler(policy: i32, priority: i32) -> std::result::Result<(), Errn
 
 /// Makes a call whose set_tid is the number of a process that is gone.
 ///
-/// The kernel gives the number back a few instructions after it reports POLLHUP, and tells nobody; until then
-/// the call is EEXIST. So this asks again, without pause and within the patience of the case.
+/// After it reports POLLHUP nobody is found by the number, which the kernel gives back a few instructions later, and tells nobody;
+/// until then the call is EEXIST. So this asks again, without pause and within the patience of the case.
 ///
 /// # Errors
 /// `blocked` if somebody else has got the number: it may be given to any new process of the machine.

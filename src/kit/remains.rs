@@ -4,23 +4,20 @@
 //! its user namespace; and how many namespaces there may be can be limited, by each user namespace for itself. Where the limit
 //! is one, the next can be made only when nothing keeps the last: a single reference that was leaked is seen, and for certain.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::poll::{PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use serde::{Deserialize, Serialize};
 
 use crate::abi::Flags;
 use crate::check::{self, Context as _, Failure, Result};
-use crate::clone3::Clone3;
+use crate::clone3::{Child, Clone3};
+use crate::kit::eventually::eventually;
 use crate::kit::process::{apart, child_reporting};
 use crate::kit::{namespace, privilege};
 use crate::sandbox;
 use crate::wait::Status;
-
-/// Milliseconds between two looks: each is a fork.
-const PAUSE: u8 = 3;
 
 /// Runs `body` in namespaces of its own, as their root and init; behind its end, and that of all its processes, nothing of them
 /// may be left in the kernel.
@@ -60,6 +57,22 @@ fn room_after(init: &Clone3, body: impl FnOnce() -> Result, patience: Duration) 
     let room = Room::make()?;
     room.used_by(init, body)?;
     room.full_after(patience)
+}
+
+/// Makes a child in a namespace of its own where a limit allows it, which the kernel may see late.
+///
+/// # Errors
+/// `blocked` where the kernel has no such namespaces.
+#[track_caller]
+pub fn spawn_once_there_is_room(call: &Clone3, mut body: impl FnMut() -> i32) -> Result<Child> {
+    let made = eventually(sandbox::patience() / 2, || match call.try_spawn(&mut body) {
+        Err(Errno::ENOSPC) => Ok(None),
+        outcome => Ok(Some(outcome)),
+    })?;
+    match made {
+        Some(Err(Errno::EINVAL)) => Err(Failure::blocked(format!("the kernel has no namespaces for {call}"))),
+        outcome => check::succeeds(call, outcome.unwrap_or(Err(Errno::ENOSPC))),
+    }
 }
 
 /// What is kept alive by what remains of a process.
@@ -102,17 +115,22 @@ impl Kept {
     }
 }
 
-/// A user namespace, now the caller's, with room for one pid namespace and for one user namespace.
+/// A user namespace, now the caller's, with room for few pid namespaces and one user namespace.
 #[derive(Debug)]
 pub struct Room(());
 
 impl Room {
-    /// Makes it, and moves the caller into it.
+    /// One with room for one of each; moves the caller into it.
     pub fn make() -> Result<Room> {
+        Room::with_pid_namespaces(1)
+    }
+
+    /// One with room for one user namespace and for so many pid namespaces; moves the caller into it.
+    pub fn with_pid_namespaces(count: u32) -> Result<Room> {
         privilege::enter_user_namespace()?;
-        for kept in ALL {
+        for (kept, count) in [(Kept::PidNamespace, count), (Kept::UserNamespace, 1)] {
             let limit = kept.limit();
-            std::fs::write(limit, "1").map_err(|error| {
+            std::fs::write(limit, count.to_string()).map_err(|error| {
                 let errno = Errno::from_raw(error.raw_os_error().unwrap_or_default());
                 Failure::blocked(format!("writing to {limit} says {errno:?}"))
             })?;
@@ -161,7 +179,7 @@ impl Room {
         })
     }
 
-    /// Waits until there is room again.
+    /// Waits until there is room for one more.
     #[track_caller]
     pub fn empties(&self) -> Result {
         let patience = sandbox::patience() / 2;
@@ -171,16 +189,12 @@ impl Room {
     /// Waits until there is room again, or else says for what there was none for so long. The kernel clears up behind the dead at
     /// leisure, and tells nobody.
     fn full_after(&self, patience: Duration) -> Result<Option<Kept>> {
-        let start = Instant::now();
         let mut full = ALL.to_vec();
-        loop {
+        eventually(patience, || {
             // What has had room is not looked at again: the look itself takes that room for a while.
             full = self.without_space(&full)?;
-            match full.first() {
-                None => return Ok(None),
-                Some(&kept) if start.elapsed() > patience => return Ok(Some(kept)),
-                Some(_) => poll(&mut [], PollTimeout::from(PAUSE))?,
-            };
-        }
+            Ok(full.is_empty().then_some(()))
+        })?;
+        Ok(full.first().copied())
     }
 }

@@ -113,7 +113,13 @@ impl Changed {
             let is_socket = value.starts_with('@') && error.kind() == std::io::ErrorKind::InvalidInput;
             let why = if is_socket { " (a socket is taken in the initial mount namespace only)" } else { "" };
             Failure::blocked(format!("cannot set {name} to {value:?}: {error}{why}"))
-        })
+        })?;
+        match self.setting.read() {
+            Some(now) if now != value => {
+                Err(Failure::blocked(format!("cannot set {name} to {value:?}: it is {now:?} then")))
+            }
+            _ => Ok(()),
+        }
     }
 }
 

@@ -180,7 +180,11 @@ fn wait_for_state(path: &str, wanted: char) -> Result {
                 return Err(Failure::fail(format!("expected state {wanted}, but {stat}")));
             }
             Some(_) => std::thread::yield_now(),
-            None => return Err(Failure::broken(format!("cannot read {path}"))),
+            None => {
+                return Err(Failure::fail(format!(
+                    "{path} is no more: the process has ended, and should be in state {wanted}"
+                )));
+            }
         }
     }
 }

@@ -107,6 +107,10 @@ pub enum Outside {
 pub enum Inside {
     /// Becomes this user and its group, without supplementary groups.
     User(u32),
+    /// Likewise, and keeps a capability over exec (ambient).
+    UserWith(u32, Capability),
+    /// Sets the `oom_score_adj` below which it cannot go as an ordinary user.
+    OomScore(i32),
     /// Gives up a capability for good.
     Without(Capability),
     /// Becomes the root of a new user namespace.

@@ -69,6 +69,10 @@ const CORE: &str = "cannot set kernel.core_pattern to";
 const TERMINAL: &str = "needs a pseudo-terminal";
 
 const STRACE: Tool = Tool { name: "strace", arguments: &["-f", "-o", "/dev/null"] };
+const NO_SETGROUPS: Tool = Tool {
+    name: "strace",
+    arguments: &["-f", "-o", "/dev/null", "-P", "/proc/self/setgroups", "-e", "inject=openat:error=EACCES"],
+};
 /// How strace ends when it waits for a thread that took over the number of its process in exec and was killed before the exec
 /// was reported: nobody tells a tracer that the old number is gone.
 const STRACE_AT_A_LOSS: (i32, &str) = (1, "strace: wait4(__WALL): No child processes");
@@ -130,6 +134,19 @@ fn privileges() -> Vec<Row> {
             )
         },
         row("user", "an ordinary user", vec![User(1000)], ORDINARY),
+        row(
+            "user-ambient",
+            "an ordinary user with CAP_SYS_PTRACE (ambient)",
+            vec![UserWith(1000, Capability::CAP_SYS_PTRACE)],
+            ORDINARY,
+        ),
+        row(
+            "user-oom-200",
+            "an ordinary user whose oom_score_adj is 200 at least, as in a session of systemd's",
+            vec![OomScore(200), User(1000)],
+            ORDINARY,
+        ),
+        powerless_namespaces(),
         row(
             "no-sys-admin",
             "root without CAP_SYS_ADMIN",
@@ -494,6 +511,17 @@ fn processes() -> Vec<Row> {
         row("traced-alone", "traced, forks not followed", vec![Traced(Trace::OneProcess)], &[]),
         row("personality-32", "the personality of a 32-bit program", vec![ThirtyTwoBit], &[]),
     ]
+}
+
+/// As where AppArmor restricts them.
+fn powerless_namespaces() -> Row {
+    let row = row(
+        "userns-powerless",
+        "an ordinary user who may make user namespaces, and not write their setgroups file",
+        vec![User(1000), Under(NO_SETGROUPS)],
+        &[ROOT, CGROUP, SET_TID, PTRACE, USERNS, PIDNS, ADMIN],
+    );
+    Row { expected: Expected { or_else: Some(STRACE_AT_A_LOSS), ..row.expected }, ..row }
 }
 
 fn strace() -> Row {
