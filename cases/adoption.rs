@@ -8,11 +8,12 @@ use clone3_conformance::kit::helper::{Command, HELPERS, Helper};
 use clone3_conformance::kit::process::{apart, child_reporting};
 use clone3_conformance::kit::programs::or_wrong;
 use clone3_conformance::kit::{
-    Channel, Gate, Grandchild, Orphan, fdpass, orphan, outsider, sigchld, subject, tracer,
+    Actor, Channel, Gate, Grandchild, Orphan, fdpass, orphan, outsider, sigchld, subject, tracer,
 };
 use clone3_conformance::linkme::distributed_slice;
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::wait::{self, Status};
+use nix::errno::Errno;
 
 fn own_pid() -> i32 {
     std::process::id() as i32
@@ -139,9 +140,37 @@ fn autoreap_late_subreaper_adopts() -> Result {
 static LATE_SUBREAPER: Helper =
     Helper { name: "late-subreaper", main: |arguments| or_wrong(outsider::report(arguments, adopt_late)) };
 
+/// Becomes a subreaper when there is an orphan-to-be of three generations below, the middle one of which stays.
+fn adopt_from_further_down(call: &Clone3) -> Result {
+    be_subreaper(false)?;
+    let mut below = None;
+    let between = Actor::spawn(&Clone3::fork(), |()| match below.take() {
+        None => {
+            below = Some(Grandchild::below(call, call, 5, || ())?);
+            Ok((0, 0))
+        }
+        Some(descendant) => {
+            let orphan = descendant.orphan()?;
+            let parent = orphan.parent()?;
+            orphan.let_go()?;
+            Ok((orphan.pid, parent))
+        }
+    })?;
+    between.ask(())?;
+    be_subreaper(true)?;
+    let (pid, parent) = between.ask(())?;
+    check::equal(format_args!("who adopts what a grandchild by {call} leaves"), parent, own_pid())?;
+    match call.flags().contains(Flags::AUTOREAP) {
+        true => check::equal("waitpid for it", wait::waitpid(pid, libc::__WALL), Err(Errno::ECHILD))?,
+        false => wait::reap_expecting(pid, Status::exited(5))?,
+    }
+    between.dismiss()
+}
+
 /// `late-subreaper FLAGS SOCKET`: has descendants made with these flags, and becomes a subreaper afterwards.
 fn adopt_late(flags: &str) -> Result {
     let call = Clone3::new(Flags::from_bits_retain(flags.parse().unwrap_or_default()));
+    adopt_from_further_down(&call)?;
     for subreaper in [false, true] {
         let descendant = Grandchild::below(&call, &call, 5, || ())?;
         be_subreaper(subreaper)?;

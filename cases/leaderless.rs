@@ -1,10 +1,12 @@
 //! Processes whose leader thread has ended while another runs: signals, stops, cgroups and orphans still find them.
 
+use std::mem::forget;
+
 use clone3_conformance::abi::{Flags, InfoMask};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
-use clone3_conformance::clone3::{Clone3, exit_now, exit_thread};
-use clone3_conformance::kit::{Cgroup, Channel, Held, Orphan, subject, threads};
+use clone3_conformance::clone3::{Clone3, exit_now, exit_thread, park};
+use clone3_conformance::kit::{Cgroup, Channel, Held, Orphan, namespace, subject, threads};
 use clone3_conformance::wait::{self, Status};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, setpgid};
@@ -110,6 +112,48 @@ fn autoreap_leaderless_in_its_cgroup() -> Result {
         check::equal(format_args!("cgroupid of a {what}"), found.cgroupid, group.id()?)?;
         child.into_child().clear_away()?;
         group.remove()?;
+    }
+    Ok(())
+}
+
+case! {
+    /// An auto-reaped process whose leader thread has ended is killed with its pid namespace, at the end of the init, as an ordinary
+    /// one is: the init's end does not wait for it.
+    autoreap_leaderless_ends_with_pid_namespace: Must, needs [Autoreap, ExitInfo, PidNamespace, Proc],
+    source "pid_namespaces(7); kernel/pid_namespace.c zap_pid_ns_processes()",
+}
+fn autoreap_leaderless_ends_with_pid_namespace() -> Result {
+    for call in subject::calls() {
+        let (init, ()) =
+            namespace::init_reporting(&Clone3::fork().with(Flags::PIDFD | Flags::CLONE_NEWNS), || {
+                namespace::mount_proc()?;
+                forget(leaderless(&call)?);
+                Ok(())
+            })?;
+        init.pidfd()?.wait_exited().context(format_args!("the init of a leaderless child of {call}"))?;
+        init.reap_expecting(Status::exited(0))?;
+    }
+    Ok(())
+}
+
+case! {
+    /// The init of a pid namespace whose leader thread has ended can end, by its last thread, when it has auto-reaped children, as
+    /// when it has ordinary ones.
+    autoreap_leaderless_init_ends: Must, needs [Autoreap, ExitInfo, PidNamespace, Proc],
+    source "pid_namespaces(7); kernel/pid_namespace.c zap_pid_ns_processes(), on init_pids",
+}
+fn autoreap_leaderless_init_ends() -> Result {
+    for call in subject::calls() {
+        let made = Channel::<Result>::new()?;
+        let init = threads::leaderless(&namespace::init().with(Flags::PIDFD), 3, || {
+            // A failure to report is seen as the end of the stream.
+            let _ = made.send(&call.spawn(park).map(drop));
+            5
+        })?;
+        init.let_go()?;
+        made.recv()??;
+        init.pidfd()?.wait_exited().context(format_args!("a leaderless init with a child of {call}"))?;
+        init.into_child().reap_expecting(Status::exited(5))?;
     }
     Ok(())
 }

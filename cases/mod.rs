@@ -47,6 +47,7 @@ mod nnp_changes;
 mod nnp_inheritable;
 mod nnp_leaves_alone;
 mod nnp_roads;
+mod nnp_threads;
 mod no_new_privs;
 mod not_passed_on;
 mod own_children;

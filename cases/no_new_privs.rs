@@ -225,7 +225,7 @@ fn nnp_survives_exec() -> Result {
             let found = setuid::credentials_after_exec(&call, program, || Ok(()))?;
             let what = format!("no_new_privs after exec in the child of {call}");
             check::equal(what, found.no_new_privs, expected)?;
-            let found = setuid::credentials_after_exec_by_thread(&call, program)?;
+            let found = setuid::credentials_after_exec_by_thread(&call, program, || Ok(()), || Ok(()))?;
             let what = format!("no_new_privs after exec by another thread in the child of {call}");
             check::equal(what, found.no_new_privs, expected)?;
         }

@@ -7,7 +7,7 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::park;
 use clone3_conformance::kit::handles::Handle;
-use clone3_conformance::kit::{Echo, Held, subject};
+use clone3_conformance::kit::{Echo, Held, namespace, subject};
 use clone3_conformance::pidfd::Pidfd;
 use nix::errno::Errno;
 use rustix::fs::{XattrFlags, fgetxattr, fsetxattr, fstat, fstatfs};
@@ -181,6 +181,26 @@ fn pidfd_handle_ordinary_user() -> Result {
             let told = check::succeeds("PIDFD_GET_INFO on what was opened", opened.info(InfoMask::PID))?;
             check::equal("pid in PIDFD_GET_INFO on what was opened", told.pid, child.pid() as u32)?;
         }
+        child.into_child().clear_away()?;
+    }
+    Ok(())
+}
+
+case! {
+    /// A file handle does not lead into a pid namespace that is not the caller's own or one below: to a process in another beside it,
+    /// as deep, it is stale. Auto-reaped or not.
+    pidfd_handle_of_foreign_namespace: Must, needs [ExitInfo, PidNamespace],
+    source "commit \"pidfs: implement file handle support\"; fs/pidfs.c pidfs_ino_get_pid() (pid_vnr())",
+}
+fn pidfd_handle_of_foreign_namespace() -> Result {
+    for call in subject::calls() {
+        let child = Held::exiting_with(&call.with(Flags::CLONE_NEWPID), 0)?;
+        let (pidfd, handle) = (child.pidfd()?, Handle::of(child.pidfd()?)?);
+        let open = || handle.open(pidfd, 0).map(drop);
+        check::succeeds("control: open_by_handle_at from the namespace above", open())?;
+        namespace::as_init(|| {
+            check::refused("open_by_handle_at from another namespace", open(), Errno::ESTALE)
+        })?;
         child.into_child().clear_away()?;
     }
     Ok(())

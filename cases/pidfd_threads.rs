@@ -1,6 +1,6 @@
 //! Pidfds of threads (PIDFD_THREAD): what they report, and when.
 
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, IntoRawFd};
 
 use clone3_conformance::abi::{Flags, PIDFD_SIGNAL_THREAD_GROUP, PIDFD_THREAD};
 use clone3_conformance::case;
@@ -16,10 +16,12 @@ use clone3_conformance::procfs::Pending;
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
 use nix::poll::PollFlags;
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::ptrace::Options;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 use rustix::event::epoll::EventFlags;
+use rustix::fs::fstat;
 
 case! {
     /// poll on the PIDFD_THREAD pidfd of a leader does not say POLLIN when the leader ends while another thread runs; it does when
@@ -302,4 +304,42 @@ fn pidfd_self_signals() -> Result {
         killed.pidfd()?.reaped_with(Status::killed(Signal::SIGKILL)).context(what)?;
     }
     Ok(())
+}
+
+case! {
+    /// pidfd_getfd by the pidfd of a thread (PIDFD_THREAD) takes from the descriptors of that thread, which may be others than those
+    /// of its process's leader. Auto-reaped or not.
+    pidfd_thread_getfd: Must, needs [ExitInfo],
+    source "pidfd_getfd(2); pidfd_open(2), PIDFD_THREAD; unshare(2), CLONE_FILES, which is about the calling thread",
+}
+fn pidfd_thread_getfd() -> Result {
+    for call in subject::calls() {
+        let told = Channel::<Result<(i32, i32, u64)>>::new()?;
+        let child = call.spawn(|| {
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    // A failure to report is seen as the end of the stream.
+                    let _ = told.send(&open_one_of_its_own());
+                    park()
+                });
+                park()
+            })
+        })?;
+        let (tid, number, inode) = told.recv()??;
+        let thread = check::succeeds("pidfd_open(PIDFD_THREAD)", pidfd_open(tid, PIDFD_THREAD))?;
+        let taken = thread.getfd_of_child(number)?;
+        check::equal("inode of what pidfd_getfd took from the thread", fstat(taken)?.st_ino, inode)?;
+        let from_leader = child.pidfd()?.getfd(number).map(drop);
+        check::refused("pidfd_getfd of that number from the process", from_leader, Errno::EBADF)?;
+        child.clear_away()?;
+    }
+    Ok(())
+}
+
+/// In a thread: opens a pipe that no other thread has. Gives the thread, the descriptor and its inode.
+fn open_one_of_its_own() -> Result<(i32, i32, u64)> {
+    unshare(CloneFlags::CLONE_FILES)?;
+    let (end, _other) = rustix::pipe::pipe()?;
+    let inode = fstat(&end)?.st_ino;
+    Ok((threads::own_tid(), end.into_raw_fd(), inode))
 }

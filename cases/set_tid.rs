@@ -56,3 +56,22 @@ fn abi_set_tid_in_two_namespaces() -> Result {
         Ok(())
     })
 }
+
+case! {
+    /// set_tid takes a capability over each pid namespace that a number is asked for in: who has it over the innermost alone may
+    /// choose a number there, and not one further out (EPERM). With and without the new flags.
+    abi_set_tid_needs_capability_further_out: Must, needs [UserNamespaces, PidNamespace, Proc],
+    source "clone(2), set_tid (EPERM: \"in one or more of the user namespaces that own the corresponding PID namespaces\")",
+}
+fn abi_set_tid_needs_capability_further_out() -> Result {
+    apart(|| {
+        privilege::enter_user_namespace()?;
+        namespace::as_init(|| {
+            for (call, number) in subject::kinds().into_iter().zip(4400..) {
+                call.clone().set_tid(&[number]).accepted().context("in the innermost namespace alone")?;
+                call.set_tid(&[number + 100, number]).refused(Errno::EPERM)?;
+            }
+            Ok(())
+        })
+    })
+}

@@ -104,11 +104,21 @@ pub fn credentials_after_exec(
     })
 }
 
-/// As [`credentials_after_exec`], for a child in which another thread than the main one execs.
+/// As [`credentials_after_exec`], for a child whose leader runs `in_leader` and then starts another thread, which runs `in_thread`
+/// and execs.
 #[track_caller]
-pub fn credentials_after_exec_by_thread(call: &Clone3, program: BorrowedFd<'_>) -> Result<Credentials> {
+pub fn credentials_after_exec_by_thread(
+    call: &Clone3,
+    program: BorrowedFd<'_>,
+    in_leader: impl FnOnce() -> Result,
+    in_thread: impl FnOnce() -> Result + Send,
+) -> Result<Credentials> {
     credentials_said(call, |command| {
-        std::thread::scope(|scope| scope.spawn(|| command.exec_file(program)).join())
+        if let Err(failure) = in_leader() {
+            return failure;
+        }
+        let exec = || in_thread().map_or_else(|failure| failure, |()| command.exec_file(program));
+        std::thread::scope(|scope| scope.spawn(exec).join())
             .unwrap_or_else(|_| Failure::broken("a thread panicked"))
     })
 }

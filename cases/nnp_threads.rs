@@ -1,0 +1,87 @@
+//! no_new_privs belongs to a thread: each has its own, and that of the one which execs counts.
+
+use std::os::fd::AsFd;
+
+use clone3_conformance::abi::Flags;
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Result};
+use clone3_conformance::clone3::Clone3;
+use clone3_conformance::kit::privilege::{self, ORDINARY};
+use clone3_conformance::kit::process::child_reporting;
+use clone3_conformance::kit::{setuid, threads};
+use clone3_conformance::procfs::status_field;
+use clone3_conformance::wait::Status;
+use rustix::thread::{no_new_privs, set_no_new_privs};
+
+/// The caller's own, as prctl and as `/proc` have it.
+fn own_bit() -> Result<(bool, Option<String>)> {
+    Ok((no_new_privs()?, status_field("thread-self", "NoNewPrivs")))
+}
+
+const SET: (bool, &str) = (true, "1");
+const NOT_SET: (bool, &str) = (false, "0");
+
+#[track_caller]
+fn own_bit_is(what: &str, (by_prctl, in_proc): (bool, &str)) -> Result {
+    let what = format!("no_new_privs of {what}, by PR_GET_NO_NEW_PRIVS and in /proc");
+    check::equal(what, own_bit()?, (by_prctl, Some(in_proc.to_owned())))
+}
+
+case! {
+    /// A thread that sets no_new_privs has it, and no other thread of its process: PR_GET_NO_NEW_PRIVS and /proc/PID/task/TID/status
+    /// say so of each. A thread of a CLONE_NNP child has it.
+    nnp_is_each_threads_own: Must, needs [Nnp, NotYetNnp, Proc],
+    source "PR_SET_NO_NEW_PRIVS(2const) (\"the calling thread's no_new_privs attribute\"); commit \"clone: add CLONE_NNP\"",
+}
+fn nnp_is_each_threads_own() -> Result {
+    threads::in_a_thread(|| {
+        own_bit_is("another thread, before it has set it", NOT_SET)?;
+        set_no_new_privs(true)?;
+        own_bit_is("another thread that has set it", SET)
+    })?;
+    own_bit_is("the leader, when another thread has set it", NOT_SET)?;
+    let call = Clone3::fork().with(Flags::NNP);
+    let in_child = || threads::in_a_thread(|| own_bit_is("a thread of a CLONE_NNP child", SET));
+    let (child, ()) = child_reporting(&call, in_child)?;
+    child.reap_expecting(Status::exited(0))?;
+    set_no_new_privs(true)?;
+    own_bit_is("the leader that has set it", SET)
+}
+
+fn set_if(wanted: bool) -> Result {
+    if wanted {
+        set_no_new_privs(true)?;
+    }
+    Ok(())
+}
+
+case! {
+    /// Whether a set-user-ID program gives its privileges is decided by the no_new_privs of the thread that execs it, not by that of
+    /// its process's leader. That the process has more than one thread takes nothing away.
+    abi_nnp_of_execing_thread_decides: Must, needs [Root, NotYetNnp],
+    source "execve(2) (\"the no_new_privs attribute is set for the calling thread\"); Documentation/userspace-api/no_new_privs.rst",
+}
+fn abi_nnp_of_execing_thread_decides() -> Result {
+    let program = setuid::file_with_mode(0o4755)?;
+    let uids = |leader: bool, thread: bool| -> Result<[u32; 3]> {
+        let in_leader = || {
+            privilege::become_ordinary_user()?;
+            set_if(leader)
+        };
+        let call = Clone3::fork();
+        // The thread that the leader starts has what the leader has.
+        let in_thread = || set_if(thread);
+        Ok(setuid::credentials_after_exec_by_thread(&call, program.as_fd(), in_leader, in_thread)?.uids)
+    };
+    check::equal(
+        "uids after exec by a thread, nobody with no_new_privs",
+        uids(false, false)?,
+        [ORDINARY, 0, 0],
+    )?;
+    check::equal(
+        "uids after exec by a thread that alone has no_new_privs",
+        uids(false, true)?,
+        [ORDINARY; 3],
+    )?;
+    check::equal("uids after exec by a thread that has it from its leader", uids(true, false)?, [ORDINARY; 3])
+}
