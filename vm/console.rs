@@ -78,6 +78,9 @@ const ACCUSATIONS: [(&str, Fault); 20] = [
 /// How the reports of the stall detectors go on, whoever is stalled.
 const STALLS: [&str; 3] = ["detected stall", "self-detected stall", " blocked for more than "];
 
+/// Panics of watchdogs that are set to panic: the kernel's last word on a stall.
+const PANICS_OF_STALLS: [&str; 4] = ["softlockup: ", "Hard LOCKUP", "hung_task: ", "RCU Stall"];
+
 /// What a line of the console accuses the kernel of, if it does.
 pub fn accusation(line: &str) -> Option<Fault> {
     let report =
@@ -104,9 +107,7 @@ pub fn findings(lines: &[Line]) -> Vec<Finding> {
     while let Some((at, fault)) = (next..lines.len()).find_map(|at| Some((at, accusation(&lines[at].text)?)))
     {
         let end = excerpt_end(lines, at);
-        // The line that draws the frame belongs to the picture.
-        let start = at - usize::from(at > 0 && lines[at - 1].text.contains("[ cut here ]"));
-        let excerpt = lines[start..end].iter().map(|line| line.text.clone()).collect();
+        let excerpt = lines[start(lines, at)..end].iter().map(|line| line.text.clone()).collect();
         let worst =
             (at..end).filter_map(|at| accusation(&lines[at].text)).find(|fault| *fault == Fault::Panic);
         let running = lines[at].running.clone();
@@ -116,10 +117,29 @@ pub fn findings(lines: &[Line]) -> Vec<Finding> {
     found
 }
 
-/// Where the report that begins at `at` ends: at the kernel's own end mark, or after enough lines.
+/// Where the report begins whose accusation stands at `at`: the line that draws the frame belongs to the picture.
+fn start(lines: &[Line], at: usize) -> usize {
+    at - usize::from(at > 0 && lines[at - 1].text.contains("[ cut here ]"))
+}
+
+/// Where the report that begins at `at` ends: at the kernel's own end mark, before another report that it may not cover, or after
+/// enough lines.
 fn excerpt_end(lines: &[Line], at: usize) -> usize {
     let most = lines.len().min(at + EXCERPT);
+    let is_stall = accusation(&lines[at].text) == Some(Fault::Stall);
+    let other = (at + 1..most).find(|&at| is_stall && is_worse_than_a_stall(&lines[at].text));
+    let most = other.map_or(most, |other| start(lines, other));
     (at..most).find(|&at| lines[at].text.contains("[ end ")).map_or(most, |last| last + 1)
+}
+
+/// Whether a line accuses the kernel of what no stall explains. A host that gives the guest no time makes a kernel report a stall,
+/// and nothing else: that must not be held for a part of the report, which has no end mark.
+fn is_worse_than_a_stall(line: &str) -> bool {
+    match accusation(line) {
+        None | Some(Fault::Stall) => false,
+        Some(Fault::Panic) => !PANICS_OF_STALLS.iter().any(|panic| line.contains(panic)),
+        Some(_) => true,
+    }
 }
 
 /// The text of a console line: no colours or cursor movements, and no byte that is not text.
@@ -170,6 +190,32 @@ mod tests {
         }
     }
 
+    fn lines(texts: &[&str]) -> Vec<Line> {
+        texts.iter().map(|text| Line { text: (*text).to_owned(), running: vec!["a".into()] }).collect()
+    }
+
+    #[test]
+    fn what_follows_a_stall_is_a_finding_of_its_own() {
+        let texts = [
+            "[ 30.0] rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:",
+            "[ 30.1] Call Trace:",
+            "[ 30.2] watchdog: BUG: soft lockup - CPU#0 stuck for 22s!",
+            "[ 30.3] ------------[ cut here ]------------",
+            "[ 30.4] BUG: KASAN: slab-use-after-free in pidfd_poll+0x1/0x2",
+            "[ 30.5] Oops: general protection fault, probably for non-canonical address",
+            "[ 30.6] ---[ end trace 0000000000000000 ]---",
+            "[ 30.7] INFO: task init:1 blocked for more than 120 seconds.",
+            "[ 30.8] Kernel panic - not syncing: hung_task: blocked tasks",
+            "[ 30.9] ---[ end Kernel panic - not syncing: hung_task: blocked tasks ]---",
+        ];
+        let found = findings(&lines(&texts));
+        let kinds: Vec<_> = found.iter().map(|finding| (finding.origin, finding.fault)).collect();
+        let stall = (Fault::Stall, Fault::Stall);
+        assert_eq!(kinds, [stall, (Fault::Bug, Fault::Bug), (Fault::Stall, Fault::Panic)]);
+        assert_eq!(found[0].excerpt, texts[..3]);
+        assert_eq!(found[1].excerpt, texts[3..7]);
+    }
+
     #[test]
     fn a_report_is_one_finding_with_its_frame() {
         let texts = [
@@ -180,9 +226,7 @@ mod tests {
             "[ 1.0] ---[ end trace 0000000000000000 ]---",
             "after",
         ];
-        let lines: Vec<Line> =
-            texts.iter().map(|text| Line { text: (*text).to_owned(), running: vec!["a".into()] }).collect();
-        let found = findings(&lines);
+        let found = findings(&lines(&texts));
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].excerpt, texts[1..5]);
         assert_eq!(found[0].running, ["a"]);

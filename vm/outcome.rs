@@ -2,6 +2,8 @@
 use std::process::ExitStatus;
 
 use clone3_conformance::guest::Exit;
+use clone3_conformance::report::{Record, Verdict};
+use clone3_conformance::results::Results;
 
 use crate::accel::{Accel, Threads};
 use crate::console::{Fault, Finding, Line, accusation, findings};
@@ -17,14 +19,19 @@ pub const NO_VERDICT: u8 = 69;
 /// How many lines of the console are shown where a guest went away.
 const LAST_LINES: usize = 20;
 
+/// What the sandbox says of a case that it had to end; its own test holds it to these words.
+const HUNG: &str = "did not end within ";
+
 /// What a session comes to.
 pub enum Outcome {
     /// The runner's own verdict.
     Verdict { status: u8, why: Option<String> },
-    /// The kernel went wrong while the suite ran.
-    Accused(Vec<Finding>),
-    /// Something that may be the machine's doing went wrong while the suite ran: to be seen twice before it counts.
-    Suspected(Vec<Finding>),
+    /// The kernel went wrong while the suite ran. Where the machine alone might explain what the kernel said, it does not explain why
+    /// the cases of `unexplained` failed.
+    Accused { faults: Vec<Finding>, unexplained: Vec<String> },
+    /// Something that may be the machine's doing went wrong while the suite ran, and so may be that these cases failed: to be seen
+    /// twice before it counts.
+    Suspected { faults: Vec<Finding>, failed: Vec<String> },
     /// The guest did not come to the suite's first line; `again` says that another boot may.
     NoBoot { why: String, last: Vec<String>, again: bool },
     /// The guest went away, or went on for too long, while the suite ran.
@@ -56,8 +63,8 @@ pub fn judge(session: &Session, accel: Accel, believed: bool) -> Outcome {
     }
     if !found.is_empty() {
         return match !believed && are_suspect(&found, accel) {
-            true => Outcome::Suspected(found),
-            false => Outcome::Accused(found),
+            true => suspicion(session, found),
+            false => Outcome::Accused { faults: found, unexplained: Vec::new() },
         };
     }
     match exit {
@@ -107,6 +114,29 @@ fn are_suspect(found: &[Finding], accel: Accel) -> bool {
     independent.iter().all(|finding| is_suspect(finding.origin, accel))
 }
 
+/// What becomes of findings that may be the machine's doing. A case that failed beside them, and not for them, is the kernel's: it
+/// may take many runs to fail once more, and so another must not outweigh this one.
+fn suspicion(session: &Session, faults: Vec<Finding>) -> Outcome {
+    let results = Results::from_journal(&session.journal.lines.join("\n")).unwrap_or_default();
+    let failed = results.cases.iter().filter(|record| record.is_bad());
+    let (explained, unexplained): (Vec<_>, Vec<_>) =
+        failed.partition(|record| faults.iter().any(|fault| explains(fault, record)));
+    let names = |records: Vec<&Record>| records.iter().map(|record| record.case.clone()).collect();
+    match unexplained.is_empty() {
+        true => Outcome::Suspected { faults, failed: names(explained) },
+        false => Outcome::Accused { faults, unexplained: names(unexplained) },
+    }
+}
+
+/// Whether a machine that made the kernel say this may have made the case fail, too. One that stalls does so to what runs at the
+/// time, to what has to end in time, and to the suite's own preparations; a kernel that met half-patched code may do anything.
+fn explains(fault: &Finding, record: &Record) -> bool {
+    fault.origin != Fault::Stall
+        || fault.running.contains(&record.case)
+        || record.verdict == Verdict::Broken
+        || record.message.contains(HUNG)
+}
+
 /// Several processors emulated at once meet half-patched code, and a guest that the host gives no time to sees its own
 /// processors stall.
 fn is_suspect(origin: Fault, accel: Accel) -> bool {
@@ -148,4 +178,76 @@ fn last_lines(console: &[Line]) -> Vec<String> {
     let farthest = texts.len().saturating_sub(3 * LAST_LINES);
     let accused = (farthest..usual).find(|&at| accusation(texts[at]).is_some());
     texts[accused.unwrap_or(usual)..].iter().map(|text| (*text).to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use clone3_conformance::probe::Probe;
+    use clone3_conformance::report::{Event, Header, SCHEMA, Suite};
+
+    use super::*;
+    use crate::journal::Journal;
+
+    const STALL: &str = "[   30.0] rcu: INFO: rcu_preempt self-detected stall on CPU";
+    const INT3: &str = "[   30.0] Oops: int3: 0000 [#1] SMP NOPTI";
+    const TCG: Accel = Accel::Tcg { threads: Threads::Multi };
+
+    /// A session of some failed cases, in which the kernel said something while `slow` was running.
+    fn session(said: &str, failed: &[(&str, Verdict, &str)]) -> Session {
+        let suite = Suite::default();
+        let header =
+            Header { schema: SCHEMA, suite, probe: Probe::run(), tainted: None, cpus: 1, selected: 9 };
+        let record = |&(case, verdict, message): &(&str, Verdict, &str)| {
+            let (case, message) = (case.to_owned(), message.to_owned());
+            Event::End(Record { case, verdict, message, ..Record::default() })
+        };
+        let mut journal = Journal::default();
+        for event in std::iter::once(Event::Run(header)).chain(failed.iter().map(record)) {
+            journal.push(serde_json::to_string(&event).unwrap());
+        }
+        journal.exit = Some(Exit { status: Some(i32::from(!failed.is_empty())), signal: None });
+        Session {
+            ending: Ending::Finished,
+            console: vec![Line { text: said.to_owned(), running: vec!["slow".to_owned()] }],
+            suite_at: None,
+            journal,
+            boot: None,
+            whole: Duration::ZERO,
+        }
+    }
+
+    #[test]
+    fn what_a_stall_does_not_explain_is_not_run_away_from() {
+        let failed = [
+            ("slow", Verdict::Fail, "expected dead, got alive"),
+            ("hung", Verdict::Fail, "did not end within 10.0s and was killed"),
+            ("unprepared", Verdict::Broken, "no memory"),
+            ("wrong", Verdict::Fail, "expected dead, got alive"),
+        ];
+        let Outcome::Suspected { failed: doubted, .. } = judge(&session(STALL, &failed[..3]), TCG, false)
+        else {
+            panic!("a stall of the host may have done all that");
+        };
+        assert_eq!(doubted, ["hung", "slow", "unprepared"]);
+        let Outcome::Accused { unexplained, faults } = judge(&session(STALL, &failed), TCG, false) else {
+            panic!("the case that was not running then does not count");
+        };
+        assert_eq!((unexplained, faults.len()), (vec!["wrong".to_owned()], 1));
+    }
+
+    #[test]
+    fn half_patched_code_explains_whatever_fails() {
+        let failed = [("wrong", Verdict::Fail, "expected dead, got alive")];
+        let outcome = judge(&session(INT3, &failed), TCG, false);
+        assert!(matches!(outcome, Outcome::Suspected { failed, .. } if failed == ["wrong"]));
+        assert!(matches!(judge(&session(INT3, &failed), Accel::Kvm, false), Outcome::Accused { .. }));
+    }
+
+    #[test]
+    fn what_is_seen_twice_counts() {
+        assert!(matches!(judge(&session(STALL, &[]), TCG, false), Outcome::Suspected { .. }));
+        assert!(matches!(judge(&session(STALL, &[]), TCG, true), Outcome::Accused { .. }));
+    }
 }

@@ -252,12 +252,14 @@ impl<'a> Run<'a> {
                     why.iter().for_each(|why| note!("{why}{}", while_running(&session.journal.running)));
                     Ending { status, ..Ending::default() }
                 }
-                Outcome::Accused(faults) => {
+                Outcome::Accused { faults, unexplained } => {
                     faults.iter().for_each(show);
+                    tell_of_cases("that does not explain what failed", &unexplained);
                     Ending { status: FAILED, faults, ..Ending::default() }
                 }
-                Outcome::Suspected(faults) => {
+                Outcome::Suspected { faults, failed } => {
                     faults.iter().for_each(show);
+                    tell_of_cases("these may have failed for that", &failed);
                     note!("that may be the host's doing and not the kernel's; running it all again to know");
                     believed = true;
                     if let Accel::Tcg { threads } = &mut self.machine.accel {
@@ -352,6 +354,13 @@ fn tell_of_boot(session: &Session) {
     for finding in boot_findings(session) {
         let line = finding.excerpt.iter().find(|line| accusation(line).is_some());
         note!("before the suite began, the kernel said: {}", line.map_or("", String::as_str));
+    }
+}
+
+/// Says something about cases, if there are any.
+fn tell_of_cases(what: &str, cases: &[String]) {
+    if !cases.is_empty() {
+        note!("{what}: {}", cases.join(", "));
     }
 }
 

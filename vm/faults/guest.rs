@@ -15,7 +15,7 @@ use std::process::{abort, exit};
 use std::thread;
 
 use clone3_conformance::probe::Probe;
-use clone3_conformance::report::{Event, Header, Record, SCHEMA, Suite};
+use clone3_conformance::report::{Event, Header, Record, SCHEMA, Suite, Verdict};
 use rustix::system::{RebootCommand, reboot};
 use rustix::termios::tcdrain;
 
@@ -57,6 +57,15 @@ fn go_wrong(fault: &str, mut journal: File) {
             crash();
         }
         "stall" => say("rcu: INFO: rcu_preempt self-detected stall on CPU"),
+        // No frame: the report of a stall has no end mark.
+        "stall-bug" => {
+            log("rcu: INFO: rcu_preempt self-detected stall on CPU");
+            say("BUG: KASAN: slab-use-after-free in pidfd_poll+0x1/0x2");
+        }
+        "stall-beside" => {
+            tell_event(&mut journal, &end("wrong", Verdict::Fail));
+            say("rcu: INFO: rcu_preempt self-detected stall on CPU");
+        }
         "flood" => flood(&mut journal),
         _ => {}
     }
@@ -70,10 +79,17 @@ fn begin(journal: &mut File) {
     let suite = Suite::this("");
     let header = Header { schema: SCHEMA, suite, probe: Probe::run(), tainted: None, cpus: 1, selected: 2 };
     let start = |case: &str| Event::Start { case: case.to_owned() };
-    let end = |case: &str| Event::End(Record { case: case.to_owned(), ..Record::default() });
-    for event in [Event::Run(header), start("finished"), end("finished"), start("running")] {
-        tell(journal, &serde_json::to_string(&event).expect("an event has a text"));
+    for event in [Event::Run(header), start("finished"), end("finished", Verdict::Pass), start("running")] {
+        tell_event(journal, &event);
     }
+}
+
+fn end(case: &str, verdict: Verdict) -> Event {
+    Event::End(Record { case: case.to_owned(), verdict, ..Record::default() })
+}
+
+fn tell_event(journal: &mut File, event: &Event) {
+    tell(journal, &serde_json::to_string(event).expect("an event has a text"));
 }
 
 fn tell(journal: &mut File, event: &str) {
@@ -82,9 +98,12 @@ fn tell(journal: &mut File, event: &str) {
 
 /// Puts a report into the kernel's log.
 fn say(report: &str) {
-    for line in ["------------[ cut here ]------------", report, "---[ end trace 0000000000000000 ]---"] {
-        fs::write("/dev/kmsg", format!("<4>{line}\n")).expect("no kernel log");
-    }
+    ["------------[ cut here ]------------", report, "---[ end trace 0000000000000000 ]---"].map(log);
+}
+
+/// Puts a line into it.
+fn log(line: &str) {
+    fs::write("/dev/kmsg", format!("<4>{line}\n")).expect("no kernel log");
 }
 
 /// Panics the kernel.

@@ -77,6 +77,9 @@ fn rows() -> Vec<Row> {
         guest("int3", 1, &["may be the host's doing", "running it all again", "a fault (int3 oops)"]),
         cut_short("int3-panic", 1, &["may be the host's doing", "running it all again", "a fault (panic)"]),
         guest("stall", 1, &["may be the host's doing", "running it all again", "a fault (stall)"]),
+        guest("stall-bug", 1, &["a fault (stall)", "a fault (bug)"]),
+        // What failed beside it is not run away from.
+        guest("stall-beside", 1, &["a fault (stall)", "that does not explain what failed: wrong"]),
         // A guest that goes away.
         cut_short(
             "restart",
