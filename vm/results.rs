@@ -42,6 +42,11 @@ impl Account {
         Self { documents: documents.collect(), reports, claims: Vec::new(), known }
     }
 
+    /// Writes everything as it is before a kernel is booted, which tells whether it can be written.
+    pub fn begin(&self) -> Result<()> {
+        self.write(&self.known)
+    }
+
     /// Asks the suite what its claims say, if anybody will want to read it. A suite that does not know has nothing to
     /// add.
     pub fn ask_for_claims(&mut self, suite: &Path) {
@@ -81,16 +86,21 @@ impl Account {
         let journal = session.map_or(&[][..], |session| &session.journal.lines);
         let mut results = self.results(journal);
         results.guest = Some(ending.describe(session));
-        self.write_documents(&results)?;
-        for (path, format) in &self.reports {
-            write(path, &format.render(&results))?;
-        }
-        Ok(())
+        self.write(&results)
+    }
+
+    /// Writes documents and reports; one that cannot be written keeps none of the others from it.
+    fn write(&self, results: &Results) -> Result<()> {
+        let documents = self.write_documents(results);
+        let report = |(path, format): &(PathBuf, Format)| write(path, &format.render(results));
+        let reports: Vec<Result<()>> = self.reports.iter().map(report).collect();
+        documents.and(reports.into_iter().collect())
     }
 
     fn write_documents(&self, results: &Results) -> Result<()> {
         let text = results.to_json();
-        self.documents.iter().try_for_each(|path| write(path, &text))
+        let written: Vec<Result<()>> = self.documents.iter().map(|path| write(path, &text)).collect();
+        written.into_iter().collect()
     }
 
     /// The guest's words and ours.

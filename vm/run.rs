@@ -11,13 +11,13 @@ use crate::accel::{self, Accel, Threads, Wish};
 use crate::archive::{Archive, Package};
 use crate::cache::{Cache, write_whole};
 use crate::cli::{self, Cli};
-use crate::console::{Finding, accusation};
+use crate::console::{Finding, Line, accusation};
 use crate::engine::{Engine, Job};
 use crate::interrupt::{Interrupted, Interrupts};
 use crate::kernel::{self, Kernel};
 use crate::machine::Machine;
 use crate::note;
-use crate::outcome::{FAILED, NO_VERDICT, Outcome, boot_findings, judge};
+use crate::outcome::{BROKEN, FAILED, NO_VERDICT, Outcome, boot_findings, judge};
 use crate::qemu;
 use crate::results::{Account, Ending};
 use crate::spec::{Spec, USUAL_FLAVOUR};
@@ -34,31 +34,40 @@ const BOOTS: u32 = 3;
 /// Does what the command line says; the result is the exit status.
 pub fn run(cli: &Cli, cache: &Cache, interrupts: &Interrupts) -> Result<u8> {
     let account = Account::open(cli);
+    // What cannot be written is better known now than after the run.
+    if !succeeds(account.begin()) || !succeeds(write_console(cli, &[])) {
+        return Ok(BROKEN);
+    }
     match Run::prepare(cli, account.clone(), cache, interrupts) {
         Ok(mut run) => {
             run.announce();
             let (session, ending) = run.verdict()?;
-            run.account.close(Some(&session), &ending)?;
-            if let Some(path) = &cli.console {
-                write_whole(
-                    path,
-                    session
-                        .console
-                        .iter()
-                        .map(|line| format!("{}\n", line.text))
-                        .collect::<String>()
-                        .as_bytes(),
-                )?;
-            }
-            Ok(ending.status)
+            let console = succeeds(write_console(cli, &session.console));
+            let told = succeeds(run.account.close(Some(&session), &ending));
+            Ok(if console && told { ending.status } else { ending.status.max(BROKEN) })
         }
         Err((_, error)) if error.is::<Interrupted>() => Err(error),
         Err((stage, error)) => {
             let ending = no_verdict(stage, format!("{error:#}"), &[], "");
-            account.close(None, &ending)?;
+            succeeds(account.close(None, &ending));
             Ok(ending.status)
         }
     }
+}
+
+/// Says what is in the way of a file, if anything is, and tells the caller. The verdict does not depend on it.
+fn succeeds(written: Result<()>) -> bool {
+    if let Err(error) = &written {
+        note!("{error:#}");
+    }
+    written.is_ok()
+}
+
+/// Writes what the kernel said to the file that was named for it.
+fn write_console(cli: &Cli, console: &[Line]) -> Result<()> {
+    let Some(path) = &cli.console else { return Ok(()) };
+    let text: String = console.iter().map(|line| format!("{}\n", line.text)).collect();
+    write_whole(path, text.as_bytes())
 }
 
 /// Who hears the guest: whoever started this, and the documents.

@@ -50,6 +50,8 @@ pub enum Act {
     Kill,
     /// QEMU is killed outright.
     KillQemu,
+    /// A folder takes the place of the results.
+    BlockResults,
 }
 
 /// What the run finds: the cache, the archive, the programs of the machine.
@@ -326,6 +328,10 @@ impl Bench {
             Act::KillQemu => {
                 let qemu = self.processes()?.into_iter().find(|(_, name)| name.starts_with("qemu"));
                 kill_process(qemu.ok_or("there is no QEMU")?.0, Signal::KILL)?;
+            }
+            Act::BlockResults => {
+                fs::remove_file(self.at("results.json"))?;
+                fs::create_dir(self.at("results.json"))?;
             }
         }
         Ok(())

@@ -9,7 +9,7 @@ use bench::{Act, Bench, Cache, Row};
 use libtest_mimic::{Arguments, Trial};
 
 /// The rows of the gate: every one that boots no kernel, and one of each way to end that does.
-const GATE: [&str; 20] = [
+const GATE: [&str; 22] = [
     "exit-1",
     "panic",
     "warning",
@@ -18,6 +18,8 @@ const GATE: [&str; 20] = [
     "ctrl-c",
     "driver-killed",
     "virtme-ctrl-c",
+    "no-folder",
+    "no-console-folder",
     "no-spec",
     "no-file",
     "no-image",
@@ -144,6 +146,28 @@ fn rows() -> Vec<Row> {
         Row { engine: "virtme", keeps: false, ..under_way("virtme-driver-killed", Act::Kill, -9, &[]) },
         Row { engine: "virtme", ..guest("panic", 1, &["a fault (panic) while running was running"]) },
         Row { engine: "virtme", ..guest("exit-4", 4, &[]) },
+        // Files that cannot be written: told before a kernel is asked for, and after a run that comes to its end.
+        Row {
+            name: "no-folder",
+            kernel: Some("./no-such"),
+            options: &["--report=/no/such/folder/r.xml"],
+            status: 3,
+            says: &["cannot write /no/such/folder/r.xml"],
+            ..Row::default()
+        },
+        Row {
+            name: "no-console-folder",
+            kernel: Some("./no-such"),
+            options: &["--console=/no/such/folder/console"],
+            status: 3,
+            says: &["cannot write /no/such/folder/console"],
+            ..Row::default()
+        },
+        Row {
+            name: "blocked-results",
+            act: Act::BlockResults,
+            ..guest("flood", 3, &["999 x", "the results are lost", "ended after"])
+        },
         // What is no kernel.
         Row {
             name: "no-spec",
