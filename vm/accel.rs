@@ -1,7 +1,8 @@
 //! Whether this machine can run a guest on its own processor (KVM), or has to emulate one (TCG).
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
@@ -70,41 +71,63 @@ const ALIVE_STATUS: i32 = (ALIVE as i32) << 1 | 1;
 /// A working KVM runs the payload in a tenth of this.
 const DEADLINE: Duration = Duration::from_secs(2);
 
+/// What QEMU says where the kernel's KVM, or the processor, stopped the guest.
+const KVM_FAILURES: [&str; 2] = ["KVM internal error", "kvm run failed"];
+
+/// What came of trying KVM.
+#[derive(Debug, PartialEq)]
+enum Trial {
+    Works,
+    /// It does not, and will not before something changes here.
+    Fails(String),
+    /// It did not in time, which a busy host may have taken from it: another trial may end otherwise.
+    Slow(String),
+}
+
 /// Decides what runs the guest.
 pub fn choose(wish: Wish, cache: &Cache, interrupts: &Interrupts) -> Result<Accel> {
     let tcg = Accel::Tcg { threads: Threads::Multi };
     match wish {
         Wish::Tcg => Ok(tcg),
-        Wish::Kvm => match kvm_works(cache, interrupts)? {
+        Wish::Kvm => match kvm_works(true, cache, interrupts)? {
             Ok(()) => Ok(Accel::Kvm),
             Err(why) => bail!("KVM does not work here: {why}; use --accel tcg"),
         },
-        Wish::Auto => Ok(match kvm_works(cache, interrupts)? {
+        Wish::Auto => Ok(match kvm_works(false, cache, interrupts)? {
             Ok(()) => Accel::Kvm,
             Err(_) => tcg,
         }),
     }
 }
 
-/// Whether KVM works, or why not: tried once for each start of this machine and each QEMU.
-fn kvm_works(cache: &Cache, interrupts: &Interrupts) -> Result<Result<(), String>> {
+/// Whether KVM works, or why not: tried once for each start of this machine and each QEMU, and again if `anew` says so.
+fn kvm_works(anew: bool, cache: &Cache, interrupts: &Interrupts) -> Result<Result<(), String>> {
     if let Err(error) = fs::OpenOptions::new().read(true).write(true).open("/dev/kvm") {
         return Ok(Err(format!("/dev/kvm: {error}")));
     }
-    let path = cache.path(&format!("kvm-{}", circumstances()));
-    let known = fs::read_to_string(&path);
-    let answer = match known {
-        Ok(answer) => answer,
-        Err(_) => {
-            let answer = try_kvm(interrupts)?;
-            if !answer.is_empty() {
-                note!("/dev/kvm is there, but {answer}");
-            }
-            write_whole(&path, answer.as_bytes())?;
-            answer
+    answer(&cache.path(&format!("kvm-{}", circumstances())), anew, || try_kvm(interrupts))
+}
+
+/// The answer that is remembered at `path`, or that of a new trial, which is remembered if it is not one of the moment.
+fn answer(path: &Path, anew: bool, trial: impl FnOnce() -> Result<Trial>) -> Result<Result<(), String>> {
+    if let Some(known) = fs::read_to_string(path).ok().filter(|_| !anew) {
+        return Ok(if known.is_empty() { Ok(()) } else { Err(known) });
+    }
+    match trial()? {
+        Trial::Works => {
+            write_whole(path, b"")?;
+            Ok(Ok(()))
         }
-    };
-    Ok(if answer.is_empty() { Ok(()) } else { Err(answer) })
+        Trial::Fails(why) => {
+            note!("/dev/kvm is there, but {why} (remembered in {}; --accel kvm tries again)", path.display());
+            write_whole(path, why.as_bytes())?;
+            Ok(Err(why))
+        }
+        Trial::Slow(why) => {
+            note!("/dev/kvm is there, but {why}; the next run tries again");
+            Ok(Err(why))
+        }
+    }
 }
 
 /// What the answer holds for: this start of the machine, and this QEMU.
@@ -114,23 +137,36 @@ fn circumstances() -> String {
     format!("{}-{qemu:x}", start.trim())
 }
 
-/// Runs a guest of a few instructions under KVM; says what went wrong, or nothing.
+/// Runs a guest of a few instructions under KVM.
 ///
 /// It takes a real kernel's way: through the firmware, in and out of protected mode, to the entry point of a kernel image.
 /// A KVM that opens, and even runs the firmware's first instructions, has been seen to stop on that way.
-fn try_kvm(interrupts: &Interrupts) -> Result<String> {
+fn try_kvm(interrupts: &Interrupts) -> Result<Trial> {
     let folder = tempfile::tempdir()?;
-    let kernel = folder.path().join("payload");
+    let (kernel, complaint) = (folder.path().join("payload"), folder.path().join("complaint"));
     fs::write(&kernel, payload())?;
     let mut qemu = Command::new(PROGRAM);
     qemu.args(["-machine", "q35", "-accel", "kvm", "-cpu", "host", "-nodefaults", "-no-user-config"]);
     qemu.args(["-display", "none", "-no-reboot", "-device", "isa-debug-exit,iobase=0xf4,iosize=1"]);
-    qemu.arg("-kernel").arg(&kernel).stdout(Stdio::null()).stderr(Stdio::null());
-    Ok(match run_within(&mut qemu, Some(DEADLINE), interrupts)? {
-        Some(status) if status.code() == Some(ALIVE_STATUS) => String::new(),
-        Some(status) => format!("QEMU cannot run a guest with it ({status})"),
-        None => format!("a guest of three instructions does not end within {} s", DEADLINE.as_secs()),
-    })
+    qemu.arg("-kernel").arg(&kernel).stdout(Stdio::null()).stderr(File::create(&complaint)?);
+    let status = run_within(&mut qemu, Some(DEADLINE), interrupts)?;
+    Ok(outcome(status, &String::from_utf8_lossy(&fs::read(complaint)?)))
+}
+
+/// What a trial showed that ended so, or did not end in time, and in which QEMU said this.
+fn outcome(status: Option<ExitStatus>, said: &str) -> Trial {
+    match status {
+        Some(status) if status.code() == Some(ALIVE_STATUS) => Trial::Works,
+        Some(status) => Trial::Fails(format!("QEMU cannot run a guest with it ({status})")),
+        // QEMU keeps a guest that KVM has stopped.
+        None => match said.lines().find(|line| KVM_FAILURES.iter().any(|failure| line.contains(failure))) {
+            Some(failure) => Trial::Fails(format!("QEMU cannot run a guest with it ({})", failure.trim())),
+            None => Trial::Slow(format!(
+                "a guest of three instructions does not end within {} s",
+                DEADLINE.as_secs()
+            )),
+        },
+    }
 }
 
 /// The smallest kernel image by the boot protocol: it says that it is alive, and halts.
@@ -149,4 +185,35 @@ fn payload() -> Vec<u8> {
     put(0x268, &[0xb0, ALIVE, 0xe6, 0xf4]); // mov al, ALIVE; out 0xf4, al
     put(0x26c, &[0xf4, 0xeb, 0xfd]); // hlt; jump back to it
     image
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+
+    use super::*;
+
+    #[test]
+    fn a_trial_that_takes_too_long_says_nothing_about_kvm() {
+        let alive = Some(ExitStatus::from_raw(ALIVE_STATUS << 8));
+        assert_eq!(outcome(alive, ""), Trial::Works);
+        assert!(matches!(outcome(Some(ExitStatus::from_raw(1 << 8)), ""), Trial::Fails(_)));
+        assert!(matches!(outcome(None, "qemu: warning: no such feature\n"), Trial::Slow(_)));
+        let stopped = outcome(None, "KVM internal error. Suberror: 1\nEAX=0\n");
+        assert!(matches!(stopped, Trial::Fails(why) if why.ends_with("(KVM internal error. Suberror: 1)")));
+    }
+
+    #[test]
+    fn only_what_will_be_so_tomorrow_is_remembered() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("kvm");
+        let unasked = || panic!("the answer is known");
+        let slow = answer(&path, false, || Ok(Trial::Slow("busy".to_owned()))).unwrap();
+        assert_eq!((slow, path.exists()), (Err("busy".to_owned()), false));
+        let fails = answer(&path, false, || Ok(Trial::Fails("no".to_owned()))).unwrap();
+        assert_eq!(fails, Err("no".to_owned()));
+        assert_eq!(answer(&path, false, unasked).unwrap(), Err("no".to_owned()));
+        assert_eq!(answer(&path, true, || Ok(Trial::Works)).unwrap(), Ok(()));
+        assert_eq!(answer(&path, false, unasked).unwrap(), Ok(()));
+    }
 }
