@@ -52,7 +52,9 @@ impl Machine {
 
     /// QEMU's options that let a debugger in, if one is to be.
     pub fn debugger(&self) -> Vec<String> {
-        let option = |socket: &PathBuf| format!("unix:{},server=on,wait=off", socket.display());
+        // QEMU takes one comma for the end of the path, and two for one.
+        let path = |socket: &PathBuf| socket.display().to_string().replace(',', ",,");
+        let option = |socket: &PathBuf| format!("unix:{},server=on,wait=off", path(socket));
         self.gdb.iter().flat_map(|socket| ["-gdb".to_owned(), option(socket)]).collect()
     }
 
@@ -88,6 +90,13 @@ mod tests {
         let limits = Limits { boot: Duration::ZERO, whole: Duration::ZERO };
         let (memory, append) = ("1G".into(), "quiet".into());
         Machine { accel, cpus: 1, sockets: false, memory, limits, sparing, gdb: None, append, counters: None }
+    }
+
+    #[test]
+    fn a_socket_may_have_a_comma_in_its_name() {
+        let tcg = Accel::Tcg { threads: Threads::Multi };
+        let machine = Machine { gdb: Some("/tmp/a,b/gdb".into()), ..machine(tcg, true) };
+        assert_eq!(machine.debugger(), ["-gdb", "unix:/tmp/a,,b/gdb,server=on,wait=off"]);
     }
 
     #[test]
