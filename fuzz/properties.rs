@@ -6,6 +6,7 @@ mod spec;
 
 use clone3_conformance::expect;
 use clone3_conformance::formats::Format;
+use clone3_conformance::need::Need;
 use clone3_conformance::results::Results;
 use clone3_conformance::sandbox::is_report;
 use spec::Spec;
@@ -32,7 +33,8 @@ pub fn expectations(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     match expect::parse(text) {
         Ok(expectations) => {
-            drop(expectations.on("7.1.13+deb13-cloud-amd64", ["autoreap_basic", "nnp_inherited"]))
+            let cases = [("autoreap_basic", &[Need::Autoreap][..]), ("nnp_inherited", &[Need::Nnp])];
+            drop(expectations.on("7.1.13+deb13-cloud-amd64", cases));
         }
         Err(error) => assert_eq!(error.lines().count(), 1, "{error}"),
     }

@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use clone3_conformance::expect;
+use clone3_conformance::need::Need;
 use clone3_conformance::report::{Record, SCHEMA, Verdict};
-use clone3_conformance::results::{Kernel, Results};
+use clone3_conformance::results::{Claim, Kernel, Results};
 use tempfile::TempDir;
 
 use command::{RUNNER, run, status, stderr, stdout};
@@ -236,14 +238,18 @@ fn what_is_expected_to_fail_and_passes_fails_the_run() {
 #[test]
 fn what_is_expected_to_be_missing_may_be_missing() {
     let files = Files::new();
-    let expect = files.write("e.toml", &rule("autoreap_*", "unsupported"));
-    let output = run(&["--exact", CASE, "--require", "all", "--expect", &expect]);
     let is_there = stdout(&run(&["--list-features"]))
         .lines()
         .any(|line| line.starts_with("CLONE_AUTOREAP") && line.ends_with(" yes"));
     let expected = if is_there { (1, "passed unexpectedly") } else { (0, "expected unsupported: ") };
-    assert_eq!(status(&output), expected.0, "{}", stdout(&output));
-    assert!(stdout(&output).contains(expected.1), "{}", stdout(&output));
+    let by_claim = rule("autoreap_*", "unsupported");
+    let by_need = by_claim.replace("claim = \"autoreap_*\"", "needs = \"CLONE_AUTOREAP\"");
+    for rule in [by_claim, by_need] {
+        let expect = files.write("e.toml", &rule);
+        let output = run(&["--exact", CASE, "--require", "all", "--expect", &expect]);
+        assert_eq!(status(&output), expected.0, "{}", stdout(&output));
+        assert!(stdout(&output).contains(expected.1), "{}", stdout(&output));
+    }
 }
 
 #[test]
@@ -273,10 +279,31 @@ fn the_examples_in_the_documentation_are_correct() {
     let examples: Vec<&str> =
         text.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
     assert_eq!(examples.len(), 2);
-    for example in examples {
+    for example in &examples {
         let output = run(&["--exact", PASSING, "--expect", &files.write("e.toml", example)]);
         assert_eq!(status(&output), 0, "{}", stderr(&output));
     }
+    assert_backport_may_be_required(examples[1]);
+}
+
+/// A backport of two flags alone, for which the example is, has everything else excused, and nothing that it has but the one bug.
+fn assert_backport_may_be_required(example: &str) {
+    let rules = expect::parse(example).expect("the example is correct");
+    let claims: Vec<Claim> =
+        serde_json::from_str(&stdout(&run(&["--claims", "json"]))).expect("claims for programs");
+    for claim in &claims {
+        let needs: Vec<Need> = claim.needs.iter().filter_map(|need| Need::feature(need)).collect();
+        let is_missing = needs.iter().any(|need| ![Need::Autoreap, Need::Nnp].contains(need));
+        let expected = rules.on("6.12.50-9.acme", [(claim.case.as_str(), needs.as_slice())]);
+        let verdict = expected.get(&claim.case).map(|expected| expected.verdict);
+        let due = match is_missing {
+            true => Some(Verdict::Unsupported),
+            false => (claim.case == "autoreap_blocked_waitpid_pid").then_some(Verdict::Fail),
+        };
+        assert_eq!(verdict, due, "{}, which needs {}", claim.case, claim.needs.join(", "));
+    }
+    let expected = |case: &&Claim| case.needs.iter().any(|need| need == Need::Autokill.name());
+    assert!(claims.iter().filter(expected).any(|claim| !claim.case.starts_with("autokill_")));
 }
 
 #[test]

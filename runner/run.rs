@@ -74,7 +74,8 @@ fn names() -> Vec<&'static str> {
 
 /// How verdicts are to be judged on this kernel.
 fn policy(options: &Options, setting: &Setting) -> Policy {
-    let expected = options.expect.as_ref().map(|expect| expect.on(&setting.probe.release, names()));
+    let cases = || case::all().iter().map(|case| (case.name, case.needs));
+    let expected = options.expect.as_ref().map(|expect| expect.on(&setting.probe.release, cases()));
     Policy { expected: expected.unwrap_or_default(), ..options.policy() }
 }
 

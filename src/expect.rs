@@ -8,6 +8,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::need::Need;
 use crate::report::Verdict;
 
 /// What is expected of one case on one kernel.
@@ -38,8 +39,11 @@ pub struct Expectations {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Rule {
-    /// A claim's id; with `*` at its end, all claims that begin so.
-    claim: String,
+    /// A claim's id; with `*` at its end, all claims that begin so. Left out where `needs` says enough.
+    claim: Option<String>,
+    /// A feature that a case must need for the rule to be about it.
+    #[serde(default, deserialize_with = "feature")]
+    needs: Option<Need>,
     kernel: Range,
     /// What `uname -r` must contain, beside its version being in the range.
     #[serde(default)]
@@ -55,26 +59,30 @@ struct Rule {
 /// # Errors
 /// What is wrong with it, and in which line, in one line.
 pub fn parse(text: &str) -> Result<Expectations, String> {
-    toml::from_str(text).map_err(|error: toml::de::Error| {
+    let expectations: Expectations = toml::from_str(text).map_err(|error: toml::de::Error| {
         let at = error.span().map_or(0, |span| span.start);
         let line = text.get(..at).map_or(1, |before| before.matches('\n').count() + 1);
         format!("line {line}: {}", error.message().lines().collect::<Vec<_>>().join(" "))
-    })
+    })?;
+    match expectations.rules.iter().position(Rule::is_of_all) {
+        Some(rule) => Err(format!("rule {}: neither claim nor needs says what it is about", rule + 1)),
+        None => Ok(expectations),
+    }
 }
 
 impl Expectations {
-    /// What the rules say of these cases on the kernel of that release. The first rule that fits a case counts.
+    /// What the rules say of these cases, each of which comes with its needs, on the kernel of that release. The first rule that fits a
+    /// case counts.
     pub fn on<'a>(
         &self,
         release: &str,
-        cases: impl IntoIterator<Item = &'a str>,
+        cases: impl IntoIterator<Item = (&'a str, &'a [Need])>,
     ) -> BTreeMap<String, Expected> {
         let version = Version::of(release);
-        let fits = |rule: &&Rule, case: &str| {
-            rule.is_of(case) && rule.kernel.contains(&version) && release.contains(&rule.release)
-        };
-        let expected = |case: &str| {
-            let rule = self.rules.iter().find(|rule| fits(rule, case))?;
+        let is_of_kernel = |rule: &Rule| rule.kernel.contains(&version) && release.contains(&rule.release);
+        let expected = |(case, needs): (&str, &[Need])| {
+            let fits = |rule: &&Rule| rule.names(case) && rule.is_of_needs(needs) && is_of_kernel(rule);
+            let rule = self.rules.iter().find(fits)?;
             Some((case.to_owned(), Expected { verdict: rule.verdict, reason: rule.reason.clone() }))
         };
         cases.into_iter().filter_map(expected).collect()
@@ -82,17 +90,38 @@ impl Expectations {
 
     /// A claim that a rule names and that is none of these cases.
     pub fn unknown_claim(&self, cases: &[&str]) -> Option<&str> {
-        let is_unknown = |rule: &&Rule| !cases.iter().any(|case| rule.is_of(case));
-        self.rules.iter().find(is_unknown).map(|rule| rule.claim.as_str())
+        let is_unknown = |rule: &&Rule| !cases.iter().any(|case| rule.names(case));
+        self.rules.iter().find(is_unknown)?.claim.as_deref()
     }
 }
 
 impl Rule {
-    fn is_of(&self, case: &str) -> bool {
-        match self.claim.strip_suffix('*') {
+    /// Whether nothing says which cases are meant.
+    fn is_of_all(&self) -> bool {
+        self.claim.is_none() && self.needs.is_none()
+    }
+
+    fn names(&self, case: &str) -> bool {
+        let Some(claim) = &self.claim else { return true };
+        match claim.strip_suffix('*') {
             Some(beginning) => case.starts_with(beginning),
-            None => self.claim == case,
+            None => claim == case,
         }
+    }
+
+    fn is_of_needs(&self, needs: &[Need]) -> bool {
+        self.needs.is_none_or(|feature| needs.iter().any(|need| need.implies(feature)))
+    }
+}
+
+fn feature<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Need>, D::Error> {
+    let name = String::deserialize(from)?;
+    match Need::feature(&name) {
+        None => Err(serde::de::Error::custom(format!(
+            "'{name}' is no feature; {} are",
+            Need::FEATURES.map(Need::name).join(", ")
+        ))),
+        known => Ok(known),
     }
 }
 
@@ -255,7 +284,7 @@ mod tests {
         let rules = parse(&text).expect("a correct file");
         let on = |release| {
             rules
-                .on(release, ["nnp_a", "nnp_b", "other"])
+                .on(release, ["nnp_a", "nnp_b", "other"].map(|case| (case, &[][..])))
                 .into_iter()
                 .map(|(case, expected)| format!("{case}: {}", expected.reason))
                 .collect::<Vec<_>>()
@@ -265,6 +294,22 @@ mod tests {
         assert_eq!(on("7.1.13"), ["nnp_a: one"]);
         assert_eq!(rules.unknown_claim(&["nnp_b"]), Some("nnp_a"));
         assert_eq!(rules.unknown_claim(&["nnp_a"]), None);
+    }
+
+    #[test]
+    fn a_rule_may_be_about_what_needs_a_feature() {
+        let rest = "kernel = \"*\"\nverdict = \"unsupported\"\nreason = \"no\"";
+        let on = |rule: &str| {
+            let rules = parse(&file(&format!("{rule}\n{rest}"))).expect("a correct file");
+            let needs = [&[Need::Autokill, Need::ExitInfo][..], &[Need::ExitInfo], &[Need::Autoreap], &[]];
+            let cases = ["autokill_a", "abi_b", "abi_c", "abi_d"].into_iter().zip(needs);
+            rules.on("6.12.9", cases).into_keys().collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(on("needs = \"CLONE_PIDFD_AUTOKILL\""), "autokill_a");
+        assert_eq!(on("needs = \"PIDFD_INFO_EXIT\""), "abi_b autokill_a");
+        assert_eq!(on("needs = \"PIDFD_GET_INFO\""), "abi_b autokill_a");
+        assert_eq!(on("claim = \"abi_*\"\nneeds = \"PIDFD_INFO_EXIT\""), "abi_b");
+        assert_eq!(on("claim = \"*\""), "abi_b abi_c abi_d autokill_a");
     }
 
     #[test]
@@ -280,6 +325,11 @@ mod tests {
             ("claim = \"a\"\nkernel = \"=>7\"", "line 4: '=>' compares nothing"),
             ("verdict = \"pass\"", "line 3: nobody can expect the verdict 'pass'"),
             ("klaim = \"a\"", "line 3: unknown field `klaim`"),
+            ("needs = \"AUTOKILL\"", "line 3: 'AUTOKILL' is no feature; CLONE_AUTOREAP, "),
+            (
+                "kernel = \"*\"\nverdict = \"fail\"\nreason = \"a\"",
+                "rule 1: neither claim nor needs says what",
+            ),
             ("claim", "line 3: "),
         ] {
             let error = wrong(rule);

@@ -97,6 +97,19 @@ pub fn rounds(base: u32) -> u32 {
 }
 
 impl Need {
+    /// What a kernel has or has not, whoever asks.
+    pub const FEATURES: [Need; 9] = [
+        Need::Autoreap,
+        Need::Nnp,
+        Need::Autokill,
+        Need::PidfdInfo,
+        Need::ExitInfo,
+        Need::CoredumpMask,
+        Need::SupportedMask,
+        Need::CoredumpSignal,
+        Need::CoredumpCode,
+    ];
+
     /// The words for users.
     pub fn name(self) -> &'static str {
         match self {
@@ -135,13 +148,23 @@ impl Need {
         })
     }
 
+    /// The feature of the kernel that has this name.
+    pub fn feature(name: &str) -> Option<Need> {
+        Need::FEATURES.into_iter().find(|need| need.name() == name)
+    }
+
+    /// Whether a kernel without `other` is without this, too: each field of PIDFD_GET_INFO needs the ioctl.
+    pub fn implies(self, other: Need) -> bool {
+        self == other || (other == Need::PidfdInfo && self.is_feature() && !self.is_flag())
+    }
+
     /// Whether this is one of the three flags.
     pub fn is_flag(self) -> bool {
         matches!(self, Need::Autoreap | Need::Nnp | Need::Autokill)
     }
 
     fn is_feature(self) -> bool {
-        self.since().is_some()
+        Need::FEATURES.contains(&self)
     }
 
     fn is_there(self, setting: &Setting) -> bool {
@@ -238,6 +261,17 @@ pub(crate) fn prepare(needs: &[Need]) -> Result {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_feature_has_a_name_and_a_first_kernel() {
+        for need in Need::FEATURES {
+            assert!(need.since().is_some(), "{need:?}");
+            assert_eq!(Need::feature(need.name()), Some(need));
+        }
+        assert_eq!(Need::feature("/proc"), None);
+        assert!(Need::CoredumpCode.implies(Need::PidfdInfo) && !Need::PidfdInfo.implies(Need::CoredumpCode));
+        assert!(!Need::Autokill.implies(Need::PidfdInfo) && !Need::Proc.implies(Need::PidfdInfo));
+    }
 
     fn setting() -> Setting {
         Setting { probe: Probe::run(), allow_global_changes: false, stress: 1 }

@@ -161,6 +161,9 @@ pub struct Claim {
     pub source: String,
     /// What a failure means.
     pub strength: Strength,
+    /// What the case needs, in the words of `--describe`.
+    #[serde(default)]
+    pub needs: Vec<String>,
     /// The first kernel series of which it is true, where that is known.
     pub since: Option<String>,
     /// `file:line` of the declaration.
@@ -175,6 +178,7 @@ impl From<&Case> for Claim {
             claim: case.claim(),
             source: case.source.to_owned(),
             strength: case.strength,
+            needs: case.needs.iter().map(|need| need.name().to_owned()).collect(),
             since: case.first_kernel().map(str::to_owned),
             declared: format!("{}:{}", source_path(case.file), case.line),
         }
