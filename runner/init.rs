@@ -54,9 +54,7 @@ pub fn run(meanwhile: Option<fn()>) -> ! {
     // As process 1 it is handed those words of the kernel's command line that the kernel does not know.
     let named = std::env::args().nth(1).filter(|_| !alone);
     let plan = named.unwrap_or_else(|| PLAN.to_owned());
-    if let Err(error) = carry_out(&plan, cgroups) {
-        eprintln!("clone3-conformance: no suite was run: {error}");
-    }
+    carry_out(&plan, cgroups);
     match alone {
         true => restart(),
         false => exit(0),
@@ -121,33 +119,61 @@ fn is_mounted(target: &str) -> bool {
     mounts.lines().any(|mount| mount.split(' ').nth(1) == Some(target))
 }
 
-/// Runs the suite as the plan says, once all is mounted, and reports how it ended.
-fn carry_out(plan: &str, mounting: Option<Child>) -> Result<()> {
+/// Runs the suite as the plan says, once all is mounted, and reports how it ended; what is in the way is told on the console.
+fn carry_out(plan: &str, mounting: Option<Child>) {
+    match start(plan, mounting) {
+        Ok(suite) => {
+            if let Err(error) = suite.report() {
+                eprintln!("clone3-conformance: the suite was run, and how it ended cannot be told: {error}");
+            }
+        }
+        Err(error) => eprintln!("clone3-conformance: no suite was run: {error}"),
+    }
+}
+
+/// The suite, once it runs, and the lines that are told of its end.
+struct Suite {
+    process: i32,
+    output: File,
+    journal: File,
+    counters: Option<File>,
+}
+
+/// Opens the lines and starts the suite.
+fn start(plan: &str, mounting: Option<Child>) -> Result<Suite> {
     let plan: Plan = serde_json::from_slice(&fs::read(plan)?)?;
     let output = serial(&plan.output)?;
     let counters = plan.counters.as_deref().map(serial).transpose()?;
     if counters.is_some() {
         counters::reset()?;
     }
-    let mut journal = serial(&plan.journal)?;
+    let journal = serial(&plan.journal)?;
     keep_busy(plan.load)?;
     match mounting {
         Some(child) => drop(child.reap_expecting(Status::exited(0))),
         None => mount_missing(&CGROUPS),
     }
     log(SUITE_STARTS);
-    let exit = run_suite(&plan, &output)?;
-    tcdrain(&output)?;
-    if let Some(line) = &counters {
-        counters::write(line)?;
-        tcdrain(line)?;
+    let process = start_suite(&plan, &output)?;
+    Ok(Suite { process, output, journal, counters })
+}
+
+impl Suite {
+    /// Waits for the suite's end, and tells it.
+    fn report(mut self) -> Result<()> {
+        let exit = reap_all_until(self.process)?;
+        tcdrain(&self.output)?;
+        if let Some(line) = &self.counters {
+            counters::write(line)?;
+            tcdrain(line)?;
+        }
+        let mut line = serde_json::to_vec(&exit)?;
+        line.push(b'\n');
+        self.journal.write_all(&line)?;
+        tcdrain(&self.journal)?;
+        log(SUITE_ENDED);
+        Ok(())
     }
-    let mut line = serde_json::to_vec(&exit)?;
-    line.push(b'\n');
-    journal.write_all(&line)?;
-    tcdrain(&journal)?;
-    log(SUITE_ENDED);
-    Ok(())
 }
 
 /// Starts processes that use processor time and do nothing, this many for each processor. They end with the guest.
@@ -184,8 +210,8 @@ fn program() -> io::Result<PathBuf> {
     Ok(copy)
 }
 
-/// Runs the runner as a child like any other, and reaps whatever else is left to this process meanwhile.
-fn run_suite(plan: &Plan, output: &File) -> Result<Exit> {
+/// Starts the runner as a child like any other; the result is its number.
+fn start_suite(plan: &Plan, output: &File) -> Result<i32> {
     let mut command = Command::new(program()?);
     command.arg0("clone3-conformance").args(["--events", &plan.journal]);
     if let Some(text) = &plan.expect {
@@ -202,10 +228,14 @@ fn run_suite(plan: &Plan, output: &File) -> Result<Exit> {
     if let Some(user) = plan.user {
         command.uid(user).gid(user);
     }
-    let suite = i32::try_from(command.spawn()?.id())?;
+    Ok(i32::try_from(command.spawn()?.id())?)
+}
+
+/// Waits for the end of this child, and reaps whatever else is left to this process meanwhile.
+fn reap_all_until(child: i32) -> Result<Exit> {
     loop {
         let Some((pid, status)) = wait(WaitOptions::empty())? else { continue };
-        if pid.as_raw_nonzero().get() == suite {
+        if pid.as_raw_nonzero().get() == child {
             let status = ExitStatus::from_raw(status.as_raw());
             return Ok(Exit { status: status.code(), signal: status.signal() });
         }

@@ -14,8 +14,11 @@ use std::io::Write;
 use std::process::{abort, exit};
 use std::thread;
 
+use clone3_conformance::clone3::Clone3;
 use clone3_conformance::probe::Probe;
 use clone3_conformance::report::{Event, Header, Record, SCHEMA, Suite, Verdict};
+use clone3_conformance::wait::Status;
+use rustix::process::{ioctl_tiocsctty, setsid};
 use rustix::system::{RebootCommand, reboot};
 use rustix::termios::tcdrain;
 
@@ -47,6 +50,7 @@ fn go_wrong(fault: &str, mut journal: File) {
         "restart" => drop(reboot(RebootCommand::Restart)),
         "power-off" => drop(reboot(RebootCommand::PowerOff)),
         "abort" => abort(),
+        "no-line" => hang_up(&journal),
         "torn" => drop(journal.write_all(br#"{"event":"end","ca"#)),
         "warning" => say("WARNING: CPU: 0 PID: 1 at kernel/exit.c:1 do_exit+0x1/0x2"),
         "bug" => say("BUG: KASAN: slab-use-after-free in pidfd_poll+0x1/0x2"),
@@ -98,7 +102,9 @@ fn tell(journal: &mut File, event: &str) {
 
 /// Puts a report into the kernel's log.
 fn say(report: &str) {
-    ["------------[ cut here ]------------", report, "---[ end trace 0000000000000000 ]---"].map(log);
+    for line in ["------------[ cut here ]------------", report, "---[ end trace 0000000000000000 ]---"] {
+        log(line);
+    }
 }
 
 /// Puts a line into it.
@@ -116,6 +122,17 @@ fn hang() {
     loop {
         thread::park();
     }
+}
+
+/// Takes the line away from all who have it open, as the end of a terminal's session does, and ends as if all were well.
+fn hang_up(line: &File) -> ! {
+    let session = Clone3::fork().spawn(|| {
+        let held = setsid().and_then(|_| ioctl_tiocsctty(line));
+        i32::from(held.is_err())
+    });
+    let ended = session.and_then(|child| child.reap_expecting(Status::exited(0)));
+    ended.unwrap_or_else(|why| panic!("no hang-up: {why:?}"));
+    exit(0)
 }
 
 /// Says more over both lines than any pipe holds.

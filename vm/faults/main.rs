@@ -88,6 +88,7 @@ fn rows() -> Vec<Row> {
             69,
             &["no verdict (run)", "while running was running", "the guest restarted or powered off"],
         ),
+        guest("no-line", 69, &["no verdict (run)", "the suite was run, and how it ended cannot be told: "]),
         cut_short("power-off", 69, &["no verdict (run)", "while running was running"]),
         guest("torn", 0, &[]),
         guest(
