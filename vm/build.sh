@@ -8,6 +8,19 @@ built=${CARGO_TARGET_DIR:-$project/target}/vm
 # Where the programs are then.
 released=$built/x86_64-unknown-linux-gnu/release
 
+# Says what is wrong with the Rust that is installed here, if anything is. Cargo would say it too, of every package that it builds
+# with, and an old one of Cargo.toml itself.
+rust_problem() {
+    local needed found
+    needed=$(sed -n 's/^rust-version = "\(.*\)"$/\1/p' "$project/Cargo.toml")
+    found=$(rustc --version 2>/dev/null | cut -d ' ' -f 2)
+    if ! command -v cargo >/dev/null || [[ -z $found ]]; then
+        printf 'this needs Rust %s or newer, and none is installed here; see https://rustup.rs' "$needed"
+    elif [[ $(printf '%s\n' "$needed" "$found" | sort -V | head -n 1) != "$needed" ]]; then
+        printf 'this needs Rust %s or newer, and %s is installed here; see https://rustup.rs' "$needed" "$found"
+    fi
+}
+
 # Builds what it is told to, as arguments of cargo, as static programs.
 #
 # What they read and execute fills whole huge pages of their file: the guest's kernel then maps each as one piece, which

@@ -12,7 +12,8 @@ no_verdict() {
 }
 
 [[ $(uname -sm) == "Linux x86_64" ]] || no_verdict "this needs Linux on x86-64, not $(uname -sm)"
-command -v cargo >/dev/null || no_verdict "cargo is not installed here; see https://rustup.rs for Rust"
+problem=$(rust_problem || true)
+[[ -z $problem ]] || no_verdict "$problem"
 command -v cc >/dev/null || install_packages build-essential || no_verdict "there is no C compiler"
 build_static --bin clone3-conformance --bin clone3-vm || no_verdict "the suite does not build"
 

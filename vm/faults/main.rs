@@ -9,7 +9,7 @@ use bench::{Act, Bench, Cache, Row};
 use libtest_mimic::{Arguments, Trial};
 
 /// The rows of the gate: every one that boots no kernel, and one of each way to end that does.
-const GATE: [&str; 22] = [
+const GATE: [&str; 23] = [
     "exit-1",
     "panic",
     "warning",
@@ -20,6 +20,7 @@ const GATE: [&str; 22] = [
     "virtme-ctrl-c",
     "no-folder",
     "no-console-folder",
+    "old-rust",
     "no-spec",
     "no-file",
     "no-image",
@@ -168,6 +169,13 @@ fn rows() -> Vec<Row> {
             name: "blocked-results",
             act: Act::BlockResults,
             ..guest("flood", 3, &["999 x", "the results are lost", "ended after"])
+        },
+        Row {
+            name: "old-rust",
+            cache: Cache::OldRust,
+            status: 69,
+            says: &["no verdict (build): this needs Rust 1.95 or newer, and 1.85.0 is installed here"],
+            ..Row::default()
         },
         // What is no kernel.
         Row {
