@@ -118,7 +118,7 @@ pub struct Options {
     #[arg(long, value_name = "FILE")]
     pub events: Option<PathBuf>,
 
-    /// Write the results to FILE as JSON, and anew with every case that begins or ends
+    /// Write the results to FILE as JSON, and anew as cases begin and end
     #[arg(long, value_name = "FILE")]
     pub results: Option<PathBuf>,
 

@@ -4,6 +4,7 @@
 mod command;
 
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -142,6 +143,32 @@ fn a_harness_that_is_killed_loses_nothing_and_marks_what_was_running() {
         .filter(|path| path.file_name().is_some_and(|name| name != "r.json"))
         .collect();
     assert!(left.len() <= 1, "more than the one file that was being written: {left:?}");
+}
+
+/// What is no regular file gets one document after the other.
+#[test]
+fn documents_are_written_now_and_then_and_at_last() {
+    let files = Files::new();
+    let path = files.path("pipe");
+    assert!(Command::new("mkfifo").arg(&path).status().is_ok_and(|status| status.success()), "no pipe");
+    let mut pipe = fs::File::options().read(true).write(true).open(&path).expect("our end");
+    let mut told = BufReader::new(pipe.try_clone().expect("our end, again"));
+    let reader = std::thread::spawn(move || {
+        let mut text = Vec::new();
+        told.read_until(0, &mut text).expect("the pipe can be read");
+        String::from_utf8_lossy(&text).into_owned()
+    });
+    let start = Instant::now();
+    let output = run(&["abi_", "--results", &path]);
+    let halves = start.elapsed().as_millis() / 500;
+    pipe.write_all(&[0]).expect("the reader can be told of the end");
+    let text = reader.join().expect("the reader ends");
+    let documents: Vec<&str> = text.split_inclusive("\n}\n").filter(|part| *part != "\0").collect();
+    let most = 3 + usize::try_from(halves).expect("no test takes that long");
+    assert!((2..=most).contains(&documents.len()), "{} documents, not {most}", documents.len());
+    let last = Results::parse(documents[documents.len() - 1]).expect("a whole document");
+    assert_eq!(last.exit, output.status.code().and_then(|code| u8::try_from(code).ok()));
+    assert_eq!(Some(last.cases.len()), last.selected);
 }
 
 #[test]

@@ -23,7 +23,7 @@ use super::{output, summary};
 struct Shared {
     sandbox: Sandbox,
     setting: &'static Setting,
-    journal: Journal,
+    journal: Arc<Journal>,
     /// The kernel's taint before it was probed.
     tainted: Option<u64>,
     policy: Policy,

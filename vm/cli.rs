@@ -40,7 +40,7 @@ pub struct Cli {
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub load: u16,
 
-    /// Write the results to this file, as JSON, and anew with every case that begins or ends
+    /// Write the results to this file, as JSON, and anew as cases begin and end
     #[arg(long, value_name = "FILE")]
     pub results: Option<PathBuf>,
 

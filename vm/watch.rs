@@ -18,6 +18,10 @@ use crate::process::{Process, wait_until};
 /// emulate it.
 const GATHER: Duration = Duration::from_millis(5);
 
+/// How long the documents are left alone that a listener keeps: each time they are written whole, which takes time from the
+/// processors, too.
+const KEEP: Duration = Duration::from_millis(500);
+
 /// The lines out of a guest.
 pub struct Channels {
     /// The kernel's console.
@@ -32,7 +36,7 @@ pub struct Channels {
 pub trait Listener {
     /// What the runner says to a person.
     fn hear(&mut self, output: &[u8]) -> Result<()>;
-    /// The journal so far, whenever it has grown.
+    /// The journal so far, when it has grown: at once, or half a second after it was last told.
     fn keep(&mut self, journal: &[String]);
 }
 
@@ -77,9 +81,13 @@ pub fn watch(
     listener: &mut dyn Listener,
 ) -> Result<Session> {
     let mut watch = Watch::new(channels);
-    let ending = watch.follow(machine, limits, interrupts, listener)?;
+    let ending = watch.follow(machine, limits, interrupts, listener);
+    // Whatever came between.
+    watch.keep(listener);
+    let ending = ending?;
     machine.end()?;
     watch.take(listener)?;
+    watch.keep(listener);
     if let Some(line) = watch.channels.console.rest() {
         watch.take_console(&line);
     }
@@ -94,6 +102,8 @@ struct Watch {
     ended: bool,
     /// The cases that ran when last any did.
     lately: Vec<String>,
+    /// How many lines of the journal the listener has been told to keep, and when.
+    kept: (usize, Option<Instant>),
 }
 
 impl Watch {
@@ -106,7 +116,14 @@ impl Watch {
             boot: None,
             whole: Duration::ZERO,
         };
-        Self { channels, power_on: Instant::now(), session, ended: false, lately: Vec::new() }
+        Self {
+            channels,
+            power_on: Instant::now(),
+            session,
+            ended: false,
+            lately: Vec::new(),
+            kept: (0, None),
+        }
     }
 
     fn follow(
@@ -138,6 +155,7 @@ impl Watch {
     /// Waits for the next thing to happen, and a little longer while the suite only tells.
     fn wait(&self, machine: &Process, deadline: Instant, interrupts: &Interrupts) -> Result<()> {
         let Channels { console, output, journal } = &self.channels;
+        let deadline = self.to_be_kept().map_or(deadline, |due| deadline.min(due));
         let mut rare = [
             PollFd::new(machine, PollFlags::IN),
             PollFd::new(interrupts, PollFlags::IN),
@@ -166,10 +184,26 @@ impl Watch {
         let lines = self.channels.journal.lines()?;
         lines.iter().for_each(|line| self.take_journal(line));
         said.iter().for_each(|line| self.take_console(line));
-        if !lines.is_empty() {
-            listener.keep(&self.session.journal.lines);
+        if self.to_be_kept().is_some_and(|due| due <= Instant::now()) {
+            self.keep(listener);
         }
         Ok(())
+    }
+
+    /// When the listener is to be told of the journal, if it has grown.
+    fn to_be_kept(&self) -> Option<Instant> {
+        let (lines, last) = self.kept;
+        let due = last.map_or(self.power_on, |last| last + KEEP);
+        (self.session.journal.lines.len() > lines).then_some(due)
+    }
+
+    /// Tells the listener of the journal, if it has grown.
+    fn keep(&mut self, listener: &mut dyn Listener) {
+        let lines = &self.session.journal.lines;
+        if lines.len() > self.kept.0 {
+            listener.keep(lines);
+            self.kept = (lines.len(), Some(Instant::now()));
+        }
     }
 
     fn take_console(&mut self, line: &[u8]) {
@@ -201,32 +235,55 @@ mod tests {
 
     use super::*;
 
-    struct Nobody;
+    /// How many lines there were each time that it was told of the journal.
+    #[derive(Default)]
+    struct Reader(Vec<usize>);
 
-    impl Listener for Nobody {
+    impl Listener for Reader {
         fn hear(&mut self, _output: &[u8]) -> Result<()> {
             Ok(())
         }
 
-        fn keep(&mut self, _journal: &[String]) {}
+        fn keep(&mut self, journal: &[String]) {
+            self.0.push(journal.len());
+        }
+    }
+
+    fn watch(folder: &TempDir) -> Watch {
+        let line = |name| Channel::create(folder.path(), name).unwrap();
+        Watch::new(Channels { console: line("console"), output: line("output"), journal: line("journal") })
+    }
+
+    fn tell(channel: &Channel, text: &str) {
+        let mut pipe = std::fs::OpenOptions::new().write(true).open(&channel.path).unwrap();
+        writeln!(pipe, "{text}").unwrap();
+    }
+
+    #[test]
+    fn the_journal_is_kept_now_and_then_and_at_last() {
+        let folder = TempDir::new().unwrap();
+        let (mut watch, mut reader) = (watch(&folder), Reader::default());
+        for case in 0..9 {
+            tell(&watch.channels.journal, &format!(r#"{{"event":"start","case":"{case}"}}"#));
+            watch.take(&mut reader).unwrap();
+        }
+        assert_eq!(reader.0, [1]);
+        let due = watch.to_be_kept().unwrap();
+        assert!(due > Instant::now() && due <= Instant::now() + KEEP);
+        watch.keep(&mut reader);
+        watch.keep(&mut reader);
+        assert_eq!((reader.0, watch.to_be_kept()), (vec![1, 9], None));
     }
 
     #[test]
     fn what_is_heard_after_its_case_has_ended_is_still_about_it() {
         let folder = TempDir::new().unwrap();
-        let line = |name| Channel::create(folder.path(), name).unwrap();
-        let channels =
-            Channels { console: line("console"), output: line("output"), journal: line("journal") };
-        let tell = |channel: &Channel, text: &str| {
-            let mut pipe = std::fs::OpenOptions::new().write(true).open(&channel.path).unwrap();
-            writeln!(pipe, "{text}").unwrap();
-        };
-        let mut watch = Watch::new(channels);
+        let (mut watch, mut reader) = (watch(&folder), Reader::default());
         tell(&watch.channels.journal, r#"{"event":"start","case":"a"}"#);
         tell(&watch.channels.journal, r#"{"event":"end","case":"a"}"#);
-        watch.take(&mut Nobody).unwrap();
+        watch.take(&mut reader).unwrap();
         tell(&watch.channels.console, "[    1.2] WARNING: CPU: 0 PID: 1 at kernel/exit.c:1 do_exit+0x1/0x2");
-        watch.take(&mut Nobody).unwrap();
+        watch.take(&mut reader).unwrap();
         assert_eq!(watch.session.console[0].running, ["a"]);
     }
 }
