@@ -6,17 +6,16 @@ use std::sync::atomic::Ordering;
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Failure, Result};
-use clone3_conformance::clone3::{Clone3, Stack, park};
+use clone3_conformance::clone3::{Clone3, Stack, is_open, park};
 use clone3_conformance::kit::disposition::{self, Disposition};
-use clone3_conformance::kit::fds::close_copy;
 use clone3_conformance::kit::process::apart;
 use clone3_conformance::kit::seccomp::{self, Refusal};
-use clone3_conformance::kit::{Held, Tied, alternate_stack, namespace, shared, sigchld, subject, tls};
+use clone3_conformance::kit::{Held, Tied, alternate_stack, errands, namespace, shared, sigchld, subject};
 use clone3_conformance::procfs::status_field;
 use clone3_conformance::wait::Status;
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::{SigSet, Signal};
+use nix::unistd::close;
 use rustix::fs::Mode;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::umask;
@@ -54,7 +53,6 @@ case! {
 fn autokill_works_with_other_flags() -> Result {
     let other = Held::exiting_with(&Clone3::fork(), 0)?;
     let word = shared::word(0)?;
-    let address = std::ptr::from_ref(word) as u64;
     for more in [
         Flags::CLONE_FS,
         Flags::CLONE_IO,
@@ -64,7 +62,7 @@ fn autokill_works_with_other_flags() -> Result {
         Flags::CLONE_PARENT_SETTID,
         Flags::CLONE_CHILD_SETTID,
     ] {
-        let with_words = |call: Clone3| call.with(more).parent_tid(address).child_tid(address);
+        let with_words = |call: Clone3| call.with(more).parent_tid(word).child_tid(word);
         with_words(Clone3::fork()).spawn(|| 0).context("control")?.reap_expecting(ENDED)?;
         all_three_work(&with_words(Clone3::new(Flags::KILLED_NNP)))?;
     }
@@ -107,8 +105,7 @@ fn abi_tid_words_with_flags() -> Result {
         for flag in [Flags::CLONE_PARENT_SETTID, Flags::CLONE_CHILD_SETTID] {
             // Seen by both, whoever stores it.
             let word = shared::word(0)?;
-            let address = std::ptr::from_ref(word) as u64;
-            let call = call.clone().with(flag).parent_tid(address).child_tid(address);
+            let call = call.clone().with(flag).parent_tid(word).child_tid(word);
             let child = call.spawn(|| 0)?;
             let pid = child.pid();
             child.ends_with(ENDED)?;
@@ -129,23 +126,15 @@ case! {
     source "clone(2), CLONE_CHILD_CLEARTID; set_tid_address(2)",
 }
 fn abi_child_tid_cleared_with_flags() -> Result {
-    extern "C" fn end(_: usize) -> i32 {
-        0
-    }
     for call in calls() {
         let stack = Stack::new()?;
         let joinable = Flags::CLONE_VM | Flags::CLONE_CHILD_CLEARTID | Flags::CLONE_PARENT_SETTID;
         let call = call.with(joinable);
-        let child = call.spawn_on(&stack, end, 0)?;
+        let child = call.spawn_on(&stack, errands::exit(0))?;
         stack.join().context(&call)?;
         child.ends_with(ENDED)?;
     }
     Ok(())
-}
-
-/// Whether thread-local storage is where the argument says.
-extern "C" fn storage_is_at(address: usize) -> i32 {
-    i32::from(tls::base() != address as u64)
 }
 
 case! {
@@ -155,18 +144,12 @@ case! {
 }
 fn abi_settls_with_flags() -> Result {
     let storage: &'static [u64] = Vec::leak(vec![0; 64]);
-    let address = storage.as_ptr() as usize;
     for call in calls() {
-        let call = call.with(Flags::CLONE_VM | Flags::CLONE_SETTLS).tls(address as u64);
-        let child = call.spawn_on(&Stack::new()?, storage_is_at, address)?;
+        let call = call.with(Flags::CLONE_VM | Flags::CLONE_SETTLS).tls(storage);
+        let child = call.spawn_on(&Stack::new()?, errands::look_for_tls_at(storage))?;
         child.ends_with(ENDED).context(format_args!("{call}; 1 says that the storage is elsewhere"))?;
     }
     Ok(())
-}
-
-/// In a child that holds up its creator, and so may do what it likes: ignores SIGUSR1.
-extern "C" fn ignore_usr1(_: usize) -> i32 {
-    i32::from(disposition::set(Signal::SIGUSR1, Disposition::Ignored).is_err())
 }
 
 case! {
@@ -196,8 +179,9 @@ fn abi_shares_with_flags() -> Result {
         for shared in [Flags::empty(), Flags::CLONE_FILES] {
             let call = call.clone().with(shared);
             let (end, _other) = pipe_with(PipeFlags::CLOEXEC)?;
-            call.spawn(|| i32::from(close_copy(end.as_raw_fd()).is_err()))?.ends_with(ENDED)?;
-            let is_open = fcntl(&end, FcntlArg::F_GETFD) != Err(Errno::EBADF);
+            let (number, mut end) = (end.as_raw_fd(), Some(end));
+            call.spawn(|| i32::from(end.take().is_none_or(|end| close(end).is_err())))?.ends_with(ENDED)?;
+            let is_open = is_open(number);
             check::equal(
                 format_args!("whether the creator has a descriptor that the child of {call} closed"),
                 is_open,
@@ -211,7 +195,7 @@ fn abi_shares_with_flags() -> Result {
         for shared in [Flags::CLONE_VM, Flags::CLONE_VM | Flags::CLONE_SIGHAND] {
             let call = call.clone().with(shared | Flags::CLONE_VFORK);
             disposition::set(Signal::SIGUSR1, Disposition::Default)?;
-            call.spawn_on(&Stack::new()?, ignore_usr1, 0)?.ends_with(ENDED)?;
+            call.spawn_on(&Stack::new()?, errands::ignore(Signal::SIGUSR1))?.ends_with(ENDED)?;
             let is_shared = shared.contains(Flags::CLONE_SIGHAND);
             let expected = if is_shared { Disposition::Ignored } else { Disposition::Default };
             check::equal(
@@ -232,13 +216,13 @@ case! {
 }
 fn abi_alternate_stack_with_flags() -> Result {
     alternate_stack::set()?;
-    check::equal("control: whether the creator has none", alternate_stack::is_missing(0), 0)?;
+    check::equal("control: whether the creator has none", alternate_stack::is_missing(), 0)?;
     for call in calls() {
         for (flags, missing) in
             [(Flags::empty(), 0), (Flags::CLONE_VM, 1), (Flags::CLONE_VM | Flags::CLONE_VFORK, 0)]
         {
             let call = call.clone().with(flags);
-            let child = call.spawn_on(&Stack::new()?, alternate_stack::is_missing, 0)?;
+            let child = call.spawn_on(&Stack::new()?, alternate_stack::tell_if_missing())?;
             let what = format!("{call}; 0 says that the child has an alternate stack, 1 that it has none");
             child.ends_with(Status::exited(missing)).context(what)?;
         }

@@ -1,26 +1,19 @@
 //! The arguments of clone3: flag bits, sizes of the structure, pointers, exit signals.
 
 use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::Ordering;
 
 use clone3_conformance::abi::{AUTOKILL_MARK, CLONE_ARGS_SIZES, Flags};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Failure, Result};
-use clone3_conformance::clone3::{self, Clone3, PIDFD_UNTOUCHED, is_cloexec, is_open};
+use clone3_conformance::clone3::{
+    self, Clone3, NOWHERE, PIDFD_UNTOUCHED, Unmapped, is_cloexec, is_open, pidfd_word,
+};
 use clone3_conformance::kit::subject;
 use clone3_conformance::need::Setting;
 use clone3_conformance::wait::{self, Event, Status, Who};
 use nix::errno::Errno;
 use rustix::param::page_size;
-
-/// A word whose address is handed to the kernel.
-fn word() -> AtomicI32 {
-    AtomicI32::new(PIDFD_UNTOUCHED)
-}
-
-fn address(word: &AtomicI32) -> u64 {
-    word.as_ptr() as u64
-}
 
 /// Each call with each of these numbers.
 fn every<const N: usize>(
@@ -184,12 +177,16 @@ case! {
 fn abi_args_pointer_order() -> Result {
     Clone3::fork().accepted()?;
     for (pointer, size, errno) in [
-        (8, 63, Errno::EINVAL),
-        (8, page_size() + 1, Errno::E2BIG),
-        (8, 88, Errno::EFAULT),
-        (0, 88, Errno::EFAULT),
+        (NOWHERE, 63, Errno::EINVAL),
+        (NOWHERE, page_size() + 1, Errno::E2BIG),
+        (NOWHERE, 88, Errno::EFAULT),
+        (Unmapped::Null, 88, Errno::EFAULT),
     ] {
-        check::refused(format_args!("clone3({pointer:#x}, {size})"), clone3::raw(pointer, size), errno)?;
+        check::refused(
+            format_args!("clone3({pointer:?}, {size})"),
+            clone3::unreadable(pointer, size),
+            errno,
+        )?;
     }
     wait::no_children()
 }
@@ -200,18 +197,18 @@ case! {
     source "clone(2) (CLONE_PIDFD); kernel/fork.c copy_process()",
 }
 fn abi_pidfd_pointer_ignored_without_flag() -> Result {
-    let word = word();
-    Clone3::fork().with(Flags::PIDFD).pidfd_address(address(&word)).accepted()?;
+    let word = pidfd_word();
+    Clone3::fork().with(Flags::PIDFD).pidfd_address(word).accepted()?;
     let written = word.swap(PIDFD_UNTOUCHED, Ordering::Relaxed);
     check::holds(is_open(written), format_args!("control: expected an open descriptor, got {written}"))?;
 
     for call in subject::kinds() {
         // Auto-kill goes with a pidfd only.
         let call = call.without(Flags::PIDFD | Flags::AUTOKILL);
-        call.clone().pidfd_address(address(&word)).accepted()?;
+        call.clone().pidfd_address(word).accepted()?;
         let after = word.load(Ordering::Relaxed);
         check::equal(format_args!("the pidfd word after {call}"), after, PIDFD_UNTOUCHED)?;
-        call.pidfd_address(8).accepted()?;
+        call.pidfd_address(NOWHERE).accepted()?;
     }
     Ok(())
 }
@@ -293,11 +290,11 @@ case! {
     source "kernel/fork.c kernel_clone()",
 }
 fn abi_parent_settid_alias_einval() -> Result {
-    let (pidfd, tid) = (word(), word());
+    let (pidfd, tid) = (pidfd_word(), pidfd_word());
     for call in subject::kinds() {
-        let call = call.with(Flags::PIDFD | Flags::CLONE_PARENT_SETTID).pidfd_address(address(&pidfd));
-        call.clone().parent_tid(address(&tid)).accepted()?;
-        call.parent_tid(address(&pidfd)).refused(Errno::EINVAL)?;
+        let call = call.with(Flags::PIDFD | Flags::CLONE_PARENT_SETTID).pidfd_address(pidfd);
+        call.clone().parent_tid(tid).accepted()?;
+        call.parent_tid(pidfd).refused(Errno::EINVAL)?;
     }
     Ok(())
 }

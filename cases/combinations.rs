@@ -1,16 +1,14 @@
 //! CLONE_AUTOREAP together with the other flags and fields of clone3.
 
-use std::os::fd::OwnedFd;
-use std::sync::OnceLock;
-
 use clone3_conformance::abi::{Flags, InfoMask};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::{Child, Clone3, Stack};
+use clone3_conformance::errand::Errand;
 use clone3_conformance::kit::disposition::{self, Disposition};
 use clone3_conformance::kit::meeting::parent_and_child;
 use clone3_conformance::kit::process::child_reporting;
-use clone3_conformance::kit::{Cgroup, Held, namespace, subject, threads};
+use clone3_conformance::kit::{Cgroup, Held, errands, namespace, subject, threads};
 use clone3_conformance::note;
 use clone3_conformance::wait::Status;
 use nix::errno::Errno;
@@ -22,17 +20,17 @@ use super::adoption::ends_by_its_kind;
 const CODE: i32 = 33;
 
 /// What the children here do, unless they do something of their own: they exit.
-extern "C" fn leave(_: usize) -> i32 {
-    CODE
+fn leave() -> Errand {
+    errands::exit(CODE)
 }
 
-/// Starts a child that runs `entry`, on a stack of its own if it shares memory.
+/// Starts a child that does this, on a stack of its own if it shares memory.
 #[track_caller]
-fn start(call: &Clone3, entry: extern "C" fn(usize) -> i32) -> Result<Child> {
+fn start(call: &Clone3, errand: Errand) -> Result<Child> {
     if call.flags().contains(Flags::CLONE_VM) {
-        call.spawn_on(&Stack::new()?, entry, 0)
+        call.spawn_on(&Stack::new()?, errand)
     } else {
-        call.spawn(|| entry(0))
+        call.spawn(|| errand.run())
     }
 }
 
@@ -44,10 +42,10 @@ fn vanishes(child: &Child) -> Result {
 /// A child with these flags and CLONE_AUTOREAP is gone without a wait; with the flags alone it is a zombie.
 #[track_caller]
 fn auto_reaping_works_with(flags: Flags) -> Result {
-    let ordinary = start(&Clone3::new(flags | Flags::PIDFD), leave)?;
+    let ordinary = start(&Clone3::new(flags | Flags::PIDFD), leave())?;
     ordinary.is_a_zombie(CODE).context("control without CLONE_AUTOREAP")?;
     ordinary.reap_expecting(Status::exited(CODE))?;
-    vanishes(&start(&Clone3::new(flags | Flags::REAPED), leave)?)
+    vanishes(&start(&Clone3::new(flags | Flags::REAPED), leave())?)
 }
 
 case! {
@@ -68,18 +66,6 @@ fn autoreap_with_vm_sighand_files_fs() -> Result {
         auto_reaping_works_with(shared).context(shared)?;
     }
     Ok(())
-}
-
-/// Where a child that holds up its creator says that it ran.
-static SAID: OnceLock<OwnedFd> = OnceLock::new();
-
-/// Lets others run as often as they like, and then says that it ran.
-extern "C" fn dawdle_and_say_so(_: usize) -> i32 {
-    for _ in 0..100 {
-        rustix::thread::sched_yield();
-    }
-    let said = SAID.get().is_some_and(|pipe| rustix::io::write(pipe, b"r") == Ok(1));
-    if said { CODE } else { 98 }
 }
 
 case! {
@@ -110,9 +96,9 @@ case! {
 }
 fn autoreap_with_vfork() -> Result {
     let (hears, said) = pipe_with(PipeFlags::CLOEXEC)?;
-    SAID.get_or_init(|| said);
     for flags in [Flags::CLONE_VFORK, Flags::CLONE_VFORK | Flags::CLONE_VM] {
-        let child = start(&Clone3::new(flags | Flags::REAPED), dawdle_and_say_so)?;
+        let child =
+            start(&Clone3::new(flags | Flags::REAPED), errands::dawdle_and_say_so(&said, CODE as u8))?;
         let heard = rustix::io::ioctl_fionread(&hears)?;
         check::equal(format_args!("bytes from the child with {flags} when clone3 returned"), heard, 1)?;
         rustix::io::read(&hears, &mut [0_u8; 1])?;
@@ -170,7 +156,7 @@ fn autoreap_with_namespaces() -> Result {
             Ok(ordinary) => {
                 ordinary.is_a_zombie(CODE).context("control without CLONE_AUTOREAP")?;
                 ordinary.reap_expecting(Status::exited(CODE))?;
-                vanishes(&start(&Clone3::new(new | Flags::REAPED), leave)?).context(new)?;
+                vanishes(&start(&Clone3::new(new | Flags::REAPED), leave())?).context(new)?;
                 made += 1;
             }
             // Not in this kernel's configuration, or not allowed here.

@@ -7,7 +7,7 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::{Clone3, Stack};
 use clone3_conformance::kit::process::{apart, child_reporting};
-use clone3_conformance::kit::{Cgroup, Held, privilege, subject, threads, uring};
+use clone3_conformance::kit::{Cgroup, Held, errands, privilege, subject, threads, uring};
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
@@ -97,16 +97,13 @@ case! {
 }
 fn autoreap_inherits_no_word_to_clear() -> Result {
     static WORD: AtomicU32 = AtomicU32::new(1);
-    extern "C" fn end(_: usize) -> i32 {
-        0
-    }
     threads::have_cleared_at_exit(&WORD);
     for call in subject::calls() {
         let call = call.with(Flags::CLONE_VM);
         let (named, joinable) = (Stack::new()?, Flags::CLONE_CHILD_CLEARTID | Flags::CLONE_PARENT_SETTID);
-        subject::see_off(&call.clone().with(joinable).spawn_on(&named, end, 0)?)?;
+        subject::see_off(&call.clone().with(joinable).spawn_on(&named, errands::exit(0))?)?;
         named.join().context("control")?;
-        subject::see_off(&call.spawn_on(&Stack::new()?, end, 0)?)?;
+        subject::see_off(&call.spawn_on(&Stack::new()?, errands::exit(0))?)?;
         let what = format!("the word of the creator of {call}, which has ended");
         check::equal(what, WORD.load(Ordering::Acquire), 1)?;
     }

@@ -5,16 +5,14 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::{Child, Clone3, Stack, park};
 use clone3_conformance::kit::disposition::{self, Disposition};
-use clone3_conformance::kit::fds::close_copy;
 use clone3_conformance::kit::meeting::parent_and_child;
 use clone3_conformance::kit::process::{apart, reap_all};
-use clone3_conformance::kit::{Channel, Gate, Tied, fdpass, orphan};
+use clone3_conformance::kit::{Channel, Gate, Tied, errands, fdpass, orphan};
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::wait::{self, Status};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use std::os::fd::AsRawFd;
 use std::sync::OnceLock;
 
 const SIGKILLED: Status = Status::killed(Signal::SIGKILL);
@@ -57,16 +55,6 @@ fn autokill_grandchildren_survive() -> Result {
 /// Where a child waits that shares the memory of its creator.
 static SHARED_GATE: OnceLock<Gate> = OnceLock::new();
 
-extern "C" fn wait_at_gate(_: usize) -> i32 {
-    match SHARED_GATE.get() {
-        Some(gate) => {
-            gate.wait();
-            0
-        }
-        None => 98,
-    }
-}
-
 case! {
     /// A child with which the killed process shares its memory (CLONE_VM) is a process of its own, and lives on.
     autokill_spares_sharer_of_memory: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
@@ -78,7 +66,7 @@ fn autokill_spares_sharer_of_memory() -> Result {
     let (ours, theirs) = fdpass::pair()?;
     let mut child = Clone3::new(Flags::KILLED_NNP).spawn(|| {
         let call = Clone3::fork().with(Flags::PIDFD | Flags::CLONE_VM);
-        let sharer = Stack::new().and_then(|stack| call.spawn_on(&stack, wait_at_gate, 0));
+        let sharer = Stack::new().and_then(|stack| call.spawn_on(&stack, errands::wait_at(gate)));
         // A failure to make it or to send is seen as the end of the stream.
         let sent = sharer.and_then(|sharer| fdpass::send(&theirs, sharer.pidfd()?));
         if sent.is_ok() { park() } else { 98 }
@@ -203,11 +191,10 @@ fn closed_by_a_member() -> Result {
     let (gate, report) = (Gate::new()?, Channel::<Result>::new()?);
     let mut init = Tied::by(&Clone3::new(Flags::KILLED_NNP | Flags::CLONE_NEWPID))?;
     setns(init.pidfd()?, CloneFlags::CLONE_NEWPID)?;
-    let fd = init.pidfd()?.as_raw_fd();
     let member = Clone3::fork().spawn(|| {
         let _ = report.send(&init.pidfd().and_then(init_is_immune));
         gate.wait();
-        let _ = close_copy(fd);
+        let _ = init.close();
         0
     })?;
     report.recv()??;

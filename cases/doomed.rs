@@ -7,7 +7,7 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::{Clone3, Stack, is_cloexec, park};
 use clone3_conformance::kit::tracer::{self, Resume};
-use clone3_conformance::kit::{Actor, End, Holder, Tied, fdpass, fds, namespace, sandboxing};
+use clone3_conformance::kit::{Actor, End, Holder, Tied, errands, fdpass, namespace, sandboxing};
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::procfs::Pending;
 use clone3_conformance::wait::{self, Status};
@@ -74,7 +74,7 @@ case! {
 fn autokill_shared_handlers() -> Result {
     let (nothing, _open) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     let shares = call().with(Flags::CLONE_VM | Flags::CLONE_SIGHAND);
-    let mut child = shares.spawn_on(&Stack::new()?, fds::wait_for_input, nothing.as_raw_fd() as usize)?;
+    let mut child = shares.spawn_on(&Stack::new()?, errands::wait_for_input(&nothing))?;
     let observer = child.observe()?;
     child.close_pidfd()?;
     observer.gone_with(child.pid(), SIGKILLED)
@@ -147,12 +147,12 @@ fn autokill_holder_ends_in_pidns_below() -> Result {
             "init" => Ok(()),
             "ordinary" => {
                 let holder = Holder::fork()?;
-                child.close_inherited()?;
+                child.close()?;
                 holder.end(End::Exit)
             }
             _ => {
                 Clone3::fork().spawn(park)?;
-                child.close_inherited()
+                child.close()
             }
         })?;
         child.close()?;

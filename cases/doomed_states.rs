@@ -1,7 +1,5 @@
 //! CLONE_PIDFD_AUTOKILL: whatever the child is in the middle of when its last reference goes away.
 
-use std::os::fd::AsRawFd;
-
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{Context as _, Failure, Result};
@@ -10,7 +8,7 @@ use clone3_conformance::kit::coredump::Server;
 use clone3_conformance::kit::crash::Crash;
 use clone3_conformance::kit::seccomp::{self, Supervisor};
 use clone3_conformance::kit::tracer::{self, Resume};
-use clone3_conformance::kit::{Channel, Held, Tied, fdpass, fds, sandboxing};
+use clone3_conformance::kit::{Channel, Held, Tied, errands, fdpass, sandboxing};
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
 use nix::sys::ptrace::Options;
@@ -124,7 +122,7 @@ fn autokill_clears_child_tid() -> Result {
     for how in ["control: by its own exit", "by SIGTERM", "by the last close"] {
         let (nothing, end) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         let stack = Stack::new()?;
-        let mut child = shares.spawn_on(&stack, fds::wait_for_input, nothing.as_raw_fd() as usize)?;
+        let mut child = shares.spawn_on(&stack, errands::wait_for_input(&nothing))?;
         let observer = child.observe()?;
         let status = match how {
             "by SIGTERM" => {

@@ -5,18 +5,15 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Result};
-use clone3_conformance::clone3::{Clone3, NOWHERE, PIDFD_UNTOUCHED, Stack, is_open, lowest_free_fd};
+use clone3_conformance::clone3::{
+    Address, Clone3, NOWHERE, PIDFD_UNTOUCHED, Stack, Unmapped, is_open, lowest_free_fd, pidfd_word,
+};
 use clone3_conformance::kit::process::{child_reporting, two_apart};
-use clone3_conformance::kit::{Cgroup, Echo, cgroup, limits, subject};
+use clone3_conformance::kit::{Cgroup, Echo, cgroup, errands, limits, subject};
 use clone3_conformance::rules;
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
 use rustix::process::Resource;
-
-/// `call` with its pidfd to be written to this word.
-fn into_word(call: Clone3, word: &AtomicI32) -> Clone3 {
-    call.pidfd_address(word.as_ptr() as u64)
-}
 
 fn is_untouched(word: &AtomicI32) -> Result {
     check::equal("the pidfd word after the refusal", word.load(Ordering::Relaxed), PIDFD_UNTOUCHED)
@@ -29,10 +26,10 @@ case! {
     source "kernel/fork.c copy_process() (bad_fork_put_pidfd)",
 }
 fn abi_pidfd_efault_no_child() -> Result {
-    static READ_ONLY: i32 = 0;
     for flags in [Flags::PIDFD, Flags::REAPED, Flags::KILLED_NNP] {
         Clone3::new(flags).accepted()?;
-        for address in [0, NOWHERE, &raw const READ_ONLY as u64, u64::MAX] {
+        let unmapped = [Unmapped::Null, NOWHERE, Unmapped::Last].map(Address::from);
+        for address in unmapped.into_iter().chain([Address::read_only()]) {
             Clone3::new(flags).pidfd_address(address).refused(Errno::EFAULT)?;
         }
     }
@@ -46,13 +43,13 @@ case! {
     source "fs/pidfs.c pidfs_alloc_file(); kernel/fork.c pidfd_prepare()",
 }
 fn abi_emfile_no_child() -> Result {
-    let word = AtomicI32::new(PIDFD_UNTOUCHED);
+    let word = pidfd_word();
     for call in subject::kinds() {
-        let call = into_word(call.with(Flags::PIDFD), &word);
+        let call = call.with(Flags::PIDFD).pidfd_address(word);
         let free = lowest_free_fd()?;
         let got = limits::lowered(Resource::Nofile, free as u64, || call.try_spawn(|| 99))?;
         check::refused(&call, got, Errno::EMFILE)?;
-        is_untouched(&word)?;
+        is_untouched(word)?;
         wait::no_children()?;
         check::equal("lowest free descriptor afterwards", lowest_free_fd()?, free)?;
         call.accepted()?;
@@ -73,9 +70,9 @@ fn abi_set_tid_in_use_eexist() -> Result {
         let older = Echo::spawn(&Clone3::new(Flags::KILLED_NNP))?;
         Clone3::new(Flags::KILLED_NNP).set_tid(&[77]).accepted()?;
         for taken in [1, older.pid()] {
-            let word = AtomicI32::new(PIDFD_UNTOUCHED);
-            into_word(Clone3::new(Flags::KILLED_NNP), &word).set_tid(&[taken]).refused(Errno::EEXIST)?;
-            is_untouched(&word)?;
+            let word = pidfd_word();
+            Clone3::new(Flags::KILLED_NNP).pidfd_address(word).set_tid(&[taken]).refused(Errno::EEXIST)?;
+            is_untouched(word)?;
         }
         older.is_alive("after another clone asked for its pid")?;
         older.into_child().clear_away()
@@ -114,17 +111,17 @@ case! {
 }
 fn abi_pidfd_value_garbage_after_late_failure() -> Result {
     let cgroup = Cgroup::create(&["pids"])?;
-    let word = AtomicI32::new(PIDFD_UNTOUCHED);
-    let call = into_word(Clone3::fork().with(Flags::PIDFD), &word);
+    let word = pidfd_word();
+    let call = Clone3::fork().with(Flags::PIDFD).pidfd_address(word);
     let late = call.clone().into_cgroup(cgroup.dir());
     late.accepted()?;
     word.store(PIDFD_UNTOUCHED, Ordering::Relaxed);
     call.with(Flags::CLONE_DETACHED).refused(Errno::EINVAL)?;
-    is_untouched(&word)?;
+    is_untouched(word)?;
 
     cgroup.write("pids.max", "0")?;
     late.refused(Errno::EAGAIN)?;
-    let number = word.into_inner();
+    let number = word.load(Ordering::Relaxed);
     check::holds(!is_open(number), format_args!("descriptor {number}, from a failed clone3, is open"))?;
     cgroup.remove()
 }
@@ -171,12 +168,12 @@ case! {
 }
 fn abi_eperm_beats_eagain() -> Result {
     Clone3::new(Flags::KILLED_NNP).accepted()?;
-    let word = AtomicI32::new(PIDFD_UNTOUCHED);
+    let word = pidfd_word();
     limits::lowered(Resource::Nproc, 0, || {
-        into_word(Clone3::new(Flags::KILLED_NNP), &word).refused(Errno::EAGAIN)?;
-        is_untouched(&word)?;
-        into_word(Clone3::new(Flags::KILLED), &word).refused(Errno::EPERM)?;
-        is_untouched(&word)
+        Clone3::new(Flags::KILLED_NNP).pidfd_address(word).refused(Errno::EAGAIN)?;
+        is_untouched(word)?;
+        Clone3::new(Flags::KILLED).pidfd_address(word).refused(Errno::EPERM)?;
+        is_untouched(word)
     })?
 }
 
@@ -196,11 +193,8 @@ fn abi_eperm_beats_cgroup_errors() -> Result {
 ///
 /// The child shares the caller's memory, which no rule asks about and which makes it cheap.
 fn answer(call: &Clone3, stack: &Stack) -> Result<Option<Errno>> {
-    extern "C" fn end(_: usize) -> i32 {
-        0
-    }
     let joinable = Flags::CLONE_VM | Flags::CLONE_CHILD_CLEARTID | Flags::CLONE_PARENT_SETTID;
-    let child = match call.clone().with(joinable).try_spawn_on(stack, end, 0) {
+    let child = match call.clone().with(joinable).try_spawn_on(stack, errands::exit(0)) {
         Err(errno) => return Ok(Some(errno)),
         Ok(child) => child,
     };

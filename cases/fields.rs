@@ -3,7 +3,7 @@
 use clone3_conformance::abi::{CLONE_ARGS_SIZES, Flags};
 use clone3_conformance::case;
 use clone3_conformance::check::Result;
-use clone3_conformance::clone3::{Clone3, NOWHERE};
+use clone3_conformance::clone3::{Clone3, NOWHERE, NoStack, Unmapped};
 use clone3_conformance::kit::process::apart;
 use clone3_conformance::kit::{privilege, subject};
 use clone3_conformance::need::Setting;
@@ -37,18 +37,20 @@ case! {
 fn abi_set_tid_ill_formed() -> Result {
     /// `MAX_PID_NS_LEVEL`.
     const MOST: u64 = 32;
-    let pids = [1; MOST as usize + 1];
-    let there = pids.as_ptr() as u64;
+    static PIDS: [i32; MOST as usize + 1] = [1; MOST as usize + 1];
     refused(
         Errno::EINVAL,
         &[
-            &|call| call.set_tid_raw(there, 0),
-            &|call| call.set_tid_raw(0, 1),
-            &|call| call.set_tid_raw(there, MOST + 1),
-            &|call| call.set_tid_raw(NOWHERE, MOST + 1),
+            &|call| call.set_tid_without_size(&PIDS),
+            &|call| call.set_tid_unmapped(Unmapped::Null, 1),
+            &|call| call.set_tid(&PIDS),
+            &|call| call.set_tid_unmapped(NOWHERE, MOST + 1),
         ],
     )?;
-    refused(Errno::EFAULT, &[&|call| call.set_tid_raw(NOWHERE, 1), &|call| call.set_tid_raw(NOWHERE, MOST)])
+    refused(
+        Errno::EFAULT,
+        &[&|call| call.set_tid_unmapped(NOWHERE, 1), &|call| call.set_tid_unmapped(NOWHERE, MOST)],
+    )
 }
 
 case! {
@@ -58,17 +60,7 @@ case! {
     source "clone(2), ERRORS; kernel/fork.c clone3_stack_valid()",
 }
 fn abi_stack_ill_formed() -> Result {
-    const KERNEL: u64 = 1 << 63;
-    const PAGE: u64 = 4096;
-    refused(
-        Errno::EINVAL,
-        &[
-            &|call| call.stack_raw(0, PAGE),
-            &|call| call.stack_raw(PAGE, 0),
-            &|call| call.stack_raw(KERNEL, PAGE),
-            &|call| call.stack_raw(PAGE, KERNEL),
-        ],
-    )
+    NoStack::ALL.into_iter().try_for_each(|which| refused(Errno::EINVAL, &[&|call| call.no_stack(which)]))
 }
 
 case! {

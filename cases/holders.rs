@@ -4,16 +4,15 @@ use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::{Clone3, Stack, exit_thread, lowest_free_fd, park};
-use clone3_conformance::kit::fds::{self, close_copy};
 use clone3_conformance::kit::meeting::{Meeting, parent_and_child};
 use clone3_conformance::kit::process::apart;
-use clone3_conformance::kit::{Echo, End, Holder, Orphan, Tied, channel, fdpass, sigchld, threads};
+use clone3_conformance::kit::{Echo, End, Holder, Orphan, Tied, channel, errands, fdpass, sigchld, threads};
 use clone3_conformance::pidfd::{Pidfd, pid_in_fdinfo};
 use clone3_conformance::wait::{self, Status};
 use nix::poll::PollFlags;
 use nix::sys::signal::Signal;
+use nix::unistd::close;
 use rustix::pipe::{PipeFlags, pipe_with};
-use std::os::fd::AsRawFd;
 
 const SIGKILLED: Status = Status::killed(Signal::SIGKILL);
 
@@ -45,8 +44,7 @@ fn autokill_100_children_parent_killed() -> Result {
         let call = Clone3::new(Flags::KILLED_NNP | Flags::CLONE_VM);
         let mut pids = Vec::new();
         for _ in 0..100 {
-            let mut child =
-                call.spawn_on(&Stack::new()?, fds::wait_for_input, silent.as_raw_fd() as usize)?;
+            let mut child = call.spawn_on(&Stack::new()?, errands::wait_for_input(&silent))?;
             std::mem::forget(child.take_pidfd()?);
             pids.push(child.pid());
         }
@@ -157,7 +155,7 @@ fn autokill_vfork_fd_live_early() -> Result {
         let pid = pid_in_fdinfo(fd).unwrap_or(0);
         let observer = Pidfd::open(pid)?;
         check::equal("clone3 has returned while its child runs", creator.is_finished(), false)?;
-        close_copy(fd)?;
+        close(fd)?;
         let dead = observer.reaped_with(SIGKILLED);
         // The creator is suspended as long as the child lives.
         let _ = observer.send_signal(Signal::SIGKILL);

@@ -35,7 +35,7 @@ fn autokill_io_uring_fixed_file_holds() -> Result {
         let ring = Ring::new()?;
         ring.register_file(child.pidfd()?)?;
         forget(ring);
-        child.close_inherited()
+        child.close()
     })?;
     child.close()?;
     child.lives("with its pidfd registered in the io_uring of another process")?;

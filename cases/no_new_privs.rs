@@ -5,7 +5,7 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::{Clone3, Stack};
 use clone3_conformance::kit::process::{apart, child_reporting, two_apart};
-use clone3_conformance::kit::{Cgroup, Held, helper, setuid, sigchld};
+use clone3_conformance::kit::{Cgroup, Held, errands, helper, setuid, sigchld};
 use clone3_conformance::procfs;
 use clone3_conformance::wait::{self, Event, Status};
 use nix::errno::Errno;
@@ -19,11 +19,6 @@ fn own_bit() -> Result<bool> {
 /// The calling thread's bit as an exit code: one system call, safe in any child.
 fn exit_with_own_bit() -> i32 {
     i32::from(rustix::thread::no_new_privs() == Ok(true))
-}
-
-/// The same, for a child with a stack of its own.
-extern "C" fn end_with_own_bit(_: usize) -> i32 {
-    exit_with_own_bit()
 }
 
 /// The no_new_privs bit of a child made by this call.
@@ -174,7 +169,7 @@ fn nnp_inherited() -> Result {
             check::equal(format_args!("no_new_privs of the child of {call}"), bit_of_child(&call)?, true)?;
         }
         let vfork = Clone3::fork().with(Flags::CLONE_VM | Flags::CLONE_VFORK);
-        let child = vfork.spawn_on(&Stack::new()?, end_with_own_bit, 0)?;
+        let child = vfork.spawn_on(&Stack::new()?, errands::tell_no_new_privs())?;
         child.reap_expecting(Status::exited(1)).context("no_new_privs of a vfork child, as its exit status")
     })?;
     child.reap_expecting(Status::exited(0))
@@ -282,7 +277,7 @@ fn nnp_shared_vm_child_only() -> Result {
     for flags in [Flags::CLONE_VM | Flags::CLONE_VFORK, shared] {
         for (nnp, expected) in [(Flags::empty(), 0), (Flags::NNP, 1)] {
             let call = Clone3::fork().with(flags | nnp);
-            let child = call.spawn_on(&Stack::new()?, end_with_own_bit, 0)?;
+            let child = call.spawn_on(&Stack::new()?, errands::tell_no_new_privs())?;
             let what = format!("no_new_privs of the child of {call}, as its exit status");
             child.reap_expecting(Status::exited(expected)).context(what)?;
             check::equal(format_args!("the caller's no_new_privs after {call}"), own_bit()?, false)?;

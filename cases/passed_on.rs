@@ -1,14 +1,13 @@
 //! What a creator has set or begun for its children holds for those of the new flags, too.
 
 use std::fs;
-use std::os::fd::AsRawFd;
 
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::{Clone3, Stack};
 use clone3_conformance::kit::process::{apart, child_reporting, sched_getscheduler, set_scheduler};
-use clone3_conformance::kit::{fds, rseq, subject};
+use clone3_conformance::kit::{errands, rseq, subject};
 use clone3_conformance::wait::Status;
 use nix::errno::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -88,7 +87,7 @@ fn adjustment_is_shared(call: &Clone3) -> Result {
     const VALUE: &str = "901";
     let own = || Ok::<_, Failure>(fs::read_to_string(OWN)?.trim().to_owned());
     let (from, to) = pipe_with(PipeFlags::CLOEXEC)?;
-    let child = call.spawn_on(&Stack::new()?, fds::wait_for_input, from.as_raw_fd() as usize)?;
+    let child = call.spawn_on(&Stack::new()?, errands::wait_for_input(&from))?;
     check::holds(own()? != VALUE, format_args!("control: {OWN} is {VALUE} already"))?;
     fs::write(format!("/proc/{}/oom_score_adj", child.pid()), VALUE)?;
     let what = format!("{OWN} of the creator of {call}, after it was written for the child");

@@ -184,7 +184,7 @@ fn autokill_pid_reuse_safe() -> Result {
     let (ready, gate) = (Channel::<()>::new()?, Gate::new()?);
     let heir = spawn_once_free(&Clone3::new(Flags::REAPED).set_tid(&[pid]), || {
         // Or the close below would not be the last.
-        let closed = stale.close_inherited().and_then(|()| ready.send(&()));
+        let closed = stale.close().and_then(|()| ready.send(&()));
         gate.wait();
         if closed.is_ok() { 7 } else { 98 }
     })?;

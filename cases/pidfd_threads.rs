@@ -1,6 +1,6 @@
 //! Pidfds of threads (PIDFD_THREAD): what they report, and when.
 
-use std::os::fd::{AsRawFd, IntoRawFd};
+use std::os::fd::IntoRawFd;
 
 use clone3_conformance::abi::{Flags, PIDFD_SIGNAL_THREAD_GROUP, PIDFD_THREAD};
 use clone3_conformance::case;
@@ -10,7 +10,7 @@ use clone3_conformance::kit::epoll::Watch;
 use clone3_conformance::kit::helper::Command;
 use clone3_conformance::kit::pair::{OTHER, Pair};
 use clone3_conformance::kit::process::child_reporting;
-use clone3_conformance::kit::{Channel, Gate, Held, WaitCall, fds, subject, threads, tracer};
+use clone3_conformance::kit::{Channel, Gate, Held, WaitCall, errands, subject, threads, tracer};
 use clone3_conformance::pidfd::{Oneself, Pidfd, pidfd_open};
 use clone3_conformance::procfs::Pending;
 use clone3_conformance::wait::{self, Status};
@@ -163,7 +163,7 @@ fn pidfd_of_clone_thread() -> Result {
     let stack = Stack::new()?;
     let call = Clone3::new(Flags::THREAD | Flags::CLONE_FILES | Flags::PIDFD)
         .with(Flags::CLONE_CHILD_CLEARTID | Flags::CLONE_PARENT_SETTID);
-    let thread = call.spawn_on(&stack, fds::wait_for_input, waits.as_raw_fd() as usize)?;
+    let thread = call.spawn_on(&stack, errands::wait_for_input(&waits))?;
     let flags = thread.pidfd()?.status_flags()?;
     check::equal("O_EXCL in F_GETFL", flags & libc::O_EXCL, libc::O_EXCL)?;
     rustix::io::write(&lets_go, b"g")?;

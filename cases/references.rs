@@ -11,7 +11,6 @@ use clone3_conformance::clone3::{Clone3, is_cloexec};
 use clone3_conformance::kit::{End, Holder, Tied, fds};
 use clone3_conformance::need::rounds;
 use clone3_conformance::pidfd::Pidfd;
-use nix::fcntl::{FcntlArg, fcntl};
 use nix::sched::{CloneFlags, unshare};
 
 case! {
@@ -43,7 +42,7 @@ fn copies(fd: &Pidfd) -> Result<Vec<Pidfd>> {
     rustix::io::dup2(fd, &mut second)?;
     rustix::io::dup3(fd, &mut third, rustix::io::DupFlags::CLOEXEC)?;
     let first = rustix::io::dup(fd)?;
-    let fourth = fds::adopt(fcntl(fd, FcntlArg::F_DUPFD(0))?);
+    let fourth = fds::dupfd(fd)?;
     let fifth = rustix::io::fcntl_dupfd_cloexec(fd, 0)?;
     Ok([first, second, third, fourth, fifth].map(Pidfd::from).into())
 }
@@ -159,8 +158,8 @@ case! {
 }
 fn autokill_two_children_independent() -> Result {
     for earlier_first in [true, false] {
-        let earlier = Tied::new()?;
-        let later = Tied::prepared(&Clone3::new(Flags::KILLED_NNP), || earlier.close_inherited())?;
+        let mut earlier = Tied::new()?;
+        let later = Tied::prepared(&Clone3::new(Flags::KILLED_NNP), || earlier.close())?;
         let (mut first, mut second) = if earlier_first { (earlier, later) } else { (later, earlier) };
         first.close()?;
         first.dies("after the last close of its pidfd")?;
@@ -197,13 +196,12 @@ case! {
 }
 fn autokill_close_range() -> Result {
     let mut child = Tied::new()?;
-    fds::close_range(child.take()?.into_number(), 0)?;
+    fds::close_by_range(child.take()?)?;
     child.dies("after close_range of its pidfd")?;
 
     let mut child = Tied::new()?;
-    let fd = child.pidfd()?.as_raw_fd();
-    fds::keep_over_exec(fd)?;
-    fds::close_range(fd, libc::CLOSE_RANGE_CLOEXEC)?;
+    fds::keep_over_exec(child.pidfd()?)?;
+    fds::mark_by_range(child.pidfd()?)?;
     check::equal("FD_CLOEXEC after CLOSE_RANGE_CLOEXEC", is_cloexec(child.pidfd()?)?, true)?;
     let holder = Holder::fork()?;
     child.close()?;
@@ -239,7 +237,7 @@ case! {
 fn autokill_close_range_unshare() -> Result {
     let mut child = Tied::new()?;
     let fd = child.pidfd()?.as_raw_fd();
-    let detach = || Ok(fds::close_range(fd, libc::CLOSE_RANGE_UNSHARE)?);
+    let detach = || Ok(fds::close_apart_by_range(fd)?);
     let mut meanwhile = || {
         child.lives("after CLOSE_RANGE_UNSHARE in another thread")?;
         child.close()?;

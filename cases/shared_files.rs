@@ -6,13 +6,13 @@ use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::{Clone3, lowest_free_fd};
-use clone3_conformance::kit::fds::close_copy;
 use clone3_conformance::kit::helper::Command;
 use clone3_conformance::kit::meeting::parent_and_child;
 use clone3_conformance::kit::{End, Gate, Holder, Tied, echo};
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::wait::Status;
 use nix::sys::signal::Signal;
+use nix::unistd::close;
 use rustix::pipe::{PipeFlags, pipe_with};
 
 const SIGKILLED: Status = Status::killed(Signal::SIGKILL);
@@ -54,7 +54,7 @@ fn autokill_clone_files_child_closes_itself() -> Result {
         let fd = lowest_free_fd()?;
         let mut child = Clone3::new(flags).spawn(|| {
             gate.wait();
-            let closed = close_copy(fd).is_ok();
+            let closed = close(fd).is_ok();
             let _ = rustix::io::write(&say, b"!");
             i32::from(!closed)
         })?;

@@ -4,10 +4,11 @@
 //! shows itself with its flags decoded, which is how it appears in every message.
 
 use std::arch::asm;
+use std::cell::Cell;
 use std::ffi::c_int;
 use std::fmt;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
@@ -16,7 +17,10 @@ use rustix::io::FdFlags;
 use rustix::time::Timespec;
 
 use crate::abi::{CloneArgs, Flags};
+pub use crate::address::{Address, Unmapped};
 use crate::check::{self, Context as _, Failure, Named, Result};
+use crate::errand::Errand;
+use crate::kit::errands;
 use crate::pidfd::Pidfd;
 use crate::wait::{self, Status, signal_name};
 use crate::{note, sandbox};
@@ -24,19 +28,61 @@ use crate::{note, sandbox};
 /// What the word that receives the pidfd holds before the call: no descriptor, and not what the kernel writes.
 pub const PIDFD_UNTOUCHED: c_int = -7;
 
-/// An address that no process can map: the first page is out of reach.
-pub const NOWHERE: u64 = 8;
+/// An address that no process can map.
+pub const NOWHERE: Unmapped = Unmapped::Nowhere;
+
+/// A word for the kernel to write a pidfd to, which holds [`PIDFD_UNTOUCHED`]. It is never freed.
+pub fn pidfd_word() -> &'static AtomicI32 {
+    Box::leak(Box::new(AtomicI32::new(PIDFD_UNTOUCHED)))
+}
+
+/// Stacks that no child can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoStack {
+    /// A size and no address.
+    WithoutAddress,
+    /// An address and no size.
+    WithoutSize,
+    /// In the kernel's half of the address space.
+    OfTheKernel,
+    /// One that reaches into that half.
+    TooLarge,
+}
+
+impl NoStack {
+    /// All of them.
+    pub const ALL: [NoStack; 4] =
+        [NoStack::WithoutAddress, NoStack::WithoutSize, NoStack::OfTheKernel, NoStack::TooLarge];
+
+    /// Address and size. Should a kernel take one, the child finds no memory at its end.
+    const fn parts(self) -> (u64, u64) {
+        const KERNEL: u64 = 1 << 63;
+        const PAGE: u64 = 4096;
+        match self {
+            NoStack::WithoutAddress => (0, PAGE),
+            NoStack::WithoutSize => (PAGE, 0),
+            NoStack::OfTheKernel => (KERNEL, PAGE),
+            NoStack::TooLarge => (PAGE, KERNEL),
+        }
+    }
+}
 
 /// Where the call says the pidfd shall be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum PidfdAt {
     /// A variable of ours.
     Variable,
-    /// This address, whatever is there.
-    Address(u64),
+    /// Elsewhere, so that nobody owns the pidfd.
+    Address(Address),
 }
 
 /// One call of `clone3(2)`, not made yet.
+///
+/// Where the kernel shall write is no number, which could be that of anybody's memory:
+///
+/// ```compile_fail
+/// clone3_conformance::clone3::Clone3::fork().parent_tid(0x40_0000_u64);
+/// ```
 #[derive(Clone, Debug)]
 pub struct Clone3 {
     args: CloneArgs,
@@ -82,27 +128,27 @@ impl Clone3 {
         self
     }
 
-    /// With the pidfd written to this address.
-    pub fn pidfd_address(mut self, address: u64) -> Clone3 {
-        self.pidfd_at = PidfdAt::Address(address);
+    /// With the pidfd written to this address. Nobody owns it then.
+    pub fn pidfd_address(mut self, address: impl Into<Address>) -> Clone3 {
+        self.pidfd_at = PidfdAt::Address(address.into());
         self
     }
 
     /// With this address in `parent_tid`.
-    pub fn parent_tid(mut self, address: u64) -> Clone3 {
-        self.args.parent_tid = address;
+    pub fn parent_tid(mut self, address: impl Into<Address>) -> Clone3 {
+        self.args.parent_tid = address.into().number();
         self
     }
 
     /// With this address in `child_tid`.
-    pub fn child_tid(mut self, address: u64) -> Clone3 {
-        self.args.child_tid = address;
+    pub fn child_tid(mut self, address: impl Into<Address>) -> Clone3 {
+        self.args.child_tid = address.into().number();
         self
     }
 
-    /// With this address in `tls`.
-    pub fn tls(mut self, address: u64) -> Clone3 {
-        self.args.tls = address;
+    /// With this memory in `tls`.
+    pub fn tls(mut self, storage: &'static [u64]) -> Clone3 {
+        self.args.tls = storage.as_ptr() as u64;
         self
     }
 
@@ -123,17 +169,22 @@ impl Clone3 {
         self
     }
 
-    /// With this address and this count in `set_tid` and `set_tid_size`, whatever is there.
-    pub fn set_tid_raw(mut self, address: u64, count: u64) -> Clone3 {
-        self.args.set_tid = address;
+    /// With these pids in `set_tid`, and 0 in `set_tid_size`.
+    pub fn set_tid_without_size(mut self, pids: &'static [c_int]) -> Clone3 {
+        self.args.set_tid = pids.as_ptr() as u64;
+        self
+    }
+
+    /// With this address in `set_tid`, and this count in `set_tid_size`.
+    pub fn set_tid_unmapped(mut self, address: Unmapped, count: u64) -> Clone3 {
+        self.args.set_tid = address.number();
         self.args.set_tid_size = count;
         self
     }
 
-    /// With this stack, which no child could use: for calls that must fail. See [`Clone3::try_spawn_on`] for others.
-    pub fn stack_raw(mut self, address: u64, size: u64) -> Clone3 {
-        self.args.stack = address;
-        self.args.stack_size = size;
+    /// With a stack that no child can have. See [`Clone3::try_spawn_on`] for others.
+    pub fn no_stack(mut self, which: NoStack) -> Clone3 {
+        (self.args.stack, self.args.stack_size) = which.parts();
         self
     }
 
@@ -166,7 +217,7 @@ impl Clone3 {
     fn image(&self, pidfd: *mut c_int) -> Vec<u64> {
         let mut args = self.args;
         args.pidfd = match self.pidfd_at {
-            PidfdAt::Address(address) => address,
+            PidfdAt::Address(address) => address.number(),
             PidfdAt::Variable => pidfd as u64,
         };
         if !self.set_tid.is_empty() {
@@ -198,12 +249,18 @@ impl Clone3 {
     /// only what is async-signal-safe otherwise.
     ///
     /// # Panics
-    /// With `CLONE_VM`: such a child needs a stack, see [`Clone3::try_spawn_on`].
+    /// With `CLONE_VM`: such a child needs a stack, see [`Clone3::try_spawn_on`]. With `CLONE_SETTLS`: a body needs the thread-local
+    /// storage that it knows.
     pub fn try_spawn(&self, body: impl FnOnce() -> i32) -> std::result::Result<Child, Errno> {
         assert!(!self.flags().contains(Flags::CLONE_VM), "{self} needs a stack of its own");
+        assert!(
+            !self.flags().contains(Flags::CLONE_SETTLS),
+            "{self} is for a child that uses no such storage"
+        );
         let mut pidfd = PIDFD_UNTOUCHED;
         let image = self.image(&raw mut pidfd);
-        // SAFETY: without CLONE_VM the child works on a copy of this memory; `image` and `pidfd` are live.
+        // SAFETY: without CLONE_VM the child works on a copy of this memory; `image` and `pidfd` are live, and other addresses in
+        // the image are such that the kernel may write there (see `Address`).
         let pid = unsafe { libc::syscall(libc::SYS_clone3, image.as_ptr(), self.size) };
         if pid == 0 {
             exit_child(body);
@@ -218,17 +275,14 @@ impl Clone3 {
         check::succeeds(self, self.try_spawn(body))
     }
 
-    /// Makes the call with a stack for the child, which runs `entry(argument)` and then ends its thread with
-    /// the value returned (`SYS_exit`, not exit_group).
+    /// Makes the call with a stack for the child, which does this errand and then ends its thread with the value that this returns
+    /// (`SYS_exit`, not exit_group).
     ///
-    /// With `CLONE_VM` the child shares memory and thread-local storage with the caller: `entry` may make
-    /// system calls through rustix and touch atomics, nothing else (no allocation, no errno, no locks).
-    pub fn try_spawn_on(
-        &self,
-        stack: &Stack,
-        entry: extern "C" fn(usize) -> c_int,
-        argument: usize,
-    ) -> std::result::Result<Child, Errno> {
+    /// # Panics
+    /// When a child that shares its memory and does not hold it up is to do what only others can; and when the stack is that of a
+    /// child that may be there still.
+    pub fn try_spawn_on(&self, stack: &Stack, errand: Errand) -> std::result::Result<Child, Errno> {
+        assert!(errand.suits(self.flags()), "{self} is for a child that does less than {errand:?}");
         let mut pidfd = PIDFD_UNTOUCHED;
         let mut call = self.clone();
         call.args.stack = stack.base as u64;
@@ -237,22 +291,21 @@ impl Clone3 {
             call.args.child_tid = stack.tid.as_ptr() as u64;
             call.args.parent_tid = stack.tid.as_ptr() as u64;
         }
-        let image = call.image(&raw mut pidfd);
-        // SAFETY: the child starts on a stack of its own, which outlives it (`Stack` is never unmapped), and
-        // never returns from the assembly.
+        let (image, (entry, argument)) = (call.image(&raw mut pidfd), errand.parts());
+        stack.lend(self.flags());
+        // SAFETY: the child starts on a stack of its own, which outlives it (`Stack` is never unmapped) and is no other child's, and
+        // never returns from the assembly. Other addresses in the image are such that the kernel may write there.
         let pid = unsafe { clone3_on_stack(image.as_ptr(), self.size, entry, argument) };
+        if pid < 0 {
+            stack.take_back();
+        }
         self.outcome(if pid < 0 { Err(Errno::from_raw(-pid as i32)) } else { Ok(pid as i32) }, pidfd)
     }
 
     /// As [`Clone3::try_spawn_on`], expecting success.
     #[track_caller]
-    pub fn spawn_on(
-        &self,
-        stack: &Stack,
-        entry: extern "C" fn(usize) -> c_int,
-        argument: usize,
-    ) -> Result<Child> {
-        check::succeeds(self, self.try_spawn_on(stack, entry, argument))
+    pub fn spawn_on(&self, stack: &Stack, errand: Errand) -> Result<Child> {
+        check::succeeds(self, self.try_spawn_on(stack, errand))
     }
 
     fn outcome(
@@ -285,10 +338,10 @@ impl Clone3 {
             let stack = Stack::new()?;
             if self.flags().contains(Flags::CLONE_THREAD) {
                 let joinable = self.clone().with(Flags::CLONE_CHILD_CLEARTID | Flags::CLONE_PARENT_SETTID);
-                check::succeeds(self, joinable.try_spawn_on(&stack, exit_at_once, 0)).context("control")?;
+                check::succeeds(self, joinable.try_spawn_on(&stack, errands::exit(0))).context("control")?;
                 return stack.join();
             }
-            check::succeeds(self, self.try_spawn_on(&stack, exit_at_once, 0)).context("control")?
+            check::succeeds(self, self.try_spawn_on(&stack, errands::exit(0))).context("control")?
         } else {
             check::succeeds(self, self.try_spawn(park)).context("control")?
         };
@@ -299,7 +352,7 @@ impl Clone3 {
     pub fn try_thread(&self) -> std::result::Result<(), Errno> {
         let stack = Stack::new().map_err(|_| Errno::ENOMEM)?;
         let joinable = self.clone().with(Flags::CLONE_CHILD_CLEARTID | Flags::CLONE_PARENT_SETTID);
-        joinable.try_spawn_on(&stack, exit_at_once, 0)?;
+        joinable.try_spawn_on(&stack, errands::exit(0))?;
         stack.join().map_err(|_| Errno::EINVAL)
     }
 
@@ -315,9 +368,9 @@ impl Clone3 {
         let (mine, theirs) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         let free = lowest_free_fd()?;
         let got = if self.flags().contains(Flags::CLONE_VM) {
-            self.try_spawn_on(&Stack::new()?, trip, theirs.as_raw_fd() as usize)
+            self.try_spawn_on(&Stack::new()?, errands::trip(&theirs))
         } else {
-            self.try_spawn(|| trip(theirs.as_raw_fd() as usize))
+            self.try_spawn(|| errands::trip(&theirs).run())
         };
         if let Ok(child) = got {
             let pid = child.pid();
@@ -346,7 +399,7 @@ impl fmt::Display for Clone3 {
             number => write!(f, "{number:#x}")?,
         }
         if let PidfdAt::Address(address) = self.pidfd_at {
-            write!(f, ", pidfd at {address:#x}")?;
+            write!(f, ", pidfd at {address}")?;
         }
         if self.size != size_of::<CloneArgs>() {
             write!(f, ", size {}", self.size)?;
@@ -367,11 +420,10 @@ impl fmt::Display for Clone3 {
     }
 }
 
-/// `clone3(2)` with a raw pointer and size, for calls that must fail. A child, should there be one, exits with
-/// 99 at once.
-pub fn raw(args: usize, size: usize) -> std::result::Result<i32, Errno> {
-    // SAFETY: the kernel checks the pointer; should it accept the call, the child leaves at once.
-    let pid = unsafe { libc::syscall(libc::SYS_clone3, args, size) };
+/// `clone3(2)` with a pointer to nothing, and a size. A child, should there be one, exits with 99 at once.
+pub fn unreadable(args: Unmapped, size: usize) -> std::result::Result<i32, Errno> {
+    // SAFETY: the kernel finds no arguments there; should it accept the call, the child leaves at once.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, args.number(), size) };
     if pid == 0 {
         exit_now(99);
     }
@@ -404,19 +456,6 @@ pub fn park() -> i32 {
         // SAFETY: pause has no preconditions.
         unsafe { libc::pause() };
     }
-}
-
-extern "C" fn exit_at_once(_: usize) -> c_int {
-    0
-}
-
-/// What a child does that should not exist: it says so through the pipe whose number it was given.
-extern "C" fn trip(wire: usize) -> c_int {
-    // SAFETY: the descriptor is open in the caller, hence in its copy or partner.
-    let wire = unsafe { BorrowedFd::borrow_raw(wire as RawFd) };
-    // Nobody is there to be told of an error.
-    let _ = rustix::io::write(wire, b"x");
-    99
 }
 
 /// The pipe must be at its end: no process has the other end open, so no child was left.
@@ -483,6 +522,17 @@ unsafe fn clone3_on_stack(
 pub struct Stack {
     base: *mut std::ffi::c_void,
     tid: &'static AtomicU32,
+    user: Cell<User>,
+}
+
+/// Who is on a stack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum User {
+    Nobody,
+    /// Somebody of whose end the word tells.
+    Joinable,
+    /// Somebody, for good as far as anybody can tell.
+    Other,
 }
 
 impl Stack {
@@ -495,12 +545,26 @@ impl Stack {
         let access = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a new anonymous mapping at an address of the kernel's choice aliases nothing.
         let base = unsafe { mmap_anonymous(std::ptr::null_mut(), Stack::SIZE, access, MapFlags::PRIVATE)? };
-        Ok(Stack { base, tid: Box::leak(Box::new(AtomicU32::new(0))) })
+        Ok(Stack { base, tid: Box::leak(Box::new(AtomicU32::new(0))), user: Cell::new(User::Nobody) })
     }
 
     /// Where it begins: its lowest address.
     pub fn base(&self) -> *mut std::ffi::c_void {
         self.base
+    }
+
+    /// Has a child with these flags on it. One that does not share the caller's memory has a copy.
+    fn lend(&self, flags: Flags) {
+        assert_eq!(self.user.get(), User::Nobody, "two children on one stack");
+        if flags.contains(Flags::CLONE_VM) {
+            let tells = flags.contains(Flags::CLONE_CHILD_CLEARTID | Flags::CLONE_PARENT_SETTID);
+            self.user.set(if tells { User::Joinable } else { User::Other });
+        }
+    }
+
+    /// Nobody is on it any more.
+    fn take_back(&self) {
+        self.user.set(User::Nobody);
     }
 
     /// Blocks until the thread that was started on this stack has left user mode for good.
@@ -514,6 +578,9 @@ impl Stack {
         loop {
             let tid = self.tid.load(Ordering::Acquire);
             if tid == 0 {
+                if self.user.get() == User::Joinable {
+                    self.take_back();
+                }
                 return Ok(());
             }
             let left =
@@ -658,4 +725,45 @@ pub fn is_cloexec(fd: impl AsFd) -> Result<bool> {
 pub fn is_open(fd: RawFd) -> bool {
     // SAFETY: F_GETFD only asks, and any number may be asked about.
     unsafe { libc::fcntl(fd, libc::F_GETFD) != -1 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_that_shares_memory_does_what_it_can() {
+        // SAFETY: exit does nothing that anybody could not do.
+        let whole = unsafe { Errand::whole(errands::exit(0).parts().0, 0) };
+        let held_up = Flags::CLONE_VM | Flags::CLONE_VFORK;
+        assert!(errands::exit(0).suits(Flags::CLONE_VM | Flags::CLONE_SETTLS));
+        assert!(whole.suits(Flags::empty()) && whole.suits(held_up));
+        assert!(!whole.suits(Flags::CLONE_VM) && !whole.suits(held_up | Flags::CLONE_SETTLS));
+    }
+
+    #[test]
+    #[should_panic(expected = "two children on one stack")]
+    fn a_stack_is_one_childs() {
+        let stack = Stack::new().unwrap();
+        stack.lend(Flags::CLONE_VM);
+        // The word tells nothing of that child.
+        stack.join().unwrap();
+        stack.lend(Flags::CLONE_VM);
+    }
+
+    #[test]
+    fn a_stack_is_free_after_its_thread() {
+        let stack = Stack::new().unwrap();
+        for _ in 0..2 {
+            stack.lend(Flags::CLONE_VM | Flags::CLONE_CHILD_CLEARTID | Flags::CLONE_PARENT_SETTID);
+            stack.join().unwrap();
+        }
+        stack.lend(Flags::empty());
+    }
+
+    #[test]
+    #[should_panic(expected = "is for a child that uses no such storage")]
+    fn a_body_keeps_its_thread_local_storage() {
+        let _ = Clone3::fork().with(Flags::CLONE_SETTLS).tls(&[0]).try_spawn(|| 0);
+    }
 }

@@ -15,11 +15,13 @@
 #![deny(clippy::undocumented_unsafe_blocks)]
 
 pub mod abi;
+mod address;
 pub mod case;
 pub mod check;
 pub mod clone3;
 pub mod compare;
 pub mod elf;
+pub mod errand;
 pub mod expect;
 pub mod formats;
 pub mod guest;

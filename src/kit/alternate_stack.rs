@@ -4,6 +4,7 @@ use nix::errno::Errno;
 
 use crate::check::Result;
 use crate::clone3::Stack;
+use crate::errand::Errand;
 
 /// Gives the calling thread one.
 pub fn set() -> Result {
@@ -13,8 +14,17 @@ pub fn set() -> Result {
     Ok(())
 }
 
-/// Whether the calling thread has none, 2 if it cannot say. One system call, which a child that shares memory can make.
-pub extern "C" fn is_missing(_: usize) -> i32 {
+/// Exits with what [`is_missing`] says.
+pub fn tell_if_missing() -> Errand {
+    extern "C" fn tell(_: usize) -> i32 {
+        is_missing()
+    }
+    // SAFETY: one system call, which has no reason to fail and so sets no errno.
+    unsafe { Errand::small(tell, 0) }
+}
+
+/// 1 if the calling thread has none, 0 if it has one, 2 if it cannot say.
+pub fn is_missing() -> i32 {
     // SAFETY: stack_t is plain data for which all zeroes is a valid value.
     let mut found: libc::stack_t = unsafe { std::mem::zeroed() };
     // SAFETY: a null new stack changes nothing, and `found` is live.

@@ -61,6 +61,7 @@ pub fn clone3(
     let low = low::<Low>()?;
     let flags = flags | Flags::PIDFD;
     assert!(!flags.contains(Flags::CLONE_VM), "a child that shares memory needs a stack of its own");
+    assert!(!flags.contains(Flags::CLONE_SETTLS), "a body needs the thread-local storage that it knows");
     // SAFETY: only makes addresses, within a mapping that is page-aligned and large enough.
     let (args, pidfd) = unsafe { (&raw mut (*low).args, &raw mut (*low).pidfd) };
     // SAFETY: both are aligned and writable, and nothing else refers to them. The child works on a copy.
@@ -81,9 +82,13 @@ pub fn clone3(
     if pid < 0 {
         return Ok(Err(Errno::from_raw(-pid)));
     }
-    // SAFETY: as above; on success the kernel wrote a new descriptor.
-    let pidfd = fds::adopt(unsafe { pidfd.read() });
-    Ok(Ok((pid, Pidfd::from(pidfd))))
+    // SAFETY: as above.
+    let pidfd = unsafe { pidfd.read() };
+    if pidfd < 0 {
+        return Err(Failure::fail(format!("32-bit clone3({flags}): {pid}, and no pidfd was written")));
+    }
+    // SAFETY: on success the kernel wrote a new descriptor that nobody else owns.
+    Ok(Ok((pid, Pidfd::from(unsafe { fds::adopt(pidfd) }))))
 }
 
 /// `close(2)`.

@@ -123,8 +123,8 @@ pub fn receive_pidfd(socket: impl AsFd) -> Result<OwnedFd> {
         let errno = Named(Errno::from_raw(-number));
         return Err(Failure::fail(format!("SCM_PIDFD of the message: expected a descriptor, got {errno}")));
     }
-    // The descriptor is ours from now on.
-    Ok(fds::adopt(number))
+    // SAFETY: the kernel has just made the descriptor, for whoever receives the message.
+    Ok(unsafe { fds::adopt(number) })
 }
 
 /// Has the kernel collect the garbage among UNIX sockets until that reaps the process of this pidfd.

@@ -1,30 +1,64 @@
-//! Descriptor calls that take a bare number, or that no crate has.
+//! Descriptor calls that no crate has, or only for a bare number.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
+use rustix::io::FdFlags;
 
 use crate::check::{Failure, Result};
+use crate::kit::threads::own_tid;
 use crate::note;
 
 /// `fcntl(fd, F_DUPFD_QUERY, other)` (Linux 6.10).
 const F_DUPFD_QUERY: libc::c_int = 1024 + 3;
 
-/// In a forked process: closes its copy of a descriptor of the parent's. The copy of whatever owns that number
-/// must be neither used nor dropped.
-pub fn close_copy(fd: RawFd) -> Result {
-    // SAFETY: no memory is touched, and the number's owner in this process is as good as gone, says the caller.
+/// In a forked process: closes its copy of a descriptor of the parent's.
+///
+/// # Safety
+/// The copy of whatever owns that number is neither used nor dropped in this process.
+pub(crate) unsafe fn close_copy(fd: RawFd) -> Result {
+    // SAFETY: passed on to the caller.
     Errno::result(unsafe { libc::close(fd) })?;
     Ok(())
 }
 
-/// `close_range(fd, fd, flags)`. What owns the number must be neither used nor dropped afterwards, unless the
-/// flags leave it open.
-pub fn close_range(fd: RawFd, flags: u32) -> std::result::Result<(), Errno> {
-    // SAFETY: no memory is touched, and the number's owner is as good as gone, says the caller.
+/// `close_range(fd, fd, 0)`.
+pub fn close_by_range(fd: impl Into<OwnedFd>) -> std::result::Result<(), Errno> {
+    // SAFETY: the descriptor was owned, and is given up here.
+    unsafe { close_range(fd.into().into_raw_fd(), 0) }
+}
+
+/// `close_range(fd, fd, CLOSE_RANGE_CLOEXEC)`, which closes nothing before an exec.
+pub fn mark_by_range(fd: impl AsFd) -> std::result::Result<(), Errno> {
+    // SAFETY: the descriptor stays open.
+    unsafe { close_range(fd.as_fd().as_raw_fd(), libc::CLOSE_RANGE_CLOEXEC) }
+}
+
+/// `close_range(fd, fd, CLOSE_RANGE_UNSHARE)` in a thread other than the leader: it gets a table of descriptors of its own, in
+/// which the one with this number is closed. Whoever owns it does so in the table that the other threads go on sharing.
+pub fn close_apart_by_range(fd: RawFd) -> std::result::Result<(), Errno> {
+    assert_ne!(own_tid(), std::process::id() as i32, "the leader would leave its table to the others");
+    // SAFETY: what is closed is a copy, whose owner is in the table of the other threads.
+    unsafe { close_range(fd, libc::CLOSE_RANGE_UNSHARE) }
+}
+
+/// `close_range(fd, fd, flags)`.
+///
+/// # Safety
+/// What owns the number is neither used nor dropped afterwards, unless the flags leave it open.
+unsafe fn close_range(fd: RawFd, flags: u32) -> std::result::Result<(), Errno> {
+    // SAFETY: passed on to the caller.
     let done = unsafe { libc::syscall(libc::SYS_close_range, fd, fd, flags) };
     note!("close_range({fd}, {fd}, {flags:#x}) = {done}");
     Errno::result(done).map(drop)
+}
+
+/// `fcntl(fd, F_DUPFD, 0)`.
+pub fn dupfd(fd: impl AsFd) -> std::result::Result<OwnedFd, Errno> {
+    // SAFETY: no pointers are passed.
+    let copy = Errno::result(unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), libc::F_DUPFD, 0) })?;
+    // SAFETY: the kernel has just made it, and nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
 /// `dup2(fd, fd)`, which does nothing to an open descriptor.
@@ -34,19 +68,9 @@ pub fn dup2_onto_itself(fd: impl AsFd) -> std::result::Result<(), Errno> {
     Errno::result(unsafe { libc::dup2(fd, fd) }).map(drop)
 }
 
-/// Clears FD_CLOEXEC of the descriptor with this number.
-pub fn keep_over_exec(fd: RawFd) -> Result {
-    // SAFETY: no pointers are passed; EBADF if there is no such descriptor.
-    Errno::result(unsafe { libc::fcntl(fd, libc::F_SETFD, 0) })?;
-    Ok(())
-}
-
-/// What a child or thread that shares memory can do: reads one byte from the descriptor with this number, however long that
-/// takes. One system call.
-pub extern "C" fn wait_for_input(fd: usize) -> i32 {
-    // SAFETY: borrowed for the call, which says EBADF if there is no such descriptor.
-    let fd = unsafe { BorrowedFd::borrow_raw(fd as RawFd) };
-    i32::from(rustix::io::read(fd, &mut [0_u8; 1]).is_err())
+/// Clears FD_CLOEXEC.
+pub fn keep_over_exec(fd: impl AsFd) -> Result {
+    Ok(rustix::io::fcntl_setfd(fd, FdFlags::empty())?)
 }
 
 /// Whether two descriptors are one open file.
@@ -63,7 +87,10 @@ pub fn are_one_file(one: impl AsFd, other: impl AsFd) -> Result<bool> {
 }
 
 /// Takes possession of a descriptor that a system call has just returned as a number.
-pub fn adopt(fd: RawFd) -> OwnedFd {
-    // SAFETY: the caller has it from the kernel, and nobody else owns it.
+///
+/// # Safety
+/// The number is that of an open descriptor, and nobody else owns it.
+pub(crate) unsafe fn adopt(fd: RawFd) -> OwnedFd {
+    // SAFETY: passed on to the caller.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }

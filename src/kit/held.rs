@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use crate::abi::Flags;
 use crate::check::Result;
 use crate::clone3::{Child, Clone3, Stack, park};
+use crate::errand::Errand;
 use crate::kit::helper::Command;
 use crate::kit::processors::stay_on;
 use crate::kit::replacing::Replacing;
@@ -15,7 +16,7 @@ use crate::procfs;
 /// What the next child is to exec.
 static COMMAND: Mutex<Option<Command>> = Mutex::new(None);
 
-/// In a child that holds up its creator, and so may do what it likes: execs. Comes back only if that fails.
+/// Execs. Comes back only if that fails.
 extern "C" fn exec_command(_: usize) -> i32 {
     // The lock is let go of before the exec, after which nobody could.
     let command = COMMAND.lock().map(|mut command| command.take());
@@ -130,7 +131,9 @@ impl Held {
         let hold = hold.with_fd(&gate.waiting_end()).number(code);
         *COMMAND.lock().unwrap_or_else(PoisonError::into_inner) = Some(hold);
         let call = call.clone().with(Flags::CLONE_VM | Flags::CLONE_VFORK);
-        let child = call.spawn_on(&Stack::new()?, exec_command, 0)?;
+        // SAFETY: anybody may call it, and it execs or ends the child.
+        let exec = unsafe { Errand::whole(exec_command, 0) };
+        let child = call.spawn_on(&Stack::new()?, exec)?;
         ready.recv()??;
         Ok(Held { child, gate })
     }

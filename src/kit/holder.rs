@@ -9,7 +9,7 @@
 //! Every command returns after the deed: what a kernel does when the last reference goes away is done by then.
 
 use std::io::{BufRead, BufReader, Write};
-use std::os::fd::{AsRawFd, FromRawFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 
 use linkme::distributed_slice;
@@ -111,8 +111,8 @@ impl Holder {
         let report = Channel::<Result<T>>::new()?;
         let (orders, theirs) = UnixStream::pair()?;
         let child = Clone3::fork().spawn(|| {
-            // SAFETY: this copy of the descriptor belongs to the child, which never uses or drops `orders`.
-            unsafe { rustix::io::close(orders.as_raw_fd()) };
+            // SAFETY: the child never uses or drops its copy of `orders`.
+            let _ = unsafe { close_copy(orders.as_raw_fd()) };
             match report.send(&prepare()) {
                 Ok(()) => serve(theirs),
                 Err(_) => 95,
@@ -197,10 +197,15 @@ fn acknowledge(orders: &UnixStream) {
 
 fn obey(order: &Order, orders: &UnixStream) -> Result {
     match *order {
-        Order::Close(fd) => close_copy(fd)?,
-        Order::KeepOverExec(fd) => keep_over_exec(fd)?,
+        Order::Close(fd) if fd == orders.as_raw_fd() => {
+            return Err(Failure::broken("a holder that closes its orders gets no more"));
+        }
+        // SAFETY: a holder uses no other descriptor than its orders, and drops none.
+        Order::Close(fd) => unsafe { close_copy(fd)? },
+        // SAFETY: it is open for the call, which says EBADF if not.
+        Order::KeepOverExec(fd) => keep_over_exec(unsafe { BorrowedFd::borrow_raw(fd) })?,
         Order::Exec => {
-            keep_over_exec(orders.as_raw_fd())?;
+            keep_over_exec(orders)?;
             return Err(Command::new("holder", &[&orders.as_raw_fd().to_string()])?.exec());
         }
         Order::End(how) => how.come(),

@@ -15,6 +15,7 @@ use crate::pidfd::Pidfd;
 /// `CLONE_PIDFD` among the flags there is a pidfd.
 pub fn clone(flags: u64, body: impl FnOnce() -> i32) -> Result<(i32, Option<Pidfd>), Errno> {
     assert!(flags & Flags::CLONE_VM.bits() == 0, "a child that shares memory needs a stack of its own");
+    assert!(flags & Flags::CLONE_SETTLS.bits() == 0, "a body needs the thread-local storage that it knows");
     let zero: c_ulong = 0;
     let mut pidfd = PIDFD_UNTOUCHED;
     // SAFETY: without CLONE_VM the child works on a copy of this memory, and `pidfd` is live.
@@ -25,7 +26,8 @@ pub fn clone(flags: u64, body: impl FnOnce() -> i32) -> Result<(i32, Option<Pidf
     note!("clone({flags:#x}) = {pid}");
     let pid = Errno::result(pid)? as i32;
     let wrote = flags & Flags::PIDFD.bits() != 0 && pidfd >= 0;
-    Ok((pid, wrote.then(|| Pidfd::from(fds::adopt(pidfd)))))
+    // SAFETY: on success the kernel wrote a new descriptor that nobody else owns.
+    Ok((pid, wrote.then(|| Pidfd::from(unsafe { fds::adopt(pidfd) }))))
 }
 
 /// `fork(2)`. The child exits with `code`.

@@ -12,6 +12,7 @@ pub mod crash;
 pub mod disposition;
 pub mod echo;
 pub mod epoll;
+pub mod errands;
 pub mod eventually;
 pub mod exec_race;
 pub mod fdpass;

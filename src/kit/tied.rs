@@ -9,7 +9,6 @@ use crate::check;
 use crate::check::{Context as _, Result};
 use crate::clone3::Clone3;
 use crate::kit::echo::{Echo, Line, line};
-use crate::kit::fds::close_copy;
 use crate::kit::holder::Holder;
 use crate::pidfd::Pidfd;
 use crate::wait::{self, Status};
@@ -103,15 +102,10 @@ impl Tied {
         self.pidfd.take().ok_or_else(gone)
     }
 
-    /// Closes the pidfd that clone3 returned.
+    /// Closes the pidfd that clone3 returned; in a process forked later, its copy of it.
     #[track_caller]
     pub fn close(&mut self) -> Result {
         self.take()?.close()
-    }
-
-    /// In a process forked later: closes the copy that it inherited of clone3's pidfd.
-    pub fn close_inherited(&self) -> Result {
-        close_copy(self.pidfd()?.as_raw_fd())
     }
 
     /// It must answer.

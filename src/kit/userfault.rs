@@ -9,7 +9,8 @@ use rustix::mm::{MapFlags, ProtFlags, UserfaultfdFlags, mmap_anonymous, userfaul
 
 use crate::abi::Flags;
 use crate::check::{Failure, Result};
-use crate::clone3::{Child, Clone3, Stack};
+use crate::clone3::{Address, Child, Clone3, Stack};
+use crate::errand::Errand;
 use crate::{note, sandbox};
 
 /// `struct uffdio_api` of linux/userfaultfd.h.
@@ -101,15 +102,18 @@ impl Trap {
     /// A child made by `call`, with `CLONE_VM`, that walks into the trap and is blocked there on return.
     #[track_caller]
     pub fn catch(&self, call: &Clone3) -> Result<Child> {
-        let child = call.clone().with(Flags::CLONE_VM).spawn_on(&Stack::new()?, touch, self.page)?;
+        // SAFETY: it makes no call, and the page is never unmapped.
+        let touch = unsafe { Errand::small(touch, self.page) };
+        let child = call.clone().with(Flags::CLONE_VM).spawn_on(&Stack::new()?, touch)?;
         self.wait_for_someone()?;
         note!("child {} is blocked in a page fault", child.pid());
         Ok(child)
     }
 
     /// Its address, for a system call that writes there.
-    pub fn address(&self) -> u64 {
-        self.page as u64
+    pub fn address(&self) -> Address {
+        // SAFETY: the page is never unmapped, and all that is done with it here is to read from it, in children.
+        unsafe { Address::of_number(self.page as u64) }
     }
 
     /// Blocks until somebody is in the trap.
