@@ -21,6 +21,7 @@ pub use crate::address::{Address, Unmapped};
 use crate::check::{self, Context as _, Failure, Named, Result};
 use crate::errand::Errand;
 use crate::kit::errands;
+use crate::kit::unheard::Unheard;
 use crate::pidfd::Pidfd;
 use crate::wait::{self, Status, signal_name};
 use crate::{note, sandbox};
@@ -249,8 +250,8 @@ impl Clone3 {
     /// only what is async-signal-safe otherwise.
     ///
     /// # Panics
-    /// With `CLONE_VM`: such a child needs a stack, see [`Clone3::try_spawn_on`]. With `CLONE_SETTLS`: a body needs the thread-local
-    /// storage that it knows.
+    /// With `CLONE_VM`: such a child needs a stack, see [`Clone3::try_spawn_on`]. With `CLONE_SETTLS`: a body needs the
+    /// thread-local storage that it knows.
     pub fn try_spawn(&self, body: impl FnOnce() -> i32) -> std::result::Result<Child, Errno> {
         assert!(!self.flags().contains(Flags::CLONE_VM), "{self} needs a stack of its own");
         assert!(
@@ -275,8 +276,8 @@ impl Clone3 {
         check::succeeds(self, self.try_spawn(body))
     }
 
-    /// Makes the call with a stack for the child, which does this errand and then ends its thread with the value that this returns
-    /// (`SYS_exit`, not exit_group).
+    /// Makes the call with a stack for the child, which does this errand and then ends its thread with the value that this
+    /// returns (`SYS_exit`, not exit_group).
     ///
     /// # Panics
     /// When a child that shares its memory and does not hold it up is to do what only others can; and when the stack is that of a
@@ -293,8 +294,8 @@ impl Clone3 {
         }
         let (image, (entry, argument)) = (call.image(&raw mut pidfd), errand.parts());
         stack.lend(self.flags());
-        // SAFETY: the child starts on a stack of its own, which outlives it (`Stack` is never unmapped) and is no other child's, and
-        // never returns from the assembly. Other addresses in the image are such that the kernel may write there.
+        // SAFETY: the child starts on a stack of its own, which outlives it (`Stack` is never unmapped) and is no other
+        // child's, and never returns from the assembly. Other addresses in the image are such that the kernel may write there.
         let pid = unsafe { clone3_on_stack(image.as_ptr(), self.size, entry, argument) };
         if pid < 0 {
             stack.take_back();
@@ -327,13 +328,21 @@ impl Clone3 {
         Ok(Child { pid, pidfd, reaps_itself: self.flags().contains(Flags::AUTOREAP) })
     }
 
-    /// The control of a refusal: this call must succeed. The child exits at once and is cleared away.
+    /// The control of a refusal: this call must succeed. The child exits at once and is cleared away; the signal that its end
+    /// sends is not to be found afterwards.
     #[track_caller]
     pub fn accepted(&self) -> Result {
-        // The signal that the child's end sends must not end the caller.
-        if self.args.exit_signal != 0 {
-            nix::sys::signal::SigSet::all().thread_block()?;
-        }
+        // Numbers that are no signal are the kernel's to refuse.
+        let signal =
+            Some(self.args.exit_signal as c_int).filter(|_| (1..=64).contains(&self.args.exit_signal));
+        let unheard = signal.map(Unheard::begin).transpose()?;
+        let done = self.comes_and_goes();
+        unheard.map_or(Ok(()), Unheard::end)?;
+        done
+    }
+
+    #[track_caller]
+    fn comes_and_goes(&self) -> Result {
         let child = if self.flags().contains(Flags::CLONE_VM) {
             let stack = Stack::new()?;
             if self.flags().contains(Flags::CLONE_THREAD) {
@@ -349,11 +358,17 @@ impl Clone3 {
     }
 
     /// Makes a call for a thread, which ends at once; a thread that came to be is over on return.
-    pub fn try_thread(&self) -> std::result::Result<(), Errno> {
-        let stack = Stack::new().map_err(|_| Errno::ENOMEM)?;
+    ///
+    /// # Errors
+    /// The outer one says that there is no stack for it, or that it did not end; the inner one is the kernel's answer.
+    #[track_caller]
+    pub fn try_thread(&self) -> Result<std::result::Result<(), Errno>> {
+        let stack = Stack::new()?;
         let joinable = self.clone().with(Flags::CLONE_CHILD_CLEARTID | Flags::CLONE_PARENT_SETTID);
-        joinable.try_spawn_on(&stack, errands::exit(0))?;
-        stack.join().map_err(|_| Errno::EINVAL)
+        match joinable.try_spawn_on(&stack, errands::exit(0)) {
+            Ok(_) => stack.join().map(Ok),
+            Err(errno) => Ok(Err(errno)),
+        }
     }
 
     /// As [`Clone3::accepted`], for a child that `CLONE_PARENT` gives to the caller's parent, who reaps it.
@@ -730,6 +745,8 @@ pub fn is_open(fd: RawFd) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kit::limits::lowered;
+    use crate::kit::process::answers;
 
     #[test]
     fn a_child_that_shares_memory_does_what_it_can() {
@@ -759,6 +776,14 @@ mod tests {
             stack.join().unwrap();
         }
         stack.lend(Flags::empty());
+    }
+
+    #[test]
+    fn a_stack_that_cannot_be_had_is_no_answer_of_the_kernels() {
+        use rustix::process::Resource;
+        let call = Clone3::new(Flags::THREAD | Flags::CLONE_PARENT);
+        let tried = || lowered(Resource::As, 0, || call.try_thread()).is_ok_and(|tried| tried.is_err());
+        assert!(answers(tried));
     }
 
     #[test]

@@ -59,6 +59,7 @@ pub mod threads;
 pub mod tied;
 pub mod tls;
 pub mod tracer;
+pub(crate) mod unheard;
 pub mod uring;
 pub mod usage;
 pub mod userfault;

@@ -117,7 +117,7 @@ pub fn try_clone_parent() -> Result<CloneParentReport> {
     let old = legacy::clone(Flags::CLONE_PARENT.bits() | libc::SIGCHLD as u64, || 0).map(drop);
     report.push(("clone(CLONE_PARENT|SIGCHLD)".to_owned(), number_of(old)));
     let thread = Clone3::new(Flags::CLONE_PARENT | Flags::THREAD);
-    let started = thread.try_thread();
+    let started = thread.try_thread()?;
     report.push((thread.to_string(), number_of(started)));
     Ok(report)
 }
