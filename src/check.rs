@@ -77,7 +77,7 @@ impl Failure {
         Failure::new(Kind::Broken, message)
     }
 
-    /// The same failure, its message cut where it is too long for a pipe that nobody reads yet.
+    /// The same failure, its message cut where it is longer than anybody reads.
     pub(crate) fn of_bearable_length(mut self) -> Failure {
         const LONGEST: usize = 16 * 1024;
         if let Some((at, _)) = self.message.char_indices().nth(LONGEST) {

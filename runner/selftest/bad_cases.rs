@@ -24,6 +24,12 @@ pub struct Expected {
     pub output: usize,
 }
 
+/// More than a pipe holds, once a report writes six characters for each of these.
+const BELLS: &str = match std::str::from_utf8(&[7; 12_000]) {
+    Ok(text) => text,
+    Err(_) => "",
+};
+
 const fn expect(case: &'static str, kind: Option<Kind>, message: &'static str) -> Expected {
     Expected { case, kind, message, output: 0 }
 }
@@ -31,6 +37,7 @@ const fn expect(case: &'static str, kind: Option<Kind>, message: &'static str) -
 pub const EXPECTED: &[Expected] = &[
     expect("passes", None, ""),
     expect("fails", Some(Kind::Fail), "an answer: expected N, got N"),
+    expect("says_much", Some(Kind::Fail), BELLS),
     expect("is_blocked", Some(Kind::Blocked), "needs a better world"),
     expect("is_unsupported", Some(Kind::Unsupported), "the kernel has no heart"),
     expect("trips_in_its_setup", Some(Kind::Broken), "set-up failed with EBADF (Bad file number)"),
@@ -200,6 +207,11 @@ fn passes() -> Result {
 bad_case!(fails);
 fn fails() -> Result {
     check::equal("an answer", 6 * 9, 42)
+}
+
+bad_case!(says_much);
+fn says_much() -> Result {
+    Err(Failure::fail(BELLS))
 }
 
 bad_case!(is_blocked);

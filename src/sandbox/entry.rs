@@ -111,9 +111,18 @@ pub(super) fn run(case: &Case, deadline: Duration, verdict: &OwnedFd) -> ! {
     let failure = settle_in(case).and_then(|()| guarded(case)).err().map(Failure::of_bearable_length);
     let left = census::take();
     let pid = rustix::process::getpid().as_raw_nonzero().get();
-    let sent = serde_json::to_vec(&Report { pid, failure, left })
-        .is_ok_and(|report| rustix::io::write(verdict, &report) == Ok(report.len()));
+    let report = serde_json::to_vec(&Report { pid, failure, left });
+    let sent = report.is_ok_and(|report| write_all(verdict, &report).is_ok());
     exit_now(if sent { 0 } else { COULD_NOT_REPORT })
+}
+
+/// The lane reads while this writes. A pipe may hold no more than a page.
+fn write_all(verdict: &OwnedFd, mut report: &[u8]) -> rustix::io::Result<()> {
+    while !report.is_empty() {
+        let written = rustix::io::retry_on_intr(|| rustix::io::write(verdict, report))?;
+        report = &report[written..];
+    }
+    Ok(())
 }
 
 /// A name and a group of its own, subreaper of what it starts.

@@ -126,6 +126,8 @@ fn pipe() -> rustix::io::Result<(File, OwnedFd)> {
 /// A case under way.
 struct Running {
     pid: i32,
+    /// What it has said of itself so far. Read as it comes: nobody knows how much a pipe holds.
+    report: Vec<u8>,
     output: Collected,
     end: Instant,
 }
@@ -177,7 +179,7 @@ impl Lane {
         // SAFETY: a lane has one thread.
         match unsafe { fork() }? {
             ForkResult::Parent { child } => {
-                Ok(Running { pid: child.as_raw(), output: Collected::default(), end })
+                Ok(Running { pid: child.as_raw(), report: Vec::new(), output: Collected::default(), end })
             }
             ForkResult::Child => {
                 self.let_go();
@@ -207,7 +209,8 @@ impl Lane {
         let immortal = if found.is_empty() { Vec::new() } else { census::kill_all_children() };
         let things = leavings::clear_away(case, running.pid);
         running.output.drain(&self.pipes.output);
-        let report = read_report(&self.pipes.verdict, running.pid);
+        while read_some(&self.pipes.verdict, |some| running.report.extend_from_slice(some)) {}
+        let report = Report::read(&running.report, running.pid);
         let mut failure = judge(ending, report, found.into_iter().chain(things));
         if !immortal.is_empty() {
             let who = census::names(&immortal);
@@ -246,13 +249,14 @@ impl Lane {
         }
     }
 
-    /// Blocks until a child changes, output comes, time is up or the program goes (then true).
+    /// Blocks until a child changes, a report or output comes, time is up or the program goes (then true).
     fn wait_for_news(&self, running: &mut Running, left: Duration) -> bool {
         let wake = PollFlags::POLLIN;
         let mut fds = [
             PollFd::new(self.children.as_fd(), wake),
             PollFd::new(self.program.as_fd(), PollFlags::empty()),
             PollFd::new(self.pipes.output.as_fd(), wake),
+            PollFd::new(self.pipes.verdict.as_fd(), wake),
         ];
         // A millisecond more than is left, so that the loop does not spin in the last one.
         let timeout = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
@@ -260,13 +264,16 @@ impl Lane {
         let _ = poll(&mut fds, timeout);
         let is_up =
             |index: usize| fds.get(index).and_then(PollFd::revents).is_some_and(|events| !events.is_empty());
-        let (child, gone, output) = (is_up(0), is_up(1), is_up(2));
+        let (child, gone, output, report) = (is_up(0), is_up(1), is_up(2), is_up(3));
         if child {
             // Should there be another, the next poll says so.
             let _ = self.children.read_signal();
         }
         if output {
             running.output.read_some(&self.pipes.output);
+        }
+        if report {
+            read_some(&self.pipes.verdict, |some| running.report.extend_from_slice(some));
         }
         gone
     }
@@ -306,13 +313,6 @@ fn kill_and_reap(pid: i32) {
 /// What the case did last, as far as it is on the trail.
 fn last_step() -> String {
     trail::read().pop().map_or_else(String::new, |step| format!(", after {step}"))
-}
-
-/// The case's own words: `Ok(None)` when it said nothing, an error when nobody can make sense of them.
-fn read_report(verdict: &File, pid: i32) -> Result<Option<Report>, String> {
-    let mut bytes = Vec::new();
-    while read_some(verdict, |some| bytes.extend_from_slice(some)) {}
-    Report::read(&bytes, pid)
 }
 
 /// From how it ended, what it said and what it left, whether it passed and whose fault it is if not.
