@@ -47,18 +47,12 @@ static EMPTY: Case = Case {
 
 /// Serves the program until it closes its end of the socket.
 pub(super) fn serve(program: UnixStream) {
-    let Ok(children) = watch_children() else { return };
-    if trail::open().is_err() || settle_in().is_err() {
-        return;
-    }
-    let mut lane = match Lane::new(program, children) {
-        Ok(lane) => lane,
-        Err((program, errno)) => {
-            // The program is not there to be told of an error.
-            refuse(&program, &no_fork(Errno::from_raw(errno.raw_os_error())));
-            return;
-        }
+    let (children, pipes) = match prepare() {
+        Ok(prepared) => prepared,
+        // The program is not there to be told of an error.
+        Err(outcome) => return refuse(&program, &outcome),
     };
+    let mut lane = Lane { program, children, pipes, before: Before::now() };
     while let Ok(Some(request)) = wire::receive::<Request>(&lane.program) {
         let outcome = lane.run(&request);
         if wire::send(&lane.program, &outcome).is_err() {
@@ -72,6 +66,20 @@ pub(super) fn serve(program: UnixStream) {
 pub(super) fn refuse(program: &UnixStream, outcome: &Outcome) {
     let _ = wire::receive::<Request>(program);
     let _ = wire::send(program, outcome);
+}
+
+/// Makes this process one that can run cases. Gives what it watches them by.
+///
+/// # Errors
+/// What the program is to be told, which names the step that failed.
+fn prepare() -> Result<(SignalFd, Pipes), Outcome> {
+    let children = watch_children().map_err(|errno| no_lane("signalfd(2)", errno))?;
+    let in_words = |step: &'static str| {
+        move |errno: rustix::io::Errno| no_lane(step, Errno::from_raw(errno.raw_os_error()))
+    };
+    trail::open().map_err(in_words("mmap(2) of the page for the trail"))?;
+    settle_in().map_err(in_words("prctl(2) (PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG)"))?;
+    read_nothing().and_then(|()| Pipes::new()).map_err(in_words("pipe(2)")).map(|pipes| (children, pipes))
 }
 
 /// Subreaper of all that cases leave, and gone with the zygote.
@@ -144,13 +152,6 @@ enum Ending {
 }
 
 impl Lane {
-    fn new(program: UnixStream, children: SignalFd) -> Result<Lane, (UnixStream, rustix::io::Errno)> {
-        match read_nothing().and_then(|()| Pipes::new()) {
-            Ok(pipes) => Ok(Lane { program, children, pipes, before: Before::now() }),
-            Err(errno) => Err((program, errno)),
-        }
-    }
-
     fn run(&mut self, request: &Request) -> Outcome {
         let found = if request.case == NOTHING { Some(&EMPTY) } else { case::find(&request.case) };
         let Some(case) = found else {
@@ -279,16 +280,26 @@ impl Lane {
     }
 }
 
-/// The outcome of a case for which there is no process, or no pipe to talk to it.
+/// The outcome of a case for which there is no process.
 pub(super) fn no_fork(errno: Errno) -> Outcome {
     Outcome::lost(match errno {
         Errno::EAGAIN | Errno::ENOMEM => Failure::blocked(format!(
             "the sandbox cannot fork: {errno:?} (RLIMIT_NPROC, a pids cgroup, pid_max, or no memory)"
         )),
-        Errno::EMFILE | Errno::ENFILE => {
-            Failure::blocked(format!("the sandbox cannot open a pipe: {errno:?} (RLIMIT_NOFILE)"))
-        }
         errno => Failure::from(errno).within("starting the case"),
+    })
+}
+
+/// The outcome of a case for which there is no lane, because this step of making it failed.
+fn no_lane(step: &str, errno: Errno) -> Outcome {
+    Outcome::lost(match errno {
+        Errno::EMFILE | Errno::ENFILE => Failure::blocked(format!(
+            "the sandbox cannot open a descriptor: {step}: {errno:?} (RLIMIT_NOFILE)"
+        )),
+        Errno::EAGAIN | Errno::ENOMEM => Failure::blocked(format!(
+            "the sandbox has no memory: {step}: {errno:?} (RLIMIT_AS, RLIMIT_MEMLOCK)"
+        )),
+        errno => Failure::from(errno).within(format_args!("making a lane: {step}")),
     })
 }
 
@@ -400,5 +411,28 @@ impl Collected {
             text.push_str(&format!("\n[{} more bytes of output]", self.total - self.kept.len()));
         }
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::process::Resource;
+
+    use super::*;
+    use crate::check::Kind;
+    use crate::kit::{limits, process};
+
+    #[test]
+    fn a_lane_that_cannot_be_says_why() {
+        let refused = || {
+            let (program, lane) = UnixStream::pair().unwrap();
+            let request = Request { case: NOTHING.to_owned(), deadline: Duration::from_secs(1) };
+            wire::send(&program, &request).unwrap();
+            limits::lowered(Resource::Nofile, 0, || serve(lane)).unwrap();
+            let answer: Option<Outcome> = wire::receive(&program).unwrap();
+            let failure = answer.and_then(|outcome| outcome.failure).unwrap();
+            failure.kind == Kind::Blocked && failure.message.contains("signalfd(2): EMFILE")
+        };
+        assert!(process::answers(refused));
     }
 }
