@@ -13,6 +13,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{ForkResult, Pid, fork};
 use rustix::pipe::PipeFlags;
 
+use super::alone::Alone;
 use super::census::{self, Leftover};
 use super::entry::{self, COULD_NOT_REPORT, Report};
 use super::hang;
@@ -158,8 +159,12 @@ impl Lane {
             return Outcome::lost(Failure::broken(format!("there is no case {}", request.case)));
         };
         trail::clear();
+        let alone = match case.runs_alone().then(|| Alone::when_possible(&self.program)).transpose() {
+            Ok(alone) => alone,
+            Err(failure) => return Outcome::lost(failure),
+        };
         // A case that dies cannot put back what it changed.
-        let settings = if case.runs_alone() { sysctl::Snapshot::take() } else { sysctl::Snapshot::default() };
+        let settings = alone.as_ref().map(|_| sysctl::Snapshot::take()).unwrap_or_default();
         self.before.refresh();
         let start = Instant::now();
         let outcome = match self.start(case, request.deadline) {
@@ -167,6 +172,7 @@ impl Lane {
             Err(errno) => no_fork(errno),
         };
         settings.put_back();
+        drop(alone);
         let excuse = |failure| match case.is_ahead_of(&Setting::get().probe.release) {
             // Where the claim is not true yet, there is nothing to excuse.
             true => failure,
@@ -313,7 +319,7 @@ fn read_nothing() -> rustix::io::Result<()> {
 }
 
 /// A process that SIGKILL does not end is left to the census.
-fn kill_and_reap(pid: i32) {
+pub(super) fn kill_and_reap(pid: i32) {
     let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
     let start = Instant::now();
     while wait::waitpid(pid, libc::WNOHANG | libc::__WALL) == Ok(None) && start.elapsed() < census::PATIENCE {

@@ -9,6 +9,7 @@
 //!
 //! The program's threads each borrow a lane and talk to it over a socket.
 
+mod alone;
 mod census;
 mod entry;
 mod hang;

@@ -1,0 +1,173 @@
+//! Cases that change settings of the whole system: one at a time in the whole system.
+//!
+//! Within a program the runner sees to that. Of two programs, the second would take for the old value what the first one's case
+//! has made of a setting, and put that back at its end.
+
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
+
+use super::lane::kill_and_reap;
+use crate::check::{Failure, Result};
+use crate::clone3::exit_now;
+use crate::kit::process;
+
+/// What is locked: one of the settings itself, so that no file is left, and whoever can change it meets the same lock.
+const LOCK: &str = "/proc/sys/kernel/core_pattern";
+
+/// For how long others may have their turn: several cases one after another, or one that hangs until its deadline.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The right to change settings, until it is dropped. The case inherits the descriptor: should its lane die, others wait for all
+/// processes of the case, of which one puts the settings back.
+pub(super) struct Alone(Option<File>);
+
+impl Alone {
+    /// Blocks until no other program has it, or `program` goes away.
+    ///
+    /// # Errors
+    /// `blocked` if another one does not let go of it.
+    pub(super) fn when_possible(program: &impl AsFd) -> Result<Alone> {
+        Alone::of(LOCK, PATIENCE, program.as_fd())
+    }
+
+    fn of(path: &str, patience: Duration, program: BorrowedFd<'_>) -> Result<Alone> {
+        // What is not there is not changed.
+        let Ok(file) = File::open(path) else { return Ok(Alone(None)) };
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => wait_for(&file, patience, program)?,
+            // A kernel without such locks, or a filter.
+            Err(_) => return Ok(Alone(None)),
+        }
+        Ok(Alone(Some(file)))
+    }
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        if let Some(file) = &self.0 {
+            // For all copies of the descriptor.
+            let _ = flock(file, FlockOperation::Unlock);
+        }
+    }
+}
+
+/// Has a copy of this process wait for the lock, which both then have: flock(2) itself knows no time and no other event.
+fn wait_for(file: &File, patience: Duration, program: BorrowedFd<'_>) -> Result {
+    let (ended, lives) = pipe_with(PipeFlags::CLOEXEC)?;
+    let Some(waiter) = process::stray_copy()? else {
+        let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+        let _ = flock(file, FlockOperation::LockExclusive);
+        exit_now(0)
+    };
+    drop(lives);
+    let news = first_news(&ended, program, patience);
+    kill_and_reap(waiter);
+    match news {
+        News::Locked => Ok(()),
+        News::Gone => Err(Failure::broken("the program that asked for the case went away")),
+        News::Nothing => Err(Failure::blocked(format!(
+            "another run of the suite has had {LOCK} locked for {patience:.1?}: it changes such settings, too"
+        ))),
+    }
+}
+
+enum News {
+    Locked,
+    Gone,
+    Nothing,
+}
+
+/// What comes first: the end of the one that waits for the lock, or of the program.
+fn first_news(ended: &OwnedFd, program: BorrowedFd<'_>, patience: Duration) -> News {
+    let timeout = PollTimeout::try_from(patience).unwrap_or(PollTimeout::MAX);
+    let mut fds = [PollFd::new(ended.as_fd(), PollFlags::POLLIN), PollFd::new(program, PollFlags::empty())];
+    match poll_again(&mut fds, timeout) {
+        Ok(0) | Err(_) => News::Nothing,
+        Ok(_) if fds[0].any() == Some(true) => News::Locked,
+        Ok(_) => News::Gone,
+    }
+}
+
+/// A stop and a continuation begin the time anew.
+fn poll_again(fds: &mut [PollFd<'_>], timeout: PollTimeout) -> nix::Result<i32> {
+    loop {
+        match poll(fds, timeout) {
+            Err(nix::errno::Errno::EINTR) => {}
+            other => return other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    /// In a process of its own: it forks, which the threads of a test harness do not bear.
+    fn holds(question: impl FnOnce(&str, BorrowedFd<'_>) -> bool) -> bool {
+        let place = tempfile::NamedTempFile::new().unwrap();
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        process::answers(|| question(place.path().to_str().unwrap(), ours.as_fd()))
+    }
+
+    const SHORT: Duration = Duration::from_millis(100);
+
+    #[test]
+    fn the_second_is_told_that_it_cannot() {
+        assert!(holds(|path, program| {
+            let first = Alone::of(path, SHORT, program).unwrap();
+            let told =
+                Alone::of(path, SHORT, program).is_err_and(|failure| failure.message.contains("locked"));
+            drop(first);
+            told && Alone::of(path, SHORT, program).is_ok()
+        }));
+    }
+
+    #[test]
+    fn the_second_waits_for_the_first() {
+        assert!(holds(|path, program| {
+            let first = Alone::of(path, SHORT, program).unwrap();
+            let (going, goes) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+            let Some(other) = process::stray_copy().unwrap() else {
+                drop(goes);
+                // Until the second has begun to wait, more or less: either way it gets the lock.
+                let _ = rustix::io::read(&going, &mut [0_u8; 1]);
+                drop(first);
+                exit_now(0)
+            };
+            drop(going);
+            rustix::io::write(&goes, b"g").unwrap();
+            let second = Alone::of(path, PATIENCE, program);
+            kill_and_reap(other);
+            // It has the lock itself, and not the copy that waited for it.
+            second.is_ok() && Alone::of(path, SHORT, program).is_err()
+        }));
+    }
+
+    #[test]
+    fn a_program_that_goes_away_ends_the_waiting() {
+        let place = tempfile::NamedTempFile::new().unwrap();
+        assert!(process::answers(|| {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            let path = place.path().to_str().unwrap();
+            let _first = Alone::of(path, SHORT, ours.as_fd()).unwrap();
+            drop(theirs);
+            Alone::of(path, PATIENCE, ours.as_fd())
+                .is_err_and(|failure| failure.message.contains("went away"))
+        }));
+    }
+
+    #[test]
+    fn what_is_not_there_needs_no_lock() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        assert!(Alone::of("/nothing/here", SHORT, ours.as_fd()).is_ok());
+    }
+}
