@@ -7,6 +7,7 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Kind, Result};
 use clone3_conformance::clone3::{Clone3, exit_now, park};
 use clone3_conformance::kit::disposition::{self, Disposition};
+use clone3_conformance::kit::held_things::Semaphore;
 use clone3_conformance::kit::helper::Command;
 use clone3_conformance::kit::{Cgroup, Channel, Place, limits, namespace, privilege, threads, tracer};
 use clone3_conformance::wait::{Status, find_zombie, waitpid};
@@ -158,6 +159,7 @@ pub const EXPECTED: &[Expected] = &[
         Some(Kind::Fail),
         "the case passed but left behind: cgroup cloneN-conformance-N-N",
     ),
+    expect("leaves_a_semaphore", Some(Kind::Fail), "the case passed but left behind: System V semaphore N"),
     expect("dies_of_its_timer", Some(Kind::Broken), "the case was killed by SIGALRM"),
     expect("lowers_its_limits", None, ""),
     expect(
@@ -444,6 +446,11 @@ fn leaves_a_mount() -> Result {
 bad_case!(leaves_a_cgroup, needs[Cgroup2]);
 fn leaves_a_cgroup() -> Result {
     Cgroup::create(&[]).map(std::mem::forget)
+}
+
+bad_case!(leaves_a_semaphore);
+fn leaves_a_semaphore() -> Result {
+    Semaphore::new().map(std::mem::forget)
 }
 
 bad_case!(dies_of_its_timer);

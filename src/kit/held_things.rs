@@ -37,7 +37,7 @@ pub fn take_robustly(word: &'static AtomicU32) -> Result {
     Ok(())
 }
 
-/// A System V semaphore of the case's own, with the value 1. Dropping it removes it.
+/// A System V semaphore of the case's own, with the value 1. Dropping it removes it; if the case dies, its lane does.
 #[derive(Debug)]
 pub struct Semaphore {
     id: i32,
@@ -45,13 +45,20 @@ pub struct Semaphore {
 }
 
 impl Semaphore {
-    /// A new one.
+    /// A new one. A process has one at a time: its key is made of the pid.
     ///
     /// # Errors
-    /// `blocked` where the kernel has none.
+    /// `blocked` where the kernel has none, or somebody else's has that key.
     pub fn new() -> Result<Semaphore> {
+        let key = key_of(std::process::id() as i32);
         // SAFETY: no pointers are passed.
-        let id = Errno::result(unsafe { libc::semget(libc::IPC_PRIVATE, 1, 0o600) })?;
+        let id = unsafe { libc::semget(key, 1, libc::IPC_CREAT | libc::IPC_EXCL | 0o600) };
+        let id = match Errno::result(id) {
+            Err(Errno::EEXIST) => {
+                return Err(Failure::blocked(format!("somebody has a semaphore with the key {key:#x}")));
+            }
+            id => id?,
+        };
         let semaphore = Semaphore { id, owner: std::process::id() };
         // SAFETY: SETVAL takes a number.
         Errno::result(unsafe { libc::semctl(id, 0, libc::SETVAL, 1) })?;
@@ -82,6 +89,27 @@ impl Drop for Semaphore {
             unsafe { libc::semctl(self.id, 0, libc::IPC_RMID) };
         }
     }
+}
+
+/// The key of the semaphore that the process of this pid may have.
+fn key_of(pid: i32) -> libc::key_t {
+    // A pid has 22 bits.
+    0x3c00_0000 | pid
+}
+
+/// Removes the semaphore that a process, which is gone, has left where the caller is. Gives its identifier.
+pub(crate) fn remove_left_by(pid: i32) -> Option<i32> {
+    // SAFETY: no pointers are passed.
+    let id = Errno::result(unsafe { libc::semget(key_of(pid), 0, 0) }).ok()?;
+    // SAFETY: semid_ds is plain data for which all zeroes is a valid value.
+    let mut state: libc::semid_ds = unsafe { std::mem::zeroed() };
+    // SAFETY: `state` is live, and the kernel may fill it.
+    Errno::result(unsafe { libc::semctl(id, 0, libc::IPC_STAT, &raw mut state) }).ok()?;
+    if state.sem_perm.cuid != rustix::process::geteuid().as_raw() {
+        return None;
+    }
+    // SAFETY: IPC_RMID takes nothing.
+    Errno::result(unsafe { libc::semctl(id, 0, libc::IPC_RMID) }).ok().map(|_| id)
 }
 
 /// A file in memory that cannot be sealed against writing while any process has mapped it.

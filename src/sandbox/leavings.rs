@@ -1,5 +1,5 @@
 //! What a case that died can leave beside processes, by the names that such things have in this suite: a directory for
-//! temporary files and what is mounted on it, and cgroups. Found, named and removed.
+//! temporary files and what is mounted on it, cgroups, and a semaphore. Found, named and removed.
 //!
 //! Nothing else is looked for: on a machine that is in use, a mount or a file that is new may be anybody's.
 
@@ -13,7 +13,7 @@ use rustix::mount::{UnmountFlags, unmount};
 
 use super::census::Leftover;
 use crate::case::Case;
-use crate::kit::{cgroup, shared};
+use crate::kit::{cgroup, held_things, shared};
 use crate::need::Need;
 
 /// Where temporary files go. Without a symbolic link in it: the kernel does not follow one to a socket.
@@ -50,6 +50,7 @@ pub(super) fn clear_away(case: &Case, pid: i32) -> Vec<Leftover> {
     if case.needs.contains(&Need::Cgroup2) {
         left.extend(cgroup::remove_left_by(pid).into_iter().map(|name| format!("cgroup {name}")));
     }
+    left.extend(held_things::remove_left_by(pid).map(|id| format!("System V semaphore {id}")));
     let in_use = IN_USE.is_none_or(|in_use| in_use.swap(0, Ordering::Relaxed) != 0);
     if let Some(directory) = in_use.then(|| directory_of(pid)).filter(|directory| is_ours(directory)) {
         left.extend(unmount_all(&directory).into_iter().map(|path| format!("mount {path}")));
