@@ -5,10 +5,12 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::{Child, Clone3};
 use clone3_conformance::kit::pair::{LEADER, OTHER, Pair};
-use clone3_conformance::kit::sigchld;
 use clone3_conformance::kit::tracer::{self, Tracer};
+use clone3_conformance::kit::{Channel, Held, sigchld, threads};
 use clone3_conformance::wait::{self, Event, Status, Who};
-use nix::sys::ptrace::Options;
+use nix::errno::Errno;
+use nix::sys::ptrace::{self, Options};
+use nix::sys::signal::{Signal, raise};
 
 use super::threads::is_not_over;
 
@@ -92,4 +94,78 @@ fn autoreap_ptrace_dead_thread_let_go() -> Result {
         is_over(pair.child, LEADER)?;
     }
     Ok(())
+}
+
+case! {
+    /// PTRACE_O_EXITKILL of a thread that is not the leader kills the whole process at the tracer's end, auto-reaped or not.
+    autoreap_ptrace_exitkill_of_a_thread: Must, needs [Autoreap, ExitInfo, Ptrace],
+    source "ptrace(2), PTRACE_O_EXITKILL; kernel/ptrace.c exit_ptrace()",
+}
+fn autoreap_ptrace_exitkill_of_a_thread() -> Result {
+    sigchld::block()?;
+    for call in calls() {
+        let pair = Pair::new(&call)?;
+        let tracer = Tracer::killing_on_exit(pair.other)?;
+        tracer.dismiss()?;
+        let killed = Status::killed(Signal::SIGKILL);
+        pair.child.pidfd()?.wait_exited().context(format_args!("{call}, a thread traced"))?;
+        match pair.child.reaps_itself() {
+            true => pair.child.is_gone_with(killed)?,
+            false => pair.child.reap_expecting(killed)?,
+        }
+    }
+    Ok(())
+}
+
+case! {
+    /// A tracer is a thread: a request of another thread of the tracer's process is ESRCH. The tracee auto-reaped or not.
+    autoreap_ptrace_request_of_other_thread: Must, needs [Autoreap, ExitInfo, Ptrace],
+    source "ptrace(2) (\"the thread performing the tracing\"; ESRCH: not being traced by the caller)",
+}
+fn autoreap_ptrace_request_of_other_thread() -> Result {
+    for call in calls() {
+        let child = Held::exiting_with(&call, 0)?;
+        tracer::attach(child.pid())?;
+        let by_other = threads::in_a_thread(|| Ok(tracer::detach(child.pid())))?;
+        check::refused(
+            format_args!("PTRACE_DETACH of a child of {call} by another thread"),
+            by_other,
+            Errno::ESRCH,
+        )?;
+        check::succeeds("control: PTRACE_DETACH by the tracer", tracer::detach(child.pid()))?;
+        child.into_child().clear_away()?;
+    }
+    Ok(())
+}
+
+case! {
+    /// PTRACE_TRACEME makes the parent the tracer also when the leader thread of the parent has ended, auto-reaped or not: the parent
+    /// is told of the child's stops.
+    autoreap_ptrace_traceme_of_leaderless: Must, needs [Autoreap, ExitInfo, Ptrace, Proc],
+    source "ptrace(2), PTRACE_TRACEME; kernel/ptrace.c ptrace_traceme()",
+}
+fn autoreap_ptrace_traceme_of_leaderless() -> Result {
+    for call in calls() {
+        let told = Channel::<Result>::new()?;
+        let parent = threads::leaderless(&Clone3::fork(), 0, || {
+            // A failure to report is seen as the end of the stream.
+            let _ = told.send(&traces_a_child(&call));
+            0
+        })?;
+        parent.let_go()?;
+        told.recv().context(format_args!("the tracer of a child of {call}"))??;
+        parent.into_child().reap_expecting(Status::exited(0))?;
+    }
+    Ok(())
+}
+
+/// Makes a child that has itself traced and sends itself SIGUSR1, and sees it stop for that.
+fn traces_a_child(call: &Clone3) -> Result {
+    let child = call.spawn(|| {
+        let stopped = ptrace::traceme().and_then(|()| raise(Signal::SIGUSR1));
+        i32::from(stopped.is_err())
+    })?;
+    tracer::stops_with(child.pid(), Signal::SIGUSR1)?;
+    child.kill(Signal::SIGKILL)?;
+    wait::reap_expecting(child.pid(), Status::killed(Signal::SIGKILL))
 }
