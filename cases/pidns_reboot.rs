@@ -3,38 +3,62 @@
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Result};
+use clone3_conformance::clone3::{Clone3, park};
 use clone3_conformance::kit::subject;
 use clone3_conformance::wait::Status;
 use nix::sys::signal::Signal;
 use rustix::system::{RebootCommand, reboot};
 
-/// In an init: asks for an end of the machine, which is that of its pid namespace. Anywhere else it would be the machine's own.
-fn end_the_namespace(command: RebootCommand) -> i32 {
-    if std::process::id() == 1 {
-        let _ = reboot(command);
+/// Who calls reboot(2).
+#[derive(Clone, Copy, Debug)]
+enum Caller {
+    Init,
+    ItsChild,
+}
+
+impl Caller {
+    /// What PIDFD_GET_INFO says on kernels with the defect.
+    fn told(self) -> Status {
+        match self {
+            Caller::Init => Status::exited(0),
+            Caller::ItsChild => Status::killed(Signal::SIGKILL),
+        }
     }
-    98
+}
+
+/// In an init: asks for an end of the machine, which is that of its pid namespace. Anywhere else it would be the machine's own.
+fn end_the_namespace(command: RebootCommand, by: Caller) -> i32 {
+    if std::process::id() != 1 {
+        return 98;
+    }
+    let ask = || reboot(command).map_or(97, |()| 96);
+    match by {
+        Caller::Init => ask(),
+        Caller::ItsChild => Clone3::fork().spawn(ask).map_or(95, |_| park()),
+    }
 }
 
 case! {
-    /// A pid namespace's init that ends because reboot(2) was called in it is told to have been killed, by SIGHUP for a restart
+    /// A pid namespace's init that ends because it or another member called reboot(2) is told to have been killed, by SIGHUP for a restart
     /// and by SIGINT for a halt, in PIDFD_GET_INFO as by waitpid: for an auto-reaped init there is no other place to learn it.
     pidfd_info_pidns_reboot_exit_code: Must, needs [ExitInfo, PidNamespace, GlobalChanges],
     source "reboot(2), \"Behavior inside PID namespaces\"; kernel selftest pidfd_info_test (\"waitpid format\")",
-    known_defect "6.15 to 7.3: what reboot(2) makes of the status is for waitpid alone; init is told to have exited with 0",
+    known_defect "6.15 to 7.3: what reboot(2) makes of the status is for waitpid alone; init is told to have exited with 0, or to have been killed by SIGKILL",
 }
 fn pidfd_info_pidns_reboot_exit_code() -> Result {
     let ways = [(RebootCommand::Restart, Signal::SIGHUP), (RebootCommand::PowerOff, Signal::SIGINT)];
-    let subjects = ways.iter().flat_map(|way| subject::calls().into_iter().map(move |call| (way, call)));
-    check::each(subjects, |(&(command, signal), call)| {
+    let ways = ways.into_iter().flat_map(|way| [Caller::Init, Caller::ItsChild].map(|by| (way, by)));
+    let subjects = ways.flat_map(|way| subject::calls().into_iter().map(move |call| (way, call)));
+    check::each(subjects, |(((command, signal), by), call)| {
         let call = call.with(Flags::CLONE_NEWPID);
-        let init = call.spawn(|| end_the_namespace(command))?;
+        let init = call.spawn(|| end_the_namespace(command, by))?;
         if let Some(status) = subject::see_off(&init)? {
-            check::equal("wait status", status, Status::killed(signal))?;
+            check::equal(format_args!("wait status, reboot by {by:?}"), status, Status::killed(signal))?;
         }
-        let what =
-            format_args!("exit_code in PIDFD_GET_INFO of an init made by {call} after reboot({command:?})");
+        let what = format_args!(
+            "exit_code in PIDFD_GET_INFO of an init made by {call} after reboot({command:?}) by {by:?}"
+        );
         let told = init.pidfd()?.exit_status()?;
-        check::equal_or_defect(what, told, Status::killed(signal), Status::exited(0))
+        check::equal_or_defect(what, told, Status::killed(signal), by.told())
     })
 }

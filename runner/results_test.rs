@@ -313,6 +313,17 @@ fn the_examples_in_the_documentation_are_correct() {
     assert_backport_may_be_required(examples[1]);
 }
 
+#[test]
+fn the_case_that_the_readme_shows_is_one_of_the_suite() {
+    let text = |file: &str| {
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).expect("the file is there")
+    };
+    let readme = text("README.md");
+    let example = readme.split("```rust\n").nth(1).and_then(|rest| rest.split("```").next());
+    let example = example.expect("README has an example");
+    assert!(text("cases/autokill.rs").contains(example), "cases/autokill.rs has it otherwise:\n{example}");
+}
+
 /// A backport of two flags alone, for which the example is, has everything else excused, and nothing that it has but the one bug.
 fn assert_backport_may_be_required(example: &str) {
     let rules = expect::parse(example).expect("the example is correct");

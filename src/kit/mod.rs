@@ -1,4 +1,18 @@
 //! Shared set-up of the cases: each piece is one race-free way to do one thing.
+//!
+//! The processes that a case can have, beside a plain [`Child`](crate::clone3::Child) that runs a closure:
+//!
+//! | | made by | does | ends |
+//! |---|---|---|---|
+//! | [`Held`] | the case | waits at a gate | when it is let go, as was said when it was made |
+//! | [`Echo`] | the case | answers a ping: that shows whether it lives, at once and for certain | when it is killed |
+//! | [`Tied`] | the case, for auto-kill | as `Echo`, with a second pidfd to watch it by | with the last close of its pidfd |
+//! | [`Actor`] | the case | one instruction after the other, each answered when done | when it is dismissed |
+//! | [`Holder`] | the case | holds descriptors | as one says: killed, by exec, by a crash … |
+//! | [`Pair`](pair::Pair) | the case | waits in two threads, at a gate each | thread by thread |
+//! | [`Grandchild`] | a child of the case, which is alive | waits at a gate | when it is let go; its parent by `orphan()` |
+//! | [`Orphan`] | a child of the case, which is gone | waits at a gate | when it is let go |
+//! | [`Fosterling`](fosterling::Fosterling) | a program without a subreaper above it | is a child of process 1 | when it is let go |
 
 pub mod actor;
 pub mod alternate_stack;
