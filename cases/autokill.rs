@@ -2,7 +2,7 @@
 
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
-use clone3_conformance::check::Result;
+use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::process::two_apart;
 use clone3_conformance::kit::{Echo, sigchld};
@@ -127,7 +127,7 @@ case! {
 }
 fn autokill_without_nnp_with_cap() -> Result {
     let mut child = Echo::prepared(&Clone3::new(Flags::KILLED), || {
-        clone3_conformance::check::equal("no_new_privs of the child", rustix::thread::no_new_privs()?, false)
+        check::equal("no_new_privs of the child", rustix::thread::no_new_privs()?, false)
     })?;
     let observer = child.observe()?;
     child.close_pidfd()?;
