@@ -7,9 +7,10 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::{Clone3, park};
 use clone3_conformance::kit::epoll::Watch;
+use clone3_conformance::kit::process::apart;
 use clone3_conformance::kit::replacing::Replacing;
 use clone3_conformance::kit::sleeper::Sleeper;
-use clone3_conformance::kit::{Held, Tied, limits, subject, threads};
+use clone3_conformance::kit::{Actor, Echo, Held, Tied, limits, privilege, subject, threads};
 use clone3_conformance::pidfd::{Pidfd, pidfd_open};
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
@@ -226,6 +227,76 @@ fn pidfd_thread_that_execs() -> Result {
         child.let_go()?;
         if let Some(status) = subject::see_off(&child)? {
             check::equal("control: wait status of the process", status, Status::exited(0))?;
+        }
+    }
+    Ok(())
+}
+
+/// What a process does that blocks SIGUSR1, takes it when it is told to, and gives the number of the sender.
+fn sender_of_usr1(call: &Clone3) -> Result<Actor<(), u32>> {
+    let set = SigSet::from(Signal::SIGUSR1);
+    set.thread_block()?;
+    Actor::spawn(call, |()| {
+        let taken = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC)?.read_signal()?;
+        Ok(taken.map_or(u32::MAX, |info| info.ssi_pid))
+    })
+}
+
+case! {
+    /// The sender of a signal through a pidfd is 0 (si_pid) to a process in a pid namespace below, where the sender has no number; in the
+    /// sender's own namespace it is the sender's number. Auto-reaped or not.
+    pidfd_signal_from_namespace_above: Must, needs [PidNamespace],
+    source "pid_namespaces(7), on si_pid of signals from an ancestor; kernel/signal.c send_signal_locked()",
+}
+fn pidfd_signal_from_namespace_above() -> Result {
+    for call in subject::calls() {
+        for (flags, expected) in [(Flags::empty(), std::process::id()), (Flags::CLONE_NEWPID, 0)] {
+            let call = call.clone().with(flags);
+            let receiver = sender_of_usr1(&call)?;
+            let sent = receiver.child().pidfd()?.send_signal(Signal::SIGUSR1);
+            check::succeeds("pidfd_send_signal(SIGUSR1)", sent)?;
+            check::equal(
+                format_args!("si_pid of a signal to a child of {call}"),
+                receiver.ask(())?,
+                expected,
+            )?;
+            receiver.dismiss()?;
+        }
+    }
+    Ok(())
+}
+
+case! {
+    /// A signal through a pidfd to a process group (PIDFD_SIGNAL_PROCESS_GROUP) is success if the sender may signal one of its members,
+    /// reaches each of those, and none of the others. Auto-reaped or not.
+    pidfd_signal_group_partly_permitted: Must, needs [Root],
+    source "pidfd_send_signal(2), PIDFD_SIGNAL_PROCESS_GROUP; kill(2) (\"success if at least one signal was sent\"); kernel/signal.c __kill_pgrp_info()",
+    since "6.9",
+}
+fn pidfd_signal_group_partly_permitted() -> Result {
+    for call in subject::calls() {
+        let leads_a_group = || {
+            setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
+            privilege::become_ordinary_user()
+        };
+        let theirs = Echo::prepared(&call, leads_a_group)?;
+        // One on either side of it in the list of members.
+        let own = [Held::exiting_with(&call, 4)?, Held::exiting_with(&call, 4)?];
+        for member in &own {
+            setpgid(Pid::from_raw(member.pid()), Pid::from_raw(theirs.pid()))?;
+        }
+        let sent = apart(|| {
+            privilege::become_ordinary_user()?;
+            check::refused("control: to root's", own[0].pidfd()?.send_signal(Signal::SIGKILL), Errno::EPERM)?;
+            let group = theirs.pidfd()?.send_signal_to(Signal::SIGKILL, PIDFD_SIGNAL_PROCESS_GROUP);
+            Ok(group.map_err(|errno| errno as i32))
+        })?;
+        check::succeeds("SIGKILL to the process group by an ordinary user", sent.map_err(Errno::from_raw))?;
+        theirs.is_dead("after SIGKILL to its process group by its own user")?;
+        subject::see_off(&theirs.into_child())?;
+        for member in own {
+            member.let_go()?;
+            member.into_child().ends_with(Status::exited(4))?;
         }
     }
     Ok(())

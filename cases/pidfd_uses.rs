@@ -255,6 +255,25 @@ fn autoreap_io_uring_waitid() -> Result {
 }
 
 case! {
+    /// A wait of io_uring's for any child goes on when an auto-reaped child ends and another lives; it is over when that one ends.
+    autoreap_io_uring_waitid_goes_on: Must, needs [Autoreap, ExitInfo],
+    source "io_uring_enter(2), IORING_OP_WAITID; commit \"clone: add CLONE_AUTOREAP\"; waitid(2), P_ALL",
+}
+fn autoreap_io_uring_waitid_goes_on() -> Result {
+    let stays = Held::exiting_with(&Clone3::fork().with(Flags::PIDFD), 4)?;
+    let ends = Held::exiting_with(&Clone3::new(Flags::REAPED), 3)?;
+    let mut ring = Ring::new()?;
+    ring.start_wait(Who::Any)?;
+    ends.let_go()?;
+    ends.pidfd()?.reaped_with(Status::exited(3))?;
+    check::holds(ring.is_idle(), "IORING_OP_WAITID for any child is over when an auto-reaped one has ended")?;
+    stays.let_go()?;
+    let what = "result of IORING_OP_WAITID for any child, when one has ended that is waited for";
+    check::equal(what, ring.finish_wait()?, Some(0))?;
+    stays.pidfd()?.reaped_with(Status::exited(4))
+}
+
+case! {
     /// A wait of io_uring's for a live child by its non-blocking pidfd is over at once, with success; by a blocking one it is over
     /// when the child has ended, with ECHILD if that reaps itself.
     autoreap_io_uring_waitid_by_pidfd: Is, needs [Autoreap, ExitInfo],

@@ -125,6 +125,24 @@ fn pidfd_zombie_cgroup() -> Result {
     wait::reap_expecting(child.pid(), Status::exited(5))
 }
 
+/// The calls that make children with a pidfd, and one that makes one without.
+fn with_and_without_pidfd() -> Vec<Clone3> {
+    let mut calls = subject::calls();
+    calls.push(Clone3::fork());
+    calls
+}
+
+/// Waits for the end of this child without asking a pidfd.
+#[track_caller]
+fn ends_with_9(call: &Clone3, child: &Child) -> Result {
+    let ended = wait::waitpid(child.pid(), libc::__WALL);
+    let expected = match child.reaps_itself() {
+        true => Err(Errno::ECHILD),
+        false => Ok(Some((child.pid(), Status::exited(9)))),
+    };
+    check::equal(format_args!("waitpid of a child of {call}"), ended, expected)
+}
+
 case! {
     /// A process that had made a socket leaves exit information for whoever asks that socket for its peer (SO_PEERPIDFD), also if
     /// it never had a pidfd, and if none was open at its end; and as often as it is asked.
@@ -133,9 +151,7 @@ case! {
     since "6.16",
 }
 fn pidfd_peer_of_dead() -> Result {
-    let mut calls = subject::calls();
-    calls.push(Clone3::fork());
-    for call in calls {
+    for call in with_and_without_pidfd() {
         let (ours, theirs) = fdpass::pair()?;
         let mut child = Held::prepared(&call, 9, || {
             // Whoever makes a pair of sockets is the peer at both ends. What fails is seen as the end of the stream.
@@ -146,13 +162,7 @@ fn pidfd_peer_of_dead() -> Result {
             child.close_pidfd()?;
         }
         child.let_go()?;
-        let ended = wait::waitpid(child.pid(), libc::__WALL);
-        let expected = if child.reaps_itself() {
-            Err(Errno::ECHILD)
-        } else {
-            Ok(Some((child.pid(), Status::exited(9))))
-        };
-        check::equal(format_args!("waitpid of a child of {call}"), ended, expected)?;
+        ends_with_9(&call, &child)?;
         // The second pidfd is asked for when the first, the only one that there was, is closed.
         for time in ["once", "again"] {
             let what = format!("SO_PEERPIDFD when the peer is gone, {time}");
@@ -164,17 +174,18 @@ fn pidfd_peer_of_dead() -> Result {
 }
 
 case! {
-    /// A message whose sender is gone comes with a pidfd that has the sender's exit information (SO_PASSPIDFD).
+    /// A message whose sender is gone comes with a pidfd that has the sender's exit information (SO_PASSPIDFD), also if the sender
+    /// never had a pidfd.
     pidfd_message_of_dead: Must, needs [ExitInfo],
     source "commit \"af_unix: introduce and use scm_replace_pid() / stale pidfds\"; unix(7), SCM_PIDFD",
     since "6.17",
 }
 fn pidfd_message_of_dead() -> Result {
-    for call in subject::calls() {
+    for call in with_and_without_pidfd() {
         let (ours, theirs) = fdpass::pair()?;
         fdpass::ask_for_pidfds(&ours)?;
         let child = call.spawn(|| if rustix::io::write(&theirs, b"m") == Ok(1) { 9 } else { 98 })?;
-        subject::see_off(&child)?;
+        ends_with_9(&call, &child)?;
         let pidfd = Pidfd::from(fdpass::receive_pidfd(&ours)?);
         pidfd.reaped_with(Status::exited(9))?;
     }

@@ -7,11 +7,14 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::process::apart;
-use clone3_conformance::kit::{Channel, Held, Orphan, fdpass, namespace, sigchld, subject, threads, tracer};
+use clone3_conformance::kit::sigchld::Reaction;
+use clone3_conformance::kit::{
+    Blocked, Channel, Held, Orphan, WaitCall, fdpass, namespace, sigchld, subject, threads, tracer,
+};
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::wait::{self, Event, Status, Who};
 use nix::sys::ptrace::Options;
-use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signal::{SaFlags, SigSet, Signal, kill};
 use nix::unistd::{Pid, getuid};
 
 use super::adoption::ends_by_its_kind;
@@ -155,6 +158,32 @@ fn autoreap_pdeathsig_twice() -> Result {
         let what = "at the end of the process that had adopted it";
         told.recv().context(format_args!("PR_SET_PDEATHSIG of a child of {call}, {what}"))?;
         ends_by_its_kind(&call, pid, &Pidfd::from(fdpass::receive(&ours)?), Status::exited(5))?;
+    }
+    Ok(())
+}
+
+case! {
+    /// A parent that ignores SIGCHLD, or does not want to be told of stops (SA_NOCLDSTOP), and is blocked in waitid(WSTOPPED) returns
+    /// when its child stops, auto-reaped or not.
+    autoreap_stop_wakes_parent_without_sigchld: Must, needs [Autoreap, Proc],
+    source "waitid(2), WSTOPPED; kernel/signal.c do_notify_parent_cldstop() (\"Even if SIGCHLD is not generated, we must wake up wait4 calls\")",
+}
+fn autoreap_stop_wakes_parent_without_sigchld() -> Result {
+    for call in subject::calls() {
+        for (reaction, flags) in
+            [(Reaction::Ignore, SaFlags::empty()), (Reaction::Count, SaFlags::SA_NOCLDSTOP)]
+        {
+            let child = Held::exiting_with(&call, 0)?;
+            sigchld::react(reaction, flags)?;
+            let waiter = Blocked::in_call(WaitCall::Pid(child.pid(), libc::WSTOPPED | libc::__WALL))?;
+            child.kill(Signal::SIGSTOP)?;
+            let what = format_args!(
+                "waitid(WSTOPPED) of the parent of a child of {call}, SIGCHLD: {reaction:?}, {flags:?}"
+            );
+            check::equal(what, waiter.join()?, Ok(Some(child.pid())))?;
+            sigchld::react(Reaction::Default, SaFlags::empty())?;
+            child.into_child().clear_away()?;
+        }
     }
     Ok(())
 }
