@@ -173,7 +173,8 @@ fn dumped_by_sigsegv(child: &Child) -> Result {
 
 case! {
     /// coredump_code is the si_code of the signal that caused the dump: SEGV_ACCERR, FPE_INTDIV and the like
-    /// for faults, SI_TKILL for abort, SI_USER for kill from outside.
+    /// for faults, SI_KERNEL (128, which does not fit eight bits with a sign) for one without a name, SI_TKILL for abort, SI_USER for
+    /// kill from outside.
     pidfd_info_coredump_code_values: Must, needs [ExitInfo, CoredumpCode, Root, GlobalChanges],
     source "pull request vfs-7.1-rc1.pidfs (coredump_code); sigaction(2)",
 }

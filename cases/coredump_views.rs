@@ -5,7 +5,7 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::Child;
 use clone3_conformance::kit::coredump::Server;
-use clone3_conformance::kit::crash::{Crash, SI_KERNEL};
+use clone3_conformance::kit::crash::Crash;
 use clone3_conformance::kit::{subject, threads};
 use clone3_conformance::wait::Status;
 
@@ -22,25 +22,6 @@ fn has_dumped(child: &Child, crash: Crash) -> Result {
     let expected = (true, PIDFD_COREDUMPED | PIDFD_COREDUMP_USER);
     check::equal("COREDUMP bit and coredump_mask of a process that has dumped", got, expected)?;
     check::equal("exit_code", Status(told.exit_code), crash.dumped())
-}
-
-case! {
-    /// The si_code of a signal that the kernel sends for no reason that has a name, SI_KERNEL (128), as the general protection fault
-    /// of an instruction that only the kernel may use, is coredump_code as it is: it does not fit eight bits with a sign.
-    pidfd_info_coredump_code_of_kernel: Must, needs [ExitInfo, CoredumpCode, Root, GlobalChanges],
-    source "pull request vfs-7.1-rc1.pidfs (coredump_code); sigaction(2), SI_KERNEL; include/uapi/asm-generic/siginfo.h",
-}
-fn pidfd_info_coredump_code_of_kernel() -> Result {
-    let server = Server::start()?;
-    for call in subject::calls() {
-        let child = call.spawn(|| Crash::Privileged.now())?;
-        server.take_dump_of(child.pidfd()?)?;
-        has_dumped(&child, Crash::Privileged).context(&call)?;
-        let told = info(child.pidfd()?, InfoMask::EXIT | InfoMask::COREDUMP)?;
-        let what = format!("coredump_code of a child of {call} that ran into a privileged instruction");
-        check::equal(what, told.coredump_code as i32, SI_KERNEL)?;
-    }
-    Ok(())
 }
 
 case! {

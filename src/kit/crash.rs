@@ -24,7 +24,7 @@ pub enum Crash {
 }
 
 /// `si_code`: sent by the kernel, for no reason that has a name.
-pub const SI_KERNEL: i32 = 128;
+const SI_KERNEL: i32 = 128;
 
 /// `si_code`: sent by `tgkill(2)`, as abort and raise do.
 pub const SI_TKILL: i32 = -6;
