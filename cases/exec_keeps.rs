@@ -35,12 +35,15 @@ fn autoreap_setuid_program_with_shared_fs() -> Result {
 
 /// What the process that traces is told.
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
-enum Order {
+pub enum Order {
+    /// To trace this process.
     Seize(i32),
+    /// To wait for its end.
     WaitFor(i32),
 }
 
-fn trace(order: Order) -> Result {
+/// What that process does.
+pub fn trace(order: Order) -> Result {
     match order {
         Order::Seize(pid) => tracer::seize_as_ordinary_user(pid),
         Order::WaitFor(pid) => wait::reap(pid).map(drop),

@@ -2,14 +2,16 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-use caps::CapSet;
+use caps::{CapSet, Capability};
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::privilege::{self, Caps, ORDINARY};
 use clone3_conformance::kit::setuid::{self, Script, credentials_after_exec};
-use clone3_conformance::kit::{helper, namespace};
+use clone3_conformance::kit::{Actor, helper, namespace};
+
+use super::exec_keeps::{Order, trace};
 
 /// Has an ordinary user's children exec a file that makes its caller root: without the flag it does, and the capabilities are
 /// `all`; with the flag nothing is gained.
@@ -70,4 +72,31 @@ fn nnp_user_namespace_root_regains_no_capabilities() -> Result {
         check::equal(what, (found.permitted, found.effective), (expected, expected))?;
     }
     Ok(())
+}
+
+case! {
+    /// A tracer with all capabilities lets a program with file capabilities give them to its tracee; to one with no_new_privs it
+    /// gives none.
+    nnp_file_caps_traced_by_root: Must, needs [Nnp, Root, NotYetNnp, Ptrace],
+    source "Documentation/userspace-api/no_new_privs.rst; ptrace(2), on CAP_SYS_PTRACE and exec; security/commoncap.c cap_bprm_creds_from_file()",
+}
+fn nnp_file_caps_traced_by_root() -> Result {
+    const GRANTED: [Capability; 1] = [Capability::CAP_NET_BIND_SERVICE];
+    let program = setuid::file_with_capabilities(&GRANTED)?;
+    let tracer = Actor::spawn(&Clone3::fork(), trace)?;
+    privilege::become_ordinary_user()?;
+    for (flags, permitted) in [(Flags::empty(), Caps::of(&GRANTED)), (Flags::NNP, Caps::NONE)] {
+        let call = Clone3::fork().with(flags);
+        let found = credentials_after_exec(&call, program.as_fd(), || {
+            let own = std::process::id() as i32;
+            tracer.ask(Order::Seize(own))?;
+            // Or its parent could not wait for it.
+            tracer.tell(Order::WaitFor(own))
+        })?;
+        tracer.answer()?;
+        let what =
+            format!("CapPrm after exec of a program with file capabilities in the traced child of {call}");
+        check::equal(what, found.permitted, permitted)?;
+    }
+    tracer.dismiss()
 }

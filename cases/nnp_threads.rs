@@ -56,32 +56,26 @@ fn set_if(wanted: bool) -> Result {
 }
 
 case! {
-    /// Whether a set-user-ID program gives its privileges is decided by the no_new_privs of the thread that execs it, not by that of
-    /// its process's leader. That the process has more than one thread takes nothing away.
+    /// Whether a set-user-ID program gives its privileges is decided by the no_new_privs of the thread that execs it, which the program
+    /// keeps, not by that of its process's leader. That the process has more than one thread takes nothing away.
     abi_nnp_of_execing_thread_decides: Must, needs [Root, NotYetNnp],
     source "execve(2) (\"the no_new_privs attribute is set for the calling thread\"); Documentation/userspace-api/no_new_privs.rst",
 }
 fn abi_nnp_of_execing_thread_decides() -> Result {
     let program = setuid::file_with_mode(0o4755)?;
-    let uids = |leader: bool, thread: bool| -> Result<[u32; 3]> {
+    let (gained, kept) = (([ORDINARY, 0, 0], false), ([ORDINARY; 3], true));
+    for (leader, thread, expected) in [(false, false, gained), (false, true, kept), (true, false, kept)] {
         let in_leader = || {
             privilege::become_ordinary_user()?;
             set_if(leader)
         };
-        let call = Clone3::fork();
-        // The thread that the leader starts has what the leader has.
         let in_thread = || set_if(thread);
-        Ok(setuid::credentials_after_exec_by_thread(&call, program.as_fd(), in_leader, in_thread)?.uids)
-    };
-    check::equal(
-        "uids after exec by a thread, nobody with no_new_privs",
-        uids(false, false)?,
-        [ORDINARY, 0, 0],
-    )?;
-    check::equal(
-        "uids after exec by a thread that alone has no_new_privs",
-        uids(false, true)?,
-        [ORDINARY; 3],
-    )?;
-    check::equal("uids after exec by a thread that has it from its leader", uids(true, false)?, [ORDINARY; 3])
+        let call = Clone3::fork();
+        let found = setuid::credentials_after_exec_by_thread(&call, program.as_fd(), in_leader, in_thread)?;
+        let what = format!(
+            "uids and no_new_privs after exec by a thread; set by the leader before it began: {leader}, by itself: {thread}"
+        );
+        check::equal(what, (found.uids, found.no_new_privs), expected)?;
+    }
+    Ok(())
 }
