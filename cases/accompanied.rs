@@ -101,6 +101,19 @@ case! {
     source "clone(2), CLONE_PARENT_SETTID, CLONE_CHILD_SETTID",
 }
 fn abi_tid_words_with_flags() -> Result {
+    tid_words_have_the_number()
+}
+
+case! {
+    /// In a pid namespace, CLONE_PARENT_SETTID and CLONE_CHILD_SETTID store the child's number there.
+    abi_tid_words_in_pid_namespace: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, PidNamespace],
+    source "clone(2), CLONE_PARENT_SETTID, CLONE_CHILD_SETTID; pid_namespaces(7)",
+}
+fn abi_tid_words_in_pid_namespace() -> Result {
+    namespace::as_init(tid_words_have_the_number)
+}
+
+fn tid_words_have_the_number() -> Result {
     for call in calls() {
         for flag in [Flags::CLONE_PARENT_SETTID, Flags::CLONE_CHILD_SETTID] {
             // Seen by both, whoever stores it.

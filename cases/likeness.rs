@@ -5,12 +5,12 @@ use std::num::NonZeroU64;
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
-use clone3_conformance::clone3::Clone3;
+use clone3_conformance::clone3::{Clone3, Stack};
 use clone3_conformance::kit::disposition::{self, Disposition};
 use clone3_conformance::kit::inherited::{self, Inherited};
 use clone3_conformance::kit::process::{apart, child_reporting};
 use clone3_conformance::kit::seccomp::{self, Refusal};
-use clone3_conformance::kit::{privilege, subject, threads};
+use clone3_conformance::kit::{errands, privilege, subject, threads};
 use clone3_conformance::note;
 use clone3_conformance::procfs::status_field;
 use clone3_conformance::wait::{self, Status};
@@ -19,8 +19,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal, raise};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{
-    DumpableBehavior, getpid, ioctl_tiocsctty, nice, set_child_subreaper, set_dumpable_behavior,
-    set_parent_process_death_signal,
+    DumpableBehavior, dumpable_behavior, getpid, ioctl_tiocsctty, nice, set_child_subreaper,
+    set_dumpable_behavior, set_parent_process_death_signal,
 };
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::thread::{set_current_timer_slack, set_no_new_privs};
@@ -201,6 +201,32 @@ fn nnp_clone_parent_exit_signal() -> Result {
             )?;
             check::equal("its status", found, Some((sibling, Status::exited(7))))
         })?;
+    }
+    Ok(())
+}
+
+case! {
+    /// Whether a process is dumpable is inherited by its child, auto-reaped or not, and is the child's own from then on; with CLONE_VM it
+    /// is one thing for both.
+    abi_dumpable_goes_with_memory: Must, needs [],
+    source "PR_SET_DUMPABLE(2const); clone(2), CLONE_VM; kernel/fork.c copy_mm()",
+}
+fn abi_dumpable_goes_with_memory() -> Result {
+    use DumpableBehavior::{Dumpable, NotDumpable};
+    for call in subject::calls() {
+        for how in [NotDumpable, Dumpable] {
+            set_dumpable_behavior(how)?;
+            let (child, found) = child_reporting(&call, || Ok(dumpable_behavior()? == how))?;
+            child.ends_with(Status::exited(0))?;
+            check::equal(format_args!("whether a child of {call} is {how:?} as its creator"), found, true)?;
+        }
+        for (flags, expected) in [(Flags::empty(), Dumpable), (Flags::CLONE_VM, NotDumpable)] {
+            let call = call.clone().with(flags);
+            set_dumpable_behavior(Dumpable)?;
+            call.spawn_on(&Stack::new()?, errands::become_undumpable())?.ends_with(Status::exited(0))?;
+            let what = format_args!("what the creator of {call} is when that has made itself NotDumpable");
+            check::equal(what, dumpable_behavior()?, expected)?;
+        }
     }
     Ok(())
 }

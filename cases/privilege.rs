@@ -1,12 +1,14 @@
 //! Who may use CLONE_PIDFD_AUTOKILL: who has CAP_SYS_ADMIN in its user namespace, or passes CLONE_NNP.
 
+use std::sync::mpsc;
+
 use caps::Capability;
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
-use clone3_conformance::check::{self, Result};
+use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::process::apart;
-use clone3_conformance::kit::{Echo, privilege};
+use clone3_conformance::kit::{Echo, privilege, threads};
 use clone3_conformance::wait::Status;
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
@@ -159,4 +161,30 @@ fn autokill_nested_userns_pidns() -> Result {
     let nested = Flags::CLONE_NEWUSER | Flags::CLONE_NEWPID;
     Clone3::fork().with(nested).accepted()?;
     is_armed(Echo::spawn(&privileged().with(nested))?)
+}
+
+case! {
+    /// Whether CLONE_PIDFD_AUTOKILL may do without CLONE_NNP is decided by the capabilities of the calling thread: one that has given
+    /// them up is refused, whose leader has them, and the other way round it may.
+    autokill_capability_is_callers: Must, needs [Autoreap, Autokill, ExitInfo, SysAdmin],
+    source "pull request vfs-7.1-rc1.pidfs (CAP_SYS_ADMIN); capabilities(7) (\"Capabilities are a per-thread attribute\")",
+}
+fn autokill_capability_is_callers() -> Result {
+    let (leader_has_none, wait_for_it) = mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        let late = scope.spawn(move || {
+            // The sender is gone only if the leader has failed.
+            let _ = wait_for_it.recv();
+            privileged().accepted().context("by a thread that has CAP_SYS_ADMIN, whose leader has it not")
+        });
+        threads::in_a_thread(|| {
+            privileged().accepted().context("control: by a thread that has CAP_SYS_ADMIN")?;
+            privilege::drop_capabilities()?;
+            privileged().refused(Errno::EPERM).context("by a thread without it, whose leader has it")
+        })?;
+        privilege::drop_capabilities()?;
+        privileged().refused(Errno::EPERM).context("control: by the leader, without it")?;
+        drop(leader_has_none);
+        threads::join(late)
+    })
 }

@@ -1,16 +1,21 @@
 //! Auto-reaped processes of two threads, one of which is traced by a process that then ends.
 
-use clone3_conformance::abi::Flags;
+use std::sync::mpsc;
+
+use clone3_conformance::abi::{Flags, PIDFD_THREAD};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::{Child, Clone3};
 use clone3_conformance::kit::pair::{LEADER, OTHER, Pair};
+use clone3_conformance::kit::process::apart;
 use clone3_conformance::kit::tracer::{self, Tracer};
 use clone3_conformance::kit::{Channel, Held, sigchld, threads};
+use clone3_conformance::pidfd::pidfd_open;
 use clone3_conformance::wait::{self, Event, Status, Who};
 use nix::errno::Errno;
 use nix::sys::ptrace::{self, Options};
 use nix::sys::signal::{Signal, raise};
+use nix::unistd::Pid;
 
 use super::threads::is_not_over;
 
@@ -168,4 +173,60 @@ fn traces_a_child(call: &Clone3) -> Result {
     tracer::stops_with(child.pid(), Signal::SIGUSR1)?;
     child.kill(Signal::SIGKILL)?;
     wait::reap_expecting(child.pid(), Status::killed(Signal::SIGKILL))
+}
+
+case! {
+    /// A tracer of a thread that is not the leader is told of its stop when it waits by that thread's pidfd (P_PIDFD and PIDFD_THREAD),
+    /// auto-reaped or not.
+    autoreap_ptrace_waitid_by_threads_pidfd: Must, needs [Autoreap, ExitInfo, Ptrace],
+    source "waitid(2), P_PIDFD; pidfd_open(2), PIDFD_THREAD; ptrace(2), on waiting for a tracee",
+}
+fn autoreap_ptrace_waitid_by_threads_pidfd() -> Result {
+    for call in calls() {
+        let pair = Pair::new(&call)?;
+        // Whoever ends as the tracer of a thread leaves nobody to wait for it.
+        let found = apart(|| {
+            tracer::seize(pair.other, Options::empty())?;
+            let pidfd = check::succeeds("pidfd_open(PIDFD_THREAD)", pidfd_open(pair.other, PIDFD_THREAD))?;
+            check::succeeds("ptrace(INTERRUPT)", ptrace::interrupt(Pid::from_raw(pair.other)))?;
+            let found = wait::waitid(Who::pidfd(&pidfd), libc::WSTOPPED | libc::__WALL);
+            Ok(found.map(|event| event.map(|event| event.pid)).map_err(|errno| errno as i32))
+        })?;
+        let what =
+            format_args!("whom waitid(P_PIDFD, WSTOPPED) finds by the pidfd of a traced thread of {call}");
+        check::equal(what, found.map_err(Errno::from_raw), Ok(Some(pair.other)))?;
+        pair.child.clear_away()?;
+    }
+    Ok(())
+}
+
+case! {
+    /// A thread that traces the child of another thread of its process, and waits for it as for one of its own alone (__WNOTHREAD), is
+    /// woken by its stop, auto-reaped or not.
+    autoreap_ptrace_wnothread_tracer_woken: Must, needs [Autoreap, ExitInfo, Ptrace, Proc],
+    source "wait(2), __WNOTHREAD; kernel/exit.c pid_child_should_wake()",
+}
+fn autoreap_ptrace_wnothread_tracer_woken() -> Result {
+    for call in calls() {
+        let child = Held::exiting_with(&call, 0)?;
+        let pid = child.pid();
+        let (ready, waits) = mpsc::channel();
+        let found = std::thread::scope(|scope| {
+            let tracer = scope.spawn(move || {
+                tracer::seize(pid, Options::empty())?;
+                // Whoever does not listen any more has failed.
+                let _ = ready.send(threads::own_tid());
+                Ok(wait::waitpid(pid, libc::__WALL | libc::__WNOTHREAD))
+            });
+            if let Ok(tid) = waits.recv() {
+                threads::wait_until_asleep(tid)?;
+                child.kill(Signal::SIGSTOP)?;
+            }
+            threads::join(tracer)
+        })?;
+        let what = format_args!("waitpid(__WALL|__WNOTHREAD) of a thread that traces a child of {call}");
+        check::equal(what, found, Ok(Some((pid, Status::stopped(Signal::SIGSTOP)))))?;
+        child.into_child().clear_away()?;
+    }
+    Ok(())
 }

@@ -4,6 +4,7 @@ use std::ffi::c_int;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use nix::sys::signal::Signal;
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 use crate::errand::Errand;
 use crate::kit::disposition::{self, Disposition};
@@ -67,6 +68,15 @@ pub fn look_for_tls_at(storage: &'static [u64]) -> Errand {
     }
     // SAFETY: one system call, made without the C library.
     unsafe { Errand::small(look, storage.as_ptr() as usize) }
+}
+
+/// Makes itself undumpable (`PR_SET_DUMPABLE`) and exits with 0; with 1 if it cannot.
+pub fn become_undumpable() -> Errand {
+    extern "C" fn become_undumpable(_: usize) -> c_int {
+        i32::from(set_dumpable_behavior(DumpableBehavior::NotDumpable).is_err())
+    }
+    // SAFETY: one system call of rustix's.
+    unsafe { Errand::small(become_undumpable, 0) }
 }
 
 /// Ignores this signal and exits with 0; with 1 if it cannot.
