@@ -230,3 +230,27 @@ fn autoreap_ptrace_wnothread_tracer_woken() -> Result {
     }
     Ok(())
 }
+
+case! {
+    /// The exit information of a thread that ended with a code of its own is that code, also if it is released when its process has
+    /// been killed, because a tracer had not waited for it before. The process auto-reaped or not.
+    autoreap_ptrace_thread_keeps_own_code: Must, needs [Autoreap, ExitInfo, Ptrace, Proc],
+    source "fs/pidfs.c pidfs_exit(), called by release_task() for each thread; pidfd_open(2), PIDFD_THREAD",
+}
+fn autoreap_ptrace_thread_keeps_own_code() -> Result {
+    sigchld::block()?;
+    for call in calls() {
+        let pair = Pair::new(&call)?;
+        let thread = check::succeeds("pidfd_open(PIDFD_THREAD)", pidfd_open(pair.other, PIDFD_THREAD))?;
+        let tracer = Tracer::of(pair.other)?;
+        pair.let_other_go()?;
+        tracer.find_zombie()?;
+        pair.child.kill(Signal::SIGKILL)?;
+        threads::wait_for_dead_leader(pair.child.pid())?;
+        tracer.dismiss()?;
+        thread.reaped_with(Status::exited(OTHER)).context(format_args!("a thread of a child of {call}"))?;
+        pair.child.ends_with(Status::killed(Signal::SIGKILL))?;
+        while sigchld::take().is_some() {}
+    }
+    Ok(())
+}

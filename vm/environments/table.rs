@@ -182,7 +182,12 @@ fn privileges() -> Vec<Row> {
         },
         Row {
             outside: vec![Outside::Sysctl("user/max_user_namespaces", "0")],
-            ..row("root-userns-forbidden", "root, user namespaces forbidden (sysctl)", vec![], &[USERNS])
+            ..row(
+                "root-userns-forbidden",
+                "root, user namespaces forbidden (sysctl)",
+                vec![],
+                &[USERNS, "clone3(CLONE_NEWUSER, exit_signal SIGCHLD) is ENOSPC"],
+            )
         },
         row("nnp", "root, no_new_privs set", vec![NoNewPrivs], &[NNP]),
         row(
@@ -519,7 +524,16 @@ fn powerless_namespaces() -> Row {
         "userns-powerless",
         "an ordinary user who may make user namespaces, and not write their setgroups file",
         vec![User(1000), Under(NO_SETGROUPS)],
-        &[ROOT, CGROUP, SET_TID, PTRACE, USERNS, PIDNS, ADMIN],
+        &[
+            ROOT,
+            CGROUP,
+            SET_TID,
+            PTRACE,
+            USERNS,
+            PIDNS,
+            ADMIN,
+            "a new user namespace cannot be used: writing its setgroups",
+        ],
     );
     Row { expected: Expected { or_else: Some(STRACE_AT_A_LOSS), ..row.expected }, ..row }
 }
