@@ -72,7 +72,7 @@ fn autokill_works_with_other_flags() -> Result {
 
 case! {
     /// The three flags do their work for a child in each kind of namespace of its own that the kernel has.
-    autokill_works_with_namespace_flags: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, SysAdmin],
+    autokill_works_with_namespace_flags: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, SysAdmin, Proc],
     source "clone(2); pull request vfs-7.1-rc1.pidfs; commits \"clone: add CLONE_AUTOREAP\" and \"clone: add CLONE_NNP\", which name the flags that they exclude",
 }
 fn autokill_works_with_namespace_flags() -> Result {
