@@ -114,10 +114,7 @@ fn autoreap_ptrace_exitkill_of_a_thread() -> Result {
         tracer.dismiss()?;
         let killed = Status::killed(Signal::SIGKILL);
         pair.child.pidfd()?.wait_exited().context(format_args!("{call}, a thread traced"))?;
-        match pair.child.reaps_itself() {
-            true => pair.child.is_gone_with(killed)?,
-            false => pair.child.reap_expecting(killed)?,
-        }
+        pair.child.ends_with(killed)?;
     }
     Ok(())
 }
