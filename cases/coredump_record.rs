@@ -1,14 +1,18 @@
 //! Where and when PIDFD_GET_INFO has a core dump on record: with the process, from its beginning.
 
-use clone3_conformance::abi::{InfoMask, PIDFD_COREDUMP_USER, PIDFD_COREDUMPED, PIDFD_THREAD};
+use clone3_conformance::abi::{
+    InfoMask, PIDFD_COREDUMP_ROOT, PIDFD_COREDUMP_USER, PIDFD_COREDUMPED, PIDFD_THREAD,
+};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::{Child, park};
 use clone3_conformance::kit::coredump::Server;
-use clone3_conformance::kit::crash::Crash;
-use clone3_conformance::kit::{Channel, Gate, subject, threads};
+use clone3_conformance::kit::crash::{self, Crash};
+use clone3_conformance::kit::sysctl::Sysctl;
+use clone3_conformance::kit::{Channel, Gate, privilege, subject, threads};
 use clone3_conformance::pidfd::pidfd_open;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, raise};
+use nix::unistd::{Uid, setresuid};
 
 use super::pidfd_info::info;
 
@@ -66,6 +70,37 @@ fn pidfd_info_coredump_told_to_helper() -> Result {
         has_dump_on_record(&child).context(&call)?;
         let expected = (DUMPED, Signal::SIGSEGV as u32);
         check::equal("coredump_mask and coredump_signal that the helper was told", server.told()?, expected)?;
+    }
+    Ok(())
+}
+
+/// Becomes another user, which makes it a process whose core is root's where fs.suid_dumpable is 2, and dumps a large one.
+fn dump_as_another_user() -> Result<i32> {
+    crash::expect_large_core_by(Signal::SIGQUIT);
+    let user = Uid::from_raw(privilege::ORDINARY);
+    setresuid(user, user, user)?;
+    raise(Signal::SIGQUIT)?;
+    Ok(0)
+}
+
+case! {
+    /// The program that takes the core of a process that had changed its user id finds in PIDFD_GET_INFO that the dump is made as
+    /// root (fs.suid_dumpable 2): how the process is dumped, and not how its helper would be.
+    pidfd_info_coredump_root_told_to_helper: Must, needs [ExitInfo, CoredumpMask, CoredumpSignal, Root, GlobalChanges],
+    source "uapi linux/pidfd.h (\"coredump was done as root\"); proc_sys_fs(5), suid_dumpable; core(5), %F; pidfs_coredump()",
+}
+fn pidfd_info_coredump_root_told_to_helper() -> Result {
+    let server = Server::start()?;
+    server.to_asking_helper()?;
+    let _suid_dumpable = Sysctl::SuidDumpable.set("2")?;
+    for call in subject::calls() {
+        let child = call.spawn(|| dump_as_another_user().unwrap_or(3))?;
+        subject::see_off(&child)?;
+        let mask = PIDFD_COREDUMPED | PIDFD_COREDUMP_ROOT;
+        let dumped = info(child.pidfd()?, InfoMask::EXIT | InfoMask::COREDUMP)?.coredump_mask;
+        check::equal(format_args!("coredump_mask of a dump as root by a helper, {call}"), dumped, mask)?;
+        let what = format_args!("coredump_mask and coredump_signal that this helper was told, {call}");
+        check::equal(what, server.told()?, (mask, Signal::SIGQUIT as u32))?;
     }
     Ok(())
 }

@@ -157,9 +157,11 @@ impl Server {
         Ok(Lingering { _limit: limit, listener })
     }
 
-    /// What the pidfd told the helper of the last dump: `coredump_mask`, and `coredump_signal` or 0.
+    /// What the pidfd told the helper of the last dump: `coredump_mask`, and `coredump_signal` or 0. To be asked once for each.
     pub fn told(&self) -> Result<(u32, u32)> {
-        let text = fs::read(self.place.of("told"))?;
+        let file = self.place.of("told");
+        let text = fs::read(&file)?;
+        fs::remove_file(file)?;
         serde_json::from_slice(&text)
             .map_err(|error| Failure::broken(format!("the helper's answer: {error}")))
     }

@@ -63,20 +63,15 @@ impl Crash {
 
     /// Crashes the calling process. Should it live on, it exits with 94.
     pub fn now(self) -> i32 {
-        choose_memory("0");
-        self.come(&[])
+        expect_death_by(self.signal());
+        self.happen();
+        94
     }
 
     /// As [`Crash::now`], with more memory in the core than any socket holds unread: the dump cannot end before
     /// somebody takes it.
     pub fn with_large_core(self) -> i32 {
-        let ballast = vec![1_u8; 1 << 19];
-        choose_memory("0x1");
-        self.come(std::hint::black_box(&ballast))
-    }
-
-    fn come(self, _ballast: &[u8]) -> i32 {
-        prepare(self.signal());
+        expect_large_core_by(self.signal());
         self.happen();
         94
     }
@@ -102,6 +97,13 @@ impl Crash {
 /// In a process that will be sent `signal` by somebody else: lets it dump core, a small one.
 pub fn expect_death_by(signal: Signal) {
     choose_memory("0");
+    prepare(signal);
+}
+
+/// As [`expect_death_by`], with as much memory in the core as by [`Crash::with_large_core`].
+pub fn expect_large_core_by(signal: Signal) {
+    std::hint::black_box(vec![1_u8; 1 << 19].leak());
+    choose_memory("0x1");
     prepare(signal);
 }
 
