@@ -1,8 +1,6 @@
 //! Where and when PIDFD_GET_INFO has a core dump on record: with the process, from its beginning.
 
-use clone3_conformance::abi::{
-    InfoMask, PIDFD_COREDUMP_ROOT, PIDFD_COREDUMP_USER, PIDFD_COREDUMPED, PIDFD_THREAD,
-};
+use clone3_conformance::abi::{InfoMask, PIDFD_COREDUMP_ROOT, PIDFD_COREDUMP_USER, PIDFD_COREDUMPED};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::{Child, park};
@@ -10,7 +8,7 @@ use clone3_conformance::kit::coredump::Server;
 use clone3_conformance::kit::crash::{self, Crash};
 use clone3_conformance::kit::sysctl::Sysctl;
 use clone3_conformance::kit::{Channel, Gate, privilege, subject, threads};
-use clone3_conformance::pidfd::pidfd_open;
+use clone3_conformance::pidfd::Pidfd;
 use nix::sys::signal::{Signal, raise};
 use nix::unistd::{Uid, setresuid};
 
@@ -47,7 +45,7 @@ fn pidfd_info_coredump_thread_with_pidfd() -> Result {
                 park()
             })
         })?;
-        let _thread = pidfd_open(tid.recv()?, PIDFD_THREAD)?;
+        let _thread = Pidfd::of_thread(tid.recv()?)?;
         gate.open()?;
         server.take_dump_of(child.pidfd()?)?;
         has_dump_on_record(&child).context(&call)?;

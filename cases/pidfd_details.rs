@@ -1,7 +1,7 @@
 //! Details of pidfds: whose numbers they speak in, whom they wake, and what they signal.
 
 use clone3_conformance::abi::{
-    Flags, InfoMask, PIDFD_SIGNAL_PROCESS_GROUP, PIDFD_SIGNAL_THREAD, PIDFD_SIGNAL_THREAD_GROUP, PIDFD_THREAD,
+    Flags, InfoMask, PIDFD_SIGNAL_PROCESS_GROUP, PIDFD_SIGNAL_THREAD, PIDFD_SIGNAL_THREAD_GROUP,
 };
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
@@ -11,7 +11,7 @@ use clone3_conformance::kit::process::apart;
 use clone3_conformance::kit::replacing::Replacing;
 use clone3_conformance::kit::sleeper::Sleeper;
 use clone3_conformance::kit::{Actor, Echo, Held, Tied, limits, privilege, subject, threads};
-use clone3_conformance::pidfd::{Pidfd, pidfd_open};
+use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
@@ -214,7 +214,7 @@ case! {
 fn pidfd_thread_that_execs() -> Result {
     for call in subject::calls() {
         let replacing = Replacing::new(&call, 0, park)?;
-        let thread = pidfd_open(replacing.other, PIDFD_THREAD)?;
+        let thread = Pidfd::of_thread(replacing.other)?;
         replacing.exec().context("control: the exec")?;
         let child = replacing.into_held();
         thread.exit_status().context("the old number of a thread that called exec")?;

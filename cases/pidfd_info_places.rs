@@ -1,11 +1,11 @@
 //! PIDFD_GET_INFO of zombies, and where pidfds say that a process and its threads are: in which cgroup, and in which namespaces.
 
-use clone3_conformance::abi::{Flags, InfoMask, Namespace, PIDFD_THREAD, PidfdInfo};
+use clone3_conformance::abi::{Flags, InfoMask, Namespace, PidfdInfo};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::kit::pair::Pair;
 use clone3_conformance::kit::{Cgroup, Held, legacy, subject, tracer};
-use clone3_conformance::pidfd::pidfd_open;
+use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
 use rustix::fs::{fstat, stat};
@@ -61,7 +61,7 @@ fn pidfd_info_cgroup_of_thread() -> Result {
         let pair = Pair::new(&call)?;
         leaders.admit(pair.child.pid())?;
         others.write("cgroup.threads", &pair.other.to_string())?;
-        let thread = pidfd_open(pair.other, PIDFD_THREAD)?;
+        let thread = Pidfd::of_thread(pair.other)?;
         let found = info(pair.child.pidfd()?, InfoMask::CGROUPID)?.cgroupid;
         check::equal(format_args!("cgroupid of a child of {call}"), found, leaders.id()?)?;
         let what = format!("cgroupid of a thread of a child of {call}, in another cgroup than its leader");

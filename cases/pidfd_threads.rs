@@ -2,7 +2,7 @@
 
 use std::os::fd::IntoRawFd;
 
-use clone3_conformance::abi::{Flags, PIDFD_SIGNAL_THREAD_GROUP, PIDFD_THREAD};
+use clone3_conformance::abi::{Flags, PIDFD_SIGNAL_THREAD_GROUP};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::{Clone3, Stack, exit_now, park};
@@ -11,7 +11,7 @@ use clone3_conformance::kit::helper::Command;
 use clone3_conformance::kit::pair::{OTHER, Pair};
 use clone3_conformance::kit::process::child_reporting;
 use clone3_conformance::kit::{Channel, Gate, Held, WaitCall, errands, subject, threads, tracer};
-use clone3_conformance::pidfd::{Oneself, Pidfd, pidfd_open};
+use clone3_conformance::pidfd::{Oneself, Pidfd};
 use clone3_conformance::procfs::Pending;
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
@@ -32,7 +32,7 @@ case! {
 fn pidfd_thread_leader_poll() -> Result {
     for call in subject::calls() {
         let pair = Pair::new(&call)?;
-        let leader = pidfd_open(pair.child.pid(), PIDFD_THREAD)?;
+        let leader = Pidfd::of_thread(pair.child.pid())?;
         check::equal(
             "control: poll while the leader lives",
             leader.poll_now(PollFlags::POLLIN)?,
@@ -56,7 +56,7 @@ case! {
 fn pidfd_thread_leader_exit() -> Result {
     for call in subject::calls() {
         let child = Held::exiting_with(&call, 7)?;
-        let leader = pidfd_open(child.pid(), PIDFD_THREAD)?;
+        let leader = Pidfd::of_thread(child.pid())?;
         child.let_go()?;
         subject::see_off(&child)?;
         leader.reaped_with(Status::exited(7))?;
@@ -74,7 +74,7 @@ case! {
 fn pidfd_thread_hangup() -> Result {
     for call in subject::calls() {
         let pair = Pair::new(&call)?;
-        let other = pidfd_open(pair.other, PIDFD_THREAD)?;
+        let other = Pidfd::of_thread(pair.other)?;
         let watch = Watch::new(&other, EventFlags::empty())?;
         check::equal("epoll on the pidfd of a thread that lives", watch.now()?, None)?;
         pair.let_other_go()?;
@@ -129,7 +129,7 @@ fn status_of_thread_ended_by_exec(call: &Clone3) -> Result<Status> {
             exit_now(98)
         })
     })?;
-    let thread = pidfd_open(tid.recv()?, PIDFD_THREAD)?;
+    let thread = Pidfd::of_thread(tid.recv()?)?;
     gate.open()?;
     let told = thread.exit_status()?;
     if let Some(status) = subject::see_off(&child)? {
@@ -146,7 +146,7 @@ case! {
 fn pidfd_thread_fdinfo() -> Result {
     for call in subject::calls() {
         let pair = Pair::new(&call)?;
-        let other = pidfd_open(pair.other, PIDFD_THREAD)?;
+        let other = Pidfd::of_thread(pair.other)?;
         check::equal("Pid in fdinfo of a thread's pidfd", other.pid_in_fdinfo(), Some(pair.other))?;
         pair.child.clear_away()?;
     }
@@ -183,8 +183,8 @@ case! {
 fn pidfd_thread_waited_for() -> Result {
     for call in subject::calls() {
         let pair = Pair::new(&call)?;
-        let leader = pidfd_open(pair.child.pid(), PIDFD_THREAD)?;
-        let other = pidfd_open(pair.other, PIDFD_THREAD)?;
+        let leader = Pidfd::of_thread(pair.child.pid())?;
+        let other = Pidfd::of_thread(pair.other)?;
         let wait =
             |thread: &Pidfd| WaitCall::pidfd(thread, libc::WEXITED | libc::WNOHANG | libc::__WALL).make();
         check::equal(format_args!("by the leader's pidfd, a live child of {call}"), wait(&leader), Ok(None))?;
@@ -214,7 +214,7 @@ case! {
 fn pidfd_thread_zombie_pollin() -> Result {
     for call in subject::calls() {
         let pair = Pair::new(&call)?;
-        let thread = pidfd_open(pair.other, PIDFD_THREAD)?;
+        let thread = Pidfd::of_thread(pair.other)?;
         tracer::seize(pair.other, Options::empty())?;
         check::equal(
             "control: poll while the thread lives",
@@ -248,7 +248,7 @@ fn pidfd_thread_signals_its_process() -> Result {
         for by_pidfd in [false, true] {
             let pair = Pair::new(&call)?;
             if by_pidfd {
-                let thread = pidfd_open(pair.other, PIDFD_THREAD)?;
+                let thread = Pidfd::of_thread(pair.other)?;
                 let sent = thread.send_signal_to(Signal::SIGKILL, PIDFD_SIGNAL_THREAD_GROUP);
                 check::succeeds(
                     "PIDFD_SIGNAL_THREAD_GROUP by the pidfd of another thread than the leader",
@@ -326,7 +326,7 @@ fn pidfd_thread_getfd() -> Result {
             })
         })?;
         let (tid, number, inode) = told.recv()??;
-        let thread = check::succeeds("pidfd_open(PIDFD_THREAD)", pidfd_open(tid, PIDFD_THREAD))?;
+        let thread = Pidfd::of_thread(tid)?;
         let taken = thread.getfd_of_child(number)?;
         check::equal("inode of what pidfd_getfd took from the thread", fstat(taken)?.st_ino, inode)?;
         let from_leader = child.pidfd()?.getfd(number).map(drop);

@@ -2,7 +2,7 @@
 
 use std::sync::mpsc;
 
-use clone3_conformance::abi::{Flags, PIDFD_THREAD};
+use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::{Child, Clone3};
@@ -10,7 +10,7 @@ use clone3_conformance::kit::pair::{LEADER, OTHER, Pair};
 use clone3_conformance::kit::process::apart;
 use clone3_conformance::kit::tracer::{self, Tracer};
 use clone3_conformance::kit::{Channel, Held, sigchld, threads};
-use clone3_conformance::pidfd::pidfd_open;
+use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::wait::{self, Event, Status, Who};
 use nix::errno::Errno;
 use nix::sys::ptrace::{self, Options};
@@ -184,7 +184,7 @@ fn autoreap_ptrace_waitid_by_threads_pidfd() -> Result {
         // Whoever ends as the tracer of a thread leaves nobody to wait for it.
         let found = apart(|| {
             tracer::seize(pair.other, Options::empty())?;
-            let pidfd = check::succeeds("pidfd_open(PIDFD_THREAD)", pidfd_open(pair.other, PIDFD_THREAD))?;
+            let pidfd = Pidfd::of_thread(pair.other)?;
             check::succeeds("ptrace(INTERRUPT)", ptrace::interrupt(Pid::from_raw(pair.other)))?;
             let found = wait::waitid(Who::pidfd(&pidfd), libc::WSTOPPED | libc::__WALL);
             Ok(found.map(|event| event.map(|event| event.pid)).map_err(|errno| errno as i32))
@@ -238,7 +238,7 @@ fn autoreap_ptrace_thread_keeps_own_code() -> Result {
     sigchld::block()?;
     for call in calls() {
         let pair = Pair::new(&call)?;
-        let thread = check::succeeds("pidfd_open(PIDFD_THREAD)", pidfd_open(pair.other, PIDFD_THREAD))?;
+        let thread = Pidfd::of_thread(pair.other)?;
         let tracer = Tracer::of(pair.other)?;
         pair.let_other_go()?;
         tracer.find_zombie()?;

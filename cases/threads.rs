@@ -1,12 +1,12 @@
 //! Auto-reaped processes with several threads, and parents with several threads.
 
-use clone3_conformance::abi::{Flags, InfoMask, PIDFD_THREAD};
+use clone3_conformance::abi::{Flags, InfoMask};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::{Child, Clone3, exit_now, exit_thread, park};
 use clone3_conformance::kit::{Channel, Gate, Held, Orphan, orphan, sigchld, subject, threads};
 use clone3_conformance::need;
-use clone3_conformance::pidfd::pidfd_open;
+use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::procfs::Stat;
 use clone3_conformance::wait::{self, Event, Status, Who};
 use nix::errno::Errno;
@@ -265,8 +265,8 @@ fn autoreap_thread_pidfd() -> Result {
         })
     })?;
     let tid = tid.recv()?;
-    let thread = check::succeeds("pidfd_open(tid, PIDFD_THREAD)", pidfd_open(tid, PIDFD_THREAD))?;
-    check::refused("pidfd_open(tid, 0)", pidfd_open(tid, 0), Errno::ENOENT)?;
+    let thread = Pidfd::of_thread(tid)?;
+    check::refused("pidfd_open(tid, 0)", Pidfd::try_open(tid), Errno::ENOENT)?;
     let info = check::succeeds("PIDFD_GET_INFO of the thread", thread.info(InfoMask::PID))?;
     let expected = (tid as u32, child.pid() as u32);
     check::equal("pid and tgid in PIDFD_GET_INFO of the thread", (info.pid, info.tgid), expected)?;

@@ -96,6 +96,12 @@ impl Pidfd {
         check::succeeds(format_args!("pidfd_open({pid}, 0)"), Pidfd::try_open(pid))
     }
 
+    /// `pidfd_open(tid, PIDFD_THREAD)` of a thread that is known to be there.
+    #[track_caller]
+    pub fn of_thread(tid: i32) -> Result<Pidfd> {
+        check::succeeds(format_args!("pidfd_open({tid}, PIDFD_THREAD)"), pidfd_open(tid, abi::PIDFD_THREAD))
+    }
+
     /// Another descriptor for the same open file, close-on-exec: a reference of its own.
     pub fn try_clone(&self) -> Result<Pidfd> {
         Ok(Pidfd(self.0.try_clone()?))

@@ -6,11 +6,10 @@ use nix::poll::PollTimeout;
 use rustix::fs::inotify;
 use rustix::thread::futex;
 
-use crate::abi::PIDFD_THREAD;
 use crate::check::{Failure, Result};
 use crate::clone3::{Child, Clone3, exit_now, exit_thread, park};
 use crate::kit::{Gate, Held};
-use crate::pidfd::{Pidfd, pidfd_open};
+use crate::pidfd::Pidfd;
 use crate::procfs::Stat;
 use crate::sandbox;
 
@@ -213,5 +212,5 @@ pub fn beside_another<T>(body: impl FnOnce() -> T) -> T {
 
 /// A pidfd for the calling thread, which reports its end exactly: a join may return a little before it.
 pub fn own_pidfd() -> Result<Pidfd> {
-    Ok(pidfd_open(own_tid(), PIDFD_THREAD)?)
+    Pidfd::of_thread(own_tid())
 }
