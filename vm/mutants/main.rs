@@ -7,6 +7,7 @@ mod fetch;
 mod kernel;
 mod lean;
 mod link;
+mod mended;
 mod proof;
 mod source;
 mod suite;
@@ -34,7 +35,8 @@ const BROKEN: u8 = 3;
 
 /// Build broken kernels, run the suite on each, and say which mistakes it does not notice.
 ///
-/// Exit status: 0 every mistake was noticed; 1 some was not, or could not be tried; 2 usage; 3 the run itself failed.
+/// Exit status: 0 every mistake (with --mended, every mend) was noticed; 1 some was not, or could not be tried; 2 usage; 3 the
+/// run itself failed.
 #[derive(Parser)]
 #[command(name = "vm/mutants.sh", max_term_width = 100)]
 struct Arguments {
@@ -87,6 +89,11 @@ struct Arguments {
     #[arg(long, conflicts_with_all = ["only", "build_only", "proof", "coverage"])]
     lean: bool,
 
+    /// Build the kernels of mended/, in each of which a bug of mainline is mended, and write to this file, as Markdown, whether
+    /// the cases that meet it see that
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["sweep", "build_only", "proof", "coverage", "lean"])]
+    mended: Option<PathBuf>,
+
     /// Write the report to this file, as Markdown; with --only, what the file says of other mutants stays
     #[arg(long, value_name = "FILE")]
     proof: Option<PathBuf>,
@@ -101,9 +108,10 @@ fn main() -> ExitCode {
 
 fn start(arguments: &Arguments) -> Result<ExitCode> {
     let source = || Ok::<_, Error>(Source { tree: tree(arguments)? });
-    let all = match &arguments.sweep {
-        Some(names) => swept(arguments, names, &source()?)?,
-        None => catalogue::load(&arguments.catalogue)?,
+    let all = match (&arguments.sweep, &arguments.mended) {
+        (Some(names), _) => swept(arguments, names, &source()?)?,
+        (None, Some(_)) => catalogue::load(&arguments.catalogue.join(mended::FOLDER))?,
+        (None, None) => catalogue::load(&arguments.catalogue)?,
     };
     let mutants = chosen(all.clone(), &arguments.only)?;
     if arguments.list {
@@ -130,6 +138,9 @@ fn start(arguments: &Arguments) -> Result<ExitCode> {
     println!("base: {}", builder.base().image.display());
     let suite = if arguments.build_only { None } else { Some(Suite::beside_us(&cache)?) };
     suite.as_ref().map_or(Ok(()), |suite| suite.accepts(builder.base()))?;
+    if let (Some(document), Some(suite)) = (&arguments.mended, &suite) {
+        return mended::judge(&builder, suite, &mutants, document);
+    }
     let mut fates = try_all(&builder, mutants, suite.as_ref(), arguments)?;
     if arguments.sweep.is_some() {
         // As a variable without its declaration: no kernel, and so no mistake in one.

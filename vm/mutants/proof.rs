@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use crate::catalogue::Mutant;
-use crate::suite::{Said, in_a_line};
+use crate::suite::{Notice, Said, in_a_line};
 
 /// What became of a mutant.
 pub enum Fate {
@@ -177,15 +177,20 @@ pub fn document(
 /// The story as a cell: the name of the case first, where there is one.
 fn story(fate: &Fate) -> String {
     match fate {
-        Fate::Judged(Said::Noticed(notices)) => notices
-            .first()
-            .map_or_else(String::new, |first| format!("`{}`: {}", first.case, cell(&first.message))),
+        Fate::Judged(Said::Noticed(notices)) => notices.first().map_or_else(String::new, Notice::cell),
         other => cell(&other.story()),
     }
 }
 
+impl Notice {
+    /// The name of the case and its message, as a cell.
+    pub fn cell(&self) -> String {
+        format!("`{}`: {}", self.case, cell(&self.message))
+    }
+}
+
 /// Text that does not break a table.
-fn cell(text: &str) -> String {
+pub fn cell(text: &str) -> String {
     text.replace('|', "\\|").replace('<', "&lt;").replace('\n', " ")
 }
 
@@ -208,7 +213,7 @@ mod tests {
     }
 
     fn survived(id: &str) -> (Mutant, Fate) {
-        (mutant(id), Fate::Judged(Said::Nothing { cases: 1, processors: Some(2) }))
+        (mutant(id), Fate::Judged(Said::Nothing { cases: 1, processors: Some(2), defects: vec![] }))
     }
 
     #[test]

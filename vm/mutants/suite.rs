@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
-use clone3_conformance::report::Record;
+use clone3_conformance::report::{Record, Verdict};
 use serde::{Deserialize, Serialize};
 
 use crate::catalogue::Mutant;
@@ -31,8 +31,13 @@ pub enum Said {
     Noticed(Vec<Notice>),
     /// The guest crashed, hung or complained: the line that says so.
     Fault(String),
-    /// Every case passed, with so many processors.
-    Nothing { cases: usize, processors: Option<usize> },
+    /// No case failed, with so many processors; these met what mainline is known to get wrong.
+    Nothing {
+        cases: usize,
+        processors: Option<usize>,
+        #[serde(default)]
+        defects: Vec<Notice>,
+    },
     /// The guest did not come as far as the suite.
     NoBoot(String),
 }
@@ -125,9 +130,14 @@ impl Suite {
         }
     }
 
+    /// What these cases say, each for longer than usual: some bugs take luck to meet.
+    pub fn ask_long(&self, kernel: &Kernel, cases: &[String]) -> Result<Said> {
+        self.ask(kernel, &[&["--case", &cases.join(",")], &LONGER[..]].concat())
+    }
+
     /// Runs all cases. One that has nothing to do with the mistake may fail by accident, on a machine that is busy with
     /// many guests: it counts only if it fails again when it runs alone.
-    fn ask_all(&self, kernel: &Kernel) -> Result<Said> {
+    pub fn ask_all(&self, kernel: &Kernel) -> Result<Said> {
         let mut skipped: Vec<String> = Vec::new();
         loop {
             let mut arguments = vec!["--fail-fast", "--exact"];
@@ -270,20 +280,26 @@ struct Fault {
 impl Document {
     /// A guest that went away while the suite ran was broken by its kernel; before that, nothing was said.
     fn says(self) -> Result<Said> {
-        let failed = self.cases.iter().filter(|record| record.verdict.is_bad());
-        let notices: Vec<Notice> = failed
-            .map(|record| Notice { case: record.case.clone(), message: record.message.clone() })
-            .collect();
-        Ok(match (self.guest.faults.first(), self.guest.no_verdict) {
+        let notices = self.notices(Verdict::is_bad);
+        Ok(match (self.guest.faults.first(), &self.guest.no_verdict) {
             _ if !notices.is_empty() => Said::Noticed(notices),
             (Some(fault), _) => Said::Fault(fault.in_a_line()),
             (None, Some(end)) => match &end.stage[..] {
-                "run" => Said::Fault(end.why),
-                "boot" => Said::NoBoot(end.why),
+                "run" => Said::Fault(end.why.clone()),
+                "boot" => Said::NoBoot(end.why.clone()),
                 stage => bail!("the driver does not work ({stage}): {}", end.why),
             },
-            (None, None) => Said::Nothing { cases: self.cases.len(), processors: self.machine.cpus },
+            (None, None) => Said::Nothing {
+                cases: self.cases.len(),
+                processors: self.machine.cpus,
+                defects: self.notices(|verdict| verdict == Verdict::KnownDefect),
+            },
         })
+    }
+
+    fn notices(&self, is_wanted: impl Fn(Verdict) -> bool) -> Vec<Notice> {
+        let wanted = self.cases.iter().filter(|record| is_wanted(record.verdict));
+        wanted.map(|record| Notice { case: record.case.clone(), message: record.message.clone() }).collect()
     }
 }
 

@@ -1,0 +1,112 @@
+//! The other way round: kernels in which a bug that mainline has is mended. The case that met it must pass there, and no other
+//! case may fail: it is the bug that the case is about, and nothing else.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+use crate::catalogue::Mutant;
+use crate::kernel::{Builder, Built, Kernel};
+use crate::proof::cell;
+use crate::suite::{Notice, Said, Suite, in_a_line};
+
+/// Where their sheets are, beside those of the broken kernels.
+pub const FOLDER: &str = "mended";
+
+/// What became of a mended kernel.
+enum Fate {
+    /// The base meets the bugs, in these words; here they are not met, and none of so many cases fails.
+    Mended { on_base: Vec<Notice>, cases: usize },
+    /// Why it does not count.
+    Not(String),
+}
+
+/// Judges each kernel and writes the report.
+pub fn judge(builder: &Builder, suite: &Suite, mended: &[Mutant], document: &Path) -> Result<ExitCode> {
+    let mut rows = Vec::new();
+    for kernel in mended {
+        let fate = fate(builder, suite, kernel)?;
+        println!("{}: {}", kernel.id, fate.line());
+        rows.push((kernel, fate));
+    }
+    std::fs::write(document, report(builder.release(), &rows))?;
+    let all = rows.iter().all(|(_, fate)| matches!(fate, Fate::Mended { .. }));
+    Ok(if all { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn fate(builder: &Builder, suite: &Suite, mended: &Mutant) -> Result<Fate> {
+    let kernel = match builder.mutant(mended)? {
+        Built::Kernel(kernel) => kernel,
+        Built::DoesNotApply(why) => return Ok(Fate::Not(format!("does not apply: {why}"))),
+        Built::DoesNotBuild(why) => return Ok(Fate::Not(format!("does not build: {why}"))),
+        Built::Same => return Ok(Fate::Not("the compiler makes the same kernel of it".to_owned())),
+    };
+    // A case that passes where the bug is would pass here as well.
+    let on_base = match met(suite, builder.base(), mended)? {
+        Ok(bugs) if bugs.len() == mended.claims.len() => bugs,
+        Ok(bugs) => {
+            return Ok(Fate::Not(format!("the base meets {} of {} bugs", bugs.len(), mended.claims.len())));
+        }
+        Err(why) => bail!("the base kernel is not green: {why}"),
+    };
+    match met(suite, &kernel, mended)? {
+        Ok(bugs) if bugs.is_empty() => {}
+        Ok(bugs) => return Ok(Fate::Not(format!("still there: {}", in_a_line(&Said::Noticed(bugs))))),
+        Err(why) => return Ok(Fate::Not(why)),
+    }
+    Ok(match suite.ask_all(&kernel)? {
+        Said::Nothing { cases, .. } => Fate::Mended { on_base, cases },
+        said => Fate::Not(in_a_line(&said)),
+    })
+}
+
+/// Which of its bugs its cases meet in a kernel, or why they say nothing of that.
+fn met(suite: &Suite, kernel: &Kernel, mended: &Mutant) -> Result<Result<Vec<Notice>, String>> {
+    Ok(match suite.ask_long(kernel, &mended.claims)? {
+        Said::Nothing { cases, .. } if cases < mended.claims.len() => Err("a case is missing".to_owned()),
+        Said::Nothing { defects, .. } => Ok(defects),
+        said => Err(in_a_line(&said)),
+    })
+}
+
+impl Fate {
+    fn line(&self) -> String {
+        match self {
+            Fate::Mended { cases, .. } => format!("mended, and none of {cases} cases fails"),
+            Fate::Not(why) => format!("NOT mended: {why}"),
+        }
+    }
+
+    /// The columns "before" and "after" of the report.
+    fn cells(&self) -> [String; 2] {
+        let before = match self {
+            Fate::Mended { on_base, .. } => on_base.iter().map(Notice::cell).collect::<Vec<_>>().join("; "),
+            Fate::Not(_) => String::new(),
+        };
+        [before, cell(&self.line())]
+    }
+}
+
+/// The document.
+fn report(release: &str, rows: &[(&Mutant, Fate)]) -> String {
+    let mended = rows.iter().filter(|(_, fate)| matches!(fate, Fate::Mended { .. })).count();
+    let mut text = format!(
+        "# Known bugs, mended\n\n\
+         <!-- Written by vm/mutants.sh --mended; do not edit. -->\n\n\
+         A case that is marked as a known defect fails on every kernel that there is, so nobody has seen that it can pass.\n\
+         `vm/mutants/mended/` has an edit for each bug of [findings.md](findings.md) that this kernel has, which makes true what\n\
+         was promised. `vm/mutants.sh --mended` builds each such kernel: the case must meet the bug in the base kernel, must\n\
+         not meet it in the mended one, however long it looks, and no other case may fail there. The edits are the least that\n\
+         shows this, and no patches.\n\n\
+         On Linux {release}: **{mended} of {} mended**.\n\n\
+         | mended kernel | what a user sees there | before | after |\n|---|---|---|---|\n",
+        rows.len()
+    );
+    for (kernel, fate) in rows {
+        let [before, after] = fate.cells();
+        let _ = writeln!(text, "| `{}` | {} | {before} | {after} |", kernel.id, cell(&kernel.sees));
+    }
+    text
+}
