@@ -312,7 +312,7 @@ case! {
 fn pidfd_info_coredump_thread_crash_exit_code() -> Result {
     let server = Server::start()?;
     let (dumped, without_core) = (Crash::Unmapped.dumped(), Status::killed(Signal::SIGSEGV));
-    for _ in 0..rounds(5) {
+    for _ in rounds(5) {
         check::each(subject::calls(), |call| {
             let child = call.spawn(|| crash_in_thread(Crash::Unmapped))?;
             server.take_dump_of(child.pidfd()?)?;

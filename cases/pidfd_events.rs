@@ -91,14 +91,14 @@ case! {
     source "fs/pidfs.c pidfs_exit(), which runs before the pid is unhashed",
 }
 fn autoreap_pollhup_implies_exit_info() -> Result {
-    for _ in 0..rounds(10) {
+    for _ in rounds(10) {
         let child = reaped().spawn(|| 42)?;
         child.pidfd()?.reaped_with(Status::exited(42))?;
     }
     // A process of which much has been looked up in /proc takes long to release after its number is free. The lookout wakes
     // in the middle of that.
     let lookout = Lookout::take()?;
-    for _ in 0..rounds(2) {
+    for _ in rounds(2) {
         let child = Held::slow_to_release(&reaped(), 42, lookout.there)?;
         child.let_go()?;
         lookout.see_reaped(child.pidfd()?)?;
@@ -119,7 +119,7 @@ fn autoreap_pollin_implies_echild() -> Result {
     control.pidfd()?.wait_exited()?;
     check::equal("control", wait::find_zombie(control.pid())?, Event::exited(control.pid(), 0))?;
     control.reap_expecting(Status::exited(0))?;
-    for _ in 0..rounds(25) {
+    for _ in rounds(25) {
         let child = reaped().spawn(|| 0)?;
         child.pidfd()?.wait_exited()?;
         wait::no_child(child.pid())?;
@@ -141,9 +141,9 @@ case! {
 }
 fn autoreap_dead_before_released() -> Result {
     let leaderless = |there| threads::leaderless(&reaped(), 0, move || stay_on(there).map_or(93, |()| 0));
-    let several = |there| (0..rounds(2)).map(|_| leaderless(there)).collect::<Result<Vec<_>>>();
+    let several = |there| rounds(2).map(|_| leaderless(there)).collect::<Result<Vec<_>>>();
     let (lookout, leaderless) = Lookout::take_after(several)?;
-    let alone = (0..rounds(2)).map(|_| Held::awake(&reaped(), 0, lookout.there));
+    let alone = rounds(2).map(|_| Held::awake(&reaped(), 0, lookout.there));
     for child in leaderless.into_iter().map(Ok).chain(alone) {
         let child = child?;
         child.let_go()?;
@@ -244,7 +244,7 @@ case! {
     source "kernel/exit.c exit_notify() (EXIT_ZOMBIE is stored before EXIT_DEAD)",
 }
 fn autoreap_transient_proc_z() -> Result {
-    for _ in 0..rounds(10) {
+    for _ in rounds(10) {
         let child = Held::exiting_with(&reaped(), 0)?;
         let alive = Stat::of(child.pid()).map_or('?', |stat| stat.state);
         check::holds("RSD".contains(alive), format_args!("control: a live child is in state {alive}"))?;

@@ -92,7 +92,7 @@ case! {
 }
 fn pidfd_info_dying_whole_or_esrch() -> Result {
     let there = processors::stay_apart()?;
-    for _ in 0..rounds(20) {
+    for _ in rounds(20) {
         let child = Held::awake(&Clone3::new(Flags::REAPED), 0, there)?;
         child.let_go()?;
         ask_until_gone(&child)?;

@@ -20,7 +20,7 @@ case! {
     source "fs/pidfs.c pidfs_file_release(), which runs before close(2) returns",
 }
 fn autokill_kill_queued_before_close_returns() -> Result {
-    for _ in 0..rounds(20) {
+    for _ in rounds(20) {
         let mut child = Tied::new()?;
         let copy = child.pidfd()?.try_clone()?;
         child.close()?;

@@ -183,7 +183,7 @@ fn autokill_handle_dead_estale() -> Result {
     let alive = Pidfd::open(std::process::id() as i32)?;
     check::refused("open_by_handle_at of a dead child", handle.open(&alive, 0), Errno::ESTALE)?;
     let lookout = Lookout::take()?;
-    for _ in 0..rounds(3) {
+    for _ in rounds(3) {
         let child = Held::slow_to_release(&Clone3::new(Flags::REAPED), 0, lookout.there)?;
         let handle = Handle::of(child.pidfd()?)?;
         child.let_go()?;

@@ -122,7 +122,7 @@ fn autoreap_releases_rlimit_nproc() -> Result {
     let last = zombies.into_iter().next_back().map_or(Ok(0), |last| last.map(|child| child.pid()));
     check::refused(format_args!("control: zombie number {LIMIT}"), last, Errno::EAGAIN)?;
     reap_all()?;
-    for _ in 0..rounds(5 * LIMIT) {
+    for _ in rounds(5 * LIMIT) {
         reaped().spawn(|| 0)?.pidfd()?.wait_reaped()?;
     }
     Ok(())

@@ -227,7 +227,7 @@ case! {
     rare_defect "7.1 to 7.3: pidfs_file_release() ignores ESRCH from do_send_sig_info(), so a kill that meets the change of leaders in de_thread() is lost and the child lives on, tied to nothing; rare",
 }
 fn autokill_vs_nonleader_exec_race() -> Result {
-    for round in 0..rounds(10) {
+    for round in rounds(10) {
         let gate = Gate::new()?;
         let (mut child, line) = about_to_exec(&gate)?;
         let observer = child.observe()?;
@@ -255,7 +255,7 @@ case! {
 }
 fn autokill_during_nonleader_exec() -> Result {
     threads::can_be_slow_to_go()?;
-    for _ in 0..rounds(1) {
+    for _ in rounds(1) {
         let (gate, going) = (Gate::new()?, shared::word(1)?);
         let (mut child, line) = about_to_exec_slowly(&gate, going)?;
         let observer = child.observe()?;

@@ -132,7 +132,7 @@ fn autoreap_mt_exit_group_beats_last_thread() -> Result {
     let body = || threads::other_gone_last(11, 22, 99);
     Clone3::new(Flags::PIDFD).spawn(body)?.reap_expecting(Status::exited(99))?;
     // Nearly always in the first round; a vCPU that is held up may let that thread go first.
-    for _ in 0..need::rounds(4) {
+    for _ in need::rounds(4) {
         Clone3::new(Flags::REAPED).spawn(body)?.is_gone_with(Status::exited(99))?;
     }
     Ok(())
@@ -151,7 +151,7 @@ fn autoreap_mt_exit_code_race() -> Result {
     let body = || threads::leader_gone_last(11, 99);
     Clone3::new(Flags::PIDFD).spawn(body)?.reap_expecting(Status::exited(99))?;
     // Nearly always in the first round; a vCPU that is held up may let the leader go first.
-    for _ in 0..need::rounds(4) {
+    for _ in need::rounds(4) {
         let child = Clone3::new(Flags::REAPED).spawn(body)?;
         let told = child.pidfd()?.exit_status()?;
         check::equal_or_defect("exit information", told, Status::exited(99), Status::exited(11))?;

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::check::{Failure, Result};
 use crate::kit::privilege;
 use crate::probe::{Clone3State, Probe};
+use crate::{note, sandbox};
 
 /// Something that a case needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,9 +92,17 @@ impl Setting {
     }
 }
 
-/// How often a statistical loop runs: `base` times `--stress`.
-pub fn rounds(base: u32) -> u32 {
-    base.saturating_mul(Setting::get().stress)
+/// The rounds of a statistical loop: `base` of them, and with `--stress` so many times more, as long as half of the case's time
+/// is left for what comes after.
+pub fn rounds(base: u32) -> impl Iterator<Item = u32> {
+    let all = base.saturating_mul(Setting::get().stress);
+    (0..all).take_while(move |round| {
+        let goes_on = *round < base || sandbox::is_half_time_left();
+        if !goes_on {
+            note!("{round} of {all} rounds: half of the time is over");
+        }
+        goes_on
+    })
 }
 
 impl Need {

@@ -24,10 +24,10 @@ pub struct Ambush {
 }
 
 impl Ambush {
-    /// So many, one after another: each child, auto-reaped, exits with `code` while the caller asks about it. The caller
+    /// One in each round: each child, auto-reaped, exits with `code` while the caller asks about it. The caller
     /// stays on one processor from here on.
-    pub fn each(count: u32, code: i32, ask: impl Fn(&Child) -> Result) -> Result {
-        (0..count).try_for_each(|round| {
+    pub fn each(mut rounds: impl Iterator<Item = u32>, code: i32, ask: impl Fn(&Child) -> Result) -> Result {
+        rounds.try_for_each(|round| {
             let ambush = Ambush::lay(code)?;
             // A little later each time: what is in between takes less than a microsecond.
             ambush.spring_after(100 + round % 10)?;

@@ -122,7 +122,10 @@ fn read_some(from: &impl AsFd, buffer: &mut [u8]) -> Result<usize> {
         match poll(&mut fds, sandbox::time_left()) {
             Ok(0) => {
                 let waited = sandbox::patience();
-                return Err(Failure::fail(format!("nothing came through a pipe within {waited:.1?}")));
+                let doing = sandbox::whereabouts(std::process::id() as i32);
+                return Err(Failure::fail(format!(
+                    "nothing came through a pipe within {waited:.1?}; {doing}"
+                )));
             }
             Ok(_) => {}
             Err(Errno::EINTR) => continue,

@@ -82,6 +82,12 @@ pub fn time_left() -> PollTimeout {
     PollTimeout::try_from(Duration::from_nanos(left)).unwrap_or(PollTimeout::MAX)
 }
 
+/// Whether half of the time that a case's waits have is still to come.
+pub fn is_half_time_left() -> bool {
+    let left = GIVE_UP_AT.load(Ordering::Relaxed).saturating_sub(now());
+    left >= PATIENCE.load(Ordering::Relaxed) / 2
+}
+
 /// The whole time that a case's waits have.
 pub fn patience() -> Duration {
     Duration::from_nanos(PATIENCE.load(Ordering::Relaxed))

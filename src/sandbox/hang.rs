@@ -1,4 +1,4 @@
-//! What a case was doing at its deadline: each thread of it and of its children, and the system call that it sleeps in.
+//! What a case was doing when it had waited for too long: each thread of it and of its children, and the system call that it sleeps in.
 
 use std::fs;
 
@@ -7,8 +7,8 @@ use syscalls::Sysno;
 use crate::kit::wait_call::WaitCall;
 use crate::procfs::{self, Stat};
 
-/// The case's process and its children, in words.
-pub(super) fn describe(pid: i32) -> String {
+/// A process and its children, in words.
+pub(crate) fn whereabouts(pid: i32) -> String {
     let mut lines = vec![format!("then: {}{}", procfs::describe(pid), sleeps_in(pid, pid))];
     lines.extend(other_threads(pid));
     for child in procfs::children_of(pid) {

@@ -247,7 +247,7 @@ impl Lane {
                 return Ending::Abandoned;
             }
             if left.is_zero() {
-                let (doing, last) = (hang::describe(running.pid), last_step());
+                let (doing, last) = (hang::whereabouts(running.pid), last_step());
                 kill_and_reap(running.pid);
                 return Ending::Hung(format!(
                     "did not end within {deadline:.1?} and was killed{last}; {doing}"

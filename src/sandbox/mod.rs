@@ -25,7 +25,8 @@ use std::os::unix::net::UnixStream;
 use std::sync::Mutex;
 use std::time::Duration;
 
-pub use entry::{give_up_earlier, is_report, patience, time_left};
+pub use entry::{give_up_earlier, is_half_time_left, is_report, patience, time_left};
+pub(crate) use hang::whereabouts;
 pub use lane::NOTHING;
 pub(crate) use leavings::own_directory;
 pub use wire::{Outcome, Request};
