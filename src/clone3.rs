@@ -673,7 +673,8 @@ impl Child {
     #[track_caller]
     pub fn kill(&self, signal: Signal) -> Result {
         note!("kill({}, {signal})", self.pid);
-        Ok(nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.pid), signal)?)
+        let sent = nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.pid), signal);
+        check::succeeds(format_args!("kill({}, {signal})", self.pid), sent)
     }
 
     /// Kills the child if need be and waits until nothing of it is left, reaping it if it is an ordinary one.

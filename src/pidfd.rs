@@ -124,21 +124,25 @@ impl Pidfd {
     }
 
     /// What poll(2) reports at this moment for `events`.
+    #[track_caller]
     pub fn poll_now(&self, events: PollFlags) -> Result<PollFlags> {
         let mut fds = [PollFd::new(self.as_fd(), events)];
-        poll(&mut fds, PollTimeout::ZERO)?;
+        let polled = poll(&mut fds, PollTimeout::ZERO);
+        check::succeeds(format_args!("poll on {self} for {events:?}, timeout 0"), polled)?;
         Ok(fds[0].revents().unwrap_or(PollFlags::empty()))
     }
 
     /// Blocks until poll(2) reports something, asking for `events`; `None` when `patience` has passed.
+    #[track_caller]
     fn poll_for(&self, events: PollFlags, patience: PollTimeout) -> Result<Option<PollFlags>> {
         loop {
             let mut fds = [PollFd::new(self.as_fd(), events)];
             match poll(&mut fds, patience) {
-                Ok(0) => return Ok(None),
-                Ok(_) => return Ok(fds[0].revents()),
                 Err(Errno::EINTR) => {}
-                Err(errno) => return Err(errno.into()),
+                polled => {
+                    let ready = check::succeeds(format_args!("poll on {self} for {events:?}"), polled)?;
+                    return Ok(if ready == 0 { None } else { fds[0].revents() });
+                }
             }
         }
     }
@@ -397,8 +401,10 @@ impl Pidfd {
     }
 
     /// `F_GETFL`: the file status flags.
+    #[track_caller]
     pub fn status_flags(&self) -> Result<i32> {
-        Ok(nix::fcntl::fcntl(self, nix::fcntl::FcntlArg::F_GETFL)?)
+        let flags = nix::fcntl::fcntl(self, nix::fcntl::FcntlArg::F_GETFL);
+        check::succeeds(format_args!("F_GETFL on {self}"), flags)
     }
 
     /// The `Pid:` line of `/proc/self/fdinfo`: 0 in a foreign namespace, -1 once the process is gone.

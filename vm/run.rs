@@ -287,17 +287,19 @@ impl<'a> Run<'a> {
                     no_verdict("run", format!("{why}{}", while_running(&running)), &last, &complaint)
                 }
             };
-            if let Some(used) = session.journal.cpus.filter(|used| *used < self.machine.cpus) {
-                note!("the kernel uses {used} of its {} processors (try --sockets)", self.machine.cpus);
-            }
-            if let Some(boot) = session.boot {
-                note!(
-                    "booted in {:.1} s, ended after {:.1} s",
-                    boot.as_secs_f32(),
-                    session.whole.as_secs_f32()
-                );
-            }
+            self.tell_of_end(&session);
             return Ok((session, ending));
+        }
+    }
+
+    /// What is worth a line of a guest that has ended: processors that lay idle, and the times.
+    fn tell_of_end(&self, session: &Session) {
+        if let Some(used) = session.journal.cpus.filter(|used| *used < self.machine.cpus) {
+            note!("the kernel uses {used} of its {} processors (try --sockets)", self.machine.cpus);
+        }
+        if let Some(boot) = session.boot {
+            let (boot, whole) = (boot.as_secs_f32(), session.whole.as_secs_f32());
+            note!("booted in {boot:.1} s, ended after {whole:.1} s");
         }
     }
 
