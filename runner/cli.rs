@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use clap::{CommandFactory as _, FromArgMatches as _, Parser};
 use clone3_conformance::expect::{self, Expectations};
-use clone3_conformance::formats::{self, Format};
+use clone3_conformance::formats::{self, Format, quoted};
 use clone3_conformance::need::Need;
 use clone3_conformance::report::{Policy, Suite};
 use libtest_mimic::FormatSetting;
@@ -128,7 +128,7 @@ pub struct Options {
 
     /// What is known to go wrong, and on which kernels: a TOML file
     #[arg(long, value_name = "FILE", value_parser = expectations)]
-    pub expect: Option<Expectations>,
+    pub expect: Option<Expected>,
 }
 
 /// A value of `--claims`.
@@ -160,8 +160,16 @@ fn scale(text: &str) -> Result<f64, String> {
     }
 }
 
-fn expectations(path: &str) -> Result<Expectations, String> {
-    expect::parse(&std::fs::read_to_string(path).map_err(|error| error.to_string())?)
+/// A file of expectations, and what it says.
+#[derive(Clone, Debug)]
+pub struct Expected {
+    pub path: String,
+    pub expectations: Expectations,
+}
+
+fn expectations(path: &str) -> Result<Expected, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+    Ok(Expected { path: path.to_owned(), expectations: expect::parse(&text)? })
 }
 
 /// libtest's formats, and ours: for `--format`, which libtest-mimic declares.
@@ -225,6 +233,9 @@ impl Options {
             self.require.iter().map(|flag| format!("{flag:?}").to_lowercase()).collect();
         if !required.is_empty() {
             words.push(format!("--require {}", required.join(",")));
+        }
+        if let Some(expect) = &self.expect {
+            words.push(format!("--expect {}", quoted(&expect.path)));
         }
         words
     }

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use clone3_conformance::case::{Case, Defect};
-use clone3_conformance::formats::bug_report;
+use clone3_conformance::formats::{bug_report, quoted};
 use clone3_conformance::probe::Probe;
 use clone3_conformance::report::{Record, Verdict};
 use clone3_conformance::results::{Claim, Results};
@@ -17,7 +17,7 @@ pub fn rerun_prefix(options: &Options) -> String {
         // cargo says that it is there.
         let program = match std::env::var_os("CARGO") {
             Some(_) => "cargo test --test conformance --".to_owned(),
-            None => std::env::args().next().unwrap_or_else(|| env!("CARGO_PKG_NAME").to_owned()),
+            None => quoted(&std::env::args().next().unwrap_or_else(|| env!("CARGO_PKG_NAME").to_owned())),
         };
         std::iter::once(program).chain(options.judging()).collect::<Vec<_>>().join(" ")
     })

@@ -12,6 +12,7 @@ use crate::case::{Case, Strength};
 use crate::check::source_path;
 use crate::probe::{Clone3State, Features, Privileges};
 use crate::report::{Event, Record, SCHEMA, Suite, Verdict};
+use crate::taint;
 
 /// A run as one document, in an order that does not depend on which case was faster.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -214,6 +215,16 @@ impl fmt::Display for Machine {
 }
 
 impl Results {
+    /// What the kernel complained of meanwhile by its taint flags. In a guest its console is read, which says more.
+    pub fn complaints(&self) -> Vec<&'static str> {
+        match (&self.guest, &self.kernel.tainted) {
+            (None, Tainted { before: Some(before), after: Some(after) }) => {
+                taint::complaints(*before, *after)
+            }
+            _ => Vec::new(),
+        }
+    }
+
     /// Puts a run together from its events; `None` if it never began.
     pub fn from_events(events: impl IntoIterator<Item = Event>) -> Option<Results> {
         let mut results: Option<Results> = None;

@@ -92,7 +92,8 @@ pub struct Cli {
 /// newest release candidate. The results go to RESULTS/KERNEL.json, what the runs said to KERNEL.log, and the tables to
 /// compare.txt, compare.md and compare.html beside them; the first is shown, too.
 ///
-/// Exit status: 0 every kernel was judged, whatever the verdict; 2 usage; 3 broken harness; 69 some kernel gave no verdict.
+/// Exit status: 0 every kernel was judged, whatever the verdict; 2 usage; 3 broken harness; 4 no case selected; 69 some kernel
+/// gave no verdict.
 #[derive(Debug, Parser)]
 #[command(name = "vm/compare.sh", version, max_term_width = 100, mut_arg("engine", usually_qemu))]
 pub struct CompareCli {
@@ -193,13 +194,16 @@ impl MachineOptions {
     }
 }
 
-/// The text of a file of expectations, which is correct.
+/// A file of expectations, which is correct.
 #[derive(Clone, Debug)]
-pub struct Expectations(pub String);
+pub struct Expectations {
+    pub path: String,
+    pub text: String,
+}
 
 fn expectations(path: &str) -> Result<Expectations, String> {
     let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
-    expect::parse(&text).map(|_| Expectations(text))
+    expect::parse(&text).map(|_| Expectations { path: path.to_owned(), text })
 }
 
 /// What is compared is kernels, not surroundings: the engine that boots fastest, and every kernel in the same way.

@@ -1,5 +1,5 @@
 //! Many kernels, one after another or some at once, each in a run of its own, and at last side by side in tables.
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs::{self, File};
 use std::io::{IsTerminal, Read, Write, stderr, stdout};
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ use crate::cache::Cache;
 use crate::cli::CompareCli;
 use crate::interrupt::Interrupts;
 use crate::note;
-use crate::outcome::{BROKEN, NO_VERDICT};
+use crate::outcome::{BROKEN, FAILED, GOOD, NO_VERDICT, NOTHING_SELECTED, USAGE};
 use crate::process::{Process, wait_until};
 use crate::qemu;
 use crate::spec::{Spec, USUAL_FLAVOUR};
@@ -48,6 +48,10 @@ pub fn compare(cli: &CompareCli, cache: &Cache, interrupts: &Interrupts) -> Resu
     system::ensure(&[("qemu-system-x86", Thing::Program(qemu::PROGRAM))], interrupts)?;
     accel::choose(cli.machine.accel, cache, interrupts)?;
     let columns = columns(cli, &Archive { cache, interrupts })?;
+    if let Some(name) = twice(&columns) {
+        note!("the results of two of these kernels would both be called {name}; compare them in two runs");
+        return Ok(USAGE);
+    }
     fs::create_dir_all(&cli.output).with_context(|| format!("cannot make {}", cli.output.display()))?;
 
     let board = Board::new(columns.iter().map(|column| column.name.clone()).collect());
@@ -142,6 +146,12 @@ fn columns(cli: &CompareCli, archive: &Archive) -> Result<Vec<Column>> {
     Ok(cli.kernels.iter().map(|spec| column(with_flavour(spec).to_string())).collect())
 }
 
+/// The name that two columns have, if two have one: their runs would write the same files.
+fn twice(columns: &[Column]) -> Option<&str> {
+    let mut names = BTreeSet::new();
+    columns.iter().map(|column| column.name.as_str()).find(|name| !names.insert(*name))
+}
+
 /// How many guests the machine has processors and memory for.
 fn jobs_for(cli: &CompareCli) -> usize {
     let processors = thread::available_parallelism().map_or(1, usize::from);
@@ -157,7 +167,7 @@ fn free_memory() -> Option<u64> {
     Some(line.split_whitespace().next()?.parse::<u64>().ok()? / 1024)
 }
 
-/// Runs the suite on one kernel; the result is 0, unless there is no verdict or the harness is broken.
+/// Runs the suite on one kernel; the result is 0 if the kernel was judged, whatever the verdict.
 fn run(cli: &CompareCli, column: &Column, interrupts: &Interrupts, show: &dyn Fn(State)) -> Result<u8> {
     let (results, log_path) = (column.file(cli, "json"), column.file(cli, "log"));
     // Of a comparison before this one.
@@ -190,7 +200,12 @@ fn run(cli: &CompareCli, column: &Column, interrupts: &Interrupts, show: &dyn Fn
     let status = process.wait()?.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(BROKEN);
     let seconds = started.elapsed().as_secs_f32();
     show(State::Ended(format!("{} ({seconds:.1} s)", summary(&column.results(cli), status, &log_path))));
-    Ok(if matches!(status, BROKEN | NO_VERDICT) { status } else { 0 })
+    Ok(match status {
+        GOOD | FAILED => 0,
+        // The suite was asked for what it has not: nothing was judged.
+        USAGE | NOTHING_SELECTED | NO_VERDICT => status,
+        _ => BROKEN,
+    })
 }
 
 /// How far a run has come, by what it shows.

@@ -9,10 +9,16 @@ use crate::accel::{Accel, Threads};
 use crate::console::{Fault, Finding, Line, accusation, findings};
 use crate::watch::{Ending, Session};
 
+/// Exit status: every verdict is good.
+pub const GOOD: u8 = 0;
 /// Exit status: some case failed, or the kernel complained while the suite ran.
 pub const FAILED: u8 = 1;
+/// Exit status: the command line makes no sense.
+pub const USAGE: u8 = 2;
 /// Exit status: the harness is broken.
 pub const BROKEN: u8 = 3;
+/// Exit status: the selection holds no case.
+pub const NOTHING_SELECTED: u8 = 4;
 /// Exit status: there is no verdict, since there was no kernel, no boot or no end.
 pub const NO_VERDICT: u8 = 69;
 

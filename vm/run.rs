@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow, ensure};
+use clone3_conformance::formats::quoted;
 use clone3_conformance::guest::Plan;
 
 use crate::accel::{self, Accel, Threads, Wish};
@@ -41,7 +42,15 @@ pub fn run(cli: &Cli, cache: &Cache, interrupts: &Interrupts) -> Result<u8> {
     match Run::prepare(cli, account.clone(), cache, interrupts) {
         Ok(mut run) => {
             run.announce();
-            let (session, ending) = run.verdict()?;
+            let (session, ending) = match run.verdict() {
+                Err(error) if !error.is::<Interrupted>() => {
+                    // As when nobody reads the output any more: the documents say so.
+                    let ending = no_verdict("run", format!("{error:#}"), &[], "");
+                    succeeds(run.account.close(None, &ending));
+                    return Ok(ending.status);
+                }
+                ended => ended?,
+            };
             let console = succeeds(write_console(cli, &session.console));
             let told = succeeds(run.account.close(Some(&session), &ending));
             Ok(if console && told { ending.status } else { ending.status.max(BROKEN) })
@@ -125,7 +134,7 @@ fn plan(cli: &Cli, kernel: &Kernel, cpus: u16) -> Plan {
         user: cli.user,
         load: cli.load,
         rerun: rerun(cli, kernel, cpus),
-        expect: cli.expect.as_ref().map(|expectations| expectations.0.clone()),
+        expect: cli.expect.as_ref().map(|expectations| expectations.text.clone()),
         output: "/dev/ttyS1".to_owned(),
         journal: "/dev/ttyS2".to_owned(),
         counters: cli.counters.as_ref().map(|_| "/dev/ttyS3".to_owned()),
@@ -140,16 +149,19 @@ fn rerun(cli: &Cli, kernel: &Kernel, cpus: u16) -> String {
     };
     let spec = kernel.package.as_ref().map_or_else(|| cli.kernel.clone(), exact);
     let machine = &cli.machine;
+    let spec = quoted(&spec.to_string());
     let mut words = vec![format!("vm/run.sh --kernel {spec} --cpus {cpus}")];
     let mut add = |given: bool, word: String| words.extend(given.then_some(word));
     add(machine.engine == cli::Engine::Qemu, "--engine qemu".to_owned());
     add(machine.accel != Wish::Auto, machine.accel_option());
     add(machine.memory != cli::USUAL_MEMORY, format!("--memory {}", machine.memory));
-    add(!machine.append.is_empty(), format!("--append '{}'", machine.append.replace('\'', r"'\''")));
+    add(!machine.append.is_empty(), format!("--append {}", quoted(&machine.append)));
     add(cli.sockets, "--sockets".to_owned());
     add(cli.plain, "--plain".to_owned());
     add(cli.user.is_some(), format!("--user {}", cli.user.unwrap_or_default()));
     add(cli.load > 0, format!("--load {}", cli.load));
+    let expect = cli.expect.as_ref().map(|expectations| format!("--expect {}", quoted(&expectations.path)));
+    add(expect.is_some(), expect.unwrap_or_default());
     words.push("--".to_owned());
     words.extend(judging(&cli.runner));
     words.join(" ")

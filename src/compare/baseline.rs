@@ -80,9 +80,10 @@ impl Changes {
 fn worse(old: &Results, new: &Results) -> Option<String> {
     let went_wrong = |results: &Results| {
         let guest = results.guest.as_ref();
-        let fault = guest.and_then(|guest| guest.faults.first());
-        match (fault, guest.and_then(|guest| guest.no_verdict.as_ref())) {
-            (Some(fault), _) => Some(format!("the kernel complained ({})", fault.fault)),
+        let fault = guest.and_then(|guest| guest.faults.first()).map(|fault| fault.fault.as_str());
+        let complaint = fault.or_else(|| results.complaints().first().copied());
+        match (complaint, guest.and_then(|guest| guest.no_verdict.as_ref())) {
+            (Some(complaint), _) => Some(format!("the kernel complained ({complaint})")),
             (None, Some(end)) => Some(format!("it has no verdict: {}", end.why)),
             (None, None) => results.exit.is_none().then(|| "it was cut short".to_owned()),
         }

@@ -212,7 +212,7 @@ impl Column {
     pub fn totals(&self) -> String {
         let guest = self.results.guest.as_ref();
         let Some(end) = guest.and_then(|guest| guest.no_verdict.as_ref()) else {
-            let faults = guest.map_or(0, |guest| guest.faults.len());
+            let faults = guest.map_or_else(|| self.results.complaints().len(), |guest| guest.faults.len());
             let faults = if faults > 0 { ", and the kernel complained" } else { "" };
             return self.results.totals() + faults;
         };

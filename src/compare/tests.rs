@@ -212,6 +212,21 @@ fn a_run_that_has_no_verdict_any_more_is_a_regression() {
 }
 
 #[test]
+fn a_kernel_that_complained_where_no_console_is_read_is_a_regression() {
+    let run = |after| {
+        let mut run = results("7.1", vec![record("t", "a", Verdict::Pass)]);
+        (run.kernel.tainted.before, run.kernel.tainted.after) = (Some(1 << 12), Some(after));
+        named(run)
+    };
+    let (clean, warned) = (1 << 12, 1 << 12 | 1 << 9);
+    let changes = Changes::between(run(clean), run(warned));
+    assert!(changes.is_regression() && changes.to_string().contains("a warning (W)"), "{changes}");
+    assert!(!Changes::between(run(clean), run(clean)).is_regression());
+    let table = terminal::text(&Table::of(vec![run(warned)]), PLAIN);
+    assert!(table.contains("the kernel complained"), "{table}");
+}
+
+#[test]
 fn files_of_different_suites_are_compared_by_claim_and_it_is_said() {
     let mut newer = results("7.2", vec![record("moved", "a", Verdict::Fail)]);
     newer.suite.version = "9.0.0".to_owned();

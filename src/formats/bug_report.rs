@@ -1,11 +1,18 @@
 //! A failure as it could be mailed to a maintainer.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use crate::report::Record;
 
 /// How many lines of a trail or an output are shown; the last ones say most.
 const SHOWN: usize = 30;
+
+/// A word of a command as a shell takes it.
+pub fn quoted(word: &str) -> String {
+    // What has a zero byte in it was never a word of a command.
+    shlex::try_quote(word).map_or_else(|_| word.to_owned(), Cow::into_owned)
+}
 
 /// The report of a case that went wrong on `kernel`; `rerun` is the command that runs it again.
 pub fn bug_report(record: &Record, kernel: &str, rerun: &str) -> String {

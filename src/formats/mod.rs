@@ -7,7 +7,7 @@ mod markdown;
 
 use std::path::{Path, PathBuf};
 
-pub use bug_report::bug_report;
+pub use bug_report::{bug_report, quoted};
 pub use markdown::cell as markdown_cell;
 
 use crate::compare::{Table, html};
@@ -103,7 +103,10 @@ fn groups(results: &Results) -> Vec<Group<'_>> {
     let of_theme = |theme| results.cases.iter().filter(move |record| record.theme == theme).map(test);
     let mut groups: Vec<Group> =
         themes.into_iter().map(|name| Group { name, tests: of_theme(name).collect() }).collect();
-    let others = [("interrupted", interrupted(results)), ("guest", guest(results))];
+    let others = [
+        ("interrupted", interrupted(results)),
+        (if results.guest.is_some() { "guest" } else { "kernel" }, kernel(results)),
+    ];
     groups.extend(others.into_iter().map(|(name, tests)| Group { name, tests }));
     groups.retain(|group| !group.tests.is_empty());
     groups
@@ -139,9 +142,17 @@ fn interrupted(results: &Results) -> Vec<Test<'_>> {
     results.interrupted.iter().map(|name| test(name)).collect()
 }
 
-/// What went wrong with the guest as a whole.
-fn guest(results: &Results) -> Vec<Test<'_>> {
-    let Some(guest) = &results.guest else { return Vec::new() };
+/// What went wrong with the kernel as a whole: by its console in a guest, elsewhere by its taint flags.
+fn kernel(results: &Results) -> Vec<Test<'_>> {
+    let Some(guest) = &results.guest else {
+        let complaint = |words| Test {
+            name: "tainted",
+            status: Status::Failed,
+            why: format!("the kernel complained meanwhile: {words}"),
+            record: None,
+        };
+        return results.complaints().into_iter().map(complaint).collect();
+    };
     let no_verdict = guest.no_verdict.iter().map(|end| Test {
         name: "verdict",
         status: Status::Errored,

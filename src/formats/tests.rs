@@ -52,6 +52,16 @@ fn junit_counts_what_the_kernel_and_what_the_suite_broke() {
 }
 
 #[test]
+fn a_kernel_that_complained_on_a_host_is_a_failed_test() {
+    let mut run = results("7.1.1", vec![record("t", "a", Verdict::Pass)]);
+    (run.kernel.tainted.before, run.kernel.tainted.after) = (Some(0), Some(1 << 9));
+    let report = quick_junit::Report::deserialize_from_str(&Format::Junit.render(&run)).expect("JUnit's XML");
+    assert_eq!((report.tests, report.failures), (2, 1));
+    let text = Format::Ktap.render(&run);
+    assert!(text.contains("not ok 1 tainted") && text.contains("a warning (W)"), "{text}");
+}
+
+#[test]
 fn junit_is_xml_whatever_a_case_said() {
     let mut odd = record("t", "a", Verdict::Fail);
     odd.output = "\u{1b}[31m]]> <&\u{0}\u{fffe}".to_owned();
