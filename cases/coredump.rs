@@ -126,9 +126,11 @@ fn pidfd_info_coredump_root() -> Result {
         child.kill(Signal::SIGQUIT)?;
         server.take_dump_of(child.pidfd()?)?;
         subject::see_off(&child)?;
-        let dumped = info(child.pidfd()?, REQUEST)?.coredump_mask;
-        let expected = PIDFD_COREDUMPED | PIDFD_COREDUMP_ROOT;
-        check::equal(format_args!("coredump_mask of a dump as root, {call}"), dumped, expected)?;
+        let told = info(child.pidfd()?, REQUEST)?;
+        let (found, mask) =
+            ((told.coredump_mask, Status(told.exit_code)), PIDFD_COREDUMPED | PIDFD_COREDUMP_ROOT);
+        let what = format_args!("coredump_mask and exit_code of a dump as root, {call}");
+        check::equal(what, found, (mask, Status::dumped(Signal::SIGQUIT)))?;
     }
     Ok(())
 }

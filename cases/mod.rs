@@ -84,6 +84,7 @@ mod shared_files;
 mod sigchld;
 mod sockets;
 mod stops;
+mod strangers;
 mod targets;
 mod terminal;
 mod threads;

@@ -13,11 +13,12 @@ use clone3_conformance::kit::{Actor, helper, namespace};
 
 use super::exec_keeps::{Order, trace};
 
-/// Has an ordinary user's children exec a file that makes its caller root: without the flag it does, and the capabilities are
-/// `all`; with the flag nothing is gained.
-fn only_without_the_flag(what: &str, file: BorrowedFd<'_>, all: Caps) -> Result {
+/// Has an ordinary user's children exec a file that makes its caller root: without the flag it does, and the capabilities are the
+/// first of these; with the flag nothing is gained, and they are the second.
+fn only_without_the_flag(what: &str, file: BorrowedFd<'_>, capabilities: [Caps; 2]) -> Result {
+    let [all, own] = capabilities;
     for (flags, uids, permitted) in
-        [(Flags::empty(), [ORDINARY, 0, 0], all), (Flags::NNP, [ORDINARY; 3], Caps::NONE)]
+        [(Flags::empty(), [ORDINARY, 0, 0], all), (Flags::NNP, [ORDINARY; 3], own)]
     {
         let call = Clone3::fork().with(flags);
         let found = credentials_after_exec(&call, file, || Ok(()))?;
@@ -39,7 +40,11 @@ fn nnp_setuid_interpreter_no_elevation() -> Result {
     let all = Caps::own(CapSet::Permitted)?;
     let script = Script::interpreted_with_mode(0o4755)?;
     privilege::become_ordinary_user()?;
-    only_without_the_flag("exec of a script with a set-user-ID interpreter", script.as_fd(), all)
+    only_without_the_flag(
+        "exec of a script with a set-user-ID interpreter",
+        script.as_fd(),
+        [all, Caps::NONE],
+    )
 }
 
 case! {
@@ -53,7 +58,28 @@ fn nnp_setuid_exec_in_user_namespace() -> Result {
     let all = Caps::own(CapSet::Permitted)?;
     let program = setuid::file_with_mode(0o4755)?;
     privilege::become_ordinary_user()?;
-    only_without_the_flag("exec of a set-user-ID program in a user namespace", program.as_fd(), all)
+    only_without_the_flag(
+        "exec of a set-user-ID program in a user namespace",
+        program.as_fd(),
+        [all, Caps::NONE],
+    )
+}
+
+case! {
+    /// CAP_SETUID lets an ordinary user's CLONE_NNP child change its user by setuid(2), and not by the exec of a set-user-ID
+    /// program.
+    nnp_setuid_exec_with_cap_setuid: Must, needs [Nnp, Root, NotYetNnp, Proc],
+    source "Documentation/userspace-api/no_new_privs.rst; security/commoncap.c cap_bprm_creds_from_file()",
+}
+fn nnp_setuid_exec_with_cap_setuid() -> Result {
+    let (all, one) = (Caps::own(CapSet::Permitted)?, Caps::of(&[Capability::CAP_SETUID]));
+    let program = setuid::file_with_mode(0o4755)?;
+    privilege::become_user_with(ORDINARY, Capability::CAP_SETUID)?;
+    only_without_the_flag(
+        "exec of a set-user-ID program by a user with CAP_SETUID",
+        program.as_fd(),
+        [all, one],
+    )
 }
 
 case! {

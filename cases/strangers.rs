@@ -1,0 +1,165 @@
+//! A child and those around it who may not touch each other: of different users, in different user namespaces, not dumpable. What
+//! they are to each other does not depend on that.
+
+use clone3_conformance::abi::{Flags, InfoMask};
+use clone3_conformance::case;
+use clone3_conformance::check::{self, Context as _, Failure, Result};
+use clone3_conformance::clone3::{Child, Clone3};
+use clone3_conformance::kit::process::apart;
+use clone3_conformance::kit::{Channel, Echo, Gate, Held, Orphan, privilege, subject};
+use clone3_conformance::procfs;
+use clone3_conformance::wait::{self, Event, Status, Who};
+use nix::errno::Errno;
+use nix::poll::PollFlags;
+use nix::sys::signal::Signal;
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+use std::os::fd::AsFd as _;
+
+use super::adoption::ends_by_its_kind;
+
+case! {
+    /// Orphans go to the nearest subreaper, also where they, or the parent that they lose, are in another user namespace than it;
+    /// an auto-reaped one is not seen at its end there either.
+    autoreap_orphan_of_other_user_namespace: Must, needs [Autoreap, ExitInfo, UserNamespaces],
+    source "PR_SET_CHILD_SUBREAPER(2const); user_namespaces(7); kernel/exit.c find_new_reaper(), reparent_leader()",
+}
+fn autoreap_orphan_of_other_user_namespace() -> Result {
+    let own_pid = std::process::id() as i32;
+    for call in subject::calls() {
+        let gate = Gate::new()?;
+        let leaves_one = |call: &Clone3| {
+            call.spawn(|| {
+                gate.wait();
+                7
+            })
+        };
+        let inside = call.clone().with(Flags::CLONE_NEWUSER);
+        let orphans = [
+            ("the orphan", Orphan::left_by(|| leaves_one(&inside))?),
+            (
+                "its parent",
+                Orphan::left_by(|| {
+                    privilege::enter_user_namespace()?;
+                    leaves_one(&call)
+                })?,
+            ),
+        ];
+        for (who, orphan) in &orphans {
+            let what = format!("the new parent of an orphan of {call}, with {who} in another user namespace");
+            check::equal(what, orphan.parent()?, own_pid)?;
+        }
+        orphans.iter().try_for_each(|_| gate.open())?;
+        for (who, orphan) in &orphans {
+            let ended = ends_by_its_kind(&call, orphan.pid, &orphan.pidfd, Status::exited(7));
+            ended.context(format_args!("with {who} in another user namespace"))?;
+        }
+    }
+    Ok(())
+}
+
+/// What a parent asks about a live child through its pidfd, which it need not be allowed to trace.
+#[track_caller]
+fn is_known_to_its_parent(child: &Child) -> Result {
+    let pidfd = child.pidfd()?;
+    child.observe()?;
+    let told = check::succeeds("PIDFD_GET_INFO", pidfd.info(InfoMask::PID))?;
+    let expected = (child.pid() as u32, std::process::id(), rustix::process::getuid().as_raw());
+    check::equal("pid, ppid and ruid in PIDFD_GET_INFO", (told.pid, told.ppid, told.ruid), expected)?;
+    check::equal("poll", pidfd.poll_now(PollFlags::POLLIN)?, PollFlags::empty())?;
+    let found = wait::waitid(Who::Pidfd(pidfd.as_fd()), libc::WEXITED | libc::WNOHANG | libc::__WALL);
+    check::equal("waitid(P_PIDFD, WEXITED|WNOHANG|__WALL)", found, Ok(None))
+}
+
+case! {
+    /// A parent that may not trace its child, which is not dumpable, can do with its pidfd what does not need that: ask who it is,
+    /// poll, wait, and read how it ended.
+    pidfd_of_untraceable_child: Must, needs [ExitInfo, Unprivileged],
+    source "waitid(2), P_PIDFD; poll(2) of a pidfd, pidfd_open(2); PR_SET_DUMPABLE(2const), which is about ptrace(2) and core dumps",
+}
+fn pidfd_of_untraceable_child() -> Result {
+    for call in subject::calls() {
+        let child = Echo::prepared(&call, || Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?))?;
+        let pidfd = child.pidfd()?;
+        check::refused(
+            "control: pidfd_getfd of a child that may not be traced",
+            pidfd.getfd(0),
+            Errno::EPERM,
+        )?;
+        is_known_to_its_parent(&child).context(&call)?;
+        check::succeeds("pidfd_send_signal(SIGKILL)", pidfd.send_signal(Signal::SIGKILL)).context(&call)?;
+        pidfd.wait_exited()?;
+        if !child.reaps_itself() {
+            let found = wait::waitid(Who::Pidfd(pidfd.as_fd()), libc::WEXITED | libc::__WALL);
+            let killed = Event::killed(child.pid(), Signal::SIGKILL);
+            check::equal(format_args!("waitid(P_PIDFD, WEXITED|__WALL) of {call}"), found, Ok(Some(killed)))?;
+        }
+        pidfd.reaped_with(Status::killed(Signal::SIGKILL)).context(&call)?;
+    }
+    Ok(())
+}
+
+/// A child of `call` that asks for SIGKILL at its parent's end and then waits at the gate.
+fn follows_its_parent(call: &Clone3, gate: &Gate) -> Result<Child> {
+    let ready = Channel::<Result>::new()?;
+    let child = call.spawn(|| {
+        let asked = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
+        // A failure to report is seen as the end of the stream.
+        let _ = ready.send(&asked.map_err(Failure::from));
+        gate.wait();
+        7
+    })?;
+    ready.recv()??;
+    Ok(child)
+}
+
+case! {
+    /// The signal of PR_SET_PDEATHSIG comes from the parent that ends: of one that may not signal the child it does not come, be the
+    /// child auto-reaped or not, and from one that may it does.
+    autoreap_pdeathsig_of_parent_without_permission: Is, needs [Autoreap, ExitInfo, Root],
+    source "kernel/exit.c forget_original_parent(): group_send_sig_info(SEND_SIG_NOINFO), which checks kill(2)'s permission",
+}
+fn autoreap_pdeathsig_of_parent_without_permission() -> Result {
+    for call in subject::calls() {
+        let gate = Gate::new()?;
+        let dies = Orphan::left_by(|| follows_its_parent(&call, &gate))?;
+        dies.pidfd
+            .wait_exited()
+            .context(format_args!("control: a child of {call}, at the end of its parent"))?;
+        ends_by_its_kind(&call, dies.pid, &dies.pidfd, Status::killed(Signal::SIGKILL))?;
+
+        let lives = Orphan::left_by(|| {
+            let child = follows_its_parent(&call, &gate)?;
+            privilege::become_ordinary_user()?;
+            Ok(child)
+        })?;
+        gate.open()?;
+        ends_by_its_kind(&call, lives.pid, &lives.pidfd, Status::exited(7))
+            .context("root's child, whose parent had become an ordinary user")?;
+    }
+    Ok(())
+}
+
+case! {
+    /// Everybody who can see a CLONE_NNP child in /proc sees that it has no_new_privs, also who may not trace it.
+    nnp_shown_to_stranger: Must, needs [Nnp, NotYetNnp, Root, Proc],
+    source "proc_pid_status(5), NoNewPrivs; Documentation/userspace-api/no_new_privs.rst",
+}
+fn nnp_shown_to_stranger() -> Result {
+    for (flags, expected) in [(Flags::empty(), "0"), (Flags::NNP, "1")] {
+        let child = Held::exiting_with(&Clone3::fork().with(flags), 0)?;
+        let pid = child.pid();
+        let shown = apart(|| {
+            privilege::become_ordinary_user()?;
+            Ok(procfs::status_field(&pid.to_string(), "NoNewPrivs"))
+        })?;
+        let shown = shown.ok_or_else(|| Failure::blocked("/proc hides the processes of other users"))?;
+        check::equal(
+            format_args!("NoNewPrivs as another user sees it, clone3({flags})"),
+            shown.as_str(),
+            expected,
+        )?;
+        child.let_go()?;
+        child.into_child().reap_expecting(Status::exited(0))?;
+    }
+    Ok(())
+}
