@@ -7,7 +7,8 @@ use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::helper::Command;
 use clone3_conformance::kit::programs::EndReport;
 use clone3_conformance::kit::sigchld::{self, Reaction};
-use clone3_conformance::kit::{Channel, Echo, Gate, Held, Orphan};
+use clone3_conformance::kit::{Channel, Echo, Gate, Held, Orphan, threads};
+use clone3_conformance::need::rounds;
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::wait::{self, Event, Status, Who};
 use nix::errno::Errno;
@@ -303,4 +304,29 @@ fn autoreap_killed_while_stopped() -> Result {
         ends_in_silence(child.pid(), child.pidfd()?, Status::killed(Signal::SIGKILL))?;
     }
     Ok(())
+}
+
+case! {
+    /// SIGCHLD tells the status that wait gives, that of exit_group, also if the leader was exiting by itself at that moment and is the
+    /// last thread to go; so for a child made with CLONE_NNP.
+    nnp_sigchld_tells_status_of_group: Must, needs [Nnp],
+    source "sigaction(2), si_status for SIGCHLD; exit_group(2); waitid(2), which describes the same fields",
+    known_defect "7.1 to 7.3: do_notify_parent() takes the leader's own exit code, where wait_task_zombie() takes the group's",
+}
+fn nnp_sigchld_tells_status_of_group() -> Result {
+    sigchld::block()?;
+    threads::can_be_slow_to_go()?;
+    check::each([Flags::empty(), Flags::NNP], |flags| {
+        let call = Clone3::fork().with(flags);
+        // Nearly always in the first round; a vCPU that is held up may let the leader go first.
+        for _ in rounds(4) {
+            let child = call.spawn(|| threads::leader_gone_last(11, 99))?;
+            let (pid, told) = (child.pid(), sigchld::next()?);
+            child.reap_expecting(Status::exited(99))?;
+            let what = format_args!("SIGCHLD of a child of {call} that waitpid() says exited with 99");
+            let exited = |code| Event::exited(pid, code);
+            check::equal_or_defect(what, told, exited(99), exited(11))?;
+        }
+        Ok(())
+    })
 }

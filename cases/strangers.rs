@@ -1,6 +1,7 @@
 //! A child and those around it who may not touch each other: of different users, in different user namespaces, not dumpable. What
 //! they are to each other does not depend on that.
 
+use caps::Capability;
 use clone3_conformance::abi::{Flags, InfoMask};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Failure, Result};
@@ -12,6 +13,7 @@ use clone3_conformance::wait::{self, Event, Status, Who};
 use nix::errno::Errno;
 use nix::poll::PollFlags;
 use nix::sys::signal::Signal;
+use nix::unistd::{Uid, setresuid};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use std::os::fd::AsFd as _;
 
@@ -162,4 +164,22 @@ fn nnp_shown_to_stranger() -> Result {
         child.into_child().reap_expecting(Status::exited(0))?;
     }
     Ok(())
+}
+
+case! {
+    /// The last close of an auto-kill pidfd kills a child that has become another user, whom its creator may not signal: no right
+    /// of whoever made the child, then or now, matters.
+    autokill_child_that_creator_may_not_signal: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Root],
+    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"the kernel sends SIGKILL\"); kill(2), on permission",
+}
+fn autokill_child_that_creator_may_not_signal() -> Result {
+    privilege::become_user_with(privilege::ORDINARY, Capability::CAP_SETUID)?;
+    let other = Uid::from_raw(privilege::unused_id());
+    let mut child = Echo::prepared(&Clone3::new(Flags::KILLED_NNP), || Ok(setresuid(other, other, other)?))?;
+    let observer = child.observe()?;
+    let sent = observer.send_signal(Signal::SIGTERM);
+    check::refused("control: pidfd_send_signal to a child that is another user's", sent, Errno::EPERM)?;
+    child.close_pidfd()?;
+    child.is_dead("after the last close of its pidfd by its creator, who may not signal it")?;
+    observer.gone_with(child.pid(), Status::killed(Signal::SIGKILL))
 }
