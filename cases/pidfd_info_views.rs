@@ -30,11 +30,7 @@ case! {
     source "fs/pidfs.c pidfd_info(), from_kuid_munged(current_user_ns()); user_namespaces(7), on unmapped ids",
 }
 fn pidfd_info_credentials_of_askers_namespace() -> Result {
-    let overflow = |file: &str| -> Result<u32> {
-        let text = std::fs::read_to_string(format!("/proc/sys/kernel/{file}"))?;
-        text.trim().parse().map_err(|_| check::Failure::broken(format!("{file} says {text:?}")))
-    };
-    let (uid, gid) = (overflow("overflowuid")?, overflow("overflowgid")?);
+    let (uid, gid) = (namespace::overflow_id("overflowuid")?, namespace::overflow_id("overflowgid")?);
     for call in subject::calls() {
         let child = Held::exiting_with(&call, 0)?;
         let (user, group) = (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw());

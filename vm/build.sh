@@ -32,6 +32,12 @@ build_static() {
         flags+=(-C "link-arg=$option")
     done
     local IFS=$'\x1f'
+    local problem
+    problem=$(rust_problem || true)
+    if [[ -n $problem ]]; then
+        printf '%s: %s\n' "${0##*/}" "$problem" >&2
+        return 3
+    fi
     CARGO_ENCODED_RUSTFLAGS="${flags[*]}" cargo build --quiet --release --manifest-path "$project/Cargo.toml" \
         --target x86_64-unknown-linux-gnu --target-dir "$built" "$@"
 }

@@ -82,7 +82,7 @@ pub struct Cli {
     pub carry: Vec<PathBuf>,
 
     /// Arguments of the runner: filters, --list, --repeat …
-    #[arg(last = true, value_name = "RUNNER ARGS")]
+    #[arg(last = true, value_name = "RUNNER ARGS", value_parser = runner_word)]
     pub runner: Vec<String>,
 }
 
@@ -129,7 +129,7 @@ pub struct CompareCli {
     pub machine: MachineOptions,
 
     /// Arguments of the runner
-    #[arg(last = true, value_name = "RUNNER ARGS")]
+    #[arg(last = true, value_name = "RUNNER ARGS", value_parser = runner_word)]
     pub runner: Vec<String>,
 }
 
@@ -191,6 +191,18 @@ impl MachineOptions {
             format!("--timeout={}", self.timeout.as_secs()),
             format!("--append={}", self.append),
         ]
+    }
+}
+
+/// A word for the runner. It runs in the guest, where a file of the host is not, and what it writes is forgotten.
+fn runner_word(word: &str) -> Result<String, String> {
+    const WITH_FILE: [&str; 4] = ["--results", "--report", "--events", "--expect"];
+    let name = word.split('=').next().unwrap_or(word);
+    match WITH_FILE.contains(&name) {
+        true => Err(format!(
+            "{name} would be about a file in the guest; before the -- vm/run.sh has --results, --report and --expect"
+        )),
+        false => Ok(word.to_owned()),
     }
 }
 

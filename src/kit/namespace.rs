@@ -143,3 +143,9 @@ pub(crate) fn try_user_namespace() -> Result {
         false => Ok(unshare(CloneFlags::CLONE_NEWUSER)?),
     }
 }
+
+/// The id that stands for those that are not mapped in a user namespace: `overflowuid` or `overflowgid` of proc_sys_kernel(5).
+pub fn overflow_id(file: &str) -> Result<u32> {
+    let text = std::fs::read_to_string(format!("/proc/sys/kernel/{file}"))?;
+    text.trim().parse().map_err(|_| Failure::broken(format!("{file} says {text:?}")))
+}
