@@ -100,6 +100,29 @@ fn pidfd_of_untraceable_child() -> Result {
     Ok(())
 }
 
+case! {
+    /// The exit information of a process is for everybody who has a pidfd of it, also for another user than the one who made the
+    /// pidfd, or the process.
+    pidfd_info_exit_for_stranger: Must, needs [ExitInfo, Root],
+    source "uapi linux/pidfd.h, PIDFD_INFO_EXIT; fs/pidfs.c pidfd_info(), which asks for no permission",
+}
+fn pidfd_info_exit_for_stranger() -> Result {
+    for call in subject::calls() {
+        let child = call.spawn(|| 42)?;
+        subject::see_off(&child)?;
+        let told = apart(|| {
+            privilege::become_ordinary_user()?;
+            child.pidfd()?.exit_status().map(|status| status.0)
+        })?;
+        check::equal(
+            format_args!("exit information of {call} for another user"),
+            Status(told),
+            Status::exited(42),
+        )?;
+    }
+    Ok(())
+}
+
 /// A child of `call` that asks for SIGKILL at its parent's end and then waits at the gate.
 fn follows_its_parent(call: &Clone3, gate: &Gate) -> Result<Child> {
     let ready = Channel::<Result>::new()?;
