@@ -2,11 +2,13 @@
 
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
-use clone3_conformance::check::{self, Result};
+use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::{Clone3, Stack, exit_thread, lowest_free_fd, park};
 use clone3_conformance::kit::meeting::{Meeting, parent_and_child};
 use clone3_conformance::kit::process::apart;
-use clone3_conformance::kit::{Echo, End, Holder, Orphan, Tied, channel, errands, fdpass, sigchld, threads};
+use clone3_conformance::kit::{
+    Echo, End, Gate, Holder, Orphan, Tied, channel, errands, fdpass, sigchld, threads,
+};
 use clone3_conformance::pidfd::{Pidfd, pid_in_fdinfo};
 use clone3_conformance::wait::{self, Status};
 use nix::poll::PollFlags;
@@ -142,29 +144,37 @@ case! {
 }
 fn autokill_vfork_fd_live_early() -> Result {
     let (running, other) = pipe_with(PipeFlags::CLOEXEC)?;
+    let gate = Gate::new()?;
     // Nothing else opens a file meanwhile, so this is where clone3 will put the pidfd.
     let fd = lowest_free_fd()?;
     std::thread::scope(|scope| {
         let creator = scope.spawn(|| {
             Clone3::new(Flags::KILLED_NNP | Flags::CLONE_VFORK).spawn(|| {
                 let _ = rustix::io::write(&other, b"r");
-                park()
+                gate.wait();
+                0
             })
         });
-        channel::read_byte(&running)?;
-        let pid = pid_in_fdinfo(fd).unwrap_or(0);
-        let observer = Pidfd::open(pid)?;
-        check::equal("clone3 has returned while its child runs", creator.is_finished(), false)?;
-        close(fd)?;
-        let dead = observer.reaped_with(SIGKILLED);
-        // The creator is suspended as long as the child lives.
-        let _ = observer.send_signal(Signal::SIGKILL);
+        let closed = channel::read_byte(&running).and_then(|_| close_under_way(fd, || creator.is_finished()));
+        // The creator is suspended as long as the child lives, which it may do where something is amiss.
+        gate.open()?;
         let mut child = threads::join(creator)?;
-        dead?;
         // Its number is closed already.
-        std::mem::forget(child.take_pidfd()?);
-        check::equal("what clone3(CLONE_VFORK) returned", child.pid(), pid)
+        std::mem::forget(child.take_pidfd());
+        check::equal("what clone3(CLONE_VFORK) returned", child.pid(), closed?)
     })
+}
+
+/// Closes the pidfd that a clone3(CLONE_VFORK) has put here, which has not returned; that must kill the child, whose pid it gives.
+fn close_under_way(fd: i32, has_returned: impl Fn() -> bool) -> Result<i32> {
+    let pid = pid_in_fdinfo(fd).ok_or_else(|| {
+        Failure::fail(format!("no pidfd at descriptor {fd} while clone3(CLONE_VFORK) is under way"))
+    })?;
+    let observer = Pidfd::open(pid)?;
+    check::equal("clone3 has returned while its child runs", has_returned(), false)?;
+    close(fd)?;
+    observer.reaped_with(SIGKILLED)?;
+    Ok(pid)
 }
 
 case! {

@@ -237,8 +237,9 @@ fn autoreap_ptrace_tracer_thread_exit_wakes() -> Result {
     std::thread::scope(|scope| {
         let tracing = scope.spawn(|| {
             about_to_wait.wait();
-            threads::wait_until_asleep(creator)?;
-            traced_to_death(&child, 15)
+            let traced = threads::wait_until_asleep(creator).and_then(|()| traced_to_death(&child, 15));
+            // The creator waits for its end.
+            traced.inspect_err(|_| drop(child.kill(Signal::SIGKILL)))
         });
         about_to_wait.open()?;
         let waited = wait::waitpid(child.pid(), libc::__WALL | libc::__WNOTHREAD);

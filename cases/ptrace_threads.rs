@@ -1,7 +1,5 @@
 //! Auto-reaped processes of two threads, one of which is traced by a process that then ends.
 
-use std::sync::mpsc;
-
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
@@ -9,7 +7,7 @@ use clone3_conformance::clone3::{Child, Clone3};
 use clone3_conformance::kit::pair::{LEADER, OTHER, Pair};
 use clone3_conformance::kit::process::apart;
 use clone3_conformance::kit::tracer::{self, Tracer};
-use clone3_conformance::kit::{Channel, Held, sigchld, threads};
+use clone3_conformance::kit::{Blocked, Channel, Held, WaitCall, sigchld, threads};
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::wait::{self, Event, Status, Who};
 use nix::errno::Errno;
@@ -207,22 +205,12 @@ fn autoreap_ptrace_wnothread_tracer_woken() -> Result {
     for call in calls() {
         let child = Held::exiting_with(&call, 0)?;
         let pid = child.pid();
-        let (ready, waits) = mpsc::channel();
-        let found = std::thread::scope(|scope| {
-            let tracer = scope.spawn(move || {
-                tracer::seize(pid, Options::empty())?;
-                // Whoever does not listen any more has failed.
-                let _ = ready.send(threads::own_tid());
-                Ok(wait::waitpid(pid, libc::__WALL | libc::__WNOTHREAD))
-            });
-            if let Ok(tid) = waits.recv() {
-                threads::wait_until_asleep(tid)?;
-                child.kill(Signal::SIGSTOP)?;
-            }
-            threads::join(tracer)
-        })?;
-        let what = format_args!("waitpid(__WALL|__WNOTHREAD) of a thread that traces a child of {call}");
-        check::equal(what, found, Ok(Some((pid, Status::stopped(Signal::SIGSTOP)))))?;
+        let wait = WaitCall::Waitpid(pid, libc::__WALL | libc::__WNOTHREAD);
+        let tracer = Blocked::after(move || tracer::seize(pid, Options::empty()), wait)?;
+        child.kill(Signal::SIGSTOP)?;
+        let whose = format!("a thread that traces a child of {call}");
+        let found = tracer.join().context(&whose)?;
+        check::equal(format_args!("{whose}: {wait}"), found, Ok(Some(pid)))?;
         child.into_child().clear_away()?;
     }
     Ok(())

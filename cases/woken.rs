@@ -79,21 +79,10 @@ fn epoll_wait_across_the_end_of(child: &Held) -> Result<std::result::Result<(), 
     let (creator, about_to_wait) = (threads::own_tid(), Gate::new()?);
     std::thread::scope(|scope| {
         let other = scope.spawn(|| {
-            // So that a handler of that signal can run in the other thread alone.
-            sigchld::block()?;
-            about_to_wait.wait();
-            threads::wait_until_asleep(creator)?;
-            child.let_go()?;
-            if child.reaps_itself() {
-                child.pidfd()?.wait_reaped()?;
-            } else {
-                // The pidfd is readable a moment before SIGCHLD is sent; a wait finds the zombie when it has been.
-                wait::find_zombie(child.pid())?;
-            }
-            // Had it been woken for nothing, it would be asleep in the join below by then.
-            threads::wait_until_asleep(creator)?;
+            let ended = end_beside_a_sleeper(child, creator, &about_to_wait);
+            // Also where that failed: nothing else ends the wait.
             rustix::io::write(&event, &1_u64.to_ne_bytes())?;
-            Ok(())
+            ended
         });
         about_to_wait.open()?;
         let mut events = Vec::with_capacity(1);
@@ -101,6 +90,24 @@ fn epoll_wait_across_the_end_of(child: &Held) -> Result<std::result::Result<(), 
         threads::join(other)?;
         Ok(waited.map(drop).map_err(|errno| Errno::from_raw(errno.raw_os_error())))
     })
+}
+
+/// Lets the child go while its creator is asleep, once that is about to be, and returns when the child is gone and the creator
+/// asleep again.
+fn end_beside_a_sleeper(child: &Held, creator: i32, about_to_wait: &Gate) -> Result {
+    // So that a handler of that signal can run in the other thread alone.
+    sigchld::block()?;
+    about_to_wait.wait();
+    threads::wait_until_asleep(creator)?;
+    child.let_go()?;
+    if child.reaps_itself() {
+        child.pidfd()?.wait_reaped()?;
+    } else {
+        // The pidfd is readable a moment before SIGCHLD is sent; a wait finds the zombie when it has been.
+        wait::find_zombie(child.pid())?;
+    }
+    // Had it been woken for nothing, it would be asleep in a join by then.
+    threads::wait_until_asleep(creator)
 }
 
 case! {

@@ -28,18 +28,27 @@ impl Blocked {
     /// Starts a thread that makes the call, and returns once it sleeps in it.
     #[track_caller]
     pub fn in_call(call: WaitCall) -> Result<Blocked> {
+        Blocked::after(|| Ok(()), call)
+    }
+
+    /// As [`Blocked::in_call`], for a thread that first runs `prepare`.
+    ///
+    /// # Errors
+    /// That of `prepare`, if it fails.
+    #[track_caller]
+    pub fn after(prepare: impl FnOnce() -> Result + Send + 'static, call: WaitCall) -> Result<Blocked> {
         let (returned, tell) = pipe_with(PipeFlags::CLOEXEC)?;
         let (send_tid, tid) = mpsc::channel();
         let thread = std::thread::spawn(move || {
-            // The receiver waits for it.
-            let _ = send_tid.send(own_tid());
+            // The receiver waits for it. After a failure nobody asks what the call gives.
+            let _ = send_tid.send(prepare().map(|()| own_tid()));
             let found = call.make();
             note!("{call} = {found:?}");
             // The reader outlives this thread, or nobody cares any more.
             let _ = rustix::io::write(tell, b"r");
             found
         });
-        let tid = tid.recv().map_err(|_| Failure::broken("a thread ended before it began"))?;
+        let tid = tid.recv().map_err(|_| Failure::broken("a thread ended before it began"))??;
         let blocked = Blocked { call, tid, returned, thread };
         blocked.is_blocked("at first")?;
         note!("thread {tid} is blocked in {call}");
