@@ -46,7 +46,7 @@ fn waiting_at(gate: &Gate, call: &Clone3, execs: bool) -> Result<Child> {
         gate.wait();
         5
     })?;
-    ready.recv()??;
+    ready.recv_from(&child)??;
     Ok(child)
 }
 

@@ -45,7 +45,7 @@ fn pidfd_info_coredump_thread_with_pidfd() -> Result {
                 park()
             })
         })?;
-        let _thread = Pidfd::of_thread(tid.recv()?)?;
+        let _thread = Pidfd::of_thread(tid.recv_from(&child)?)?;
         gate.open()?;
         server.take_dump_of(child.pidfd()?)?;
         has_dump_on_record(&child).context(&call)?;

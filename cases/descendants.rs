@@ -197,7 +197,7 @@ fn closed_by_a_member() -> Result {
         let _ = init.close();
         0
     })?;
-    report.recv()??;
+    report.recv_from(&member)??;
     init.close()?;
     init.lives("after SIGKILL from inside its pid namespace")?;
     gate.open()?;
@@ -219,7 +219,7 @@ fn closed_by_init() -> Result {
     fdpass::send(&ours, init.pidfd()?)?;
     init.close_pidfd()?;
     // Sent by a process that has just sent itself SIGKILL.
-    report.recv()??;
+    report.recv_from(&init)??;
     gate.open()?;
     observer.gone_with(init.pid(), SIGKILLED)
 }
@@ -247,7 +247,7 @@ fn autokill_closed_by_own_child() -> Result {
     })?;
     let observer = doomed.observe()?;
     fdpass::send(&ours, doomed.pidfd()?)?;
-    started.recv()??;
+    started.recv_from(&doomed)??;
     doomed.close_pidfd()?;
     gate.open()?;
     observer.reaped_with(Status::killed(Signal::SIGKILL))?;

@@ -33,7 +33,7 @@ fn asking_child() -> Result<(Child, Supervisor)> {
         std::thread::yield_now();
         LET_THROUGH
     })?;
-    told.recv()??;
+    told.recv_from(&child)??;
     Ok((child, Supervisor::new(fdpass::receive(&ours)?)))
 }
 

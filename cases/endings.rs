@@ -89,7 +89,7 @@ fn autoreap_exec_after_leader_exit() -> Result {
             98
         })?;
         child.let_go()?;
-        ready.recv()??;
+        ready.recv_from(&child)??;
         gate.open()?;
         match child.reaps_itself() {
             true => child.is_gone_with(Status::exited(22))?,

@@ -40,7 +40,7 @@ fn leaderless<T: serde::Serialize + serde::de::DeserializeOwned>(
             6
         })
     })?;
-    let found = ready.recv()??;
+    let found = ready.recv_from(&child)??;
     let leader_ended = threads::wait_for_dead_leader(child.pid());
     let news = child.pidfd()?.poll_now(PollFlags::POLLIN)?;
     let over =
@@ -124,7 +124,7 @@ fn autoreap_alarm_outlives_leader() -> Result {
         let (child, before) = leaderless(&gate, &call, set, tell)?;
         check::equal("control: seconds left of an alarm before one was set", before, None)?;
         gate.open()?;
-        let left = told.recv()?;
+        let left = told.recv_from(&child)?;
         let what =
             format!("seconds left of an alarm after {LONG}, when the leader of a child of {call} has ended");
         check::holds(left.is_some_and(|left| left > LONG / 2), format_args!("{what}: got {left:?}"))?;

@@ -152,7 +152,7 @@ fn autoreap_seccomp_listener_hangs_up() -> Result {
             // A failure to report is seen as the end of the stream.
             let _ = told.send(&seccomp::hand_to_supervisor(libc::SYS_sched_yield, &theirs));
         })?;
-        told.recv()??;
+        told.recv_from(&child)??;
         let listener = fdpass::receive(&ours)?;
         let hung_up = || -> Result<bool> {
             let mut fds = [PollFd::new(std::os::fd::AsFd::as_fd(&listener), PollFlags::POLLIN)];

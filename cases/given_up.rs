@@ -95,7 +95,7 @@ fn stuck(call: &Clone3) -> Result<Child> {
         let ended = get_stuck(&told);
         i32::from(told.send(&ended).is_err())
     })?;
-    told.recv()??;
+    told.recv_from(&child)??;
     Ok(child)
 }
 

@@ -35,7 +35,7 @@ fn try_after_exec(call: &Clone3) -> Result<(Child, CloneParentReport)> {
     let report = Channel::<Result<CloneParentReport>>::new()?;
     let program = Command::new("clone-parent", &[])?.with_fd(&report.sending_end()?);
     let child = call.spawn(|| i32::from(report.send(&Err(program.exec())).is_err()))?;
-    let told = report.recv()??;
+    let told = report.recv_from(&child)??;
     Ok((child, told))
 }
 

@@ -86,7 +86,7 @@ fn autoreap_leaderless_subreaper_adopts() -> Result {
     for call in subject::calls() {
         let adopter = Channel::<Result<i32>>::new()?;
         let child = call.spawn(|| adopt_without_leader(&adopter).unwrap_or(98))?;
-        let parent = adopter.recv()??;
+        let parent = adopter.recv_from(&child)??;
         let what = format!("who adopts below a leaderless subreaper, a child of {call}");
         check::equal(what, parent, child.pid())?;
         subject::see_off(&child)?;
@@ -151,7 +151,7 @@ fn autoreap_leaderless_init_ends() -> Result {
             5
         })?;
         init.let_go()?;
-        made.recv()??;
+        made.recv_from(&init)??;
         init.pidfd()?.wait_exited().context(format_args!("a leaderless init with a child of {call}"))?;
         init.into_child().reap_expecting(Status::exited(5))?;
     }

@@ -251,7 +251,7 @@ fn kept_by_exec_in(call: &Clone3, program: &impl AsFd) -> Result<KeptState> {
         let failure = set().map_or_else(|failure| failure, |()| command.exec_file(program.as_fd()));
         i32::from(channel.send(&Err(failure)).is_err())
     })?;
-    let kept = channel.recv()??;
+    let kept = channel.recv_from(&child)??;
     child.ends_with(Status::exited(0))?;
     Ok(kept)
 }

@@ -22,7 +22,7 @@ fn autoreap_not_passed_on_after_exec() -> Result {
         let report = Channel::<Result>::new()?;
         let program = Command::new("fork", &[])?.with_fd(&report.sending_end()?);
         let child = call.spawn(|| i32::from(report.send(&Err(program.exec())).is_err()))?;
-        report.recv()?.context(format_args!("a child of {call}, after exec"))?;
+        report.recv_from(&child)?.context(format_args!("a child of {call}, after exec"))?;
         subject::see_off(&child)?;
     }
     Ok(())

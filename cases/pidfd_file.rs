@@ -188,7 +188,7 @@ fn autokill_pid_reuse_safe() -> Result {
         gate.wait();
         if closed.is_ok() { 7 } else { 98 }
     })?;
-    ready.recv()?;
+    ready.recv_from(&heir)?;
     check::equal("pid of the process after set_tid", heir.pid(), pid)?;
     stale.close()?;
     gate.open()?;

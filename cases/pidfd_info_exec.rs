@@ -32,7 +32,7 @@ fn pidfd_info_killed_in_exec_exit_code() -> Result {
                 park()
             })
         })?;
-        ready.recv()??;
+        ready.recv_from(&child)??;
         tracer::seize(child.pid(), Options::PTRACE_O_TRACEEXIT)?;
         gate.open()?;
         // The exec has ended the leader, and waits for it to be gone; the kill ends the wait.

@@ -62,7 +62,7 @@ fn pidfd_info_nested_pid_numbers() -> Result {
         gate.wait();
         i32::from(sent.is_err())
     })?;
-    check::equal("pid, tgid and ppid of init, seen by itself", inside.recv()??, (1, 1, 0))?;
+    check::equal("pid, tgid and ppid of init, seen by itself", inside.recv_from(&child)??, (1, 1, 0))?;
     let outside = info(child.pidfd()?, InfoMask::empty())?;
     let expected = (child.pid() as u32, std::process::id());
     check::equal("pid and ppid of that init, seen by its parent", (outside.pid, outside.ppid), expected)?;
@@ -109,7 +109,7 @@ fn pidfd_info_fdinfo_foreign_nspid() -> Result {
             let _ = told.send(&inner.as_ref().map_err(Failure::clone).and_then(pass_on));
             park()
         })?;
-        told.recv()??;
+        told.recv_from(&between)??;
         let pidfd = Pidfd::from(fdpass::receive(&ours)?);
         let numbers = || Ok(nspid(&pidfd)?.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
         check::equal("control: of how many numbers NSpid tells here", numbers()?.len(), 3)?;

@@ -129,7 +129,7 @@ fn status_of_thread_ended_by_exec(call: &Clone3) -> Result<Status> {
             exit_now(98)
         })
     })?;
-    let thread = Pidfd::of_thread(tid.recv()?)?;
+    let thread = Pidfd::of_thread(tid.recv_from(&child)?)?;
     gate.open()?;
     let told = thread.exit_status()?;
     if let Some(status) = subject::see_off(&child)? {
@@ -325,7 +325,7 @@ fn pidfd_thread_getfd() -> Result {
                 park()
             })
         })?;
-        let (tid, number, inode) = told.recv()??;
+        let (tid, number, inode) = told.recv_from(&child)??;
         let thread = Pidfd::of_thread(tid)?;
         let taken = thread.getfd_of_child(number)?;
         check::equal("inode of what pidfd_getfd took from the thread", fstat(taken)?.st_ino, inode)?;

@@ -275,7 +275,7 @@ fn autoreap_ptrace_tracer_of_replaced_leader() -> Result {
         })?;
         threads::wait_until_process_sleeps(tracer.pid())?;
         replacing.exec()?;
-        let found = found.recv().context(format_args!("the tracer of a child of {call}"))?;
+        let found = found.recv_from(&tracer).context(format_args!("the tracer of a child of {call}"))?;
         check::equal(
             "waitpid(-1, __WALL) of the tracer",
             found.map_err(Errno::from_raw),

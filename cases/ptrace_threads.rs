@@ -153,7 +153,7 @@ fn autoreap_ptrace_traceme_of_leaderless() -> Result {
             0
         })?;
         parent.let_go()?;
-        told.recv().context(format_args!("the tracer of a child of {call}"))??;
+        told.recv_from(&parent).context(format_args!("the tracer of a child of {call}"))??;
         parent.into_child().reap_expecting(Status::exited(0))?;
     }
     Ok(())

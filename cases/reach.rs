@@ -187,7 +187,7 @@ fn with_another_thread(call: &Clone3, asks: bool) -> Result<Child> {
             park()
         })
     })?;
-    ready.recv()??;
+    ready.recv_from(&child)??;
     Ok(child)
 }
 

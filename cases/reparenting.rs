@@ -169,7 +169,7 @@ fn init_that_leaves(call: &Clone3, inner: &Clone3) -> Result<(Child, Pidfd)> {
         let _ = started.send(&start());
         44
     })?;
-    started.recv()??;
+    started.recv_from(&init)??;
     Ok((init, Pidfd::from(fdpass::receive(&ours)?)))
 }
 

@@ -126,7 +126,7 @@ pub fn end_seen_after_parents_exec(call: &Clone3) -> Result<EndReport> {
         let failure = exec().unwrap_or_else(|failure| failure);
         i32::from(report.send(&Err(failure)).is_err())
     })?;
-    let seen = report.recv()??;
+    let seen = report.recv_from(&parent)??;
     parent.reap_expecting(Status::exited(0))?;
     Ok(seen)
 }

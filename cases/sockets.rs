@@ -159,7 +159,7 @@ fn holding_itself(act: fn(OwnedFd) -> i32) -> Result<(Pidfd, Gate, Channel<i32>)
     })?;
     let observer = child.observe()?;
     fdpass::send(&here, child.pidfd()?)?;
-    channel.recv()?;
+    channel.recv_from(&child)?;
     child.close_pidfd()?;
     Ok((observer, gate, channel))
 }

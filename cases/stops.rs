@@ -147,7 +147,7 @@ fn autoreap_pdeathsig_twice() -> Result {
             rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
             let orphan = Orphan::left_by(|| {
                 let child = call.spawn(|| tell_of_ends(&ready, &told, 2).unwrap_or(98))?;
-                ready.recv()?;
+                ready.recv_from(&child)?;
                 Ok(child)
             })?;
             fdpass::send(&theirs, &orphan.pidfd)?;

@@ -171,7 +171,7 @@ fn autokill_multithreaded_child() -> Result {
         })
     })?;
     for _ in 0..5 {
-        started.recv()?;
+        started.recv_from(&child)?;
     }
     let observer = child.observe()?;
     child.close_pidfd()?;

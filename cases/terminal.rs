@@ -35,7 +35,7 @@ fn hangs_up(terminal: &Terminal, call: &Clone3, end: fn(Held) -> Result) -> Resu
         let _ = told.send(&lead_a_session(terminal, &line, &echoer));
     })?;
     drop(echoer);
-    let foreground = told.recv()??;
+    let foreground = told.recv_from(&leader)??;
     line.is_alive(foreground, "in the foreground")?;
     let taken = terminal.taken_by_another()?;
     check::equal("control: TIOCSCTTY by another while the leader lives", taken, Err(Errno::EPERM))?;

@@ -264,7 +264,7 @@ fn autoreap_thread_pidfd() -> Result {
             exit_now(6)
         })
     })?;
-    let tid = tid.recv()?;
+    let tid = tid.recv_from(&child)?;
     let thread = Pidfd::of_thread(tid)?;
     check::refused("pidfd_open(tid, 0)", Pidfd::try_open(tid), Errno::ENOENT)?;
     let info = check::succeeds("PIDFD_GET_INFO of the thread", thread.info(InfoMask::PID))?;

@@ -73,7 +73,7 @@ fn autoreap_leader_leaves_children_to_its_process() -> Result {
             })
         })?;
         let what = format!("parent of what the ended leader thread of a child of {call} made");
-        check::equal(what, report.recv()??, child.pid())?;
+        check::equal(what, report.recv_from(&child)??, child.pid())?;
         child.ends_with(Status::exited(0))?;
     }
     Ok(())

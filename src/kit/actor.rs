@@ -61,7 +61,7 @@ impl<I: Serialize + DeserializeOwned, A: Serialize + DeserializeOwned> Actor<I, 
     /// Blocks until the next answer.
     #[track_caller]
     pub fn answer(&self) -> Result<A> {
-        self.answers.recv().context(format_args!("process {}", self.child.pid()))?
+        self.answers.recv_from(&self.child).context(format_args!("process {}", self.child.pid()))?
     }
 
     /// Its child, for a look at its pid or a signal.

@@ -49,7 +49,7 @@ impl Ambush {
             while rustix::io::read(&timer, &mut expirations) == Err(rustix::io::Errno::INTR) {}
             code
         })?;
-        ready.recv()?;
+        ready.recv_from(&child)?;
         Ok(Ambush { child, timer })
     }
 

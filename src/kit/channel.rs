@@ -11,6 +11,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::check::{Failure, Result};
+use crate::clone3::Child;
+use crate::kit::silence;
 use crate::sandbox;
 
 /// A pipe made before a child, through which the child says something to its parent.
@@ -68,12 +70,21 @@ impl<T: Serialize + DeserializeOwned> Channel<T> {
         write_all(to, &line)
     }
 
-    /// Blocks until the next value; an error if all senders are gone.
+    /// Blocks until the next value from this child of the caller's. Should that end before, the error says how.
+    #[track_caller]
+    pub fn recv_from(&self, child: &Child) -> Result<T> {
+        match self.try_recv()? {
+            Some(value) => Ok(value),
+            None => Err(silence::explained(child, ended_without_report())),
+        }
+    }
+
+    /// Blocks until the next value; an error if all senders are gone, of whom the caller is not the parent.
     #[track_caller]
     pub fn recv(&self) -> Result<T> {
         match self.try_recv()? {
             Some(value) => Ok(value),
-            None => Err(Failure::broken("the child ended without the report that it was to send")),
+            None => Err(ended_without_report()),
         }
     }
 
@@ -97,6 +108,11 @@ impl<T: Serialize + DeserializeOwned> Channel<T> {
         let value = serde_json::from_slice(&line).map_err(|error| Failure::broken(error.to_string()))?;
         Ok(Some(value))
     }
+}
+
+#[track_caller]
+fn ended_without_report() -> Failure {
+    Failure::broken("the child ended without the report that it was to send")
 }
 
 /// Writes all of it.

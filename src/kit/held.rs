@@ -64,7 +64,7 @@ impl Held {
             gate.wait();
             code
         })?;
-        ready.recv()?;
+        ready.recv_from(&child)?;
         Ok(child)
     }
 
@@ -111,7 +111,7 @@ impl Held {
             gate.wait_awake();
             code
         })?;
-        ready.recv()?;
+        ready.recv_from(&child)?;
         Ok(Held { child, gate })
     }
 
@@ -134,7 +134,7 @@ impl Held {
         // SAFETY: anybody may call it, and it execs or ends the child.
         let exec = unsafe { Errand::whole(exec_command, 0) };
         let child = call.spawn_on(&Stack::new()?, exec)?;
-        ready.recv()??;
+        ready.recv_from(&child)??;
         Ok(Held { child, gate })
     }
 
@@ -166,7 +166,7 @@ impl Held {
             let _ = ready.send(&Err(failure));
             98
         })?;
-        ready.recv()??;
+        ready.recv_from(&child)??;
         Ok(Held { child, gate })
     }
 

@@ -23,6 +23,7 @@ use crate::kit::Channel;
 use crate::kit::channel::read_byte;
 use crate::kit::fds::{close_copy, keep_over_exec};
 use crate::kit::helper::{self, Command, HELPERS, Helper};
+use crate::kit::silence;
 use crate::note;
 use crate::wait::Status;
 
@@ -118,7 +119,7 @@ impl Holder {
                 Err(_) => 95,
             }
         })?;
-        let value = report.recv().context("the holder")??;
+        let value = report.recv_from(&child).context("the holder")??;
         Ok((Holder { child, orders }, value))
     }
 
@@ -162,11 +163,12 @@ impl Holder {
     #[track_caller]
     fn order(&self, order: &Order) -> Result {
         note!("holder {}: {order:?}", self.pid());
-        self.send(order)?;
-        match read_byte(&self.orders)? {
-            Some(_) => Ok(()),
-            None => Err(Failure::broken(format!("the holder ended instead of carrying out {order:?}"))),
-        }
+        let failure = match self.send(order).and_then(|()| read_byte(&self.orders)) {
+            Ok(Some(_)) => return Ok(()),
+            Ok(None) => Failure::broken(format!("the holder ended instead of carrying out {order:?}")),
+            Err(failure) => failure.within(format_args!("the holder, told to {order:?}")),
+        };
+        Err(silence::explained(&self.child, failure))
     }
 
     fn send(&self, order: &Order) -> Result {

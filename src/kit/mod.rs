@@ -64,6 +64,7 @@ pub mod segment;
 pub mod setuid;
 pub mod shared;
 pub mod sigchld;
+mod silence;
 pub mod sleeper;
 mod stand_in;
 pub mod subject;

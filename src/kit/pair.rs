@@ -38,7 +38,7 @@ impl Pair {
                 exit_thread(LEADER)
             })
         })?;
-        let other = tid.recv()?;
+        let other = tid.recv_from(&child)?;
         Ok(Pair { child, other, gates })
     }
 

@@ -25,7 +25,7 @@ pub fn child_reporting<T: Serialize + DeserializeOwned>(
         lose_patience_first(call);
         i32::from(channel.send(&body()).is_err())
     })?;
-    let report = channel.recv().context(format_args!("child {}", child.pid()))?;
+    let report = channel.recv_from(&child).context(format_args!("child {}", child.pid()))?;
     Ok((child, report?))
 }
 

@@ -38,7 +38,7 @@ impl Replacing {
                 leader()
             })
         })?;
-        let other = other.recv()?;
+        let other = other.recv_from(&child)?;
         Ok(Replacing { child, other, exec, end, ready })
     }
 
@@ -46,7 +46,7 @@ impl Replacing {
     #[track_caller]
     pub fn exec(&self) -> Result {
         self.exec.open()?;
-        self.ready.recv()?
+        self.ready.recv_from(&self.child)?
     }
 
     /// As a child that is held by the new program.

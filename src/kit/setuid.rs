@@ -129,7 +129,7 @@ fn credentials_said(call: &Clone3, exec: impl FnOnce(&Command) -> Failure) -> Re
     let channel = Channel::<Result<Credentials>>::new()?;
     let command = Command::new("credentials", &[])?.with_fd(&channel.sending_end()?);
     let child = call.spawn(|| i32::from(channel.send(&Err(exec(&command))).is_err()))?;
-    let credentials = channel.recv()??;
+    let credentials = channel.recv_from(&child)??;
     note!("after exec: {credentials:?}");
     child.ends_with(Status::exited(0))?;
     Ok(credentials)

@@ -25,7 +25,9 @@ pub fn word(value: u32) -> Result<&'static AtomicU32> {
 pub fn spin_until_cleared(word: &AtomicU32, what: &str) -> Result {
     while word.load(Ordering::Acquire) != 0 {
         if sandbox::time_left() == PollTimeout::ZERO {
-            return Err(Failure::broken(format!("{what} did not come")));
+            let waited = sandbox::patience();
+            let doing = sandbox::whereabouts(std::process::id() as i32);
+            return Err(Failure::fail(format!("{what} did not come within {waited:.1?}; {doing}")));
         }
         std::thread::yield_now();
     }

@@ -11,6 +11,7 @@ use crate::abi::Flags;
 use crate::check::{Failure, Result};
 use crate::clone3::{Address, Child, Clone3, Stack};
 use crate::errand::Errand;
+use crate::kit::silence;
 use crate::{note, sandbox};
 
 /// `struct uffdio_api` of linux/userfaultfd.h.
@@ -105,7 +106,7 @@ impl Trap {
         // SAFETY: it makes no call, and the page is never unmapped.
         let touch = unsafe { Errand::small(touch, self.page) };
         let child = call.clone().with(Flags::CLONE_VM).spawn_on(&Stack::new()?, touch)?;
-        self.wait_for_someone()?;
+        self.wait_for_someone().map_err(|failure| silence::explained(&child, failure))?;
         note!("child {} is blocked in a page fault", child.pid());
         Ok(child)
     }
@@ -122,7 +123,13 @@ impl Trap {
         let mut fds = [PollFd::new(self.uffd.as_fd(), PollFlags::POLLIN)];
         loop {
             match poll(&mut fds, sandbox::time_left()) {
-                Ok(0) => return Err(Failure::broken("no page fault came to userfaultfd")),
+                Ok(0) => {
+                    let waited = sandbox::patience();
+                    let doing = sandbox::whereabouts(std::process::id() as i32);
+                    return Err(Failure::fail(format!(
+                        "no page fault came to userfaultfd within {waited:.1?}; {doing}"
+                    )));
+                }
                 Ok(_) if fds[0].revents() == Some(PollFlags::POLLIN) => return Ok(()),
                 Ok(_) => {
                     return Err(Failure::broken(format!(
