@@ -57,7 +57,7 @@ case! {
     source "commit \"clone: add CLONE_AUTOREAP\" (reparenting); kernel/exit.c reparent_leader()",
 }
 fn autoreap_adopted_twice() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         for execs in [false, true] {
             let (gate, (ours, theirs)) = (Gate::new()?, fdpass::pair()?);
             let pid = apart(|| {
@@ -73,8 +73,8 @@ fn autoreap_adopted_twice() -> Result {
             gate.open()?;
             ends_by_its_kind(&call, pid, &pidfd, Status::exited(5))?;
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 case! {
@@ -85,16 +85,15 @@ case! {
 }
 fn autoreap_adopted_by_its_tracer() -> Result {
     sigchld::block()?;
-    for call in subject::calls() {
+    subject::each(|call| {
         let child = Grandchild::prepared(&call, 5, tracer::let_anyone_trace_me)?;
         tracer::attach(child.pid)?;
         let orphan = child.orphan()?;
         check::equal("its parent, which traces it", orphan.parent()?, own_pid())?;
         check::succeeds("PTRACE_DETACH", tracer::detach(orphan.pid))?;
         orphan.let_go()?;
-        ends_by_its_kind(&call, orphan.pid, &orphan.pidfd, Status::exited(5))?;
-    }
-    Ok(())
+        ends_by_its_kind(&call, orphan.pid, &orphan.pidfd, Status::exited(5))
+    })
 }
 
 case! {

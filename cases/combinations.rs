@@ -75,7 +75,7 @@ case! {
 }
 fn autoreap_vfork_outlives_killed_creator() -> Result {
     const KILLED: Status = Status::killed(Signal::SIGKILL);
-    for call in subject::calls() {
+    subject::each(|call| {
         let call = call.with(Flags::CLONE_VFORK);
         let (creator, child) = parent_and_child(&Clone3::fork(), |meeting| call.spawn(|| meeting.attend()))?;
         threads::wait_until_process_is_blocked(creator.pid())?;
@@ -83,9 +83,8 @@ fn autoreap_vfork_outlives_killed_creator() -> Result {
         creator.reap_expecting(KILLED)?;
         child.lives("after the death of the creator that it suspended")?;
         check::succeeds("pidfd_send_signal(SIGKILL)", child.observer().send_signal(Signal::SIGKILL))?;
-        ends_by_its_kind(&call, child.pid(), child.observer(), KILLED)?;
-    }
-    Ok(())
+        ends_by_its_kind(&call, child.pid(), child.observer(), KILLED)
+    })
 }
 
 case! {

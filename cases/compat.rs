@@ -86,14 +86,13 @@ case! {
 }
 fn pidfd_info_compat_i386() -> Result {
     compat::required()?;
-    for call in subject::calls() {
+    subject::each(|call| {
         let child = Held::exiting_with(&call, 42)?;
         alike(child.pidfd()?, "alive")?;
         child.let_go()?;
         subject::see_off(&child)?;
-        alike(child.pidfd()?, "gone")?;
-    }
-    Ok(())
+        alike(child.pidfd()?, "gone")
+    })
 }
 
 #[track_caller]

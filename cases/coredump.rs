@@ -183,7 +183,7 @@ case! {
 fn pidfd_info_coredump_code_values() -> Result {
     const SI_USER: i32 = 0;
     let server = Server::start()?;
-    for call in subject::calls() {
+    subject::each(|call| {
         for crash in Crash::ALL {
             let child = call.spawn(|| crash.now())?;
             server.take_dump_of(child.pidfd()?)?;
@@ -198,8 +198,8 @@ fn pidfd_info_coredump_code_values() -> Result {
         server.take_dump_of(child.pidfd()?)?;
         subject::see_off(&child)?;
         tells_of_dump(&child, Signal::SIGQUIT, SI_USER).context("kill(SIGQUIT) by the parent")?;
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 case! {
@@ -210,7 +210,7 @@ case! {
 }
 fn pidfd_info_coredump_needs_request() -> Result {
     let server = Server::start()?;
-    for call in subject::calls() {
+    subject::each(|call| {
         let child = call.spawn(|| Crash::Unmapped.now())?;
         server.take_dump_of(child.pidfd()?)?;
         subject::see_off(&child)?;
@@ -222,8 +222,8 @@ fn pidfd_info_coredump_needs_request() -> Result {
             check::equal(format_args!("{what}: mask without CGROUPID"), given(&info), InfoMask::EXIT)?;
             check::equal(format_args!("{what}: coredump fields"), of(&info), (0, 0, 0))?;
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 case! {
@@ -341,7 +341,7 @@ fn pidfd_info_coredump_file_pattern_none() -> Result {
         subject::see_off(&child)?;
         Ok(child)
     };
-    for call in subject::calls() {
+    subject::each(|call| {
         server.to_helper(true)?;
         let control = crashed(&call)?;
         tells_of_dump(&control, Signal::SIGSEGV, Crash::Unmapped.code())
@@ -349,9 +349,8 @@ fn pidfd_info_coredump_file_pattern_none() -> Result {
         server.to_helper(false)?;
         tells_of_none(&crashed(&call)?, Crash::Unmapped.dumped()).context("helper without %F")?;
         server.to_file()?;
-        tells_of_none(&crashed(&call)?, Crash::Unmapped.dumped()).context("plain file")?;
-    }
-    Ok(())
+        tells_of_none(&crashed(&call)?, Crash::Unmapped.dumped()).context("plain file")
+    })
 }
 
 case! {
@@ -361,7 +360,7 @@ case! {
 }
 fn pidfd_info_coredump_nondumpable() -> Result {
     let server = Server::start()?;
-    for call in subject::calls() {
+    subject::each(|call| {
         let child = Echo::prepared(&call, || {
             crash::expect_death_by(Signal::SIGSEGV);
             Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
@@ -370,9 +369,8 @@ fn pidfd_info_coredump_nondumpable() -> Result {
         let came = server.accept(child.pidfd()?)?;
         check::holds(came.is_none(), "a process that is not dumpable dumps core")?;
         subject::see_off(&child)?;
-        tells_of_none(&child, Status::killed(Signal::SIGSEGV))?;
-    }
-    Ok(())
+        tells_of_none(&child, Status::killed(Signal::SIGSEGV))
+    })
 }
 
 case! {
@@ -384,15 +382,14 @@ case! {
 fn pidfd_info_coredump_socket_no_listener() -> Result {
     let server = Server::start()?;
     server.to_nobody()?;
-    for call in subject::calls() {
+    subject::each(|call| {
         let child = call.spawn(|| Crash::Unmapped.now())?;
         if let Some(status) = subject::see_off(&child)? {
             check::equal("wait status", status, Status::killed(Signal::SIGSEGV))?;
         }
         let info = tells_of_dump(&child, Signal::SIGSEGV, Crash::Unmapped.code())?;
-        check::equal("exit_code", Status(info.exit_code), Status::killed(Signal::SIGSEGV))?;
-    }
-    Ok(())
+        check::equal("exit_code", Status(info.exit_code), Status::killed(Signal::SIGSEGV))
+    })
 }
 
 case! {
@@ -403,7 +400,7 @@ case! {
 }
 fn pidfd_info_coredump_visible_during_dump() -> Result {
     let server = Server::start()?;
-    for call in subject::calls() {
+    subject::each(|call| {
         let child = call.spawn(|| Crash::Unmapped.with_large_core())?;
         let dump = server.begin_dump_of(child.pidfd()?)?;
         let during = info(&dump.peer()?, REQUEST)?;
@@ -414,9 +411,8 @@ fn pidfd_info_coredump_visible_during_dump() -> Result {
         check::equal("pid meanwhile", during.pid as i32, child.pid())?;
         check::equal("poll on the pidfd meanwhile", now, PollFlags::empty())?;
         dump.take()?;
-        dumped_by_sigsegv(&child)?;
-    }
-    Ok(())
+        dumped_by_sigsegv(&child)
+    })
 }
 
 case! {

@@ -79,7 +79,7 @@ case! {
     source "commit \"clone: add CLONE_AUTOREAP\"; fs/exec.c de_thread(); execve(2), on threads",
 }
 fn autoreap_exec_after_leader_exit() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let (gate, ready) = (Gate::new()?, Channel::<Result>::new()?);
         let hold = Command::new("hold", &[])?.with_fd(&ready.sending_end()?);
         let hold = hold.with_fd(&gate.waiting_end()).number(22);
@@ -98,8 +98,8 @@ fn autoreap_exec_after_leader_exit() -> Result {
                 child.into_child().reap_expecting(Status::exited(22))?;
             }
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 /// What the parent is in when its child ends.

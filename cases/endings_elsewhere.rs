@@ -51,7 +51,7 @@ case! {
 }
 fn autoreap_injected_gone_with_namespace() -> Result {
     const KILLED: Status = Status::killed(Signal::SIGKILL);
-    for call in subject::calls() {
+    subject::each(|call| {
         let (maker, ()) = child_reporting(&Clone3::fork(), || {
             namespace::unshare_pid()?;
             let init = Clone3::fork().with(Flags::PIDFD).spawn(park)?;
@@ -71,9 +71,8 @@ fn autoreap_injected_gone_with_namespace() -> Result {
             }
             init.reap_expecting(KILLED)
         })?;
-        maker.reap_expecting(Status::exited(0))?;
-    }
-    Ok(())
+        maker.reap_expecting(Status::exited(0))
+    })
 }
 
 case! {

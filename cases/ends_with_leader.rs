@@ -177,7 +177,7 @@ case! {
 fn autoreap_ptrace_last_thread_waited_for() -> Result {
     const LAST: i32 = pair::LEADER;
     sigchld::block()?;
-    for call in subject::calls() {
+    subject::each(|call| {
         let pair = Pair::new(&call)?;
         let tracer = Tracer::of(pair.other)?;
         pair.let_other_go()?;
@@ -199,7 +199,6 @@ fn autoreap_ptrace_last_thread_waited_for() -> Result {
             wait::reap_expecting(pair.child.pid(), Status::exited(LAST))?;
             sigchld::pending_for(pair.child.pid(), libc::CLD_EXITED)?;
         }
-        tracer.dismiss()?;
-    }
-    Ok(())
+        tracer.dismiss()
+    })
 }

@@ -76,7 +76,7 @@ case! {
     source "kernel/signal.c do_notify_pidfd(), which wakes all; epoll_ctl(2), EPOLLEXCLUSIVE (\"one or more\")",
 }
 fn pidfd_wakes_all_exclusive_watchers() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let child = Held::exiting_with(&call, 5)?;
         let watchers = ExclusiveWatchers::of(child.pidfd()?, EventFlags::IN)?;
         child.let_go()?;
@@ -86,8 +86,8 @@ fn pidfd_wakes_all_exclusive_watchers() -> Result {
             check::equal("control: nobody has waited for it", wait::find_zombie(child.pid())?, zombie)?;
         }
         subject::see_off(&child)?;
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 case! {
@@ -96,7 +96,7 @@ case! {
     source "kernel/exit.c __unhash_process(), which wakes all; epoll_ctl(2), EPOLLEXCLUSIVE (\"one or more\")",
 }
 fn pidfd_wakes_all_exclusive_watchers_of_hangup() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let child = Held::exiting_with(&call, 5)?;
         if child.reaps_itself() {
             let watchers = ExclusiveWatchers::of(child.pidfd()?, EventFlags::HUP)?;
@@ -110,8 +110,8 @@ fn pidfd_wakes_all_exclusive_watchers_of_hangup() -> Result {
             wait::reap_expecting(child.pid(), Status::exited(5))?;
             watchers.are_woken(&call)?;
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 /// What `pidfd_send_signal(2)` can be told of whom it is to signal.
@@ -212,7 +212,7 @@ case! {
     since "6.16",
 }
 fn pidfd_thread_that_execs() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let replacing = Replacing::new(&call, 0, park)?;
         let thread = Pidfd::of_thread(replacing.other)?;
         replacing.exec().context("control: the exec")?;
@@ -228,8 +228,8 @@ fn pidfd_thread_that_execs() -> Result {
         if let Some(status) = subject::see_off(&child)? {
             check::equal("control: wait status of the process", status, Status::exited(0))?;
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 /// What a process does that blocks SIGUSR1, takes it when it is told to, and gives the number of the sender.
@@ -274,7 +274,7 @@ case! {
     since "6.9",
 }
 fn pidfd_signal_group_partly_permitted() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let leads_a_group = || {
             setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
             privilege::become_ordinary_user()
@@ -298,6 +298,6 @@ fn pidfd_signal_group_partly_permitted() -> Result {
             member.let_go()?;
             member.into_child().ends_with(Status::exited(4))?;
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }

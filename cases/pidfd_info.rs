@@ -242,7 +242,7 @@ case! {
     source "kernel selftest pidfd_info_test (\"waitpid format\"); wait(2)",
 }
 fn pidfd_info_exit_codes() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         for code in [0, 1, 42, 127, 128, 255, 259, -1] {
             let child = call.spawn(|| code)?;
             ended_as(&child, Status::exited(code))?;
@@ -252,8 +252,8 @@ fn pidfd_info_exit_codes() -> Result {
             check::succeeds("pidfd_send_signal", child.pidfd()?.send_raw_signal(signal))?;
             ended_as(&child, Status(signal))?;
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 /// The pidfd must tell this status, and waitpid the same.
@@ -284,14 +284,13 @@ fn pidfd_info_supported_mask() -> Result {
         check::equal("supported_mask lacks", names - all.supported(), InfoMask::empty())?;
         Ok(all.supported())
     };
-    for call in subject::calls() {
+    subject::each(|call| {
         let child = Held::exiting_with(&call, 0)?;
         let alive = asked(child.pidfd()?)?;
         child.let_go()?;
         subject::see_off(&child)?;
-        check::equal("supported_mask of a reaped child", asked(child.pidfd()?)?, alive)?;
-    }
-    Ok(())
+        check::equal("supported_mask of a reaped child", asked(child.pidfd()?)?, alive)
+    })
 }
 
 case! {
@@ -309,14 +308,13 @@ fn pidfd_info_unknown_request_bits() -> Result {
         check::equal("bits given that the kernel does not know", info.given() - known, InfoMask::empty())?;
         check::equal("bits asked for and not given", expected - info.given(), InfoMask::empty())
     };
-    for call in subject::calls() {
+    subject::each(|call| {
         let child = Held::exiting_with(&call, 0)?;
         only_known(child.pidfd()?, IDENTITY)?;
         child.let_go()?;
         subject::see_off(&child)?;
-        only_known(child.pidfd()?, InfoMask::EXIT)?;
-    }
-    Ok(())
+        only_known(child.pidfd()?, InfoMask::EXIT)
+    })
 }
 
 case! {
@@ -326,7 +324,7 @@ case! {
     source "include/uapi/linux/pidfd.h; pidfd_info(), pidfs_exit()",
 }
 fn pidfd_info_cgroupid() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let (first, last) = (Cgroup::create(&[])?, Cgroup::create(&[])?);
         let last_id = last.id()?;
         let child = Held::exiting_with(&call.clone().into_cgroup(first.dir()), 0)?;
@@ -338,9 +336,8 @@ fn pidfd_info_cgroupid() -> Result {
         subject::see_off(&child)?;
         check::equal("cgroupid once reaped", cgroupid(pidfd, InfoMask::EXIT)?, Some(last_id))?;
         last.remove()?;
-        check::equal("cgroupid once that is removed", cgroupid(pidfd, InfoMask::EXIT)?, Some(last_id))?;
-    }
-    Ok(())
+        check::equal("cgroupid once that is removed", cgroupid(pidfd, InfoMask::EXIT)?, Some(last_id))
+    })
 }
 
 /// The cgroupid, if the mask says that it is one.

@@ -29,14 +29,13 @@ case! {
 }
 fn pidfd_info_sizes() -> Result {
     let request = InfoMask::EXIT | InfoMask::SUPPORTED_MASK;
-    for call in subject::calls() {
+    subject::each(|call| {
         let child = Held::exiting_with(&call, 9)?;
         every_size_agrees(child.pidfd()?, request)?;
         child.let_go()?;
         subject::see_off(&child)?;
-        every_size_agrees(child.pidfd()?, request)?;
-    }
-    Ok(())
+        every_size_agrees(child.pidfd()?, request)
+    })
 }
 
 /// The mask is left out: what it may say about fields that do not fit is `pidfd_info_mask_ignores_struct_size`.

@@ -26,7 +26,7 @@ case! {
     since "6.18",
 }
 fn pidfd_info_eremote() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let child = Held::exiting_with(&call, 0)?;
         let pidfd = child.pidfd()?;
         info(pidfd, InfoMask::EXIT)?;
@@ -34,9 +34,8 @@ fn pidfd_info_eremote() -> Result {
         child.let_go()?;
         subject::see_off(&child)?;
         info(pidfd, InfoMask::EXIT)?;
-        namespace::as_init(|| foreign(pidfd, PollFlags::POLLIN | PollFlags::POLLHUP))?;
-    }
-    Ok(())
+        namespace::as_init(|| foreign(pidfd, PollFlags::POLLIN | PollFlags::POLLHUP))
+    })
 }
 
 fn foreign(pidfd: &Pidfd, events: PollFlags) -> Result {
@@ -143,7 +142,7 @@ case! {
     source "pidfd_ioctl(); pull request vfs-6.11.pidfs",
 }
 fn pidfd_info_ns_ioctls_dead_esrch() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let child = Held::exiting_with(&call, 0)?;
         let pidfd = child.pidfd()?;
         for kind in Namespace::ALL {
@@ -159,8 +158,8 @@ fn pidfd_info_ns_ioctls_dead_esrch() -> Result {
             let what = format!("{kind:?} namespace of a reaped process");
             check::refused(what, pidfd.namespace(kind), Errno::ESRCH)?;
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 /// Asks for the pid namespace of a child that is about to end, until there is none.

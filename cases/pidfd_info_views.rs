@@ -63,7 +63,7 @@ case! {
     source "pid_namespaces(7), on unshare(2); pidfd_info() (\"caller's pid namespace hierarchy\"); pidfd_send_signal(2)",
 }
 fn pidfd_info_after_unshare_pidns() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let child = Held::exiting_with(&call, 0)?;
         let mover = Actor::spawn(&call, |()| {
             namespace::unshare_pid()?;
@@ -87,9 +87,8 @@ fn pidfd_info_after_unshare_pidns() -> Result {
             "PidForChildren after unshare(CLONE_NEWPID): expected another, got the caller's",
         )?;
         subject::see_off(&mover.let_go()?)?;
-        child.into_child().clear_away()?;
-    }
-    Ok(())
+        child.into_child().clear_away()
+    })
 }
 
 case! {
@@ -102,7 +101,7 @@ fn pidfd_info_without_permission() -> Result {
     // Not each kernel is built with each kind.
     let mut kinds = vec![Namespace::Mount, Namespace::User];
     kinds.retain(|&kind| own.namespace(kind).err() != Some(Errno::EOPNOTSUPP));
-    for call in subject::calls() {
+    subject::each(|call| {
         for (how, expected) in
             [(DumpableBehavior::Dumpable, Ok(())), (DumpableBehavior::NotDumpable, Err(Errno::EACCES))]
         {
@@ -115,8 +114,8 @@ fn pidfd_info_without_permission() -> Result {
             }
             child.into_child().clear_away()?;
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 case! {
@@ -125,7 +124,7 @@ case! {
     source "fs/pidfs.c pidfd_info(), which is extended by size; Documentation on extensible ioctls (copy_struct_to_user())",
 }
 fn pidfd_info_larger_than_page() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let child = Held::exiting_with(&call, 0)?;
         for size in [4096, 4097, 16383] {
             let mut buffer = vec![0xff; size];
@@ -137,9 +136,8 @@ fn pidfd_info_larger_than_page() -> Result {
             let rest = buffer[256..].iter().all(|byte| *byte == 0);
             check::holds(rest, format_args!("the end of {size} bytes: expected zeroes"))?;
         }
-        child.into_child().clear_away()?;
-    }
-    Ok(())
+        child.into_child().clear_away()
+    })
 }
 
 case! {

@@ -30,7 +30,7 @@ case! {
     source "commit \"pidfs: improve multi-threaded exec and premature thread-group leader exit polling\"; pidfd_open(2), PIDFD_THREAD",
 }
 fn pidfd_thread_leader_poll() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let pair = Pair::new(&call)?;
         let leader = Pidfd::of_thread(pair.child.pid())?;
         check::equal(
@@ -44,8 +44,8 @@ fn pidfd_thread_leader_poll() -> Result {
         pair.let_other_go()?;
         leader.wait_exited()?;
         subject::see_off(&pair.child)?;
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 case! {
@@ -54,14 +54,13 @@ case! {
     source "fs/pidfs.c pidfs_exit(); include/uapi/linux/pidfd.h (PIDFD_INFO_EXIT)",
 }
 fn pidfd_thread_leader_exit() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let child = Held::exiting_with(&call, 7)?;
         let leader = Pidfd::of_thread(child.pid())?;
         child.let_go()?;
         subject::see_off(&child)?;
-        leader.reaped_with(Status::exited(7))?;
-    }
-    Ok(())
+        leader.reaped_with(Status::exited(7))
+    })
 }
 
 case! {
@@ -72,7 +71,7 @@ case! {
     since "6.16",
 }
 fn pidfd_thread_hangup() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let pair = Pair::new(&call)?;
         let other = Pidfd::of_thread(pair.other)?;
         let watch = Watch::new(&other, EventFlags::empty())?;
@@ -82,9 +81,8 @@ fn pidfd_thread_hangup() -> Result {
         other.reaped_with(Status::exited(OTHER))?;
         let process = pair.child.pidfd()?.poll_now(PollFlags::POLLIN)?;
         check::equal("poll on the pidfd of its process", process, PollFlags::empty())?;
-        pair.child.clear_away()?;
-    }
-    Ok(())
+        pair.child.clear_away()
+    })
 }
 
 case! {
@@ -144,13 +142,12 @@ case! {
     source "proc_pid_fdinfo(5), Pid; pidfd_open(2), PIDFD_THREAD",
 }
 fn pidfd_thread_fdinfo() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let pair = Pair::new(&call)?;
         let other = Pidfd::of_thread(pair.other)?;
         check::equal("Pid in fdinfo of a thread's pidfd", other.pid_in_fdinfo(), Some(pair.other))?;
-        pair.child.clear_away()?;
-    }
-    Ok(())
+        pair.child.clear_away()
+    })
 }
 
 case! {
@@ -244,7 +241,7 @@ case! {
     source "kernel/signal.c kill_pid_info_type() (PIDTYPE_PID); pidfd_send_signal(2), PIDFD_SIGNAL_THREAD_GROUP",
 }
 fn pidfd_thread_signals_its_process() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         for by_pidfd in [false, true] {
             let pair = Pair::new(&call)?;
             if by_pidfd {
@@ -261,8 +258,8 @@ fn pidfd_thread_signals_its_process() -> Result {
             subject::see_off(&pair.child)?;
             pair.child.pidfd()?.reaped_with(Status::killed(Signal::SIGKILL))?;
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 case! {
@@ -313,7 +310,7 @@ case! {
     source "pidfd_getfd(2); pidfd_open(2), PIDFD_THREAD; unshare(2), CLONE_FILES, which is about the calling thread",
 }
 fn pidfd_thread_getfd() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let told = Channel::<Result<(i32, i32, u64)>>::new()?;
         let child = call.spawn(|| {
             std::thread::scope(|scope| {
@@ -331,9 +328,8 @@ fn pidfd_thread_getfd() -> Result {
         check::equal("inode of what pidfd_getfd took from the thread", fstat(taken)?.st_ino, inode)?;
         let from_leader = child.pidfd()?.getfd(number).map(drop);
         check::refused("pidfd_getfd of that number from the process", from_leader, Errno::EBADF)?;
-        child.clear_away()?;
-    }
-    Ok(())
+        child.clear_away()
+    })
 }
 
 /// In a thread: opens a pipe that no other thread has. Gives the thread, the descriptor and its inode.

@@ -27,7 +27,7 @@ case! {
     since "5.10",
 }
 fn pidfd_nonblocking_waitid() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let child = Held::exiting_with(&call, 0)?;
         let patient = child.observe()?;
         let hasty = pidfd_open(child.pid(), libc::O_NONBLOCK as u32);
@@ -40,9 +40,8 @@ fn pidfd_nonblocking_waitid() -> Result {
         }
         let got = wait::waitid(Who::pidfd(&hasty), ENDED);
         check::equal("waitid(P_PIDFD) with PIDFD_NONBLOCK", got, Err(Errno::EAGAIN))?;
-        child.into_child().clear_away()?;
-    }
-    Ok(())
+        child.into_child().clear_away()
+    })
 }
 
 case! {
@@ -72,7 +71,7 @@ case! {
     source "fs/pidfs.c pidfd_ioctl()",
 }
 fn pidfd_ns_ioctl_argument() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let child = Held::exiting_with(&call, 0)?;
         for kind in Namespace::ALL {
             if number(child.pidfd()?, kind)?.is_some() {
@@ -80,9 +79,8 @@ fn pidfd_ns_ioctl_argument() -> Result {
                 check::refused(format_args!("{kind:?} namespace with argument 1"), got, Errno::EINVAL)?;
             }
         }
-        child.into_child().clear_away()?;
-    }
-    Ok(())
+        child.into_child().clear_away()
+    })
 }
 
 case! {
@@ -129,15 +127,14 @@ case! {
     source "include/uapi/linux/pidfd.h; pull request vfs-6.11.pidfs",
 }
 fn pidfd_ns_ioctl_user() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let child = Held::exiting_with(&call.with(Flags::CLONE_NEWUSER), 0)?;
         let of = |who: &str| -> Result<u64> { Ok(stat(format!("/proc/{who}/ns/user"))?.st_ino) };
         let (theirs, own) = (of(&child.pid().to_string())?, of("self")?);
         check::holds(theirs != own, "control: CLONE_NEWUSER made no user namespace")?;
         check::equal("User namespace of the child", number(child.pidfd()?, Namespace::User)?, Some(theirs))?;
-        child.into_child().clear_away()?;
-    }
-    Ok(())
+        child.into_child().clear_away()
+    })
 }
 
 case! {

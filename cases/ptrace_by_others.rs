@@ -124,7 +124,7 @@ case! {
     source "kernel/signal.c do_notify_parent(), which heeds SIG_IGN only where nobody traces",
 }
 fn autoreap_ptrace_tracer_ignores_sigchld() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let child = traceable(&call, 16)?;
         apart(|| {
             disposition::set(Signal::SIGCHLD, Disposition::Ignored)?;
@@ -139,8 +139,8 @@ fn autoreap_ptrace_tracer_ignores_sigchld() -> Result {
             true => child.is_gone_with(Status::exited(16))?,
             false => parent_gets_the_zombie(child, 16)?,
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 case! {

@@ -56,7 +56,7 @@ case! {
 }
 fn autoreap_stopped_reached_by_cgroup_kill() -> Result {
     const KILLED: Status = Status::killed(Signal::SIGKILL);
-    for call in subject::calls() {
+    subject::each(|call| {
         let group = Cgroup::create(&[])?;
         let call = call.into_cgroup(group.dir());
         let stopped = Held::exiting_with(&call, 0)?;
@@ -69,9 +69,8 @@ fn autoreap_stopped_reached_by_cgroup_kill() -> Result {
         ends_by_its_kind(&call, stopped.pid(), stopped.pidfd()?, KILLED)?;
         wait::reap_expecting(traced.pid(), KILLED).context("the stopped tracee")?;
         traced.pidfd()?.gone_with(traced.pid(), KILLED)?;
-        group.remove()?;
-    }
-    Ok(())
+        group.remove()
+    })
 }
 
 /// The numbers in /proc/self/task/TID/children of the calling thread.

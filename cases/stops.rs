@@ -204,7 +204,7 @@ case! {
 fn autoreap_stop_names_user_as_parent_has_it() -> Result {
     sigchld::block()?;
     let user = getuid().as_raw();
-    for call in subject::calls() {
+    subject::each(|call| {
         let child = stopped_in_own_user_namespace(call)?;
         let told = wait::waitid_user(Who::Pid(child.pid()), libc::WSTOPPED | libc::__WALL);
         check::equal("si_uid of waitid(WSTOPPED)", told, Ok(user))?;
@@ -215,9 +215,8 @@ fn autoreap_stop_names_user_as_parent_has_it() -> Result {
             check::equal("si_uid of waitid(WEXITED)", told, Ok(user))?;
             check::equal("si_uid of SIGCHLD, of an end", sigchld::next_user(child.pid())?, user)?;
         }
-        child.into_child().clear_away()?;
-    }
-    Ok(())
+        child.into_child().clear_away()
+    })
 }
 
 case! {

@@ -36,6 +36,17 @@ pub fn calls() -> Vec<Clone3> {
     calls
 }
 
+/// Runs `body` for each of these [`calls`]. A failure says with which.
+pub fn each(mut body: impl FnMut(Clone3) -> Result) -> Result {
+    calls().into_iter().try_for_each(|call| {
+        let whose = call.to_string();
+        body(call).map_err(|failure| match failure.message.contains(&whose) {
+            true => failure,
+            false => failure.within(format_args!("a child of {whose}")),
+        })
+    })
+}
+
 /// The flags that put a child into namespaces of its own.
 const NAMESPACES: [Flags; 9] = [
     Flags::CLONE_NEWNS,
