@@ -65,13 +65,15 @@ fn seize_stopped(pid: i32) -> Result {
 #[track_caller]
 fn is_stopped(pid: i32) -> Result {
     loop {
+        let late = sandbox::time_left() == PollTimeout::ZERO;
         match Stat::of(pid) {
             Some(stat) if stat.state == 'T' => return Ok(()),
-            // On its way from one stop into the other it runs.
-            Some(stat) if matches!(stat.state, 't' | 'R') && sandbox::time_left() != PollTimeout::ZERO => {
-                std::thread::yield_now();
+            // One that runs on sleeps at its gate.
+            Some(stat) if late || matches!(stat.state, 'S' | 'Z' | 'X') => {
+                return Err(Failure::fail(format!("expected to be stopped (T), but {stat}")));
             }
-            Some(stat) => return Err(Failure::fail(format!("expected to be stopped (T), but {stat}"))),
+            // On its way from one stop into the other it runs, or, where the kernel's locks are such, waits for one.
+            Some(_) => std::thread::yield_now(),
             None => return Err(Failure::fail(format!("process {pid} is gone"))),
         }
     }
