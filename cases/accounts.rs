@@ -20,10 +20,7 @@ fn reaped() -> Clone3 {
 /// A child that has waited for a child of its own and then for its gate, and so has an account in every respect. The caller has
 /// seen it asleep.
 fn with_an_account(call: &Clone3) -> Result<Held> {
-    let child = Held::prepared(call, 6, || {
-        // What comes of it is seen in the account.
-        let _ = Clone3::fork().spawn(|| 0).and_then(|child| child.reap_expecting(Status::exited(0)));
-    })?;
+    let child = Held::prepared(call, 6, || Clone3::fork().spawn(|| 0)?.reap_expecting(Status::exited(0)))?;
     threads::wait_until_process_sleeps(child.pid())?;
     Ok(child)
 }

@@ -86,7 +86,7 @@ case! {
 fn autoreap_adopted_by_its_tracer() -> Result {
     sigchld::block()?;
     subject::each(|call| {
-        let child = Grandchild::prepared(&call, 5, tracer::let_anyone_trace_me)?;
+        let child = Grandchild::traceable(&call, 5)?;
         tracer::attach(child.pid)?;
         let orphan = child.orphan()?;
         check::equal("its parent, which traces it", orphan.parent()?, own_pid())?;
@@ -145,7 +145,7 @@ fn adopt_from_further_down(call: &Clone3) -> Result {
     let mut below = None;
     let between = Actor::spawn(&Clone3::fork(), |()| match below.take() {
         None => {
-            below = Some(Grandchild::below(call, call, 5, || ())?);
+            below = Some(Grandchild::below(call, call, 5)?);
             Ok((0, 0))
         }
         Some(descendant) => {
@@ -171,7 +171,7 @@ fn adopt_late(flags: &str) -> Result {
     let call = Clone3::new(Flags::from_bits_retain(flags.parse().unwrap_or_default()));
     adopt_from_further_down(&call)?;
     for subreaper in [false, true] {
-        let descendant = Grandchild::below(&call, &call, 5, || ())?;
+        let descendant = Grandchild::below(&call, &call, 5)?;
         be_subreaper(subreaper)?;
         let orphan = descendant.orphan()?;
         let expected = if subreaper { own_pid() } else { 1 };

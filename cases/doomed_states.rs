@@ -73,7 +73,7 @@ case! {
 }
 fn autokill_tracer() -> Result {
     Tied::control()?;
-    let tracee = Held::prepared(&Clone3::fork(), 3, tracer::let_anyone_trace_me)?;
+    let tracee = Held::traceable(&Clone3::fork(), 3)?;
     let mut child = Tied::prepared(&call(), || tracer::seize(tracee.pid(), Options::empty()))?;
     child.close()?;
     child.dies("tracing another process, after the last close of its pidfd")?;

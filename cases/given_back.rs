@@ -6,12 +6,9 @@ use std::sync::atomic::Ordering;
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
-use clone3_conformance::clone3::exit_now;
 use clone3_conformance::kit::held_things::{OWNER_DIED, Semaphore, take_robustly};
 use clone3_conformance::kit::process::{apart, child_reporting};
-use clone3_conformance::kit::{
-    Channel, Gate, Held, Orphan, fdpass, listed, sandboxing, seccomp, shared, subject,
-};
+use clone3_conformance::kit::{Gate, Held, Orphan, fdpass, listed, sandboxing, seccomp, shared, subject};
 use clone3_conformance::wait::Status;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -27,11 +24,7 @@ fn autoreap_releases_robust_futex() -> Result {
     for call in subject::calls() {
         for killed in [false, true] {
             let word = shared::word(0)?;
-            let child = Held::prepared(&call, 5, || {
-                if take_robustly(word).is_err() {
-                    exit_now(97);
-                }
-            })?;
+            let child = Held::prepared(&call, 5, || take_robustly(word))?;
             let held = word.load(Ordering::Acquire);
             check::equal("control: the futex while the child lives", held as i32, child.pid())?;
             if killed {
@@ -77,10 +70,8 @@ fn autoreap_ends_use_of_user_namespace() -> Result {
         let call = call.with(Flags::CLONE_NEWUSER);
         let (here, there) = fdpass::pair()?;
         let child = Held::prepared(&call, 0, || {
-            let opened = File::open("/proc").map(|file| fdpass::send(&there, file));
-            if !matches!(opened, Ok(Ok(()))) {
-                exit_now(97);
-            }
+            let file = File::open("/proc")?;
+            fdpass::send(&there, file)
         })?;
         let kept = fdpass::receive(&here)?;
         let id = listed::user_namespace_of(child.pid())?;
@@ -147,12 +138,8 @@ fn autoreap_seccomp_listener_hangs_up() -> Result {
     sandboxing::seccomp_filters_exist()?;
     for call in subject::calls() {
         let (ours, theirs) = fdpass::pair()?;
-        let told = Channel::<Result>::new()?;
-        let child = Held::prepared(&call, 5, || {
-            // A failure to report is seen as the end of the stream.
-            let _ = told.send(&seccomp::hand_to_supervisor(libc::SYS_sched_yield, &theirs));
-        })?;
-        told.recv_from(&child)??;
+        let filtered = || seccomp::hand_to_supervisor(libc::SYS_sched_yield, &theirs);
+        let child = Held::prepared(&call, 5, filtered)?;
         let listener = fdpass::receive(&ours)?;
         let hung_up = || -> Result<bool> {
             let mut fds = [PollFd::new(std::os::fd::AsFd::as_fd(&listener), PollFlags::POLLIN)];

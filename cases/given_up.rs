@@ -52,10 +52,7 @@ fn autoreap_gives_up_working_directory() -> Result {
             mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
                 .map_err(forbidden)?;
             mount("tmpfs", place.path(), "tmpfs", MountFlags::empty(), None).map_err(forbidden)?;
-            let child = Held::prepared(&call, 5, || {
-                // Should this fail, the control does.
-                let _ = std::env::set_current_dir(place.path());
-            })?;
+            let child = Held::prepared(&call, 5, || Ok(std::env::set_current_dir(place.path())?))?;
             let unmounted = || {
                 unmount(place.path(), UnmountFlags::empty())
                     .map_err(|errno| Errno::from_raw(errno.raw_os_error()))

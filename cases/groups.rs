@@ -20,10 +20,7 @@ const OWN: Pid = Pid::from_raw(0);
 
 /// A child in this process group, which SIGTERM kills, whatever it does to its parent.
 fn member(call: &Clone3, group: Pid) -> Result<Held> {
-    let child = Held::prepared(call, 0, || {
-        // Should this fail, the group's signal does nothing to it, and that is seen.
-        let _ = disposition::set(Signal::SIGTERM, Disposition::Default);
-    })?;
+    let child = Held::prepared(call, 0, || disposition::set(Signal::SIGTERM, Disposition::Default))?;
     setpgid(Pid::from_raw(child.pid()), group)?;
     Ok(child)
 }

@@ -113,6 +113,7 @@ fn pidfd_info_ns_ioctls_open_its_own() -> Result {
             for flag in ENTERED {
                 let _ = legacy::unshare(flag as u64);
             }
+            Ok(())
         })?;
         let mut differing = 0;
         for kind in Namespace::ALL {

@@ -18,16 +18,10 @@ use nix::sys::ptrace::Options;
 use nix::sys::signal::Signal;
 use rustix::event::epoll::EventFlags;
 
-/// A child for others to trace, which once let go exits with `code`.
-#[track_caller]
-fn traceable(call: &Clone3, code: i32) -> Result<Held> {
-    Held::prepared(call, code, tracer::let_anyone_trace_me)
-}
-
 /// A child that has exited and is a zombie to a tracer which is its sibling, and that tracer.
 #[track_caller]
 fn zombie_of_a_sibling(call: &Clone3, code: i32) -> Result<(Child, Tracer)> {
-    let child = traceable(call, code)?;
+    let child = Held::traceable(call, code)?;
     let tracer = Tracer::of(child.pid())?;
     child.let_go()?;
     check::equal("what the tracer finds", tracer.find_zombie()?, Event::exited(child.pid(), code))?;
@@ -80,7 +74,7 @@ case! {
 fn autoreap_ptrace_blocked_tracer_woken() -> Result {
     sigchld::block()?;
     for call in [Clone3::new(Flags::PIDFD), Clone3::new(Flags::REAPED)] {
-        let child = Grandchild::prepared(&call, 16, tracer::let_anyone_trace_me)?;
+        let child = Grandchild::traceable(&call, 16)?;
         tracer::seize(child.pid, Options::empty())?;
         let wait = WaitCall::Pid(child.pid, libc::WEXITED | libc::__WALL);
         let tracer = Blocked::in_call(wait)?;
@@ -125,7 +119,7 @@ case! {
 }
 fn autoreap_ptrace_tracer_ignores_sigchld() -> Result {
     subject::each(|call| {
-        let child = traceable(&call, 16)?;
+        let child = Held::traceable(&call, 16)?;
         apart(|| {
             disposition::set(Signal::SIGCHLD, Disposition::Ignored)?;
             tracer::seize(child.pid(), Options::empty())?;
@@ -151,7 +145,7 @@ case! {
 }
 fn autoreap_ptrace_zombie_wakes_pollers() -> Result {
     sigchld::block()?;
-    let child = traceable(&Clone3::new(Flags::REAPED), 16)?;
+    let child = Held::traceable(&Clone3::new(Flags::REAPED), 16)?;
     let tracer = Tracer::of(child.pid())?;
     // Not told of what is, only of what comes.
     let watch = Watch::new(child.pidfd()?, EventFlags::IN | EventFlags::ET)?;
@@ -172,7 +166,7 @@ case! {
 fn pidfd_info_ppid_of_traced_child() -> Result {
     sigchld::block()?;
     for call in subject::calls() {
-        let child = traceable(&call, 0)?;
+        let child = Held::traceable(&call, 0)?;
         let tracer = Tracer::of(child.pid())?;
         let parent = orphan::parent_of(child.pidfd()?)?;
         check::equal(format_args!("ppid of the traced child of {call}"), parent, std::process::id() as i32)?;
@@ -252,7 +246,7 @@ case! {
 }
 fn autoreap_ptrace_exitkill() -> Result {
     sigchld::block()?;
-    let child = traceable(&Clone3::new(Flags::REAPED), 0)?;
+    let child = Held::traceable(&Clone3::new(Flags::REAPED), 0)?;
     Tracer::killing_on_exit(child.pid())?.dismiss()?;
     is_gone_with(&child, Status::killed(Signal::SIGKILL))
 }
@@ -268,7 +262,7 @@ enum Ends {
 /// the tracer has heard of it once, and the caller has not.
 #[track_caller]
 fn traced_orphan(call: &Clone3, ends: Ends) -> Result<(Orphan, Tracer)> {
-    let child = Grandchild::prepared(call, 16, tracer::let_anyone_trace_me)?;
+    let child = Grandchild::traceable(call, 16)?;
     let (pid, tracer) = (child.pid, Tracer::of(child.pid)?);
     let becomes_a_zombie = || {
         check::equal("what the tracer finds", tracer.find_zombie()?, Event::exited(pid, 16))?;

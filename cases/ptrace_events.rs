@@ -197,7 +197,7 @@ fn autoreap_ptrace_stop_told_to_parent() -> Result {
     const KILLED: Status = Status::killed(Signal::SIGKILL);
     sigchld::block()?;
     for call in subject::calls() {
-        let child = Held::prepared(&call, 0, tracer::let_anyone_trace_me)?;
+        let child = Held::traceable(&call, 0)?;
         let pid = child.pid();
         let tracer = Actor::spawn(&Clone3::fork(), |seizes: bool| {
             if seizes {
@@ -231,7 +231,7 @@ fn autoreap_ptrace_tracer_told_how() -> Result {
     for (signal, code, status) in
         [exits, (Some(Signal::SIGKILL), libc::CLD_KILLED, Status::killed(Signal::SIGKILL))]
     {
-        let child = Held::prepared(&Clone3::new(Flags::REAPED), 6, tracer::let_anyone_trace_me)?;
+        let child = Held::traceable(&Clone3::new(Flags::REAPED), 6)?;
         let tracer = Tracer::of(child.pid())?;
         match signal {
             None => child.let_go()?,

@@ -30,10 +30,7 @@ fn lead_a_session(terminal: &Terminal, line: &Line, echoer: &Echoer) -> Result<i
 fn hangs_up(terminal: &Terminal, call: &Clone3, end: fn(Held) -> Result) -> Result {
     let (line, echoer) = line()?;
     let told = Channel::<Result<i32>>::new()?;
-    let leader = Held::prepared(call, 5, || {
-        // A failure to report is seen as the end of the stream.
-        let _ = told.send(&lead_a_session(terminal, &line, &echoer));
-    })?;
+    let leader = Held::prepared(call, 5, || told.send(&lead_a_session(terminal, &line, &echoer)))?;
     drop(echoer);
     let foreground = told.recv_from(&leader)??;
     line.is_alive(foreground, "in the foreground")?;

@@ -21,12 +21,6 @@ use super::adoption::ends_by_its_kind;
 
 const SIGKILLED: Status = Status::killed(Signal::SIGKILL);
 
-/// A child that anyone may trace, and that does nothing until it is let go.
-#[track_caller]
-fn traceable(call: &Clone3) -> Result<Held> {
-    Held::prepared(call, 5, tracer::let_anyone_trace_me)
-}
-
 case! {
     /// When an auto-reaped process that traces another with PTRACE_O_EXITKILL ends, its tracee is killed, as it is when an
     /// ordinary tracer ends.
@@ -35,7 +29,7 @@ case! {
 }
 fn autoreap_tracer_exitkill() -> Result {
     for call in subject::calls() {
-        let tracee = traceable(&Clone3::fork().with(Flags::PIDFD))?;
+        let tracee = Held::traceable(&Clone3::fork().with(Flags::PIDFD), 5)?;
         let tracer = Actor::spawn(&call, |pid| tracer::seize(pid, Options::PTRACE_O_EXITKILL))?;
         tracer.ask(tracee.pid())?;
         tracer.dismiss()?;
@@ -88,7 +82,7 @@ case! {
 fn autoreap_stays_stopped_without_tracer() -> Result {
     for call in subject::calls() {
         for detaches in [true, false] {
-            let child = traceable(&call)?;
+            let child = Held::traceable(&call, 5)?;
             stop(&child)?;
             let pid = child.pid();
             apart(|| {
@@ -110,7 +104,7 @@ fn tracer_lets_go(flags: Flags) -> Result {
     // Both with exit_signal 0: the one SIGCHLD is the tracer's.
     for call in [Clone3::new(Flags::PIDFD | flags), Clone3::new(Flags::REAPED | flags)] {
         for waits in [true, false] {
-            let child = traceable(&call)?;
+            let child = Held::traceable(&call, 5)?;
             let tracer = Tracer::of(child.pid())?;
             child.let_go()?;
             tracer.find_zombie()?;
@@ -154,7 +148,7 @@ case! {
 }
 fn autoreap_ptrace_tracer_told_of_continuation() -> Result {
     for call in subject::calls() {
-        let child = traceable(&call)?;
+        let child = Held::traceable(&call, 5)?;
         stop(&child)?;
         let pid = child.pid();
         let told = apart(|| {

@@ -2,7 +2,7 @@
 
 use crate::check::Result;
 use crate::clone3::Clone3;
-use crate::kit::{Actor, Gate, Held, Orphan, fdpass, sigchld};
+use crate::kit::{Actor, Gate, Held, Orphan, fdpass, sigchld, tracer};
 use crate::pidfd::Pidfd;
 
 /// A process that waits at a gate, and whose parent, a child of the caller, is alive.
@@ -17,18 +17,26 @@ pub struct Grandchild {
 }
 
 impl Grandchild {
-    /// One made by `call` that has run `prepare` when this returns, and once let go exits with `code`.
+    /// One made by `call` that anybody may trace, and that once let go exits with `code`.
     #[track_caller]
-    pub fn prepared(call: &Clone3, code: i32, prepare: impl Fn()) -> Result<Grandchild> {
-        Grandchild::below(&Clone3::fork(), call, code, prepare)
+    pub fn traceable(call: &Clone3, code: i32) -> Result<Grandchild> {
+        Grandchild::prepared(&Clone3::fork(), call, code, tracer::let_anyone_trace_me)
     }
 
-    /// As [`Grandchild::prepared`], with a parent that was made by a call of its own.
+    /// One made by `call`, whose parent was made by a call of its own. Once let go it exits with `code`.
     #[track_caller]
-    pub fn below(parent: &Clone3, call: &Clone3, code: i32, prepare: impl Fn()) -> Result<Grandchild> {
+    pub fn below(parent: &Clone3, call: &Clone3, code: i32) -> Result<Grandchild> {
+        Grandchild::prepared(parent, call, code, || ())
+    }
+
+    #[track_caller]
+    fn prepared(parent: &Clone3, call: &Clone3, code: i32, prepare: fn()) -> Result<Grandchild> {
         let (gate, (ours, theirs)) = (Gate::new()?, fdpass::pair()?);
         let parent = Actor::spawn(parent, |()| {
-            let child = Held::prepared_at(&gate, call, code, &prepare)?;
+            let child = Held::prepared_at(&gate, call, code, || {
+                prepare();
+                Ok(())
+            })?;
             fdpass::send(&theirs, child.pidfd()?)?;
             Ok(child.pid())
         })?;

@@ -10,6 +10,7 @@ use crate::errand::Errand;
 use crate::kit::helper::Command;
 use crate::kit::processors::stay_on;
 use crate::kit::replacing::Replacing;
+use crate::kit::tracer::let_anyone_trace_me;
 use crate::kit::{Channel, Gate};
 use crate::procfs;
 
@@ -40,9 +41,21 @@ impl Held {
         Held::running(call, move || code)
     }
 
-    /// A child that has run `prepare` when this returns, and once let go exits with `code`.
+    /// A child that anybody may trace, and that once let go exits with `code`.
     #[track_caller]
-    pub fn prepared(call: &Clone3, code: i32, prepare: impl FnOnce()) -> Result<Held> {
+    pub fn traceable(call: &Clone3, code: i32) -> Result<Held> {
+        Held::prepared(call, code, || {
+            let_anyone_trace_me();
+            Ok(())
+        })
+    }
+
+    /// A child that has run `prepare` when this returns, and once let go exits with `code`.
+    ///
+    /// # Errors
+    /// That of `prepare`, if it fails.
+    #[track_caller]
+    pub fn prepared(call: &Clone3, code: i32, prepare: impl FnOnce() -> Result) -> Result<Held> {
         let gate = Gate::new()?;
         let child = Held::prepared_at(&gate, call, code, prepare)?;
         Ok(Held { child, gate })
@@ -54,17 +67,16 @@ impl Held {
         gate: &Gate,
         call: &Clone3,
         code: i32,
-        prepare: impl FnOnce(),
+        prepare: impl FnOnce() -> Result,
     ) -> Result<Child> {
-        let ready = Channel::<()>::new()?;
+        let ready = Channel::<Result>::new()?;
         let child = call.spawn(|| {
-            prepare();
             // A failure to report is seen as the end of the stream.
-            let _ = ready.send(&());
+            let _ = ready.send(&prepare());
             gate.wait();
             code
         })?;
-        ready.recv_from(&child)?;
+        ready.recv_from(&child)??;
         Ok(child)
     }
 
