@@ -1,21 +1,12 @@
 //! What an auto-reaped child has used: whom that is told, and to whose account it is added.
 
-use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::{Child, Clone3};
+use clone3_conformance::kit::subject::{leaves_zombie, reaped};
 use clone3_conformance::kit::{Held, threads, tracer, usage};
 use clone3_conformance::wait::Status;
 use nix::sys::ptrace::Options;
-
-/// A child with exit_signal 0, as an auto-reaped one is, that leaves a zombie: the control.
-fn leaves_zombie() -> Clone3 {
-    Clone3::new(Flags::PIDFD)
-}
-
-fn reaped() -> Clone3 {
-    Clone3::new(Flags::REAPED)
-}
 
 /// A child that has waited for a child of its own and then for its gate, and so has an account in every respect. The caller has
 /// seen it asleep.

@@ -8,9 +8,6 @@ use clone3_conformance::kit::process::two_apart;
 use clone3_conformance::kit::{Echo, sigchld};
 use clone3_conformance::wait::Status;
 use nix::errno::Errno;
-use nix::sys::signal::Signal;
-
-const SIGKILLED: Status = Status::killed(Signal::SIGKILL);
 
 /// Lets an echoing child end by itself: its last ping pipe closes.
 fn finish(child: Echo) -> Result {
@@ -34,7 +31,7 @@ fn autokill_basic() -> Result {
     let observer = child.observe()?;
     child.close_pidfd()?;
     child.is_dead("after the last close of its pidfd")?;
-    observer.gone_with(child.pid(), SIGKILLED)?;
+    observer.gone_with(child.pid(), Status::SIGKILLED)?;
     sigchld::none_pending()
 }
 
@@ -106,7 +103,7 @@ fn autokill_pidfd_open_no_effect() -> Result {
     let observer = child.observe()?;
     child.close_pidfd()?;
     child.is_dead("after the last close of clone3's pidfd, with a pidfd_open one still open")?;
-    observer.gone_with(child.pid(), SIGKILLED)
+    observer.gone_with(child.pid(), Status::SIGKILLED)
 }
 
 case! {
@@ -132,5 +129,5 @@ fn autokill_without_nnp_with_cap() -> Result {
     let observer = child.observe()?;
     child.close_pidfd()?;
     child.is_dead("after the last close of its pidfd")?;
-    observer.gone_with(child.pid(), SIGKILLED)
+    observer.gone_with(child.pid(), Status::SIGKILLED)
 }

@@ -41,11 +41,11 @@ fn autoreap_signaled() -> Result {
     control.kill(Signal::SIGKILL)?;
     let zombie = Event::killed(control.pid(), Signal::SIGKILL);
     check::equal("control without CLONE_AUTOREAP", wait::find_zombie(control.pid())?, zombie)?;
-    control.into_child().reap_expecting(Status::killed(Signal::SIGKILL))?;
+    control.into_child().reap_expecting(Status::SIGKILLED)?;
 
     let child = Held::exiting_with(&Clone3::new(Flags::REAPED), 0)?;
     check::succeeds("pidfd_send_signal(SIGKILL)", child.pidfd()?.send_signal(Signal::SIGKILL))?;
-    child.is_gone_with(Status::killed(Signal::SIGKILL))
+    child.is_gone_with(Status::SIGKILLED)
 }
 
 case! {

@@ -74,16 +74,15 @@ case! {
     source "clone(2), CLONE_VFORK; kernel/fork.c wait_for_vfork_done() (TASK_KILLABLE)",
 }
 fn autoreap_vfork_outlives_killed_creator() -> Result {
-    const KILLED: Status = Status::killed(Signal::SIGKILL);
     subject::each(|call| {
         let call = call.with(Flags::CLONE_VFORK);
         let (creator, child) = parent_and_child(&Clone3::fork(), |meeting| call.spawn(|| meeting.attend()))?;
         threads::wait_until_process_is_blocked(creator.pid())?;
         creator.kill(Signal::SIGKILL)?;
-        creator.reap_expecting(KILLED)?;
+        creator.reap_expecting(Status::SIGKILLED)?;
         child.lives("after the death of the creator that it suspended")?;
         check::succeeds("pidfd_send_signal(SIGKILL)", child.observer().send_signal(Signal::SIGKILL))?;
-        ends_by_its_kind(&call, child.pid(), child.observer(), KILLED)
+        ends_by_its_kind(&call, child.pid(), child.observer(), Status::SIGKILLED)
     })
 }
 

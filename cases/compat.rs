@@ -51,7 +51,7 @@ fn nnp_compat_i386() -> Result {
             Some(expected),
         )?;
         kill(Pid::from_raw(pid), Signal::SIGKILL)?;
-        wait::reap_expecting(pid, Status::killed(Signal::SIGKILL))?;
+        wait::reap_expecting(pid, Status::SIGKILLED)?;
     }
     Ok(())
 }

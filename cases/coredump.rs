@@ -429,7 +429,7 @@ fn autokill_during_core_dump() -> Result {
         let dump = server.begin_dump_of(child.pidfd()?)?;
         let status = if kills {
             child.close_pidfd()?;
-            Status::killed(Signal::SIGKILL)
+            Status::SIGKILLED
         } else {
             dump.take()?;
             Crash::Unmapped.dumped()

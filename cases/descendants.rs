@@ -15,8 +15,6 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::sync::OnceLock;
 
-const SIGKILLED: Status = Status::killed(Signal::SIGKILL);
-
 /// An auto-kill child, and a child of its own made by `call`, which answers pings.
 fn with_child(call: &Clone3) -> Result<(Child, Tied)> {
     parent_and_child(&Clone3::new(Flags::KILLED_NNP), |meeting| call.spawn(|| meeting.attend()))
@@ -25,7 +23,7 @@ fn with_child(call: &Clone3) -> Result<(Child, Tied)> {
 /// Kills an ordinary process that has come to be a child of the case, and reaps it.
 fn kill_and_reap(adopted: &Tied) -> Result {
     check::succeeds("pidfd_send_signal(SIGKILL)", adopted.observer().send_signal(Signal::SIGKILL))?;
-    wait::reap_expecting(adopted.pid(), SIGKILLED)
+    wait::reap_expecting(adopted.pid(), Status::SIGKILLED)
 }
 
 case! {
@@ -39,7 +37,7 @@ fn autokill_grandchildren_survive() -> Result {
         let (mut child, grandchild) = with_child(&call)?;
         let observer = child.observe()?;
         child.close_pidfd()?;
-        observer.reaped_with(SIGKILLED)?;
+        observer.reaped_with(Status::SIGKILLED)?;
         grandchild.lives("after the death of its auto-kill parent")?;
         let parent = orphan::parent_of(grandchild.observer())?;
         check::equal("the grandchild's parent", parent, std::process::id() as i32)?;
@@ -76,7 +74,7 @@ fn autokill_spares_sharer_of_memory() -> Result {
     let sharer = Pidfd::from(fdpass::receive(&ours)?);
     let pid = check::succeeds("PIDFD_GET_INFO", sharer.info(InfoMask::PID))?.pid;
     child.close_pidfd()?;
-    observer.reaped_with(SIGKILLED)?;
+    observer.reaped_with(Status::SIGKILLED)?;
     gate.open()?;
     let what = "the child with which the killed process shared its memory";
     wait::reap_expecting(pid as i32, Status::exited(0)).context(what)
@@ -100,7 +98,7 @@ fn autokill_grandchild_pdeathsig() -> Result {
         })?;
         let observer = child.observe()?;
         child.close_pidfd()?;
-        observer.reaped_with(SIGKILLED)?;
+        observer.reaped_with(Status::SIGKILLED)?;
         if asks {
             grandchild.dies("after the death of its auto-kill parent, at which it asked for SIGKILL")?;
         } else {
@@ -121,7 +119,7 @@ fn autokill_cascade() -> Result {
     let (mut child, grandchild) = with_child(&Clone3::new(Flags::KILLED_NNP))?;
     let observer = child.observe()?;
     child.close_pidfd()?;
-    observer.reaped_with(SIGKILLED)?;
+    observer.reaped_with(Status::SIGKILLED)?;
     grandchild.dies_in_time("after the death of its auto-kill parent, its only holder")
 }
 
@@ -143,7 +141,7 @@ fn autokill_not_inherited() -> Result {
     grandchild.lives("after the last close of its own pidfd, by its auto-kill parent")?;
     let observer = child.observe()?;
     child.close_pidfd()?;
-    observer.reaped_with(SIGKILLED)?;
+    observer.reaped_with(Status::SIGKILLED)?;
     grandchild.lives("after the death of its auto-kill parent")?;
     kill_and_reap(&grandchild)
 }
@@ -166,7 +164,7 @@ fn autokill_pidns_init_child() -> Result {
     init.lives("after a SIGTERM that it ignores")?;
     init.close()?;
     init.dies("after the last close of its pidfd")?;
-    member.reaped_with(SIGKILLED)
+    member.reaped_with(Status::SIGKILLED)
 }
 
 /// Inside a pid namespace: the init cannot be killed, by kill or by pidfd. Both say success.
@@ -221,7 +219,7 @@ fn closed_by_init() -> Result {
     // Sent by a process that has just sent itself SIGKILL.
     report.recv_from(&init)??;
     gate.open()?;
-    observer.gone_with(init.pid(), SIGKILLED)
+    observer.gone_with(init.pid(), Status::SIGKILLED)
 }
 
 case! {
@@ -250,6 +248,6 @@ fn autokill_closed_by_own_child() -> Result {
     started.recv_from(&doomed)??;
     doomed.close_pidfd()?;
     gate.open()?;
-    observer.reaped_with(Status::killed(Signal::SIGKILL))?;
+    observer.reaped_with(Status::SIGKILLED)?;
     reap_all()
 }

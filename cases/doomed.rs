@@ -15,8 +15,6 @@ use nix::sys::ptrace::Options;
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{Pid, getpgrp, getpid, getsid, setpgid};
 
-const SIGKILLED: Status = Status::killed(Signal::SIGKILL);
-
 fn call() -> Clone3 {
     Clone3::new(Flags::KILLED_NNP)
 }
@@ -77,7 +75,7 @@ fn autokill_shared_handlers() -> Result {
     let mut child = shares.spawn_on(&Stack::new()?, errands::wait_for_input(&nothing))?;
     let observer = child.observe()?;
     child.close_pidfd()?;
-    observer.gone_with(child.pid(), SIGKILLED)
+    observer.gone_with(child.pid(), Status::SIGKILLED)
 }
 
 case! {
@@ -96,7 +94,7 @@ fn autokill_listening_tracee() -> Result {
     check::succeeds("ptrace(LISTEN)", tracer::resume(child.pid(), Resume::Listen, 0))?;
     child.close()?;
     child.observer().wait_exited()?;
-    wait::reap_expecting(child.pid(), SIGKILLED)?;
+    wait::reap_expecting(child.pid(), Status::SIGKILLED)?;
     child.dies("in a group stop to which its tracer listens, after the last close of its pidfd")
 }
 

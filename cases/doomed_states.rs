@@ -14,8 +14,6 @@ use nix::errno::Errno;
 use nix::sys::ptrace::Options;
 use nix::sys::signal::Signal;
 
-const SIGKILLED: Status = Status::killed(Signal::SIGKILL);
-
 fn call() -> Clone3 {
     Clone3::new(Flags::KILLED_NNP)
 }
@@ -51,7 +49,7 @@ fn autokill_waiting_for_supervisor() -> Result {
         let asked = asked.ok_or_else(|| Failure::fail("the child ended before it asked its supervisor"))?;
         let status = if closes {
             child.close_pidfd()?;
-            SIGKILLED
+            Status::SIGKILLED
         } else {
             supervisor.answer(&asked, None)?;
             Status::exited(LET_THROUGH)
@@ -131,7 +129,7 @@ fn autokill_clears_child_tid() -> Result {
             }
             "by the last close" => {
                 child.close_pidfd()?;
-                SIGKILLED
+                Status::SIGKILLED
             }
             _ => {
                 rustix::io::write(&end, b"e")?;
@@ -161,7 +159,7 @@ fn autokill_waiting_for_dump_helper() -> Result {
             child.close_pidfd()?;
             let what =
                 "after the last close of the pidfd of a child that waits for the helper of its core dump";
-            observer.gone_with(child.pid(), SIGKILLED).context(what)?;
+            observer.gone_with(child.pid(), Status::SIGKILLED).context(what)?;
         }
         helper.dismiss()?;
         if !closes {

@@ -9,6 +9,7 @@ use clone3_conformance::clone3::{Child, Clone3, exit_now, exit_thread, park};
 use clone3_conformance::kit::helper::Command;
 use clone3_conformance::kit::process::child_reporting;
 use clone3_conformance::kit::seccomp::{self, Refusal};
+use clone3_conformance::kit::subject::reaped;
 use clone3_conformance::kit::{Channel, Gate, fdpass, subject, threads, tracer};
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::wait::{self, Status};
@@ -16,10 +17,6 @@ use nix::poll::PollFlags;
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
-
-fn reaped() -> Clone3 {
-    Clone3::new(Flags::REAPED)
-}
 
 /// Forbids a harmless system call to itself, and makes it.
 fn die_of_a_filter() -> i32 {

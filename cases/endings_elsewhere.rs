@@ -50,7 +50,6 @@ case! {
     source "pid_namespaces(7), the namespace init process; kernel/pid_namespace.c zap_pid_ns_processes()",
 }
 fn autoreap_injected_gone_with_namespace() -> Result {
-    const KILLED: Status = Status::killed(Signal::SIGKILL);
     subject::each(|call| {
         let (maker, ()) = child_reporting(&Clone3::fork(), || {
             namespace::unshare_pid()?;
@@ -58,7 +57,7 @@ fn autoreap_injected_gone_with_namespace() -> Result {
             let child = call.spawn(park)?;
             init.kill(Signal::SIGKILL)?;
             if child.reaps_itself() {
-                child.is_gone_with(KILLED).context("in a pid namespace that is torn down")?;
+                child.is_gone_with(Status::SIGKILLED).context("in a pid namespace that is torn down")?;
             } else {
                 wait::find_zombie(child.pid()).context("control")?;
                 let now = init.pidfd()?.poll_now(PollFlags::POLLIN)?;
@@ -67,9 +66,9 @@ fn autoreap_injected_gone_with_namespace() -> Result {
                     now,
                     PollFlags::empty(),
                 )?;
-                wait::reap_expecting(child.pid(), KILLED)?;
+                wait::reap_expecting(child.pid(), Status::SIGKILLED)?;
             }
-            init.reap_expecting(KILLED)
+            init.reap_expecting(Status::SIGKILLED)
         })?;
         maker.reap_expecting(Status::exited(0))
     })

@@ -16,8 +16,6 @@ use nix::sys::signal::Signal;
 use nix::unistd::close;
 use rustix::pipe::{PipeFlags, pipe_with};
 
-const SIGKILLED: Status = Status::killed(Signal::SIGKILL);
-
 case! {
     /// The child dies when the only process that holds its pidfd dies, however that comes about: by _exit, by a
     /// thread's exit_group, by abort, by SIGSEGV, by SIGKILL. It is dead when that process can be waited for.
@@ -57,7 +55,7 @@ fn autokill_100_children_parent_killed() -> Result {
         check::equal("poll while the parent lives", child.poll_now(PollFlags::POLLIN)?, PollFlags::empty())?;
     }
     parent.end(End::Killed)?;
-    observers.iter().try_for_each(|child| child.reaped_with(SIGKILLED))?;
+    observers.iter().try_for_each(|child| child.reaped_with(Status::SIGKILLED))?;
     wait::no_children()
 }
 
@@ -80,7 +78,7 @@ fn autokill_holder_leader_thread_exit() -> Result {
     threads::wait_for_dead_leader(holder.pid())?;
     child.lives("after the holder's leader thread ended and another lives")?;
     holder.kill(Signal::SIGKILL)?;
-    holder.reap_expecting(SIGKILLED)?;
+    holder.reap_expecting(Status::SIGKILLED)?;
     child.dies("after the holder's last thread was killed")
 }
 
@@ -99,7 +97,7 @@ fn autokill_creating_thread_exit() -> Result {
         Ok((Tied::new()?, control))
     })?;
     // Its death also says that the thread is gone, which a join does not.
-    control.pidfd()?.reaped_with(SIGKILLED)?;
+    control.pidfd()?.reaped_with(Status::SIGKILLED)?;
     child.lives("after the exit of the thread that created it")?;
     child.close()?;
     child.dies("after the last close of its pidfd")
@@ -173,7 +171,7 @@ fn close_under_way(fd: i32, has_returned: impl Fn() -> bool) -> Result<i32> {
     let observer = Pidfd::open(pid)?;
     check::equal("clone3 has returned while its child runs", has_returned(), false)?;
     close(fd)?;
-    observer.reaped_with(SIGKILLED)?;
+    observer.reaped_with(Status::SIGKILLED)?;
     Ok(pid)
 }
 
@@ -188,6 +186,6 @@ fn autokill_vfork_parent_killed() -> Result {
     })?;
     threads::wait_until_process_is_blocked(parent.pid())?;
     parent.kill(Signal::SIGKILL)?;
-    parent.reap_expecting(SIGKILLED)?;
+    parent.reap_expecting(Status::SIGKILLED)?;
     child.dies("after the death of the parent that it suspended")
 }

@@ -8,6 +8,7 @@ use clone3_conformance::kit::disposition::Disposition;
 use clone3_conformance::kit::helper::Command;
 use clone3_conformance::kit::process::{apart, child_reporting, reap_all, two_apart};
 use clone3_conformance::kit::programs::{CloneParentReport, try_clone_parent};
+use clone3_conformance::kit::subject::reaped;
 use clone3_conformance::kit::{Channel, Held, Orphan, disposition, legacy, privilege, sigchld, threads};
 use clone3_conformance::procfs::Stat;
 use clone3_conformance::wait::{self, Event, Status};
@@ -16,10 +17,6 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
-
-fn reaped() -> Clone3 {
-    Clone3::new(Flags::REAPED)
-}
 
 /// Every way to use CLONE_PARENT must have ended as `expected`: 0, or the number of an errno.
 fn all_ended(who: &str, report: &CloneParentReport, expected: i32) -> Result {

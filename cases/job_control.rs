@@ -1,6 +1,5 @@
 //! Process groups that an end orphans: who is stopped in one is told, auto-reaped or not.
 
-use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::{Child, Clone3};
@@ -10,6 +9,8 @@ use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::wait::{self, Status};
 use nix::sys::signal::{Signal, raise};
 use nix::unistd::{Pid, setpgid, setsid};
+
+use super::adoption::ends_by_its_kind;
 
 const HUNG_UP: Status = Status::killed(Signal::SIGHUP);
 
@@ -73,10 +74,7 @@ fn autoreap_stopped_orphan_hung_up() -> Result {
         })?;
         let what = format!("child of {call}, stopped when its parent ended");
         orphan.pidfd.wait_exited().context(&what)?;
-        match call.flags().contains(Flags::AUTOREAP) {
-            true => orphan.pidfd.gone_with(orphan.pid, HUNG_UP).context(&what)?,
-            false => wait::reap_expecting(orphan.pid, HUNG_UP).context(&what)?,
-        }
+        ends_by_its_kind(&call, orphan.pid, &orphan.pidfd, HUNG_UP).context(&what)?;
     }
     Ok(())
 }

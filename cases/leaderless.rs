@@ -13,8 +13,6 @@ use nix::unistd::{Pid, setpgid};
 
 use super::pidfd_info::info;
 
-const SIGKILLED: Status = Status::killed(Signal::SIGKILL);
-
 #[track_caller]
 fn leaderless(call: &Clone3) -> Result<Held> {
     threads::leaderless(call, 4, || 5)
@@ -33,7 +31,7 @@ fn autoreap_leaderless_reached_by_kill_of_group() -> Result {
         check::succeeds("kill(-PGID, SIGKILL)", kill(Pid::from_raw(-child.pid()), Signal::SIGKILL))?;
         let what = format!("leaderless child of {call} in a process group that got SIGKILL");
         child.pidfd()?.wait_exited().context(&what)?;
-        child.into_child().ends_with(SIGKILLED).context(&what)?;
+        child.into_child().ends_with(Status::SIGKILLED).context(&what)?;
     }
     Ok(())
 }
@@ -180,6 +178,6 @@ fn autoreap_leaderless_reached_by_cgroup_kill() -> Result {
         let status = child.pidfd()?.exit_status()?;
         group.remove()?;
         let what = format!("how a leaderless child of {call} ended after cgroup.kill");
-        check::equal_or_defect(what, status, SIGKILLED, Status::exited(5))
+        check::equal_or_defect(what, status, Status::SIGKILLED, Status::exited(5))
     })
 }

@@ -15,9 +15,6 @@ use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::wait::Status;
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns, unshare};
-use nix::sys::signal::Signal;
-
-const SIGKILLED: Status = Status::killed(Signal::SIGKILL);
 
 case! {
     /// A caller with CAP_SYS_ADMIN may use CLONE_PIDFD_AUTOKILL without CLONE_NNP also when it has no_new_privs itself, and
@@ -34,7 +31,7 @@ fn autokill_by_nnp_caller_with_cap() -> Result {
     let observer = child.observe()?;
     child.close_pidfd()?;
     child.is_dead("after the last close of its pidfd")?;
-    observer.gone_with(child.pid(), SIGKILLED)
+    observer.gone_with(child.pid(), Status::SIGKILLED)
 }
 
 case! {

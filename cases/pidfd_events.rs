@@ -7,6 +7,7 @@ use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::epoll::Watch;
 use clone3_conformance::kit::process::{sched_getscheduler, states_until_reaped, tgkill_nothing};
 use clone3_conformance::kit::processors::{Lookout, stay_on};
+use clone3_conformance::kit::subject::reaped;
 use clone3_conformance::kit::{Echo, Held, threads};
 use clone3_conformance::need::rounds;
 use clone3_conformance::pidfd::Pidfd;
@@ -19,10 +20,6 @@ use nix::sys::signal::kill;
 use nix::unistd::{Pid, getpgid, getsid};
 use rustix::event::epoll::EventFlags;
 use rustix::process::{Resource, getpriority_process, getrlimit, prlimit};
-
-fn reaped() -> Clone3 {
-    Clone3::new(Flags::REAPED)
-}
 
 fn raw(pid: Pid) -> Option<rustix::process::Pid> {
     rustix::process::Pid::from_raw(pid.as_raw())

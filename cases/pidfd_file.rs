@@ -149,7 +149,7 @@ fn autokill_info_after_kill() -> Result {
             info.given() - InfoMask::CGROUPID,
             request,
         )?;
-        check::equal("exit_code", Status(info.exit_code), Status::killed(Signal::SIGKILL))?;
+        check::equal("exit_code", Status(info.exit_code), Status::SIGKILLED)?;
     }
     Ok(())
 }

@@ -18,7 +18,7 @@ case! {
     known_defect "6.15 to 7.3: the exec has ended the leader with exit code 0, and the leader's is what is recorded: a process killed by SIGKILL is told to have exited with 0",
 }
 fn pidfd_info_killed_in_exec_exit_code() -> Result {
-    let killed = Status::killed(Signal::SIGKILL);
+    let killed = Status::SIGKILLED;
     check::each(subject::calls(), |call| {
         let (gate, ready) = (Gate::new()?, Channel::<Result>::new()?);
         let command = Command::new("exit", &["0"])?;

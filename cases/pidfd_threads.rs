@@ -256,7 +256,7 @@ fn pidfd_thread_signals_its_process() -> Result {
                 check::succeeds("kill() with the number of another thread than the leader", sent)?;
             }
             subject::see_off(&pair.child)?;
-            pair.child.pidfd()?.reaped_with(Status::killed(Signal::SIGKILL))?;
+            pair.child.pidfd()?.reaped_with(Status::SIGKILLED)?;
         }
         Ok(())
     })
@@ -298,7 +298,7 @@ fn pidfd_self_signals() -> Result {
         let what = format_args!(
             "a child of {call} that sent SIGKILL to PIDFD_SELF_PROCESS (or exited with the errno)"
         );
-        killed.pidfd()?.reaped_with(Status::killed(Signal::SIGKILL)).context(what)?;
+        killed.pidfd()?.reaped_with(Status::SIGKILLED).context(what)?;
     }
     Ok(())
 }

@@ -17,8 +17,6 @@ use nix::sys::signal::Signal;
 use rustix::fs::{fstat, stat};
 
 const ENDED: i32 = libc::WEXITED | libc::__WALL;
-const SIGKILLED: Status = Status::killed(Signal::SIGKILL);
-
 case! {
     /// pidfd_open with PIDFD_NONBLOCK gives a non-blocking pidfd: waitid(P_PIDFD) on it is EAGAIN while the child lives, and with
     /// WNOHANG it is 0, as on a blocking one.
@@ -219,10 +217,10 @@ fn autokill_mrelease_without_leader() -> Result {
         wait::reap_expecting(pair.other, held_up)?;
         mrelease("whose leader had ended when it was killed", Ok(()))?;
         tracer::go_on(pair.other, None)?;
-        wait::reap_expecting(pair.other, SIGKILLED)?;
+        wait::reap_expecting(pair.other, Status::SIGKILLED)?;
         match pair.child.reaps_itself() {
-            true => observer.gone_with(pair.child.pid(), SIGKILLED)?,
-            false => pair.child.reap_expecting(SIGKILLED)?,
+            true => observer.gone_with(pair.child.pid(), Status::SIGKILLED)?,
+            false => pair.child.reap_expecting(Status::SIGKILLED)?,
         }
         mrelease("which is gone", Err(Errno::ESRCH))?;
     }

@@ -21,7 +21,7 @@ impl Caller {
     fn told(self) -> Status {
         match self {
             Caller::Init => Status::exited(0),
-            Caller::ItsChild => Status::killed(Signal::SIGKILL),
+            Caller::ItsChild => Status::SIGKILLED,
         }
     }
 }

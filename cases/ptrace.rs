@@ -4,6 +4,7 @@ use clone3_conformance::abi::{Flags, InfoMask};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::{Child, Clone3};
+use clone3_conformance::kit::subject::reaped;
 use clone3_conformance::kit::{Channel, Gate, Held, Orphan, sigchld, threads, tracer};
 use clone3_conformance::wait::{self, Event, Status};
 use nix::errno::Errno;
@@ -11,11 +12,6 @@ use nix::poll::PollFlags;
 use nix::sys::ptrace::{self, Options};
 use nix::sys::signal::{Signal, raise};
 use nix::unistd::Pid;
-
-/// The call that these cases are about.
-fn reaped() -> Clone3 {
-    Clone3::new(Flags::REAPED)
-}
 
 /// A child that was seized by the caller and has exited: a zombie to its tracer.
 #[track_caller]

@@ -18,6 +18,8 @@ use nix::sys::ptrace::Options;
 use nix::sys::signal::Signal;
 use rustix::event::epoll::EventFlags;
 
+use super::adoption::ends_by_its_kind;
+
 /// A child that has exited and is a zombie to a tracer which is its sibling, and that tracer.
 #[track_caller]
 fn zombie_of_a_sibling(call: &Clone3, code: i32) -> Result<(Child, Tracer)> {
@@ -83,10 +85,7 @@ fn autoreap_ptrace_blocked_tracer_woken() -> Result {
         check::equal(format_args!("{wait} of the tracer of a child of {call}"), found, Ok(Some(child.pid)))?;
         sigchld::pending_for(child.pid, libc::CLD_EXITED)?;
         let orphan = child.orphan()?;
-        match call.flags().contains(Flags::AUTOREAP) {
-            true => orphan.pidfd.gone_with(orphan.pid, Status::exited(16))?,
-            false => wait::reap_expecting(orphan.pid, Status::exited(16))?,
-        }
+        ends_by_its_kind(&call, orphan.pid, &orphan.pidfd, Status::exited(16))?;
     }
     Ok(())
 }
@@ -248,7 +247,7 @@ fn autoreap_ptrace_exitkill() -> Result {
     sigchld::block()?;
     let child = Held::traceable(&Clone3::new(Flags::REAPED), 0)?;
     Tracer::killing_on_exit(child.pid())?.dismiss()?;
-    is_gone_with(&child, Status::killed(Signal::SIGKILL))
+    is_gone_with(&child, Status::SIGKILLED)
 }
 
 /// When a process that others trace ends: before or after its parent.
@@ -335,7 +334,6 @@ case! {
     source "pid_namespaces(7); kernel/signal.c do_notify_parent() (task_active_pid_ns(tsk->parent))",
 }
 fn autoreap_ptrace_sigchld_in_tracers_pidns() -> Result {
-    const KILLED: Status = Status::killed(Signal::SIGKILL);
     sigchld::block()?;
     for call in subject::calls() {
         let (init, child) = parent_and_child(&namespace::init(), |meeting| call.spawn(|| meeting.attend()))?;
@@ -343,7 +341,7 @@ fn autoreap_ptrace_sigchld_in_tracers_pidns() -> Result {
         check::succeeds("pidfd_send_signal(SIGKILL)", child.observer().send_signal(Signal::SIGKILL))?;
         let told = Event::killed(child.pid(), Signal::SIGKILL);
         check::equal(format_args!("the tracer's SIGCHLD about a child of {call}"), sigchld::next()?, told)?;
-        wait::reap_expecting(child.pid(), KILLED)?;
+        wait::reap_expecting(child.pid(), Status::SIGKILLED)?;
         init.clear_away()?;
         while sigchld::take().is_some() {}
     }

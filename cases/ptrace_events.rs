@@ -194,7 +194,6 @@ case! {
     source "kernel/signal.c ptrace_stop(), do_notify_parent_cldstop(); ptrace(2), group-stop",
 }
 fn autoreap_ptrace_stop_told_to_parent() -> Result {
-    const KILLED: Status = Status::killed(Signal::SIGKILL);
     sigchld::block()?;
     for call in subject::calls() {
         let child = Held::traceable(&call, 0)?;
@@ -213,7 +212,7 @@ fn autoreap_ptrace_stop_told_to_parent() -> Result {
         sigchld::arrives_for(pid, libc::CLD_STOPPED).context(what)?;
         child.kill(Signal::SIGKILL)?;
         tracer.dismiss()?;
-        child.into_child().ends_with(KILLED)?;
+        child.into_child().ends_with(Status::SIGKILLED)?;
         // Of the end of the tracer, and of an ordinary child.
         while sigchld::take().is_some() {}
     }
@@ -228,9 +227,7 @@ case! {
 fn autoreap_ptrace_tracer_told_how() -> Result {
     sigchld::block()?;
     let exits = (None, libc::CLD_EXITED, Status::exited(6));
-    for (signal, code, status) in
-        [exits, (Some(Signal::SIGKILL), libc::CLD_KILLED, Status::killed(Signal::SIGKILL))]
-    {
+    for (signal, code, status) in [exits, (Some(Signal::SIGKILL), libc::CLD_KILLED, Status::SIGKILLED)] {
         let child = Held::traceable(&Clone3::new(Flags::REAPED), 6)?;
         let tracer = Tracer::of(child.pid())?;
         match signal {

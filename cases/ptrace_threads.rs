@@ -110,7 +110,7 @@ fn autoreap_ptrace_exitkill_of_a_thread() -> Result {
         let pair = Pair::new(&call)?;
         let tracer = Tracer::killing_on_exit(pair.other)?;
         tracer.dismiss()?;
-        let killed = Status::killed(Signal::SIGKILL);
+        let killed = Status::SIGKILLED;
         pair.child.pidfd()?.wait_exited().context(format_args!("{call}, a thread traced"))?;
         pair.child.ends_with(killed)?;
     }
@@ -167,7 +167,7 @@ fn traces_a_child(call: &Clone3) -> Result {
     })?;
     tracer::stops_with(child.pid(), Signal::SIGUSR1)?;
     child.kill(Signal::SIGKILL)?;
-    wait::reap_expecting(child.pid(), Status::killed(Signal::SIGKILL))
+    wait::reap_expecting(child.pid(), Status::SIGKILLED)
 }
 
 case! {
@@ -234,7 +234,7 @@ fn autoreap_ptrace_thread_keeps_own_code() -> Result {
         threads::wait_for_dead_leader(pair.child.pid())?;
         tracer.dismiss()?;
         thread.reaped_with(Status::exited(OTHER)).context(format_args!("a thread of a child of {call}"))?;
-        pair.child.ends_with(Status::killed(Signal::SIGKILL))?;
+        pair.child.ends_with(Status::SIGKILLED)?;
         while sigchld::take().is_some() {}
     }
     Ok(())

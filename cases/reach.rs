@@ -43,7 +43,7 @@ fn autoreap_reached_by_cgroup_kill() -> Result {
     let ordinary = Held::exiting_with(&Clone3::fork().into_cgroup(group.dir()), 0)?;
     let child = Held::exiting_with(&Clone3::new(Flags::REAPED).into_cgroup(group.dir()), 0)?;
     group.write("cgroup.kill", "1")?;
-    let killed = Status::killed(Signal::SIGKILL);
+    let killed = Status::SIGKILLED;
     ordinary.into_child().reap_expecting(killed).context("control")?;
     child.is_gone_with(killed)?;
     group.remove()
@@ -55,7 +55,6 @@ case! {
     source "Documentation/admin-guide/cgroup-v2.rst, cgroup.kill",
 }
 fn autoreap_stopped_reached_by_cgroup_kill() -> Result {
-    const KILLED: Status = Status::killed(Signal::SIGKILL);
     subject::each(|call| {
         let group = Cgroup::create(&[])?;
         let call = call.into_cgroup(group.dir());
@@ -66,9 +65,9 @@ fn autoreap_stopped_reached_by_cgroup_kill() -> Result {
         tracer::attach(traced.pid())?;
 
         group.write("cgroup.kill", "1")?;
-        ends_by_its_kind(&call, stopped.pid(), stopped.pidfd()?, KILLED)?;
-        wait::reap_expecting(traced.pid(), KILLED).context("the stopped tracee")?;
-        traced.pidfd()?.gone_with(traced.pid(), KILLED)?;
+        ends_by_its_kind(&call, stopped.pid(), stopped.pidfd()?, Status::SIGKILLED)?;
+        wait::reap_expecting(traced.pid(), Status::SIGKILLED).context("the stopped tracee")?;
+        traced.pidfd()?.gone_with(traced.pid(), Status::SIGKILLED)?;
         group.remove()
     })
 }
@@ -205,7 +204,7 @@ fn autoreap_pdeathsig_of_a_thread() -> Result {
 
         let dies = Orphan::left_by(|| with_another_thread(&call, true))?;
         dies.pidfd.wait_exited().context(format_args!("a child of {call}, at the end of its parent"))?;
-        ends_by_its_kind(&call, dies.pid, &dies.pidfd, Status::killed(Signal::SIGKILL))?;
+        ends_by_its_kind(&call, dies.pid, &dies.pidfd, Status::SIGKILLED)?;
     }
     Ok(())
 }

@@ -78,7 +78,7 @@ fn autokill_leaves_nothing() -> Result {
     remains::none_of(|| {
         let mut closed = Tied::new()?;
         closed.close()?;
-        closed.observer().reaped_with(Status::killed(Signal::SIGKILL))?;
+        closed.observer().reaped_with(Status::SIGKILLED)?;
 
         let call = Clone3::new(Flags::KILLED_NNP);
         let holder = Clone3::fork().spawn(|| {
@@ -115,7 +115,7 @@ fn autokill_references_leave_nothing() -> Result {
         let reopened = Handle::of(child.observer())?.open(child.observer(), 0);
         child.close()?;
         drop((here, there, watch, copy, reopened));
-        child.observer().reaped_with(Status::killed(Signal::SIGKILL))?;
+        child.observer().reaped_with(Status::SIGKILLED)?;
 
         let (here, there) = fdpass::pair()?;
         let mut holds_itself = Tied::new()?;
@@ -143,7 +143,7 @@ fn autokill_exec_leaves_nothing() -> Result {
             let killed = exec(&Clone3::new(Flags::KILLED_NNP), 8)?;
             let observer = killed.observe()?;
             drop(killed);
-            observer.reaped_with(Status::killed(Signal::SIGKILL))?;
+            observer.reaped_with(Status::SIGKILLED)?;
         }
         Ok(())
     })

@@ -12,8 +12,6 @@ use clone3_conformance::wait::{self, Event, Status};
 use nix::poll::PollFlags;
 use nix::sys::signal::Signal;
 
-const SIGKILLED: Status = Status::killed(Signal::SIGKILL);
-
 fn own_pid() -> i32 {
     std::process::id() as i32
 }
@@ -24,7 +22,7 @@ fn an_ordinary_orphan_is_waited_for() -> Result {
     let orphan = Orphan::exiting_with(&Clone3::new(Flags::PIDFD), 3)?;
     check::equal("waitid of the new parent", orphan.wait_now(), Ok(None)).context("control")?;
     check::succeeds("pidfd_send_signal(SIGKILL)", orphan.pidfd.send_signal(Signal::SIGKILL))?;
-    wait::reap_expecting(orphan.pid, SIGKILLED).context("control")?;
+    wait::reap_expecting(orphan.pid, Status::SIGKILLED).context("control")?;
     sigchld::pending_for(orphan.pid, libc::CLD_KILLED).context("control")
 }
 
@@ -35,7 +33,7 @@ fn an_auto_reaped_orphan_vanishes() -> Result {
     let orphan = Orphan::exiting_with(&Clone3::new(Flags::REAPED), 3)?;
     check::equal("waitid of the new parent, before the end", orphan.wait_now(), Ok(None))?;
     check::succeeds("pidfd_send_signal(SIGKILL)", orphan.pidfd.send_signal(Signal::SIGKILL))?;
-    orphan.pidfd.reaped_with(SIGKILLED)?;
+    orphan.pidfd.reaped_with(Status::SIGKILLED)?;
     wait::no_such_child("waitid of the new parent, after the end", orphan.wait_now())?;
     wait::no_child(orphan.pid)?;
     wait::pid_is_free(orphan.pid)?;
@@ -134,7 +132,7 @@ fn autokill_orphan_of_init() -> Result {
         check::equal("ppid of the orphan", orphan.parent()?, 1)?;
         let observer = Pidfd::open(orphan.pid)?;
         std::mem::replace(&mut orphan.pidfd, observer).close()?;
-        orphan.pidfd.reaped_with(SIGKILLED)
+        orphan.pidfd.reaped_with(Status::SIGKILLED)
     })
 }
 
@@ -185,11 +183,11 @@ fn autoreap_pidns_init() -> Result {
     let (ordinary, member) = init_that_leaves(&Clone3::new(Flags::PIDFD), &inner)?;
     check::equal("control", wait::find_zombie(ordinary.pid())?, Event::exited(ordinary.pid(), 44))?;
     ordinary.reap_expecting(Status::exited(44))?;
-    member.reaped_with(SIGKILLED)?;
+    member.reaped_with(Status::SIGKILLED)?;
 
     let (init, member) = init_that_leaves(&Clone3::new(Flags::REAPED), &inner)?;
     init.pidfd()?.reaped_with(Status::exited(44))?;
-    member.reaped_with(SIGKILLED)?;
+    member.reaped_with(Status::SIGKILLED)?;
     wait::no_child(init.pid())?;
     wait::pid_is_free(init.pid())?;
     sigchld::none_pending()
@@ -205,7 +203,7 @@ fn autoreap_pidns_teardown() -> Result {
     for inner in [Clone3::new(Flags::PIDFD), Clone3::new(Flags::REAPED)] {
         let (init, member) = init_that_leaves(&Clone3::fork(), &inner)?;
         init.reap_expecting(Status::exited(44)).context(&inner)?;
-        member.reaped_with(SIGKILLED).context(&inner)?;
+        member.reaped_with(Status::SIGKILLED).context(&inner)?;
     }
     Ok(())
 }

@@ -1,10 +1,11 @@
 //! What an auto-reaped child gives back when it ends, and what it does not add to its parent's accounts.
 
-use clone3_conformance::abi::{Flags, InfoMask};
+use clone3_conformance::abi::InfoMask;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::{Child, Clone3};
 use clone3_conformance::kit::process::{reap_all, spawn_once_free};
+use clone3_conformance::kit::subject::{leaves_zombie, reaped};
 use clone3_conformance::kit::{Cgroup, Gate, Held, Orphan, privilege};
 use clone3_conformance::need::{Setting, rounds};
 use clone3_conformance::procfs::Stat;
@@ -13,15 +14,6 @@ use nix::errno::Errno;
 use nix::poll::PollFlags;
 use nix::sys::resource::{Resource, Usage, UsageWho, getrusage, setrlimit};
 use nix::sys::signal::Signal;
-
-fn reaped() -> Clone3 {
-    Clone3::new(Flags::REAPED)
-}
-
-/// A child with exit_signal 0, as an auto-reaped one is, that leaves a zombie: the control.
-fn leaves_zombie() -> Clone3 {
-    Clone3::new(Flags::PIDFD)
-}
 
 /// In microseconds.
 const CPU_TIME: i64 = 10_000;

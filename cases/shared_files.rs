@@ -15,7 +15,6 @@ use nix::sys::signal::Signal;
 use nix::unistd::close;
 use rustix::pipe::{PipeFlags, pipe_with};
 
-const SIGKILLED: Status = Status::killed(Signal::SIGKILL);
 const SHARING: Flags = Flags::KILLED_NNP.union(Flags::CLONE_FILES);
 
 case! {
@@ -29,7 +28,7 @@ fn autokill_clone_files_child_holds() -> Result {
         let (creator, child) =
             parent_and_child(&Clone3::fork(), |meeting| Clone3::new(flags).spawn(|| meeting.attend()))?;
         creator.kill(Signal::SIGKILL)?;
-        creator.reap_expecting(SIGKILLED)?;
+        creator.reap_expecting(Status::SIGKILLED)?;
         if flags == SHARING {
             child.lives("after the death of its creator, whose table it shares")?;
             child.clear_away()?;
@@ -48,7 +47,8 @@ case! {
 }
 fn autokill_clone_files_child_closes_itself() -> Result {
     let control = Flags::REAPED | Flags::CLONE_FILES;
-    for (flags, status, returns) in [(control, Status::exited(0), true), (SHARING, SIGKILLED, false)] {
+    for (flags, status, returns) in [(control, Status::exited(0), true), (SHARING, Status::SIGKILLED, false)]
+    {
         let gate = Gate::new()?;
         let (said, say) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         let fd = lowest_free_fd()?;
@@ -113,5 +113,5 @@ fn autokill_clone_files_exec() -> Result {
     gate.open()?;
     alive.wait();
     gate.open()?;
-    observer.reaped_with(SIGKILLED)
+    observer.reaped_with(Status::SIGKILLED)
 }

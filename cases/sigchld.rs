@@ -7,6 +7,7 @@ use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::helper::Command;
 use clone3_conformance::kit::programs::EndReport;
 use clone3_conformance::kit::sigchld::{self, Reaction};
+use clone3_conformance::kit::subject::reaped;
 use clone3_conformance::kit::{Channel, Echo, Gate, Held, Orphan, threads};
 use clone3_conformance::need::rounds;
 use clone3_conformance::pidfd::Pidfd;
@@ -15,10 +16,6 @@ use nix::errno::Errno;
 use nix::poll::PollFlags;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SaFlags, Signal};
-
-fn reaped() -> Clone3 {
-    Clone3::new(Flags::REAPED)
-}
 
 /// The event of a child that a signal has stopped.
 fn stopped(pid: i32) -> Event {
@@ -89,7 +86,7 @@ fn autoreap_no_sigchld_after_reparent() -> Result {
     ends_in_silence(child.pid, &child.pidfd, Status::exited(5))?;
     let child = Orphan::exiting_with(&reaped(), 5)?;
     check::succeeds("pidfd_send_signal(SIGKILL)", child.pidfd.send_signal(Signal::SIGKILL))?;
-    ends_in_silence(child.pid, &child.pidfd, Status::killed(Signal::SIGKILL))
+    ends_in_silence(child.pid, &child.pidfd, Status::SIGKILLED)
 }
 
 case! {
@@ -217,7 +214,7 @@ fn autoreap_stop_is_reported() -> Result {
     let found = wait::waitid(Who::Pid(child.pid()), libc::WSTOPPED | libc::WNOHANG | libc::__WALL);
     check::equal("waitid(WSTOPPED) once more", found, Ok(None))?;
     child.kill(Signal::SIGKILL)?;
-    ends_in_silence(child.pid(), child.pidfd()?, Status::killed(Signal::SIGKILL))
+    ends_in_silence(child.pid(), child.pidfd()?, Status::SIGKILLED)
 }
 
 case! {
@@ -301,7 +298,7 @@ fn autoreap_killed_while_stopped() -> Result {
         stop(&child)?;
         sigchld::arrives_for(child.pid(), libc::CLD_STOPPED).context("control")?;
         child.kill(Signal::SIGKILL)?;
-        ends_in_silence(child.pid(), child.pidfd()?, Status::killed(Signal::SIGKILL))?;
+        ends_in_silence(child.pid(), child.pidfd()?, Status::SIGKILLED)?;
     }
     Ok(())
 }

@@ -192,7 +192,7 @@ fn autokill_child_holds_own_fd() -> Result {
     })?;
     gate.open()?;
     check::equal("what the child said after the last close of its pidfd", said.try_recv()?, None)?;
-    child.reaped_with(Status::killed(Signal::SIGKILL))?;
+    child.reaped_with(Status::SIGKILLED)?;
     wait::no_children()
 }
 

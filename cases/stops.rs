@@ -19,8 +19,6 @@ use nix::unistd::{Pid, getuid};
 
 use super::adoption::ends_by_its_kind;
 
-const SIGKILLED: Status = Status::killed(Signal::SIGKILL);
-
 fn stopped(pid: i32) -> Event {
     Event::stopped(pid, Signal::SIGSTOP)
 }
@@ -78,7 +76,7 @@ fn autoreap_stop_outlasts_adoption() -> Result {
         let what = format!("waitid(WSTOPPED) by who has adopted a stopped child of {call}");
         check::equal(what, seen, Ok(Some(stopped(orphan.pid))))?;
         check::succeeds("pidfd_send_signal(SIGKILL)", orphan.pidfd.send_signal(Signal::SIGKILL))?;
-        ends_by_its_kind(&call, orphan.pid, &orphan.pidfd, SIGKILLED)?;
+        ends_by_its_kind(&call, orphan.pid, &orphan.pidfd, Status::SIGKILLED)?;
     }
     Ok(())
 }

@@ -16,8 +16,6 @@ use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-const SIGKILLED: Status = Status::killed(Signal::SIGKILL);
-
 fn call() -> Clone3 {
     Clone3::new(Flags::KILLED_NNP)
 }
@@ -81,7 +79,7 @@ fn autokill_busy_child() -> Result {
     let observer = child.observe()?;
     busy.wait();
     child.close_pidfd()?;
-    observer.reaped_with(SIGKILLED)
+    observer.reaped_with(Status::SIGKILLED)
 }
 
 case! {
@@ -96,12 +94,12 @@ fn autokill_child_in_vfork_wait() -> Result {
     let observer = child.observe()?;
     threads::wait_until_process_is_blocked(child.pid())?;
     child.close_pidfd()?;
-    observer.reaped_with(SIGKILLED)?;
+    observer.reaped_with(Status::SIGKILLED)?;
     grandchild.lives("after the death of the parent that it suspended")?;
     let parent = orphan::parent_of(grandchild.observer())?;
     check::equal("the grandchild's parent", parent, std::process::id() as i32)?;
     check::succeeds("pidfd_send_signal(SIGKILL)", grandchild.observer().send_signal(Signal::SIGKILL))?;
-    wait::reap_expecting(grandchild.pid(), SIGKILLED)
+    wait::reap_expecting(grandchild.pid(), Status::SIGKILLED)
 }
 
 case! {
@@ -114,7 +112,7 @@ fn autokill_child_in_user_fault() -> Result {
     let mut child = trap.catch(&call())?;
     let observer = child.observe()?;
     child.close_pidfd()?;
-    observer.gone_with(child.pid(), SIGKILLED)
+    observer.gone_with(child.pid(), Status::SIGKILLED)
 }
 
 case! {
@@ -175,7 +173,7 @@ fn autokill_multithreaded_child() -> Result {
     }
     let observer = child.observe()?;
     child.close_pidfd()?;
-    observer.reaped_with(SIGKILLED)?;
+    observer.reaped_with(Status::SIGKILLED)?;
     check::equal("what the threads sent when they were killed", started.try_recv()?, None)?;
     wait::no_child(child.pid())
 }
@@ -189,7 +187,7 @@ fn autokill_leader_exited_child() -> Result {
     let mut child = threads::leaderless(&call(), 0, || exit_thread(1))?;
     let observer = child.observe()?;
     child.close_pidfd()?;
-    observer.gone_with(child.pid(), SIGKILLED)
+    observer.gone_with(child.pid(), Status::SIGKILLED)
 }
 
 case! {
@@ -202,7 +200,7 @@ fn autokill_after_child_exec() -> Result {
     let observer = child.observe()?;
     child.close_pidfd()?;
     child.is_dead("after its exec and the last close of its pidfd")?;
-    observer.reaped_with(SIGKILLED)
+    observer.reaped_with(Status::SIGKILLED)
 }
 
 case! {

@@ -68,16 +68,15 @@ case! {
     source "_exit(2), on session leaders and their terminal; commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"",
 }
 fn autokill_session_leader_hangs_up() -> Result {
-    const KILLED: Status = Status::killed(Signal::SIGKILL);
     let killed = |leader: Held| {
         leader.kill(Signal::SIGKILL)?;
-        leader.into_child().ends_with(KILLED)
+        leader.into_child().ends_with(Status::SIGKILLED)
     };
     hangs_up(&Terminal::new()?, &Clone3::fork(), killed).context("control: an ordinary session leader")?;
     let closed = |mut leader: Held| {
         let observer = leader.observe()?;
         leader.close_pidfd()?;
-        observer.gone_with(leader.pid(), KILLED)
+        observer.gone_with(leader.pid(), Status::SIGKILLED)
     };
     let call = Clone3::new(Flags::KILLED_NNP);
     hangs_up(&Terminal::new()?, &call, closed).context(format_args!("session leader of {call}"))

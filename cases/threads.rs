@@ -82,7 +82,7 @@ fn autoreap_multithreaded_endings() -> Result {
     let endings: [Ending; 3] = [
         (|| 22, Status::exited(22)),
         (|| exit_now(99), Status::exited(99)),
-        (die_of_sigkill, Status::killed(Signal::SIGKILL)),
+        (die_of_sigkill, Status::SIGKILLED),
     ];
     for (ending, status) in endings {
         let ordinary = threads::leaderless(&Clone3::new(Flags::PIDFD), 11, ending)?;

@@ -10,8 +10,6 @@ use nix::sys::ptrace::{self, Options};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-const SIGKILLED: Status = Status::killed(Signal::SIGKILL);
-
 case! {
     /// A close of the pidfd while the child is dead already, and a zombie for the sake of its tracer, leaves its
     /// status alone.
@@ -43,14 +41,14 @@ fn autokill_traced_child() -> Result {
     let event = Status(libc::PTRACE_EVENT_EXIT << 16 | Status::stopped(Signal::SIGTRAP).0);
     wait::reap_expecting(running.pid(), event)?;
     let message = ptrace::getevent(Pid::from_raw(running.pid()))?;
-    check::equal("status in PTRACE_EVENT_EXIT", Status(message as i32), SIGKILLED)?;
+    check::equal("status in PTRACE_EVENT_EXIT", Status(message as i32), Status::SIGKILLED)?;
     tracer::go_on(running.pid(), None)?;
-    wait::reap_expecting(running.pid(), SIGKILLED)?;
+    wait::reap_expecting(running.pid(), Status::SIGKILLED)?;
     running.dies("traced, after the last close of its pidfd")?;
 
     let mut stopped = Tied::new()?;
     tracer::attach(stopped.pid())?;
     stopped.close()?;
-    wait::reap_expecting(stopped.pid(), SIGKILLED)?;
+    wait::reap_expecting(stopped.pid(), Status::SIGKILLED)?;
     stopped.dies("in a ptrace stop, after the last close of its pidfd")
 }

@@ -19,8 +19,6 @@ use nix::unistd::Pid;
 
 use super::adoption::ends_by_its_kind;
 
-const SIGKILLED: Status = Status::killed(Signal::SIGKILL);
-
 case! {
     /// When an auto-reaped process that traces another with PTRACE_O_EXITKILL ends, its tracee is killed, as it is when an
     /// ordinary tracer ends.
@@ -35,7 +33,7 @@ fn autoreap_tracer_exitkill() -> Result {
         tracer.dismiss()?;
         let what = format!("tracee with PTRACE_O_EXITKILL of a child of {call}, which has ended");
         tracee.pidfd()?.wait_exited().context(&what)?;
-        tracee.into_child().reap_expecting(SIGKILLED).context(&what)?;
+        tracee.into_child().reap_expecting(Status::SIGKILLED).context(&what)?;
     }
     Ok(())
 }

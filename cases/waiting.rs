@@ -5,6 +5,7 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::{Child, Clone3};
 use clone3_conformance::kit::pair::Pair;
+use clone3_conformance::kit::subject::{leaves_zombie, reaped};
 use clone3_conformance::kit::threads::in_a_thread;
 use clone3_conformance::kit::{Blocked, Found, Held, Orphan, WaitCall, subject, threads};
 use clone3_conformance::wait::{self, Status};
@@ -15,15 +16,6 @@ use nix::unistd::getpgrp;
 
 const NO_CHILD: Found = Err(Errno::ECHILD);
 const ALIVE: Found = Ok(None);
-
-/// A child with exit_signal 0, as an auto-reaped one is, that leaves a zombie: the control.
-fn leaves_zombie() -> Clone3 {
-    Clone3::new(Flags::PIDFD)
-}
-
-fn reaped() -> Clone3 {
-    Clone3::new(Flags::REAPED)
-}
 
 /// The ways to wait for the end of a child, with these options.
 fn ways_to_wait(child: &Child, options: i32) -> Result<[WaitCall; 6]> {

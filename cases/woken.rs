@@ -5,21 +5,13 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::sigchld::{self, Reaction};
+use clone3_conformance::kit::subject::{leaves_zombie, reaped};
 use clone3_conformance::kit::{Blocked, Gate, Held, WaitCall, subject, threads};
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
 use nix::sys::signal::SaFlags;
 use nix::unistd::getpgrp;
 use rustix::event::{EventfdFlags, epoll, eventfd};
-
-fn reaped() -> Clone3 {
-    Clone3::new(Flags::REAPED)
-}
-
-/// A child with exit_signal 0, as an auto-reaped one is, that leaves a zombie: the control.
-fn leaves_zombie() -> Clone3 {
-    Clone3::new(Flags::PIDFD)
-}
 
 case! {
     /// Of two threads that are blocked in a wait for the last child, an auto-reaped one, both return with ECHILD at its end; of

@@ -18,6 +18,9 @@ use crate::pidfd::Pidfd;
 pub struct Status(pub i32);
 
 impl Status {
+    /// The status of a process killed by SIGKILL.
+    pub const SIGKILLED: Status = Status::killed(Signal::SIGKILL);
+
     /// The status of a process that called `exit(code)`.
     pub const fn exited(code: i32) -> Status {
         Status((code & 0xff) << 8)

@@ -52,7 +52,7 @@ impl End {
             End::Exit | End::ExitByThread => Status::exited(0),
             End::Abort => Status::killed(Signal::SIGABRT),
             End::Segfault => Status::killed(Signal::SIGSEGV),
-            End::Killed => Status::killed(Signal::SIGKILL),
+            End::Killed => Status::SIGKILLED,
         }
     }
 

@@ -27,6 +27,16 @@ pub fn kinds() -> Vec<Clone3> {
     calls
 }
 
+/// The call for an auto-reaped child, with a pidfd.
+pub fn reaped() -> Clone3 {
+    Clone3::new(Flags::REAPED)
+}
+
+/// The call for its control: a child with exit_signal 0, as an auto-reaped one, that leaves a zombie.
+pub fn leaves_zombie() -> Clone3 {
+    Clone3::new(Flags::PIDFD)
+}
+
 /// The calls that make the children whom `PIDFD_GET_INFO` is asked about, each with a pidfd.
 pub fn calls() -> Vec<Clone3> {
     let mut calls = vec![Clone3::fork().with(Flags::PIDFD)];

@@ -125,7 +125,7 @@ impl Tied {
     /// it up has returned.
     #[track_caller]
     pub fn dies_in_time(&self, when: &str) -> Result {
-        self.observer.reaped_with(Status::killed(Signal::SIGKILL)).context(when)?;
+        self.observer.reaped_with(Status::SIGKILLED).context(when)?;
         wait::no_child(self.pid).context(when)
     }
 

@@ -178,7 +178,7 @@ impl Tracer {
     pub fn kill(self) -> Result {
         let pid = self.actor.child().pid();
         self.actor.child().kill(Signal::SIGKILL)?;
-        wait::reap_expecting(pid, Status::killed(Signal::SIGKILL))?;
+        wait::reap_expecting(pid, Status::SIGKILLED)?;
         sigchld::pending_for(pid, libc::CLD_KILLED)
     }
 }
