@@ -2,7 +2,7 @@
 //! they are to each other does not depend on that.
 
 use caps::Capability;
-use clone3_conformance::abi::{Flags, InfoMask};
+use clone3_conformance::abi::{Flags, InfoMask, Namespace};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::{Child, Clone3};
@@ -205,4 +205,24 @@ fn autokill_child_that_creator_may_not_signal() -> Result {
     child.close_pidfd()?;
     child.is_dead("after the last close of its pidfd by its creator, who may not signal it")?;
     observer.gone_with(child.pid(), Status::killed(Signal::SIGKILL))
+}
+
+case! {
+    /// Who opens the namespaces of a process by its pidfd needs the capabilities that the process has, effective: to have them
+    /// permitted is not enough (EACCES).
+    pidfd_namespace_by_effective_capabilities: Must, needs [PidfdInfo, Root],
+    source "ptrace(2), \"Ptrace access mode checking\" (PTRACE_MODE_FSCREDS); fs/pidfs.c pidfd_ioctl()",
+}
+fn pidfd_namespace_by_effective_capabilities() -> Result {
+    let permitted = privilege::permitted()?;
+    subject::each(|call| {
+        let child = Held::exiting_with(&call, 0)?;
+        let open = || child.pidfd().map(|pidfd| pidfd.namespace(Namespace::Mount).map(drop));
+        check::succeeds("control: PIDFD_GET_MNT_NAMESPACE", open()?)?;
+        privilege::set_effective(&[])?;
+        let refused = open()?;
+        privilege::set_effective(&permitted)?;
+        check::refused("PIDFD_GET_MNT_NAMESPACE without effective capabilities", refused, Errno::EACCES)?;
+        child.into_child().clear_away()
+    })
 }
