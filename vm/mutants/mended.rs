@@ -96,8 +96,8 @@ fn report(release: &str, rows: &[(&Mutant, Fate)]) -> String {
         "# Known bugs, mended\n\n\
          <!-- Written by vm/mutants.sh --mended; do not edit. -->\n\n\
          A case that is marked as a known defect fails on every kernel that there is, so nobody has seen that it can pass.\n\
-         `vm/mutants/mended/` has an edit for each bug of [findings.md](findings.md) that this kernel has, which makes true what\n\
-         was promised. `vm/mutants.sh --mended` builds each such kernel: the case must meet the bug in the base kernel, must\n\
+         `vm/mutants/mended/` has edits which make true what was promised, for bugs of [findings.md](findings.md) that this\n\
+         kernel has. `vm/mutants.sh --mended` builds each such kernel: the case must meet the bug in the base kernel, must\n\
          not meet it in the mended one, however long it looks, and no other case may fail there. The edits are the least that\n\
          shows this, and no patches.\n\n\
          On Linux {release}: **{mended} of {} mended**.\n\n\
