@@ -3,14 +3,14 @@
 use std::os::fd::AsFd;
 
 use caps::{CapSet, Capability};
-use clone3_conformance::abi::Flags;
+use clone3_conformance::abi::{Flags, Namespace};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::privilege::{self, Caps};
 use clone3_conformance::kit::process::child_reporting;
 use clone3_conformance::kit::setuid::{self, credentials_after_exec};
-use clone3_conformance::kit::{Actor, Echo, sandboxing, seccomp};
+use clone3_conformance::kit::{Actor, Echo, Held, sandboxing, seccomp};
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::wait::Status;
 use nix::errno::Errno;
@@ -157,4 +157,25 @@ fn nnp_writes_own_user_map() -> Result {
         let written = std::fs::write("/proc/self/uid_map", &map);
         Ok(written.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or_default())))
     })
+}
+
+case! {
+    /// A CLONE_NNP child may inspect a process of its user that has no no_new_privs, as an ordinary child may: open its namespaces by
+    /// a pidfd, take a descriptor of its.
+    nnp_inspects_process_of_its_user: Must, needs [Nnp, Unprivileged],
+    source "ptrace(2), \"Ptrace access mode checking\"; pidfd_getfd(2); \
+        Documentation/userspace-api/no_new_privs.rst: what does not involve execve is not prevented",
+}
+fn nnp_inspects_process_of_its_user() -> Result {
+    let other = Held::exiting_with(&Clone3::fork(), 0)?;
+    let pidfd = Pidfd::open(other.pid())?;
+    let namespace = || Ok(pidfd.namespace(Namespace::Mount).map(drop));
+    allowed_as_ever("PIDFD_GET_MNT_NAMESPACE of another child", namespace)?;
+    let descriptor = || Ok(pidfd.getfd(0).map(drop));
+    // Yama lets nobody take a sibling's, and there is then nothing to compare.
+    if outcome_with(Flags::empty(), descriptor)?.is_ok() {
+        allowed_as_ever("pidfd_getfd from another child", descriptor)?;
+    }
+    other.let_go()?;
+    other.into_child().reap_expecting(Status::exited(0))
 }
