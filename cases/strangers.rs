@@ -5,13 +5,15 @@ use caps::Capability;
 use clone3_conformance::abi::{Flags, InfoMask, Namespace};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Failure, Result};
-use clone3_conformance::clone3::{Child, Clone3};
+use clone3_conformance::clone3::{Child, Clone3, park};
 use clone3_conformance::kit::process::apart;
-use clone3_conformance::kit::{Channel, Echo, Gate, Held, Orphan, privilege, subject};
+use clone3_conformance::kit::subject::reaped;
+use clone3_conformance::kit::{Channel, Echo, Gate, Held, Orphan, privilege, subject, threads, tracer};
 use clone3_conformance::procfs;
 use clone3_conformance::wait::{self, Event, Status, Who};
 use nix::errno::Errno;
 use nix::poll::PollFlags;
+use nix::sys::ptrace::Options;
 use nix::sys::signal::Signal;
 use nix::unistd::{Uid, setresuid};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
@@ -95,7 +97,7 @@ fn pidfd_of_untraceable_child() -> Result {
             let killed = Event::killed(child.pid(), Signal::SIGKILL);
             check::equal(format_args!("waitid(P_PIDFD, WEXITED|__WALL) of {call}"), found, Ok(Some(killed)))?;
         }
-        pidfd.reaped_with(Status::killed(Signal::SIGKILL)).context(&call)?;
+        pidfd.reaped_with(Status::SIGKILLED).context(&call)?;
     }
     Ok(())
 }
@@ -150,7 +152,7 @@ fn autoreap_pdeathsig_of_parent_without_permission() -> Result {
         dies.pidfd
             .wait_exited()
             .context(format_args!("control: a child of {call}, at the end of its parent"))?;
-        ends_by_its_kind(&call, dies.pid, &dies.pidfd, Status::killed(Signal::SIGKILL))?;
+        ends_by_its_kind(&call, dies.pid, &dies.pidfd, Status::SIGKILLED)?;
 
         let lives = Orphan::left_by(|| {
             let child = follows_its_parent(&call, &gate)?;
@@ -204,7 +206,7 @@ fn autokill_child_that_creator_may_not_signal() -> Result {
     check::refused("control: pidfd_send_signal to a child that is another user's", sent, Errno::EPERM)?;
     child.close_pidfd()?;
     child.is_dead("after the last close of its pidfd by its creator, who may not signal it")?;
-    observer.gone_with(child.pid(), Status::killed(Signal::SIGKILL))
+    observer.gone_with(child.pid(), Status::SIGKILLED)
 }
 
 case! {
@@ -225,4 +227,40 @@ fn pidfd_namespace_by_effective_capabilities() -> Result {
         check::refused("PIDFD_GET_MNT_NAMESPACE without effective capabilities", refused, Errno::EACCES)?;
         child.into_child().clear_away()
     })
+}
+
+case! {
+    /// A tracee whose tracer asked for PTRACE_O_EXITKILL dies at the end of the tracer, also if the tracer has become a user who may not
+    /// signal it by then.
+    autoreap_exitkill_by_tracer_without_permission: Must, needs [Autoreap, ExitInfo, Root, Ptrace],
+    source "ptrace(2), PTRACE_O_EXITKILL: a SIGKILL signal is sent to the tracee if the tracer exits",
+}
+fn autoreap_exitkill_by_tracer_without_permission() -> Result {
+    subject::each(|call| {
+        let child = call.spawn(park)?;
+        apart(|| {
+            tracer::seize(child.pid(), Options::PTRACE_O_EXITKILL)?;
+            privilege::become_ordinary_user()
+        })?;
+        child.pidfd()?.wait_exited().context("at the end of its tracer")?;
+        child.ends_with(Status::SIGKILLED)
+    })
+}
+
+case! {
+    /// An auto-reaped child that has become another user, and ends while a thread of its parent traces it, is reaped when that thread
+    /// has gone: no zombie is left to its parent.
+    autoreap_tracee_of_other_user_let_go: Must, needs [Autoreap, ExitInfo, Root, Ptrace],
+    source "commit \"clone: add CLONE_AUTOREAP\"; kernel/ptrace.c __ptrace_detach()",
+}
+fn autoreap_tracee_of_other_user_let_go() -> Result {
+    let other = Uid::from_raw(privilege::unused_id());
+    let child = Held::prepared(&reaped(), 5, || Ok(setresuid(other, other, other)?))?;
+    threads::in_a_thread(|| {
+        tracer::seize(child.pid(), Options::empty())?;
+        child.let_go()?;
+        let found = wait::find_zombie(child.pid())?;
+        check::equal("control: to its tracer", found, Event::exited(child.pid(), 5))
+    })?;
+    child.pidfd()?.gone_with(child.pid(), Status::exited(5)).context("once its tracer, a thread, has gone")
 }
