@@ -156,11 +156,17 @@ case! {
 fn nnp_unprivileged_restrictions() -> Result {
     let mut tried = 0;
     for (what, restrict, refusal) in RESTRICTIONS {
-        let without = outcome_with(Flags::empty(), || Ok(restrict()))?;
-        if let Err(errno @ (Errno::ENOSYS | Errno::EINVAL | Errno::EOPNOTSUPP)) = without {
-            note!("{what}: not in this kernel, {errno:?}");
+        let possible = outcome_with(Flags::empty(), || {
+            rustix::thread::set_no_new_privs(true)?;
+            Ok(restrict())
+        })?;
+        if let Err(errno) = possible {
+            note!(
+                "{what}: not even with no_new_privs of one's own, {errno:?}: not in this kernel, or a filter"
+            );
             continue;
         }
+        let without = outcome_with(Flags::empty(), || Ok(restrict()))?;
         check::refused(format_args!("control: {what} without CLONE_NNP"), without, refusal)?;
         let with = outcome_with(Flags::NNP, || Ok(restrict()))?;
         check::succeeds(format_args!("{what} in a child with CLONE_NNP"), with)?;

@@ -4,8 +4,10 @@ use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::{Clone3, park};
-use clone3_conformance::kit::subject;
+use clone3_conformance::kit::barred::reaches_kernel;
+use clone3_conformance::kit::{namespace, subject};
 use clone3_conformance::wait::Status;
+use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use rustix::system::{RebootCommand, reboot};
 
@@ -38,6 +40,14 @@ fn end_the_namespace(command: RebootCommand, by: Caller) -> i32 {
     }
 }
 
+/// Makes sure that reboot(2) gets to the kernel, which knows no command in a pid namespace but those that end it.
+fn reboot_reaches_kernel() -> Result {
+    namespace::as_init(|| {
+        let unknown = reboot(RebootCommand::CadOff);
+        reaches_kernel("reboot", unknown.map_err(|errno| Errno::from_raw(errno.raw_os_error())))
+    })
+}
+
 case! {
     /// A pid namespace's init that ends because it or another member called reboot(2) is told to have been killed, by SIGHUP for a restart
     /// and by SIGINT for a halt, in PIDFD_GET_INFO as by waitpid: for an auto-reaped init there is no other place to learn it.
@@ -46,6 +56,7 @@ case! {
     known_defect "6.15 to 7.3: what reboot(2) makes of the status is for waitpid alone; init is told to have exited with 0, or to have been killed by SIGKILL",
 }
 fn pidfd_info_pidns_reboot_exit_code() -> Result {
+    reboot_reaches_kernel()?;
     let ways = [(RebootCommand::Restart, Signal::SIGHUP), (RebootCommand::PowerOff, Signal::SIGINT)];
     let ways = ways.into_iter().flat_map(|way| [Caller::Init, Caller::ItsChild].map(|by| (way, by)));
     let subjects = ways.flat_map(|way| subject::calls().into_iter().map(move |call| (way, call)));

@@ -112,7 +112,7 @@ fn autokill_references_leave_nothing() -> Result {
         let watch = Watch::new(child.pidfd()?, EventFlags::IN)?;
         let copy = child.pidfd()?.try_clone()?;
         // Whether it can be opened is other cases' business.
-        let reopened = Handle::of(child.observer())?.open(child.observer(), 0);
+        let reopened = Handle::try_of(child.observer()).and_then(|handle| handle.open(child.observer(), 0));
         child.close()?;
         drop((here, there, watch, copy, reopened));
         child.observer().reaped_with(Status::SIGKILLED)?;

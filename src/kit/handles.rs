@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use nix::errno::Errno;
 
 use crate::check::{Failure, Result};
+use crate::kit::barred;
 use crate::note;
 
 /// Where a handle is opened when no descriptor on pidfs is at hand (Linux 6.18).
@@ -23,17 +24,20 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// The handle of a pidfd's file.
+    /// The handle of a pidfd's file, to be opened.
     ///
     /// # Errors
-    /// `blocked` where the kernel is without file handles.
+    /// `blocked` where the kernel is without file handles, or where something in front of it lets none be opened.
     pub fn of(fd: impl AsFd) -> Result<Handle> {
         match Handle::try_of(fd) {
             Err(Errno::ENOSYS) => Err(Failure::blocked("name_to_handle_at is ENOSYS: CONFIG_FHANDLE is off")),
             Err(errno @ (Errno::EOPNOTSUPP | Errno::EPERM)) => {
                 Err(Failure::blocked(format!("name_to_handle_at of a pidfd is {errno:?}")))
             }
-            got => Ok(got?),
+            got => {
+                barred::reaches_kernel("open_by_handle_at", open_at(libc::AT_FDCWD, std::ptr::null(), 0))?;
+                Ok(got?)
+            }
         }
     }
 
@@ -57,20 +61,22 @@ impl Handle {
 
     /// Opens it by way of a descriptor on pidfs.
     pub fn open(&self, pidfs: impl AsFd, flags: i32) -> std::result::Result<OwnedFd, Errno> {
-        self.open_at(pidfs.as_fd().as_raw_fd(), flags)
+        open_at(pidfs.as_fd().as_raw_fd(), self, flags)
     }
 
     /// Opens it by way of `FD_PIDFS_ROOT`.
     pub fn open_at_root(&self, flags: i32) -> std::result::Result<OwnedFd, Errno> {
-        self.open_at(FD_PIDFS_ROOT, flags)
+        open_at(FD_PIDFS_ROOT, self, flags)
     }
+}
 
-    fn open_at(&self, mount: libc::c_int, flags: i32) -> std::result::Result<OwnedFd, Errno> {
-        // SAFETY: the handle is live and as long as it says.
-        let fd = unsafe { libc::syscall(libc::SYS_open_by_handle_at, mount, &raw const *self, flags) };
-        note!("open_by_handle_at({mount}, flags {flags:#x}) = {fd}");
-        let fd = Errno::result(fd)?;
-        // SAFETY: the kernel just made this descriptor, and nobody else owns it.
-        Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
-    }
+/// `open_by_handle_at(2)` as it is. The kernel reads the handle before all else: no handle is EFAULT.
+fn open_at(mount: libc::c_int, handle: *const Handle, flags: i32) -> std::result::Result<OwnedFd, Errno> {
+    // SAFETY: the kernel reads the handle alone, and as much of it as it says is there; at an address that nobody can read it
+    // fails.
+    let fd = unsafe { libc::syscall(libc::SYS_open_by_handle_at, mount, handle, flags) };
+    note!("open_by_handle_at({mount}, flags {flags:#x}) = {fd}");
+    let fd = Errno::result(fd)?;
+    // SAFETY: the kernel just made this descriptor, and nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }

@@ -17,6 +17,7 @@
 pub mod actor;
 pub mod alternate_stack;
 pub mod ambush;
+pub mod barred;
 pub mod blocked;
 pub mod cgroup;
 pub mod channel;

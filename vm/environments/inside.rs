@@ -131,6 +131,11 @@ fn take(step: Inside) -> Result<()> {
         Inside::UserNamespace => privilege::enter_user_namespace().map_err(words)?,
         Inside::NoNewPrivs => rustix::thread::set_no_new_privs(true)?,
         Inside::Clone3Answers(answer) => refuse(answer)?,
+        Inside::Forbidden(calls) => {
+            for &call in calls {
+                seccomp::refuse(call, Refusal::Errno(Errno::EPERM))?;
+            }
+        }
         Inside::Ignore(signal) => disposition::set(signal, Disposition::Ignored).map_err(words)?,
         Inside::Block(signal) => SigSet::from(signal).thread_block()?,
         Inside::BlockAll => SigSet::all().thread_block()?,

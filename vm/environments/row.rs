@@ -118,6 +118,8 @@ pub enum Inside {
     NoNewPrivs,
     /// Puts a filter in front of clone3.
     Clone3Answers(Answer),
+    /// Puts a filter in front of each of these system calls, which fails with EPERM.
+    Forbidden(&'static [libc::c_long]),
     Ignore(Signal),
     Block(Signal),
     BlockAll,

@@ -89,6 +89,40 @@ const GDB: Tool = Tool {
     ],
 };
 
+/// What the filter of a container forbids who has not the capability for it, as podman's does, and of what is newer or more
+/// dangerous what one or another forbids. Not ptrace, unshare and setns, which are allowed there.
+const FORBIDDEN_IN_CONTAINERS: &[libc::c_long] = &[
+    libc::SYS_acct,
+    libc::SYS_bpf,
+    libc::SYS_io_uring_enter,
+    libc::SYS_io_uring_register,
+    libc::SYS_io_uring_setup,
+    libc::SYS_kcmp,
+    libc::SYS_open_by_handle_at,
+    libc::SYS_perf_event_open,
+    libc::SYS_pidfd_getfd,
+    libc::SYS_process_madvise,
+    libc::SYS_process_mrelease,
+    libc::SYS_quotactl,
+    libc::SYS_reboot,
+    libc::SYS_setdomainname,
+    libc::SYS_sethostname,
+    libc::SYS_userfaultfd,
+];
+
+/// What cases are about that a filter in front of these calls keeps from them.
+const BEHIND_CONTAINERS_FILTER: &[&str] = &[
+    GETFD,
+    "io_uring_setup is EPERM",
+    "open_by_handle_at says EPERM whatever it is asked",
+    "process_madvise says EPERM whatever it is asked",
+    "process_mrelease is EPERM here",
+    "reboot says EPERM whatever it is asked",
+    "restrictions of a thread's rings (CONFIG_IO_URING): EPERM",
+    "sethostname is EPERM, and a seccomp filter may refuse it",
+    "userfaultfd says EPERM",
+];
+
 /// What every ordinary user is without.
 const ORDINARY: &[&str] = &[ROOT, CGROUP, SET_TID];
 
@@ -237,6 +271,18 @@ fn filters() -> Vec<Row> {
             "a seccomp filter that sends SIGSYS to who calls clone3",
             Answer::Trap,
             &["clone3 is answered with SIGSYS though Linux"],
+        ),
+        row(
+            "seccomp-container",
+            "a seccomp filter as a container's, which allows clone3 and forbids some other calls (EPERM)",
+            vec![Forbidden(FORBIDDEN_IN_CONTAINERS)],
+            BEHIND_CONTAINERS_FILTER,
+        ),
+        row(
+            "user-seccomp-container",
+            "an ordinary user behind such a filter",
+            vec![Forbidden(FORBIDDEN_IN_CONTAINERS), User(1000)],
+            [ORDINARY, BEHIND_CONTAINERS_FILTER].concat().leak(),
         ),
     ]
 }
