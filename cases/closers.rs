@@ -12,7 +12,6 @@ use clone3_conformance::kit::{Actor, Echo, namespace, setuid};
 use clone3_conformance::pidfd::{Pidfd, fdinfo};
 use clone3_conformance::wait::Status;
 use nix::errno::Errno;
-use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rustix::process::{
@@ -60,7 +59,7 @@ fn as_a_stranger(child: &Pidfd) -> Result {
 /// Likewise, with all capabilities in a user namespace that the child is not in.
 fn as_a_stranger_in_a_user_namespace(child: &Pidfd) -> Result {
     privilege::become_user(3000)?;
-    unshare(CloneFlags::CLONE_NEWUSER)?;
+    privilege::unshare_user_namespace()?;
     may_not_signal(child)
 }
 

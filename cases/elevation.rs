@@ -8,7 +8,7 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::privilege::{self, Caps, ORDINARY};
-use clone3_conformance::kit::process::child_reporting;
+use clone3_conformance::kit::process::{apart, child_reporting};
 use clone3_conformance::kit::sandboxing::{self, Landlock};
 use clone3_conformance::kit::setuid::{self, Credentials, credentials_after_exec};
 use clone3_conformance::kit::{Channel, helper, tracer};
@@ -209,6 +209,11 @@ case! {
     source "Documentation/userspace-api/no_new_privs.rst: what does not involve execve is not prevented",
 }
 fn nnp_setresuid_still_allowed() -> Result {
+    // The control: an ordinary user may.
+    apart(|| {
+        privilege::become_ordinary_user()?;
+        privilege::unshare_user_namespace()
+    })?;
     let (child, ()) = child_reporting(&Clone3::fork().with(Flags::NNP), || {
         let uid = nix::unistd::Uid::from_raw(ORDINARY);
         check::succeeds("setresuid(1000, 1000, 1000) by root", nix::unistd::setresuid(uid, uid, uid))?;

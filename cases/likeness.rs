@@ -14,7 +14,6 @@ use clone3_conformance::kit::{errands, privilege, subject, threads};
 use clone3_conformance::note;
 use clone3_conformance::procfs::status_field;
 use clone3_conformance::wait::{self, Status};
-use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal, raise};
 use rustix::fs::{Mode, OFlags};
@@ -164,7 +163,7 @@ fn nnp_unshare_gives_capabilities() -> Result {
         let (child, found) = child_reporting(call, || {
             // Or it could have kept them.
             privilege::drop_capabilities()?;
-            unshare(CloneFlags::CLONE_NEWUSER)?;
+            privilege::unshare_user_namespace()?;
             Ok(status_field("self", "CapPrm"))
         })?;
         child.reap_expecting(Status::exited(0))?;

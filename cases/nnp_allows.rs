@@ -14,7 +14,7 @@ use clone3_conformance::kit::{Actor, Echo, Held, sandboxing, seccomp};
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::wait::Status;
 use nix::errno::Errno;
-use nix::sched::{CloneFlags, setns, unshare};
+use nix::sched::{CloneFlags, setns};
 
 case! {
     /// A caller with CAP_SYS_ADMIN may use CLONE_PIDFD_AUTOKILL without CLONE_NNP also when it has no_new_privs itself, and
@@ -127,18 +127,13 @@ fn nnp_seccomp_listener_unprivileged() -> Result {
     }
 }
 
-fn unshare_user_namespace() -> Result {
-    unshare(CloneFlags::CLONE_NEWUSER)
-        .map_err(|errno| Failure::blocked(format!("unshare(CLONE_NEWUSER) says {errno:?}")))
-}
-
 case! {
     /// A CLONE_NNP child may enter a user namespace of its own user's, and so have capabilities in it, as an ordinary child.
     nnp_enters_user_namespace: Must, needs [Nnp, UserNamespaces],
     source "setns(2); Documentation/userspace-api/no_new_privs.rst: what does not involve execve is not prevented",
 }
 fn nnp_enters_user_namespace() -> Result {
-    let inhabitant = Actor::spawn(&Clone3::fork(), |()| unshare_user_namespace())?;
+    let inhabitant = Actor::spawn(&Clone3::fork(), |()| privilege::unshare_user_namespace())?;
     inhabitant.ask(())?;
     let pidfd = Pidfd::open(inhabitant.child().pid())?;
     allowed_as_ever("setns(CLONE_NEWUSER)", || Ok(setns(&pidfd, CloneFlags::CLONE_NEWUSER)))?;
@@ -153,7 +148,7 @@ case! {
 fn nnp_writes_own_user_map() -> Result {
     let map = format!("0 {} 1", nix::unistd::geteuid());
     allowed_as_ever("writing /proc/self/uid_map in a user namespace of its own", || {
-        unshare_user_namespace()?;
+        privilege::unshare_user_namespace()?;
         let written = std::fs::write("/proc/self/uid_map", &map);
         Ok(written.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or_default())))
     })

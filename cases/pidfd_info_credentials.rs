@@ -5,9 +5,8 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::namespace::Outside;
-use clone3_conformance::kit::{Actor, Echo, subject};
+use clone3_conformance::kit::{Actor, Echo, privilege, subject};
 use clone3_conformance::pidfd::Pidfd;
-use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{Gid, Uid, getegid, geteuid, setfsgid, setfsuid, setresgid, setresuid};
 use rustix::thread::{CapabilitiesSecureBits, set_capabilities_secure_bits};
 
@@ -73,7 +72,7 @@ fn pidfd_info_credentials_across_user_namespaces() -> Result {
     let outside = Outside::here();
     let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
     let inside = Actor::spawn(&Clone3::fork().with(Flags::PIDFD), move |()| {
-        unshare(CloneFlags::CLONE_NEWUSER)?;
+        privilege::unshare_user_namespace()?;
         outside.becomes_root()?;
         let own = info(&Pidfd::open(std::process::id() as i32)?, InfoMask::CREDS)?;
         Ok((users(&own), groups(&own)))

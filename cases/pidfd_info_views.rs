@@ -8,7 +8,7 @@ use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::namespace::{self, Outside};
 use clone3_conformance::kit::process::apart;
-use clone3_conformance::kit::{Actor, Cgroup, Echo, Held, subject, threads};
+use clone3_conformance::kit::{Actor, Cgroup, Echo, Held, privilege, subject, threads};
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
@@ -46,7 +46,7 @@ fn pidfd_info_credentials_of_askers_namespace() -> Result {
         apart(|| {
             seen("control: in its user namespace", user, group)?;
             let outside = Outside::here();
-            unshare(CloneFlags::CLONE_NEWUSER)?;
+            privilege::unshare_user_namespace()?;
             seen("asked in a user namespace without a mapping", uid, gid)?;
             outside.becomes_root()?;
             seen("asked in a user namespace that maps its user to root", 0, 0)

@@ -11,7 +11,6 @@ use clone3_conformance::kit::process::apart;
 use clone3_conformance::kit::{Echo, privilege, threads};
 use clone3_conformance::wait::Status;
 use nix::errno::Errno;
-use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::Signal;
 
 const ADMIN: Capability = Capability::CAP_SYS_ADMIN;
@@ -108,8 +107,8 @@ case! {
     source "pull request vfs-7.1-rc1.pidfs; kernel, ns_capable(current_user_ns())",
 }
 fn autokill_userns_cap_dropped() -> Result {
-    let as_nobody = || Ok(unshare(CloneFlags::CLONE_NEWUSER)?);
-    let enters: [fn() -> Result; 2] = [as_nobody, privilege::enter_user_namespace];
+    // In this order: becoming root tells a namespace in which a security module allows nothing.
+    let enters: [fn() -> Result; 2] = [privilege::enter_user_namespace, privilege::unshare_user_namespace];
     let befores: &[fn() -> Result] = match nix::unistd::geteuid().is_root() {
         true => &[|| Ok(()), privilege::become_ordinary_user],
         false => &[|| Ok(())],

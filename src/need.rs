@@ -240,8 +240,18 @@ pub fn unmet(needs: &[Need], setting: &Setting) -> Option<Unmet> {
             features.join(", no ")
         )));
     }
-    let complaints: Vec<String> = missing.iter().map(|need| need.complaint()).collect();
+    let mut complaints: Vec<String> = missing.iter().map(|need| need.complaint()).collect();
+    if are_namespaces_left_to_root(needs, setting) {
+        complaints.push("needs user namespaces, which here an ordinary user may not make".to_owned());
+    }
     (!complaints.is_empty()).then(|| Unmet::Blocked(complaints.join("; ")))
+}
+
+/// Whether an ordinary user is to make user namespaces, and only root may.
+fn are_namespaces_left_to_root(needs: &[Need], setting: &Setting) -> bool {
+    let may = &setting.probe.privileges;
+    let both = [Need::Unprivileged, Need::UserNamespaces].iter().all(|need| needs.contains(need));
+    both && may.ordinary_user && may.user_namespaces && !may.ordinary_user_namespaces
 }
 
 /// Brings about what can be, in the process of the case and before its body.
@@ -254,11 +264,7 @@ pub(crate) fn prepare(needs: &[Need]) -> Result {
     }
     let may = &setting.probe.privileges;
     if needs.contains(&Need::Unprivileged) {
-        if may.euid == 0 {
-            privilege::become_ordinary_user()?;
-        }
-        // An ordinary user may have been given some.
-        privilege::drop_capabilities()?;
+        privilege::become_unprivileged()?;
     }
     let wants_admin = [Need::SysAdmin, Need::PidNamespace].iter().any(|need| needs.contains(need));
     if wants_admin && !may.sys_admin {
@@ -306,6 +312,20 @@ mod tests {
         setting.probe.privileges.root = false;
         let Some(Unmet::Blocked(why)) = unmet(&[Need::Root, Need::GlobalChanges], &setting) else { panic!() };
         assert!(why.contains("root") && why.contains("--allow-global-changes"), "{why}");
+    }
+
+    #[test]
+    fn namespaces_that_only_root_may_make_are_missed_by_who_is_to_be_an_ordinary_user() {
+        let mut setting = setting();
+        setting.probe.clone3 = Clone3State::Works;
+        let may = &mut setting.probe.privileges;
+        (may.ordinary_user, may.user_namespaces, may.ordinary_user_namespaces) = (true, true, false);
+        assert_eq!(unmet(&[Need::UserNamespaces], &setting), None);
+        let why = unmet(&[Need::Unprivileged, Need::UserNamespaces], &setting);
+        assert!(
+            matches!(&why, Some(Unmet::Blocked(why)) if why.contains("ordinary user may not")),
+            "{why:?}"
+        );
     }
 
     #[test]

@@ -70,6 +70,9 @@ pub struct Privileges {
     pub checkpoint_restore: bool,
     /// Whether a user namespace can be made.
     pub user_namespaces: bool,
+    /// Whether an ordinary user, as the caller is or can become, can make one too: it may be left to root.
+    #[serde(default)]
+    pub ordinary_user_namespaces: bool,
     /// Whether a pid namespace can be made, by way of a user namespace if need be.
     pub pid_namespaces: bool,
     /// Whether ptrace(2) may be used on one's own processes.
@@ -158,6 +161,10 @@ impl Privileges {
                 || answers(|| crate::kit::privilege::become_ordinary_user().is_ok()),
             checkpoint_restore: clone3_works && may_set_tid(),
             user_namespaces: answers(|| crate::kit::namespace::try_user_namespace().is_ok()),
+            ordinary_user_namespaces: answers(|| {
+                let ordinary = crate::kit::privilege::become_unprivileged();
+                ordinary.and_then(|()| crate::kit::namespace::try_user_namespace()).is_ok()
+            }),
             pid_namespaces: answers(|| crate::kit::namespace::try_pid_namespace().is_ok()),
             ptrace: answers(crate::kit::tracer::try_tracing),
             no_new_privs: rustix::thread::no_new_privs().unwrap_or(false),
@@ -334,6 +341,7 @@ impl fmt::Display for Probe {
             ("an ordinary user can be had", may.ordinary_user),
             ("CAP_CHECKPOINT_RESTORE", may.checkpoint_restore),
             ("user namespaces", may.user_namespaces),
+            ("user namespaces of users", may.ordinary_user_namespaces),
             ("pid namespaces", may.pid_namespaces),
             ("ptrace(2)", may.ptrace),
             ("no_new_privs already set", may.no_new_privs),

@@ -119,8 +119,7 @@ pub fn enter_user_namespace_with(ids: &[u32]) -> Result {
         }
         Ok(())
     })?;
-    unshare(CloneFlags::CLONE_NEWUSER)
-        .map_err(|errno| Failure::blocked(format!("unshare(CLONE_NEWUSER) says {errno:?}")))?;
+    crate::kit::privilege::unshare_user_namespace()?;
     outside.ask(std::process::id())?;
     outside.dismiss()
 }

@@ -27,6 +27,14 @@ pub fn become_ordinary_user() -> Result {
     become_user(ORDINARY)
 }
 
+/// Becomes an ordinary user for good, if the caller is root, and gives up what capabilities an ordinary user may have been given.
+pub fn become_unprivileged() -> Result {
+    if nix::unistd::geteuid().is_root() {
+        become_ordinary_user()?;
+    }
+    drop_capabilities()
+}
+
 /// Becomes this user for good, with the group of the same number.
 ///
 /// The process stays dumpable, as one that was always this user's would be: `/proc/self` stays its own.
@@ -55,10 +63,17 @@ pub fn become_member(id: u32, groups: &[Gid]) -> Result {
 /// `blocked` where the system forbids user namespaces.
 pub fn enter_user_namespace() -> Result {
     let outside = Outside::here();
-    if let Err(errno) = unshare(CloneFlags::CLONE_NEWUSER) {
-        return Err(Failure::blocked(format!("unshare(CLONE_NEWUSER) says {errno:?}")));
-    }
+    unshare_user_namespace()?;
     outside.becomes_root()
+}
+
+/// Moves into a new user namespace, as nobody who is mapped there.
+///
+/// # Errors
+/// `blocked` where the system forbids user namespaces, if only to the user that the caller is now.
+pub fn unshare_user_namespace() -> Result {
+    unshare(CloneFlags::CLONE_NEWUSER)
+        .map_err(|errno| Failure::blocked(format!("unshare(CLONE_NEWUSER) says {errno:?}")))
 }
 
 fn caps_error(error: caps::errors::CapsError) -> Failure {

@@ -127,6 +127,11 @@ impl Room {
 
     /// One with room for one user namespace and for so many pid namespaces; moves the caller into it.
     pub fn with_pid_namespaces(count: u32) -> Result<Room> {
+        // Tried beside it: the look itself takes that room for a while.
+        apart(|| {
+            privilege::enter_user_namespace()?;
+            privilege::unshare_user_namespace()
+        })?;
         privilege::enter_user_namespace()?;
         for (kept, count) in [(Kept::PidNamespace, count), (Kept::UserNamespace, 1)] {
             let limit = kept.limit();

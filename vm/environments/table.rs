@@ -49,6 +49,7 @@ const NNP: &str = "the caller has no_new_privs set already";
 const PROC: &str = "needs /proc";
 const PTRACE: &str = "needs permission to trace with ptrace(2)";
 const USERNS: &str = "needs user namespaces";
+const NO_USERNS_OF_USERS: &str = "needs user namespaces, which here an ordinary user may not make";
 const PIDNS: &str = "needs pid namespaces";
 const ADMIN: &str = "needs CAP_SYS_ADMIN";
 const NO_USER: &str = "needs an ordinary user";
@@ -221,6 +222,24 @@ fn privileges() -> Vec<Row> {
                 "root, user namespaces forbidden (sysctl)",
                 vec![],
                 &[USERNS, "clone3(CLONE_NEWUSER, exit_signal SIGCHLD) is ENOSPC"],
+            )
+        },
+        Row {
+            outside: vec![Outside::Sysctl("kernel/unprivileged_userns_clone", "0")],
+            ..row(
+                "root-userns-privileged",
+                "root, user namespaces forbidden to who has no CAP_SYS_ADMIN (Debian's sysctl)",
+                vec![],
+                &[NO_USERNS_OF_USERS, "unshare(CLONE_NEWUSER) says EPERM"],
+            )
+        },
+        Row {
+            outside: vec![Outside::Sysctl("kernel/unprivileged_userns_clone", "0")],
+            ..row(
+                "userns-privileged",
+                "an ordinary user, user namespaces forbidden to who has no CAP_SYS_ADMIN (Debian's sysctl)",
+                vec![User(1000)],
+                &[ROOT, CGROUP, SET_TID, USERNS, PIDNS, ADMIN, "unshare(CLONE_NEWUSER) says EPERM"],
             )
         },
         row("nnp", "root, no_new_privs set", vec![NoNewPrivs], &[NNP]),
