@@ -117,7 +117,7 @@ fn autoreap_child_of_autoreap_may_clone_parent() -> Result {
 case! {
     /// What an ordinary child of an auto-reaped process makes with CLONE_PARENT is an ordinary child of that process: a zombie
     /// until it is waited for.
-    autoreap_not_inherited_by_clone_parent: Must, needs [Autoreap, ExitInfo, Ptrace],
+    autoreap_not_inherited_by_clone_parent: Must, needs [Autoreap, ExitInfo, Untraced],
     source "commit \"clone: add CLONE_AUTOREAP\" (\"not inherited\"); clone(2), CLONE_PARENT",
 }
 fn autoreap_not_inherited_by_clone_parent() -> Result {

@@ -109,7 +109,7 @@ fn autoreap_pollhup_implies_exit_info() -> Result {
 case! {
     /// Once the pidfd of an auto-reaped child that nobody traces reports POLLIN, wait calls say ECHILD, be POLLHUP there
     /// or not.
-    autoreap_pollin_implies_echild: Is, needs [Autoreap, Ptrace],
+    autoreap_pollin_implies_echild: Is, needs [Autoreap, Untraced],
     source "kernel/exit.c exit_notify() (from zombie to dead under one tasklist_lock)",
 }
 fn autoreap_pollin_implies_echild() -> Result {
@@ -134,7 +134,7 @@ fn autoreap_pollin_implies_echild() -> Result {
 case! {
     /// Between the end of an auto-reaped child that nobody traces, as POLLIN on its pidfd tells it, and its release, wait calls
     /// say ECHILD, also where its leader is released by another thread, which was the last.
-    autoreap_dead_before_released: Is, needs [Autoreap, Ptrace, Proc],
+    autoreap_dead_before_released: Is, needs [Autoreap, Untraced, Proc],
     source "kernel/exit.c exit_notify(), release_task() (EXIT_DEAD, under one tasklist_lock)",
 }
 fn autoreap_dead_before_released() -> Result {
@@ -238,7 +238,7 @@ fn stage(state: char) -> u32 {
 case! {
     /// What /proc shows of an auto-reaped child that exits goes one way: alive, then perhaps a zombie for an
     /// instant, perhaps dead, and then nothing, at POLLHUP at the latest.
-    autoreap_transient_proc_z: Is, needs [Autoreap, Proc, Ptrace],
+    autoreap_transient_proc_z: Is, needs [Autoreap, Proc, Untraced],
     source "kernel/exit.c exit_notify() (EXIT_ZOMBIE is stored before EXIT_DEAD)",
 }
 fn autoreap_transient_proc_z() -> Result {

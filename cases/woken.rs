@@ -105,7 +105,7 @@ fn end_beside_a_sleeper(child: &Held, creator: i32, about_to_wait: &Gate) -> Res
 case! {
     /// The end of an auto-reaped child does not interrupt an epoll_wait of the thread that made it, be SIGCHLD caught or not;
     /// that of an ordinary child interrupts it (EINTR) if SIGCHLD is caught.
-    autoreap_end_interrupts_nothing: Must, needs [Autoreap, Proc, Ptrace],
+    autoreap_end_interrupts_nothing: Must, needs [Autoreap, Proc, Untraced],
     source "commit \"clone: add CLONE_AUTOREAP\" (\"No exit signal is delivered\"); signal(7), interruption by handlers",
 }
 fn autoreap_end_interrupts_nothing() -> Result {

@@ -48,6 +48,8 @@ pub enum Need {
     PidNamespace,
     /// Permission to trace one's own processes with ptrace(2).
     Ptrace,
+    /// Nobody traces the children that the case makes, as a tracer of the suite does that follows forks.
+    Untraced,
     /// no_new_privs is not set yet.
     NotYetNnp,
     /// `/proc` is mounted.
@@ -138,6 +140,7 @@ impl Need {
             Need::UserNamespaces => "user namespaces",
             Need::PidNamespace => "pid namespaces",
             Need::Ptrace => "permission to trace with ptrace(2)",
+            Need::Untraced => "no tracer",
             Need::NotYetNnp => "no_new_privs not set",
             Need::Proc => "/proc",
             Need::Cgroup2 => "cgroup2",
@@ -195,6 +198,7 @@ impl Need {
             Need::UserNamespaces => may.user_namespaces,
             Need::PidNamespace => may.pid_namespaces,
             Need::Ptrace => may.ptrace,
+            Need::Untraced => may.untraced,
             Need::NotYetNnp => !may.no_new_privs,
             Need::Proc => crate::procfs::is_mounted(),
             Need::Cgroup2 => may.root && crate::kit::cgroup::is_reachable(),
@@ -207,6 +211,7 @@ impl Need {
             Need::GlobalChanges => {
                 "changes a global setting for an instant: allow it with --allow-global-changes".to_owned()
             }
+            Need::Untraced => "the suite is traced, and its children with it".to_owned(),
             Need::NotYetNnp => "the caller has no_new_privs set already".to_owned(),
             Need::Root => "needs root with all capabilities in the initial user namespace".to_owned(),
             Need::Cgroup2 => "needs root, and cgroup2 mounted or mountable".to_owned(),

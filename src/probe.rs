@@ -77,6 +77,9 @@ pub struct Privileges {
     pub pid_namespaces: bool,
     /// Whether ptrace(2) may be used on one's own processes.
     pub ptrace: bool,
+    /// Whether the caller's children are traced by nobody.
+    #[serde(default)]
+    pub untraced: bool,
     /// no_new_privs is set already.
     pub no_new_privs: bool,
     /// The Seccomp mode of the caller: 0 none, 1 strict, 2 filter.
@@ -153,6 +156,7 @@ impl Privileges {
         let all = caps::runtime::procfs_all_supported(None)
             .unwrap_or_else(|_| caps::runtime::thread_all_supported());
         let full = all.into_iter().all(has);
+        let ptrace = answers(crate::kit::tracer::try_tracing);
         Privileges {
             euid: geteuid().as_raw(),
             root: geteuid() == Uid::from_raw(0) && full && in_initial_user_namespace(),
@@ -166,7 +170,10 @@ impl Privileges {
                 ordinary.and_then(|()| crate::kit::namespace::try_user_namespace()).is_ok()
             }),
             pid_namespaces: answers(|| crate::kit::namespace::try_pid_namespace().is_ok()),
-            ptrace: answers(crate::kit::tracer::try_tracing),
+            ptrace,
+            // Who may be traced is not, and where nobody may be, /proc tells.
+            untraced: ptrace
+                || answers(|| crate::procfs::status_field("self", "TracerPid").is_some_and(|pid| pid == "0")),
             no_new_privs: rustix::thread::no_new_privs().unwrap_or(false),
             seccomp,
         }
@@ -344,6 +351,7 @@ impl fmt::Display for Probe {
             ("user namespaces of users", may.ordinary_user_namespaces),
             ("pid namespaces", may.pid_namespaces),
             ("ptrace(2)", may.ptrace),
+            ("not traced", may.untraced),
             ("no_new_privs already set", may.no_new_privs),
             ("seccomp filter", may.seccomp == 2),
             ("emulated CPU", self.emulated),

@@ -47,6 +47,7 @@ const CGROUP: &str = "needs root, and cgroup2 mounted or mountable";
 const SET_TID: &str = "needs CAP_CHECKPOINT_RESTORE";
 const NNP: &str = "the caller has no_new_privs set already";
 const PROC: &str = "needs /proc";
+const TRACED: &str = "the suite is traced, and its children with it";
 const PTRACE: &str = "needs permission to trace with ptrace(2)";
 const USERNS: &str = "needs user namespaces";
 const NO_USERNS_OF_USERS: &str = "needs user namespaces, which here an ordinary user may not make";
@@ -571,8 +572,13 @@ fn processes() -> Vec<Row> {
             &[ROOT, CGROUP, NO_USER],
         ),
         row("subreaper", "the child of a subreaper, which must be left no orphan", vec![UnderSubreaper], &[]),
-        row("traced", "traced, forks followed (as by gdb)", vec![Traced(Trace::Events)], &[PTRACE]),
-        row("traced-calls", "traced, every call (as by strace -f)", vec![Traced(Trace::Calls)], &[PTRACE]),
+        row("traced", "traced, forks followed (as by gdb)", vec![Traced(Trace::Events)], &[PTRACE, TRACED]),
+        row(
+            "traced-calls",
+            "traced, every call (as by strace -f)",
+            vec![Traced(Trace::Calls)],
+            &[PTRACE, TRACED],
+        ),
         strace(),
         Row {
             expected: Expected { says: &["[Inferior 1 (process"], ..Expected::default() },
@@ -594,6 +600,7 @@ fn powerless_namespaces() -> Row {
             CGROUP,
             SET_TID,
             PTRACE,
+            TRACED,
             USERNS,
             PIDNS,
             ADMIN,
@@ -604,7 +611,7 @@ fn powerless_namespaces() -> Row {
 }
 
 fn strace() -> Row {
-    let row = row("strace", "under strace -f", vec![Under(STRACE)], &[PTRACE]);
+    let row = row("strace", "under strace -f", vec![Under(STRACE)], &[PTRACE, TRACED]);
     Row { expected: Expected { or_else: Some(STRACE_AT_A_LOSS), ..row.expected }, ..row }
 }
 
