@@ -29,13 +29,15 @@ impl Handle {
     /// # Errors
     /// `blocked` where the kernel is without file handles, or where something in front of it lets none be opened.
     pub fn of(fd: impl AsFd) -> Result<Handle> {
-        match Handle::try_of(fd) {
+        match Handle::try_of(&fd) {
             Err(Errno::ENOSYS) => Err(Failure::blocked("name_to_handle_at is ENOSYS: CONFIG_FHANDLE is off")),
             Err(errno @ (Errno::EOPNOTSUPP | Errno::EPERM)) => {
                 Err(Failure::blocked(format!("name_to_handle_at of a pidfd is {errno:?}")))
             }
             got => {
-                barred::reaches_kernel("open_by_handle_at", open_at(libc::AT_FDCWD, std::ptr::null(), 0))?;
+                // With a pidfd at hand, an ordinary user may as well; elsewhere Linux 6.16 looks at that first.
+                let of_nothing = open_at(fd.as_fd().as_raw_fd(), std::ptr::null(), 0);
+                barred::reaches_kernel("open_by_handle_at", of_nothing)?;
                 Ok(got?)
             }
         }
@@ -70,7 +72,7 @@ impl Handle {
     }
 }
 
-/// `open_by_handle_at(2)` as it is. The kernel reads the handle before all else: no handle is EFAULT.
+/// `open_by_handle_at(2)` as it is. With a pidfd for the mount, no handle is EFAULT.
 fn open_at(mount: libc::c_int, handle: *const Handle, flags: i32) -> std::result::Result<OwnedFd, Errno> {
     // SAFETY: the kernel reads the handle alone, and as much of it as it says is there; at an address that nobody can read it
     // fails.
