@@ -35,7 +35,7 @@ impl Handle {
                 Err(Failure::blocked(format!("name_to_handle_at of a pidfd is {errno:?}")))
             }
             got => {
-                // With a pidfd at hand, an ordinary user may as well; elsewhere Linux 6.16 looks at that first.
+                // By the pidfd, which an ordinary user may do too: otherwise Linux 6.16 says EPERM before it looks for a handle.
                 let of_nothing = open_at(fd.as_fd().as_raw_fd(), std::ptr::null(), 0);
                 barred::reaches_kernel("open_by_handle_at", of_nothing)?;
                 Ok(got?)

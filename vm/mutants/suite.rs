@@ -130,9 +130,9 @@ impl Suite {
         }
     }
 
-    /// What these cases say, each for longer than usual: some bugs take luck to meet.
+    /// What these cases say, each for longer than usual, since some bugs take luck to meet. All of them must run.
     pub fn ask_long(&self, kernel: &Kernel, cases: &[String]) -> Result<Said> {
-        self.ask(kernel, &[&["--case", &cases.join(",")], &LONGER[..]].concat())
+        self.ask(kernel, &[&["--require", "all", "--case", &cases.join(",")], &LONGER[..]].concat())
     }
 
     /// Runs all cases. One that has nothing to do with the mistake may fail by accident, on a machine that is busy with
