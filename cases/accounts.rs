@@ -3,8 +3,9 @@
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::{Child, Clone3};
+use clone3_conformance::kit::process::apart;
 use clone3_conformance::kit::subject::{leaves_zombie, reaped};
-use clone3_conformance::kit::{Held, threads, tracer, usage};
+use clone3_conformance::kit::{Held, subject, threads, tracer, usage};
 use clone3_conformance::wait::Status;
 use nix::sys::ptrace::Options;
 
@@ -75,4 +76,30 @@ fn autoreap_ptrace_parents_wait_tells_usage() -> Result {
         )?;
     }
     Ok(())
+}
+
+case! {
+    /// What a tracee has used, auto-reaped or not, is not added to the RUSAGE_CHILDREN of a tracer that is not its parent and waits
+    /// for it.
+    autoreap_ptrace_others_wait_adds_nothing: Is, needs [Autoreap, ExitInfo, Ptrace, Proc],
+    source "getrusage(2), RUSAGE_CHILDREN; kernel/exit.c wait_task_zombie() (ptrace_reparented())",
+}
+fn autoreap_ptrace_others_wait_adds_nothing() -> Result {
+    subject::each(|call| {
+        let child = Held::prepared(&call, 6, || {
+            tracer::let_anyone_trace_me();
+            Ok(())
+        })?;
+        let (before, after) = apart(|| {
+            tracer::seize(child.pid(), Options::empty())?;
+            let before = usage::of_children()?;
+            child.let_go()?;
+            let (status, own) = check::succeeds("wait4", usage::wait4(child.pid()))?;
+            check::equal("the tracee's status", status, Status::exited(6))?;
+            check::holds(own.minor_faults > 0, "control: the tracee has had no page fault")?;
+            Ok((before, usage::of_children()?))
+        })?;
+        check::equal("RUSAGE_CHILDREN of a tracer that has waited for another's child", after, before)?;
+        subject::see_off(&child).map(drop)
+    })
 }

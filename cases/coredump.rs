@@ -53,6 +53,8 @@ fn tells_of_dump(child: &Child, signal: Signal, code: i32) -> Result<PidfdInfo> 
     let info = info(child.pidfd()?, REQUEST)?;
     check::equal("mask without CGROUPID", given(&info), InfoMask::EXIT | coredump_bits())?;
     check::equal("coredump_mask, coredump_signal, coredump_code", of(&info), recorded(signal, code))?;
+    let with_supported = child.pidfd()?.info(REQUEST | InfoMask::SUPPORTED_MASK)?;
+    check::equal("these, asked for with SUPPORTED_MASK", of(&with_supported), recorded(signal, code))?;
     Ok(info)
 }
 
@@ -277,7 +279,7 @@ fn crash_in_thread(crash: Crash) -> i32 {
 case! {
     /// The crash of a thread other than the leader leaves the same information as the leader's would.
     pidfd_info_coredump_thread_crash: Must, needs [ExitInfo, CoredumpMask, Root, GlobalChanges],
-    source "coredump_parse(), coredump_sock_connect(): the pid of the thread group",
+    source "include/uapi/linux/pidfd.h, PIDFD_INFO_COREDUMP; fs/coredump.c coredump_parse(), coredump_sock_connect(): the pid of the thread group",
 }
 fn pidfd_info_coredump_thread_crash() -> Result {
     let server = Server::start()?;

@@ -10,8 +10,8 @@ use clone3_conformance::kit::uring::Ring;
 use clone3_conformance::kit::{End, Holder, Tied};
 
 case! {
-    /// A pidfd registered as a fixed file of an io_uring keeps the child alive; unregistering it, closing the
-    /// ring and the death of the process that owns the ring kill the child.
+    /// A pidfd registered as a fixed file of an io_uring keeps the child alive; unregistering it, emptying its slot,
+    /// closing the ring and the death of the process that owns the ring kill the child.
     autokill_io_uring_fixed_file_holds: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
     source "io_uring_register(2), IORING_REGISTER_FILES; commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"the last reference to the struct file\")",
 }
@@ -30,6 +30,14 @@ fn autokill_io_uring_fixed_file_holds() -> Result {
         let_go(ring)?;
         child.dies_in_time("after the unregistering of its pidfd, or the close of the ring")?;
     }
+    let mut child = Tied::new()?;
+    let ring = Ring::new()?;
+    ring.register_file(child.pidfd()?)?;
+    child.close()?;
+    ring.empty_slot()?;
+    child.dies_in_time("after the slot of its pidfd was emptied, with the ring still open")?;
+    drop(ring);
+
     let mut child = Tied::new()?;
     let (owner, ()) = Holder::running(|| {
         let ring = Ring::new()?;

@@ -86,7 +86,7 @@ fn autoreap_pid_really_gone() -> Result {
 case! {
     /// Once the pidfd of an auto-reaped child reports POLLHUP, PIDFD_INFO_EXIT is always there.
     autoreap_pollhup_implies_exit_info: Must, needs [Autoreap, ExitInfo],
-    source "fs/pidfs.c pidfs_exit(), which runs before the pid is unhashed",
+    source "include/uapi/linux/pidfd.h, PIDFD_INFO_EXIT; fs/pidfs.c pidfs_exit(), which runs before the pid is unhashed",
 }
 fn autoreap_pollhup_implies_exit_info() -> Result {
     for _ in rounds(10) {
@@ -204,6 +204,25 @@ fn autoreap_epoll_event() -> Result {
     check::holds(first.contains(EventFlags::IN), format_args!("expected EPOLLIN first, got {first:?}"))?;
     // Whether POLLHUP is part of this edge, or one of its own, or neither, is left open.
     child.pidfd()?.wait_reaped()
+}
+
+case! {
+    /// An epoll registration of the pidfd of an auto-reaped child that reports once (EPOLLONESHOT) reports its end again when it is
+    /// armed anew by EPOLL_CTL_MOD, also where nothing happens any more.
+    autoreap_epoll_armed_anew: Must, needs [Autoreap],
+    source "epoll_ctl(2), EPOLLONESHOT; pidfd_open(2), on poll",
+}
+fn autoreap_epoll_armed_anew() -> Result {
+    let once = EventFlags::IN | EventFlags::ONESHOT;
+    let child = Held::exiting_with(&reaped(), 0)?;
+    let watch = Watch::new(child.pidfd()?, once)?;
+    child.let_go()?;
+    watch.next()?;
+    child.pidfd()?.wait_reaped()?;
+    check::equal("control: epoll when the event has been taken", watch.now()?, None)?;
+    watch.modify(child.pidfd()?, once)?;
+    let again = watch.now()?;
+    check::equal("epoll after EPOLL_CTL_MOD", again, Some(EventFlags::IN | EventFlags::HUP))
 }
 
 case! {

@@ -1,8 +1,10 @@
 //! PIDFD_GET_INFO: the sizes of its structure, and arguments that make no sense.
 
+use std::ops::RangeInclusive;
+
 use clone3_conformance::abi::{Flags, InfoMask, PIDFD_INFO_SIZES, PIDFS_IOCTL_MAGIC, PidfdInfo};
 use clone3_conformance::case;
-use clone3_conformance::check::{self, Result};
+use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::{Held, subject};
 use clone3_conformance::pidfd::{Pidfd, almost_info};
@@ -120,6 +122,39 @@ fn pidfd_info_mask_ignores_struct_size() -> Result {
     check::holds(whole.contains(InfoMask::COREDUMP), format_args!("control: mask {whole} at full size"))?;
     let what = "bits of fields behind the 64 bytes of the structure";
     check::equal_or_defect(what, given(64)?, InfoMask::empty(), whole)
+}
+
+case! {
+    /// A field that the caller's structure has room for is given, and its bit, whatever newer fields the structure lacks: the exit code
+    /// in 64 bytes, and about core dumps in 72.
+    pidfd_info_old_sizes_keep_their_fields: Must, needs [ExitInfo, CoredumpMask],
+    source "include/uapi/linux/pidfd.h (\"sizeof first published struct\", and the next)",
+}
+fn pidfd_info_old_sizes_keep_their_fields() -> Result {
+    subject::each(|call| {
+        let child = Held::exiting_with(&call, 9)?;
+        has_bit(child.pidfd()?, InfoMask::COREDUMP, 72..=LONGEST).context("a live process")?;
+        child.let_go()?;
+        subject::see_off(&child)?;
+        has_bit(child.pidfd()?, InfoMask::EXIT, 64..=LONGEST).context("a process that has exited")
+    })
+}
+
+/// What is asked for is in the mask, with each of these sizes that has been published, and one that has not.
+fn has_bit(pidfd: &Pidfd, asked: InfoMask, sizes: RangeInclusive<usize>) -> Result {
+    for size in [&PIDFD_INFO_SIZES[..], &[LONGEST]].concat() {
+        if sizes.contains(&size) {
+            let buffer = filled(pidfd, asked, size)?;
+            let given =
+                InfoMask::from_bits_retain(u64::from_ne_bytes(buffer[..8].try_into().unwrap_or_default()));
+            check::equal(
+                format_args!("size {size}: bits in the mask of those asked for"),
+                given & asked,
+                asked,
+            )?;
+        }
+    }
+    Ok(())
 }
 
 case! {

@@ -46,7 +46,7 @@ fn become_eight() -> Result {
 
 case! {
     /// Each of the eight ids in PIDFD_GET_INFO is that of the process, real, effective, saved and that for file systems, also if
-    /// no two of them are alike.
+    /// no two of them are alike; and the number of its parent, who is another user, is told all the same.
     pidfd_info_eight_ids: Must, needs [PidfdInfo, Root],
     source "include/uapi/linux/pidfd.h (PIDFD_INFO_CREDS); credentials(7)",
 }
@@ -57,6 +57,7 @@ fn pidfd_info_eight_ids() -> Result {
         let what = format!("of a child of {call}");
         check::equal(format_args!("ruid, euid, suid, fsuid {what}"), users(&info), USERS)?;
         check::equal(format_args!("rgid, egid, sgid, fsgid {what}"), groups(&info), GROUPS)?;
+        check::equal(format_args!("ppid {what}"), info.ppid, std::process::id())?;
         child.into_child().clear_away()?;
     }
     Ok(())

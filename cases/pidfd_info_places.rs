@@ -3,6 +3,7 @@
 use clone3_conformance::abi::{Flags, InfoMask, Namespace, PidfdInfo};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
+use clone3_conformance::clone3::is_cloexec;
 use clone3_conformance::kit::pair::Pair;
 use clone3_conformance::kit::{Cgroup, Held, legacy, subject, tracer};
 use clone3_conformance::pidfd::Pidfd;
@@ -22,7 +23,7 @@ case! {
     /// PIDFD_GET_INFO gives the same numbers, parent and ids of a zombie as of the process while it lived: of an ordinary
     /// child, and of an auto-reaped one that its parent has traced to its end.
     pidfd_info_zombie_identity: Must, needs [PidfdInfo, Ptrace, Unprivileged],
-    source "pidfd_info(): a zombie has its credentials and its parent until it is waited for",
+    source "include/uapi/linux/pidfd.h (\"Always returned\", and \"correct … at the time the work was performed\"); fs/pidfs.c pidfd_info(): a zombie has its credentials and its parent until it is waited for",
 }
 fn pidfd_info_zombie_identity() -> Result {
     for call in subject::calls() {
@@ -124,6 +125,11 @@ fn pidfd_info_ns_ioctls_open_its_own() -> Result {
                 opened => check::succeeds(format_args!("{kind:?} namespace"), opened)?,
             };
             let its = stat(format!("/proc/{}/ns/{name}", child.pid()))?.st_ino;
+            check::equal(
+                format_args!("close-on-exec of the {kind:?} namespace"),
+                is_cloexec(&opened)?,
+                true,
+            )?;
             let what =
                 format!("inode of what the pidfd of a child of {call} opens as its {kind:?} namespace");
             check::equal(what, fstat(opened)?.st_ino, its)?;

@@ -13,8 +13,9 @@ use clone3_conformance::kit::process::child_reporting;
 use clone3_conformance::kit::{Channel, Gate, Held, WaitCall, errands, subject, threads, tracer};
 use clone3_conformance::pidfd::{Oneself, Pidfd};
 use clone3_conformance::procfs::Pending;
-use clone3_conformance::wait::{self, Status};
+use clone3_conformance::wait::{self, Event, Status};
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::PollFlags;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::ptrace::Options;
@@ -60,6 +61,54 @@ fn pidfd_thread_leader_exit() -> Result {
         child.let_go()?;
         subject::see_off(&child)?;
         leader.reaped_with(Status::exited(7))
+    })
+}
+
+case! {
+    /// Whoever watches the pidfd of a thread that is traced is told when it has ended, before its tracer has waited for it.
+    pidfd_thread_traced_end_reported: Must, needs [ExitInfo, Ptrace],
+    source "pidfd_open(2), on poll and PIDFD_THREAD; kernel/signal.c do_notify_pidfd()",
+    since "6.16",
+}
+fn pidfd_thread_traced_end_reported() -> Result {
+    subject::each(|call| {
+        let pair = Pair::new(&call)?;
+        let other = Pidfd::of_thread(pair.other)?;
+        tracer::seize(pair.other, Options::empty())?;
+        let watch = Watch::new(&other, EventFlags::IN)?;
+        check::equal("epoll while the thread lives", watch.now()?, None)?;
+        pair.let_other_go()?;
+        check::equal(
+            "what its tracer finds",
+            wait::find_zombie(pair.other)?,
+            Event::exited(pair.other, OTHER),
+        )?;
+        check::equal("epoll when the traced thread has ended", watch.next()?, EventFlags::IN)?;
+        wait::reap(pair.other)?;
+        other.wait_reaped()?;
+        pair.child.clear_away()
+    })
+}
+
+case! {
+    /// A thread's pidfd stays one whatever F_SETFL sets: it reports the end of that thread, while the process lives on.
+    pidfd_thread_stays_one_after_setfl: Must, needs [ExitInfo],
+    source "pidfd_open(2), PIDFD_THREAD; F_SETFL(2const), which changes O_APPEND, O_ASYNC, O_DIRECT, O_NOATIME and O_NONBLOCK alone",
+    since "6.16",
+}
+fn pidfd_thread_stays_one_after_setfl() -> Result {
+    subject::each(|call| {
+        for set in [OFlag::empty(), OFlag::O_NONBLOCK] {
+            let pair = Pair::new(&call)?;
+            let other = Pidfd::of_thread(pair.other)?;
+            check::succeeds("F_SETFL on a thread's pidfd", fcntl(&other, FcntlArg::F_SETFL(set)).map(drop))?;
+            let before = other.poll_now(PollFlags::POLLIN)?;
+            check::equal("control: poll while the thread lives", before, PollFlags::empty())?;
+            pair.let_other_go()?;
+            other.wait_exited().context(format_args!("a thread's pidfd after F_SETFL({set:?})"))?;
+            pair.child.clear_away()?;
+        }
+        Ok(())
     })
 }
 
@@ -111,10 +160,34 @@ fn pidfd_thread_ended_by_exec_exit_code() -> Result {
     Ok(())
 }
 
+case! {
+    /// Of a thread that another thread's exit_group(2) ends, the exit information is the status that was given there.
+    pidfd_thread_ended_by_exit_group_exit_code: Is, needs [ExitInfo],
+    source "kernel/exit.c do_group_exit() (group_exit_code)",
+    since "6.16",
+}
+fn pidfd_thread_ended_by_exit_group_exit_code() -> Result {
+    check::each(subject::calls(), |call| {
+        let told = status_of_thread_ended_by(&call, || exit_now(7))?;
+        let what = format!(
+            "exit information of a thread of a child of {call}, of which another called exit_group(7)"
+        );
+        check::equal(what, told, Status::exited(7))
+    })
+}
+
 /// The exit information of a thread of a child in which the leader execs, and exits with 7.
 fn status_of_thread_ended_by_exec(call: &Clone3) -> Result<Status> {
-    let (tid, gate) = (Channel::<i32>::new()?, Gate::new()?);
     let command = Command::new("exit", &["7"])?;
+    status_of_thread_ended_by(call, || {
+        command.exec();
+        exit_now(98)
+    })
+}
+
+/// The exit information of a thread of a child in which the leader does that, by which the process exits with 7.
+fn status_of_thread_ended_by(call: &Clone3, act: impl Fn() -> i32) -> Result<Status> {
+    let (tid, gate) = (Channel::<i32>::new()?, Gate::new()?);
     let child = call.spawn(|| {
         std::thread::scope(|scope| {
             scope.spawn(|| {
@@ -123,8 +196,7 @@ fn status_of_thread_ended_by_exec(call: &Clone3) -> Result<Status> {
                 park()
             });
             gate.wait();
-            command.exec();
-            exit_now(98)
+            act()
         })
     })?;
     let thread = Pidfd::of_thread(tid.recv_from(&child)?)?;

@@ -137,7 +137,7 @@ fn pidfd_ns_ioctl_user() -> Result {
 }
 
 case! {
-    /// setns takes an auto-kill pidfd for two namespaces at once, as it takes any pidfd.
+    /// setns takes an auto-kill pidfd for two namespaces at once, as it takes any pidfd; for none it is EINVAL.
     autokill_setns_two: Must, needs [Autoreap, Nnp, Autokill, SysAdmin],
     source "setns(2), on a pidfd and several CLONE_NEW* flags",
 }
@@ -152,6 +152,8 @@ fn autokill_setns_two() -> Result {
         let call = Clone3::new(flags | new);
         let child = Held::exiting_with(&call, 0)?;
         apart(|| {
+            let moved_nowhere = setns(child.pidfd()?, CloneFlags::empty());
+            check::refused(format_args!("setns(0) to a child of {call}"), moved_nowhere, Errno::EINVAL)?;
             let moved = setns(child.pidfd()?, two);
             check::succeeds(format_args!("setns(CLONE_NEWNS|CLONE_NEWUTS) to a child of {call}"), moved)
         })?;

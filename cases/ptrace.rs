@@ -222,10 +222,22 @@ fn abi_ptrace_tracer_thread_end_tells_nothing() -> Result {
 }
 
 case! {
+    /// The zombie of an auto-reaped child that has called exec, and that a thread of its parent traced, is released when that thread
+    /// exits without waiting, though by then its exit signal is SIGCHLD.
+    autoreap_ptrace_tracer_thread_exits_after_exec: Must, needs [Autoreap, ExitInfo, Ptrace],
+    source "commit \"clone: add CLONE_AUTOREAP\", its change to kernel/ptrace.c __ptrace_detach()",
+}
+fn autoreap_ptrace_tracer_thread_exits_after_exec() -> Result {
+    let child = Held::execed(&reaped(), 15)?;
+    threads::in_a_thread(|| traced_to_death(&child, 15))?;
+    child.is_gone_with(Status::exited(15))
+}
+
+case! {
     /// The thread that made an auto-reaped child and is blocked in a wait of its own for it (`__WNOTHREAD`) is
     /// woken with ECHILD when another thread, which traced the child to its death, exits without waiting.
     autoreap_ptrace_tracer_thread_exit_wakes: Must, needs [Autoreap, ExitInfo, Ptrace, Proc],
-    source "kernel/ptrace.c __ptrace_detach(): \"we must also wake up sub-threads sleeping in do_wait()\"",
+    source "kernel/ptrace.c __ptrace_detach() (\"we must also wake up sub-threads sleeping in do_wait()\")",
 }
 fn autoreap_ptrace_tracer_thread_exit_wakes() -> Result {
     let child = Held::exiting_with(&reaped(), 15)?;

@@ -12,6 +12,7 @@ use clone3_conformance::kit::{End, Holder, Tied, fds};
 use clone3_conformance::need::rounds;
 use clone3_conformance::pidfd::Pidfd;
 use nix::sched::{CloneFlags, unshare};
+use rustix::process::{Resource, getrlimit};
 
 case! {
     /// The last close of the pidfd has killed the child before it returns: the child never runs another
@@ -208,6 +209,28 @@ fn autokill_close_range() -> Result {
     child.lives("after CLOSE_RANGE_CLOEXEC")?;
     holder.exec()?;
     child.dies("after the exec of the process with the marked descriptor")?;
+    holder.end(End::Exit)
+}
+
+case! {
+    /// An exec closes the pidfd, and so kills the child, also if its number is far above those of all other descriptors.
+    autokill_exec_closes_far_descriptor: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "execve(2), fcntl(2), on close-on-exec; commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"",
+}
+fn autokill_exec_closes_far_descriptor() -> Result {
+    // The kernel keeps marks for close-on-exec in words of 64; those of the word in between are all clear.
+    const FAR: i32 = 130;
+    if let Some(files) = getrlimit(Resource::Nofile).current.filter(|files| *files <= FAR as u64) {
+        return Err(Failure::blocked(format!("RLIMIT_NOFILE allows only {files} open files")));
+    }
+    let mut child = Tied::new()?;
+    let copy = rustix::io::fcntl_dupfd_cloexec(child.pidfd()?, FAR)?;
+    child.close()?;
+    let holder = Holder::fork()?;
+    drop(copy);
+    child.lives(&format!("with its pidfd at descriptor {FAR} or above of a forked process"))?;
+    holder.exec()?;
+    child.dies("after the exec of the process that held its pidfd")?;
     holder.end(End::Exit)
 }
 

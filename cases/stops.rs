@@ -8,11 +8,13 @@ use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::process::apart;
 use clone3_conformance::kit::sigchld::Reaction;
+use clone3_conformance::kit::subject::leaves_zombie;
 use clone3_conformance::kit::{
     Blocked, Channel, Held, Orphan, WaitCall, fdpass, namespace, sigchld, subject, threads, tracer,
 };
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::wait::{self, Event, Status, Who};
+use nix::errno::Errno;
 use nix::sys::ptrace::Options;
 use nix::sys::signal::{SaFlags, SigSet, Signal, kill};
 use nix::unistd::{Pid, getuid};
@@ -215,6 +217,87 @@ fn autoreap_stop_names_user_as_parent_has_it() -> Result {
         }
         child.into_child().clear_away()
     })
+}
+
+case! {
+    /// A parent in a user namespace is told of its child's user by the number that this has there, and not outside: by SIGCHLD and
+    /// waitid at a stop, auto-reaped or not, and at an ordinary child's end.
+    autoreap_stop_names_user_as_in_namespace: Must, needs [Autoreap, UserNamespaces, Proc],
+    source "user_namespaces(7); waitid(2), sigaction(2), si_uid; kernel/signal.c do_notify_parent_cldstop(), kernel/exit.c wait_consider_task() (from_kuid_munged())",
+}
+fn autoreap_stop_names_user_as_in_namespace() -> Result {
+    let inside = getuid().as_raw() + 7;
+    apart(|| {
+        namespace::enter_user_namespace_as(inside)?;
+        check::equal("getuid() in the user namespace", getuid().as_raw(), inside)?;
+        sigchld::block()?;
+        subject::each(|call| {
+            let child = Held::exiting_with(&call, 0)?;
+            child.kill(Signal::SIGSTOP)?;
+            let told = wait::waitid_user(Who::Pid(child.pid()), libc::WSTOPPED | libc::__WALL);
+            check::equal("si_uid of waitid(WSTOPPED)", told, Ok(inside))?;
+            check::equal("si_uid of SIGCHLD, of a stop", sigchld::next_user(child.pid())?, inside)?;
+            if !child.reaps_itself() {
+                child.kill(Signal::SIGKILL)?;
+                let told = wait::waitid_user(Who::Pid(child.pid()), libc::WEXITED | libc::WNOWAIT);
+                check::equal("si_uid of waitid(WEXITED)", told, Ok(inside))?;
+                check::equal("si_uid of SIGCHLD, of an end", sigchld::next_user(child.pid())?, inside)?;
+            }
+            child.into_child().clear_away()
+        })
+    })
+}
+
+/// In a thread: makes a child, has it stop, hands it over, and lives on until nobody can tell it to end.
+fn make_and_stop(call: &Clone3, made: &mpsc::Sender<Held>, end: &mpsc::Receiver<()>) -> Result {
+    let child = stopped_child(call)?;
+    // Whoever does not listen any more has failed.
+    let _ = (made.send(child), end.recv());
+    Ok(())
+}
+
+case! {
+    /// SIGCHLD of a child's stop, auto-reaped or not, is for its parent's process, and not for the thread that made it: another
+    /// thread may take it.
+    autoreap_stop_told_to_process: Must, needs [Autoreap],
+    source "signal(7), process-directed signals; POSIX waitpid(), sigaction(); kernel/signal.c do_notify_parent_cldstop() (PIDTYPE_TGID)",
+}
+fn autoreap_stop_told_to_process() -> Result {
+    sigchld::block()?;
+    subject::each(|call| {
+        let (give, made) = mpsc::channel();
+        let (end, until_then) = mpsc::channel();
+        std::thread::scope(|scope| {
+            let creator = scope.spawn(move || make_and_stop(&call, &give, &until_then));
+            let Ok(child) = made.recv() else {
+                return threads::join(creator);
+            };
+            let told = sigchld::next();
+            drop(end);
+            threads::join(creator)?;
+            let what = "SIGCHLD of the stop, as taken by another thread than the child's creator";
+            check::equal(what, told?, stopped(child.pid()))?;
+            child.into_child().clear_away()?;
+            // That of its end, if it sends one.
+            sigchld::take();
+            Ok(())
+        })
+    })
+}
+
+case! {
+    /// A process that was killed while it was stopped is a stopped one no more: waitid(WSTOPPED) finds nothing of the zombie that it leaves.
+    abi_killed_while_stopped_is_not_stopped: Is, needs [],
+    source "waitid(2), WSTOPPED; include/linux/sched/signal.h signal_set_stop_flags(); kernel/signal.c zap_process()",
+}
+fn abi_killed_while_stopped_is_not_stopped() -> Result {
+    let child = stopped_child(&leaves_zombie())?;
+    child.kill(Signal::SIGKILL)?;
+    let killed = wait::find_zombie(child.pid())?;
+    check::equal("control: the zombie", killed.code, libc::CLD_KILLED)?;
+    let stopped = wait::waitid(Who::Pid(child.pid()), libc::WSTOPPED | libc::WNOHANG | libc::__WALL);
+    check::refused("waitid(WSTOPPED|WNOHANG|__WALL) of the zombie", stopped, Errno::ECHILD)?;
+    child.into_child().clear_away()
 }
 
 case! {

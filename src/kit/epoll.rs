@@ -22,6 +22,11 @@ impl Watch {
         Ok(Watch(epoll))
     }
 
+    /// Watches `fd`, the same one, for these events from now on.
+    pub fn modify(&self, fd: impl AsFd, events: EventFlags) -> Result {
+        Ok(epoll::modify(&self.0, fd, EventData::new_u64(0), events)?)
+    }
+
     /// The event that epoll_wait(2) has at this moment.
     pub fn now(&self) -> Result<Option<EventFlags>> {
         let mut events = [Event { flags: EventFlags::empty(), data: EventData::new_u64(0) }];

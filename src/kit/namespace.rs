@@ -83,6 +83,13 @@ impl Outside {
 
     /// In a user namespace just entered: becomes its root, all that an ordinary user can map there.
     pub fn becomes_root(self) -> Result {
+        self.becomes(0)?;
+        note!("root of a new user namespace");
+        Ok(())
+    }
+
+    /// In a user namespace just entered: becomes the user and group of that number.
+    fn becomes(self, id: u32) -> Result {
         let Outside { uid, gid } = self;
         if !crate::procfs::is_mounted() {
             return Err(Failure::blocked("needs /proc to become the root of a user namespace"));
@@ -97,11 +104,21 @@ impl Outside {
             })
         };
         write("setgroups", "deny".to_owned())?;
-        write("uid_map", format!("0 {uid} 1"))?;
-        write("gid_map", format!("0 {gid} 1"))?;
-        note!("root of a new user namespace");
-        Ok(())
+        write("uid_map", format!("{id} {uid} 1"))?;
+        write("gid_map", format!("{id} {gid} 1"))
     }
+}
+
+/// Moves into a new user namespace, in which the caller is the user and group of that number.
+///
+/// # Errors
+/// `blocked` where the environment forbids it.
+pub fn enter_user_namespace_as(id: u32) -> Result {
+    let outside = Outside::here();
+    crate::kit::privilege::unshare_user_namespace()?;
+    outside.becomes(id)?;
+    note!("user {id} of a new user namespace");
+    Ok(())
 }
 
 /// Moves real root into a new user namespace in which these ids, users' and groups', are what they are outside.

@@ -68,6 +68,13 @@ impl Ring {
         Ok(self.0.submitter().register_files(&[fd])?)
     }
 
+    /// Empties the slot of the fixed file.
+    pub fn empty_slot(&self) -> Result {
+        note!("IORING_REGISTER_FILES_UPDATE of slot 0 to -1");
+        let updated = self.0.submitter().register_files_update(0, &[-1])?;
+        crate::check::equal("slots that were emptied", updated, 1)
+    }
+
     /// Unregisters the fixed files.
     pub fn unregister_files(&self) -> Result {
         note!("IORING_UNREGISTER_FILES");

@@ -2,12 +2,13 @@
 
 use nix::errno::Errno;
 use nix::sys::resource::{UsageWho, getrusage};
+use serde::{Deserialize, Serialize};
 
 use crate::check::Result;
 use crate::wait::Status;
 
 /// Counts of an account: none of them is measured by a clock, so that a single child is seen for certain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
     /// Page faults that needed no disk.
     pub minor_faults: i64,
