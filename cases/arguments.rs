@@ -70,7 +70,7 @@ fn abi_flag_bit_values() -> Result {
 case! {
     /// Flag bits that no kernel has defined are EINVAL, and make no child.
     abi_unknown_bits_einval: Must, needs [],
-    source "kernel/fork.c clone3_args_valid()",
+    source "Documentation/process/adding-syscalls.rst (unknown flags); kernel/fork.c clone3_args_valid()",
 }
 fn abi_unknown_bits_einval() -> Result {
     // The bits right above the highest one known, 37, are those that the next kernels will give out.
@@ -134,7 +134,7 @@ fn abi_size_small_einval() -> Result {
 case! {
     /// A size above that of a page is E2BIG and makes no child; a page of which the tail is zero is accepted.
     abi_size_page_e2big: Must, needs [],
-    source "kernel/fork.c copy_clone_args_from_user()",
+    source "include/linux/uaccess.h copy_struct_from_user() (\"recommended usage\"); kernel/fork.c copy_clone_args_from_user()",
 }
 fn abi_size_page_e2big() -> Result {
     let page = page_size();
@@ -145,7 +145,7 @@ fn abi_size_page_e2big() -> Result {
 case! {
     /// A `struct clone_args` larger than the kernel's is accepted if the tail is zero.
     abi_size_future_zero_tail_ok: Must, needs [],
-    source "lib/usercopy.c copy_struct_from_user() (\"forwards-compatible\")",
+    source "Documentation/process/adding-syscalls.rst (a size argument); include/linux/uaccess.h copy_struct_from_user()",
 }
 fn abi_size_future_zero_tail_ok() -> Result {
     every(subject::kinds(), [1, 8, 40, 168], |call, extra| call.tail(&vec![0; extra]).accepted())
@@ -155,7 +155,7 @@ case! {
     /// A `struct clone_args` larger than the kernel's with something in the tail is E2BIG and makes no child,
     /// whatever else is wrong with the call.
     abi_size_future_nonzero_tail_e2big: Must, needs [],
-    source "lib/usercopy.c copy_struct_from_user() (E2BIG)",
+    source "Documentation/process/adding-syscalls.rst (a size argument); include/linux/uaccess.h copy_struct_from_user() (E2BIG)",
 }
 fn abi_size_future_nonzero_tail_e2big() -> Result {
     // The end of a long tail: what a later structure may add in front of it is left zero.
@@ -287,7 +287,7 @@ fn abi_newtime_bit_ok() -> Result {
 case! {
     /// CLONE_PIDFD and CLONE_PARENT_SETTID that would write to one word are EINVAL; to two words they may.
     abi_parent_settid_alias_einval: Must, needs [],
-    source "kernel/fork.c kernel_clone()",
+    source "kernel/fork.c kernel_clone() (\"it still doesn't make sense to have them both point at the same memory location\")",
 }
 fn abi_parent_settid_alias_einval() -> Result {
     let (pidfd, tid) = (pidfd_word(), pidfd_word());

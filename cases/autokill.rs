@@ -78,7 +78,7 @@ fn autokill_rejects_thread() -> Result {
 case! {
     /// CLONE_PIDFD_AUTOKILL is refused with whatever CLONE_AUTOREAP is: an exit_signal and CLONE_PARENT are EINVAL.
     autokill_rejects_exit_signal_and_parent: Must, needs [Autoreap, Nnp, Autokill],
-    source "kernel/fork.c copy_process(): CLONE_PIDFD_AUTOKILL takes CLONE_AUTOREAP",
+    source "commits \"clone: add CLONE_AUTOREAP\", \"pidfd: add CLONE_PIDFD_AUTOKILL\", which takes CLONE_AUTOREAP; kernel/fork.c copy_process()",
 }
 fn autokill_rejects_exit_signal_and_parent() -> Result {
     two_apart(|| {

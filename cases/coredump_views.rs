@@ -28,7 +28,7 @@ case! {
     /// The core dump of a process in a pid namespace below is on record as any other.
     pidfd_info_coredump_in_pid_namespace: Must,
     needs [ExitInfo, CoredumpMask, PidNamespace, Root, Ptrace, GlobalChanges],
-    source "uapi linux/pidfd.h (PIDFD_INFO_COREDUMP); fs/pidfs.c pidfs_coredump()",
+    source "include/uapi/linux/pidfd.h, PIDFD_INFO_COREDUMP; fs/pidfs.c pidfs_coredump()",
 }
 fn pidfd_info_coredump_in_pid_namespace() -> Result {
     let server = Server::start()?;

@@ -23,7 +23,7 @@ case! {
     /// A pidfd pointer that cannot be written to is EFAULT; no child runs, and neither a descriptor nor a process
     /// is left.
     abi_pidfd_efault_no_child: Must, needs [Autoreap, Nnp, Autokill],
-    source "kernel/fork.c copy_process() (bad_fork_put_pidfd)",
+    source "clone(2): no child process is created on failure; kernel/fork.c copy_process() (bad_fork_put_pidfd)",
 }
 fn abi_pidfd_efault_no_child() -> Result {
     for flags in [Flags::PIDFD, Flags::REAPED, Flags::KILLED_NNP] {

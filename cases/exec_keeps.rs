@@ -17,7 +17,7 @@ case! {
     /// An auto-reaped child of an ordinary user that shares its root directory with its creator (CLONE_FS) does not become root
     /// by exec of a set-user-ID program, as an ordinary child does not; one that shares it with nobody becomes root.
     autoreap_setuid_program_with_shared_fs: Must, needs [Autoreap, ExitInfo, Root, NotYetNnp],
-    source "fs/exec.c check_unsafe_exec() (LSM_UNSAFE_SHARE); security/commoncap.c cap_bprm_creds_from_file()",
+    source "fs/exec.c check_unsafe_exec() (\"If another task is sharing our fs, we cannot safely suid exec\"); security/commoncap.c cap_bprm_creds_from_file()",
 }
 fn autoreap_setuid_program_with_shared_fs() -> Result {
     let program = setuid::file_with_mode(0o4755)?;

@@ -34,7 +34,7 @@ case! {
     /// which sends SIGCHLD, becomes a zombie, and has no no_new_privs. Nor is the highest bit of the lower half, CLONE_IO, a sign
     /// that fills the upper one.
     abi_legacy_clone_ignores_bits: Must, needs [Autoreap, Nnp, Autokill, NotYetNnp],
-    source "kernel/fork.c clone() (lower_32_bits())",
+    source "include/uapi/linux/sched.h (\"Flags for the clone3() syscall\"); kernel/fork.c clone() (lower_32_bits())",
 }
 fn abi_legacy_clone_ignores_bits() -> Result {
     auto_reaped_is_not()?;
@@ -61,7 +61,7 @@ case! {
     /// A pidfd from clone(2) is a plain one, whatever is set in the upper half of the flags: it has no mark, and
     /// its close kills nobody.
     abi_legacy_clone_pidfd_is_plain: Must, needs [Autoreap, Nnp, Autokill],
-    source "kernel/fork.c clone() (lower_32_bits())",
+    source "include/uapi/linux/sched.h (\"Flags for the clone3() syscall\"); kernel/fork.c clone() (lower_32_bits())",
 }
 fn abi_legacy_clone_pidfd_is_plain() -> Result {
     let killed = Clone3::new(Flags::KILLED_NNP).spawn(park)?;

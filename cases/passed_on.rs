@@ -47,7 +47,7 @@ case! {
     /// A child with memory of its own has its creator's registration for restartable sequences (rseq(2)), auto-reaped or not: it
     /// may register no other area.
     autoreap_rseq_registration_inherited: Must, needs [Autoreap, ExitInfo],
-    source "kernel/rseq.c rseq(); include/linux/rseq.h rseq_fork(), which clears it with CLONE_VM alone",
+    source "Documentation/userspace-api/rseq.rst; kernel/rseq.c rseq(); include/linux/rseq.h rseq_fork(), which clears it with CLONE_VM alone",
 }
 fn autoreap_rseq_registration_inherited() -> Result {
     match rseq::register() {

@@ -133,7 +133,7 @@ case! {
     /// After an auto-kill, PIDFD_GET_INFO through another pidfd gives exit information, SIGKILL without a core
     /// dump, and nothing about a core dump although it was asked for.
     autokill_info_after_kill: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, CoredumpMask, SupportedMask],
-    source "fs/pidfs.c pidfs_exit(), pidfd_info()",
+    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; include/uapi/linux/pidfd.h, PIDFD_INFO_EXIT; fs/pidfs.c pidfs_exit(), pidfd_info()",
 }
 fn autokill_info_after_kill() -> Result {
     let mut child = Tied::new()?;
@@ -158,7 +158,7 @@ case! {
     /// Closing the pidfd of an auto-kill child that has exited changes nothing: the close succeeds and the exit
     /// code stays what it was.
     autokill_close_after_exit: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
-    source "fs/pidfs.c pidfs_file_release(), which finds no task",
+    source "include/uapi/linux/pidfd.h, PIDFD_INFO_EXIT; fs/pidfs.c pidfs_file_release(), which finds no task",
 }
 fn autokill_close_after_exit() -> Result {
     Tied::control()?;

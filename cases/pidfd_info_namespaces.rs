@@ -50,7 +50,7 @@ case! {
     /// The pid in PIDFD_GET_INFO is the number that the process has in the caller's namespace: the init of a pid
     /// namespace is 1 to itself and something else to its parent.
     pidfd_info_nested_pid_numbers: Must, needs [PidfdInfo, PidNamespace],
-    source "pidfd_info(): pid_vnr(), task_tgid_vnr()",
+    source "pid_namespaces(7); fs/pidfs.c pidfd_info(): pid_vnr(), task_tgid_vnr()",
 }
 fn pidfd_info_nested_pid_numbers() -> Result {
     let gate = Gate::new()?;

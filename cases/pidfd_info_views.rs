@@ -121,7 +121,7 @@ fn pidfd_info_without_permission() -> Result {
 case! {
     /// PIDFD_GET_INFO takes a structure of more than a page, and leaves what it does not know zero.
     pidfd_info_larger_than_page: Must, needs [PidfdInfo],
-    source "fs/pidfs.c pidfd_info(), which is extended by size; Documentation on extensible ioctls (copy_struct_to_user())",
+    source "fs/pidfs.c pidfd_info(), which is extended by size; Documentation/process/adding-syscalls.rst (a size argument)",
 }
 fn pidfd_info_larger_than_page() -> Result {
     subject::each(|call| {

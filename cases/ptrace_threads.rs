@@ -82,7 +82,7 @@ case! {
     /// A thread of an auto-reaped process that is a zombie to its tracer keeps the process from being over, also when all others
     /// have ended. The end of the tracer ends both.
     autoreap_ptrace_dead_thread_let_go: Must, needs [Autoreap, ExitInfo, Ptrace, Proc],
-    source "kernel/ptrace.c __ptrace_detach() (thread_group_leader()); kernel/exit.c release_task()",
+    source "ptrace(2), the end of a tracer; kernel/ptrace.c __ptrace_detach() (thread_group_leader()); kernel/exit.c release_task()",
 }
 fn autoreap_ptrace_dead_thread_let_go() -> Result {
     sigchld::block()?;

@@ -104,7 +104,7 @@ fn abi_refusal_keeps_no_uts_namespace() -> Result {
 case! {
     /// The descriptors of a caller that asked for CLONE_FILES, and was refused late, are closed when it ends.
     abi_refusal_keeps_no_descriptors: Must, needs [Autoreap, Nnp, Autokill],
-    source "kernel/fork.c copy_process() (bad_fork_cleanup_files)",
+    source "clone(2): no child process is created on failure; kernel/fork.c copy_process() (bad_fork_cleanup_files)",
 }
 fn abi_refusal_keeps_no_descriptors() -> Result {
     let (from, to) = pipe_with(PipeFlags::CLOEXEC)?;
@@ -144,7 +144,7 @@ case! {
     /// The memory of a caller that asked for CLONE_VM, and was refused late, is gone when it has ended: nothing that it mapped is
     /// mapped any more.
     abi_refusal_keeps_no_memory: Must, needs [Autoreap, Nnp, Autokill],
-    source "kernel/fork.c copy_process() (bad_fork_cleanup_mm); F_ADD_SEALS(2const), EBUSY",
+    source "clone(2): no child process is created on failure; kernel/fork.c copy_process() (bad_fork_cleanup_mm); F_ADD_SEALS(2const), EBUSY",
 }
 fn abi_refusal_keeps_no_memory() -> Result {
     let file = Mappable::new()?;

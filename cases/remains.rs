@@ -49,7 +49,7 @@ case! {
     /// Nothing of an auto-reaped child is left in the kernel, however it ended: no process number, no task, no open
     /// file.
     autoreap_leaves_nothing: Must, needs [Autoreap, ExitInfo, UserNamespaces, PidNamespace, Proc],
-    source "kernel/exit.c release_task(), put_task_struct(); kernel/pid.c put_pid()",
+    source "commit \"clone: add CLONE_AUTOREAP\"; kernel/exit.c release_task(), put_task_struct(); kernel/pid.c put_pid()",
 }
 fn autoreap_leaves_nothing() -> Result {
     remains::none_of(|| {
@@ -72,7 +72,7 @@ case! {
     /// Nothing of an auto-kill child is left in the kernel, nor of its pidfd: killed by the close, by the end of
     /// the process that held it, or dead before.
     autokill_leaves_nothing: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, UserNamespaces, PidNamespace, Proc],
-    source "fs/pidfs.c pidfs_file_release()",
+    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; fs/pidfs.c pidfs_file_release()",
 }
 fn autokill_leaves_nothing() -> Result {
     remains::none_of(|| {
@@ -102,7 +102,7 @@ case! {
     /// handle and in flight over a socket, be it the child's own.
     autokill_references_leave_nothing: Must,
     needs [Autoreap, Nnp, Autokill, ExitInfo, UserNamespaces, PidNamespace, Proc],
-    source "fs/file_table.c __fput(); net/unix/garbage.c; fs/pidfs.c pidfs_fh_to_dentry()",
+    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; fs/file_table.c __fput(); net/unix/garbage.c; fs/pidfs.c pidfs_fh_to_dentry()",
 }
 fn autokill_references_leave_nothing() -> Result {
     remains::none_of(|| {
@@ -131,7 +131,7 @@ case! {
     /// and then exits or is killed.
     autokill_exec_leaves_nothing: Must,
     needs [Autoreap, Nnp, Autokill, ExitInfo, UserNamespaces, PidNamespace, Proc],
-    source "fs/exec.c de_thread(); kernel/exit.c release_task()",
+    source "commit \"clone: add CLONE_AUTOREAP\"; fs/exec.c de_thread(); kernel/exit.c release_task()",
 }
 fn autokill_exec_leaves_nothing() -> Result {
     remains::none_of(|| {
@@ -153,7 +153,7 @@ case! {
     /// Nothing of an auto-reaped child that was traced is left in the kernel, whether its tracer waits for it or
     /// ends while it is a zombie.
     autoreap_ptrace_leaves_nothing: Must, needs [Autoreap, ExitInfo, Ptrace, UserNamespaces, PidNamespace, Proc],
-    source "kernel/ptrace.c __ptrace_detach(); kernel/exit.c wait_task_zombie()",
+    source "commit \"clone: add CLONE_AUTOREAP\"; kernel/ptrace.c __ptrace_detach(); kernel/exit.c wait_task_zombie()",
 }
 fn autoreap_ptrace_leaves_nothing() -> Result {
     remains::none_of(|| {
@@ -177,7 +177,7 @@ fn autoreap_ptrace_leaves_nothing() -> Result {
 case! {
     /// Nothing is left in the kernel of a call that was refused, however far it had come.
     abi_refusal_leaves_nothing: Must, needs [Autoreap, Nnp, Autokill, UserNamespaces, PidNamespace, Proc],
-    source "kernel/fork.c copy_process() (bad_fork_…)",
+    source "clone(2): no child process is created on failure; kernel/fork.c copy_process() (bad_fork_…)",
 }
 fn abi_refusal_leaves_nothing() -> Result {
     remains::none_of(|| {
@@ -205,7 +205,7 @@ fn ask(pidfd: &Pidfd) {
 case! {
     /// Nothing is left in the kernel of processes that PIDFD_GET_INFO was asked about, alive, as zombies and gone.
     pidfd_info_leaves_nothing: Must, needs [ExitInfo, UserNamespaces, PidNamespace, Proc],
-    source "fs/pidfs.c pidfd_info(), put_task_struct()",
+    source "commit \"clone: add CLONE_AUTOREAP\"; fs/pidfs.c pidfd_info(), put_task_struct()",
     known_defect "6.16: each PIDFD_GET_INFO on a process that is not reaped yet leaves its task_struct",
     fixed "6.17.13",
 }

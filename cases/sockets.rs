@@ -40,7 +40,7 @@ case! {
     /// Closing the sockets between which the last reference is in flight kills the child, with streams and with
     /// datagrams; closing the sending end alone does not.
     autokill_scm_sockets_closed: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
-    source "net/unix/af_unix.c unix_release_sock(), which drops what was not received",
+    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; unix(7), SCM_RIGHTS; net/unix/af_unix.c unix_release_sock(), which drops what was not received",
 }
 fn autokill_scm_sockets_closed() -> Result {
     for kind in ["stream", "datagram"] {

@@ -106,7 +106,7 @@ case! {
     /// The exit information of a process is for everybody who has a pidfd of it, also for another user than the one who made the
     /// pidfd, or the process.
     pidfd_info_exit_for_stranger: Must, needs [ExitInfo, Root],
-    source "uapi linux/pidfd.h, PIDFD_INFO_EXIT; fs/pidfs.c pidfd_info(), which asks for no permission",
+    source "include/uapi/linux/pidfd.h, PIDFD_INFO_EXIT; fs/pidfs.c pidfd_info(), which asks for no permission",
 }
 fn pidfd_info_exit_for_stranger() -> Result {
     for call in subject::calls() {

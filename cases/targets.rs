@@ -181,7 +181,7 @@ fn autokill_multithreaded_child() -> Result {
 case! {
     /// A child whose leader thread has ended while another thread lives is killed, and its status is SIGKILL's.
     autokill_leader_exited_child: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Proc],
-    source "pidfs_file_release(): pid_task(PIDTYPE_TGID); complete_signal() picks a live thread",
+    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; fs/pidfs.c pidfs_file_release(): pid_task(PIDTYPE_TGID); complete_signal() picks a live thread",
 }
 fn autokill_leader_exited_child() -> Result {
     let mut child = threads::leaderless(&call(), 0, || exit_thread(1))?;

@@ -112,3 +112,23 @@ fn a_reader_that_has_seen_enough_is_no_error() {
     let output = child.expect("the runner starts").wait_with_output().expect("it ends");
     assert_eq!((status(&output), &stderr(&output)[..]), (0, ""));
 }
+
+/// What counts as a promise to those who write programs: a commit's message, a mail, a manual page, a header for user space, the
+/// kernel's documentation, the kernel's own selftest, or a comment of the kernel's that is quoted.
+const DOCUMENTS: &str = r#"(?x) \bcommits?\ " | \bLKML\b | \(\d(const)?\) | include/uapi/ | Documentation/ | pull\ request
+    | selftest | \("[A-Za-z] | \bPOSIX\b"#;
+
+#[test]
+fn whoever_says_must_names_a_document() {
+    let claims: serde_json::Value =
+        serde_json::from_str(&stdout(&run(&["--claims", "json"]))).expect("claims are JSON");
+    let documents = regex::Regex::new(DOCUMENTS).expect("the pattern is one");
+    let claims = claims.as_array().expect("claims are a list");
+    assert!(claims.iter().any(|claim| claim["strength"] == "MUST"), "no claim is a MUST");
+    let undocumented = |claim: &&serde_json::Value| {
+        claim["strength"] == "MUST"
+            && !documents.is_match(claim["source"].as_str().expect("a source is text"))
+    };
+    let names: Vec<_> = claims.iter().filter(undocumented).map(|claim| &claim["case"]).collect();
+    assert!(names.is_empty(), "these are MUST and name no document, so they are IS: {names:?}");
+}
