@@ -91,8 +91,9 @@ fn pidfd_thread_traced_end_reported() -> Result {
 }
 
 case! {
-    /// A thread's pidfd stays one whatever F_SETFL sets: it reports the end of that thread, while the process lives on.
-    pidfd_thread_stays_one_after_setfl: Must, needs [ExitInfo],
+    /// A thread's pidfd stays one whatever F_SETFL sets: it reports the end of that thread, a zombie to its tracer, while the process
+    /// lives on.
+    pidfd_thread_stays_one_after_setfl: Must, needs [ExitInfo, Ptrace],
     source "pidfd_open(2), PIDFD_THREAD; F_SETFL(2const), which changes O_APPEND, O_ASYNC, O_DIRECT, O_NOATIME and O_NONBLOCK alone",
     since "6.16",
 }
@@ -102,10 +103,14 @@ fn pidfd_thread_stays_one_after_setfl() -> Result {
             let pair = Pair::new(&call)?;
             let other = Pidfd::of_thread(pair.other)?;
             check::succeeds("F_SETFL on a thread's pidfd", fcntl(&other, FcntlArg::F_SETFL(set)).map(drop))?;
-            let before = other.poll_now(PollFlags::POLLIN)?;
-            check::equal("control: poll while the thread lives", before, PollFlags::empty())?;
+            tracer::seize(pair.other, Options::empty())?;
+            let poll = || other.poll_now(PollFlags::POLLIN);
+            check::equal("control: poll while the thread lives", poll()?, PollFlags::empty())?;
             pair.let_other_go()?;
-            other.wait_exited().context(format_args!("a thread's pidfd after F_SETFL({set:?})"))?;
+            check::equal("what its tracer finds", wait::find_zombie(pair.other)?.pid, pair.other)?;
+            let what = format!("poll of the pidfd of a dead thread, after F_SETFL({set:?})");
+            check::equal(what, poll()?, PollFlags::POLLIN)?;
+            wait::reap(pair.other)?;
             pair.child.clear_away()?;
         }
         Ok(())

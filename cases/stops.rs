@@ -8,13 +8,11 @@ use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::process::apart;
 use clone3_conformance::kit::sigchld::Reaction;
-use clone3_conformance::kit::subject::leaves_zombie;
 use clone3_conformance::kit::{
     Blocked, Channel, Held, Orphan, WaitCall, fdpass, namespace, sigchld, subject, threads, tracer,
 };
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::wait::{self, Event, Status, Who};
-use nix::errno::Errno;
 use nix::sys::ptrace::Options;
 use nix::sys::signal::{SaFlags, SigSet, Signal, kill};
 use nix::unistd::{Pid, getuid};
@@ -283,21 +281,6 @@ fn autoreap_stop_told_to_process() -> Result {
             Ok(())
         })
     })
-}
-
-case! {
-    /// A process that was killed while it was stopped is a stopped one no more: waitid(WSTOPPED) finds nothing of the zombie that it leaves.
-    abi_killed_while_stopped_is_not_stopped: Is, needs [],
-    source "waitid(2), WSTOPPED; include/linux/sched/signal.h signal_set_stop_flags(); kernel/signal.c zap_process()",
-}
-fn abi_killed_while_stopped_is_not_stopped() -> Result {
-    let child = stopped_child(&leaves_zombie())?;
-    child.kill(Signal::SIGKILL)?;
-    let killed = wait::find_zombie(child.pid())?;
-    check::equal("control: the zombie", killed.code, libc::CLD_KILLED)?;
-    let stopped = wait::waitid(Who::Pid(child.pid()), libc::WSTOPPED | libc::WNOHANG | libc::__WALL);
-    check::refused("waitid(WSTOPPED|WNOHANG|__WALL) of the zombie", stopped, Errno::ECHILD)?;
-    child.into_child().clear_away()
 }
 
 case! {
