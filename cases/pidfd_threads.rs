@@ -91,27 +91,22 @@ fn pidfd_thread_traced_end_reported() -> Result {
 }
 
 case! {
-    /// A thread's pidfd stays one whatever F_SETFL sets: it reports the end of that thread, a zombie to its tracer, while the process
-    /// lives on.
-    pidfd_thread_stays_one_after_setfl: Must, needs [ExitInfo, Ptrace],
+    /// A thread's pidfd stays one whatever F_SETFL sets: pidfd_send_signal by it sends to that thread alone.
+    pidfd_thread_stays_one_after_setfl: Must, needs [ExitInfo, Proc],
     source "pidfd_open(2), PIDFD_THREAD; F_SETFL(2const), which changes O_APPEND, O_ASYNC, O_DIRECT, O_NOATIME and O_NONBLOCK alone",
-    since "6.16",
 }
 fn pidfd_thread_stays_one_after_setfl() -> Result {
-    subject::each(|call| {
-        for set in [OFlag::empty(), OFlag::O_NONBLOCK] {
-            let pair = Pair::new(&call)?;
-            let other = Pidfd::of_thread(pair.other)?;
-            check::succeeds("F_SETFL on a thread's pidfd", fcntl(&other, FcntlArg::F_SETFL(set)).map(drop))?;
-            tracer::seize(pair.other, Options::empty())?;
-            let poll = || other.poll_now(PollFlags::POLLIN);
-            check::equal("control: poll while the thread lives", poll()?, PollFlags::empty())?;
-            pair.let_other_go()?;
-            check::equal("what its tracer finds", wait::find_zombie(pair.other)?.pid, pair.other)?;
-            let what = format!("poll of the pidfd of a dead thread, after F_SETFL({set:?})");
-            check::equal(what, poll()?, PollFlags::POLLIN)?;
-            wait::reap(pair.other)?;
-            pair.child.clear_away()?;
+    let signals = [(OFlag::empty(), Signal::SIGUSR1), (OFlag::O_NONBLOCK, Signal::SIGUSR2)];
+    // In both threads, so that a signal to the process stays pending for it.
+    signals.iter().map(|(_, signal)| *signal).collect::<SigSet>().thread_block()?;
+    threads::in_a_thread(|| {
+        for (set, signal) in signals {
+            let own = Pidfd::of_thread(threads::own_tid())?;
+            check::succeeds("F_SETFL on a thread's pidfd", fcntl(&own, FcntlArg::F_SETFL(set)).map(drop))?;
+            check::succeeds("pidfd_send_signal", own.send_signal(signal))?;
+            let what = format!("{signal} pending, sent by a thread's pidfd after F_SETFL({set:?})");
+            let there = Pending { process: false, thread: true };
+            check::equal(what, Pending::of("thread-self", signal)?, there)?;
         }
         Ok(())
     })
