@@ -6,6 +6,7 @@ use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::Clone3;
+use clone3_conformance::kit::privilege::unused_id;
 use clone3_conformance::kit::process::apart;
 use clone3_conformance::kit::sigchld::Reaction;
 use clone3_conformance::kit::{
@@ -15,7 +16,7 @@ use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::wait::{self, Event, Status, Who};
 use nix::sys::ptrace::Options;
 use nix::sys::signal::{SaFlags, SigSet, Signal, kill};
-use nix::unistd::{Pid, getuid};
+use nix::unistd::{Pid, Uid, getuid, setresuid};
 
 use super::adoption::ends_by_its_kind;
 
@@ -218,6 +219,37 @@ fn autoreap_stop_names_user_as_parent_has_it() -> Result {
 }
 
 case! {
+    /// The user whom SIGCHLD and waitid name (si_uid) when a child stops, auto-reaped or not, and at an ordinary child's end, is the
+    /// child's real user: neither its effective one nor its parent.
+    autoreap_stop_names_real_user: Must, needs [Autoreap, Root],
+    source "waitid(2), sigaction(2), si_uid (the real user ID of the child)",
+}
+fn autoreap_stop_names_real_user() -> Result {
+    let (real, effective) = (unused_id(), getuid());
+    sigchld::block()?;
+    subject::each(|call| {
+        let child = Held::prepared(&call, 0, || Ok(setresuid(Uid::from_raw(real), effective, effective)?))?;
+        child.kill(Signal::SIGSTOP)?;
+        is_told_of(&child, real)?;
+        child.into_child().clear_away()
+    })
+}
+
+/// The caller is told of a child that stops, and if it is an ordinary one then of its end, as that of this user.
+fn is_told_of(child: &Held, user: u32) -> Result {
+    let told = wait::waitid_user(Who::Pid(child.pid()), libc::WSTOPPED | libc::__WALL);
+    check::equal("si_uid of waitid(WSTOPPED)", told, Ok(user))?;
+    check::equal("si_uid of SIGCHLD, of a stop", sigchld::next_user(child.pid())?, user)?;
+    if !child.reaps_itself() {
+        child.kill(Signal::SIGKILL)?;
+        let told = wait::waitid_user(Who::Pid(child.pid()), libc::WEXITED | libc::WNOWAIT);
+        check::equal("si_uid of waitid(WEXITED)", told, Ok(user))?;
+        check::equal("si_uid of SIGCHLD, of an end", sigchld::next_user(child.pid())?, user)?;
+    }
+    Ok(())
+}
+
+case! {
     /// A parent in a user namespace is told of its child's user by the number that this has there, and not outside: by SIGCHLD and
     /// waitid at a stop, auto-reaped or not, and at an ordinary child's end.
     autoreap_stop_names_user_as_in_namespace: Must, needs [Autoreap, UserNamespaces, Proc],
@@ -232,15 +264,7 @@ fn autoreap_stop_names_user_as_in_namespace() -> Result {
         subject::each(|call| {
             let child = Held::exiting_with(&call, 0)?;
             child.kill(Signal::SIGSTOP)?;
-            let told = wait::waitid_user(Who::Pid(child.pid()), libc::WSTOPPED | libc::__WALL);
-            check::equal("si_uid of waitid(WSTOPPED)", told, Ok(inside))?;
-            check::equal("si_uid of SIGCHLD, of a stop", sigchld::next_user(child.pid())?, inside)?;
-            if !child.reaps_itself() {
-                child.kill(Signal::SIGKILL)?;
-                let told = wait::waitid_user(Who::Pid(child.pid()), libc::WEXITED | libc::WNOWAIT);
-                check::equal("si_uid of waitid(WEXITED)", told, Ok(inside))?;
-                check::equal("si_uid of SIGCHLD, of an end", sigchld::next_user(child.pid())?, inside)?;
-            }
+            is_told_of(&child, inside)?;
             child.into_child().clear_away()
         })
     })
