@@ -86,10 +86,7 @@ case! {
 }
 fn autoreap_ptrace_others_wait_adds_nothing() -> Result {
     subject::each(|call| {
-        let child = Held::prepared(&call, 6, || {
-            tracer::let_anyone_trace_me();
-            Ok(())
-        })?;
+        let child = Held::traceable(&call, 6)?;
         let (before, after) = apart(|| {
             tracer::seize(child.pid(), Options::empty())?;
             let before = usage::of_children()?;

@@ -208,12 +208,7 @@ fn autoreap_stop_names_user_as_parent_has_it() -> Result {
         let told = wait::waitid_user(Who::Pid(child.pid()), libc::WSTOPPED | libc::__WALL);
         check::equal("si_uid of waitid(WSTOPPED)", told, Ok(user))?;
         sigchld::next()?;
-        if !child.reaps_itself() {
-            child.kill(Signal::SIGKILL)?;
-            let told = wait::waitid_user(Who::Pid(child.pid()), libc::WEXITED | libc::WNOWAIT);
-            check::equal("si_uid of waitid(WEXITED)", told, Ok(user))?;
-            check::equal("si_uid of SIGCHLD, of an end", sigchld::next_user(child.pid())?, user)?;
-        }
+        is_told_of_end(&child, user)?;
         child.into_child().clear_away()
     })
 }
@@ -240,6 +235,11 @@ fn is_told_of(child: &Held, user: u32) -> Result {
     let told = wait::waitid_user(Who::Pid(child.pid()), libc::WSTOPPED | libc::__WALL);
     check::equal("si_uid of waitid(WSTOPPED)", told, Ok(user))?;
     check::equal("si_uid of SIGCHLD, of a stop", sigchld::next_user(child.pid())?, user)?;
+    is_told_of_end(child, user)
+}
+
+/// Likewise of the end alone, to which it comes now.
+fn is_told_of_end(child: &Held, user: u32) -> Result {
     if !child.reaps_itself() {
         child.kill(Signal::SIGKILL)?;
         let told = wait::waitid_user(Who::Pid(child.pid()), libc::WEXITED | libc::WNOWAIT);
@@ -256,7 +256,7 @@ case! {
     source "user_namespaces(7); waitid(2), sigaction(2), si_uid; kernel/signal.c do_notify_parent_cldstop(), kernel/exit.c wait_consider_task() (from_kuid_munged())",
 }
 fn autoreap_stop_names_user_as_in_namespace() -> Result {
-    let inside = getuid().as_raw() + 7;
+    let inside = getuid().as_raw() ^ 7;
     apart(|| {
         namespace::enter_user_namespace_as(inside)?;
         check::equal("getuid() in the user namespace", getuid().as_raw(), inside)?;

@@ -83,9 +83,7 @@ impl Outside {
 
     /// In a user namespace just entered: becomes its root, all that an ordinary user can map there.
     pub fn becomes_root(self) -> Result {
-        self.becomes(0)?;
-        note!("root of a new user namespace");
-        Ok(())
+        self.becomes(0)
     }
 
     /// In a user namespace just entered: becomes the user and group of that number.
@@ -105,7 +103,9 @@ impl Outside {
         };
         write("setgroups", "deny".to_owned())?;
         write("uid_map", format!("{id} {uid} 1"))?;
-        write("gid_map", format!("{id} {gid} 1"))
+        write("gid_map", format!("{id} {gid} 1"))?;
+        note!("user {id} of a new user namespace");
+        Ok(())
     }
 }
 
@@ -116,9 +116,7 @@ impl Outside {
 pub fn enter_user_namespace_as(id: u32) -> Result {
     let outside = Outside::here();
     crate::kit::privilege::unshare_user_namespace()?;
-    outside.becomes(id)?;
-    note!("user {id} of a new user namespace");
-    Ok(())
+    outside.becomes(id)
 }
 
 /// Moves real root into a new user namespace in which these ids, users' and groups', are what they are outside.

@@ -8,7 +8,7 @@ use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 use serde::{Deserialize, Serialize};
 
 use crate::check::{Failure, Result};
-use crate::kit::namespace::Outside;
+use crate::kit::namespace;
 use crate::note;
 
 /// The uid and gid of an ordinary user, as cases that were started by root become it.
@@ -62,9 +62,7 @@ pub fn become_member(id: u32, groups: &[Gid]) -> Result {
 /// # Errors
 /// `blocked` where the system forbids user namespaces.
 pub fn enter_user_namespace() -> Result {
-    let outside = Outside::here();
-    unshare_user_namespace()?;
-    outside.becomes_root()
+    namespace::enter_user_namespace_as(0)
 }
 
 /// Moves into a new user namespace, as nobody who is mapped there.
