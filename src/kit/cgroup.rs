@@ -84,7 +84,7 @@ impl Cgroup {
             enable(parent, controller)?;
         }
         let owner = std::process::id();
-        let name = format!("{PREFIX}{owner}-{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        let name = names_of(owner as i32) + &COUNT.fetch_add(1, Ordering::Relaxed).to_string();
         mkdirat(parent, &name, Mode::from_raw_mode(0o755))
             .map_err(|errno| forbidden("making a cgroup", Errno::from_raw(errno.raw_os_error())))?;
         let directory = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -184,11 +184,16 @@ impl Drop for Cgroup {
 /// What every cgroup of the suite is called by.
 const PREFIX: &str = "clone3-conformance-";
 
+/// How all cgroups that a process makes begin.
+fn names_of(pid: i32) -> String {
+    format!("{PREFIX}{}-", sandbox::number_of(pid))
+}
+
 /// Removes the cgroups that a process made and left, killing what is inside; gives their names.
 pub(crate) fn remove_left_by(pid: i32) -> Vec<String> {
     let Ok(root) = hierarchy() else { return Vec::new() };
     let mut left = names_below(root);
-    left.retain(|name| name.starts_with(&format!("{PREFIX}{pid}-")));
+    left.retain(|name| name.starts_with(&names_of(pid)));
     for name in &left {
         let _ = kill_and_remove(root, name);
     }

@@ -2,6 +2,7 @@
 
 use std::mem::size_of;
 use std::os::fd::OwnedFd;
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::errno::Errno;
@@ -9,6 +10,7 @@ use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::mm::{MapFlags, ProtFlags};
 
 use crate::check::{Failure, Result};
+use crate::kit::shared;
 use crate::kit::threads::own_tid;
 
 /// In the word of a robust futex: who held it has died (`FUTEX_OWNER_DIED` of `linux/futex.h`).
@@ -37,6 +39,14 @@ pub fn take_robustly(word: &'static AtomicU32) -> Result {
     Ok(())
 }
 
+/// One more than the identifier of the semaphore that the case which runs has, in memory that its lane shares.
+static SEMAPHORE: LazyLock<Option<&AtomicU32>> = LazyLock::new(|| shared::word(0).ok());
+
+/// Makes what [`remove_left`] is told by, before cases are forked.
+pub(crate) fn prepare() {
+    LazyLock::force(&SEMAPHORE);
+}
+
 /// A System V semaphore of the case's own, with the value 1. Dropping it removes it; if the case dies, its lane does.
 #[derive(Debug)]
 pub struct Semaphore {
@@ -45,20 +55,16 @@ pub struct Semaphore {
 }
 
 impl Semaphore {
-    /// A new one. A process has one at a time: its key is made of the pid.
+    /// A new one without a key. A case has one at a time, in the IPC namespace that it came with.
     ///
     /// # Errors
-    /// `blocked` where the kernel has none, or somebody else's has that key.
+    /// `blocked` where the kernel has none, or the lane cannot be told of it.
     pub fn new() -> Result<Semaphore> {
-        let key = key_of(std::process::id() as i32);
+        let told =
+            SEMAPHORE.ok_or_else(|| Failure::blocked("there is no memory to share with the sandbox"))?;
         // SAFETY: no pointers are passed.
-        let id = unsafe { libc::semget(key, 1, libc::IPC_CREAT | libc::IPC_EXCL | 0o600) };
-        let id = match Errno::result(id) {
-            Err(Errno::EEXIST) => {
-                return Err(Failure::blocked(format!("somebody has a semaphore with the key {key:#x}")));
-            }
-            id => id?,
-        };
+        let id = Errno::result(unsafe { libc::semget(libc::IPC_PRIVATE, 1, 0o600) })?;
+        told.store(id as u32 + 1, Ordering::Release);
         let semaphore = Semaphore { id, owner: std::process::id() };
         // SAFETY: SETVAL takes a number.
         Errno::result(unsafe { libc::semctl(id, 0, libc::SETVAL, 1) })?;
@@ -85,29 +91,14 @@ impl Drop for Semaphore {
     fn drop(&mut self) {
         // Forked copies do not remove it.
         if std::process::id() == self.owner {
-            // SAFETY: IPC_RMID takes nothing.
-            unsafe { libc::semctl(self.id, 0, libc::IPC_RMID) };
+            remove_left();
         }
     }
 }
 
-/// The key of the semaphore that the process of this pid may have.
-fn key_of(pid: i32) -> libc::key_t {
-    // A pid has 22 bits.
-    0x3c00_0000 | pid
-}
-
-/// Removes the semaphore that a process, which is gone, has left where the caller is. Gives its identifier.
-pub(crate) fn remove_left_by(pid: i32) -> Option<i32> {
-    // SAFETY: no pointers are passed.
-    let id = Errno::result(unsafe { libc::semget(key_of(pid), 0, 0) }).ok()?;
-    // SAFETY: semid_ds is plain data for which all zeroes is a valid value.
-    let mut state: libc::semid_ds = unsafe { std::mem::zeroed() };
-    // SAFETY: `state` is live, and the kernel may fill it.
-    Errno::result(unsafe { libc::semctl(id, 0, libc::IPC_STAT, &raw mut state) }).ok()?;
-    if state.sem_perm.cuid != rustix::process::geteuid().as_raw() {
-        return None;
-    }
+/// Removes the semaphore that the case has, or has left. Gives its identifier.
+pub(crate) fn remove_left() -> Option<i32> {
+    let id = SEMAPHORE.map_or(0, |told| told.swap(0, Ordering::AcqRel)).checked_sub(1)? as i32;
     // SAFETY: IPC_RMID takes nothing.
     Errno::result(unsafe { libc::semctl(id, 0, libc::IPC_RMID) }).ok().map(|_| id)
 }

@@ -24,12 +24,24 @@ pub(super) struct Leftover {
     pub(super) pid: i32,
     /// Its state, parent and command.
     description: String,
+    /// Whether it is there because of a process that is, or may be.
+    by_process: bool,
 }
 
 impl Leftover {
-    /// Something that is no process.
+    /// Something that the case made and did not remove.
     pub(super) fn thing(description: String) -> Leftover {
-        Leftover { pid: 0, description }
+        Leftover { pid: 0, description, by_process: false }
+    }
+
+    /// Something that cannot be removed while a process is in it.
+    pub(super) fn occupied(description: String) -> Leftover {
+        Leftover { pid: 0, description, by_process: true }
+    }
+
+    /// Whether only the case can be to blame that it is there.
+    pub(super) fn is_of_the_case(&self) -> bool {
+        !self.by_process
     }
 }
 
@@ -102,7 +114,7 @@ fn is_child(pid: i32) -> bool {
 }
 
 fn nameless(pid: i32) -> Leftover {
-    Leftover { pid, description: format!("process {pid} (no /proc to look at it)") }
+    Leftover { pid, description: format!("process {pid} (no /proc to look at it)"), by_process: true }
 }
 
 fn describe(stat: &Stat) -> Leftover {
@@ -113,7 +125,7 @@ fn describe(stat: &Stat) -> Leftover {
         command if command == command_line("self").trim() => stat.to_string(),
         command => format!("{stat}, command line: {}", command.chars().take(80).collect::<String>()),
     };
-    Leftover { pid: stat.pid, description }
+    Leftover { pid: stat.pid, description, by_process: true }
 }
 
 fn command_line(pid: &str) -> String {

@@ -87,7 +87,7 @@ fn prepare() -> Result<(SignalFd, Pipes), Outcome> {
 fn settle_in() -> rustix::io::Result<()> {
     entry::look_up_the_clock();
     entry::keep_panics();
-    leavings::look_up_the_directory();
+    leavings::prepare();
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
 }
@@ -359,7 +359,12 @@ fn judge(
     left.extend(found.filter(|leftover| leftover.pid == 0 || !known.contains(&leftover.pid)));
     match report.failure {
         None if left.is_empty() => None,
-        None => Some(Failure::fail(format!("the case passed but left behind: {}", census::names(&left)))),
+        None => {
+            let what = format!("the case passed but left behind: {}", census::names(&left));
+            // What the case made, and no process is in, it would have had to remove.
+            let is_own = left.iter().all(Leftover::is_of_the_case);
+            Some(if is_own { Failure::broken(what) } else { Failure::fail(what) })
+        }
         failure => failure,
     }
 }

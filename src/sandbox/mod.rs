@@ -28,7 +28,7 @@ use std::time::Duration;
 pub use entry::{give_up_earlier, is_half_time_left, is_report, patience, time_left};
 pub(crate) use hang::whereabouts;
 pub use lane::NOTHING;
-pub(crate) use leavings::own_directory;
+pub(crate) use leavings::{number_of, own_directory};
 pub use wire::{Outcome, Request};
 
 use crate::check::Failure;
