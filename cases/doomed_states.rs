@@ -83,7 +83,7 @@ case! {
     /// The last close is too late for a child that is about to exit with a status of its own: its tracer's wait and its exit
     /// information tell that status, not SIGKILL.
     autokill_while_exiting_keeps_status: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Ptrace],
-    source "ptrace(2), PTRACE_EVENT_EXIT; kernel/signal.c prepare_signal() (\"in the middle of dying, drop the signal\")",
+    source "_exit(2), whose status the parent is given; ptrace(2), PTRACE_EVENT_EXIT; kernel/signal.c prepare_signal()",
 }
 fn autokill_while_exiting_keeps_status() -> Result {
     let own = Status::exited(9);

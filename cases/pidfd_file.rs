@@ -11,7 +11,7 @@ use clone3_conformance::kit::{Channel, Echo, Gate, Held, Tied, fds};
 use clone3_conformance::pidfd::{Pidfd, fdinfo};
 use clone3_conformance::wait::{self, Status, Who};
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::OFlag;
 use nix::poll::PollFlags;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::Signal;
@@ -34,7 +34,7 @@ fn autokill_fd_as_ordinary_pidfd() -> Result {
     check::equal("poll", pidfd.poll_now(PollFlags::POLLIN)?, PollFlags::empty())?;
     let waitid = |options| wait::waitid(Who::pidfd(pidfd), libc::WEXITED | libc::__WALL | options);
     check::equal("waitid(P_PIDFD, WNOHANG)", waitid(libc::WNOHANG), Ok(None))?;
-    fcntl(pidfd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    pidfd.set_status_flags(OFlag::O_NONBLOCK)?;
     check::equal("waitid(P_PIDFD) with O_NONBLOCK", waitid(0), Err(Errno::EAGAIN))?;
     check::succeeds("pidfd_send_signal(SIGTERM)", pidfd.send_signal(Signal::SIGTERM))?;
     pidfd.reaped_with(Status::killed(Signal::SIGTERM))?;
@@ -78,7 +78,7 @@ fn autokill_fcntl_getfl() -> Result {
         let octal = format!("0{:o}", expected | libc::O_CLOEXEC);
         check::equal(format_args!("flags in fdinfo of the pidfd of {flags}"), shown, &octal)?;
         for set in [OFlag::O_NONBLOCK, OFlag::empty()] {
-            fcntl(pidfd, FcntlArg::F_SETFL(set))?;
+            pidfd.set_status_flags(set)?;
             let what = format!("F_GETFL of the pidfd of {flags} after F_SETFL({set:?})");
             check::equal(what, named(pidfd.status_flags()?), wanted | set)?;
         }
@@ -99,8 +99,8 @@ fn autokill_fcntl_cannot_disarm() -> Result {
         let pidfd = child.pidfd()?;
         match change {
             "FIONBIO" => rustix::io::ioctl_fionbio(pidfd, true)?,
-            "F_SETFL(0)" => fcntl(pidfd, FcntlArg::F_SETFL(OFlag::empty())).map(drop)?,
-            _ => fcntl(pidfd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map(drop)?,
+            "F_SETFL(0)" => pidfd.set_status_flags(OFlag::empty())?,
+            _ => pidfd.set_status_flags(OFlag::O_NONBLOCK)?,
         }
         child.lives(&format!("after {change} on its pidfd"))?;
         child.close()?;
@@ -120,8 +120,7 @@ fn autokill_fcntl_cannot_arm() -> Result {
     let mut child = Echo::spawn(&Clone3::new(Flags::REAPED))?;
     let opened = child.observe()?;
     for pidfd in [child.take_pidfd()?, opened] {
-        let set = fcntl(&pidfd, FcntlArg::F_SETFL(OFlag::O_TRUNC)).map(drop);
-        check::succeeds(format_args!("F_SETFL(O_TRUNC) on {pidfd}"), set)?;
+        pidfd.set_status_flags(OFlag::O_TRUNC)?;
         check::equal(format_args!("mark on {pidfd} in F_GETFL"), pidfd.status_flags()? & AUTOKILL_MARK, 0)?;
         pidfd.close()?;
         child.is_alive("after F_SETFL(O_TRUNC) on a plain pidfd and its close")?;

@@ -15,7 +15,7 @@ use clone3_conformance::pidfd::{Oneself, Pidfd};
 use clone3_conformance::procfs::Pending;
 use clone3_conformance::wait::{self, Event, Status};
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::OFlag;
 use nix::poll::PollFlags;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::ptrace::Options;
@@ -102,7 +102,7 @@ fn pidfd_thread_stays_one_after_setfl() -> Result {
     threads::in_a_thread(|| {
         for (set, signal) in signals {
             let own = Pidfd::of_thread(threads::own_tid())?;
-            check::succeeds("F_SETFL on a thread's pidfd", fcntl(&own, FcntlArg::F_SETFL(set)).map(drop))?;
+            own.set_status_flags(set)?;
             check::succeeds("pidfd_send_signal", own.send_signal(signal))?;
             let what = format!("{signal} pending, sent by a thread's pidfd after F_SETFL({set:?})");
             let there = Pending { process: false, thread: true };

@@ -10,7 +10,7 @@ use clone3_conformance::kit::threads::in_a_thread;
 use clone3_conformance::kit::{Blocked, Found, Held, Orphan, WaitCall, subject, threads};
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::OFlag;
 use nix::sys::signal::Signal;
 use nix::unistd::getpgrp;
 
@@ -234,7 +234,7 @@ fn autoreap_nonblock_pidfd_waitid() -> Result {
     let wait = WaitCall::pidfd(child.pidfd()?, libc::WEXITED | libc::__WALL);
     let look = WaitCall::pidfd(child.pidfd()?, libc::WEXITED | libc::__WALL | libc::WNOHANG);
     check::equal(format_args!("control: {look}, alive"), look.make(), ALIVE)?;
-    fcntl(child.pidfd()?, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    child.pidfd()?.set_status_flags(OFlag::O_NONBLOCK)?;
     check::equal(format_args!("{wait} with O_NONBLOCK, alive"), wait.make(), Err(Errno::EAGAIN))?;
     child.let_go()?;
     child.pidfd()?.wait_reaped()?;

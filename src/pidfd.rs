@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 
@@ -403,8 +404,15 @@ impl Pidfd {
     /// `F_GETFL`: the file status flags.
     #[track_caller]
     pub fn status_flags(&self) -> Result<i32> {
-        let flags = nix::fcntl::fcntl(self, nix::fcntl::FcntlArg::F_GETFL);
+        let flags = fcntl(self, FcntlArg::F_GETFL);
         check::succeeds(format_args!("F_GETFL on {self}"), flags)
+    }
+
+    /// `F_SETFL`: changes those file status flags that can be changed.
+    #[track_caller]
+    pub fn set_status_flags(&self, flags: OFlag) -> Result {
+        let set = fcntl(self, FcntlArg::F_SETFL(flags)).map(drop);
+        check::succeeds(format_args!("F_SETFL({flags:?}) on {self}"), set)
     }
 
     /// The `Pid:` line of `/proc/self/fdinfo`: 0 in a foreign namespace, -1 once the process is gone.
