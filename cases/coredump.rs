@@ -189,7 +189,7 @@ fn pidfd_info_coredump_code_values() -> Result {
     const SI_USER: i32 = 0;
     let server = Server::start()?;
     subject::each(|call| {
-        for crash in Crash::ALL {
+        for crash in Crash::all() {
             let child = call.spawn(|| crash.now())?;
             server.take_dump_of(child.pidfd()?)?;
             subject::see_off(&child)?;

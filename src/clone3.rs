@@ -3,7 +3,6 @@
 //! The builder can express ill-formed calls on purpose: odd sizes, bad pointers, contradictory flags. A call
 //! shows itself with its flags decoded, which is how it appears in every message.
 
-use std::arch::asm;
 use std::cell::Cell;
 use std::ffi::c_int;
 use std::fmt;
@@ -24,7 +23,7 @@ use crate::kit::errands;
 use crate::kit::unheard::Unheard;
 use crate::pidfd::Pidfd;
 use crate::wait::{self, Status, signal_name};
-use crate::{note, sandbox};
+use crate::{arch, note, sandbox};
 
 /// What the word that receives the pidfd holds before the call: no descriptor, and not what the kernel writes.
 pub const PIDFD_UNTOUCHED: c_int = -7;
@@ -296,7 +295,7 @@ impl Clone3 {
         stack.lend(self.flags());
         // SAFETY: the child starts on a stack of its own, which outlives it (`Stack` is never unmapped) and is no other
         // child's, and never returns from the assembly. Other addresses in the image are such that the kernel may write there.
-        let pid = unsafe { clone3_on_stack(image.as_ptr(), self.size, entry, argument) };
+        let pid = unsafe { arch::clone3_on_stack(image.as_ptr(), self.size, entry, argument) };
         if pid < 0 {
             stack.take_back();
         }
@@ -488,47 +487,6 @@ fn nobody_holds(pipe: &OwnedFd) -> Result {
 pub fn lowest_free_fd() -> Result<RawFd> {
     let (probe, _other) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     Ok(probe.as_raw_fd())
-}
-
-/// The system call on a new stack. Gives the raw result; negative is an errno.
-///
-/// # Safety
-/// `args` points to `size` readable bytes of `struct clone_args` with a stack of the child's own, or the
-/// kernel refuses them. `entry` is sound to call in the child.
-#[cfg(target_arch = "x86_64")]
-unsafe fn clone3_on_stack(
-    args: *const u64,
-    size: usize,
-    entry: extern "C" fn(usize) -> c_int,
-    argument: usize,
-) -> isize {
-    let result: isize;
-    // SAFETY: in the parent, a plain system call. The child finds rsp at the end of its page-aligned stack, so
-    // the call below is aligned as the ABI asks; it never comes back to Rust code after `entry`.
-    unsafe {
-        asm!(
-            "syscall",
-            "test rax, rax",
-            "jnz 2f",
-            "xor ebp, ebp",
-            "mov rdi, r13",
-            "call r12",
-            "mov edi, eax",
-            "mov eax, {exit}",
-            "syscall",
-            "ud2",
-            "2:",
-            exit = const libc::SYS_exit,
-            inlateout("rax") libc::SYS_clone3 as isize => result,
-            in("rdi") args,
-            in("rsi") size,
-            in("r12") entry,
-            in("r13") argument,
-            lateout("rcx") _,
-            lateout("r11") _,
-        );
-    }
-    result
 }
 
 /// A stack for a child that shares memory, and the word by which the end of a thread on it is seen.

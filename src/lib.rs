@@ -16,6 +16,7 @@
 
 pub mod abi;
 mod address;
+mod arch;
 pub mod case;
 pub mod check;
 pub mod clone3;

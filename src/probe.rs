@@ -118,7 +118,7 @@ impl Probe {
             version: text(uname.version()),
             machine: text(uname.machine()),
             release,
-            emulated: is_emulated(),
+            emulated: crate::arch::is_emulated(),
             privileges: Privileges::find(seccomp, clone3 == Clone3State::Works),
             features,
             clone3,
@@ -314,12 +314,6 @@ fn in_initial_user_namespace() -> bool {
 fn own_user_namespace() -> Option<u64> {
     let namespace = own_pidfd()?.namespace(Namespace::User).ok()?;
     Some(rustix::fs::fstat(namespace).ok()?.st_ino)
-}
-
-/// QEMU's emulator names itself in the hypervisor leaf of cpuid.
-fn is_emulated() -> bool {
-    let leaf = std::arch::x86_64::__cpuid(0x4000_0000);
-    leaf.ebx.to_le_bytes() == *b"TCGT"
 }
 
 impl fmt::Display for Probe {

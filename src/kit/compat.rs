@@ -1,9 +1,7 @@
-//! System calls as a 32-bit program makes them: `int 0x80`, with the numbers of i386.
+//! System calls as a 32-bit program makes them, with the numbers of i386.
 //!
-//! The gate is open to 64-bit programs too. Its arguments are 32 bits wide, so memory that is handed over lies
-//! below 4 GiB.
+//! The arguments are 32 bits wide, so memory that is handed over lies below 4 GiB.
 
-use std::arch::asm;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
@@ -13,9 +11,9 @@ use crate::abi::{self, CloneArgs, Flags, InfoMask, PidfdInfo};
 use crate::check::{Failure, Result};
 use crate::clone3::{PIDFD_UNTOUCHED, exit_child};
 use crate::kit::{fds, process};
-use crate::note;
 use crate::pidfd::Pidfd;
 use crate::wait::Status;
+use crate::{arch, note};
 
 const SYS_CLOSE: u32 = 6;
 const SYS_GETPID: u32 = 20;
@@ -29,7 +27,7 @@ pub fn required() -> Result {
         // Where the gate is shut, entering it is a crash: not one to dump core of.
         let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
         // SAFETY: getpid has no arguments.
-        let pid = unsafe { int80(SYS_GETPID, [0; 3]) };
+        let pid = unsafe { arch::call_as_32_bit(SYS_GETPID, [0; 3]) };
         i32::from(pid != std::process::id() as i32)
     };
     match process::ending_of(works) {
@@ -39,7 +37,7 @@ pub fn required() -> Result {
             return Err(Failure::blocked("cannot fork to try a 32-bit system call (a limit on processes)"));
         }
     }
-    Err(Failure::blocked("needs 32-bit system calls (CONFIG_IA32_EMULATION, and not turned off at boot)"))
+    Err(Failure::blocked(arch::NEEDED_FOR_32_BIT))
 }
 
 /// What the call reads and writes, where 32 bits can point.
@@ -73,7 +71,7 @@ pub fn clone3(
             ..CloneArgs::default()
         });
         pidfd.write(PIDFD_UNTOUCHED);
-        int80(SYS_CLONE3, [args as u32, size_of::<CloneArgs>() as u32, 0])
+        arch::call_as_32_bit(SYS_CLONE3, [args as u32, size_of::<CloneArgs>() as u32, 0])
     };
     if pid == 0 {
         exit_child(body);
@@ -95,7 +93,7 @@ pub fn clone3(
 pub fn close(fd: impl Into<OwnedFd>) -> std::result::Result<(), Errno> {
     let fd: RawFd = std::os::fd::IntoRawFd::into_raw_fd(fd.into());
     // SAFETY: the descriptor was owned, and is given up here.
-    let closed = unsafe { int80(SYS_CLOSE, [fd as u32, 0, 0]) };
+    let closed = unsafe { arch::call_as_32_bit(SYS_CLOSE, [fd as u32, 0, 0]) };
     note!("32-bit close({fd}) = {closed}");
     if closed < 0 { Err(Errno::from_raw(-closed)) } else { Ok(()) }
 }
@@ -110,7 +108,7 @@ pub fn info(pidfd: &Pidfd, request: InfoMask) -> Result<std::result::Result<Pidf
     // SAFETY: `info` is a live structure of exactly the size that the request number states, and nobody else knows of it.
     unsafe {
         info.write(PidfdInfo { mask: request.bits(), ..PidfdInfo::default() });
-        let done = int80(SYS_IOCTL, [pidfd.as_raw_fd() as u32, number, info as u32]);
+        let done = arch::call_as_32_bit(SYS_IOCTL, [pidfd.as_raw_fd() as u32, number, info as u32]);
         note!("32-bit PIDFD_GET_INFO({pidfd}, {request}) = {done}");
         Ok(if done < 0 { Err(Errno::from_raw(-done)) } else { Ok(info.read()) })
     }
@@ -119,34 +117,7 @@ pub fn info(pidfd: &Pidfd, request: InfoMask) -> Result<std::result::Result<Pidf
 /// Memory for a value, where 32 bits can point. It is zero, and there as long as the process.
 fn low<T>() -> Result<*mut T> {
     let access = ProtFlags::READ | ProtFlags::WRITE;
-    let low_map = MapFlags::PRIVATE | MapFlags::from_bits_retain(libc::MAP_32BIT as u32);
+    let low_map = MapFlags::PRIVATE | arch::LOW_MEMORY;
     // SAFETY: a new anonymous mapping at an address of the kernel's choice aliases nothing.
     Ok(unsafe { mmap_anonymous(std::ptr::null_mut(), size_of::<T>(), access, low_map)? }.cast())
-}
-
-/// The gate itself, for calls of up to three arguments. Gives the raw result; negative is an errno.
-///
-/// # Safety
-/// As that of the system call: pointers among the arguments point to what it asks for.
-#[cfg(target_arch = "x86_64")]
-unsafe fn int80(number: u32, [first, second, third]: [u32; 3]) -> i32 {
-    let result: i32;
-    // SAFETY: passed on to the caller. rbx, which the compiler keeps for itself, is put back; r8 to r11 are
-    // lost in old kernels.
-    unsafe {
-        asm!(
-            "xchg rbx, {first:r}",
-            "int 0x80",
-            "xchg rbx, {first:r}",
-            first = inout(reg) u64::from(first) => _,
-            inlateout("eax") number => result,
-            in("ecx") second,
-            in("edx") third,
-            lateout("r8") _,
-            lateout("r9") _,
-            lateout("r10") _,
-            lateout("r11") _,
-        );
-    }
-    result
 }

@@ -4,6 +4,7 @@ use nix::sys::signal::{SigHandler, Signal, raise, signal};
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
+use crate::arch::{self, Trap};
 use crate::wait::Status;
 
 /// How a process crashes.
@@ -13,45 +14,36 @@ pub enum Crash {
     Unmapped,
     /// It writes to a page that may only be read.
     ReadOnly,
-    /// It divides an integer by zero.
-    Division,
-    /// It runs into an instruction that does not exist.
-    Illegal,
-    /// It runs into an instruction that only the kernel may use.
-    Privileged,
+    /// It runs into an instruction that no program survives.
+    Trap(Trap),
     /// It sends itself SIGABRT.
     Abort,
 }
-
-/// `si_code`: sent by the kernel, for no reason that has a name.
-const SI_KERNEL: i32 = 128;
 
 /// `si_code`: sent by `tgkill(2)`, as abort and raise do.
 pub const SI_TKILL: i32 = -6;
 
 impl Crash {
     /// All of them.
-    pub const ALL: [Crash; 6] =
-        [Crash::Unmapped, Crash::ReadOnly, Crash::Division, Crash::Illegal, Crash::Privileged, Crash::Abort];
+    pub fn all() -> impl Iterator<Item = Crash> {
+        [Crash::Unmapped, Crash::ReadOnly, Crash::Abort].into_iter().chain(Trap::ALL.map(Crash::Trap))
+    }
 
     /// The signal that comes of it.
     pub const fn signal(self) -> Signal {
         match self {
-            Crash::Unmapped | Crash::ReadOnly | Crash::Privileged => Signal::SIGSEGV,
-            Crash::Division => Signal::SIGFPE,
-            Crash::Illegal => Signal::SIGILL,
+            Crash::Unmapped | Crash::ReadOnly => Signal::SIGSEGV,
+            Crash::Trap(trap) => trap.signal(),
             Crash::Abort => Signal::SIGABRT,
         }
     }
 
-    /// The `si_code` of that signal: `SEGV_MAPERR`, `SEGV_ACCERR`, `FPE_INTDIV`, `ILL_ILLOPN`, `SI_KERNEL`, `SI_TKILL`.
+    /// The `si_code` of that signal: `SEGV_MAPERR`, `SEGV_ACCERR`, the trap's, `SI_TKILL`.
     pub const fn code(self) -> i32 {
         match self {
             Crash::Unmapped => 1,
             Crash::ReadOnly => 2,
-            Crash::Division => 1,
-            Crash::Illegal => 2,
-            Crash::Privileged => SI_KERNEL,
+            Crash::Trap(trap) => trap.code(),
             Crash::Abort => SI_TKILL,
         }
     }
@@ -78,17 +70,10 @@ impl Crash {
 
     fn happen(self) {
         match self {
-            // SAFETY: no memory is touched that is anybody's: nothing is mapped at address 8.
-            Crash::Unmapped => unsafe { std::arch::asm!("mov {0}, qword ptr [{0}]", inout(reg) 8_u64 => _) },
+            // Nothing is mapped there.
+            Crash::Unmapped => arch::load(std::ptr::without_provenance(8)),
             Crash::ReadOnly => write_to_read_only_page(),
-            // SAFETY: the division faults before any register changes.
-            Crash::Division => unsafe {
-                std::arch::asm!("div {0:e}", in(reg) 0, inout("eax") 1 => _, inout("edx") 0 => _);
-            },
-            // SAFETY: ud2 does nothing but fault.
-            Crash::Illegal => unsafe { std::arch::asm!("ud2") },
-            // SAFETY: outside the kernel hlt does nothing but fault.
-            Crash::Privileged => unsafe { std::arch::asm!("hlt") },
+            Crash::Trap(trap) => trap.happen(),
             Crash::Abort => drop(raise(Signal::SIGABRT)),
         }
     }
@@ -126,6 +111,6 @@ fn write_to_read_only_page() {
     let page = unsafe { mmap_anonymous(std::ptr::null_mut(), 4096, ProtFlags::READ, MapFlags::PRIVATE) };
     if let Ok(page) = page {
         // SAFETY: the page is ours, and the kernel does not let it be written.
-        unsafe { std::arch::asm!("mov byte ptr [{0}], 1", in(reg) page) };
+        unsafe { arch::store(page) };
     }
 }

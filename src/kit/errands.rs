@@ -6,9 +6,10 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use nix::sys::signal::Signal;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
+use crate::arch;
 use crate::errand::Errand;
+use crate::kit::Gate;
 use crate::kit::disposition::{self, Disposition};
-use crate::kit::{Gate, tls};
 
 /// Exits at once with this code.
 pub fn exit(code: c_int) -> Errand {
@@ -64,7 +65,7 @@ pub fn tell_no_new_privs() -> Errand {
 /// Exits with 0 if this is its thread-local storage, with 1 if not.
 pub fn look_for_tls_at(storage: &'static [u64]) -> Errand {
     extern "C" fn look(address: usize) -> c_int {
-        i32::from(tls::base() != address as u64)
+        i32::from(arch::thread_pointer() != address as u64)
     }
     // SAFETY: one system call, made without the C library.
     unsafe { Errand::small(look, storage.as_ptr() as usize) }

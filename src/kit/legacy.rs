@@ -1,6 +1,5 @@
 //! The older ways to make a child, called with whatever bits one likes.
 
-use std::arch::asm;
 use std::ffi::c_ulong;
 
 use nix::errno::Errno;
@@ -8,8 +7,8 @@ use nix::errno::Errno;
 use crate::abi::Flags;
 use crate::clone3::{PIDFD_UNTOUCHED, exit_child, exit_now};
 use crate::kit::fds;
-use crate::note;
 use crate::pidfd::Pidfd;
+use crate::{arch, note};
 
 /// `clone(2)` as fork uses it: no stack of its own. The child runs `body` and exits with what it returns. With
 /// `CLONE_PIDFD` among the flags there is a pidfd.
@@ -31,10 +30,9 @@ pub fn clone(flags: u64, body: impl FnOnce() -> i32) -> Result<(i32, Option<Pidf
 }
 
 /// `fork(2)`. The child exits with `code`.
-#[cfg(target_arch = "x86_64")]
 pub fn fork(code: i32) -> Result<i32, Errno> {
-    // SAFETY: takes no arguments; the child works on a copy of this memory.
-    let pid = unsafe { libc::syscall(libc::SYS_fork) };
+    // SAFETY: the child exits at once.
+    let pid = unsafe { arch::fork() };
     if pid == 0 {
         exit_now(code);
     }
@@ -43,26 +41,8 @@ pub fn fork(code: i32) -> Result<i32, Errno> {
 }
 
 /// `vfork(2)`. The child exits with `code`, before the call returns.
-#[cfg(target_arch = "x86_64")]
 pub fn vfork(code: i32) -> Result<i32, Errno> {
-    let pid: isize;
-    // SAFETY: the child runs on the caller's stack but touches no memory at all: it exits from its registers.
-    unsafe {
-        asm!(
-            "syscall",
-            "test rax, rax",
-            "jnz 2f",
-            "mov eax, {exit}",
-            "syscall",
-            "ud2",
-            "2:",
-            exit = const libc::SYS_exit,
-            inlateout("rax") libc::SYS_vfork as isize => pid,
-            in("edi") code,
-            lateout("rcx") _,
-            lateout("r11") _,
-        );
-    }
+    let pid = arch::vfork_and_exit(code);
     note!("vfork() = {pid}");
     if pid < 0 { Err(Errno::from_raw(-pid as i32)) } else { Ok(pid as i32) }
 }

@@ -73,7 +73,6 @@ pub mod sysctl;
 pub mod terminal;
 pub mod threads;
 pub mod tied;
-pub mod tls;
 pub mod tracer;
 pub(crate) mod unheard;
 pub mod uring;

@@ -1,0 +1,15 @@
+//! What is one thing on one processor and another on the next: system calls that no C library makes, instructions that end in a
+//! signal, numbers of an ABI. Each file has the same names; to bring the suite to another processor is to write one more.
+
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
+
+#[cfg(target_arch = "aarch64")]
+pub use aarch64::*;
+#[cfg(target_arch = "x86_64")]
+pub use x86_64::*;
+
+#[cfg(not(any(target_arch = "aarch64", target_arch = "x86_64")))]
+compile_error!("this processor has no file in src/arch yet: write one with the names that the others have");
