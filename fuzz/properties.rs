@@ -1,6 +1,9 @@
 //! What must hold whatever the bytes are: the fuzz targets try new ones, and a test those that are kept here.
 
 #[allow(dead_code)]
+#[path = "../vm/arch.rs"]
+mod arch;
+#[allow(dead_code)]
 #[path = "../vm/spec.rs"]
 mod spec;
 

@@ -8,11 +8,11 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 
+use crate::arch::Arch;
 use crate::cache::{Cache, write_whole};
 use crate::interrupt::Interrupts;
 use crate::note;
 use crate::process::run_within;
-use crate::qemu::PROGRAM;
 use crate::system::find;
 
 /// What the user asks for.
@@ -85,9 +85,13 @@ enum Trial {
 }
 
 /// Decides what runs the guest.
-pub fn choose(wish: Wish, cache: &Cache, interrupts: &Interrupts) -> Result<Accel> {
+pub fn choose(wish: Wish, arch: Arch, cache: &Cache, interrupts: &Interrupts) -> Result<Accel> {
     let tcg = Accel::Tcg { threads: Threads::Multi };
     match wish {
+        Wish::Kvm if arch != Arch::Amd64 => {
+            bail!("KVM has no {} guests on this machine; use --accel tcg", arch.name())
+        }
+        Wish::Auto if arch != Arch::Amd64 => Ok(tcg),
         Wish::Tcg => Ok(tcg),
         Wish::Kvm => match kvm_works(true, cache, interrupts)? {
             Ok(()) => Ok(Accel::Kvm),
@@ -133,7 +137,8 @@ fn answer(path: &Path, anew: bool, trial: impl FnOnce() -> Result<Trial>) -> Res
 /// What the answer holds for: this start of the machine, and this QEMU.
 fn circumstances() -> String {
     let start = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let qemu = find(PROGRAM).and_then(|path| fs::metadata(path).ok()).map_or(0, |file| file.mtime());
+    let qemu =
+        find(Arch::Amd64.emulator()).and_then(|path| fs::metadata(path).ok()).map_or(0, |file| file.mtime());
     format!("{}-{qemu:x}", start.trim())
 }
 
@@ -145,7 +150,7 @@ fn try_kvm(interrupts: &Interrupts) -> Result<Trial> {
     let folder = tempfile::tempdir()?;
     let (kernel, complaint) = (folder.path().join("payload"), folder.path().join("complaint"));
     fs::write(&kernel, payload())?;
-    let mut qemu = Command::new(PROGRAM);
+    let mut qemu = Command::new(Arch::Amd64.emulator());
     qemu.args(["-machine", "q35", "-accel", "kvm", "-cpu", "host", "-nodefaults", "-no-user-config"]);
     qemu.args(["-display", "none", "-no-reboot", "-device", "isa-debug-exit,iobase=0xf4,iosize=1"]);
     qemu.arg("-kernel").arg(&kernel).stdout(Stdio::null()).stderr(File::create(&complaint)?);

@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
+use crate::arch::Arch;
 use crate::cache::{Cache, write_whole};
 use crate::interrupt::{Interrupted, Interrupts};
 use crate::note;
@@ -47,8 +48,15 @@ const FRESH: Duration = Duration::from_secs(24 * 60 * 60);
 /// The archive changes no more often than this, where a kernel could not be had.
 const CHANGES: Duration = Duration::from_secs(60 * 60);
 
-/// Where in the cache it is kept what the archive has.
-const INDEX: &str = "apt/index.json";
+/// In which folder of the cache it is kept what the archive has, beside that in the file [`INDEX`].
+fn folder(arch: Arch) -> &'static str {
+    match arch {
+        Arch::Amd64 => "apt",
+        Arch::Arm64 => "apt-arm64",
+    }
+}
+
+const INDEX: &str = "index.json";
 
 /// A package this small holds no kernel: it only names the one that does.
 const SMALLEST: u64 = 1 << 20;
@@ -107,7 +115,8 @@ impl Package {
 fn parse_name(name: &str) -> Option<Name<'_>> {
     let name = name.strip_prefix("linux-")?;
     let rest = name.strip_prefix("image-").or_else(|| name.strip_prefix("binary-"))?;
-    let flavour = ["cloud-amd64", "rt-amd64", "amd64"].into_iter().find(|flavour| rest.ends_with(flavour))?;
+    let mut flavours = Arch::ALL.iter().flat_map(|arch| arch.flavours());
+    let flavour = flavours.find(|flavour| rest.ends_with(*flavour))?;
     let base = rest.strip_suffix(flavour)?.strip_suffix('-')?;
     base.starts_with(|first: char| first.is_ascii_digit()).then_some(Name { base, flavour })
 }
@@ -163,21 +172,27 @@ fn series(upstream: &str) -> String {
     }
 }
 
-/// The way to the archive.
+/// The way to the archive, or to the part of it for one architecture.
 pub struct Archive<'a> {
     pub cache: &'a Cache,
     pub interrupts: &'a Interrupts,
+    pub arch: Arch,
 }
 
 impl Archive<'_> {
     /// Whether what is known of the archive is so old that it may be wrong by now.
     pub fn may_have_changed(&self) -> bool {
-        !is_younger(&self.cache.path(INDEX), CHANGES)
+        !is_younger(&self.folder().join(INDEX), CHANGES)
+    }
+
+    /// Where it is kept what is known of it.
+    fn folder(&self) -> PathBuf {
+        self.cache.path(folder(self.arch))
     }
 
     /// What the archive has: as known here, and asked again when that was too long ago or `refresh` says so.
     pub fn index(&self, refresh: bool) -> Result<Index> {
-        let path = self.cache.path(INDEX);
+        let path = self.folder().join(INDEX);
         let known = || -> Option<Index> { serde_json::from_slice(&fs::read(&path).ok()?).ok() };
         if !refresh
             && is_younger(&path, FRESH)
@@ -185,7 +200,7 @@ impl Archive<'_> {
         {
             return Ok(index);
         }
-        let _lock = self.cache.lock("apt", self.interrupts)?;
+        let _lock = self.cache.lock(folder(self.arch), self.interrupts)?;
         if !refresh
             && is_younger(&path, FRESH)
             && let Some(index) = known()
@@ -199,8 +214,8 @@ impl Archive<'_> {
 
     /// Asks the archive for its lists, and picks the kernels out of them; lists that it does not give stay as they were.
     fn ask(&self) -> Result<Index> {
-        let folder = self.cache.path("apt");
-        let settings = write_settings(&folder)?;
+        let folder = self.folder();
+        let settings = write_settings(&folder, self.arch)?;
         note!("asking Debian's archive which kernels it has");
         let mut update = Command::new("apt-get");
         update.arg("-qq").arg("-c").arg(&settings).arg("update").env("LC_ALL", "C");
@@ -224,7 +239,7 @@ impl Archive<'_> {
     /// Downloads a package to `path`; the download is checked against the signed list.
     pub fn download(&self, package: &Package, path: &Path) -> Result<()> {
         note!("downloading {} {} ({} MB)", package.name, package.version, package.size.div_ceil(1_000_000));
-        let settings = write_settings(&self.cache.path("apt"))?;
+        let settings = write_settings(&self.folder(), self.arch)?;
         let mut fetch = Command::new(HELPER);
         fetch.arg("-c").arg(settings).arg("download-file").arg(&package.url).arg(path);
         fetch.arg(format!("SHA256:{}", package.sha256)).env("LC_ALL", "C");
@@ -234,14 +249,15 @@ impl Archive<'_> {
 }
 
 /// Writes the package manager's settings: lists and downloads of our own, nothing of the machine's state, and no hooks.
-fn write_settings(folder: &Path) -> Result<PathBuf> {
+fn write_settings(folder: &Path, arch: Arch) -> Result<PathBuf> {
     for name in ["lists/partial", "archives/partial", "sources"] {
         fs::create_dir_all(folder.join(name))?;
     }
     let (archive, security) = archives();
+    let arch = arch.name();
     let source = |(suite, is_security): &(&str, bool)| {
         let from = if *is_security { &security } else { &archive };
-        format!("deb [arch=amd64 target=Packages signed-by={KEYS}] {from} {suite} main\n")
+        format!("deb [arch={arch} target=Packages signed-by={KEYS}] {from} {suite} main\n")
     };
     write_if_new(&folder.join("sources/kernels.list"), &SUITES.iter().map(source).collect::<String>())?;
     write_if_new(&folder.join("status"), "")?;
@@ -249,9 +265,9 @@ fn write_settings(folder: &Path) -> Result<PathBuf> {
     let settings = format!(
         r#"#clear APT::Update::Post-Invoke;
 #clear APT::Update::Post-Invoke-Success;
-APT::Architecture "amd64";
+APT::Architecture "{arch}";
 #clear APT::Architectures;
-APT::Architectures {{ "amd64"; }};
+APT::Architectures {{ "{arch}"; }};
 APT::Sandbox::User "root";
 APT::Update::Error-Mode "any";
 Acquire::Languages "none";

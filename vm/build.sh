@@ -26,20 +26,48 @@ rust_problem() {
 # What they read and execute fills whole huge pages of their file: the guest's kernel then maps each as one piece, which
 # spares every process of a case most of its page faults.
 build_static() {
-    local flags=(-C target-feature=+crt-static -C relocation-model=static)
-    local option
+    local links=() option
     for option in '-Wl,-z,max-page-size=0x200000' '-Wl,--no-rosegment' "-T$project/vm/huge-pages.ld"; do
-        flags+=(-C "link-arg=$option")
+        links+=(-C "link-arg=$option")
     done
-    local IFS=$'\x1f'
+    build_with x86_64-unknown-linux-gnu "${links[@]}" -- "$@"
+}
+
+# The same for another target of Rust's, without the huge pages.
+build_static_for() {
+    local target=$1
+    shift
+    if [[ $target != aarch64-unknown-linux-gnu ]]; then
+        printf '%s: no guest of the target %s can be had; aarch64-unknown-linux-gnu is one\n' "${0##*/}" "$target" >&2
+        return 2
+    fi
+    if [[ ! -d $("${RUSTC:-rustc}" --print target-libdir --target "$target") ]]; then
+        printf '%s: Rust has no library for %s here: rustup target add %s\n' "${0##*/}" "$target" "$target" >&2
+        return 3
+    fi
+    command -v aarch64-linux-gnu-gcc >/dev/null ||
+        install_packages gcc-aarch64-linux-gnu libc6-dev-arm64-cross || return 3
+    CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc build_with "$target" -- "$@"
+}
+
+# Builds static programs for a target, with further flags of the compiler; behind the -- are cargo's arguments.
+build_with() {
+    local target=$1 flags=(-C target-feature=+crt-static -C relocation-model=static)
+    shift
+    while [[ $1 != -- ]]; do
+        flags+=("$1")
+        shift
+    done
+    shift
     local problem
     problem=$(rust_problem || true)
     if [[ -n $problem ]]; then
         printf '%s: %s\n' "${0##*/}" "$problem" >&2
         return 3
     fi
+    local IFS=$'\x1f'
     CARGO_ENCODED_RUSTFLAGS="${flags[*]}" cargo build --quiet --release --manifest-path "$project/Cargo.toml" \
-        --target x86_64-unknown-linux-gnu --target-dir "$built" "$@"
+        --target "$target" --target-dir "$built" "$@"
 }
 
 # Installs system packages, as root or by a sudo that asks for no password; fails with a line that says what is missing.

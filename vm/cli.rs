@@ -16,12 +16,12 @@ use crate::spec::{Spec, USUAL_FLAVOUR, flavour_name};
 #[derive(Debug, Parser)]
 #[command(name = "vm/run.sh", version, max_term_width = 100)]
 pub struct Cli {
-    /// The kernel: a path (vmlinuz, bzImage, vmlinux with PVH, kernel build tree, kernel .deb), a version or the beginning of one as 7.1,
-    /// 7.2.13 or 7.1/rt-amd64 (the newest in Debian's archive), debian:SUITE[/FLAVOUR], or vX.Y (virtme-ng's own download)
+    /// The kernel: a path (vmlinuz, bzImage, vmlinux with PVH, Image of arm64, kernel build tree, kernel .deb), a version or the beginning of one as 7.1,
+    /// 7.2.13, 7.1/rt-amd64 or 7.1/cloud-arm64 (the newest in Debian's archive), debian:SUITE[/FLAVOUR], or vX.Y (virtme-ng's own download)
     #[arg(long, value_name = "SPEC", default_value = "7.1")]
     pub kernel: Spec,
 
-    /// Show the kernels of Debian's archive, and end
+    /// Show the kernels of Debian's archive, and end; with --kernel 7.1/cloud-arm64, those for 64-bit ARM
     #[arg(long)]
     pub list_kernels: bool,
 

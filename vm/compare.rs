@@ -17,6 +17,7 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::process::Signal;
 
 use crate::accel;
+use crate::arch::Arch;
 use crate::archive::{Archive, Package};
 use crate::cache::Cache;
 use crate::cli::CompareCli;
@@ -24,7 +25,6 @@ use crate::interrupt::Interrupts;
 use crate::note;
 use crate::outcome::{BROKEN, FAILED, GOOD, NO_VERDICT, NOTHING_SELECTED, USAGE};
 use crate::process::{Process, wait_until};
-use crate::qemu;
 use crate::spec::{Spec, USUAL_FLAVOUR};
 use crate::system::{self, Thing};
 
@@ -45,9 +45,10 @@ struct Column {
 pub fn compare(cli: &CompareCli, cache: &Cache, interrupts: &Interrupts) -> Result<u8> {
     let started = Instant::now();
     // What the runs would otherwise do all at once.
-    system::ensure(&[("qemu-system-x86", Thing::Program(qemu::PROGRAM))], interrupts)?;
-    accel::choose(cli.machine.accel, cache, interrupts)?;
-    let columns = columns(cli, &Archive { cache, interrupts })?;
+    let arch = Arch::of_flavour(&cli.flavour);
+    system::ensure(&[(arch.package(), Thing::Program(arch.emulator()))], interrupts)?;
+    accel::choose(cli.machine.accel, arch, cache, interrupts)?;
+    let columns = columns(cli, &Archive { cache, interrupts, arch })?;
     if let Some(name) = twice(&columns) {
         note!("the results of two of these kernels would both be called {name}; compare them in two runs");
         return Ok(USAGE);

@@ -7,10 +7,11 @@ use anyhow::{Context, Result, bail, ensure};
 use clone3_conformance::elf;
 use tempfile::TempDir;
 
+use crate::arch::Arch;
 use crate::archive::{Archive, Index, Package, unpack};
 use crate::interrupt::Interrupted;
 use crate::note;
-use crate::spec::{Spec, USUAL_FLAVOUR};
+use crate::spec::Spec;
 use crate::virtme::Tools;
 use crate::vmlinux;
 
@@ -23,6 +24,7 @@ pub struct Kernel {
     pub huge_pages: bool,
     /// Its release, as `uname -r` gives it.
     pub release: String,
+    pub arch: Arch,
     /// The package of the archive that it came from.
     pub package: Option<Package>,
     /// Kept as long as the kernel, where the image was unpacked for this run only.
@@ -69,7 +71,7 @@ fn find<'a>(spec: &Spec, index: &'a Index) -> Result<&'a Package> {
 
 /// Why there is no such kernel, and what there is in its place.
 fn nothing_like(index: &Index, prefix: &str, flavour: &str) -> String {
-    let image = index.newest(prefix, USUAL_FLAVOUR).or_else(|| index.newest(prefix, "amd64"));
+    let image = Arch::of_flavour(flavour).flavours().iter().find_map(|flavour| index.newest(prefix, flavour));
     match image {
         Some(package) => format!("the archive has no {flavour} kernel {prefix}, but {}", package.release()),
         None => format!("the archive has no kernel {prefix}; see vm/run.sh --list-kernels"),
@@ -85,7 +87,11 @@ fn from_archive(package: &Package, archive: &Archive) -> Result<Kernel> {
         archive.download(package, &file)?;
         take_image(&file, folder)?;
         fs::remove_file(&file)?;
-        unpack_image(folder).context("cannot unpack the kernel")
+        match archive.arch {
+            Arch::Amd64 => unpack_image(folder).context("cannot unpack the kernel"),
+            // It is not packed.
+            Arch::Arm64 => Ok(()),
+        }
     })?;
     let kernel = from_image(&folder.join("vmlinuz"))?;
     let uncompressed = Some(folder.join("vmlinux")).filter(|path| path.exists());
@@ -120,9 +126,11 @@ fn from_path(path: &Path) -> Result<Kernel> {
 
 /// The image in a kernel build tree.
 fn image_of_tree(tree: &Path) -> Result<PathBuf> {
-    let image = tree.join("arch/x86/boot/bzImage");
-    ensure!(image.exists(), "{} is no built kernel tree: it has no arch/x86/boot/bzImage", tree.display());
-    Ok(image)
+    let places = Arch::ALL.map(Arch::image_in_tree);
+    let image = places.iter().map(|place| tree.join(place)).find(|image| image.exists());
+    image.with_context(|| {
+        format!("{} is no built kernel tree: it has no {}", tree.display(), places.join(", and no "))
+    })
 }
 
 /// Takes the kernel image out of a package: into `folder`, as `vmlinuz`.
@@ -141,22 +149,33 @@ fn take_image(package: &Path, folder: &Path) -> Result<()> {
 /// A kernel image, looked at closely enough to say that it is one.
 fn from_image(path: &Path) -> Result<Kernel> {
     let no_image = || {
-        format!("{} is no x86 kernel image (a vmlinuz, bzImage or vmlinux with PVH is one)", path.display())
+        format!(
+            "{} is no kernel image: for x86 a vmlinuz, bzImage or vmlinux with PVH is one, for arm64 an Image",
+            path.display()
+        )
     };
-    if let Some(release) = unpacked_release(path)? {
-        return Ok(Kernel {
-            image: fs::canonicalize(path)?,
+    let kernel = |release, arch| {
+        let image = fs::canonicalize(path)?;
+        Ok(Kernel {
+            image,
             release,
+            arch,
             uncompressed: None,
             huge_pages: false,
             package: None,
             _unpacked: None,
-        });
+        })
+    };
+    if let Some(release) = unpacked_release(path)? {
+        return kernel(release, Arch::Amd64);
     }
     let mut head = Vec::new();
     let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
     let length = file.metadata()?.len();
     file.take(HEAD).read_to_end(&mut head)?;
+    if vmlinux::is_arm64_image(&head) {
+        return kernel(vmlinux::release(&fs::read(path)?).with_context(no_image)?, Arch::Arm64);
+    }
     let header = Header::parse(&head).with_context(no_image)?;
     ensure!(
         length >= header.length,
@@ -164,14 +183,7 @@ fn from_image(path: &Path) -> Result<Kernel> {
         path.display(),
         header.length
     );
-    Ok(Kernel {
-        image: fs::canonicalize(path)?,
-        release: header.release,
-        uncompressed: None,
-        huge_pages: false,
-        package: None,
-        _unpacked: None,
-    })
+    kernel(header.release, Arch::Amd64)
 }
 
 /// The release of a kernel that is not compressed and can be started so; none of anything else.
@@ -229,6 +241,20 @@ mod tests {
         head[0x20e..0x210].copy_from_slice(&0x100_u16.to_le_bytes());
         head[0x300..0x30e].copy_from_slice(b"7.1.13 (x) #1\0");
         assert_eq!(Header::parse(&head), Some(Header { release: "7.1.13".into(), length: 1024 + 32 }));
+    }
+
+    #[test]
+    fn an_image_for_arm_is_known_by_its_magic_and_its_banner() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("Image");
+        let mut image = vec![0; 64];
+        image[56..60].copy_from_slice(b"ARM\x64");
+        fs::write(&path, &image).unwrap();
+        assert!(from_image(&path).is_err());
+        image.extend(b"Linux version 7.1.13-test (x) #1");
+        fs::write(&path, &image).unwrap();
+        let kernel = from_image(&path).unwrap();
+        assert_eq!((kernel.arch, kernel.release.as_str()), (Arch::Arm64, "7.1.13-test"));
     }
 
     #[test]

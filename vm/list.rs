@@ -11,7 +11,7 @@ use crate::version::upstream;
 
 /// Shows the archive's kernels, oldest first, with the versions that `--kernel` takes.
 pub fn show(cli: &Cli, cache: &Cache, interrupts: &Interrupts) -> Result<u8> {
-    let index = Archive { cache, interrupts }.index(cli.refresh)?;
+    let index = Archive { cache, interrupts, arch: cli.kernel.arch() }.index(cli.refresh)?;
     let mut rows: Vec<[&str; 4]> = Vec::new();
     for package in index.images() {
         let Some(name) = package.parsed() else { continue };

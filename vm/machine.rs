@@ -2,11 +2,13 @@
 use std::path::PathBuf;
 
 use crate::accel::Accel;
+use crate::arch::Arch;
 use crate::watch::Limits;
 
 /// The machine.
 #[derive(Clone, Debug)]
 pub struct Machine {
+    pub arch: Arch,
     pub accel: Accel,
     pub cpus: u16,
     /// Whether each is a socket of its own. What QEMU makes by itself is the cores of one, of which the table that kernels
@@ -45,7 +47,9 @@ impl Machine {
             Accel::Kvm => "host",
             // What a processor has beyond the basics (five levels of page tables, SMAP, SMEP, protection keys) costs an
             // emulator time at every step, and none of it matters here. RDRAND spares the wait for entropy.
-            Accel::Tcg { .. } if self.spares() => "qemu64,+rdrand",
+            Accel::Tcg { .. } if self.spares() && self.arch == Arch::Amd64 => "qemu64,+rdrand",
+            // Signed pointers are to be checked, but need not be kept from anybody, and to compute the usual signature takes long.
+            Accel::Tcg { .. } if self.spares() => "max,pauth-impdef=on",
             Accel::Tcg { .. } => "max",
         }
     }
@@ -56,6 +60,14 @@ impl Machine {
         let path = |socket: &PathBuf| socket.display().to_string().replace(',', ",,");
         let option = |socket: &PathBuf| format!("unix:{},server=on,wait=off", path(socket));
         self.gdb.iter().flat_map(|socket| ["-gdb".to_owned(), option(socket)]).collect()
+    }
+
+    /// What an emulator gets wrong.
+    fn steady(&self) -> &'static str {
+        match self.arch {
+            Arch::Amd64 => STEADY,
+            Arch::Arm64 => "",
+        }
     }
 
     /// What every guest's kernel is told.
@@ -72,8 +84,8 @@ impl Machine {
     pub fn kernel_options(&self) -> String {
         let left_out = match self.accel {
             Accel::Kvm => Vec::new(),
-            Accel::Tcg { .. } if self.spares() => vec![SPARING, STEADY],
-            Accel::Tcg { .. } => vec![STEADY],
+            Accel::Tcg { .. } if self.spares() => vec![SPARING, self.steady()],
+            Accel::Tcg { .. } => vec![self.steady()],
         };
         format!("loglevel=5 {} {}", left_out.join(" "), self.append)
     }
@@ -89,7 +101,18 @@ mod tests {
     fn machine(accel: Accel, sparing: bool) -> Machine {
         let limits = Limits { boot: Duration::ZERO, whole: Duration::ZERO };
         let (memory, append) = ("1G".into(), "quiet".into());
-        Machine { accel, cpus: 1, sockets: false, memory, limits, sparing, gdb: None, append, counters: None }
+        Machine {
+            arch: Arch::Amd64,
+            accel,
+            cpus: 1,
+            sockets: false,
+            memory,
+            limits,
+            sparing,
+            gdb: None,
+            append,
+            counters: None,
+        }
     }
 
     #[test]
@@ -102,12 +125,14 @@ mod tests {
     #[test]
     fn only_an_emulator_is_spared_time_and_only_if_asked() {
         let tcg = Accel::Tcg { threads: Threads::Multi };
-        for (accel, sparing, processor, quick, steady) in [
-            (tcg, true, "qemu64,+rdrand", true, true),
-            (tcg, false, "max", false, true),
-            (Accel::Kvm, true, "host", false, false),
+        for (arch, accel, sparing, processor, quick, steady) in [
+            (Arch::Amd64, tcg, true, "qemu64,+rdrand", true, true),
+            (Arch::Amd64, tcg, false, "max", false, true),
+            (Arch::Amd64, Accel::Kvm, true, "host", false, false),
+            (Arch::Arm64, tcg, true, "max,pauth-impdef=on", true, false),
+            (Arch::Arm64, tcg, false, "max", false, false),
         ] {
-            let machine = machine(accel, sparing);
+            let machine = Machine { arch, ..machine(accel, sparing) };
             let options = machine.kernel_options();
             assert_eq!(machine.processor(), processor);
             assert_eq!(machine.spares(), quick);

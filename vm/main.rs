@@ -1,6 +1,7 @@
 //! Boots kernels in virtual machines and runs the suite in them: what `vm/run.sh` starts.
 #![forbid(unsafe_code)]
 mod accel;
+mod arch;
 mod archive;
 mod cache;
 mod channel;

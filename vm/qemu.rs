@@ -7,16 +7,15 @@ use anyhow::{Context, Result};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
+use crate::arch::Arch;
 use crate::channel::Channel;
 use crate::engine::Job;
 use crate::initramfs::{self, Carried};
 use crate::process::Process;
 use crate::watch::{Channels, Listener, Session, watch};
 
-pub const PROGRAM: &str = "qemu-system-x86_64";
-
-/// What is told only to kernels that this engine boots: where the console is, and to restart at once after a panic.
-const USUAL: &str = "console=ttyS0 panic=-1";
+/// What is told only to kernels that this engine boots, beside where the console is: to restart at once after a panic.
+const USUAL: &str = "panic=-1";
 
 /// What lets the kernel keep the suite, which it unpacks to memory, in huge pages: each process of a case then has a fraction of
 /// its page faults. A kernel before 6.18 leaves the word alone, one without huge pages would panic.
@@ -38,29 +37,45 @@ pub fn boot(job: &Job, listener: &mut dyn Listener) -> Result<(Session, String)>
     };
     let complaint = folder.path().join("complaint");
     let machine = job.machine;
-    let mut qemu = Command::new(PROGRAM);
-    qemu.args(["-machine", "q35", "-accel", machine.accel.option(), "-cpu", machine.processor()]);
+    let arch = machine.arch;
+    let mut qemu = Command::new(arch.emulator());
+    qemu.args(["-machine", arch.machine(), "-accel", machine.accel.option(), "-cpu", machine.processor()]);
     let sockets = if machine.sockets { format!(",sockets={}", machine.cpus) } else { String::new() };
     qemu.args(["-smp", &format!("{}{sockets}", machine.cpus), "-m", &machine.memory]);
     qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
     qemu.arg("-kernel").arg(job.image()).arg("-initrd").arg(&initramfs);
     let is_uncompressed = job.uncompressed().is_some();
     let huge_pages = if is_uncompressed && job.kernel.huge_pages { HUGE_PAGES } else { "" };
-    qemu.arg("-append").arg(format!("{USUAL} {huge_pages} {}", machine.kernel_options()));
+    let console = arch.console();
+    qemu.arg("-append").arg(format!("console={console} {USUAL} {huge_pages} {}", machine.kernel_options()));
     if is_uncompressed && Path::new(FIRMWARE).exists() {
         qemu.args(["-bios", FIRMWARE]);
     }
-    for channel in [&channels.console, &channels.output, &channels.journal] {
-        qemu.arg("-serial").arg(format!("file:{}", channel.path.display()));
-    }
-    if let Some(counters) = &machine.counters {
-        qemu.arg("-serial").arg(format!("file:{}", counters.display()));
+    qemu.arg("-serial").arg(format!("file:{}", channels.console.path.display()));
+    let lines = [&channels.output.path, &channels.journal.path];
+    for (number, line) in lines.into_iter().chain(&machine.counters).enumerate() {
+        qemu.args(serial_line(arch, number, line));
     }
     qemu.args(machine.debugger());
     qemu.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&complaint)?);
     let mut process = Process::spawn(&mut qemu, Signal::KILL)?;
     let session = watch(&mut process, channels, machine.limits, job.interrupts, listener)?;
     Ok((session, fs::read_to_string(&complaint).unwrap_or_default()))
+}
+
+/// QEMU's options for a serial line that is not the console.
+fn serial_line(arch: Arch, number: usize, file: &Path) -> Vec<String> {
+    let file = file.display();
+    match arch {
+        Arch::Amd64 => vec!["-serial".to_owned(), format!("file:{file}")],
+        // The machine has room for one line, but the bus for others.
+        Arch::Arm64 => vec![
+            "-chardev".to_owned(),
+            format!("file,id=line{number},path={file}"),
+            "-device".to_owned(),
+            format!("pci-serial,chardev=line{number}"),
+        ],
+    }
 }
 
 /// The files that the job wants beside the suite.

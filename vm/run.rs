@@ -2,13 +2,15 @@
 use std::fs;
 use std::io::{IsTerminal, StdoutLock, Write as _, stdout};
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use clone3_conformance::formats::quoted;
 use clone3_conformance::guest::Plan;
 
 use crate::accel::{self, Accel, Threads, Wish};
+use crate::arch::Arch;
 use crate::archive::{Archive, Package};
 use crate::cache::{Cache, write_whole};
 use crate::cli::{self, Cli};
@@ -19,7 +21,6 @@ use crate::kernel::{self, Kernel};
 use crate::machine::Machine;
 use crate::note;
 use crate::outcome::{BROKEN, FAILED, NO_VERDICT, Outcome, boot_findings, judge};
-use crate::qemu;
 use crate::results::{Account, Ending};
 use crate::spec::{Spec, USUAL_FLAVOUR};
 use crate::system::{self, Thing};
@@ -101,6 +102,10 @@ fn engine(wish: cli::Engine, kernel: &Kernel, cache: &Cache, interrupts: &Interr
     if wish == cli::Engine::Qemu {
         return Ok(Engine::Qemu);
     }
+    if kernel.arch != Arch::Amd64 {
+        note!("virtme-ng boots no {} kernel here; using QEMU alone", kernel.arch.name());
+        return Ok(Engine::Qemu);
+    }
     if let Ok(why) = fs::read_to_string(unbootable(kernel, cache)) {
         note!("virtme-ng cannot boot this kernel: {why}; using QEMU alone");
         return Ok(Engine::Qemu);
@@ -135,9 +140,9 @@ fn plan(cli: &Cli, kernel: &Kernel, cpus: u16) -> Plan {
         load: cli.load,
         rerun: rerun(cli, kernel, cpus),
         expect: cli.expect.as_ref().map(|expectations| expectations.text.clone()),
-        output: "/dev/ttyS1".to_owned(),
-        journal: "/dev/ttyS2".to_owned(),
-        counters: cli.counters.as_ref().map(|_| "/dev/ttyS3".to_owned()),
+        output: kernel.arch.line(0),
+        journal: kernel.arch.line(1),
+        counters: cli.counters.as_ref().map(|_| kernel.arch.line(2)),
     }
 }
 
@@ -184,12 +189,29 @@ fn judging(runner: &[String]) -> Vec<String> {
     words
 }
 
-/// The suite's binary: beside the driver's, unless it was named.
-fn binary(cli: &Cli) -> Result<PathBuf> {
-    let beside = || Ok::<_, std::io::Error>(std::env::current_exe()?.with_file_name("clone3-conformance"));
-    let path = cli.suite.clone().map_or_else(beside, Ok)?;
+/// The suite's binary for the guest: the one that was named, or else beside the driver's, or built for it.
+fn binary(cli: &Cli, arch: Arch) -> Result<PathBuf> {
+    let path = match (&cli.suite, arch) {
+        (Some(named), _) => named.clone(),
+        (None, Arch::Amd64) => beside()?,
+        (None, Arch::Arm64) => build(arch)?,
+    };
     ensure!(path.exists(), "{} is not there; vm/run.sh builds it", path.display());
     Ok(path)
+}
+
+/// The suite's binary for the host.
+fn beside() -> Result<PathBuf> {
+    Ok(std::env::current_exe()?.with_file_name("clone3-conformance"))
+}
+
+/// Has the suite built for a guest of this architecture.
+fn build(arch: Arch) -> Result<PathBuf> {
+    let script = std::env::var_os("CLONE3_BUILD").context("vm/run.sh builds the suite for such a guest")?;
+    note!("building the suite for {}", arch.target());
+    let built = Command::new(script).arg(arch.target()).stderr(Stdio::inherit()).output()?;
+    ensure!(built.status.success(), "the suite does not build for {}", arch.target());
+    Ok(String::from_utf8(built.stdout)?.trim_end().into())
 }
 
 struct Run<'a> {
@@ -215,13 +237,15 @@ impl<'a> Run<'a> {
         interrupts: &'a Interrupts,
     ) -> std::result::Result<Self, (&'static str, anyhow::Error)> {
         let at = |stage| move |error| (stage, error);
-        let archive = Archive { cache, interrupts };
+        let archive = Archive { cache, interrupts, arch: cli.kernel.arch() };
         let options = &cli.machine;
-        system::ensure(&[("qemu-system-x86", Thing::Program(qemu::PROGRAM))], interrupts)
-            .map_err(at("machine"))?;
         let kernel = kernel::get(&cli.kernel, &archive, cli.refresh).map_err(at("kernel"))?;
-        let accel = accel::choose(options.accel, cache, interrupts).map_err(at("machine"))?;
+        let arch = kernel.arch;
+        system::ensure(&[(arch.package(), Thing::Program(arch.emulator()))], interrupts)
+            .map_err(at("machine"))?;
+        let accel = accel::choose(options.accel, arch, cache, interrupts).map_err(at("machine"))?;
         let machine = Machine {
+            arch,
             accel,
             cpus: options.cpus,
             sockets: cli.sockets,
@@ -239,10 +263,12 @@ impl<'a> Run<'a> {
         {
             return Err(at("machine")(anyhow!("{option} needs --engine qemu")));
         }
-        let binary = binary(cli).map_err(at("build"))?;
+        let binary = binary(cli, arch).map_err(at("build"))?;
         let may_leave_kvm = accel == Accel::Kvm && options.accel == Wish::Auto;
         let plan = plan(cli, &kernel, machine.cpus);
-        account.ask_for_claims(&binary);
+        // Where the guest's own does not run, another of the same sources does.
+        let claims = if arch == Arch::Amd64 { Ok(binary.clone()) } else { beside() };
+        account.ask_for_claims(&claims.map_err(at("build"))?);
         let carried = cli.carry.clone();
         Ok(Run { kernel, machine, engine, may_leave_kvm, plan, binary, carried, account, cache, interrupts })
     }

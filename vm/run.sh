@@ -21,4 +21,7 @@ build_static --bin clone3-conformance --bin clone3-vm || no_verdict "the suite d
 CLONE3_CONFORMANCE_COMMIT=$(git -C "$project" describe --always --dirty --abbrev=12 --exclude='*' 2>/dev/null || true)
 export CLONE3_CONFORMANCE_COMMIT
 
+# What builds the suite once more, for a guest of another architecture.
+export CLONE3_BUILD=$project/vm/suite.sh
+
 exec "$released/clone3-vm" "$@"

@@ -3,6 +3,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use super::arch::Arch;
+
 /// The flavour that is booted where none is named: the smallest, made for virtual machines.
 pub const USUAL_FLAVOUR: &str = "cloud-amd64";
 
@@ -17,6 +19,16 @@ pub enum Spec {
     Suite { suite: String, flavour: String },
     /// A kernel that virtme-ng downloads, by its tag.
     Mainline(String),
+}
+
+impl Spec {
+    /// The architecture of the kernel that is meant, as far as that is said; of a file it is not.
+    pub fn arch(&self) -> Arch {
+        match self {
+            Self::Version { flavour, .. } | Self::Suite { flavour, .. } => Arch::of_flavour(flavour),
+            Self::Path(_) | Self::Mainline(_) => Arch::Amd64,
+        }
+    }
 }
 
 impl FromStr for Spec {
@@ -57,23 +69,26 @@ fn split_flavour(text: &str) -> Result<(&str, String), String> {
     let Some((rest, flavour)) = text.split_once('/') else { return Ok((text, USUAL_FLAVOUR.to_owned())) };
     match is_word(flavour) {
         true => Ok((rest, flavour_name(flavour))),
-        false => Err(format!("a flavour is a word as amd64, cloud-amd64 or rt-amd64; got '{flavour}'")),
+        false => Err(format!(
+            "a flavour is a word as amd64, cloud-amd64, rt-amd64 or cloud-arm64; got '{flavour}'"
+        )),
     }
 }
 
 /// The flavour's name in full: `rt` is `rt-amd64`.
 pub fn flavour_name(flavour: &str) -> String {
+    let is_in_full = Arch::ALL.iter().any(|arch| flavour.contains(arch.name()));
     match flavour {
         "generic" => "amd64".to_owned(),
-        flavour if flavour.ends_with("amd64") => flavour.to_owned(),
+        flavour if is_in_full => flavour.to_owned(),
         flavour => format!("{flavour}-amd64"),
     }
 }
 
 /// Takes a whole kernel release apart, as `uname -r` gives it: `7.1.13+deb13-rt-amd64`.
 fn split_release(text: &str) -> Option<(String, String)> {
-    let flavours = ["cloud-amd64", "rt-amd64", "amd64"];
-    flavours.iter().find_map(|flavour| {
+    let mut flavours = Arch::ALL.iter().flat_map(|arch| arch.flavours());
+    flavours.find_map(|flavour| {
         let version = text.strip_suffix(flavour)?.strip_suffix('-')?;
         Some((version.to_owned(), (*flavour).to_owned()))
     })
@@ -118,6 +133,8 @@ mod tests {
             ("7.3-rc7/amd64", version("7.3-rc7", "amd64")),
             ("7.1.13+deb13-rt-amd64", version("7.1.13+deb13", "rt-amd64")),
             ("6.1.0-56-amd64", version("6.1.0-56", "amd64")),
+            ("7.1/cloud-arm64", version("7.1", "cloud-arm64")),
+            ("7.1.13+deb13-arm64-16k", version("7.1.13+deb13", "arm64-16k")),
             ("debian:sid", suite("sid", "cloud-amd64")),
             ("debian:trixie-backports/generic", suite("trixie-backports", "amd64")),
             ("v7.1", Spec::Mainline("v7.1".into())),

@@ -40,6 +40,11 @@ pub fn is_bootable(kernel: &[u8]) -> bool {
     elf::segment(kernel, libc::PT_NOTE).is_some_and(has_entry)
 }
 
+/// Whether it begins as an image for 64-bit ARM does (Documentation/arch/arm64/booting.rst).
+pub fn is_arm64_image(head: &[u8]) -> bool {
+    head.get(56..60) == Some(b"ARM\x64")
+}
+
 /// The release of an uncompressed kernel, as its banner says it.
 pub fn release(kernel: &[u8]) -> Option<String> {
     let banner = Regex::new(r"Linux version (\d\S*)").ok()?;

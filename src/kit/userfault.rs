@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
 use rustix::mm::{MapFlags, ProtFlags, UserfaultfdFlags, mmap_anonymous, userfaultfd};
+use rustix::param::page_size;
 
 use crate::abi::Flags;
 use crate::check::{Failure, Result};
@@ -50,7 +51,6 @@ const UFFDIO_ZEROPAGE: libc::Ioctl = 0xC020_AA04_u32 as libc::Ioctl;
 const MODE_MISSING: u64 = 1;
 /// `UFFD_USER_MODE_ONLY` (Linux 5.11): what an ordinary user may ask for.
 const USER_MODE_ONLY: UserfaultfdFlags = UserfaultfdFlags::from_bits_retain(1);
-const PAGE: usize = 4096;
 
 /// A page that blocks whoever touches it.
 #[derive(Debug)]
@@ -87,14 +87,14 @@ impl Trap {
                 "userfaultfd says {errno:?} (CONFIG_USERFAULTFD, vm.unprivileged_userfaultfd)"
             ))
         })?;
+        let (length, access) = (page_size(), ProtFlags::READ | ProtFlags::WRITE);
         // SAFETY: a new anonymous mapping at an address of the kernel's choice aliases nothing.
-        let page = unsafe {
-            mmap_anonymous(std::ptr::null_mut(), PAGE, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE)?
-        } as usize;
+        let page =
+            unsafe { mmap_anonymous(std::ptr::null_mut(), length, access, MapFlags::PRIVATE)? } as usize;
         let mut api = Api { api: UFFD_API, features: 0, ioctls: 0 };
         // SAFETY: `api` is the live structure that this request takes.
         Errno::result(unsafe { libc::ioctl(uffd.as_raw_fd(), UFFDIO_API, &raw mut api) })?;
-        let mut register = Register { start: page as u64, len: PAGE as u64, mode: MODE_MISSING, ioctls: 0 };
+        let mut register = Register { start: page as u64, len: length as u64, mode: MODE_MISSING, ioctls: 0 };
         // SAFETY: `register` is the live structure that this request takes; the page is of this module's own.
         Errno::result(unsafe { libc::ioctl(uffd.as_raw_fd(), UFFDIO_REGISTER, &raw mut register) })?;
         Ok(Trap { uffd, page })
@@ -145,7 +145,7 @@ impl Trap {
 
     /// Gives the page its memory, which lets everybody go on.
     pub fn open(&self) -> Result {
-        let mut zeroes = ZeroPage { start: self.page as u64, len: PAGE as u64, mode: 0, filled: 0 };
+        let mut zeroes = ZeroPage { start: self.page as u64, len: page_size() as u64, mode: 0, filled: 0 };
         // SAFETY: `zeroes` is the live structure that this request takes; the page is of this module's own, and empty.
         Errno::result(unsafe { libc::ioctl(self.uffd.as_raw_fd(), UFFDIO_ZEROPAGE, &raw mut zeroes) })?;
         note!("the page has its memory");

@@ -196,7 +196,7 @@ fn rows() -> Vec<Row> {
             name: "no-image",
             kernel: Some("/bin/sh"),
             status: 69,
-            says: &["is no x86 kernel image"],
+            says: &["is no kernel image"],
             ..Row::default()
         },
         Row {
