@@ -2,17 +2,17 @@
 
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
-use clone3_conformance::check::{Context as _, Failure, Result};
+use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::{Child, Clone3, Stack};
 use clone3_conformance::kit::coredump::Server;
 use clone3_conformance::kit::crash::Crash;
 use clone3_conformance::kit::seccomp::{self, Supervisor};
 use clone3_conformance::kit::tracer::{self, Resume};
-use clone3_conformance::kit::{Channel, Held, Tied, errands, fdpass, sandboxing};
-use clone3_conformance::wait::{self, Status};
+use clone3_conformance::kit::{Channel, Held, Tied, errands, fdpass, sandboxing, threads};
+use clone3_conformance::wait::{self, Event, Status, Who};
 use nix::errno::Errno;
 use nix::sys::ptrace::Options;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigSet, Signal};
 
 fn call() -> Clone3 {
     Clone3::new(Flags::KILLED_NNP)
@@ -77,6 +77,45 @@ fn autokill_tracer() -> Result {
     child.dies("tracing another process, after the last close of its pidfd")?;
     tracee.let_go()?;
     tracee.into_child().reap_expecting(Status::exited(3)).context("the tracee of the child that was killed")
+}
+
+/// A child that waits for each signal that there is, and exits with the number of the first.
+fn child_awaiting_any_signal() -> Result<Child> {
+    let ready = Channel::<()>::new()?;
+    let child = call().spawn(|| {
+        let all = SigSet::all();
+        let _ = all.thread_block().map(|()| ready.send(&()));
+        all.wait().map_or(99, |signal| signal as i32)
+    })?;
+    ready.recv_from(&child)?;
+    threads::wait_until_process_sleeps(child.pid())?;
+    Ok(child)
+}
+
+case! {
+    /// A child that waits for all signals with sigwait(3) is given neither SIGSTOP nor SIGKILL: it is stopped by the one, and dies by
+    /// the last close, stopped or not.
+    autokill_waiting_for_any_signal: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Proc],
+    source "sigwaitinfo(2), on SIGKILL and SIGSTOP; commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"",
+}
+fn autokill_waiting_for_any_signal() -> Result {
+    let told = child_awaiting_any_signal()?;
+    told.kill(Signal::SIGUSR1)?;
+    told.is_gone_with(Status::exited(Signal::SIGUSR1 as i32)).context("control: SIGUSR1")?;
+    for stops in [false, true] {
+        let mut child = child_awaiting_any_signal()?;
+        let observer = child.observe()?;
+        if stops {
+            child.kill(Signal::SIGSTOP)?;
+            let seen = wait::waitid(Who::Pid(child.pid()), libc::WSTOPPED | libc::__WALL);
+            let stopped = Event::stopped(child.pid(), Signal::SIGSTOP);
+            check::equal("a child in sigwait() for all signals, sent SIGSTOP", seen, Ok(Some(stopped)))?;
+        }
+        child.close_pidfd()?;
+        let what = "in sigwait() for all signals, after the last close of its pidfd";
+        observer.gone_with(child.pid(), Status::SIGKILLED).context(what)?;
+    }
+    Ok(())
 }
 
 case! {

@@ -9,12 +9,16 @@ use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::privilege::{self, Caps};
 use clone3_conformance::kit::process::child_reporting;
+use clone3_conformance::kit::seccomp::{self, Refusal};
 use clone3_conformance::kit::setuid::{self, credentials_after_exec};
-use clone3_conformance::kit::{Actor, Echo, Held, sandboxing, seccomp};
+use clone3_conformance::kit::{Actor, Echo, Gate, Held, sandboxing, tracer};
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::wait::Status;
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
+use nix::sys::ptrace::Options;
+use nix::sys::signal::Signal;
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 case! {
     /// A caller with CAP_SYS_ADMIN may use CLONE_PIDFD_AUTOKILL without CLONE_NNP also when it has no_new_privs itself, and
@@ -152,6 +156,44 @@ fn nnp_writes_own_user_map() -> Result {
         let written = std::fs::write("/proc/self/uid_map", &map);
         Ok(written.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or_default())))
     })
+}
+
+/// A child that, once it is let through the gate, has a filter refuse it a harmless system call, and makes that.
+fn refuse_oneself(gate: &Gate, refusal: Refusal) -> i32 {
+    gate.wait();
+    // Nobody is to find a core dump.
+    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    match seccomp::refuse(libc::SYS_sched_yield, refusal) {
+        Ok(()) => std::thread::yield_now(),
+        Err(_) => return 99,
+    }
+    0
+}
+
+case! {
+    /// A CLONE_NNP child that its own seccomp filter kills dies also if it is traced: its tracer is told of the death, and not of a
+    /// SIGSYS that it could take away, as it can one of SECCOMP_RET_TRAP.
+    nnp_filter_kills_past_tracer: Is, needs [Nnp, Ptrace],
+    source "seccomp(2), SECCOMP_RET_KILL_PROCESS; kernel/signal.c force_sig_info_to_task() (SA_IMMUTABLE)",
+}
+fn nnp_filter_kills_past_tracer() -> Result {
+    sandboxing::seccomp_filters_exist()?;
+    let call = Clone3::fork().with(Flags::NNP);
+    for refusal in [Refusal::Trap, Refusal::KillProcess, Refusal::KillThread] {
+        let gate = Gate::new()?;
+        let child = call.spawn(|| refuse_oneself(&gate, refusal))?;
+        tracer::seize(child.pid(), Options::empty())?;
+        gate.open()?;
+        if refusal == Refusal::Trap {
+            tracer::stops_with(child.pid(), Signal::SIGSYS).context("control: SECCOMP_RET_TRAP")?;
+            tracer::go_on(child.pid(), None)?;
+            child.reap_expecting(Status::exited(0)).context("control: SIGSYS taken away")?;
+        } else {
+            let what = format!("what the tracer of a child of {call} is told, whose filter says {refusal:?}");
+            child.reap_expecting(Status::killed(Signal::SIGSYS)).context(what)?;
+        }
+    }
+    Ok(())
 }
 
 case! {

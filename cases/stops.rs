@@ -10,13 +10,16 @@ use clone3_conformance::kit::privilege::unused_id;
 use clone3_conformance::kit::process::apart;
 use clone3_conformance::kit::sigchld::Reaction;
 use clone3_conformance::kit::{
-    Blocked, Channel, Held, Orphan, WaitCall, fdpass, namespace, sigchld, subject, threads, tracer,
+    Blocked, Channel, Held, Orphan, WaitCall, disposition, fdpass, limits, namespace, sigchld, subject,
+    threads, tracer,
 };
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::wait::{self, Event, Status, Who};
+use nix::errno::Errno;
 use nix::sys::ptrace::Options;
 use nix::sys::signal::{SaFlags, SigSet, Signal, kill};
 use nix::unistd::{Pid, Uid, getuid, setresuid};
+use rustix::process::Resource;
 
 use super::adoption::ends_by_its_kind;
 
@@ -107,6 +110,19 @@ case! {
 }
 fn autoreap_stop_sigchld_is_whole() -> Result {
     sigchlds_are_whole()
+}
+
+case! {
+    /// The SIGCHLDs of a stop, of a continuation and of an end say all that they say also to a parent for whom no signal may be queued.
+    autoreap_stop_sigchld_beyond_queue_limit: Must, needs [Autoreap],
+    source "getrlimit(2), RLIMIT_SIGPENDING, which is enforced for sigqueue(3) alone; kernel/signal.c __send_signal_locked()",
+}
+fn autoreap_stop_sigchld_beyond_queue_limit() -> Result {
+    limits::lowered(Resource::Sigpending, 0, || {
+        let queued = disposition::queue(libc::SIGRTMAX());
+        check::refused("control: sigqueue at the limit", queued, Errno::EAGAIN)?;
+        sigchlds_are_whole()
+    })?
 }
 
 case! {
