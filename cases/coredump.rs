@@ -179,9 +179,9 @@ fn dumped_by_sigsegv(child: &Child) -> Result {
 }
 
 case! {
-    /// coredump_code is the si_code of the signal that caused the dump: SEGV_ACCERR, FPE_INTDIV and the like
-    /// for faults, SI_KERNEL (128, which does not fit eight bits with a sign) for one without a name, SI_TKILL for abort, SI_USER for
-    /// kill from outside.
+    /// coredump_code is the si_code of the signal that caused the dump: SEGV_ACCERR, ILL_ILLOPC and the like for faults and traps, as
+    /// the processor has them, SI_KERNEL (128, which does not fit eight bits with a sign) for a handler without a stack, SI_TKILL for
+    /// abort, SI_USER for kill from outside.
     pidfd_info_coredump_code_values: Must, needs [ExitInfo, CoredumpCode, Root, GlobalChanges],
     source "pull request vfs-7.1-rc1.pidfs (coredump_code); sigaction(2)",
 }

@@ -6,17 +6,20 @@ pub enum Arch {
     Amd64,
     /// 64-bit ARM, which is emulated.
     Arm64,
+    /// 64-bit RISC-V, likewise.
+    Riscv64,
 }
 
 impl Arch {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::Amd64, Self::Arm64];
+    pub const ALL: [Self; 3] = [Self::Amd64, Self::Arm64, Self::Riscv64];
 
     /// Debian's name of it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Amd64 => "amd64",
             Self::Arm64 => "arm64",
+            Self::Riscv64 => "riscv64",
         }
     }
 
@@ -25,12 +28,13 @@ impl Arch {
         match self {
             Self::Amd64 => &["cloud-amd64", "rt-amd64", "amd64"],
             Self::Arm64 => &["cloud-arm64", "rt-arm64", "arm64-16k", "arm64"],
+            Self::Riscv64 => &["riscv64"],
         }
     }
 
-    /// The one whose kernels have this flavour.
+    /// The one that is in the name of this flavour.
     pub fn of_flavour(flavour: &str) -> Self {
-        if Self::Arm64.flavours().contains(&flavour) { Self::Arm64 } else { Self::Amd64 }
+        Self::ALL.into_iter().find(|arch| flavour.contains(arch.name())).unwrap_or(Self::Amd64)
     }
 
     /// Rust's name of it, with the system and its C library.
@@ -38,6 +42,17 @@ impl Arch {
         match self {
             Self::Amd64 => "x86_64-unknown-linux-gnu",
             Self::Arm64 => "aarch64-unknown-linux-gnu",
+            Self::Riscv64 => "riscv64gc-unknown-linux-gnu",
+        }
+    }
+
+    /// The number of it in programs (`e_machine`, elf(5)).
+    pub fn machine_in_elf(self) -> u16 {
+        match self {
+            Self::Amd64 => libc::EM_X86_64,
+            Self::Arm64 => libc::EM_AARCH64,
+            // Newer than the list that libc has.
+            Self::Riscv64 => 243,
         }
     }
 
@@ -46,6 +61,7 @@ impl Arch {
         match self {
             Self::Amd64 => "qemu-system-x86_64",
             Self::Arm64 => "qemu-system-aarch64",
+            Self::Riscv64 => "qemu-system-riscv64",
         }
     }
 
@@ -54,6 +70,8 @@ impl Arch {
         match self {
             Self::Amd64 => "qemu-system-x86",
             Self::Arm64 => "qemu-system-arm",
+            // With the firmware, which is a package that it depends on.
+            Self::Riscv64 => "qemu-system-misc",
         }
     }
 
@@ -61,14 +79,14 @@ impl Arch {
     pub fn machine(self) -> &'static str {
         match self {
             Self::Amd64 => "q35",
-            Self::Arm64 => "virt",
+            Self::Arm64 | Self::Riscv64 => "virt",
         }
     }
 
     /// The serial line of that machine which is the kernel's console.
     pub fn console(self) -> &'static str {
         match self {
-            Self::Amd64 => "ttyS0",
+            Self::Amd64 | Self::Riscv64 => "ttyS0",
             Self::Arm64 => "ttyAMA0",
         }
     }
@@ -77,7 +95,7 @@ impl Arch {
     pub fn line(self, number: usize) -> String {
         match self {
             // The first of the kind is the console.
-            Self::Amd64 => format!("/dev/ttyS{}", number + 1),
+            Self::Amd64 | Self::Riscv64 => format!("/dev/ttyS{}", number + 1),
             Self::Arm64 => format!("/dev/ttyS{number}"),
         }
     }
@@ -87,6 +105,7 @@ impl Arch {
         match self {
             Self::Amd64 => "arch/x86/boot/bzImage",
             Self::Arm64 => "arch/arm64/boot/Image",
+            Self::Riscv64 => "arch/riscv/boot/Image",
         }
     }
 }
@@ -102,5 +121,6 @@ mod tests {
                 assert_eq!(Arch::of_flavour(flavour), arch, "{flavour}");
             }
         }
+        assert_eq!(Arch::of_flavour("arm64-64k"), Arch::Arm64);
     }
 }

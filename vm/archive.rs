@@ -53,6 +53,7 @@ fn folder(arch: Arch) -> &'static str {
     match arch {
         Arch::Amd64 => "apt",
         Arch::Arm64 => "apt-arm64",
+        Arch::Riscv64 => "apt-riscv64",
     }
 }
 

@@ -21,6 +21,14 @@ rust_problem() {
     fi
 }
 
+# Says so, in one line, if there is no good Rust here.
+good_rust() {
+    local problem
+    problem=$(rust_problem || true)
+    [[ -z $problem ]] || printf '%s: %s\n' "${0##*/}" "$problem" >&2
+    [[ -z $problem ]]
+}
+
 # Builds what it is told to, as arguments of cargo, as static programs.
 #
 # What they read and execute fills whole huge pages of their file: the guest's kernel then maps each as one piece, which
@@ -37,17 +45,25 @@ build_static() {
 build_static_for() {
     local target=$1
     shift
-    if [[ $target != aarch64-unknown-linux-gnu ]]; then
-        printf '%s: no guest of the target %s can be had; aarch64-unknown-linux-gnu is one\n' "${0##*/}" "$target" >&2
+    # The C compiler is there to link, and has the C library.
+    local -A compilers=(
+        [aarch64-unknown-linux-gnu]='aarch64-linux-gnu-gcc gcc-aarch64-linux-gnu libc6-dev-arm64-cross'
+        [riscv64gc-unknown-linux-gnu]='riscv64-linux-gnu-gcc gcc-riscv64-linux-gnu libc6-dev-riscv64-cross'
+    )
+    local compiler
+    read -ra compiler <<<"${compilers[$target]-}"
+    if ((${#compiler[@]} == 0)); then
+        printf '%s: no guest of the target %s can be had, but of these: %s\n' "${0##*/}" "$target" "${!compilers[*]}" >&2
         return 2
     fi
+    good_rust || return 3
     if [[ ! -d $("${RUSTC:-rustc}" --print target-libdir --target "$target") ]]; then
         printf '%s: Rust has no library for %s here: rustup target add %s\n' "${0##*/}" "$target" "$target" >&2
         return 3
     fi
-    command -v aarch64-linux-gnu-gcc >/dev/null ||
-        install_packages gcc-aarch64-linux-gnu libc6-dev-arm64-cross || return 3
-    CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc build_with "$target" -- "$@"
+    [[ -e $("${compiler[0]}" -print-file-name=libc.a 2>/dev/null) ]] ||
+        install_packages "${compiler[@]:1}" || return 3
+    build_with "$target" -C "linker=${compiler[0]}" -- "$@"
 }
 
 # Builds static programs for a target, with further flags of the compiler; behind the -- are cargo's arguments.
@@ -59,12 +75,7 @@ build_with() {
         shift
     done
     shift
-    local problem
-    problem=$(rust_problem || true)
-    if [[ -n $problem ]]; then
-        printf '%s: %s\n' "${0##*/}" "$problem" >&2
-        return 3
-    fi
+    good_rust || return 3
     local IFS=$'\x1f'
     CARGO_ENCODED_RUSTFLAGS="${flags[*]}" cargo build --quiet --release --manifest-path "$project/Cargo.toml" \
         --target "$target" --target-dir "$built" "$@"

@@ -25,7 +25,8 @@ use crate::interrupt::Interrupts;
 use crate::note;
 use crate::outcome::{BROKEN, FAILED, GOOD, NO_VERDICT, NOTHING_SELECTED, USAGE};
 use crate::process::{Process, wait_until};
-use crate::spec::{Spec, USUAL_FLAVOUR};
+use crate::run;
+use crate::spec::Spec;
 use crate::system::{self, Thing};
 
 /// What a guest takes of the host's memory beside its own, in MiB.
@@ -45,10 +46,12 @@ struct Column {
 pub fn compare(cli: &CompareCli, cache: &Cache, interrupts: &Interrupts) -> Result<u8> {
     let started = Instant::now();
     // What the runs would otherwise do all at once.
-    let arch = Arch::of_flavour(&cli.flavour);
-    system::ensure(&[(arch.package(), Thing::Program(arch.emulator()))], interrupts)?;
-    accel::choose(cli.machine.accel, arch, cache, interrupts)?;
-    let columns = columns(cli, &Archive { cache, interrupts, arch })?;
+    let usual = Arch::of_flavour(&cli.flavour);
+    let said = cli.kernels.iter().map(|spec| spec.or_flavour(&cli.flavour).arch());
+    for arch in Arch::ALL.into_iter().filter(|arch| said.clone().chain([usual]).any(|said| said == *arch)) {
+        prepare(cli, arch, cache, interrupts)?;
+    }
+    let columns = columns(cli, &Archive { cache, interrupts, arch: usual })?;
     if let Some(name) = twice(&columns) {
         note!("the results of two of these kernels would both be called {name}; compare them in two runs");
         return Ok(USAGE);
@@ -80,6 +83,17 @@ pub fn compare(cli: &CompareCli, cache: &Cache, interrupts: &Interrupts) -> Resu
         cli.output.display()
     );
     Ok(status)
+}
+
+/// Sees to what a guest of this architecture needs.
+fn prepare(cli: &CompareCli, arch: Arch, cache: &Cache, interrupts: &Interrupts) -> Result<()> {
+    system::ensure(&[(arch.package(), Thing::Program(arch.emulator()))], interrupts)?;
+    accel::choose(cli.machine.accel, arch, cache, interrupts)?;
+    // What the host has, vm/run.sh has built.
+    if arch != Arch::Amd64 && std::env::var_os("CLONE3_SUITE").is_none() {
+        run::build(arch, interrupts)?;
+    }
+    Ok(())
 }
 
 /// Puts all results side by side: on the screen, and in a file of each kind.
@@ -134,17 +148,11 @@ fn columns(cli: &CompareCli, archive: &Archive) -> Result<Vec<Column>> {
         let newest = index.newest_of_each_series(&cli.flavour);
         let spec = |package: &Package| Spec::Version {
             prefix: package.exact_version(),
-            flavour: cli.flavour.clone(),
+            flavour: Some(cli.flavour.clone()),
         };
         return Ok(newest.into_iter().map(|package| column(spec(package).to_string())).collect());
     }
-    let with_flavour = |spec: &Spec| match spec {
-        Spec::Version { prefix, flavour } if flavour == USUAL_FLAVOUR => {
-            Spec::Version { prefix: prefix.clone(), flavour: cli.flavour.clone() }
-        }
-        spec => spec.clone(),
-    };
-    Ok(cli.kernels.iter().map(|spec| column(with_flavour(spec).to_string())).collect())
+    Ok(cli.kernels.iter().map(|spec| column(spec.or_flavour(&cli.flavour).to_string())).collect())
 }
 
 /// The name that two columns have, if two have one: their runs would write the same files.

@@ -52,7 +52,7 @@ const EXCERPT: usize = 40;
 const SPEAKERS: [&str; 5] = ["rcu: ", "watchdog: ", "NMI watchdog: ", "clocksource: ", "INFO: "];
 
 /// How an accusation begins, the strongest first.
-const ACCUSATIONS: [(&str, Fault); 20] = [
+const ACCUSATIONS: [(&str, Fault); 22] = [
     ("Kernel panic - not syncing", Fault::Panic),
     ("Oops: int3", Fault::Int3),
     ("int3: 0000", Fault::Int3),
@@ -63,6 +63,9 @@ const ACCUSATIONS: [(&str, Fault); 20] = [
     ("invalid opcode: 0000", Fault::Oops),
     ("stack segment: 0000", Fault::Oops),
     ("traps: PANIC", Fault::Oops),
+    // As 64-bit ARM and RISC-V say it.
+    ("Internal error: ", Fault::Oops),
+    ("Unable to handle kernel ", Fault::Oops),
     ("BUG: soft lockup", Fault::Stall),
     ("BUG: workqueue lockup", Fault::Stall),
     ("Watchdog detected hard LOCKUP", Fault::Stall),
@@ -179,6 +182,11 @@ mod tests {
             ("[   30.0] INFO: task init:1 blocked for more than 120 seconds.", Some(Fault::Stall)),
             ("[   30.0] watchdog: BUG: soft lockup - CPU#0 stuck for 22s!", Some(Fault::Stall)),
             ("[   30.0] BUG: KASAN: slab-use-after-free in pidfd_poll+0x1/0x2", Some(Fault::Bug)),
+            ("[    1.2] Internal error: Oops: 0000000096000004 [#1] SMP", Some(Fault::Oops)),
+            (
+                "[    1.2] Unable to handle kernel NULL pointer dereference at virtual address 08",
+                Some(Fault::Oops),
+            ),
             ("[   30.0] traps: case[12] general protection fault ip:1 sp:2 error:0 in case[1+2]", None),
             ("[   30.0] traps: case[12] trap int3 ip:1 sp:2 error:0", None),
             ("[   30.0] case[12]: segfault at 0 ip 0 sp 0 error 14", None),

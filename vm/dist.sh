@@ -1,22 +1,27 @@
 #!/usr/bin/env bash
 # Builds the suite as one static binary that runs on any Linux of its architecture, and names its commit: without an argument
-# dist/clone3-conformance for x86-64, with aarch64 dist/clone3-conformance-aarch64 for 64-bit ARM.
+# dist/clone3-conformance for x86-64, with aarch64 or riscv64 dist/clone3-conformance-aarch64 or -riscv64.
 set -euo pipefail
 
 # shellcheck source-path=SCRIPTDIR source=build.sh
 . "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/build.sh"
 
-if (($# > 1)) || [[ ${1-aarch64} != aarch64 ]]; then
-    printf 'dist.sh: it takes nothing, for x86-64, or the word aarch64; got: %s\n' "$*" >&2
-    exit 2
-fi
+case $#:${1-} in
+    0:) target='' ;;
+    1:aarch64) target=aarch64-unknown-linux-gnu ;;
+    1:riscv64) target=riscv64gc-unknown-linux-gnu ;;
+    *)
+        printf 'dist.sh: it takes nothing, for x86-64, or one of the words aarch64 and riscv64; got: %s\n' "$*" >&2
+        exit 2
+        ;;
+esac
 CLONE3_CONFORMANCE_COMMIT=$(git -C "$project" describe --always --dirty --abbrev=12 --exclude='*' 2>/dev/null || true)
 export CLONE3_CONFORMANCE_COMMIT
 mkdir -p "$project/dist"
-if (($# == 1)); then
-    build_static_for aarch64-unknown-linux-gnu --locked --bin clone3-conformance
-    made=$project/dist/clone3-conformance-aarch64
-    install -m 755 "$built/aarch64-unknown-linux-gnu/release/clone3-conformance" "$made"
+if [[ -n $target ]]; then
+    build_static_for "$target" --locked --bin clone3-conformance
+    made=$project/dist/clone3-conformance-$1
+    install -m 755 "$built/$target/release/clone3-conformance" "$made"
     printf '%s\n' "$made"
 else
     build_static --locked --bin clone3-conformance

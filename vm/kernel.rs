@@ -11,7 +11,7 @@ use crate::arch::Arch;
 use crate::archive::{Archive, Index, Package, unpack};
 use crate::interrupt::Interrupted;
 use crate::note;
-use crate::spec::Spec;
+use crate::spec::{Spec, or_usual};
 use crate::virtme::Tools;
 use crate::vmlinux;
 
@@ -59,10 +59,14 @@ pub fn get(spec: &Spec, archive: &Archive, refresh: bool) -> Result<Kernel> {
 /// The package in the index that `spec` means.
 fn find<'a>(spec: &Spec, index: &'a Index) -> Result<&'a Package> {
     match spec {
-        Spec::Suite { suite, flavour } => index.newest_of_suite(suite, flavour).with_context(|| {
-            format!("the archive's suite '{suite}' has no {flavour} kernel; see vm/run.sh --list-kernels")
-        }),
+        Spec::Suite { suite, flavour } => {
+            let flavour = or_usual(flavour);
+            index.newest_of_suite(suite, flavour).with_context(|| {
+                format!("the archive's suite '{suite}' has no {flavour} kernel; see vm/run.sh --list-kernels")
+            })
+        }
         Spec::Version { prefix, flavour } => {
+            let flavour = or_usual(flavour);
             index.newest(prefix, flavour).with_context(|| nothing_like(index, prefix, flavour))
         }
         spec => bail!("{spec} is not in the archive"),
@@ -89,8 +93,8 @@ fn from_archive(package: &Package, archive: &Archive) -> Result<Kernel> {
         fs::remove_file(&file)?;
         match archive.arch {
             Arch::Amd64 => unpack_image(folder).context("cannot unpack the kernel"),
-            // It is not packed.
-            Arch::Arm64 => Ok(()),
+            // They are not packed.
+            Arch::Arm64 | Arch::Riscv64 => Ok(()),
         }
     })?;
     let kernel = from_image(&folder.join("vmlinuz"))?;
@@ -150,7 +154,7 @@ fn take_image(package: &Path, folder: &Path) -> Result<()> {
 fn from_image(path: &Path) -> Result<Kernel> {
     let no_image = || {
         format!(
-            "{} is no kernel image: for x86 a vmlinuz, bzImage or vmlinux with PVH is one, for arm64 an Image",
+            "{} is no kernel image: for x86 a vmlinuz, bzImage or vmlinux with PVH is one, for arm64 and riscv64 an Image",
             path.display()
         )
     };
@@ -173,8 +177,8 @@ fn from_image(path: &Path) -> Result<Kernel> {
     let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
     let length = file.metadata()?.len();
     file.take(HEAD).read_to_end(&mut head)?;
-    if vmlinux::is_arm64_image(&head) {
-        return kernel(vmlinux::release(&fs::read(path)?).with_context(no_image)?, Arch::Arm64);
+    if let Some(arch) = vmlinux::arch_of_image(&head) {
+        return kernel(vmlinux::release(&fs::read(path)?).with_context(no_image)?, arch);
     }
     let header = Header::parse(&head).with_context(no_image)?;
     ensure!(

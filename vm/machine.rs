@@ -1,5 +1,5 @@
 //! The virtual machine that is asked for, whatever engine boots it.
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::accel::Accel;
 use crate::arch::Arch;
@@ -49,16 +49,16 @@ impl Machine {
             // emulator time at every step, and none of it matters here. RDRAND spares the wait for entropy.
             Accel::Tcg { .. } if self.spares() && self.arch == Arch::Amd64 => "qemu64,+rdrand",
             // Signed pointers are to be checked, but need not be kept from anybody, and to compute the usual signature takes long.
-            Accel::Tcg { .. } if self.spares() => "max,pauth-impdef=on",
+            Accel::Tcg { .. } if self.spares() && self.arch == Arch::Arm64 => "max,pauth-impdef=on",
+            // Of RISC-V, QEMU has one that is no particular one.
+            Accel::Tcg { .. } if self.arch == Arch::Riscv64 => "rv64",
             Accel::Tcg { .. } => "max",
         }
     }
 
     /// QEMU's options that let a debugger in, if one is to be.
     pub fn debugger(&self) -> Vec<String> {
-        // QEMU takes one comma for the end of the path, and two for one.
-        let path = |socket: &PathBuf| socket.display().to_string().replace(',', ",,");
-        let option = |socket: &PathBuf| format!("unix:{},server=on,wait=off", path(socket));
+        let option = |socket: &PathBuf| format!("unix:{},server=on,wait=off", in_option(socket));
         self.gdb.iter().flat_map(|socket| ["-gdb".to_owned(), option(socket)]).collect()
     }
 
@@ -66,7 +66,7 @@ impl Machine {
     fn steady(&self) -> &'static str {
         match self.arch {
             Arch::Amd64 => STEADY,
-            Arch::Arm64 => "",
+            Arch::Arm64 | Arch::Riscv64 => "",
         }
     }
 
@@ -89,6 +89,11 @@ impl Machine {
         };
         format!("loglevel=5 {} {}", left_out.join(" "), self.append)
     }
+}
+
+/// A path inside an option of QEMU's, which takes one comma for its end, and two for one.
+pub fn in_option(path: &Path) -> String {
+    path.display().to_string().replace(',', ",,")
 }
 
 #[cfg(test)]
@@ -131,6 +136,7 @@ mod tests {
             (Arch::Amd64, Accel::Kvm, true, "host", false, false),
             (Arch::Arm64, tcg, true, "max,pauth-impdef=on", true, false),
             (Arch::Arm64, tcg, false, "max", false, false),
+            (Arch::Riscv64, tcg, true, "rv64", true, false),
         ] {
             let machine = Machine { arch, ..machine(accel, sparing) };
             let options = machine.kernel_options();

@@ -11,6 +11,7 @@ use crate::arch::Arch;
 use crate::channel::Channel;
 use crate::engine::Job;
 use crate::initramfs::{self, Carried};
+use crate::machine::in_option;
 use crate::process::Process;
 use crate::watch::{Channels, Listener, Session, watch};
 
@@ -65,13 +66,12 @@ pub fn boot(job: &Job, listener: &mut dyn Listener) -> Result<(Session, String)>
 
 /// QEMU's options for a serial line that is not the console.
 fn serial_line(arch: Arch, number: usize, file: &Path) -> Vec<String> {
-    let file = file.display();
     match arch {
-        Arch::Amd64 => vec!["-serial".to_owned(), format!("file:{file}")],
+        Arch::Amd64 => vec!["-serial".to_owned(), format!("file:{}", file.display())],
         // The machine has room for one line, but the bus for others.
-        Arch::Arm64 => vec![
+        Arch::Arm64 | Arch::Riscv64 => vec![
             "-chardev".to_owned(),
-            format!("file,id=line{number},path={file}"),
+            format!("file,id=line{number},path={}", in_option(file)),
             "-device".to_owned(),
             format!("pci-serial,chardev=line{number}"),
         ],

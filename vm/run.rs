@@ -1,11 +1,12 @@
 //! One run: a kernel, a machine, the suite in it, a verdict.
 use std::fs;
-use std::io::{IsTerminal, StdoutLock, Write as _, stdout};
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::io::{self, IsTerminal, Seek as _, StdoutLock, Write as _, stdout};
+use std::mem::offset_of;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
+use clone3_conformance::elf;
 use clone3_conformance::formats::quoted;
 use clone3_conformance::guest::Plan;
 
@@ -21,8 +22,9 @@ use crate::kernel::{self, Kernel};
 use crate::machine::Machine;
 use crate::note;
 use crate::outcome::{BROKEN, FAILED, NO_VERDICT, Outcome, boot_findings, judge};
+use crate::process;
 use crate::results::{Account, Ending};
-use crate::spec::{Spec, USUAL_FLAVOUR};
+use crate::spec::Spec;
 use crate::system::{self, Thing};
 use crate::virtme::{Tools, knows_no_virtiofs};
 use crate::watch::{Limits, Listener, Session};
@@ -150,7 +152,7 @@ fn plan(cli: &Cli, kernel: &Kernel, cpus: u16) -> Plan {
 fn rerun(cli: &Cli, kernel: &Kernel, cpus: u16) -> String {
     let exact = |package: &Package| Spec::Version {
         prefix: package.exact_version(),
-        flavour: package.parsed().map_or(USUAL_FLAVOUR, |name| name.flavour).to_owned(),
+        flavour: package.parsed().map(|name| name.flavour.to_owned()),
     };
     let spec = kernel.package.as_ref().map_or_else(|| cli.kernel.clone(), exact);
     let machine = &cli.machine;
@@ -190,13 +192,21 @@ fn judging(runner: &[String]) -> Vec<String> {
 }
 
 /// The suite's binary for the guest: the one that was named, or else beside the driver's, or built for it.
-fn binary(cli: &Cli, arch: Arch) -> Result<PathBuf> {
+fn binary(cli: &Cli, arch: Arch, interrupts: &Interrupts) -> Result<PathBuf> {
     let path = match (&cli.suite, arch) {
         (Some(named), _) => named.clone(),
         (None, Arch::Amd64) => beside()?,
-        (None, Arch::Arm64) => build(arch)?,
+        (None, Arch::Arm64 | Arch::Riscv64) => build(arch, interrupts)?,
     };
     ensure!(path.exists(), "{} is not there; vm/run.sh builds it", path.display());
+    let suite = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let machine = elf::u16_at(&suite, offset_of!(libc::Elf64_Ehdr, e_machine));
+    ensure!(
+        elf::is_program(&suite) && machine == Some(arch.machine_in_elf().into()),
+        "{} is no program for {}, which the kernel is for",
+        path.display(),
+        arch.name()
+    );
     Ok(path)
 }
 
@@ -205,13 +215,18 @@ fn beside() -> Result<PathBuf> {
     Ok(std::env::current_exe()?.with_file_name("clone3-conformance"))
 }
 
-/// Has the suite built for a guest of this architecture.
-fn build(arch: Arch) -> Result<PathBuf> {
+/// Has the suite built for a guest of this architecture, and gives where it is.
+pub fn build(arch: Arch, interrupts: &Interrupts) -> Result<PathBuf> {
     let script = std::env::var_os("CLONE3_BUILD").context("vm/run.sh builds the suite for such a guest")?;
     note!("building the suite for {}", arch.target());
-    let built = Command::new(script).arg(arch.target()).stderr(Stdio::inherit()).output()?;
-    ensure!(built.status.success(), "the suite does not build for {}", arch.target());
-    Ok(String::from_utf8(built.stdout)?.trim_end().into())
+    let mut said = tempfile::tempfile()?;
+    let mut build = process::supervised(Path::new(&script))?;
+    // The driver itself says in the results which commit it was.
+    build.arg(arch.target()).env_remove("CLONE3_CONFORMANCE_COMMIT").stdout(said.try_clone()?);
+    let status = process::run(&mut build, interrupts)?;
+    ensure!(status.success(), "the suite does not build for {}", arch.target());
+    said.rewind()?;
+    Ok(io::read_to_string(said)?.trim_end().into())
 }
 
 struct Run<'a> {
@@ -263,7 +278,7 @@ impl<'a> Run<'a> {
         {
             return Err(at("machine")(anyhow!("{option} needs --engine qemu")));
         }
-        let binary = binary(cli, arch).map_err(at("build"))?;
+        let binary = binary(cli, arch, interrupts).map_err(at("build"))?;
         let may_leave_kvm = accel == Accel::Kvm && options.accel == Wish::Auto;
         let plan = plan(cli, &kernel, machine.cpus);
         // Where the guest's own does not run, another of the same sources does.

@@ -14,9 +14,9 @@ pub enum Spec {
     /// A kernel image, a kernel build tree or a kernel package.
     Path(PathBuf),
     /// The newest kernel in the archive whose version begins so.
-    Version { prefix: String, flavour: String },
+    Version { prefix: String, flavour: Option<String> },
     /// The newest kernel of one suite of the archive.
-    Suite { suite: String, flavour: String },
+    Suite { suite: String, flavour: Option<String> },
     /// A kernel that virtme-ng downloads, by its tag.
     Mainline(String),
 }
@@ -25,9 +25,20 @@ impl Spec {
     /// The architecture of the kernel that is meant, as far as that is said; of a file it is not.
     pub fn arch(&self) -> Arch {
         match self {
-            Self::Version { flavour, .. } | Self::Suite { flavour, .. } => Arch::of_flavour(flavour),
+            Self::Version { flavour, .. } | Self::Suite { flavour, .. } => {
+                Arch::of_flavour(or_usual(flavour))
+            }
             Self::Path(_) | Self::Mainline(_) => Arch::Amd64,
         }
+    }
+
+    /// The same, of this flavour if none was said.
+    pub fn or_flavour(&self, usual: &str) -> Self {
+        let mut spec = self.clone();
+        if let Self::Version { flavour, .. } | Self::Suite { flavour, .. } = &mut spec {
+            flavour.get_or_insert_with(|| usual.to_owned());
+        }
+        spec
     }
 }
 
@@ -64,11 +75,16 @@ impl FromStr for Spec {
     }
 }
 
-/// Takes the flavour off the end.
-fn split_flavour(text: &str) -> Result<(&str, String), String> {
-    let Some((rest, flavour)) = text.split_once('/') else { return Ok((text, USUAL_FLAVOUR.to_owned())) };
+/// The flavour that was said, or the usual one.
+pub fn or_usual(flavour: &Option<String>) -> &str {
+    flavour.as_deref().unwrap_or(USUAL_FLAVOUR)
+}
+
+/// Takes the flavour off the end, if there is one.
+fn split_flavour(text: &str) -> Result<(&str, Option<String>), String> {
+    let Some((rest, flavour)) = text.split_once('/') else { return Ok((text, None)) };
     match is_word(flavour) {
-        true => Ok((rest, flavour_name(flavour))),
+        true => Ok((rest, Some(flavour_name(flavour)))),
         false => Err(format!(
             "a flavour is a word as amd64, cloud-amd64, rt-amd64 or cloud-arm64; got '{flavour}'"
         )),
@@ -86,11 +102,11 @@ pub fn flavour_name(flavour: &str) -> String {
 }
 
 /// Takes a whole kernel release apart, as `uname -r` gives it: `7.1.13+deb13-rt-amd64`.
-fn split_release(text: &str) -> Option<(String, String)> {
+fn split_release(text: &str) -> Option<(String, Option<String>)> {
     let mut flavours = Arch::ALL.iter().flat_map(|arch| arch.flavours());
     flavours.find_map(|flavour| {
         let version = text.strip_suffix(flavour)?.strip_suffix('-')?;
-        Some((version.to_owned(), (*flavour).to_owned()))
+        Some((version.to_owned(), Some((*flavour).to_owned())))
     })
 }
 
@@ -107,11 +123,21 @@ impl fmt::Display for Spec {
     fn fmt(&self, out: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Self::Path(path) => path.display().fmt(out),
-            Self::Version { prefix: name, flavour } if flavour == USUAL_FLAVOUR => out.write_str(name),
-            Self::Version { prefix, flavour } => write!(out, "{prefix}/{flavour}"),
-            Self::Suite { suite, flavour } if flavour == USUAL_FLAVOUR => write!(out, "debian:{suite}"),
-            Self::Suite { suite, flavour } => write!(out, "debian:{suite}/{flavour}"),
+            Self::Version { prefix, flavour } => write!(out, "{prefix}{}", Unusual(flavour)),
+            Self::Suite { suite, flavour } => write!(out, "debian:{suite}{}", Unusual(flavour)),
             Self::Mainline(tag) => out.write_str(tag),
+        }
+    }
+}
+
+/// A flavour as it stands behind a version: not at all if it is the usual one.
+struct Unusual<'a>(&'a Option<String>);
+
+impl fmt::Display for Unusual<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter) -> fmt::Result {
+        match or_usual(self.0) {
+            USUAL_FLAVOUR => Ok(()),
+            flavour => write!(out, "/{flavour}"),
         }
     }
 }
@@ -120,22 +146,28 @@ impl fmt::Display for Spec {
 mod tests {
     use super::*;
 
+    fn said(flavour: &str) -> Option<String> {
+        (!flavour.is_empty()).then(|| flavour.to_owned())
+    }
+
     fn version(prefix: &str, flavour: &str) -> Spec {
-        Spec::Version { prefix: prefix.into(), flavour: flavour.into() }
+        Spec::Version { prefix: prefix.into(), flavour: said(flavour) }
     }
 
     #[test]
     fn every_form_is_understood() {
-        let suite = |suite: &str, flavour: &str| Spec::Suite { suite: suite.into(), flavour: flavour.into() };
+        let suite = |suite: &str, flavour: &str| Spec::Suite { suite: suite.into(), flavour: said(flavour) };
         for (text, spec) in [
-            ("7.1", version("7.1", "cloud-amd64")),
+            ("7.1", version("7.1", "")),
+            ("7.1/cloud-amd64", version("7.1", "cloud-amd64")),
             ("7.2.13/rt", version("7.2.13", "rt-amd64")),
             ("7.3-rc7/amd64", version("7.3-rc7", "amd64")),
             ("7.1.13+deb13-rt-amd64", version("7.1.13+deb13", "rt-amd64")),
             ("6.1.0-56-amd64", version("6.1.0-56", "amd64")),
             ("7.1/cloud-arm64", version("7.1", "cloud-arm64")),
             ("7.1.13+deb13-arm64-16k", version("7.1.13+deb13", "arm64-16k")),
-            ("debian:sid", suite("sid", "cloud-amd64")),
+            ("7.2/riscv64", version("7.2", "riscv64")),
+            ("debian:sid", suite("sid", "")),
             ("debian:trixie-backports/generic", suite("trixie-backports", "amd64")),
             ("v7.1", Spec::Mainline("v7.1".into())),
             ("v7.1-rc3", Spec::Mainline("v7.1-rc3".into())),
@@ -145,6 +177,12 @@ mod tests {
         ] {
             assert_eq!(text.parse(), Ok(spec), "{text}");
         }
+    }
+
+    #[test]
+    fn a_flavour_that_was_said_stays() {
+        let given = |text: &str| text.parse::<Spec>().unwrap().or_flavour("rt-amd64").to_string();
+        assert_eq!(["7.1", "7.1/cloud-amd64", "7.1/arm64"].map(given), ["7.1/rt-amd64", "7.1", "7.1/arm64"]);
     }
 
     #[test]

@@ -11,6 +11,8 @@ use std::process::{Command, Stdio};
 use clone3_conformance::elf::{self, u32_at};
 use regex::bytes::Regex;
 
+use crate::arch::Arch;
+
 /// How a compressed kernel begins, what unpacks it, and whether its length is appended to it.
 const PACKERS: [(&[u8], &str, bool); 4] = [
     (&[0x28, 0xb5, 0x2f, 0xfd], "zstd", true),
@@ -40,9 +42,14 @@ pub fn is_bootable(kernel: &[u8]) -> bool {
     elf::segment(kernel, libc::PT_NOTE).is_some_and(has_entry)
 }
 
-/// Whether it begins as an image for 64-bit ARM does (Documentation/arch/arm64/booting.rst).
-pub fn is_arm64_image(head: &[u8]) -> bool {
-    head.get(56..60) == Some(b"ARM\x64")
+/// Whose processor an image is for that begins as uncompressed ones do (Documentation/arch/arm64/booting.rst,
+/// Documentation/arch/riscv/boot-image-header.rst).
+pub fn arch_of_image(head: &[u8]) -> Option<Arch> {
+    match head.get(56..60)? {
+        b"ARM\x64" => Some(Arch::Arm64),
+        b"RSC\x05" => Some(Arch::Riscv64),
+        _ => None,
+    }
 }
 
 /// The release of an uncompressed kernel, as its banner says it.

@@ -1,10 +1,15 @@
 //! Ways to dump core.
 
-use nix::sys::signal::{SigHandler, Signal, raise, signal};
+use std::ffi::c_int;
+
+use nix::errno::Errno;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, sigaction, signal};
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 use crate::arch::{self, Trap};
+use crate::check::Result;
+use crate::clone3::Stack;
 use crate::wait::Status;
 
 /// How a process crashes.
@@ -16,9 +21,14 @@ pub enum Crash {
     ReadOnly,
     /// It runs into an instruction that no program survives.
     Trap(Trap),
+    /// It is to handle a signal on a stack to which nobody can write.
+    NoStack,
     /// It sends itself SIGABRT.
     Abort,
 }
+
+/// `si_code`: sent by the kernel, for no reason that has a name.
+const SI_KERNEL: i32 = 128;
 
 /// `si_code`: sent by `tgkill(2)`, as abort and raise do.
 pub const SI_TKILL: i32 = -6;
@@ -26,24 +36,26 @@ pub const SI_TKILL: i32 = -6;
 impl Crash {
     /// All of them.
     pub fn all() -> impl Iterator<Item = Crash> {
-        [Crash::Unmapped, Crash::ReadOnly, Crash::Abort].into_iter().chain(Trap::ALL.map(Crash::Trap))
+        let everywhere = [Crash::Unmapped, Crash::ReadOnly, Crash::NoStack, Crash::Abort];
+        everywhere.into_iter().chain(Trap::ALL.map(Crash::Trap))
     }
 
     /// The signal that comes of it.
     pub const fn signal(self) -> Signal {
         match self {
-            Crash::Unmapped | Crash::ReadOnly => Signal::SIGSEGV,
+            Crash::Unmapped | Crash::ReadOnly | Crash::NoStack => Signal::SIGSEGV,
             Crash::Trap(trap) => trap.signal(),
             Crash::Abort => Signal::SIGABRT,
         }
     }
 
-    /// The `si_code` of that signal: `SEGV_MAPERR`, `SEGV_ACCERR`, the trap's, `SI_TKILL`.
+    /// The `si_code` of that signal: `SEGV_MAPERR`, `SEGV_ACCERR`, the trap's, `SI_KERNEL`, `SI_TKILL`.
     pub const fn code(self) -> i32 {
         match self {
             Crash::Unmapped => 1,
             Crash::ReadOnly => 2,
             Crash::Trap(trap) => trap.code(),
+            Crash::NoStack => SI_KERNEL,
             Crash::Abort => SI_TKILL,
         }
     }
@@ -74,6 +86,8 @@ impl Crash {
             Crash::Unmapped => arch::load(std::ptr::without_provenance(8)),
             Crash::ReadOnly => write_to_read_only_page(),
             Crash::Trap(trap) => trap.happen(),
+            // Should it not come to the crash, the caller sees that.
+            Crash::NoStack => drop(handle_without_stack()),
             Crash::Abort => drop(raise(Signal::SIGABRT)),
         }
     }
@@ -104,6 +118,21 @@ fn prepare(number: Signal) {
 fn choose_memory(filter: &str) {
     // Cases that dump core need /proc anyway.
     let _ = std::fs::write("/proc/self/coredump_filter", filter);
+}
+
+/// Sends the caller a signal that it handles, for which the kernel finds no place on the stack.
+fn handle_without_stack() -> Result {
+    extern "C" fn never(_: c_int) {}
+    // SAFETY: a new mapping at an address of the kernel's choice aliases nothing.
+    let nowhere =
+        unsafe { mmap_anonymous(std::ptr::null_mut(), Stack::SIZE, ProtFlags::empty(), MapFlags::PRIVATE)? };
+    let stack = libc::stack_t { ss_sp: nowhere, ss_flags: 0, ss_size: Stack::SIZE };
+    // SAFETY: the structure is live, and nothing will run on the stack.
+    Errno::result(unsafe { libc::sigaltstack(&stack, std::ptr::null_mut()) })?;
+    let action = SigAction::new(SigHandler::Handler(never), SaFlags::SA_ONSTACK, SigSet::empty());
+    // SAFETY: the handler does nothing.
+    unsafe { sigaction(Signal::SIGUSR1, &action)? };
+    Ok(raise(Signal::SIGUSR1)?)
 }
 
 fn write_to_read_only_page() {

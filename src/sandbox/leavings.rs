@@ -23,15 +23,15 @@ static PARENT: LazyLock<PathBuf> = LazyLock::new(|| {
     fs::canonicalize(&parent).unwrap_or(parent)
 });
 
-/// Sixteen bits of chance: a pid alone says too little of whose something is, where another run has a pid namespace of its own, and
+/// Sixteen bits of chance, of each lane's own: a pid alone says too little of whose something is, where another run has a pid namespace of its own, and
 /// the directory for temporary files or the cgroups in common with this one. No more of them, since names with the number in it
 /// have to find room in the 127 bytes of `kernel.core_pattern`, twice.
-static RUN: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(()) >> 48);
+static CHANCE: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(()) >> 48);
 
-/// The number in the names of what this process may leave: that of the run, and the pid in the lowest 22 bits, which is what a pid
+/// The number in the names of what this process may leave: that chance, and the pid in the lowest 22 bits, which is what a pid
 /// has.
 pub(crate) fn number_of(pid: i32) -> u64 {
-    *RUN << 22 | pid as u64
+    *CHANCE << 22 | pid as u64
 }
 
 /// Not 0 once the case that runs may have made its directory, in memory that its lane shares: to look in vain takes a tenth of
@@ -53,7 +53,7 @@ fn directory_of(pid: i32) -> PathBuf {
 /// Finds out where temporary files go and what is called how, before cases are forked.
 pub(super) fn prepare() {
     LazyLock::force(&PARENT);
-    LazyLock::force(&RUN);
+    LazyLock::force(&CHANCE);
     LazyLock::force(&IN_USE);
     held_things::prepare();
 }
