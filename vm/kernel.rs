@@ -141,7 +141,8 @@ fn image_of_tree(tree: &Path) -> Result<PathBuf> {
 fn take_image(package: &Path, folder: &Path) -> Result<()> {
     let image = |path: &str| {
         let path = path.trim_start_matches("./");
-        let old = path.starts_with("boot/vmlinuz-");
+        // Where it is not packed, it is not called so.
+        let old = path.starts_with("boot/vmlinuz-") || path.starts_with("boot/vmlinux-");
         let new = path.starts_with("usr/lib/modules/") && path.ends_with("/vmlinuz");
         (old || new).then(|| "vmlinuz".to_owned())
     };
