@@ -85,6 +85,8 @@ pub fn in_namespaces(mut body: impl FnMut(Flags) -> Result) -> Result {
                 note!("this kernel has no {flag}");
                 continue;
             }
+            // No word about namespaces, but one about processes.
+            Err(Errno::EAGAIN) => return Err(Errno::EAGAIN.into()),
             Err(errno) => return Err(Failure::blocked(format!("{ordinary} is {errno:?}"))),
         }
         body(flag)?;
