@@ -4,17 +4,11 @@ use std::arch::asm;
 use std::ffi::{c_int, c_void};
 
 use nix::sys::signal::Signal;
-use rustix::mm::MapFlags;
+
+pub use super::generic::*;
 
 /// What a library that uses restartable sequences on this processor signs them with, see `rseq(2)`.
 pub const RSEQ_SIGNATURE: u32 = 0xf140_1073;
-
-/// What [`call_as_32_bit`] needs.
-pub const NEEDED_FOR_32_BIT: &str =
-    "needs 32-bit system calls, which a 64-bit program cannot make on this processor";
-
-/// For a mapping that 32 bits can point to: there is no such request, and no use for one.
-pub const LOW_MEMORY: MapFlags = MapFlags::empty();
 
 /// `clone3(2)` with a new stack for the child, which calls `entry` with `argument` and then ends its thread with the value that
 /// this returns. Gives the raw result; negative is an errno.
@@ -53,17 +47,6 @@ pub unsafe fn clone3_on_stack(
     result
 }
 
-/// `fork(2)`, which is no system call here: the C library asks for it by `clone(2)`, as this does. Gives the raw result, with the
-/// errno where the C library has it.
-///
-/// # Safety
-/// The child must do with its copy of the memory what a child of a process with threads may do.
-pub unsafe fn fork() -> libc::c_long {
-    let zero: libc::c_ulong = 0;
-    // SAFETY: no pointers are passed; the rest is passed on to the caller.
-    unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, zero, zero, zero, zero) }
-}
-
 /// `vfork(2)`, which is a `clone(2)` here, and whose child exits with `code` before the call returns. Gives the raw result; negative is
 /// an errno.
 pub fn vfork_and_exit(code: i32) -> isize {
@@ -91,14 +74,6 @@ pub fn vfork_and_exit(code: i32) -> isize {
     pid
 }
 
-/// A system call as a 32-bit program makes it. A 64-bit program has no way to: ENOSYS.
-///
-/// # Safety
-/// None is asked for; elsewhere it is.
-pub unsafe fn call_as_32_bit(_: u32, _: [u32; 3]) -> i32 {
-    -libc::ENOSYS
-}
-
 /// The address of the caller's thread-local storage, which the kernel was told by CLONE_SETTLS or by the C library. Safe in a thread
 /// that has none, and after any clone.
 pub fn thread_pointer() -> u64 {
@@ -108,9 +83,15 @@ pub fn thread_pointer() -> u64 {
     base
 }
 
-/// Whether the processor is QEMU's emulator, as far as a program can tell: it cannot, and most kernels that are tested run in one.
+/// Whether the processor is QEMU's emulator, as far as it says so: one of no particular maker's (`mvendorid` 0), as QEMU's `rv64` is.
 pub fn is_emulated() -> bool {
-    true
+    /// `struct riscv_hwprobe` of `asm/hwprobe.h`, with the key of the maker's number.
+    const MAKER: [i64; 2] = [0, -1];
+    const SYS_RISCV_HWPROBE: libc::c_long = 258;
+    let mut pair = MAKER;
+    // SAFETY: one live pair is passed, and no set of processors, which means all.
+    let done = unsafe { libc::syscall(SYS_RISCV_HWPROBE, &raw mut pair, 1_usize, 0_usize, 0_usize, 0_usize) };
+    done == 0 && pair == [0, 0]
 }
 
 /// Reads a word of memory, wherever that is.

@@ -19,7 +19,7 @@ use super::entry::{self, COULD_NOT_REPORT, Report};
 use super::hang;
 use super::leavings;
 use super::scarcity::Before;
-use super::wire::{self, Outcome, Request};
+use super::wire::{self, Answer, Outcome, Request};
 use crate::case::{self, Case, Strength};
 use crate::check::Failure;
 use crate::kit::sysctl;
@@ -51,12 +51,12 @@ pub(super) fn serve(program: UnixStream) {
     let (children, pipes) = match prepare() {
         Ok(prepared) => prepared,
         // The program is not there to be told of an error.
-        Err(outcome) => return refuse(&program, &outcome),
+        Err(outcome) => return refuse(&program, outcome),
     };
     let mut lane = Lane { program, children, pipes, before: Before::now() };
     while let Ok(Some(request)) = wire::receive::<Request>(&lane.program) {
         let outcome = lane.run(&request);
-        if wire::send(&lane.program, &outcome).is_err() {
+        if wire::send(&lane.program, &Answer { outcome, is_last: false }).is_err() {
             return;
         }
     }
@@ -64,9 +64,9 @@ pub(super) fn serve(program: UnixStream) {
 
 /// Answers the first request, in place of a lane that cannot be had. A request that nobody has read would make the program's
 /// end an error and lose the answer.
-pub(super) fn refuse(program: &UnixStream, outcome: &Outcome) {
+pub(super) fn refuse(program: &UnixStream, outcome: Outcome) {
     let _ = wire::receive::<Request>(program);
-    let _ = wire::send(program, outcome);
+    let _ = wire::send(program, &Answer { outcome, is_last: true });
 }
 
 /// Makes this process one that can run cases. Gives what it watches them by.

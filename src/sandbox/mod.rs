@@ -20,7 +20,6 @@ mod wire;
 mod zygote;
 
 use std::io;
-use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -32,6 +31,7 @@ pub(crate) use leavings::{number_of, own_directory};
 pub use wire::{Outcome, Request};
 
 use crate::check::Failure;
+use wire::Answer;
 use zygote::Zygote;
 
 /// The program's handle on the zygote and its lanes.
@@ -64,14 +64,15 @@ impl Sandbox {
             Some(lane) => lane,
             None => self.zygote.lock().unwrap_or_else(|poison| poison.into_inner()).new_lane()?,
         };
-        // Where no lane could be forked, the zygote has answered in its place and left.
-        let sent = wire::send(&lane, request);
-        let outcome: Outcome =
+        // A lane that is gone shows in the answer that does not come.
+        let _ = wire::send(&lane, request);
+        let answer: Answer =
             wire::receive(&lane)?.ok_or_else(|| io::Error::other("the lane died, and the case with it"))?;
-        if sent.is_ok() && !has_hung_up(&lane) {
+        // Where no lane could be forked, the zygote has answered in its place.
+        if !answer.is_last {
             self.idle.lock().unwrap_or_else(|poison| poison.into_inner()).push(lane);
         }
-        Ok(outcome)
+        Ok(answer.outcome)
     }
 }
 
@@ -83,12 +84,5 @@ impl Sandbox {
 pub fn rehearse(deadline: Duration) -> io::Result<()> {
     let lane = zygote::lane_without_zygote()?;
     wire::send(&lane, &Request { case: NOTHING.to_owned(), deadline })?;
-    wire::receive::<Outcome>(&lane).map(drop)
-}
-
-/// Whether nobody is at the other end any more.
-fn has_hung_up(lane: &UnixStream) -> bool {
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-    let mut fds = [PollFd::new(lane.as_fd(), PollFlags::empty())];
-    poll(&mut fds, PollTimeout::ZERO) != Ok(0)
+    wire::receive::<Answer>(&lane).map(drop)
 }

@@ -38,6 +38,14 @@ impl Outcome {
     }
 }
 
+/// What comes of a request.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Answer {
+    pub(super) outcome: Outcome,
+    /// Whether nobody is left at that end to be asked again: it hangs up only a moment after this.
+    pub(super) is_last: bool,
+}
+
 /// How long most messages are at most, in bytes. After a fork, each page that a lane writes to is a page fault.
 const MESSAGE: usize = 512;
 

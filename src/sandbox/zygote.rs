@@ -98,7 +98,7 @@ fn serve(program: UnixStream) {
             }
             Ok(ForkResult::Parent { child }) => lanes.extend(Pidfd::try_open(child.as_raw())),
             // Answers in the lane's place; the program is not there to be told of an error.
-            Err(errno) => lane::refuse(&UnixStream::from(socket), &lane::no_fork(errno)),
+            Err(errno) => lane::refuse(&UnixStream::from(socket), lane::no_fork(errno)),
         }
     }
     lanes.iter().for_each(wait_for_end);
