@@ -434,15 +434,15 @@ mod tests {
     use crate::kit::{limits, process};
 
     #[test]
-    fn a_lane_that_cannot_be_says_why() {
+    fn a_lane_that_cannot_be_says_why_and_that_it_is_gone() {
         let refused = || {
             let (program, lane) = UnixStream::pair().unwrap();
             let request = Request { case: NOTHING.to_owned(), deadline: Duration::from_secs(1) };
             wire::send(&program, &request).unwrap();
             limits::lowered(Resource::Nofile, 0, || serve(lane)).unwrap();
-            let answer: Option<Outcome> = wire::receive(&program).unwrap();
-            let failure = answer.and_then(|outcome| outcome.failure).unwrap();
-            failure.kind == Kind::Blocked && failure.message.contains("signalfd(2): EMFILE")
+            let answer: Answer = wire::receive(&program).unwrap().unwrap();
+            let failure = answer.outcome.failure.unwrap();
+            answer.is_last && failure.kind == Kind::Blocked && failure.message.contains("signalfd(2): EMFILE")
         };
         assert!(process::answers(refused));
     }
