@@ -70,8 +70,8 @@ impl Arch {
         match self {
             Self::Amd64 => "qemu-system-x86",
             Self::Arm64 => "qemu-system-arm",
-            // With the firmware, which is a package that it depends on.
-            Self::Riscv64 => "qemu-system-misc",
+            // What different releases put into packages of different names; all provide this one.
+            Self::Riscv64 => "qemu-system-riscv64",
         }
     }
 

@@ -48,7 +48,7 @@ const FRESH: Duration = Duration::from_secs(24 * 60 * 60);
 /// The archive changes no more often than this, where a kernel could not be had.
 const CHANGES: Duration = Duration::from_secs(60 * 60);
 
-/// In which folder of the cache it is kept what the archive has, beside that in the file [`INDEX`].
+/// In which folder of the cache it is kept what the archive has.
 fn folder(arch: Arch) -> &'static str {
     match arch {
         Arch::Amd64 => "apt",
@@ -57,6 +57,7 @@ fn folder(arch: Arch) -> &'static str {
     }
 }
 
+/// In which file there.
 const INDEX: &str = "index.json";
 
 /// A package this small holds no kernel: it only names the one that does.
