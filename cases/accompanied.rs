@@ -10,7 +10,9 @@ use clone3_conformance::clone3::{Clone3, Stack, is_open, park};
 use clone3_conformance::kit::disposition::{self, Disposition};
 use clone3_conformance::kit::process::apart;
 use clone3_conformance::kit::seccomp::{self, Refusal};
-use clone3_conformance::kit::{Held, Tied, alternate_stack, errands, namespace, shared, sigchld, subject};
+use clone3_conformance::kit::{
+    Held, Tied, alternate_stack, errands, namespace, shared, sigchld, subject, threads,
+};
 use clone3_conformance::procfs::status_field;
 use clone3_conformance::wait::Status;
 use nix::errno::Errno;
@@ -46,7 +48,7 @@ fn all_three_work(call: &Clone3) -> Result {
 
 case! {
     /// CLONE_AUTOREAP, CLONE_NNP and CLONE_PIDFD_AUTOKILL do their work in one call with each of the flags for what is shared (but
-    /// memory and descriptors), for stored numbers, for signal handlers and for namespaces, and for a caller that has other children.
+    /// memory and descriptors), for stored numbers and for signal handlers, and for a caller that has other children.
     autokill_works_with_other_flags: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Proc],
     source "commits \"clone: add CLONE_AUTOREAP\", \"clone: add CLONE_NNP\", \"pidfd: add CLONE_PIDFD_AUTOKILL\", which name the flags that they exclude",
 }
@@ -85,7 +87,7 @@ case! {
     source "clone(2), set_tid; commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"",
 }
 fn autokill_with_set_tid() -> Result {
-    const WANTED: i32 = 4343;
+    const WANTED: i32 = 143;
     // In a pid namespace of its own nobody else can have taken that number.
     let elsewhere = Clone3::fork().with(Flags::CLONE_NEWNS);
     let (init, ()) = namespace::init_reporting(&elsewhere, || {
@@ -135,7 +137,7 @@ fn tid_words_have_the_number() -> Result {
 case! {
     /// CLONE_CHILD_CLEARTID clears the word of a child of each of the new flags that shares memory when it ends, and wakes who waits
     /// for that.
-    abi_child_tid_cleared_with_flags: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    abi_child_tid_cleared_with_flags: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Proc],
     source "clone(2), CLONE_CHILD_CLEARTID; set_tid_address(2)",
 }
 fn abi_child_tid_cleared_with_flags() -> Result {
@@ -143,8 +145,9 @@ fn abi_child_tid_cleared_with_flags() -> Result {
         let stack = Stack::new()?;
         let joinable = Flags::CLONE_VM | Flags::CLONE_CHILD_CLEARTID | Flags::CLONE_PARENT_SETTID;
         let call = call.with(joinable);
-        let child = call.spawn_on(&stack, errands::exit(0))?;
-        stack.join().context(&call)?;
+        let (nothing, end) = pipe_with(PipeFlags::CLOEXEC)?;
+        let child = call.spawn_on(&stack, errands::wait_for_input(&nothing))?;
+        threads::join_ending(&stack, || Ok(rustix::io::write(&end, b"e").map(drop)?)).context(&call)?;
         child.ends_with(ENDED)?;
     }
     Ok(())
@@ -270,9 +273,16 @@ case! {
 }
 fn nnp_sends_exit_signal() -> Result {
     SigSet::all().thread_block()?;
+    // One that is queued as often as it is sent.
+    let signal = libc::SIGRTMIN();
+    disposition::queue(signal).map_err(|errno| {
+        Failure::blocked(format!("RLIMIT_SIGPENDING lets no signal be queued: {errno:?}"))
+    })?;
+    let queued = sigchld::take_exit_signal(signal).map(|(code, _)| code);
+    check::equal("control: si_code of a signal of the own queue", queued, Some(libc::SI_QUEUE))?;
     let none = Some("0".repeat(16));
     for call in [Clone3::new(Flags::empty()), Clone3::new(Flags::NNP)] {
-        let call = call.exit_signal(libc::SIGUSR1 as u64);
+        let call = call.exit_signal(signal as u64);
         check::equal(
             "control: ShdPnd before there is a child",
             status_field("self", "ShdPnd"),
@@ -281,9 +291,10 @@ fn nnp_sends_exit_signal() -> Result {
         let child = call.spawn(|| 0)?;
         let pid = child.pid();
         child.reap_expecting(ENDED)?;
-        let told = sigchld::take_exit_signal(Signal::SIGUSR1);
-        let what = format_args!("si_code and si_pid of the SIGUSR1 that a child of {call} has sent");
-        check::equal(what, told, Some((libc::CLD_EXITED, pid)))?;
+        let what = format_args!("the exit signal, {signal}, of a child of {call}");
+        let (first, second) = (sigchld::take_exit_signal(signal), sigchld::take_exit_signal(signal));
+        check::equal(what, sigchld::in_words(first), sigchld::in_words(Some((libc::CLD_EXITED, pid))))?;
+        check::equal(format_args!("{what} once more"), sigchld::in_words(second), sigchld::in_words(None))?;
         check::equal("ShdPnd when that is taken", status_field("self", "ShdPnd"), none.clone())?;
     }
     Ok(())

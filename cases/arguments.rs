@@ -286,7 +286,7 @@ fn abi_newtime_bit_ok() -> Result {
 
 case! {
     /// CLONE_PIDFD and CLONE_PARENT_SETTID that would write to one word are EINVAL; to two words they may.
-    abi_parent_settid_alias_einval: Must, needs [],
+    abi_parent_settid_alias_einval: Is, needs [],
     source "kernel/fork.c kernel_clone() (\"it still doesn't make sense to have them both point at the same memory location\")",
 }
 fn abi_parent_settid_alias_einval() -> Result {

@@ -8,6 +8,7 @@ use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::privilege::{self, ORDINARY};
 use clone3_conformance::kit::sandboxing::{self, Landlock};
+use clone3_conformance::kit::seccomp::{self, Refusal};
 use clone3_conformance::kit::{Actor, Echo, namespace, setuid};
 use clone3_conformance::pidfd::{Pidfd, fdinfo};
 use clone3_conformance::wait::Status;
@@ -196,14 +197,20 @@ fn autokill_unprivileged_setuid_exec() -> Result {
 }
 
 case! {
-    /// A closer under a seccomp filter kills as any other.
+    /// The last close kills although a seccomp filter keeps the closer from calling kill(2) and pidfd_send_signal(2).
     autokill_closer_with_seccomp_filter: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Proc],
     source "LKML, Christian Brauner 2026-02-17 (\"ruthlessly enforce\"); seccomp(2)",
 }
 fn autokill_closer_with_seccomp_filter() -> Result {
     sandboxing::seccomp_filters_exist()?;
-    last_close_by(&Clone3::fork(), Echo::spawn(&Clone3::new(Flags::KILLED_NNP))?, |_| {
+    last_close_by(&Clone3::fork(), Echo::spawn(&Clone3::new(Flags::KILLED_NNP))?, |child| {
+        let before = may_signal(child)?;
+        check::equal("control: signal 0 before the filters", before, [Ok(()), Ok(())])?;
         rustix::thread::set_no_new_privs(true)?;
-        check::succeeds("seccomp(SECCOMP_SET_MODE_FILTER)", sandboxing::install_seccomp_filter())
+        for call in [libc::SYS_kill, libc::SYS_pidfd_send_signal] {
+            let refused = seccomp::refuse(call, Refusal::Errno(Errno::EPERM));
+            check::succeeds("seccomp(SECCOMP_SET_MODE_FILTER)", refused)?;
+        }
+        may_not_signal(child)
     })
 }

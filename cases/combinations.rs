@@ -206,7 +206,7 @@ case! {
     source "clone(2), set_tid; commit \"clone: add CLONE_AUTOREAP\"",
 }
 fn autoreap_with_set_tid() -> Result {
-    const WANTED: i32 = 4242;
+    const WANTED: i32 = 142;
     // In a pid namespace of its own nobody else can have taken that pid.
     namespace::as_init(|| {
         let call = Clone3::new(Flags::REAPED).set_tid(&[WANTED]);

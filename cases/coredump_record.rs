@@ -2,13 +2,14 @@
 
 use clone3_conformance::abi::{InfoMask, PIDFD_COREDUMP_ROOT, PIDFD_COREDUMP_USER, PIDFD_COREDUMPED};
 use clone3_conformance::case;
-use clone3_conformance::check::{self, Context as _, Result};
+use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::{Child, park};
 use clone3_conformance::kit::coredump::Server;
 use clone3_conformance::kit::crash::{self, Crash};
 use clone3_conformance::kit::sysctl::Sysctl;
 use clone3_conformance::kit::{Channel, Gate, privilege, subject, threads};
 use clone3_conformance::pidfd::Pidfd;
+use clone3_conformance::wait::Status;
 use nix::sys::signal::{Signal, raise};
 use nix::unistd::{Uid, setresuid};
 
@@ -72,6 +73,9 @@ fn pidfd_info_coredump_told_to_helper() -> Result {
     Ok(())
 }
 
+/// What a child exits with that has come to no dump.
+const NOT_SET_UP: i32 = 97;
+
 /// Becomes another user, which makes it a process whose core is root's where fs.suid_dumpable is 2, and dumps a large one.
 fn dump_as_another_user() -> Result<i32> {
     crash::expect_large_core_by(Signal::SIGQUIT);
@@ -92,8 +96,11 @@ fn pidfd_info_coredump_root_told_to_helper() -> Result {
     server.to_asking_helper()?;
     let _suid_dumpable = Sysctl::SuidDumpable.set("2")?;
     for call in subject::calls() {
-        let child = call.spawn(|| dump_as_another_user().unwrap_or(3))?;
+        let child = call.spawn(|| dump_as_another_user().unwrap_or(NOT_SET_UP))?;
         subject::see_off(&child)?;
+        if child.pidfd()?.recorded_exit_status()? == Status::exited(NOT_SET_UP) {
+            return Err(Failure::broken("the child could not become another user"));
+        }
         let mask = PIDFD_COREDUMPED | PIDFD_COREDUMP_ROOT;
         let dumped = info(child.pidfd()?, InfoMask::EXIT | InfoMask::COREDUMP)?.coredump_mask;
         check::equal(format_args!("coredump_mask of a dump as root by a helper, {call}"), dumped, mask)?;

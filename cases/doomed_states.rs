@@ -151,7 +151,7 @@ fn autokill_while_exiting_keeps_status() -> Result {
 case! {
     /// A child that is killed, by the last close of its pidfd or by a signal, clears the word of CLONE_CHILD_CLEARTID and wakes who
     /// waits for that, as one that exits does: nobody who waits for its memory waits for ever.
-    autokill_clears_child_tid: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    autokill_clears_child_tid: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Proc],
     source "clone(2), CLONE_CHILD_CLEARTID (\"when the child exits\"); kernel/fork.c mm_release()",
 }
 fn autokill_clears_child_tid() -> Result {
@@ -160,23 +160,14 @@ fn autokill_clears_child_tid() -> Result {
         let (nothing, end) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         let stack = Stack::new()?;
         let mut child = shares.spawn_on(&stack, errands::wait_for_input(&nothing))?;
-        let observer = child.observe()?;
-        let status = match how {
-            "by SIGTERM" => {
-                child.kill(Signal::SIGTERM)?;
-                Status::killed(Signal::SIGTERM)
-            }
-            "by the last close" => {
-                child.close_pidfd()?;
-                Status::SIGKILLED
-            }
-            _ => {
-                rustix::io::write(&end, b"e")?;
-                Status::exited(0)
-            }
-        };
-        observer.gone_with(child.pid(), status).context(how)?;
-        stack.join().context(how)?;
+        let (pid, observer) = (child.pid(), child.observe()?);
+        let status = threads::join_ending(&stack, || match how {
+            "by SIGTERM" => child.kill(Signal::SIGTERM).map(|()| Status::killed(Signal::SIGTERM)),
+            "by the last close" => child.close_pidfd().map(|()| Status::SIGKILLED),
+            _ => Ok(rustix::io::write(&end, b"e").map(|_| Status::exited(0))?),
+        });
+        let status = status.context(how)?;
+        observer.gone_with(pid, status).context(how)?;
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use clone3_conformance::kit::disposition::{self, Disposition};
 use clone3_conformance::kit::inherited::{self, Inherited};
 use clone3_conformance::kit::process::{apart, child_reporting};
 use clone3_conformance::kit::seccomp::{self, Refusal};
-use clone3_conformance::kit::{errands, privilege, subject, threads};
+use clone3_conformance::kit::{errands, oom, privilege, subject, threads};
 use clone3_conformance::note;
 use clone3_conformance::procfs::status_field;
 use clone3_conformance::wait::{self, Status};
@@ -90,19 +90,10 @@ fn take_terminal() -> Result {
     Ok(())
 }
 
-/// Anybody may raise it, and only root may lower it below what a session begins with.
-fn raise_own_oom_score() -> Result {
-    const FILE: &str = "/proc/self/oom_score_adj";
-    const MOST: i32 = 1000;
-    let text = std::fs::read_to_string(FILE)?;
-    let own: i32 = text.trim().parse().map_err(|_| Failure::broken(format!("{FILE} is {text:?}")))?;
-    Ok(std::fs::write(FILE, (own + 18).min(MOST).to_string())?)
-}
-
 /// Changes what can be changed of this process.
 fn have_something_to_inherit() -> Result {
     rustix::process::umask(Mode::from_raw_mode(0o027));
-    raise_own_oom_score()?;
+    std::fs::write(oom::OWN, oom::own_raised_by(18)?.to_string())?;
     // A kernel need not have core dumps.
     let _ = std::fs::write("/proc/self/coredump_filter", "3");
     rustix::thread::set_name(c"heir")?;

@@ -138,14 +138,18 @@ fn abi_clone_parent_control() -> Result {
 }
 
 case! {
-    /// CLONE_PARENT is EINVAL for the init of a pid namespace, with or without the new flags; its children have it.
-    abi_clone_parent_refused_to_init: Is, needs [SysAdmin, PidNamespace],
+    /// CLONE_PARENT is EINVAL for the init of a pid namespace, with CLONE_NNP as without it; its children have it.
+    abi_clone_parent_refused_to_init: Is, needs [Nnp, SysAdmin, PidNamespace],
     source "clone(2) (EINVAL); kernel/fork.c copy_process() (SIGNAL_UNKILLABLE)",
 }
 fn abi_clone_parent_refused_to_init() -> Result {
     let (init, ()) = child_reporting(&Clone3::fork().with(Flags::CLONE_NEWPID), || {
-        Clone3::new(Flags::CLONE_PARENT).refused(Errno::EINVAL)?;
-        two_apart(|| Clone3::new(Flags::CLONE_PARENT).accepted_elsewhere())
+        // The auto-reaped child has no parent to choose, whoever asks.
+        for flags in [Flags::CLONE_PARENT, Flags::CLONE_PARENT | Flags::NNP] {
+            Clone3::new(flags).refused(Errno::EINVAL)?;
+            two_apart(|| Clone3::new(flags).accepted_elsewhere())?;
+        }
+        Ok(())
     })?;
     init.reap_expecting(Status::exited(0))
 }

@@ -8,8 +8,12 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::privilege::{self, Caps, ORDINARY};
+use clone3_conformance::kit::process::child_reporting;
 use clone3_conformance::kit::setuid::{self, Script, credentials_after_exec};
 use clone3_conformance::kit::{Actor, helper, namespace};
+use clone3_conformance::wait::Status;
+use nix::errno::Errno;
+use nix::unistd::{Uid, getuid, setresuid};
 
 use super::exec_keeps::{Order, trace};
 
@@ -75,6 +79,17 @@ fn nnp_setuid_exec_with_cap_setuid() -> Result {
     let (all, one) = (Caps::own(CapSet::Permitted)?, Caps::of(&[Capability::CAP_SETUID]));
     let program = setuid::file_with_mode(0o4755)?;
     privilege::become_user_with(ORDINARY, Capability::CAP_SETUID)?;
+    let another = Uid::from_raw(privilege::unused_id());
+    let call = Clone3::fork().with(Flags::NNP);
+    let (child, changed) = child_reporting(&call, || {
+        let changed = setresuid(another, another, another);
+        Ok((changed.map_err(|errno| errno as i32), getuid().as_raw()))
+    })?;
+    child.reap_expecting(Status::exited(0))?;
+    let (set, got) = changed;
+    let what = format!("setresuid({another}) with CAP_SETUID in the child of {call}");
+    check::succeeds(&what, set.map_err(Errno::from_raw))?;
+    check::equal(format_args!("getuid() after {what}"), got, another.as_raw())?;
     only_without_the_flag(
         "exec of a set-user-ID program by a user with CAP_SETUID",
         program.as_fd(),

@@ -7,11 +7,11 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::{Clone3, Stack};
 use clone3_conformance::kit::process::{apart, child_reporting, sched_getscheduler, set_scheduler};
-use clone3_conformance::kit::{errands, rseq, subject};
+use clone3_conformance::kit::{errands, oom, rseq, subject};
 use clone3_conformance::wait::Status;
 use nix::errno::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{getpriority_process, nice};
+use rustix::process::{getpriority_process, setpriority_process};
 
 case! {
     /// A child of a creator with SCHED_RESET_ON_FORK has neither its real-time policy nor its negative nice value, nor the flag,
@@ -21,7 +21,9 @@ case! {
 }
 fn autoreap_scheduling_reset_on_fork() -> Result {
     let forbidden = |what: &str, errno: Errno| Failure::blocked(format!("{what} says {errno:?}"));
-    nice(-5).map_err(|errno| forbidden("nice(-5)", Errno::from_raw(errno.raw_os_error())))?;
+    // And not by nice(2), which goes by what this process has inherited.
+    setpriority_process(None, -5)
+        .map_err(|errno| forbidden("setpriority(-5)", Errno::from_raw(errno.raw_os_error())))?;
     set_scheduler(libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, 1)
         .map_err(|errno| forbidden("sched_setscheduler(SCHED_FIFO|SCHED_RESET_ON_FORK)", errno))?;
     policy_and_nice_are("real-time", (libc::SCHED_OTHER, 0))?;
@@ -83,15 +85,15 @@ fn autoreap_shares_oom_adjustment_with_memory() -> Result {
 }
 
 fn adjustment_is_shared(call: &Clone3) -> Result {
-    const OWN: &str = "/proc/self/oom_score_adj";
-    const VALUE: &str = "901";
-    let own = || Ok::<_, Failure>(fs::read_to_string(OWN)?.trim().to_owned());
+    let higher = oom::own_raised_by(1)?;
+    if higher == oom::own()? {
+        return Err(Failure::blocked(format!("{} is the highest already, {higher}", oom::OWN)));
+    }
     let (from, to) = pipe_with(PipeFlags::CLOEXEC)?;
     let child = call.spawn_on(&Stack::new()?, errands::wait_for_input(&from))?;
-    check::holds(own()? != VALUE, format_args!("control: {OWN} is {VALUE} already"))?;
-    fs::write(format!("/proc/{}/oom_score_adj", child.pid()), VALUE)?;
-    let what = format!("{OWN} of the creator of {call}, after it was written for the child");
-    check::equal(what, own()?, VALUE.to_owned())?;
+    fs::write(format!("/proc/{}/oom_score_adj", child.pid()), higher.to_string())?;
+    let what = format!("{} of the creator of {call}, after it was written for the child", oom::OWN);
+    check::equal(what, oom::own()?, higher)?;
     drop(to);
     child.clear_away()
 }

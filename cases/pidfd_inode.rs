@@ -5,10 +5,11 @@ use std::os::fd::AsRawFd;
 use clone3_conformance::abi::{Flags, InfoMask};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Result};
-use clone3_conformance::clone3::park;
+use clone3_conformance::clone3::{Clone3, park};
 use clone3_conformance::kit::handles::Handle;
 use clone3_conformance::kit::{Echo, Held, namespace, subject};
 use clone3_conformance::pidfd::Pidfd;
+use clone3_conformance::wait;
 use nix::errno::Errno;
 use rustix::fs::{XattrFlags, fgetxattr, fsetxattr, fstat, fstatfs};
 
@@ -225,39 +226,59 @@ fn pidfd_handle_of_dead() -> Result {
     Ok(())
 }
 
-/// The attribute that these cases set.
+/// The attribute that these cases set, and what they set it to.
 const NAME: &str = "trusted.clone3-conformance";
+const VALUE: &str = "persona";
 
-fn attribute(pidfd: &Pidfd) -> std::result::Result<Vec<u8>, Errno> {
+fn attribute(pidfd: &Pidfd) -> std::result::Result<String, Errno> {
     let mut value = [0; 16];
     let length = fgetxattr(pidfd, NAME, &mut value[..]);
-    length.map(|length| value[..length].to_vec()).map_err(|errno| Errno::from_raw(errno.raw_os_error()))
+    length
+        .map(|length| String::from_utf8_lossy(&value[..length]).into_owned())
+        .map_err(|errno| Errno::from_raw(errno.raw_os_error()))
 }
 
 case! {
     /// A trusted extended attribute that was set on a pidfd is there for every other pidfd of the process, also if no pidfd was
-    /// open in between, and also when the process is gone.
+    /// open in between.
     pidfd_xattr_lasts: Must, needs [ExitInfo, Root],
-    source "commit \"pidfs: support xattrs on pidfds\"; kernel selftest pidfd_xattr_test (\"until the task exits\")",
+    source "commit \"pidfs: support xattrs on pidfds\"; kernel selftest pidfd_xattr_test, set_get_list_xattr_multiple and set_persistent",
     since "6.18",
 }
 fn pidfd_xattr_lasts() -> Result {
-    for call in subject::calls() {
-        let mut child = Held::exiting_with(&call, 0)?;
-        // Fails if it is there already.
-        let set = fsetxattr(child.pidfd()?, NAME, b"persona", XattrFlags::CREATE);
-        let set = set.map_err(|errno| Errno::from_raw(errno.raw_os_error()));
-        check::succeeds(format_args!("fsetxattr({NAME}) on a pidfd"), set)?;
-        child.close_pidfd()?;
-        let later = child.observe()?;
-        let expected = || Ok(b"persona".to_vec());
-        check::equal("fgetxattr on a pidfd opened later", attribute(&later), expected())?;
+    subject::each(|call| {
+        let (child, _) = with_attribute(&call)?;
+        child.into_child().clear_away()
+    })
+}
+
+case! {
+    /// A trusted extended attribute of a pidfd is still there when the process is gone.
+    pidfd_xattr_of_dead_process: Is, needs [ExitInfo, Root],
+    source "fs/pidfs.c pidfs_xattr_get(), pidfs_free_pid()",
+    since "6.18",
+}
+fn pidfd_xattr_of_dead_process() -> Result {
+    subject::each(|call| {
+        let (child, later) = with_attribute(&call)?;
         child.let_go()?;
         if !child.reaps_itself() {
-            clone3_conformance::wait::reap(child.pid())?;
+            wait::reap(child.pid())?;
         }
         later.wait_reaped()?;
-        check::equal("fgetxattr when the process is gone", attribute(&later), expected())?;
-    }
-    Ok(())
+        check::equal("fgetxattr when the process is gone", attribute(&later), Ok(VALUE.to_owned()))
+    })
+}
+
+/// A child whose attribute was set by a pidfd that is closed, and a pidfd that was opened then, which has it.
+fn with_attribute(call: &Clone3) -> Result<(Held, Pidfd)> {
+    let mut child = Held::exiting_with(call, 0)?;
+    // Fails if it is there already.
+    let set = fsetxattr(child.pidfd()?, NAME, VALUE.as_bytes(), XattrFlags::CREATE);
+    let set = set.map_err(|errno| Errno::from_raw(errno.raw_os_error()));
+    check::succeeds(format_args!("fsetxattr({NAME}) on a pidfd"), set)?;
+    child.close_pidfd()?;
+    let later = child.observe()?;
+    check::equal("fgetxattr on a pidfd opened later", attribute(&later), Ok(VALUE.to_owned()))?;
+    Ok((child, later))
 }

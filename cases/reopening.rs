@@ -125,7 +125,7 @@ fn autokill_handle_open_not_armed() -> Result {
 case! {
     /// A file handle of a pidfd cannot be opened with O_TRUNC, which would be the mark of an auto-kill pidfd,
     /// nor with O_CREAT or O_PATH: EINVAL. O_RDWR, O_NONBLOCK and O_EXCL are accepted, and do not arm.
-    autokill_handle_open_o_trunc_einval: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    autokill_handle_open_o_trunc_einval: Is, needs [Autoreap, Nnp, Autokill, ExitInfo],
     source "fs/pidfs.c VALID_FILE_HANDLE_OPEN_FLAGS (\"Make sure that we reject any nonsensical flags\")",
 }
 fn autokill_handle_open_o_trunc_einval() -> Result {

@@ -4,7 +4,7 @@ use std::os::fd::AsRawFd;
 
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
-use clone3_conformance::check::{self, Failure, Result};
+use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::{Clone3, lowest_free_fd};
 use clone3_conformance::kit::helper::Command;
 use clone3_conformance::kit::meeting::parent_and_child;
@@ -111,7 +111,7 @@ fn autokill_clone_files_exec() -> Result {
     let observer = Pidfd::open(pid)?;
     creator.end(End::Killed)?;
     gate.open()?;
-    alive.wait();
+    alive.wait_for(&observer).context("after its creator's end, which has the other table")?;
     gate.open()?;
     observer.reaped_with(Status::SIGKILLED)
 }

@@ -543,7 +543,8 @@ impl Stack {
     /// Blocks until the thread that was started on this stack has left user mode for good.
     ///
     /// # Errors
-    /// When the kernel has not cleared the thread's word (`CLONE_CHILD_CLEARTID`) within the patience of the case.
+    /// When the kernel has not cleared the thread's word (`CLONE_CHILD_CLEARTID`), or not woken the caller, within the patience of the
+    /// case.
     #[track_caller]
     pub fn join(&self) -> Result {
         use rustix::io::Errno;
@@ -560,23 +561,30 @@ impl Stack {
                 sandbox::time_left().duration().map(Timespec::try_from).and_then(std::result::Result::ok);
             match futex::wait(self.tid, futex::Flags::empty(), tid, left.as_ref()) {
                 Ok(()) | Err(Errno::AGAIN | Errno::INTR) => {}
-                Err(Errno::TIMEDOUT) => return Err(never_cleared(tid as i32)),
+                Err(Errno::TIMEDOUT) => {
+                    return Err(never_woken(tid as i32, self.tid.load(Ordering::Acquire) == 0));
+                }
                 Err(errno) => return Err(errno.into()),
             }
         }
     }
 }
 
-/// What a join that took too long says: whether the thread runs on, or has gone and was not accounted for.
+/// What a join that took too long says: whether the thread runs on, or has gone and was not accounted for, and whether its word was
+/// cleared and nobody told.
 #[track_caller]
-fn never_cleared(tid: i32) -> Failure {
+fn never_woken(tid: i32, is_cleared: bool) -> Failure {
     let there = match kill(Pid::from_raw(tid), None) {
         Err(Errno::ESRCH) => "which is gone",
         _ => "which still exists",
     };
+    let undone = match is_cleared {
+        true => "cleared the word, and did not wake the FUTEX_WAIT on it, for",
+        false => "did not clear the word of",
+    };
     let waited = sandbox::patience();
     Failure::fail(format!(
-        "CLONE_CHILD_CLEARTID: within {waited:.1?} the kernel did not clear the word of thread {tid}, {there}"
+        "CLONE_CHILD_CLEARTID: within {waited:.1?} the kernel {undone} thread {tid}, {there}"
     ))
 }
 

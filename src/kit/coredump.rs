@@ -158,12 +158,19 @@ impl Server {
     }
 
     /// What the pidfd told the helper of the last dump: `coredump_mask`, and `coredump_signal` or 0. To be asked once for each.
+    ///
+    /// # Errors
+    /// What the helper met, as when the pidfd that it was handed answers nothing; `broken` if it has left no answer.
+    #[track_caller]
     pub fn told(&self) -> Result<(u32, u32)> {
         let file = self.place.of("told");
-        let text = fs::read(&file)?;
+        let text = fs::read(&file).map_err(|error| {
+            Failure::broken(format!("the helper that core_pattern names has left no answer: {error}"))
+        })?;
         fs::remove_file(file)?;
-        serde_json::from_slice(&text)
-            .map_err(|error| Failure::broken(format!("the helper's answer: {error}")))
+        let answer: Result<(u32, u32)> = serde_json::from_slice(&text)
+            .map_err(|error| Failure::broken(format!("the helper's answer: {error}")))?;
+        answer.context("the helper of the core dump")
     }
 
     /// The path of a helper program: this program under another name, as the kernel looks for it by its path.
@@ -355,11 +362,17 @@ static ASK: Helper = Helper { name: "ask", main: |arguments| or_wrong(ask(argume
 
 /// `ask PIDFD FILE`, started by the kernel: writes to FILE what the pidfd tells of the dump, and then reads the core to its end.
 fn ask(arguments: &[String]) -> Result<i32> {
+    let file = arguments.get(1).ok_or_else(|| Failure::broken("no file for the answer"))?;
+    let told = serde_json::to_vec(&dump_as_told_by(arguments))
+        .map_err(|error| Failure::broken(format!("the answer: {error}")))?;
+    fs::write(file, told)?;
+    Ok(drain(&[]))
+}
+
+/// What PIDFD_GET_INFO says of the dump by the pidfd that the first argument names.
+fn dump_as_told_by(arguments: &[String]) -> Result<(u32, u32)> {
     let pidfd = Pidfd::from(fd(arguments, 0)?);
     let request = InfoMask::COREDUMP | InfoMask::COREDUMP_SIGNAL;
-    let told = check::succeeds("PIDFD_GET_INFO by the helper", pidfd.info(request))?;
-    let told = serde_json::json!((told.coredump_mask, told.coredump_signal));
-    let file = arguments.get(1).ok_or_else(|| Failure::broken("no file for the answer"))?;
-    fs::write(file, told.to_string())?;
-    Ok(drain(&[]))
+    let told = check::succeeds("PIDFD_GET_INFO", pidfd.info(request))?;
+    Ok((told.coredump_mask, told.coredump_signal))
 }

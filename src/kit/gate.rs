@@ -4,8 +4,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use crate::check::Result;
-use crate::note;
+use crate::check::{self, Failure, Result};
+use crate::pidfd::Pidfd;
+use crate::{note, sandbox};
 
 /// Made before the child; the child [waits](Gate::wait) at it, the parent [opens](Gate::open) it.
 ///
@@ -27,6 +28,28 @@ impl Gate {
     pub fn wait(&self) {
         let mut byte = [0_u8; 1];
         while rustix::io::read(&self.inner, &mut byte) == Err(rustix::io::Errno::INTR) {}
+    }
+
+    /// As [`Gate::wait`], for the word of a process that may be dead by mistake: that is a failure then.
+    #[track_caller]
+    pub fn wait_for(&self, process: &Pidfd) -> Result {
+        use nix::poll::{PollFd, PollFlags, poll};
+        let mut fds = [self.inner.as_fd(), process.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        check::succeeds("poll", poll(&mut fds, sandbox::time_left()))?;
+        match fds.map(|fd| fd.any()) {
+            [Some(true), _] => {
+                self.wait();
+                Ok(())
+            }
+            [_, Some(true)] => Err(Failure::fail(format!(
+                "the process of {process} has ended, and should have opened a gate: {}",
+                process.exit_status()?
+            ))),
+            _ => {
+                let waited = sandbox::patience();
+                Err(Failure::fail(format!("the process of {process} opened no gate within {waited:.1?}")))
+            }
+        }
     }
 
     /// As [`Gate::wait`], but looks all the time and so goes on at once.

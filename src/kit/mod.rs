@@ -48,6 +48,7 @@ pub mod limits;
 pub mod listed;
 pub mod meeting;
 pub mod namespace;
+pub mod oom;
 pub mod orphan;
 pub mod outsider;
 pub mod pair;

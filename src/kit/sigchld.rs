@@ -20,23 +20,23 @@ pub fn block() -> Result {
 
 /// Takes a pending SIGCHLD: its `si_code` and the pid it speaks of. Never blocks.
 pub fn take() -> Option<(i32, i32)> {
-    take_exit_signal(Signal::SIGCHLD)
+    take_exit_signal(libc::SIGCHLD)
 }
 
-/// As [`take`], of the signal that a child was made with as its exit signal. A signalfd would not have the pid: for any other signal
+/// As [`take`], of the signal, by its number, that a child was made with as its exit signal. A signalfd would not have the pid: for any other signal
 /// it takes `si_code` to be of another kind.
-pub fn take_exit_signal(signal: Signal) -> Option<(i32, i32)> {
+pub fn take_exit_signal(signal: i32) -> Option<(i32, i32)> {
     // SAFETY: both are plain data for which all zeroes is a valid value.
     let (mut info, mut set): (libc::siginfo_t, libc::sigset_t) = unsafe { std::mem::zeroed() };
     let at_once = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: all three are live, and the set is a valid one.
     let got = unsafe {
         libc::sigemptyset(&mut set);
-        libc::sigaddset(&mut set, signal as i32);
+        libc::sigaddset(&mut set, signal);
         libc::sigtimedwait(&set, &mut info, &at_once)
     };
     // SAFETY: whatever signal it is that tells of a child, the kernel fills these fields, and copies all of the structure.
-    (got == signal as i32).then(|| (info.si_code, unsafe { info.si_pid() }))
+    (got == signal).then(|| (info.si_code, unsafe { info.si_pid() }))
 }
 
 /// No SIGCHLD may be pending. It must be [blocked](block()), and whatever would send it must be over.

@@ -7,7 +7,7 @@ use rustix::fs::inotify;
 use rustix::thread::futex;
 
 use crate::check::{Failure, Result};
-use crate::clone3::{Child, Clone3, exit_now, exit_thread, park};
+use crate::clone3::{Child, Clone3, Stack, exit_now, exit_thread, park};
 use crate::kit::{Gate, Held};
 use crate::pidfd::Pidfd;
 use crate::procfs::Stat;
@@ -191,6 +191,22 @@ fn wait_for_state(path: &str, wanted: char) -> Result {
 /// Runs `body` in a thread of its own, which is over for user mode on return.
 pub fn in_a_thread<T: Send>(body: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     std::thread::scope(|scope| join(scope.spawn(body)))
+}
+
+/// Waits for who was started on this stack, whom `end` ends, and gives what that returns. It is called by another thread once the
+/// caller sleeps, so that the kernel has somebody to wake.
+#[track_caller]
+pub fn join_ending<T: Send>(stack: &Stack, end: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let sleeper = own_tid();
+    std::thread::scope(|scope| {
+        let ending = scope.spawn(move || {
+            wait_until_asleep(sleeper)?;
+            end()
+        });
+        let joined = stack.join();
+        let ended = join(ending)?;
+        joined.map(|()| ended)
+    })
 }
 
 /// Joins a thread of the case.

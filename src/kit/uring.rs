@@ -22,19 +22,21 @@ const OTHER: u64 = 2;
 /// A ring. Make it *after* an auto-kill child, which would inherit it.
 pub struct Ring(IoUring);
 
-/// Makes a ring that a thread of the kernel's serves (`IORING_SETUP_SQPOLL`), and gives it up; or says why not.
+/// Makes a ring that a thread of the kernel's serves (`IORING_SETUP_SQPOLL`), runs `meanwhile`, and gives it up.
 ///
 /// # Errors
 /// `blocked` where there is no io_uring or where it is forbidden.
-pub fn try_served_by_kernel() -> Result<std::result::Result<(), Errno>> {
+#[track_caller]
+pub fn is_served_by_kernel(meanwhile: impl FnOnce() -> Result) -> Result {
     // It waits no longer than a millisecond for something to do before it sleeps.
     let made: io::Result<IoUring> = IoUring::builder().setup_sqpoll(1).build(4);
     match made {
-        Ok(_) => Ok(Ok(())),
-        Err(error) => match not_set_up(error) {
-            Ok(errno) => Ok(Err(errno)),
-            Err(failure) => Err(failure),
-        },
+        Ok(ring) => {
+            meanwhile()?;
+            drop(ring);
+            Ok(())
+        }
+        Err(error) => check::succeeds("io_uring_setup(IORING_SETUP_SQPOLL)", Err(not_set_up(error)?)),
     }
 }
 

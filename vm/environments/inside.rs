@@ -121,6 +121,7 @@ fn take(step: Inside) -> Result<()> {
         Inside::User(user) => privilege::become_user(user).map_err(words)?,
         Inside::UserWith(user, capability) => privilege::become_user_with(user, capability).map_err(words)?,
         Inside::OomScore(least) => fs::write("/proc/self/oom_score_adj", least.to_string())?,
+        Inside::Nice(value) => rustix::process::setpriority_process(None, value)?,
         Inside::Without(capability) => {
             for set in
                 [CapSet::Ambient, CapSet::Bounding, CapSet::Effective, CapSet::Inheritable, CapSet::Permitted]

@@ -111,6 +111,8 @@ pub enum Inside {
     UserWith(u32, Capability),
     /// Sets the `oom_score_adj` below which it cannot go as an ordinary user.
     OomScore(i32),
+    /// Takes this nice value.
+    Nice(i32),
     /// Gives up a capability for good.
     Without(Capability),
     /// Becomes the root of a new user namespace.

@@ -182,6 +182,13 @@ fn privileges() -> Vec<Row> {
             vec![OomScore(200), User(1000)],
             ORDINARY,
         ),
+        row(
+            "user-oom-1000",
+            "an ordinary user whose oom_score_adj is the highest, as in a container that has asked for no memory",
+            vec![OomScore(1000), User(1000)],
+            &[ROOT, CGROUP, SET_TID, "/proc/self/oom_score_adj is the highest already"],
+        ),
+        row("niced", "root under nice(1)", vec![Nice(10)], &[]),
         powerless_namespaces(),
         row(
             "no-sys-admin",
@@ -659,14 +666,13 @@ fn machine() -> Vec<Row> {
         with("one-processor", "one processor online", Outside::OneProcessor, vec![], &[]),
         with("load", "ten times as many busy processes as processors", Outside::Load, vec![], &[]),
         Row {
-            outside: vec![Outside::Sysctl("kernel/pid_max", "400"), Outside::Churn],
+            outside: vec![Outside::Sysctl("kernel/pid_max", "1000"), Outside::Churn],
             ..row(
                 "pid-reuse",
-                "pids that are used again at once (pid_max 400), and processes that must not be signalled",
+                "pids that are used again at once (pid_max 1000), and processes that must not be signalled",
                 vec![],
                 &[],
             )
-            .perhaps(&[TIGHT])
         },
         yama("yama-0", "an ordinary user, yama ptrace_scope 0", "0", vec![User(1000)], ORDINARY),
         yama("yama-1", "an ordinary user, yama ptrace_scope 1", "1", vec![User(1000)], ORDINARY),
