@@ -20,23 +20,26 @@ fn identity(info: &PidfdInfo) -> [u32; 11] {
 }
 
 case! {
-    /// PIDFD_GET_INFO gives the same numbers, parent and ids of a zombie as of the process while it lived: of an ordinary
-    /// child, and of an auto-reaped one that its parent has traced to its end.
-    pidfd_info_zombie_identity: Must, needs [PidfdInfo, Ptrace, Unprivileged],
+    /// PIDFD_GET_INFO gives the same numbers, parent, ids and cgroup of a zombie as of the process while it lived, also if it is asked
+    /// for exit information: of an ordinary child, and of an auto-reaped one that its parent has traced to its end.
+    pidfd_info_zombie_identity: Must, needs [ExitInfo, Ptrace, Unprivileged],
     source "include/uapi/linux/pidfd.h (\"Always returned\", and \"correct … at the time the work was performed\"); fs/pidfs.c pidfd_info(): a zombie has its credentials and its parent until it is waited for",
 }
 fn pidfd_info_zombie_identity() -> Result {
     for call in subject::calls() {
         let child = Held::exiting_with(&call, 5)?;
         tracer::seize_as_ordinary_user(child.pid())?;
-        let request = InfoMask::PID | InfoMask::CREDS;
-        let alive = identity(&info(child.pidfd()?, request)?);
+        let request = InfoMask::PID | InfoMask::CREDS | InfoMask::CGROUPID | InfoMask::EXIT;
+        let alive = info(child.pidfd()?, request)?;
         child.let_go()?;
         child.is_a_zombie(5)?;
+        let zombie = info(child.pidfd()?, request)?;
         let what = format!(
             "pid, tgid, ppid, ruid, rgid, euid, egid, suid, sgid, fsuid, fsgid of a child of {call} that is a zombie"
         );
-        check::equal(what, identity(&info(child.pidfd()?, request)?), alive)?;
+        check::equal(what, identity(&zombie), identity(&alive))?;
+        let what = format!("mask and cgroupid of a child of {call} that is a zombie");
+        check::equal(what, (zombie.given(), zombie.cgroupid), (alive.given(), alive.cgroupid))?;
         wait::reap_expecting(child.pid(), Status::exited(5))?;
     }
     Ok(())

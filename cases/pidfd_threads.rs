@@ -7,6 +7,7 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::{Clone3, Stack, exit_now, park};
 use clone3_conformance::kit::epoll::Watch;
+use clone3_conformance::kit::handles::Handle;
 use clone3_conformance::kit::helper::Command;
 use clone3_conformance::kit::pair::{OTHER, Pair};
 use clone3_conformance::kit::process::child_reporting;
@@ -218,6 +219,26 @@ fn pidfd_thread_fdinfo() -> Result {
         let pair = Pair::new(&call)?;
         let other = Pidfd::of_thread(pair.other)?;
         check::equal("Pid in fdinfo of a thread's pidfd", other.pid_in_fdinfo(), Some(pair.other))?;
+        pair.child.clear_away()
+    })
+}
+
+case! {
+    /// The file handle of a thread's pidfd can be opened, with O_EXCL: that gives a pidfd for the same thread.
+    pidfd_thread_handle: Is, needs [PidfdInfo],
+    source "open_by_handle_at(2); fs/pidfs.c pidfs_ino_get_pid(), pidfs_export_open()",
+    since "6.14",
+}
+fn pidfd_thread_handle() -> Result {
+    subject::each(|call| {
+        let pair = Pair::new(&call)?;
+        let other = Pidfd::of_thread(pair.other)?;
+        let opened = Handle::of(&other)?.open(&other, libc::O_EXCL);
+        let opened = Pidfd::from(check::succeeds("open_by_handle_at(O_EXCL) of a thread's handle", opened)?);
+        let (own, its) = (fstat(&other)?.st_ino, fstat(&opened)?.st_ino);
+        check::equal("st_ino of the pidfd that was opened by its handle", its, own)?;
+        pair.let_other_go()?;
+        opened.wait_reaped()?;
         pair.child.clear_away()
     })
 }
