@@ -47,7 +47,7 @@ fn fate(builder: &Builder, suite: &Suite, mended: &Mutant) -> Result<Fate> {
     let on_base = match met(suite, builder.base(), mended)? {
         Ok(bugs) if bugs.len() == mended.claims.len() => bugs,
         Ok(bugs) => {
-            return Ok(Fate::Not(format!("the base meets {} of {} bugs", bugs.len(), mended.claims.len())));
+            return Ok(Fate::Not(format!("the base hits {} of {} bugs", bugs.len(), mended.claims.len())));
         }
         Err(why) => bail!("the base kernel is not green: {why}"),
     };
@@ -92,14 +92,13 @@ impl Fate {
 fn report(release: &str, rows: &[(&Mutant, Fate)]) -> String {
     let mended = rows.iter().filter(|(_, fate)| matches!(fate, Fate::Mended { .. })).count();
     let mut text = format!(
-        "# Known bugs, mended\n\n\
+        "# Known bugs, fixed experimentally\n\n\
          <!-- Written by vm/mutants.sh --mended; do not edit. -->\n\n\
-         A case that is marked as a known defect fails on every kernel that there is, so nobody has seen that it can pass.\n\
-         `vm/mutants/mended/` has edits which make true what was promised, for bugs of [findings.md](findings.md) that this\n\
-         kernel has. `vm/mutants.sh --mended` builds each such kernel: the case must meet the bug in the base kernel, must\n\
-         not meet it in the mended one, however long it looks, and no other case may fail there. The edits are the least that\n\
-         shows this, and no patches.\n\n\
-         On Linux {release}: **{mended} of {} mended**.\n\n\
+         Most known-defect cases fail on every released kernel, so nobody has seen that they can pass. `vm/mutants/mended/` has\n\
+         edits that fix bugs of [findings.md](findings.md) which this kernel has. `vm/mutants.sh --mended` builds each such\n\
+         kernel: the case must hit the bug in the base kernel, must not hit it in the fixed one, however long it looks, and no\n\
+         other case may fail there. The edits are the minimum that shows this; they are not patches.\n\n\
+         On Linux {release}: **{mended} of {} fixed**.\n\n\
          | mended kernel | what a user sees there | before | after |\n|---|---|---|---|\n",
         rows.len()
     );
