@@ -251,9 +251,9 @@ impl Report {
         format!(
             "# How much of the kernel's code the suite runs\n\n\
              <!-- Written by vm/mutants.sh --coverage; do not edit. -->\n\n\
-             The functions of the kernel that mention the three flags, or serve them and the exit information, are compiled\n\
-             with gcov; the {cases} cases of the suite run once, as root; the boot is not counted. What counts is in\n\
-             `vm/mutants/coverage/ranges.toml`, with the reason for everything that is not reached.\n\n\
+             The functions of the kernel that mention the three flags, or implement them and the exit information, are compiled\n\
+             with gcov; the {cases} cases of the suite run once, as root; the boot is not counted. `vm/mutants/coverage/ranges.toml` lists\n\
+             these functions, and the reason for everything that is not reached.\n\n\
              On Linux {release}: **{}**.\n\n\
              | file | function | lines reached | branches reached |\n|---|---|---|---|\n{}\n\
              ## Not reached\n\n| where | line | what | why |\n|---|---|---|---|\n{}",

@@ -89,7 +89,7 @@ const SECTIONS: [(&str, [&str; 3]); 3] = [
     ("Equivalent", ["change", "what a user would see", "why nobody can tell"]),
 ];
 
-const KEPT: &str = "Where an earlier state of the suite had noticed already, by a case that is still there, it was not asked again (`--keep`).\n";
+const KEPT: &str = "A kernel that an earlier version of the suite noticed, by a case that still exists, was not tested again (`--keep`).\n";
 
 /// The rows of each section, by the id that they begin with.
 #[derive(Default)]
@@ -149,9 +149,9 @@ pub fn document(
     let mut text = format!(
         "# Proof that the suite notices\n\n\
          <!-- Written by vm/mutants.sh --proof; do not edit. -->\n\n\
-         A test suite is worth what it catches. `vm/mutants/` describes broken kernels: each one wrong behaviour that a\n\
-         backport, a merge conflict or another implementation could plausibly have. `vm/mutants.sh` builds every one of\n\
-         them, boots it, and runs the suite on it.\n\n\
+         A test suite is worth what it catches. `vm/mutants/` describes broken kernels (mutants), each with one wrong behavior\n\
+         that a backport, a merge conflict or another implementation could plausibly have. `vm/mutants.sh` builds each of them,\n\
+         boots it, and runs the suite on it.\n\n\
          On Linux {release}: **{}**.\n",
         tables.totals()
     );
@@ -161,7 +161,7 @@ pub fn document(
     if others > 0 {
         let _ = writeln!(
             text,
-            "The last run was of {} (`--only`); the other rows are of earlier ones.",
+            "The last run was of {} (`--only`); the other rows are from earlier runs.",
             fates.len()
         );
     }
