@@ -10,13 +10,13 @@ use crate::judge::Verdict;
 const INTRODUCTION: &str = "\
 # The suite in hostile environments
 
-The suite must never blame the kernel for its surroundings, never hang, leave nothing behind, and never be fooled into green.
-`vm/environments.sh` boots a kernel, makes one environment after the other, and runs the suite in each. It is right when no
-case fails, when each case that passes for root in the plain guest passes here too or is blocked for one of the reasons that
-are expected, when each of these reasons is given, and when nothing is left: no process, mount, file, cgroup, sysctl or
-System V object, and no signal to two bystanders.
+The suite must never blame the kernel for the environment, never hang, leave nothing behind, and never pass wrongly.
+`vm/environments.sh` boots a kernel, creates one environment after another, and runs the suite in each. A row is right if no
+case fails; if each case that passes for root in the plain guest also passes here, or is blocked for one of the expected
+reasons; if each of these reasons occurs; and if nothing is left: no process, mount, file, cgroup, sysctl or System V object,
+and no signal to two bystander processes.
 
-The table is what a run printed:
+The table is the output of a run:
 
 ```console
 $ vm/environments.sh -- --markdown | sed '1,/^<!-- the page begins here/d' >docs/environments.md
@@ -64,7 +64,7 @@ pub fn markdown(verdicts: &[Verdict], quick: bool) -> String {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let cases = if quick { "a few cases of every theme (`--quick`)" } else { "all cases" };
     let mut text = format!(
-        "<!-- the page begins here -->\n{INTRODUCTION}\nThis run: Linux {release}, {processors} processors, {cases}.\n\n\
+        "<!-- the page begins here -->\n{INTRODUCTION}\nThis run: Linux {release}, {processors} CPUs, {cases}.\n\n\
          | environment | expected | observed | |\n|---|---|---|---|\n"
     );
     for verdict in verdicts {
