@@ -42,23 +42,24 @@ static VERSION: LazyLock<String> = LazyLock::new(|| {
 const HELP: &str = "{about-with-newline}\n{usage-heading} {usage}\n\n{all-args}{after-help}";
 
 const MORE: &str = "\
-    clone3-conformance compare A.json B.json … puts the results of many kernels side by side;\n\
+    clone3-conformance compare A.json B.json … shows the results of several kernels side by side;\n\
     see clone3-conformance compare --help.";
 
 /// Conformance tests for CLONE_AUTOREAP, CLONE_NNP and CLONE_PIDFD_AUTOKILL of clone3(2) on the running kernel.
 ///
-/// Exit status: 0 all good; 1 some case failed, or the kernel complained meanwhile; 2 usage; 3 broken harness; 4 no case selected.
+/// Exit status: 0 all good; 1 some case failed, or the kernel complained while the suite ran; 2 usage error; 3 broken harness;
+/// 4 no case selected.
 #[derive(Debug, Parser)]
 #[command(name = "clone3-conformance", version = VERSION.as_str(), after_help = MORE)]
 pub struct Options {
     #[command(flatten)]
     pub libtest: libtest_mimic::Arguments,
 
-    /// What goes to stdout in the place of libtest's words
+    /// What goes to stdout instead of libtest's output
     #[arg(skip)]
     pub format: Option<Format>,
 
-    /// Multiply every deadline (default: 1, or 3 where the CPU is emulated)
+    /// Multiply every deadline (default: 1, or 3 if the CPU is emulated)
     #[arg(long, value_name = "FACTOR", env = "CLONE3_CONFORMANCE_TIMEOUT_SCALE", value_parser = scale)]
     pub timeout_scale: Option<f64>,
 
@@ -66,15 +67,15 @@ pub struct Options {
     #[arg(long, value_name = "FLAGS", env = "CLONE3_CONFORMANCE_REQUIRE", value_delimiter = ',')]
     pub require: Vec<Required>,
 
-    /// Run only the cases of these names
+    /// Run only the cases with these names
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub case: Vec<String>,
 
-    /// Begin no further case once one has failed
+    /// Start no further case after one has failed
     #[arg(long)]
     pub fail_fast: bool,
 
-    /// Only the scenarios that the kernel's own selftest has
+    /// Run only the scenarios of the kernel's own selftest
     #[arg(long)]
     pub upstream: bool,
 
@@ -82,7 +83,7 @@ pub struct Options {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub repeat: u32,
 
-    /// Count a deviation from undocumented behaviour of mainline as a failure
+    /// Count a deviation from undocumented behavior of mainline as a failure
     #[arg(long)]
     pub strict: bool,
 
@@ -94,11 +95,11 @@ pub struct Options {
     #[arg(long, value_name = "N")]
     pub durations: Option<usize>,
 
-    /// Measure how long the cases take, and the least that they could; with --repeat, over N rounds
+    /// Measure how long the cases take, and the minimum that is possible; with --repeat, over N rounds
     #[arg(long)]
     pub speed: bool,
 
-    /// Run cases that change a global setting (core_pattern, threads-max, …) for an instant, too
+    /// Also run cases that change a global setting (core_pattern, threads-max, …) for an instant
     #[arg(long)]
     pub allow_global_changes: bool,
 
@@ -114,19 +115,19 @@ pub struct Options {
     #[arg(long, value_name = "FORMAT")]
     pub claims: Option<ClaimsFormat>,
 
-    /// Append each event of the run to FILE, a JSON object a line, as it happens
+    /// Append each event of the run to FILE as it happens, one JSON object per line
     #[arg(long, value_name = "FILE")]
     pub events: Option<PathBuf>,
 
-    /// Write the results to FILE as JSON, and anew as cases begin and end
+    /// Write the results to FILE as JSON, and update it as cases begin and end
     #[arg(long, value_name = "FILE")]
     pub results: Option<PathBuf>,
 
-    /// Write a report to FILE, in the format that its end says: .json, .xml (JUnit), .ktap, .html or .md
+    /// Write a report to FILE, in the format of its suffix: .json, .xml (JUnit), .ktap, .html or .md
     #[arg(long, value_name = "FILE", value_parser = formats::target)]
     pub report: Vec<(PathBuf, Format)>,
 
-    /// What is known to go wrong, and on which kernels: a TOML file
+    /// Expected failures, and on which kernels: a TOML file
     #[arg(long, value_name = "FILE", value_parser = expectations)]
     pub expect: Option<Expected>,
 }

@@ -18,21 +18,21 @@ pub const WORD: &str = "compare";
 /// How wide a table is where nobody says how wide it may be.
 const USUAL_WIDTH: usize = 100;
 
-/// Puts the results of many kernels side by side: claims in rows, kernels in columns.
+/// Shows the results of several kernels side by side: claims in rows, kernels in columns.
 ///
-/// Exit status: 0 compared; 1 with --baseline, something regressed; 2 usage, or a file that holds no results.
+/// Exit status: 0 compared; 1 with --baseline, something regressed; 2 usage error, or a file without results.
 #[derive(Debug, Parser)]
 #[command(name = "clone3-conformance compare", max_term_width = 100)]
 struct Options {
-    /// What --results wrote (or --events, of a run that was cut short), in the order of the columns
+    /// Files written by --results (or by --events, if a run was cut short), in the order of the columns
     #[arg(value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
 
-    /// Show the rows in which all kernels agree, too
+    /// Also show the rows in which all kernels agree
     #[arg(long)]
     all: bool,
 
-    /// Say what the second of two files changed against the first: regressed, fixed, appeared, vanished
+    /// Show what changed from the first of two files to the second: regressed, fixed, appeared, vanished
     #[arg(long)]
     baseline: bool,
 
@@ -40,15 +40,15 @@ struct Options {
     #[arg(long, value_enum, default_value_t = Printed::Terminal, conflicts_with = "baseline")]
     format: Printed,
 
-    /// Write the table to FILE, too, in the format that its end says: .html or .md
+    /// Also write the table to FILE, in the format of its suffix: .html or .md
     #[arg(long, value_name = "FILE", value_parser = compare::target, conflicts_with = "baseline")]
     report: Vec<(PathBuf, Format)>,
 
-    /// Whether to use colours
+    /// Whether to use colors
     #[arg(long, value_enum, default_value_t = Colour::Auto)]
     color: Colour,
 
-    /// How many columns of text there are, if not as many as the terminal has
+    /// Width of the text in columns, if not the terminal's
     #[arg(long, value_name = "N")]
     width: Option<usize>,
 }
