@@ -9,67 +9,67 @@ use clone3_conformance::{compare, expect};
 use crate::accel::Wish;
 use crate::spec::{Spec, USUAL_FLAVOUR, flavour_name};
 
-/// Boots a kernel, runs the conformance suite in it, and ends with the suite's verdict.
+/// Boots a kernel, runs the conformance suite in it, and exits with the suite's verdict.
 ///
-/// Exit status: 0 good; 1 some case failed, or the kernel complained while the suite ran; 2 usage; 3 broken harness;
-/// 4 no case selected; 69 no verdict (no kernel, no boot, no end in time).
+/// Exit status: 0 good; 1 some case failed, or the kernel complained while the suite ran; 2 usage error; 3 broken harness;
+/// 4 no case selected; 69 no verdict (no kernel, no boot, or a timeout).
 #[derive(Debug, Parser)]
 #[command(name = "vm/run.sh", version, max_term_width = 100)]
 pub struct Cli {
-    /// The kernel: a path (vmlinuz, bzImage, vmlinux with PVH, Image of arm64, kernel build tree, kernel .deb), a version or the beginning of one as 7.1,
+    /// The kernel: a path (vmlinuz, bzImage, vmlinux with PVH, Image of arm64, kernel build tree, kernel .deb), a version or a prefix of one, such as 7.1,
     /// 7.2.13, 7.1/rt-amd64 or 7.1/cloud-arm64 (the newest in Debian's archive), debian:SUITE[/FLAVOUR], or vX.Y (virtme-ng's own download)
     #[arg(long, value_name = "SPEC", default_value = "7.1")]
     pub kernel: Spec,
 
-    /// Show the kernels of Debian's archive, and end; with --kernel 7.1/cloud-arm64, those for 64-bit ARM
+    /// List the kernels of Debian's archive, and exit; with --kernel 7.1/cloud-arm64, those for 64-bit ARM
     #[arg(long)]
     pub list_kernels: bool,
 
-    /// Ask the archive for its lists now, however fresh they are here
+    /// Fetch the archive's package lists again, even if the local ones are recent
     #[arg(long)]
     pub refresh: bool,
 
     #[command(flatten)]
     pub machine: MachineOptions,
 
-    /// Run the suite as this user and not as root
+    /// Run the suite as this user, not as root
     #[arg(long, value_name = "UID", num_args = 0..=1, default_missing_value = "1000")]
     pub user: Option<u32>,
 
-    /// Keep the guest busy meanwhile: as many endless loops for each of its processors
+    /// Keep the guest busy: run N busy loops per CPU alongside
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub load: u16,
 
-    /// Write the results to this file, as JSON, and anew as cases begin and end
+    /// Write the results to this file as JSON, and update it as cases begin and end
     #[arg(long, value_name = "FILE")]
     pub results: Option<PathBuf>,
 
-    /// Write a report to FILE, in the format that its end says: .json, .xml (JUnit), .ktap, .html or .md
+    /// Write a report to FILE, in the format of its suffix: .json, .xml (JUnit), .ktap, .html or .md
     #[arg(long, value_name = "FILE", value_parser = formats::target)]
     pub report: Vec<(PathBuf, Format)>,
 
-    /// What is known to go wrong, and on which kernels: a TOML file
+    /// Expected failures, and on which kernels: a TOML file
     #[arg(long, value_name = "FILE", value_parser = expectations)]
     pub expect: Option<Expectations>,
 
-    /// Write what the kernel says on its console to this file
+    /// Write the kernel's console output to this file
     #[arg(long, value_name = "FILE")]
     pub console: Option<PathBuf>,
 
-    /// Write the counters of a kernel that was built with gcov to this file, as a tar archive (with --engine qemu)
+    /// Write the counters of a kernel built with gcov to this file, as a tar archive (with --engine qemu)
     #[arg(long, value_name = "FILE")]
     pub counters: Option<PathBuf>,
 
-    /// Make each processor a socket of its own (with --engine qemu): a kernel without ACPI finds one in each socket only
+    /// Put each CPU in its own socket (with --engine qemu): a kernel without ACPI finds only one per socket
     #[arg(long)]
     pub sockets: bool,
 
-    /// Take no shortcuts for an emulator: the compressed kernel, QEMU's usual firmware, a processor with all that it can do (max), and
-    /// nothing left out of the boot but what an emulator gets wrong
+    /// Take no shortcuts for emulation: the compressed kernel, QEMU's usual firmware, a CPU with all features (max), and nothing left
+    /// out of the boot except what an emulator gets wrong
     #[arg(long)]
     pub plain: bool,
 
-    /// Let gdb stop the guest: where QEMU's gdbstub makes a socket ("target remote SOCKET")
+    /// Let gdb stop the guest: path where QEMU's gdbstub creates a socket ("target remote SOCKET")
     #[arg(long, value_name = "SOCKET")]
     pub gdb: Option<PathBuf>,
 
@@ -86,14 +86,14 @@ pub struct Cli {
     pub runner: Vec<String>,
 }
 
-/// Boots many kernels, runs the conformance suite in each, and compares what they do.
+/// Boots several kernels, runs the conformance suite in each, and compares the results.
 ///
-/// Each SPEC is a kernel as vm/run.sh --kernel takes it; with none, the newest of each series in Debian's archive, and the
-/// newest release candidate. The results go to RESULTS/KERNEL.json, what the runs said to KERNEL.log, and the tables to
-/// compare.txt, compare.md and compare.html beside them; the first is shown, too.
+/// Each SPEC is a kernel as for vm/run.sh --kernel; without one, the newest of each series in Debian's archive, and the newest
+/// release candidate. The results go to RESULTS/KERNEL.json, the output of the runs to KERNEL.log, and the tables to
+/// compare.txt, compare.md and compare.html in the same folder; compare.txt is also printed.
 ///
-/// Exit status: 0 every kernel was judged, whatever the verdict; 2 usage; 3 broken harness; 4 no case selected; 69 some kernel
-/// gave no verdict.
+/// Exit status: 0 every kernel was judged, whatever the verdict; 2 usage error; 3 broken harness; 4 no case selected; 69 some
+/// kernel gave no verdict.
 #[derive(Debug, Parser)]
 #[command(name = "vm/compare.sh", version, max_term_width = 100, mut_arg("engine", usually_qemu))]
 pub struct CompareCli {
@@ -101,19 +101,19 @@ pub struct CompareCli {
     #[arg(value_name = "SPEC")]
     pub kernels: Vec<Spec>,
 
-    /// How many kernels to boot at once: as many as there are processors and memory for, unless this says it
+    /// How many kernels to boot at once (default: as many as there are CPUs and memory for)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub jobs: Option<u16>,
 
-    /// The flavour of kernels that are given by their version, or by none
+    /// The flavor of kernels that are given by version, or not given
     #[arg(long, default_value = USUAL_FLAVOUR, value_parser = |flavour: &str| Ok::<_, String>(flavour_name(flavour)))]
     pub flavour: String,
 
-    /// Show the rows in which all kernels agree, too
+    /// Also show the rows in which all kernels agree
     #[arg(long)]
     pub all: bool,
 
-    /// Write the table, with all rows, to FILE, too: .html or .md
+    /// Also write the table, with all rows, to FILE: .html or .md
     #[arg(long, value_name = "FILE", value_parser = compare::target)]
     pub report: Vec<(PathBuf, Format)>,
 
@@ -121,7 +121,7 @@ pub struct CompareCli {
     #[arg(long, value_name = "FOLDER", default_value = "results")]
     pub output: PathBuf,
 
-    /// Ask the archive for its lists now, however fresh they are here
+    /// Fetch the archive's package lists again, even if the local ones are recent
     #[arg(long)]
     pub refresh: bool,
 
@@ -140,15 +140,15 @@ pub struct MachineOptions {
     #[arg(long, value_enum, default_value_t = Engine::Virtme)]
     pub engine: Engine,
 
-    /// What runs the guest's instructions: auto tries KVM, and takes TCG where that does not work
+    /// What runs the guest's instructions: auto tries KVM, and uses TCG if that does not work
     #[arg(long, value_enum, default_value_t = Wish::Auto)]
     pub accel: Wish,
 
-    /// How many processors the guest has
+    /// How many CPUs the guest has
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=255))]
     pub cpus: u16,
 
-    /// How much memory the guest has: a number of MiB, or with a letter, as 2G
+    /// How much memory the guest has: a number of MiB, or with a suffix, such as 2G
     #[arg(long, value_name = "M", default_value = USUAL_MEMORY, value_parser = memory)]
     pub memory: String,
 
@@ -156,7 +156,7 @@ pub struct MachineOptions {
     #[arg(long, value_name = "S", default_value = "900", value_parser = seconds)]
     pub timeout: Duration,
 
-    /// More for the kernel's command line
+    /// Text to append to the kernel's command line
     #[arg(long, value_name = "TEXT", default_value = "")]
     pub append: String,
 }
