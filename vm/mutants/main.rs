@@ -33,26 +33,26 @@ use sweep::Place;
 /// Exit status: the run itself failed, which says nothing of the suite.
 const BROKEN: u8 = 3;
 
-/// Build broken kernels, run the suite on each, and say which mistakes it does not notice.
+/// Build broken kernels (mutants), run the suite on each, and report which ones it does not notice.
 ///
-/// Exit status: 0 every mistake (with --mended, every mend) was noticed; 1 some was not, or could not be tried; 2 usage; 3 the
-/// run itself failed.
+/// Exit status: 0 every mutant (with --mended, every fix) was noticed; 1 some was not, or could not be tried; 2 usage error;
+/// 3 the run itself failed.
 #[derive(Parser)]
 #[command(name = "vm/mutants.sh", max_term_width = 100)]
 struct Arguments {
-    /// Kernel source tree to break, which is only read: it must not have been built in (make mrproper)
+    /// Kernel source tree to use, which is only read; it must be clean (make mrproper)
     #[arg(long, value_name = "DIR", conflicts_with = "source")]
     tree: Option<PathBuf>,
 
-    /// Without a tree: the source package of Debian's archive that has one
+    /// Without a tree: the source package in Debian's archive that has one
     #[arg(long, value_name = "PACKAGE", default_value = "linux-source-7.3")]
     source: String,
 
-    /// Where images and answers are kept (default: mutants in the cache of vm/run.sh)
+    /// Where images and results are kept (default: mutants in the cache of vm/run.sh)
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
 
-    /// The catalogue, with the kernel's configuration; vm/mutants.sh says this project's, and another may be said after it
+    /// The catalogue, with the kernel's configuration; vm/mutants.sh passes this project's, which this option overrides
     #[arg(long, value_name = "DIR", default_value = "vm/mutants", overrides_with = "catalogue")]
     catalogue: PathBuf,
 
@@ -60,24 +60,24 @@ struct Arguments {
     #[arg(long, value_name = "ID", num_args = 1..)]
     only: Vec<String>,
 
-    /// Instead of the catalogue, all small mistakes in these functions, or in those of coverage/ranges.toml: statements left out,
-    /// conditions turned, errnos and comparisons exchanged
+    /// Instead of the catalogue, all small edits of these functions, or of those in coverage/ranges.toml: statements left out,
+    /// conditions forced, errnos and comparisons exchanged
     #[arg(long, value_name = "FILE:FUNCTION", num_args = 0.., conflicts_with_all = ["coverage", "lean", "proof"])]
     sweep: Option<Vec<String>>,
 
-    /// How many compilers, or guests, may run at once
+    /// How many compilers or guests may run at once
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     jobs: u16,
 
-    /// Let it be enough that an earlier suite noticed, by a case that is still there: ask about the others only
+    /// Skip mutants that an earlier suite noticed, by a case that still exists
     #[arg(long)]
     keep: bool,
 
-    /// Say what is in the catalogue, and end
+    /// List the catalogue, and exit
     #[arg(long)]
     list: bool,
 
-    /// Build the kernels and run nothing
+    /// Build the kernels, and run nothing
     #[arg(long)]
     build_only: bool,
 
@@ -85,16 +85,16 @@ struct Arguments {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["only", "build_only", "proof"])]
     coverage: Option<PathBuf>,
 
-    /// Build the base without what a kernel need not have (lean.config), and run the suite on it: nothing may fail
+    /// Build the base without optional features (lean.config), and run the suite on it: nothing may fail
     #[arg(long, conflicts_with_all = ["only", "build_only", "proof", "coverage"])]
     lean: bool,
 
-    /// Build the kernels of mended/, in each of which a bug of mainline is mended, and write to this file, as Markdown, whether
-    /// the cases that meet it see that
+    /// Build the kernels of mended/, each of which fixes a bug of mainline, and write to this file, as Markdown, whether the cases
+    /// that hit the bug notice
     #[arg(long, value_name = "FILE", conflicts_with_all = ["sweep", "build_only", "proof", "coverage", "lean"])]
     mended: Option<PathBuf>,
 
-    /// Write the report to this file, as Markdown; with --only, what the file says of other mutants stays
+    /// Write the report to this file, as Markdown; with --only, the file's rows for other mutants stay
     #[arg(long, value_name = "FILE")]
     proof: Option<PathBuf>,
 }
