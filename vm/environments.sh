@@ -9,16 +9,16 @@ if [[ ${1-} == --help ]]; then
 Usage: vm/environments.sh [OPTIONS OF vm/run.sh] [-- [--quick] [--markdown] [ROW…]]
 
 Boots a kernel, and runs the suite in it in every environment of the table in vm/environments/table.rs: as an ordinary
-user, behind a seccomp filter, without /proc … In each, no case may fail, what is blocked must say the right reason, what
-must still pass must pass, and nothing may be left behind.
+user, behind a seccomp filter, without /proc … In each, no case may fail, blocked cases must give the right reason, the
+cases that must still pass must pass, and nothing may be left behind.
 
-Two rows start the suite by strace and by gdb, if they are installed here (gdb-minimal, which has no Python in it).
+Two rows run the suite under strace and under gdb, if they are installed here (gdb-minimal, which has no Python).
 
   --quick      a few cases of every theme instead of all
-  --markdown   at the end, docs/environments.md
-  ROW          only the environments with that in their name
+  --markdown   print docs/environments.md at the end
+  ROW          only the environments whose name contains that
 
-Exit status: as vm/run.sh; 1 says that a row is wrong.
+Exit status: as vm/run.sh; 1 means that a row is wrong.
 HELP
     exit
 fi

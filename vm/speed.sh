@@ -9,9 +9,9 @@ if [[ ${1-} == --help ]]; then
 Usage: vm/speed.sh [OPTIONS OF vm/run.sh]
 
 Measures, in one boot: a bare fork, an empty case through the sandbox, the 19 scenarios of the kernel's selftest, all cases.
-Then, $pairs times each, and says the means: how long a boot takes to an init that restarts at once, by the machine that the
-suite has and, half as often, by a plain one (--plain), and how long vm/run.sh takes from power-on to the verdict on the 19
-scenarios. All with QEMU.
+Then, $pairs times each, with the means: how long a boot takes to an init that restarts at once, on the suite's usual machine
+and, half as often, on a plain one (--plain), and how long vm/run.sh takes from power-on to the verdict on the 19 scenarios. All
+with QEMU.
 
 Exit status: as vm/run.sh.
 HELP
