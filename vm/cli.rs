@@ -105,7 +105,7 @@ pub struct CompareCli {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub jobs: Option<u16>,
 
-    /// The flavor of kernels that are given by version, or not given
+    /// The flavour of kernels that are given by version, or not given
     #[arg(long, default_value = USUAL_FLAVOUR, value_parser = |flavour: &str| Ok::<_, String>(flavour_name(flavour)))]
     pub flavour: String,
 
