@@ -37,8 +37,10 @@ fn pidfd_nonblocking_waitid() -> Result {
             let got = wait::waitid(Who::pidfd(pidfd), ENDED | libc::WNOHANG);
             check::equal(format_args!("waitid(P_PIDFD, WNOHANG) with flags {expected:#x}"), got, Ok(None))?;
         }
-        let got = wait::waitid(Who::pidfd(&hasty), ENDED);
-        check::equal("waitid(P_PIDFD) with PIDFD_NONBLOCK", got, Err(Errno::EAGAIN))?;
+        for (name, more) in [("", 0), (", WNOWAIT", libc::WNOWAIT)] {
+            let got = wait::waitid(Who::pidfd(&hasty), ENDED | more);
+            check::equal(format_args!("waitid(P_PIDFD{name}) with PIDFD_NONBLOCK"), got, Err(Errno::EAGAIN))?;
+        }
         child.into_child().clear_away()
     })
 }

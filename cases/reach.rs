@@ -12,6 +12,7 @@ use nix::errno::Errno;
 use nix::sys::ptrace::Options;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getpgid, setpgid};
+use rustix::fs::AtFlags;
 
 use super::adoption::ends_by_its_kind;
 use super::sigchld::end_seen_after_parents_exec;
@@ -46,6 +47,33 @@ fn autoreap_reached_by_cgroup_kill() -> Result {
     let killed = Status::SIGKILLED;
     ordinary.into_child().reap_expecting(killed).context("control")?;
     child.is_gone_with(killed)?;
+    group.remove()
+}
+
+case! {
+    /// cgroup.kill kills the processes that are in the cgroup then. A child that clone3 puts there later (CLONE_INTO_CGROUP) lives,
+    /// auto-reaped or not.
+    abi_into_cgroup_killed_before: Must, needs [Cgroup2],
+    source "Documentation/admin-guide/cgroup-v2.rst, cgroup.kill; kernel/cgroup/cgroup.c cgroup_css_set_fork() (kill_seq)",
+    since "5.14",
+    known_defect "6.16 to 7.2: how often a cgroup was killed is compared with the creator's cgroup, in place of the child's",
+    fixed "7.2.13",
+}
+fn abi_into_cgroup_killed_before() -> Result {
+    let group = Cgroup::create(&[])?;
+    let there = rustix::fs::statat(group.dir(), "cgroup.kill", AtFlags::empty());
+    if there.is_err_and(|errno| errno == rustix::io::Errno::NOENT) {
+        return Err(Failure::unsupported("cgroups have no cgroup.kill (Linux 5.14)"));
+    }
+    group.write("cgroup.kill", "1")?;
+    check::each(subject::calls(), |call| {
+        let call = call.into_cgroup(group.dir());
+        let child = call.spawn(|| 5)?;
+        let told =
+            if child.reaps_itself() { child.pidfd()?.exit_status()? } else { wait::reap(child.pid())? };
+        let what = format!("how a child of {call} ended, in a cgroup that was killed before its birth");
+        check::equal_or_defect(what, told, Status::exited(5), Status::SIGKILLED)
+    })?;
     group.remove()
 }
 
