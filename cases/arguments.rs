@@ -285,7 +285,8 @@ fn abi_newtime_bit_ok() -> Result {
 }
 
 case! {
-    /// CLONE_PIDFD and CLONE_PARENT_SETTID that would write to one word are EINVAL; to two words they may.
+    /// CLONE_PIDFD and CLONE_PARENT_SETTID that would write to one address are EINVAL; with two addresses they are accepted, and so is
+    /// CLONE_CHILD_SETTID at the address of the pidfd, which it writes to in the child's memory.
     abi_parent_settid_alias_einval: Is, needs [],
     source "kernel/fork.c kernel_clone() (\"it still doesn't make sense to have them both point at the same memory location\")",
 }
@@ -294,6 +295,7 @@ fn abi_parent_settid_alias_einval() -> Result {
     for call in subject::kinds() {
         let call = call.with(Flags::PIDFD | Flags::CLONE_PARENT_SETTID).pidfd_address(pidfd);
         call.clone().parent_tid(tid).accepted()?;
+        call.clone().with(Flags::CLONE_CHILD_SETTID).parent_tid(tid).child_tid(pidfd).accepted()?;
         call.parent_tid(pidfd).refused(Errno::EINVAL)?;
     }
     Ok(())

@@ -1,11 +1,12 @@
 //! CLONE_AUTOREAP stays with the process that it was asked for, whatever becomes of that process or of those above it.
 
+use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::kit::forker::forks_ordinary_children;
 use clone3_conformance::kit::helper::Command;
 use clone3_conformance::kit::process::child_reporting;
-use clone3_conformance::kit::{Channel, Orphan, sigchld, subject, threads};
+use clone3_conformance::kit::{Channel, Orphan, namespace, sigchld, subject, threads};
 use clone3_conformance::wait::Status;
 
 use super::adoption::ends_by_its_kind;
@@ -62,4 +63,20 @@ fn autoreap_not_passed_on_after_adoption() -> Result {
         ends_by_its_kind(&call, orphan.pid, &orphan.pidfd, Status::exited(0))?;
     }
     Ok(())
+}
+
+case! {
+    /// The init of a pid namespace that an auto-reaped process creates is an ordinary child: a zombie until it is waited for.
+    autoreap_not_passed_on_to_init: Must, needs [Autoreap, ExitInfo, PidNamespace],
+    source "commit \"clone: add CLONE_AUTOREAP\" (\"not inherited\"); pid_namespaces(7)",
+}
+fn autoreap_not_passed_on_to_init() -> Result {
+    subject::each(|call| {
+        let (child, ()) = child_reporting(&call, || {
+            let init = namespace::init().with(Flags::PIDFD).spawn(|| 5)?;
+            init.is_a_zombie(5)?;
+            init.reap_expecting(Status::exited(5))
+        })?;
+        child.ends_with(Status::exited(0))
+    })
 }

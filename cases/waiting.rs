@@ -7,12 +7,15 @@ use clone3_conformance::clone3::{Child, Clone3};
 use clone3_conformance::kit::pair::Pair;
 use clone3_conformance::kit::subject::{leaves_zombie, reaped};
 use clone3_conformance::kit::threads::in_a_thread;
-use clone3_conformance::kit::{Blocked, Found, Held, Orphan, WaitCall, subject, threads};
+use clone3_conformance::kit::{Blocked, Found, Grandchild, Held, Orphan, WaitCall, subject, threads};
+use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::signal::Signal;
 use nix::unistd::getpgrp;
+
+use super::adoption::ends_by_its_kind;
 
 const NO_CHILD: Found = Err(Errno::ECHILD);
 const ALIVE: Found = Ok(None);
@@ -28,6 +31,30 @@ fn ways_to_wait(child: &Child, options: i32) -> Result<[WaitCall; 6]> {
         WaitCall::Group(getpgrp().as_raw(), libc::WEXITED | options),
         WaitCall::Pid(pid, libc::WEXITED | libc::WNOWAIT | options),
     ])
+}
+
+case! {
+    /// The child of a child is nobody whom its grandparent could wait for (ECHILD), by pid or by pidfd, auto-reaped or not, until it
+    /// has adopted it.
+    autoreap_no_child_of_grandparent: Must, needs [Autoreap, ExitInfo],
+    source "waitpid(2) and waitid(2), ECHILD (\"not a child of the calling process\")",
+}
+fn autoreap_no_child_of_grandparent() -> Result {
+    let options = libc::WNOHANG | libc::__WALL;
+    let ask = |pid: i32, pidfd: &Pidfd, whose: &str, expected: Found| {
+        let by_pidfd = WaitCall::pidfd(pidfd, libc::WEXITED | options);
+        [WaitCall::Waitpid(pid, options), WaitCall::Pid(pid, libc::WEXITED | options), by_pidfd]
+            .into_iter()
+            .try_for_each(|wait| check::equal(format_args!("{wait}, of {whose}"), wait.make(), expected))
+    };
+    subject::each(|call| {
+        let grandchild = Grandchild::below(&Clone3::fork(), &call, 5)?;
+        ask(grandchild.pid, &grandchild.pidfd, "a child of a child", NO_CHILD)?;
+        let orphan = grandchild.orphan()?;
+        ask(orphan.pid, &orphan.pidfd, "an adopted child: control", ALIVE)?;
+        orphan.let_go()?;
+        ends_by_its_kind(&call, orphan.pid, &orphan.pidfd, Status::exited(5))
+    })
 }
 
 case! {
