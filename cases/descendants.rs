@@ -7,7 +7,7 @@ use clone3_conformance::clone3::{Child, Clone3, Stack, park};
 use clone3_conformance::kit::disposition::{self, Disposition};
 use clone3_conformance::kit::meeting::parent_and_child;
 use clone3_conformance::kit::process::{apart, reap_all};
-use clone3_conformance::kit::{Channel, Gate, Tied, errands, fdpass, orphan};
+use clone3_conformance::kit::{Channel, Gate, Handover, Tied, errands, fdpass, orphan};
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::wait::{self, Status};
 use nix::sched::{CloneFlags, setns};
@@ -61,17 +61,14 @@ case! {
 fn autokill_spares_sharer_of_memory() -> Result {
     let new = Gate::new()?;
     let gate = SHARED_GATE.get_or_init(|| new);
-    let (ours, theirs) = fdpass::pair()?;
+    let handover = Handover::arrange()?;
     let mut child = Clone3::new(Flags::KILLED_NNP).spawn(|| {
         let call = Clone3::fork().with(Flags::PIDFD | Flags::CLONE_VM);
         let sharer = Stack::new().and_then(|stack| call.spawn_on(&stack, errands::wait_at(gate)));
-        // A failure to make it or to send is seen as the end of the stream.
-        let sent = sharer.and_then(|sharer| fdpass::send(&theirs, sharer.pidfd()?));
-        if sent.is_ok() { park() } else { 98 }
+        if handover.give(sharer) { park() } else { 98 }
     })?;
-    drop(theirs);
     let observer = child.observe()?;
-    let sharer = Pidfd::from(fdpass::receive(&ours)?);
+    let sharer = handover.take_from(&child)?;
     let pid = check::succeeds("PIDFD_GET_INFO", sharer.info(InfoMask::PID))?.pid;
     child.close_pidfd()?;
     observer.reaped_with(Status::SIGKILLED)?;

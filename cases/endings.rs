@@ -1,7 +1,5 @@
 //! Ends that leave no zombie either: whatever an auto-reaped child has done before, and whatever its parent is doing.
 
-use std::os::unix::net::UnixStream;
-
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Failure, Result};
@@ -10,7 +8,7 @@ use clone3_conformance::kit::helper::Command;
 use clone3_conformance::kit::process::child_reporting;
 use clone3_conformance::kit::seccomp::{self, Refusal};
 use clone3_conformance::kit::subject::reaped;
-use clone3_conformance::kit::{Channel, Gate, fdpass, subject, threads, tracer};
+use clone3_conformance::kit::{Channel, Gate, Handover, subject, threads, tracer};
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::wait::{self, Status};
 use nix::poll::PollFlags;
@@ -119,16 +117,13 @@ impl Family {
     /// The child is made by `call`, and once let go exits with 5.
     #[track_caller]
     fn made(call: &Clone3, state: Parent) -> Result<Family> {
-        let (parents_gate, childs_gate, (ours, theirs)) = (Gate::new()?, Gate::new()?, fdpass::pair()?);
-        let start = |to: &UnixStream| -> Result {
+        let (parents_gate, childs_gate, handover) = (Gate::new()?, Gate::new()?, Handover::arrange()?);
+        let parent = Clone3::fork().spawn(|| {
             let child = call.spawn(|| {
                 childs_gate.wait();
                 5
-            })?;
-            fdpass::send(to, child.pidfd()?)
-        };
-        let parent = Clone3::fork().spawn(|| {
-            if start(&theirs).is_err() {
+            });
+            if !handover.give(child) {
                 return 97;
             }
             std::thread::scope(|scope| {
@@ -139,8 +134,7 @@ impl Family {
                 if state == Parent::WithoutLeader { exit_thread(0) } else { park() }
             })
         })?;
-        drop(theirs);
-        let child = Pidfd::from(fdpass::receive(&ours)?);
+        let child = handover.take_from(&parent)?;
         Ok(Family { parent, parents_gate, child, childs_gate })
     }
 

@@ -11,8 +11,7 @@ use clone3_conformance::kit::coredump::Server;
 use clone3_conformance::kit::crash::Crash;
 use clone3_conformance::kit::process::{child_reporting, reap_all};
 use clone3_conformance::kit::segment::Segment;
-use clone3_conformance::kit::{Gate, fdpass, namespace, subject};
-use clone3_conformance::pidfd::Pidfd;
+use clone3_conformance::kit::{Gate, Handover, namespace, subject};
 use clone3_conformance::wait::{self, Status};
 use nix::poll::PollFlags;
 use nix::sched::{CloneFlags, unshare};
@@ -82,19 +81,15 @@ case! {
 fn autoreap_gone_while_parent_dumps_core() -> Result {
     let server = Server::start()?;
     for call in subject::calls() {
-        let (gate, (ours, theirs)) = (Gate::new()?, fdpass::pair()?);
+        let (gate, handover) = (Gate::new()?, Handover::arrange()?);
         let parent = Clone3::fork().with(Flags::PIDFD).spawn(|| {
             let child = call.spawn(|| {
                 gate.wait();
                 5
             });
-            match child.and_then(|child| fdpass::send(&theirs, child.pidfd()?)) {
-                Ok(()) => Crash::Abort.with_large_core(),
-                Err(_) => 98,
-            }
+            if handover.give(child) { Crash::Abort.with_large_core() } else { 98 }
         })?;
-        drop(theirs);
-        let child = Pidfd::from(fdpass::receive(&ours)?);
+        let child = handover.take_from(&parent)?;
         let dump = server.begin_dump_of(parent.pidfd()?)?;
         gate.open()?;
         if call.flags().contains(Flags::AUTOREAP) {

@@ -6,8 +6,7 @@ use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::{Clone3, park};
 use clone3_conformance::kit::process::reap_all;
 use clone3_conformance::kit::replacing::Replacing;
-use clone3_conformance::kit::{Gate, Held, Orphan, fdpass, sigchld, subject};
-use clone3_conformance::pidfd::Pidfd;
+use clone3_conformance::kit::{Gate, Handover, Held, Orphan, sigchld, subject};
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
 use nix::poll::PollFlags;
@@ -106,20 +105,15 @@ case! {
 }
 fn autoreap_kept_when_creators_thread_is_replaced() -> Result {
     for call in subject::calls() {
-        let (gate, (ours, theirs)) = (Gate::new()?, fdpass::pair()?);
+        let (gate, handover) = (Gate::new()?, Handover::arrange()?);
         let creator = Replacing::new(&Clone3::fork(), 0, || {
             let child = call.spawn(|| {
                 gate.wait();
                 5
             });
-            // A failure to report is seen as the end of the stream.
-            match child.and_then(|child| fdpass::send(&theirs, child.pidfd()?)) {
-                Ok(()) => park(),
-                Err(_) => 98,
-            }
+            if handover.give(child) { park() } else { 98 }
         })?;
-        drop(theirs);
-        let child = Pidfd::from(fdpass::receive(&ours)?);
+        let child = handover.take_from(&creator.child)?;
         creator.exec()?;
         gate.open()?;
         if call.flags().contains(Flags::AUTOREAP) {

@@ -68,13 +68,16 @@ case! {
 fn autokill_holder_leader_thread_exit() -> Result {
     let meeting = Meeting::arrange()?;
     let holder = Clone3::fork().spawn(|| {
-        let _child = Clone3::new(Flags::KILLED_NNP).spawn(|| meeting.attend());
+        let child = Clone3::new(Flags::KILLED_NNP).spawn(|| meeting.attend());
+        if !meeting.announce(&child) {
+            return 97;
+        }
         std::thread::scope(|scope| {
             scope.spawn(park);
             exit_thread(0)
         })
     })?;
-    let child = meeting.meet()?;
+    let child = meeting.meet_child_of(&holder)?;
     threads::wait_for_dead_leader(holder.pid())?;
     child.lives("after the holder's leader thread ended and another lives")?;
     holder.kill(Signal::SIGKILL)?;

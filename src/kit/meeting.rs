@@ -3,15 +3,16 @@
 use std::os::unix::net::UnixStream;
 
 use crate::abi::InfoMask;
-use crate::check::{self, Result};
+use crate::check::{self, Failure, Result};
 use crate::clone3::{Child, Clone3, park};
 use crate::kit::echo::{Echoer, Line, line};
-use crate::kit::{Tied, fdpass};
+use crate::kit::{Channel, Tied, fdpass};
 use crate::pidfd::Pidfd;
 
 /// What is arranged before any of the processes is made.
 #[derive(Debug)]
 pub struct Meeting {
+    made: Channel<Result>,
     line: Line,
     echoer: Echoer,
     ours: UnixStream,
@@ -22,7 +23,7 @@ impl Meeting {
     /// Arranges one.
     pub fn arrange() -> Result<Meeting> {
         let ((line, echoer), (ours, theirs)) = (line()?, fdpass::pair()?);
-        Ok(Meeting { line, echoer, ours, theirs })
+        Ok(Meeting { made: Channel::new()?, line, echoer, ours, theirs })
     }
 
     /// In the process to be watched: hands over a plain pidfd of itself, and answers pings.
@@ -39,14 +40,41 @@ impl Meeting {
         fdpass::send(&self.theirs, &own)
     }
 
-    /// In the case: meets the process, which must answer.
+    /// In the process that has made the one to be watched, or failed to: says which. Gives whether there is one.
+    pub fn announce(&self, made: &Result<Child>) -> bool {
+        let made = made.as_ref().map(drop).map_err(Failure::clone);
+        let said = self.made.send(&made);
+        made.and(said).is_ok()
+    }
+
+    /// In the case, of which `maker` is a child: meets the process that this one [announces](Meeting::announce), at the latest
+    /// when it is gone.
+    ///
+    /// # Errors
+    /// Why the maker could not make it.
+    #[track_caller]
+    pub fn meet_child_of(self, maker: &Child) -> Result<Tied> {
+        drop((self.echoer, self.theirs));
+        match fdpass::receive(&self.ours) {
+            Ok(observer) => met(observer.into(), self.line),
+            // Nobody is left who could send it.
+            Err(failure) => Err(self.made.recv_from(maker)?.err().unwrap_or(failure)),
+        }
+    }
+
+    /// In the case: meets the process, which is known to have been made.
     #[track_caller]
     pub fn meet(self) -> Result<Tied> {
         drop((self.echoer, self.theirs));
-        let observer = Pidfd::from(fdpass::receive(&self.ours)?);
-        let info = check::succeeds("PIDFD_GET_INFO", observer.info(InfoMask::PID))?;
-        Tied::met(info.pid as i32, observer, self.line)
+        met(fdpass::receive(&self.ours)?.into(), self.line)
     }
+}
+
+/// The process of this pidfd, which must answer.
+#[track_caller]
+fn met(observer: Pidfd, line: Line) -> Result<Tied> {
+    let info = check::succeeds("PIDFD_GET_INFO", observer.info(InfoMask::PID))?;
+    Tied::met(info.pid as i32, observer, line)
 }
 
 /// A child made by `call`, and a child that it makes through `make`, which attends the meeting. The parent of the
@@ -57,12 +85,10 @@ pub fn parent_and_child(
     make: impl FnOnce(&Meeting) -> Result<Child>,
 ) -> Result<(Child, Tied)> {
     let meeting = Meeting::arrange()?;
-    let parent = call.spawn(|| match make(&meeting) {
-        Ok(_child) => park(),
-        Err(failure) => {
-            crate::note!("in the parent: {}", failure.message);
-            97
-        }
+    let parent = call.spawn(|| {
+        let child = make(&meeting);
+        if meeting.announce(&child) { park() } else { 97 }
     })?;
-    Ok((parent, meeting.meet()?))
+    let child = meeting.meet_child_of(&parent)?;
+    Ok((parent, child))
 }
