@@ -89,7 +89,7 @@ fn autokill_listening_tracee() -> Result {
     check::succeeds("pidfd_send_signal(SIGSTOP)", child.observer().send_signal(Signal::SIGSTOP))?;
     tracer::stops_with(child.pid(), Signal::SIGSTOP)?;
     check::succeeds("ptrace(CONT, SIGSTOP)", tracer::resume(child.pid(), Resume::Continue, libc::SIGSTOP))?;
-    let stop = Status(libc::PTRACE_EVENT_STOP << 16 | Status::stopped(Signal::SIGSTOP).0);
+    let stop = Status::ptrace_event(libc::PTRACE_EVENT_STOP, Signal::SIGSTOP);
     wait::reap_expecting(child.pid(), stop).context("group stop")?;
     check::succeeds("ptrace(LISTEN)", tracer::resume(child.pid(), Resume::Listen, 0))?;
     child.close()?;

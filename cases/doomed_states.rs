@@ -131,7 +131,7 @@ fn autokill_while_exiting_keeps_status() -> Result {
         let observer = child.observe()?;
         tracer::seize(child.pid(), Options::PTRACE_O_TRACEEXIT)?;
         child.let_go()?;
-        let exiting = Status(libc::PTRACE_EVENT_EXIT << 16 | Status::stopped(Signal::SIGTRAP).0);
+        let exiting = Status::ptrace_event(libc::PTRACE_EVENT_EXIT, Signal::SIGTRAP);
         wait::reap_expecting(child.pid(), exiting).context("control: PTRACE_EVENT_EXIT")?;
         let what = if closes { "closed in PTRACE_EVENT_EXIT" } else { "control: not closed" };
         if closes {

@@ -41,7 +41,7 @@ case! {
     source "ptrace(2), PTRACE_O_TRACECLONE, PTRACE_EVENT_STOP; include/linux/ptrace.h ptrace_init_task()",
 }
 fn autoreap_ptrace_followed_as_creator() -> Result {
-    let event = |number: i32| Status(number << 16 | Status::stopped(Signal::SIGTRAP).0);
+    let event = |number| Status::ptrace_event(number, Signal::SIGTRAP);
     let (begins, exits) = (event(libc::PTRACE_EVENT_STOP), event(libc::PTRACE_EVENT_EXIT));
     let followed = Options::PTRACE_O_TRACECLONE | Options::PTRACE_O_TRACEFORK;
     let ended = Status::exited(5);

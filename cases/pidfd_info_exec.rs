@@ -36,8 +36,8 @@ fn pidfd_info_killed_in_exec_exit_code() -> Result {
         tracer::seize(child.pid(), Options::PTRACE_O_TRACEEXIT)?;
         gate.open()?;
         // The exec has ended the leader, and waits for it to be gone; the kill ends the wait.
-        let exiting = libc::PTRACE_EVENT_EXIT << 16 | Status::stopped(Signal::SIGTRAP).0;
-        wait::reap_expecting(child.pid(), Status(exiting))?;
+        let exiting = Status::ptrace_event(libc::PTRACE_EVENT_EXIT, Signal::SIGTRAP);
+        wait::reap_expecting(child.pid(), exiting)?;
         check::succeeds("pidfd_send_signal(SIGKILL)", child.pidfd()?.send_signal(Signal::SIGKILL))?;
         // A tracer waits for an auto-reaped child, too. Only if the kill came too late, the exec has given the leader's
         // number to the thread, which nobody traces.

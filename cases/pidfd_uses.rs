@@ -218,7 +218,7 @@ fn autokill_mrelease_without_leader() -> Result {
             check::succeeds("pidfd_send_signal(SIGKILL)", observer.send_signal(Signal::SIGKILL))?;
         }
         // Killed, and held up by its tracer before it gives up its memory.
-        let held_up = Status(libc::PTRACE_EVENT_EXIT << 16 | Status::stopped(Signal::SIGTRAP).0);
+        let held_up = Status::ptrace_event(libc::PTRACE_EVENT_EXIT, Signal::SIGTRAP);
         wait::reap_expecting(pair.other, held_up)?;
         mrelease("whose leader had ended when it was killed", Ok(()))?;
         tracer::go_on(pair.other, None)?;

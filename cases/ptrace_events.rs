@@ -174,7 +174,7 @@ fn autoreap_clone_ptrace() -> Result {
         let pid = creator.ask(())?;
         let pidfd = Pidfd::from(fdpass::receive(&ours)?);
         let what = format!("child of {call} by a traced process");
-        let stop = Status(libc::PTRACE_EVENT_STOP << 16 | Status::stopped(Signal::SIGTRAP).0);
+        let stop = Status::ptrace_event(libc::PTRACE_EVENT_STOP, Signal::SIGTRAP);
         wait::reap_expecting(pid, stop).context(&what)?;
         tracer::go_on(pid, None)?;
         let zombie = wait::find_zombie(pid).context(&what)?;

@@ -38,7 +38,7 @@ fn autokill_traced_child() -> Result {
     let mut running = Tied::new()?;
     tracer::seize(running.pid(), Options::PTRACE_O_TRACEEXIT)?;
     running.close()?;
-    let event = Status(libc::PTRACE_EVENT_EXIT << 16 | Status::stopped(Signal::SIGTRAP).0);
+    let event = Status::ptrace_event(libc::PTRACE_EVENT_EXIT, Signal::SIGTRAP);
     wait::reap_expecting(running.pid(), event)?;
     let message = ptrace::getevent(Pid::from_raw(running.pid()))?;
     check::equal("status in PTRACE_EVENT_EXIT", Status(message as i32), Status::SIGKILLED)?;

@@ -41,6 +41,12 @@ impl Status {
         Status(((signal as i32) << 8) | 0x7f)
     }
 
+    /// The status of a tracee that is stopped for its tracer because of this event (`PTRACE_EVENT_EXIT`, …): by SIGTRAP, or for
+    /// `PTRACE_EVENT_STOP` in a group-stop by the signal that stopped its group.
+    pub const fn ptrace_event(event: i32, signal: Signal) -> Status {
+        Status(event << 16 | Status::stopped(signal).0)
+    }
+
     /// For a stop of a tracee: the signal, and the ptrace event or 0.
     pub fn stop(self) -> Option<(Signal, i32)> {
         let signal = Signal::try_from((self.0 >> 8) & 0xff).ok()?;
@@ -59,11 +65,31 @@ pub fn signal_name(number: i32) -> String {
     Signal::try_from(number).map_or_else(|_| format!("signal {number}"), |signal| signal.to_string())
 }
 
+/// The name of a ptrace event, or its number where it has none.
+fn event_name(number: i32) -> String {
+    let name = match number {
+        libc::PTRACE_EVENT_FORK => "FORK",
+        libc::PTRACE_EVENT_VFORK => "VFORK",
+        libc::PTRACE_EVENT_CLONE => "CLONE",
+        libc::PTRACE_EVENT_EXEC => "EXEC",
+        libc::PTRACE_EVENT_VFORK_DONE => "VFORK_DONE",
+        libc::PTRACE_EVENT_EXIT => "EXIT",
+        libc::PTRACE_EVENT_SECCOMP => "SECCOMP",
+        libc::PTRACE_EVENT_STOP => "STOP",
+        other => return format!("ptrace event {other}"),
+    };
+    format!("PTRACE_EVENT_{name}")
+}
+
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let raw = self.0;
         if raw & 0xff == 0x7f {
-            return write!(f, "stopped by {} ({raw:#x})", signal_name((raw >> 8) & 0xff));
+            let signal = signal_name((raw >> 8) & 0xff);
+            return match raw >> 16 {
+                0 => write!(f, "stopped by {signal} ({raw:#x})"),
+                event => write!(f, "stopped by {signal}, {} ({raw:#x})", event_name(event)),
+            };
         }
         match self.term_signal() {
             None => write!(f, "exited with {} ({raw:#x})", (raw >> 8) & 0xff),
@@ -294,6 +320,9 @@ mod tests {
         assert_eq!(Status::killed(Signal::SIGKILL).to_string(), "killed by SIGKILL (0x9)");
         assert_eq!(Status::dumped(Signal::SIGSEGV).to_string(), "killed by SIGSEGV, core dumped (0x8b)");
         assert_eq!(Status::stopped(Signal::SIGSTOP).to_string(), "stopped by SIGSTOP (0x137f)");
+        let event = Status::ptrace_event(libc::PTRACE_EVENT_STOP, Signal::SIGTRAP);
+        assert_eq!(event.to_string(), "stopped by SIGTRAP, PTRACE_EVENT_STOP (0x80057f)");
+        assert_eq!(event.stop(), Some((Signal::SIGTRAP, libc::PTRACE_EVENT_STOP)));
         assert_eq!(Status(40).to_string(), "killed by signal 40 (0x28)");
     }
 }
