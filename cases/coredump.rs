@@ -1,10 +1,7 @@
 //! PIDFD_GET_INFO of processes that dump core: signal, si_code and status outlive the process, reaped by
 //! itself or not.
 
-use clone3_conformance::abi::{
-    Flags, InfoMask, PIDFD_COREDUMP_ROOT, PIDFD_COREDUMP_SKIP, PIDFD_COREDUMP_USER, PIDFD_COREDUMPED,
-    PidfdInfo,
-};
+use clone3_conformance::abi::{CoredumpMask, Flags, InfoMask, PidfdInfo};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::{Child, Clone3, park};
@@ -13,7 +10,7 @@ use clone3_conformance::kit::crash::{self, Crash};
 use clone3_conformance::kit::sysctl::Sysctl;
 use clone3_conformance::kit::{Echo, Held, Orphan, privilege, sigchld, subject};
 use clone3_conformance::need::{Setting, rounds};
-use clone3_conformance::wait::{self, Event, Status, Who};
+use clone3_conformance::wait::{self, Event, Status, Who, signal_name};
 use nix::poll::PollFlags;
 use nix::sys::signal::Signal;
 use nix::unistd::{Uid, setresuid};
@@ -33,18 +30,23 @@ fn coredump_bits() -> InfoMask {
 }
 
 /// What is recorded of a dump, as far as this kernel records it: who could read it, the signal, its si_code.
-fn recorded(signal: Signal, code: i32) -> (u32, u32, i32) {
+fn recorded(signal: Signal, code: i32) -> (CoredumpMask, String, i32) {
     let bits = coredump_bits();
     let when = |bit, value| if bits.contains(bit) { value } else { 0 };
     (
-        PIDFD_COREDUMPED | PIDFD_COREDUMP_USER,
-        when(InfoMask::COREDUMP_SIGNAL, signal as i32) as u32,
+        CoredumpMask::COREDUMPED | CoredumpMask::USER,
+        signal_name(when(InfoMask::COREDUMP_SIGNAL, signal as i32)),
         when(InfoMask::COREDUMP_CODE, code),
     )
 }
 
-fn of(info: &PidfdInfo) -> (u32, u32, i32) {
-    (info.coredump_mask, info.coredump_signal, info.coredump_code as i32)
+fn of(info: &PidfdInfo) -> (CoredumpMask, String, i32) {
+    (info.coredump(), signal_name(info.coredump_signal as i32), info.coredump_code as i32)
+}
+
+/// What there is of a dump that was not made, of which the mask is this.
+fn of_no_dump(mask: CoredumpMask) -> (CoredumpMask, String, i32) {
+    (mask, signal_name(0), 0)
 }
 
 /// The pidfd of a reaped child must tell of a core dump by this signal.
@@ -70,7 +72,7 @@ fn tells_of_none(child: &Child, status: Status) -> Result {
     let exact = Setting::get().probe.features.coredump_signal;
     let bits = if exact { given(&info) } else { given(&info) - InfoMask::COREDUMP };
     check::equal("mask without CGROUPID", bits, InfoMask::EXIT)?;
-    check::equal("coredump fields", of(&info), (0, 0, 0))?;
+    check::equal("coredump fields", of(&info), of_no_dump(CoredumpMask::empty()))?;
     check::equal("exit_code", Status(info.exit_code), status)
 }
 
@@ -82,8 +84,8 @@ case! {
 }
 fn pidfd_info_coredump_live() -> Result {
     let ways = [
-        (DumpableBehavior::Dumpable, PIDFD_COREDUMP_USER),
-        (DumpableBehavior::NotDumpable, PIDFD_COREDUMP_SKIP),
+        (DumpableBehavior::Dumpable, CoredumpMask::USER),
+        (DumpableBehavior::NotDumpable, CoredumpMask::SKIP),
     ];
     for call in subject::calls() {
         for (behaviour, expected) in ways {
@@ -91,7 +93,7 @@ fn pidfd_info_coredump_live() -> Result {
             let info = info(child.pidfd()?, REQUEST)?;
             let what = format!("of a live child of {call} that is {behaviour:?}");
             check::equal(format_args!("mask {what}"), given(&info), IDENTITY | InfoMask::COREDUMP)?;
-            check::equal(format_args!("coredump fields {what}"), of(&info), (expected, 0, 0))?;
+            check::equal(format_args!("coredump fields {what}"), of(&info), of_no_dump(expected))?;
             child.into_child().clear_away()?;
         }
     }
@@ -115,7 +117,7 @@ case! {
 fn pidfd_info_coredump_root() -> Result {
     let server = Server::start()?;
     let suid_dumpable = Sysctl::SuidDumpable.set("0")?;
-    let ways = [("0", PIDFD_COREDUMP_SKIP), ("1", PIDFD_COREDUMP_USER), ("2", PIDFD_COREDUMP_ROOT)];
+    let ways = [("0", CoredumpMask::SKIP), ("1", CoredumpMask::USER), ("2", CoredumpMask::ROOT)];
     for call in subject::calls() {
         for (value, expected) in ways {
             suid_dumpable.change(value)?;
@@ -123,7 +125,7 @@ fn pidfd_info_coredump_root() -> Result {
             let live = info(child.pidfd()?, REQUEST)?;
             let what =
                 format!("of a live child of {call} that changed its user id, fs.suid_dumpable {value}");
-            check::equal(format_args!("coredump fields {what}"), of(&live), (expected, 0, 0))?;
+            check::equal(format_args!("coredump fields {what}"), of(&live), of_no_dump(expected))?;
             child.into_child().clear_away()?;
         }
         // The last of the values is in force.
@@ -133,7 +135,7 @@ fn pidfd_info_coredump_root() -> Result {
         subject::see_off(&child)?;
         let told = info(child.pidfd()?, REQUEST)?;
         let (found, mask) =
-            ((told.coredump_mask, Status(told.exit_code)), PIDFD_COREDUMPED | PIDFD_COREDUMP_ROOT);
+            ((told.coredump(), Status(told.exit_code)), CoredumpMask::COREDUMPED | CoredumpMask::ROOT);
         let what = format_args!("coredump_mask and exit_code of a dump as root, {call}");
         check::equal(what, found, (mask, Status::dumped(Signal::SIGQUIT)))?;
     }
@@ -225,7 +227,11 @@ fn pidfd_info_coredump_needs_request() -> Result {
             let info = info(child.pidfd()?, request)?;
             let what = format!("PIDFD_GET_INFO({request})");
             check::equal(format_args!("{what}: mask without CGROUPID"), given(&info), InfoMask::EXIT)?;
-            check::equal(format_args!("{what}: coredump fields"), of(&info), (0, 0, 0))?;
+            check::equal(
+                format_args!("{what}: coredump fields"),
+                of(&info),
+                of_no_dump(CoredumpMask::empty()),
+            )?;
         }
         Ok(())
     })

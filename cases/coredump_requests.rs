@@ -1,12 +1,12 @@
 //! Core dumps by a server that is asked how each is to be made (`core_pattern` `@@/path`).
 
-use clone3_conformance::abi::{InfoMask, PIDFD_COREDUMPED};
+use clone3_conformance::abi::{CoredumpMask, InfoMask};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::kit::coredump::{Server, Wish};
 use clone3_conformance::kit::crash::Crash;
 use clone3_conformance::kit::subject;
-use clone3_conformance::wait::Status;
+use clone3_conformance::wait::{Status, signal_name};
 use nix::sys::signal::Signal;
 
 use super::pidfd_info::info;
@@ -39,8 +39,9 @@ fn pidfd_info_coredump_by_request() -> Result {
             check::equal(format_args!("wait status of a {what}"), waited_for.unwrap_or(expected), expected)?;
             let told = info(child.pidfd()?, REQUEST).context(&what)?;
             let status = Status(told.exit_code);
-            let found = (status, told.coredump_mask & PIDFD_COREDUMPED, told.coredump_signal);
-            let expected = (expected, PIDFD_COREDUMPED, libc::SIGSEGV as u32);
+            let signal = signal_name(told.coredump_signal as i32);
+            let found = (status, told.coredump() & CoredumpMask::COREDUMPED, signal);
+            let expected = (expected, CoredumpMask::COREDUMPED, signal_name(libc::SIGSEGV));
             check::equal(
                 format_args!("exit_code, PIDFD_COREDUMPED, coredump_signal of a {what}"),
                 found,

@@ -1,6 +1,6 @@
 //! Core dumps of processes of all kinds: what PIDFD_GET_INFO and the helper that takes the core see.
 
-use clone3_conformance::abi::{Flags, InfoMask, PIDFD_COREDUMP_USER, PIDFD_COREDUMPED};
+use clone3_conformance::abi::{CoredumpMask, Flags, InfoMask};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::Child;
@@ -18,8 +18,8 @@ fn has_dumped(child: &Child, crash: Crash) -> Result {
         check::equal("wait status", status, crash.dumped())?;
     }
     let told = info(child.pidfd()?, InfoMask::EXIT | InfoMask::COREDUMP)?;
-    let got = (told.given().contains(InfoMask::COREDUMP), told.coredump_mask);
-    let expected = (true, PIDFD_COREDUMPED | PIDFD_COREDUMP_USER);
+    let got = (told.given().contains(InfoMask::COREDUMP), told.coredump());
+    let expected = (true, CoredumpMask::COREDUMPED | CoredumpMask::USER);
     check::equal("COREDUMP bit and coredump_mask of a process that has dumped", got, expected)?;
     check::equal("exit_code", Status(told.exit_code), crash.dumped())
 }

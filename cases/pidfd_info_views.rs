@@ -1,8 +1,6 @@
 //! PIDFD_GET_INFO as it depends on who asks: the caller's namespaces and permissions, and how much room it gives.
 
-use clone3_conformance::abi::{
-    Flags, InfoMask, Namespace, PIDFD_COREDUMP_SKIP, PIDFD_COREDUMP_USER, PidfdInfo,
-};
+use clone3_conformance::abi::{CoredumpMask, Flags, InfoMask, Namespace, PidfdInfo};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::Clone3;
@@ -181,8 +179,8 @@ fn pidfd_info_coredump_leaderless() -> Result {
         let child = threads::leaderless(&call, 11, || 0)?;
         let told = info(child.pidfd()?, InfoMask::COREDUMP)?;
         let what = format!("COREDUMP bit and coredump_mask of a leaderless child of {call}");
-        let got = (told.given().contains(InfoMask::COREDUMP), told.coredump_mask);
-        check::equal(what, got, (true, PIDFD_COREDUMP_USER))?;
+        let got = (told.given().contains(InfoMask::COREDUMP), told.coredump());
+        check::equal(what, got, (true, CoredumpMask::USER))?;
         child.into_child().clear_away()?;
     }
     Ok(())
@@ -196,14 +194,14 @@ case! {
 }
 fn pidfd_info_coredump_zombie() -> Result {
     for (how, expected) in [
-        (DumpableBehavior::Dumpable, PIDFD_COREDUMP_USER),
-        (DumpableBehavior::NotDumpable, PIDFD_COREDUMP_SKIP),
+        (DumpableBehavior::Dumpable, CoredumpMask::USER),
+        (DumpableBehavior::NotDumpable, CoredumpMask::SKIP),
     ] {
         let child =
             Clone3::fork().with(Flags::PIDFD).spawn(|| i32::from(set_dumpable_behavior(how).is_err()))?;
         wait::find_zombie(child.pid())?;
         let told = info(child.pidfd()?, InfoMask::COREDUMP)?;
-        let got = (told.given().contains(InfoMask::COREDUMP), told.coredump_mask);
+        let got = (told.given().contains(InfoMask::COREDUMP), told.coredump());
         check::equal(
             format_args!("COREDUMP bit and coredump_mask of a zombie that was {how:?}"),
             got,

@@ -49,8 +49,8 @@ fn stop(child: &Held) -> Result {
 #[track_caller]
 fn seize_stopped(pid: i32) -> Result {
     tracer::seize(pid, Options::empty())?;
-    let told = wait::waitpid(pid, libc::__WALL)?.and_then(|(_, status)| status.stop());
-    check::equal("what the tracer is told", told, Some((Signal::SIGSTOP, libc::PTRACE_EVENT_STOP)))
+    let stop = Status::ptrace_event(libc::PTRACE_EVENT_STOP, Signal::SIGSTOP);
+    wait::reap_expecting(pid, stop).context("told to a tracer that has seized a stopped process")
 }
 
 /// Waits until the process is stopped as by job control, or fails if it runs.
@@ -107,7 +107,8 @@ fn tracer_lets_go(flags: Flags) -> Result {
             child.let_go()?;
             tracer.find_zombie()?;
             if waits {
-                check::equal("the tracer's wait", tracer.reap()?, Status::exited(5))?;
+                let what = format!("what the wait of a tracer, not its parent, gives of a child of {call}");
+                check::equal(what, tracer.reap()?, Status::exited(5))?;
             }
             tracer.dismiss()?;
             let how = if waits { "has waited for it" } else { "has ended" };

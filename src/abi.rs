@@ -164,6 +164,23 @@ impl fmt::Display for InfoMask {
     }
 }
 
+bitflags::bitflags! {
+    /// The bits of `coredump_mask` in [`PidfdInfo`].
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct CoredumpMask: u32 {
+        /// The process dumped core.
+        const COREDUMPED = PIDFD_COREDUMPED;
+        /// No dump was attempted.
+        const SKIP = PIDFD_COREDUMP_SKIP;
+        /// The dump is made with the user's privileges.
+        const USER = PIDFD_COREDUMP_USER;
+        /// The dump is made as root, and for root alone.
+        const ROOT = PIDFD_COREDUMP_ROOT;
+
+        const _ = !0;
+    }
+}
+
 /// `struct pidfd_info`, all 88 bytes that Linux 7.1 knows.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -195,6 +212,11 @@ impl PidfdInfo {
     /// What the kernel says it filled in.
     pub fn given(&self) -> InfoMask {
         InfoMask::from_bits_retain(self.mask)
+    }
+
+    /// What was or would be done about a core dump.
+    pub fn coredump(&self) -> CoredumpMask {
+        CoredumpMask::from_bits_retain(self.coredump_mask)
     }
 
     /// All that this kernel can give, where [`InfoMask::SUPPORTED_MASK`] was asked for and given.

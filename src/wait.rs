@@ -8,13 +8,14 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
+use serde::{Deserialize, Serialize};
 
 use crate::check::{Failure, Named, Result};
 use crate::note;
 use crate::pidfd::Pidfd;
 
 /// A wait status, shown in words: `exited with 42 (0x2a00)`.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status(pub i32);
 
 impl Status {

@@ -105,7 +105,7 @@ enum Answer {
     Done,
     Zombie { code: i32, status: i32 },
     Sigchld(Option<(i32, i32)>),
-    Reaped(i32),
+    Reaped(Status),
 }
 
 /// A process of its own that traces a child of the caller, which is a sibling to it, or another process.
@@ -160,7 +160,7 @@ impl Tracer {
     #[track_caller]
     pub fn reap(&self) -> Result<Status> {
         match self.actor.ask(Instruction::Reap(self.tracee))? {
-            Answer::Reaped(status) => Ok(Status(status)),
+            Answer::Reaped(status) => Ok(status),
             other => Err(strange(&other)),
         }
     }
@@ -201,7 +201,7 @@ fn follow(instruction: Instruction) -> Result<Answer> {
             Answer::Zombie { code, status }
         }
         Instruction::TakeSigchld => Answer::Sigchld(sigchld::take()),
-        Instruction::Reap(pid) => Answer::Reaped(wait::reap(pid)?.0),
+        Instruction::Reap(pid) => Answer::Reaped(wait::reap(pid)?),
     })
 }
 
