@@ -33,7 +33,7 @@ fn autoreap_account_not_added() -> Result {
     let control = with_an_account(&leaves_zombie())?;
     control.let_go()?;
     let (status, own) = check::succeeds("wait4", usage::wait4(control.pid()))?;
-    check::equal("its status", status, Status::exited(6))?;
+    check::equal("control: status from wait4 for an ordinary child", status, Status::exited(6))?;
     let after = usage::of_children()?;
     let counted = own.voluntary_switches > 0 && after.minor_faults > before.minor_faults;
     let counted = counted && after.voluntary_switches > before.voluntary_switches;
@@ -62,7 +62,11 @@ fn autoreap_ptrace_parents_wait_tells_usage() -> Result {
     for call in [leaves_zombie(), reaped()] {
         let (child, before) = (traced_to_its_end(&call)?, usage::of_children()?);
         let (status, own) = check::succeeds("wait4", usage::wait4(child.pid()))?;
-        check::equal("its status", status, Status::exited(6))?;
+        check::equal(
+            format_args!("status from wait4 for a traced child of {call}"),
+            status,
+            Status::exited(6),
+        )?;
         check::holds(
             own.minor_faults > 0 && own.voluntary_switches > 0,
             format_args!("wait4 for a traced child of {call}: expected what it has used, got {own:?}"),

@@ -160,7 +160,10 @@ fn adopt_from_further_down(call: &Clone3) -> Result {
     let (pid, parent) = between.ask(())?;
     check::equal(format_args!("who adopts what a grandchild by {call} leaves"), parent, own_pid())?;
     match call.flags().contains(Flags::AUTOREAP) {
-        true => check::equal("waitpid for it", wait::waitpid(pid, libc::__WALL), Err(Errno::ECHILD))?,
+        true => {
+            let what = format!("waitpid by who has adopted what a grandchild by {call} left");
+            check::equal(what, wait::waitpid(pid, libc::__WALL), Err(Errno::ECHILD))?;
+        }
         false => wait::reap_expecting(pid, Status::exited(5))?,
     }
     between.dismiss()

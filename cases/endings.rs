@@ -186,7 +186,7 @@ fn autoreap_by_idle_parent() -> Result {
         ordinary.lets_parent_end(state)?;
         // The zombie is the caller's by now.
         check::equal(
-            "control",
+            format_args!("control: waitpid(-1, __WALL) by who adopted the zombie of an ordinary {what}"),
             wait::waitpid(-1, libc::__WALL)?.map(|(_, status)| status),
             Some(Status::exited(5)),
         )?;

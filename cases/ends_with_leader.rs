@@ -164,7 +164,11 @@ fn stopped_member_of_own_group() -> Result<i32> {
     setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
     let member = Clone3::fork().spawn(|| raise(Signal::SIGSTOP).map_or(98, |()| park()))?;
     let told = wait::waitpid(member.pid(), libc::WUNTRACED)?.map(|(_, status)| status);
-    check::equal("control: wait status", told, Some(Status::stopped(Signal::SIGSTOP)))?;
+    check::equal(
+        "control: wait status of a child that stops itself",
+        told,
+        Some(Status::stopped(Signal::SIGSTOP)),
+    )?;
     Ok(member.pid())
 }
 
@@ -195,7 +199,11 @@ fn autoreap_ptrace_last_thread_waited_for() -> Result {
                 .context("after a tracer's wait for its last thread")?;
         } else {
             let zombie = wait::find_zombie(pair.child.pid())?;
-            check::equal("control: the zombie", zombie, Event::exited(pair.child.pid(), LAST))?;
+            check::equal(
+                "control: the zombie of an ordinary process without a leader",
+                zombie,
+                Event::exited(pair.child.pid(), LAST),
+            )?;
             wait::reap_expecting(pair.child.pid(), Status::exited(LAST))?;
             sigchld::pending_for(pair.child.pid(), libc::CLD_EXITED)?;
         }

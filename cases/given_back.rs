@@ -141,15 +141,17 @@ fn autoreap_seccomp_listener_hangs_up() -> Result {
         let filtered = || seccomp::hand_to_supervisor(libc::SYS_sched_yield, &theirs);
         let child = Held::prepared(&call, 5, filtered)?;
         let listener = fdpass::receive(&ours)?;
+        let polled =
+            |when| format!("POLLHUP of the listener of a seccomp filter that a child of {call} has, {when}");
         let hung_up = || -> Result<bool> {
             let mut fds = [PollFd::new(std::os::fd::AsFd::as_fd(&listener), PollFlags::POLLIN)];
             poll(&mut fds, PollTimeout::ZERO)?;
             Ok(fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLHUP)))
         };
-        check::equal("control: POLLHUP while the child lives", hung_up()?, false)?;
+        check::equal(polled("control: while that lives"), hung_up()?, false)?;
         child.let_go()?;
         subject::see_off(&child)?;
-        check::equal(format_args!("POLLHUP after a child of {call}"), hung_up()?, true)?;
+        check::equal(polled("when that is gone"), hung_up()?, true)?;
     }
     Ok(())
 }

@@ -26,7 +26,8 @@ fn stopped(call: &Clone3, prepare: impl FnOnce() -> Result) -> Result<Child> {
         Err(_) => 97,
     })?;
     let told = wait::waitpid(child.pid(), libc::WUNTRACED | libc::__WALL)?.map(|(_, status)| status);
-    check::equal("control: wait status", told, Some(Status::stopped(Signal::SIGSTOP)))?;
+    let what = format!("control: wait status of a child of {call} that stops itself");
+    check::equal(what, told, Some(Status::stopped(Signal::SIGSTOP)))?;
     Ok(child)
 }
 

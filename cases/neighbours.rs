@@ -17,9 +17,9 @@ const NEW: Flags = Flags::AUTOREAP.union(Flags::NNP).union(Flags::AUTOKILL);
 
 /// An ordinary child: a zombie when it has ended, until it is waited for.
 #[track_caller]
-fn is_ordinary(pid: i32, code: i32) -> Result {
-    check::equal("the ended child", wait::find_zombie(pid)?, Event::exited(pid, code))?;
-    wait::reap_expecting(pid, Status::exited(code))
+fn is_ordinary(child: &str, pid: i32, code: i32) -> Result {
+    check::equal(format_args!("the zombie of {child}"), wait::find_zombie(pid)?, Event::exited(pid, code))?;
+    wait::reap_expecting(pid, Status::exited(code)).context(child)
 }
 
 /// What `is_ordinary` must not find: the same end of an auto-reaped child.
@@ -46,14 +46,16 @@ fn abi_legacy_clone_ignores_bits() -> Result {
     let bits = NEW.bits() | 1 << 50;
     for flags in [bits, bits | Flags::CLONE_IO.bits(), Flags::CLONE_IO.bits()] {
         let made = legacy::clone(flags | libc::SIGCHLD as u64, has_nnp);
-        let (pid, _) = check::succeeds(format_args!("clone(2) with flags {flags:#x}"), made)?;
-        check::equal("the ended child", wait::find_zombie(pid)?, Event::exited(pid, 0))?;
+        let call = format!("clone(2) with flags {}", Flags::from_bits_retain(flags));
+        let (pid, _) = check::succeeds(&call, made)?;
+        let zombie = wait::find_zombie(pid)?;
+        check::equal(format_args!("the zombie of a child of {call}"), zombie, Event::exited(pid, 0))?;
         sigchld::pending_for(pid, libc::CLD_EXITED)?;
         wait::reap_expecting(pid, Status::exited(0))?;
     }
 
     let (silent, _) = check::succeeds("clone(2) without a signal", legacy::clone(bits, has_nnp))?;
-    is_ordinary(silent, 0)?;
+    is_ordinary("a child of clone(2) without a signal", silent, 0)?;
     sigchld::none_pending()
 }
 
@@ -81,7 +83,7 @@ fn abi_legacy_clone_pidfd_is_plain() -> Result {
     pidfd.close()?;
     // A child that the close had killed would not get past the gate.
     gate.open()?;
-    is_ordinary(pid, 5)
+    is_ordinary("a child of clone(2) with CLONE_PIDFD", pid, 5)
 }
 
 case! {
@@ -91,8 +93,8 @@ case! {
 }
 fn abi_fork_vfork_unaffected() -> Result {
     auto_reaped_is_not()?;
-    is_ordinary(check::succeeds("fork()", legacy::fork(5))?, 5)?;
-    is_ordinary(check::succeeds("vfork()", legacy::vfork(5))?, 5)
+    is_ordinary("a child of fork()", check::succeeds("fork()", legacy::fork(5))?, 5)?;
+    is_ordinary("a child of vfork()", check::succeeds("vfork()", legacy::vfork(5))?, 5)
 }
 
 case! {
@@ -163,7 +165,7 @@ fn zombie_adopted(sigchld: Disposition) -> Result<(i32, Pidfd)> {
         disposition::set(Signal::SIGCHLD, Disposition::Default)?;
         let zombie = Clone3::fork().with(Flags::PIDFD).spawn(|| 5)?;
         zombie.pidfd()?.wait_exited()?;
-        check::equal("the ended child", wait::find_zombie(zombie.pid())?, Event::exited(zombie.pid(), 5))?;
+        zombie.is_a_zombie(5)?;
         fdpass::send(&theirs, zombie.pidfd()?)?;
         Ok(zombie.pid())
     })?;
@@ -179,7 +181,7 @@ case! {
 }
 fn abi_zombie_adopted_with_sigchld_ignored() -> Result {
     let (zombie, _) = zombie_adopted(Disposition::Default)?;
-    is_ordinary(zombie, 5).context("control: SIGCHLD not ignored")?;
+    is_ordinary("an adopted process, SIGCHLD not ignored", zombie, 5).context("control")?;
     let (released, pidfd) = zombie_adopted(Disposition::Ignored)?;
     pidfd.reaped_with(Status::exited(5))?;
     wait::no_child(released)

@@ -90,12 +90,11 @@ case! {
 }
 fn pidfd_file_system_magic() -> Result {
     const PID_FS_MAGIC: i64 = 0x5049_4446;
-    for call in subject::calls() {
+    subject::each(|call| {
         let child = Held::exiting_with(&call, 0)?;
         check::equal("f_type in fstatfs of a pidfd", fstatfs(child.pidfd()?)?.f_type, PID_FS_MAGIC)?;
-        child.into_child().clear_away()?;
-    }
-    Ok(())
+        child.into_child().clear_away()
+    })
 }
 
 case! {
@@ -104,13 +103,12 @@ case! {
     source "fs/pidfs.c pidfs_dname(); pidfd_open(2) and lsof(8), ss(8), systemd, which go by it",
 }
 fn pidfd_link_text() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let child = Held::exiting_with(&call, 0)?;
         let link = std::fs::read_link(format!("/proc/self/fd/{}", child.pidfd()?.as_raw_fd()))?;
         check::equal("link in /proc/self/fd of a pidfd", &*link.to_string_lossy(), "anon_inode:[pidfd]")?;
-        child.into_child().clear_away()?;
-    }
-    Ok(())
+        child.into_child().clear_away()
+    })
 }
 
 case! {
@@ -171,7 +169,7 @@ case! {
     source "commit \"pidfs: implement file handle support\"; fs/pidfs.c pidfs_export_permission() (\"no privileges required\")",
 }
 fn pidfd_handle_ordinary_user() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let child = Held::exiting_with(&call, 0)?;
         let handle = Handle::of(child.pidfd()?)?;
         for flags in [0, libc::O_NONBLOCK] {
@@ -182,9 +180,8 @@ fn pidfd_handle_ordinary_user() -> Result {
             let told = check::succeeds("PIDFD_GET_INFO on what was opened", opened.info(InfoMask::PID))?;
             check::equal("pid in PIDFD_GET_INFO on what was opened", told.pid, child.pid() as u32)?;
         }
-        child.into_child().clear_away()?;
-    }
-    Ok(())
+        child.into_child().clear_away()
+    })
 }
 
 case! {

@@ -173,7 +173,11 @@ fn autoreap_pid_reusable() -> Result {
         PollFlags::POLLIN | PollFlags::POLLHUP,
     )?;
     let info = check::succeeds("PIDFD_GET_INFO(EXIT) on the old pidfd", pidfd.info(InfoMask::EXIT))?;
-    check::equal("its exit code", Status(info.exit_code), Status::exited(42))?;
+    check::equal(
+        "exit_code in PIDFD_GET_INFO(EXIT) on the old pidfd",
+        Status(info.exit_code),
+        Status::exited(42),
+    )?;
     check::equal("poll on the new pidfd", new.pidfd()?.poll_now(PollFlags::POLLIN)?, PollFlags::empty())?;
     gate.open()?;
     new.pidfd()?.reaped_with(Status::exited(7))
@@ -193,20 +197,21 @@ case! {
 fn autoreap_exit_signal_field() -> Result {
     let ordinary = Held::exiting_with(&Clone3::fork(), 0)?;
     check::equal(
-        "control: exit signal of an ordinary child",
+        "control: exit signal in /proc/PID/stat of an ordinary child",
         exit_signal_of(ordinary.pid())?,
         Some(Signal::SIGCHLD),
     )?;
     ordinary.into_child().clear_away()?;
 
+    let field = |when| format!("exit signal in /proc/PID/stat of an auto-reaped child {when}");
     let born = Held::exiting_with(&reaped(), 0)?;
-    check::equal("exit signal at birth", exit_signal_of(born.pid())?, None)?;
+    check::equal(field("at its birth"), exit_signal_of(born.pid())?, None)?;
     born.into_child().clear_away()?;
     let execed = Held::execed(&reaped(), 0)?;
-    check::equal("exit signal after its exec", exit_signal_of(execed.pid())?, Some(Signal::SIGCHLD))?;
+    check::equal(field("after its exec"), exit_signal_of(execed.pid())?, Some(Signal::SIGCHLD))?;
     execed.into_child().clear_away()?;
     let orphan = Orphan::exiting_with(&reaped(), 0)?;
-    check::equal("exit signal after it was reparented", exit_signal_of(orphan.pid)?, Some(Signal::SIGCHLD))?;
+    check::equal(field("after it was reparented"), exit_signal_of(orphan.pid)?, Some(Signal::SIGCHLD))?;
     orphan.let_go()?;
     orphan.pidfd.wait_reaped()
 }

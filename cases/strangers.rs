@@ -69,7 +69,11 @@ fn is_known_to_its_parent(child: &Child) -> Result {
     let told = check::succeeds("PIDFD_GET_INFO", pidfd.info(InfoMask::PID))?;
     let expected = (child.pid() as u32, std::process::id(), rustix::process::getuid().as_raw());
     check::equal("pid, ppid and ruid in PIDFD_GET_INFO", (told.pid, told.ppid, told.ruid), expected)?;
-    check::equal("poll", pidfd.poll_now(PollFlags::POLLIN)?, PollFlags::empty())?;
+    check::equal(
+        "poll for POLLIN on the pidfd of a live child",
+        pidfd.poll_now(PollFlags::POLLIN)?,
+        PollFlags::empty(),
+    )?;
     let found = wait::waitid(Who::Pidfd(pidfd.as_fd()), libc::WEXITED | libc::WNOHANG | libc::__WALL);
     check::equal("waitid(P_PIDFD, WEXITED|WNOHANG|__WALL)", found, Ok(None))
 }
@@ -260,7 +264,11 @@ fn autoreap_tracee_of_other_user_let_go() -> Result {
         tracer::seize(child.pid(), Options::empty())?;
         child.let_go()?;
         let found = wait::find_zombie(child.pid())?;
-        check::equal("control: to its tracer", found, Event::exited(child.pid(), 5))
+        check::equal(
+            "control: the zombie of the child, to the thread that traces it",
+            found,
+            Event::exited(child.pid(), 5),
+        )
     })?;
     child.pidfd()?.gone_with(child.pid(), Status::exited(5)).context("once its tracer, a thread, has gone")
 }
