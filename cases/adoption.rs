@@ -2,11 +2,12 @@
 
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
-use clone3_conformance::check::{self, Context as _, Result};
+use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::{Child, Clone3};
 use clone3_conformance::kit::helper::{Command, HELPERS, Helper};
 use clone3_conformance::kit::process::{apart, child_reporting};
 use clone3_conformance::kit::programs::or_wrong;
+use clone3_conformance::kit::subject::ends_by_its_kind;
 use clone3_conformance::kit::{
     Actor, Channel, Gate, Grandchild, Orphan, fdpass, orphan, outsider, sigchld, subject, tracer,
 };
@@ -22,17 +23,6 @@ fn own_pid() -> i32 {
 /// Makes the caller a subreaper, or no subreaper.
 fn be_subreaper(yes: bool) -> Result {
     Ok(rustix::process::set_child_subreaper(yes.then(rustix::process::getpid))?)
-}
-
-/// A child is gone by itself, or, without CLONE_AUTOREAP, is the caller's to wait for.
-#[track_caller]
-pub fn ends_by_its_kind(call: &Clone3, pid: i32, pidfd: &Pidfd, status: Status) -> Result {
-    if call.flags().contains(Flags::AUTOREAP) {
-        pidfd.gone_with(pid, status).context(call)
-    } else {
-        wait::find_zombie(pid).context(format_args!("control: {call}"))?;
-        wait::reap_expecting(pid, status).context(format_args!("control: {call}"))
-    }
 }
 
 /// A child that waits at this gate and then exits with 5, after it has called exec or not.

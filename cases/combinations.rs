@@ -8,14 +8,13 @@ use clone3_conformance::errand::Errand;
 use clone3_conformance::kit::disposition::{self, Disposition};
 use clone3_conformance::kit::meeting::parent_and_child;
 use clone3_conformance::kit::process::child_reporting;
+use clone3_conformance::kit::subject::ends_by_its_kind;
 use clone3_conformance::kit::{Cgroup, Held, errands, namespace, subject, threads};
 use clone3_conformance::note;
 use clone3_conformance::wait::Status;
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use rustix::pipe::{PipeFlags, pipe_with};
-
-use super::adoption::ends_by_its_kind;
 
 const CODE: i32 = 33;
 

@@ -10,13 +10,12 @@ use clone3_conformance::kit::crash::{self, Crash};
 use clone3_conformance::kit::sysctl::Sysctl;
 use clone3_conformance::kit::{Echo, Held, Orphan, privilege, sigchld, subject};
 use clone3_conformance::need::{Setting, rounds};
+use clone3_conformance::pidfd::{IDENTITY, given, info};
 use clone3_conformance::wait::{self, Event, Status, Who, signal_name};
 use nix::poll::PollFlags;
 use nix::sys::signal::Signal;
 use nix::unistd::{Uid, setresuid};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
-
-use super::pidfd_info::{IDENTITY, given, info};
 
 /// Asks for all there is about a dead process.
 const REQUEST: InfoMask = InfoMask::EXIT.union(InfoMask::COREDUMP);

@@ -8,12 +8,10 @@ use clone3_conformance::kit::coredump::Server;
 use clone3_conformance::kit::crash::{self, Crash};
 use clone3_conformance::kit::sysctl::Sysctl;
 use clone3_conformance::kit::{Channel, Gate, privilege, subject, threads};
-use clone3_conformance::pidfd::Pidfd;
+use clone3_conformance::pidfd::{Pidfd, info};
 use clone3_conformance::wait::Status;
 use nix::sys::signal::{Signal, raise};
 use nix::unistd::{Uid, setresuid};
-
-use super::pidfd_info::info;
 
 /// A dump that was made with the user's rights.
 const DUMPED: u32 = PIDFD_COREDUMPED | PIDFD_COREDUMP_USER;

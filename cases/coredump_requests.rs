@@ -6,10 +6,9 @@ use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::kit::coredump::{Server, Wish};
 use clone3_conformance::kit::crash::Crash;
 use clone3_conformance::kit::subject;
+use clone3_conformance::pidfd::info;
 use clone3_conformance::wait::{Status, signal_name};
 use nix::sys::signal::Signal;
-
-use super::pidfd_info::info;
 
 case! {
     /// A child whose core the kernel writes to a server that was asked, or that the server makes itself, is told to have dumped

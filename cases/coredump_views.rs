@@ -7,9 +7,8 @@ use clone3_conformance::clone3::Child;
 use clone3_conformance::kit::coredump::Server;
 use clone3_conformance::kit::crash::Crash;
 use clone3_conformance::kit::{subject, threads};
+use clone3_conformance::pidfd::info;
 use clone3_conformance::wait::Status;
-
-use super::pidfd_info::info;
 
 /// The child must be gone, having dumped core, with that on record.
 #[track_caller]

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use clone3_conformance::abi::Flags;
 use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::{Clone3, Stack};
+use clone3_conformance::kit::privilege::become_lonely_user;
 use clone3_conformance::kit::process::{apart, child_reporting};
 use clone3_conformance::kit::{Cgroup, Held, errands, privilege, subject, threads, uring};
 use clone3_conformance::wait::{self, Status};
@@ -12,8 +13,6 @@ use clone3_conformance::{case, note};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{Resource, setrlimit};
-
-use super::resources::become_lonely_user;
 
 case! {
     /// Flags that exclude each other (EINVAL) still do with the new flags: CLONE_SIGHAND without CLONE_VM; CLONE_FS with a new

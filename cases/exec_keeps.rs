@@ -5,9 +5,9 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::setuid::credentials_after_exec;
+use clone3_conformance::kit::tracer::{Order, trace};
 use clone3_conformance::kit::{Actor, Held, legacy, privilege, setuid, subject, tracer};
 use clone3_conformance::pidfd::Pidfd;
-use clone3_conformance::wait;
 use nix::errno::Errno;
 use std::os::fd::AsFd;
 
@@ -31,23 +31,6 @@ fn autoreap_setuid_program_with_shared_fs() -> Result {
         }
     }
     Ok(())
-}
-
-/// What the process that traces is told.
-#[derive(Debug, serde::Serialize, serde::Deserialize)]
-pub enum Order {
-    /// To trace this process.
-    Seize(i32),
-    /// To wait for its end.
-    WaitFor(i32),
-}
-
-/// What that process does.
-pub fn trace(order: Order) -> Result {
-    match order {
-        Order::Seize(pid) => tracer::seize_as_ordinary_user(pid),
-        Order::WaitFor(pid) => wait::reap(pid).map(drop),
-    }
 }
 
 case! {

@@ -3,13 +3,12 @@
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::Child;
+use clone3_conformance::kit::subject::ends_by_its_kind;
 use clone3_conformance::kit::{Cgroup, subject};
 use clone3_conformance::procfs::Stat;
 use clone3_conformance::sandbox;
 use clone3_conformance::wait::Status;
 use nix::poll::{PollFlags, PollTimeout};
-
-use super::adoption::ends_by_its_kind;
 
 /// A child that does nothing but exit must be found asleep, which it is only when it is frozen.
 #[track_caller]

@@ -8,11 +8,10 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::kit::held_things::{OWNER_DIED, Semaphore, take_robustly};
 use clone3_conformance::kit::process::{apart, child_reporting};
+use clone3_conformance::kit::subject::ends_by_its_kind;
 use clone3_conformance::kit::{Gate, Held, Orphan, fdpass, listed, sandboxing, seccomp, shared, subject};
 use clone3_conformance::wait::Status;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-
-use super::adoption::ends_by_its_kind;
 
 case! {
     /// A robust futex that an auto-reaped child held when it ended, killed or not, is marked with FUTEX_OWNER_DIED, as an ordinary

@@ -4,13 +4,12 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::{Child, Clone3};
 use clone3_conformance::kit::process::{apart, child_reporting};
+use clone3_conformance::kit::subject::ends_by_its_kind;
 use clone3_conformance::kit::{Orphan, subject};
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::wait::{self, Status};
 use nix::sys::signal::{Signal, raise};
 use nix::unistd::{Pid, setpgid, setsid};
-
-use super::adoption::ends_by_its_kind;
 
 const HUNG_UP: Status = Status::killed(Signal::SIGHUP);
 

@@ -7,11 +7,10 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::{Clone3, exit_now, exit_thread, park};
 use clone3_conformance::kit::{Cgroup, Channel, Held, Orphan, namespace, subject, threads};
+use clone3_conformance::pidfd::info;
 use clone3_conformance::wait::{self, Status};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, setpgid};
-
-use super::pidfd_info::info;
 
 #[track_caller]
 fn leaderless(call: &Clone3) -> Result<Held> {

@@ -4,14 +4,13 @@ use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::Clone3;
+use clone3_conformance::kit::privilege::become_lonely_user;
 use clone3_conformance::kit::process::{apart, child_reporting, reap_all};
 use clone3_conformance::kit::subject::{leaves_zombie, reaped};
 use clone3_conformance::kit::{Held, disposition, privilege, subject};
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::SigSet;
-
-use super::resources::become_lonely_user;
 
 case! {
     /// The signals that an auto-reaped child leaves pending no longer count against its user's RLIMIT_SIGPENDING when it has

@@ -11,6 +11,7 @@ use clone3_conformance::kit::privilege::{self, Caps};
 use clone3_conformance::kit::process::child_reporting;
 use clone3_conformance::kit::seccomp::{self, Refusal};
 use clone3_conformance::kit::setuid::{self, credentials_after_exec};
+use clone3_conformance::kit::subject::{allowed_as_ever, outcome_with};
 use clone3_conformance::kit::{Actor, Echo, Gate, Held, sandboxing, tracer};
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::wait::Status;
@@ -94,24 +95,6 @@ case! {
 }
 fn nnp_raises_effective_capability() -> Result {
     raises_again(CapSet::Effective)
-}
-
-/// How a system call goes.
-pub type Outcome = std::result::Result<(), Errno>;
-
-/// How `call` goes in a child with these flags.
-pub fn outcome_with(flags: Flags, call: impl FnOnce() -> Result<Outcome>) -> Result<Outcome> {
-    let (child, errno) =
-        child_reporting(&Clone3::fork().with(flags), || Ok(call()?.err().map(|errno| errno as i32)))?;
-    child.reap_expecting(Status::exited(0))?;
-    Ok(errno.map_or(Ok(()), |number| Err(Errno::from_raw(number))))
-}
-
-/// `call` succeeds in a child with CLONE_NNP, as it does in an ordinary one.
-pub fn allowed_as_ever(what: &str, call: impl Fn() -> Result<Outcome>) -> Result {
-    outcome_with(Flags::empty(), &call)?
-        .map_err(|errno| Failure::blocked(format!("{what} says {errno:?} to an ordinary child")))?;
-    check::succeeds(format_args!("{what} in a child with CLONE_NNP"), outcome_with(Flags::NNP, call)?)
 }
 
 case! {

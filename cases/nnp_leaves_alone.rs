@@ -12,6 +12,7 @@ use clone3_conformance::kit::privilege::{self, Caps};
 use clone3_conformance::kit::process::{apart, child_reporting};
 use clone3_conformance::kit::programs::{fd, or_wrong};
 use clone3_conformance::kit::sandboxing::{self, Landlock};
+use clone3_conformance::kit::subject::{Outcome, allowed_as_ever, outcome_with};
 use clone3_conformance::kit::{Channel, Held, setuid, threads};
 use clone3_conformance::linkme::distributed_slice;
 use clone3_conformance::need::Setting;
@@ -25,8 +26,6 @@ use nix::unistd::{Gid, Pid, Uid};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 use rustix::thread::{CapabilitiesSecureBits, set_no_new_privs};
 use std::os::fd::AsFd;
-
-use super::nnp_allows::{Outcome, allowed_as_ever, outcome_with};
 
 fn with_nnp() -> Clone3 {
     Clone3::fork().with(Flags::NNP)

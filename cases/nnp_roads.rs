@@ -10,12 +10,11 @@ use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::privilege::{self, Caps, ORDINARY};
 use clone3_conformance::kit::process::child_reporting;
 use clone3_conformance::kit::setuid::{self, Script, credentials_after_exec};
+use clone3_conformance::kit::tracer::{Order, trace};
 use clone3_conformance::kit::{Actor, helper, namespace};
 use clone3_conformance::wait::Status;
 use nix::errno::Errno;
 use nix::unistd::{Uid, getuid, setresuid};
-
-use super::exec_keeps::{Order, trace};
 
 /// Has an ordinary user's children exec a file that makes its caller root: without the flag it does, and the capabilities are the
 /// first of these; with the flag nothing is gained, and they are the second.

@@ -6,10 +6,9 @@ use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::kit::forker::forks_ordinary_children;
 use clone3_conformance::kit::helper::Command;
 use clone3_conformance::kit::process::child_reporting;
+use clone3_conformance::kit::subject::ends_by_its_kind;
 use clone3_conformance::kit::{Channel, Orphan, namespace, sigchld, subject, threads};
 use clone3_conformance::wait::Status;
-
-use super::adoption::ends_by_its_kind;
 
 case! {
     /// What an auto-reaped process forks after it has called exec is an ordinary child: a zombie until it is waited for,

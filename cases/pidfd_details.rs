@@ -11,15 +11,13 @@ use clone3_conformance::kit::process::apart;
 use clone3_conformance::kit::replacing::Replacing;
 use clone3_conformance::kit::sleeper::Sleeper;
 use clone3_conformance::kit::{Actor, Echo, Held, Tied, limits, privilege, subject, threads};
-use clone3_conformance::pidfd::Pidfd;
+use clone3_conformance::pidfd::{Pidfd, info};
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Pid, setpgid};
 use rustix::event::epoll::EventFlags;
-
-use super::pidfd_info::info;
 
 case! {
     /// The tgid in PIDFD_GET_INFO is, as the pid is, the number that the process has in the caller's pid namespace, also for the

@@ -6,7 +6,7 @@ use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::{Child, Clone3};
 use clone3_conformance::kit::{Ambush, Cgroup, Held, processors, subject};
 use clone3_conformance::need::rounds;
-use clone3_conformance::pidfd::Pidfd;
+use clone3_conformance::pidfd::{IDENTITY, Pidfd, given, info};
 use clone3_conformance::sandbox;
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
@@ -14,25 +14,11 @@ use nix::poll::PollTimeout;
 use nix::sys::signal::Signal;
 use nix::unistd::{getpid, getresgid, getresuid};
 
-/// Given for every live process, asked for or not, along with CGROUPID where the kernel has cgroups.
-pub const IDENTITY: InfoMask = InfoMask::PID.union(InfoMask::CREDS);
-
 /// A child of the kind that `call` makes, after it exited with `code` and was reaped.
 fn dead(call: &Clone3, code: i32) -> Result<Child> {
     let child = call.spawn(|| code)?;
     subject::see_off(&child)?;
     Ok(child)
-}
-
-/// What the kernel gives for this request, which it must not refuse.
-#[track_caller]
-pub fn info(pidfd: &Pidfd, request: InfoMask) -> Result<PidfdInfo> {
-    check::succeeds(format_args!("PIDFD_GET_INFO({request})"), pidfd.info(request))
-}
-
-/// The returned mask but for CGROUPID, which depends on the kernel's configuration.
-pub fn given(info: &PidfdInfo) -> InfoMask {
-    info.given() - InfoMask::CGROUPID
 }
 
 case! {

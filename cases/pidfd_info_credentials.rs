@@ -6,11 +6,9 @@ use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::namespace::Outside;
 use clone3_conformance::kit::{Actor, Echo, privilege, subject};
-use clone3_conformance::pidfd::Pidfd;
+use clone3_conformance::pidfd::{Pidfd, info};
 use nix::unistd::{Gid, Uid, getegid, geteuid, setfsgid, setfsuid, setresgid, setresuid};
 use rustix::thread::{CapabilitiesSecureBits, set_capabilities_secure_bits};
-
-use super::pidfd_info::info;
 
 /// Real, effective, saved, and that for file systems.
 type Ids = [u32; 4];

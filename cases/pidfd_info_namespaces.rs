@@ -7,7 +7,7 @@ use clone3_conformance::clone3::{Child, Clone3, park};
 use clone3_conformance::kit::process::apart;
 use clone3_conformance::kit::{Ambush, Channel, Gate, Held, fdpass, namespace, subject, threads};
 use clone3_conformance::need::rounds;
-use clone3_conformance::pidfd::{Pidfd, fdinfo};
+use clone3_conformance::pidfd::{Pidfd, fdinfo, info};
 use clone3_conformance::sandbox;
 use clone3_conformance::wait::Status;
 use nix::errno::Errno;
@@ -15,8 +15,6 @@ use nix::poll::{PollFlags, PollTimeout};
 use nix::unistd::getpid;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use std::os::fd::AsRawFd as _;
-
-use super::pidfd_info::info;
 
 case! {
     /// In a pid namespace that does not hold the process, PIDFD_GET_INFO is EREMOTE, whether the process lives

@@ -6,12 +6,10 @@ use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::is_cloexec;
 use clone3_conformance::kit::pair::Pair;
 use clone3_conformance::kit::{Cgroup, Held, legacy, subject, tracer};
-use clone3_conformance::pidfd::Pidfd;
+use clone3_conformance::pidfd::{Pidfd, info};
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
 use rustix::fs::{fstat, stat};
-
-use super::pidfd_info::info;
 
 /// What tells who it is and whose.
 fn identity(info: &PidfdInfo) -> [u32; 11] {

@@ -7,14 +7,12 @@ use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::namespace::{self, Outside};
 use clone3_conformance::kit::process::apart;
 use clone3_conformance::kit::{Actor, Cgroup, Echo, Held, privilege, subject, threads};
-use clone3_conformance::pidfd::Pidfd;
+use clone3_conformance::pidfd::{Pidfd, info};
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 use rustix::fs::fstat;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
-
-use super::pidfd_info::info;
 
 /// The eight ids: users, then groups.
 fn ids(info: &PidfdInfo) -> [u32; 8] {

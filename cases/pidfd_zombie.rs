@@ -7,14 +7,12 @@ use clone3_conformance::clone3::{Child, Clone3};
 use clone3_conformance::kit::handles::Handle;
 use clone3_conformance::kit::{Held, cgroup, fdpass, subject};
 use clone3_conformance::need::Setting;
-use clone3_conformance::pidfd::{Pidfd, pidfd_open};
+use clone3_conformance::pidfd::{Pidfd, info, pidfd_open};
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
 use nix::poll::PollFlags;
 use nix::sys::signal::Signal;
 use nix::sys::socket::{getsockopt, sockopt};
-
-use super::pidfd_info::info;
 
 fn ordinary() -> Clone3 {
     Clone3::fork().with(Flags::PIDFD)

@@ -8,6 +8,7 @@ use clone3_conformance::kit::disposition::{self, Disposition};
 use clone3_conformance::kit::epoll::Watch;
 use clone3_conformance::kit::meeting::parent_and_child;
 use clone3_conformance::kit::process::apart;
+use clone3_conformance::kit::subject::ends_by_its_kind;
 use clone3_conformance::kit::tracer::Tracer;
 use clone3_conformance::kit::{
     Blocked, Echo, Grandchild, Held, Orphan, WaitCall, namespace, orphan, sigchld, subject, tracer,
@@ -17,8 +18,6 @@ use nix::errno::Errno;
 use nix::sys::ptrace::Options;
 use nix::sys::signal::Signal;
 use rustix::event::epoll::EventFlags;
-
-use super::adoption::ends_by_its_kind;
 
 /// A child that has exited and is a zombie to a tracer which is its sibling, and that tracer.
 #[track_caller]

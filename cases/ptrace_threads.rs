@@ -6,6 +6,7 @@ use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::{Child, Clone3};
 use clone3_conformance::kit::pair::{LEADER, OTHER, Pair};
 use clone3_conformance::kit::process::apart;
+use clone3_conformance::kit::threads::is_not_over;
 use clone3_conformance::kit::tracer::{self, Tracer};
 use clone3_conformance::kit::{Blocked, Channel, Held, WaitCall, sigchld, threads};
 use clone3_conformance::pidfd::Pidfd;
@@ -14,8 +15,6 @@ use nix::errno::Errno;
 use nix::sys::ptrace::{self, Options};
 use nix::sys::signal::{Signal, raise};
 use nix::unistd::Pid;
-
-use super::threads::is_not_over;
 
 /// An ordinary child, for the control, and an auto-reaped one. Neither sends a signal at its end: the tracer's own SIGCHLD is to be
 /// the only one.

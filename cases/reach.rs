@@ -5,6 +5,8 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::{Child, Clone3, park};
 use clone3_conformance::kit::disposition::{self, Disposition};
+use clone3_conformance::kit::programs::end_seen_after_parents_exec;
+use clone3_conformance::kit::subject::ends_by_its_kind;
 use clone3_conformance::kit::threads::{in_a_thread, own_tid};
 use clone3_conformance::kit::{Cgroup, Channel, Held, Orphan, namespace, subject, tracer};
 use clone3_conformance::wait::{self, Status};
@@ -13,9 +15,6 @@ use nix::sys::ptrace::Options;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getpgid, setpgid};
 use rustix::fs::AtFlags;
-
-use super::adoption::ends_by_its_kind;
-use super::sigchld::end_seen_after_parents_exec;
 
 case! {
     /// kill(-1) reaches auto-reaped children as it does ordinary ones.

@@ -6,6 +6,7 @@ use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::{Clone3, NOWHERE};
 use clone3_conformance::kit::channel::read_byte;
 use clone3_conformance::kit::held_things::{Mappable, Semaphore};
+use clone3_conformance::kit::privilege::become_lonely_user;
 use clone3_conformance::kit::process::{apart, reap_all};
 use clone3_conformance::kit::remains::{Kept, Room};
 use clone3_conformance::kit::{Held, privilege};
@@ -16,8 +17,6 @@ use nix::poll::PollTimeout;
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::resource::{Resource, setrlimit};
 use rustix::pipe::{PipeFlags, pipe_with};
-
-use super::resources::become_lonely_user;
 
 /// The calls with the three flags, these too, and no place for the pidfd: refused when all else is done.
 fn refused_late(flags: Flags) -> Result {

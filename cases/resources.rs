@@ -4,10 +4,11 @@ use clone3_conformance::abi::InfoMask;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::{Child, Clone3};
+use clone3_conformance::kit::privilege::become_lonely_user;
 use clone3_conformance::kit::process::{reap_all, spawn_once_free};
 use clone3_conformance::kit::subject::{leaves_zombie, reaped};
-use clone3_conformance::kit::{Cgroup, Gate, Held, Orphan, privilege};
-use clone3_conformance::need::{Setting, rounds};
+use clone3_conformance::kit::{Cgroup, Gate, Held, Orphan};
+use clone3_conformance::need::rounds;
 use clone3_conformance::procfs::Stat;
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
@@ -85,16 +86,6 @@ fn autoreap_rusage_not_accumulated_by_adopter() -> Result {
     check::holds(added, format_args!("control: {time} µs and {faults} faults added by an ordinary child"))?;
     let added = added_by_adopted(&reaped(), |child| child.pidfd.reaped_with(Status::exited(0)))?;
     check::equal("µs and page faults added to RUSAGE_CHILDREN by an auto-reaped child", added, (0, 0))
-}
-
-/// Becomes a user who has no processes but this one, and for whom RLIMIT_NPROC counts.
-pub fn become_lonely_user() -> Result {
-    if Setting::get().probe.privileges.root {
-        privilege::become_user(privilege::unused_id())
-    } else {
-        // Processes are counted for each user in each namespace.
-        privilege::enter_user_namespace()
-    }
 }
 
 case! {

@@ -4,11 +4,10 @@ use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::Clone3;
-use clone3_conformance::kit::helper::Command;
-use clone3_conformance::kit::programs::EndReport;
+use clone3_conformance::kit::programs::end_seen_after_parents_exec;
 use clone3_conformance::kit::sigchld::{self, Reaction};
 use clone3_conformance::kit::subject::reaped;
-use clone3_conformance::kit::{Channel, Echo, Gate, Held, Orphan, threads};
+use clone3_conformance::kit::{Echo, Held, Orphan, threads};
 use clone3_conformance::need::rounds;
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::wait::{self, Event, Status, Who};
@@ -105,27 +104,6 @@ fn autoreap_no_sigchld_after_child_exec() -> Result {
     let child = Held::execed(&reaped(), 66)?;
     child.let_go()?;
     ends_in_silence(child.pid(), child.pidfd()?, Status::exited(66))
-}
-
-/// A process makes a child by `call` and execs; the new program sees how the child ends.
-pub fn end_seen_after_parents_exec(call: &Clone3) -> Result<EndReport> {
-    let (gate, report) = (Gate::new()?, Channel::<Result<EndReport>>::new()?);
-    let parent = Clone3::fork().spawn(|| {
-        let exec = || {
-            sigchld::block()?;
-            let child = call.spawn(|| {
-                gate.wait();
-                5
-            })?;
-            let program = Command::new("watch-end", &[])?.with_fd(&gate.opening_end());
-            Ok(program.number(child.pid()).with_fd(&report.sending_end()?).exec())
-        };
-        let failure = exec().unwrap_or_else(|failure| failure);
-        i32::from(report.send(&Err(failure)).is_err())
-    })?;
-    let seen = report.recv_from(&parent)??;
-    parent.reap_expecting(Status::exited(0))?;
-    Ok(seen)
 }
 
 case! {

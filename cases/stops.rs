@@ -9,6 +9,7 @@ use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::privilege::unused_id;
 use clone3_conformance::kit::process::apart;
 use clone3_conformance::kit::sigchld::Reaction;
+use clone3_conformance::kit::subject::ends_by_its_kind;
 use clone3_conformance::kit::{
     Blocked, Channel, Held, Orphan, WaitCall, disposition, fdpass, limits, namespace, sigchld, subject,
     threads, tracer,
@@ -20,8 +21,6 @@ use nix::sys::ptrace::Options;
 use nix::sys::signal::{SaFlags, SigSet, Signal, kill};
 use nix::unistd::{Pid, Uid, getuid, setresuid};
 use rustix::process::Resource;
-
-use super::adoption::ends_by_its_kind;
 
 fn stopped(pid: i32) -> Event {
     Event::stopped(pid, Signal::SIGSTOP)

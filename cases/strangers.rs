@@ -7,7 +7,7 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::{Child, Clone3, park};
 use clone3_conformance::kit::process::apart;
-use clone3_conformance::kit::subject::reaped;
+use clone3_conformance::kit::subject::{ends_by_its_kind, reaped};
 use clone3_conformance::kit::{Channel, Echo, Gate, Held, Orphan, privilege, subject, threads, tracer};
 use clone3_conformance::procfs;
 use clone3_conformance::wait::{self, Event, Status, Who};
@@ -18,8 +18,6 @@ use nix::sys::signal::Signal;
 use nix::unistd::{Uid, setresuid};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use std::os::fd::AsFd as _;
-
-use super::adoption::ends_by_its_kind;
 
 case! {
     /// Orphans go to the nearest subreaper, also where they, or the parent that they lose, are in another user namespace than it;

@@ -3,31 +3,15 @@
 use clone3_conformance::abi::{Flags, InfoMask};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
-use clone3_conformance::clone3::{Child, Clone3, exit_now, exit_thread, park};
+use clone3_conformance::clone3::{Clone3, exit_now, exit_thread, park};
+use clone3_conformance::kit::threads::is_not_over;
 use clone3_conformance::kit::{Channel, Gate, Held, Orphan, orphan, sigchld, subject, threads};
 use clone3_conformance::need;
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::procfs::Stat;
-use clone3_conformance::wait::{self, Event, Status, Who};
+use clone3_conformance::wait::{self, Event, Status};
 use nix::errno::Errno;
-use nix::poll::PollFlags;
 use nix::sys::signal::Signal;
-
-/// The process must be there to every one who asks: its end is neither announced nor recorded.
-#[track_caller]
-pub fn is_not_over(child: &Child) -> Result {
-    let (pid, pidfd) = (child.pid(), child.pidfd()?);
-    check::equal("poll on the pidfd", pidfd.poll_now(PollFlags::POLLIN)?, PollFlags::empty())?;
-    let alive = wait::waitid(Who::Pid(pid), libc::WEXITED | libc::WNOHANG | libc::__WALL);
-    check::equal("waitid(WEXITED|WNOHANG|__WALL)", alive, Ok(None))?;
-    check::equal("kill(pid, 0)", nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None), Ok(()))?;
-    let info = check::succeeds("PIDFD_GET_INFO(EXIT)", pidfd.info(InfoMask::EXIT))?;
-    check::equal("the pid in PIDFD_GET_INFO", info.tgid as i32, pid)?;
-    check::holds(
-        !info.given().contains(InfoMask::EXIT),
-        format_args!("PIDFD_GET_INFO(EXIT): expected no EXIT bit yet, got mask {}", info.given()),
-    )
-}
 
 case! {
     /// While a thread lives whose leader has ended, an auto-reaped process is not over, as an ordinary one is

@@ -7,6 +7,7 @@ use clone3_conformance::clone3::Clone3;
 use clone3_conformance::clone3::park;
 use clone3_conformance::kit::process::apart;
 use clone3_conformance::kit::replacing::Replacing;
+use clone3_conformance::kit::subject::ends_by_its_kind;
 use clone3_conformance::kit::tracer::Tracer;
 use clone3_conformance::kit::{Actor, Held, Tied, sigchld, subject, tracer};
 use clone3_conformance::procfs::Stat;
@@ -16,8 +17,6 @@ use nix::poll::PollTimeout;
 use nix::sys::ptrace::{self, Options};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-
-use super::adoption::ends_by_its_kind;
 
 case! {
     /// When an auto-reaped process that traces another with PTRACE_O_EXITKILL ends, its tracee is killed, as it is when an

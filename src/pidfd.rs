@@ -421,6 +421,20 @@ impl Pidfd {
     }
 }
 
+/// Given for every live process, asked for or not, along with CGROUPID where the kernel has cgroups.
+pub const IDENTITY: InfoMask = InfoMask::PID.union(InfoMask::CREDS);
+
+/// What the kernel gives for this request, which it must not refuse.
+#[track_caller]
+pub fn info(pidfd: &Pidfd, request: InfoMask) -> Result<PidfdInfo> {
+    check::succeeds(format_args!("PIDFD_GET_INFO({request})"), pidfd.info(request))
+}
+
+/// The returned mask but for CGROUPID, which depends on the kernel's configuration.
+pub fn given(info: &PidfdInfo) -> InfoMask {
+    info.given() - InfoMask::CGROUPID
+}
+
 /// An ioctl with the number of `PIDFD_GET_INFO`, and direction, type and size as one likes, on any descriptor
 /// of which no driver knows that number: `_IOC(direction, kind, 11, 88)`.
 pub fn almost_info(fd: impl AsFd, direction: u32, kind: u8) -> std::result::Result<(), Errno> {

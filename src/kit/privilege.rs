@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::check::{Failure, Result};
 use crate::kit::namespace;
+use crate::need::Setting;
 use crate::note;
 
 /// The uid and gid of an ordinary user, as cases that were started by root become it.
@@ -63,6 +64,16 @@ pub fn become_member(id: u32, groups: &[Gid]) -> Result {
 /// `blocked` where the system forbids user namespaces.
 pub fn enter_user_namespace() -> Result {
     namespace::enter_user_namespace_as(0)
+}
+
+/// Becomes a user who has no processes but this one, and for whom RLIMIT_NPROC counts.
+pub fn become_lonely_user() -> Result {
+    if Setting::get().probe.privileges.root {
+        become_user(unused_id())
+    } else {
+        // Processes are counted for each user in each namespace.
+        enter_user_namespace()
+    }
 }
 
 /// Moves into a new user namespace, as nobody who is mapped there.

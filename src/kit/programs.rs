@@ -23,8 +23,8 @@ use crate::kit::channel::read_byte;
 use crate::kit::echo::Echoer;
 use crate::kit::helper::{self, Command, HELPERS, Helper};
 use crate::kit::sigchld;
-use crate::kit::{Channel, legacy};
-use crate::wait::{self, Who};
+use crate::kit::{Channel, Gate, legacy};
+use crate::wait::{self, Status, Who};
 
 /// What helpers exit with when something goes wrong in them.
 const WENT_WRONG: i32 = 97;
@@ -91,6 +91,27 @@ fn again(arguments: &[String]) -> Result<i32> {
 /// How the end of a child showed: the event that waitid(WEXITED|__WALL) gave, `None` being ECHILD, and the
 /// pending SIGCHLD, each as (si_code, si_status or si_pid).
 pub type EndReport = (Option<(i32, i32)>, Option<(i32, i32)>);
+
+/// Has a process make a child by `call` and exec `watch-end`: how that sees the child end.
+pub fn end_seen_after_parents_exec(call: &Clone3) -> Result<EndReport> {
+    let (gate, report) = (Gate::new()?, Channel::<Result<EndReport>>::new()?);
+    let parent = Clone3::fork().spawn(|| {
+        let exec = || {
+            sigchld::block()?;
+            let child = call.spawn(|| {
+                gate.wait();
+                5
+            })?;
+            let program = Command::new("watch-end", &[])?.with_fd(&gate.opening_end());
+            Ok(program.number(child.pid()).with_fd(&report.sending_end()?).exec())
+        };
+        let failure = exec().unwrap_or_else(|failure| failure);
+        i32::from(report.send(&Err(failure)).is_err())
+    })?;
+    let seen = report.recv_from(&parent)??;
+    parent.reap_expecting(Status::exited(0))?;
+    Ok(seen)
+}
 
 fn watch_end(arguments: &[String]) -> Result<i32> {
     let (gate, pid) = (fd(arguments, 0)?, number(arguments, 1)?);

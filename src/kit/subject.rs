@@ -4,10 +4,12 @@
 use nix::errno::Errno;
 
 use crate::abi::Flags;
-use crate::check::{Failure, Result};
+use crate::check::{self, Context as _, Failure, Result};
 use crate::clone3::{Child, Clone3};
+use crate::kit::process::child_reporting;
 use crate::need::Setting;
 use crate::note;
+use crate::pidfd::Pidfd;
 use crate::wait::{self, Status};
 
 /// One call of each kind that the kernel has: the plainest, one with each new flag that can go alone, and one with all of them. What
@@ -102,4 +104,34 @@ pub fn see_off(child: &Child) -> Result<Option<Status>> {
     let status = if child.reaps_itself() { None } else { Some(wait::reap(child.pid())?) };
     child.pidfd()?.wait_reaped()?;
     Ok(status)
+}
+
+/// As [`Child::ends_with`], of a child by `call` of which only pid and pidfd are known: it is gone by itself, or, without
+/// CLONE_AUTOREAP, a zombie that the caller waits for.
+#[track_caller]
+pub fn ends_by_its_kind(call: &Clone3, pid: i32, pidfd: &Pidfd, status: Status) -> Result {
+    if call.flags().contains(Flags::AUTOREAP) {
+        pidfd.gone_with(pid, status).context(call)
+    } else {
+        wait::find_zombie(pid).context(format_args!("control: {call}"))?;
+        wait::reap_expecting(pid, status).context(format_args!("control: {call}"))
+    }
+}
+
+/// How a system call goes.
+pub type Outcome = std::result::Result<(), Errno>;
+
+/// How `call` goes in a child with these flags.
+pub fn outcome_with(flags: Flags, call: impl FnOnce() -> Result<Outcome>) -> Result<Outcome> {
+    let (child, errno) =
+        child_reporting(&Clone3::fork().with(flags), || Ok(call()?.err().map(|errno| errno as i32)))?;
+    child.reap_expecting(Status::exited(0))?;
+    Ok(errno.map_or(Ok(()), |number| Err(Errno::from_raw(number))))
+}
+
+/// `call` succeeds in a child with CLONE_NNP, as it does in an ordinary one.
+pub fn allowed_as_ever(what: &str, call: impl Fn() -> Result<Outcome>) -> Result {
+    outcome_with(Flags::empty(), &call)?
+        .map_err(|errno| Failure::blocked(format!("{what} says {errno:?} to an ordinary child")))?;
+    check::succeeds(format_args!("{what} in a child with CLONE_NNP"), outcome_with(Flags::NNP, call)?)
 }

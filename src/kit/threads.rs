@@ -2,20 +2,40 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use nix::poll::PollTimeout;
+use nix::poll::{PollFlags, PollTimeout};
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
 use rustix::fs::inotify;
 use rustix::thread::futex;
 
-use crate::check::{Failure, Result};
+use crate::abi::InfoMask;
+use crate::check::{self, Failure, Result};
 use crate::clone3::{Child, Clone3, Stack, exit_now, exit_thread, park};
 use crate::kit::{Gate, Held};
 use crate::pidfd::Pidfd;
 use crate::procfs::Stat;
 use crate::sandbox;
+use crate::wait::{self, Who};
 
 /// The caller's thread id.
 pub fn own_tid() -> i32 {
     rustix::thread::gettid().as_raw_nonzero().get()
+}
+
+/// The process must be there to every one who asks: its end is neither announced nor recorded.
+#[track_caller]
+pub fn is_not_over(child: &Child) -> Result {
+    let (pid, pidfd) = (child.pid(), child.pidfd()?);
+    check::equal("poll on the pidfd", pidfd.poll_now(PollFlags::POLLIN)?, PollFlags::empty())?;
+    let alive = wait::waitid(Who::Pid(pid), libc::WEXITED | libc::WNOHANG | libc::__WALL);
+    check::equal("waitid(WEXITED|WNOHANG|__WALL)", alive, Ok(None))?;
+    check::equal("kill(pid, 0)", kill(Pid::from_raw(pid), None), Ok(()))?;
+    let info = check::succeeds("PIDFD_GET_INFO(EXIT)", pidfd.info(InfoMask::EXIT))?;
+    check::equal("the pid in PIDFD_GET_INFO", info.tgid as i32, pid)?;
+    check::holds(
+        !info.given().contains(InfoMask::EXIT),
+        format_args!("PIDFD_GET_INFO(EXIT): expected no EXIT bit yet, got mask {}", info.given()),
+    )
 }
 
 /// A child whose leader thread has ended with `code`, while another thread waits at the gate. Once let go,

@@ -92,6 +92,23 @@ pub fn let_anyone_trace_me() {
     let _ = rustix::process::set_ptracer(rustix::process::PTracer::Any);
 }
 
+/// What a process of an ordinary user that traces another is told.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Order {
+    /// To trace this process.
+    Seize(i32),
+    /// To wait for its end.
+    WaitFor(i32),
+}
+
+/// What that process does, as an [`Actor`].
+pub fn trace(order: Order) -> Result {
+    match order {
+        Order::Seize(pid) => seize_as_ordinary_user(pid),
+        Order::WaitFor(pid) => wait::reap(pid).map(drop),
+    }
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 enum Instruction {
     Seize { pid: i32, kill_on_exit: bool },
