@@ -5,7 +5,7 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::{Child, Clone3};
 use clone3_conformance::kit::helper::{Command, HELPERS, Helper};
-use clone3_conformance::kit::process::{apart, child_reporting};
+use clone3_conformance::kit::process::{apart, child_reporting, own_pid};
 use clone3_conformance::kit::programs::or_wrong;
 use clone3_conformance::kit::subject::ends_by_its_kind;
 use clone3_conformance::kit::{
@@ -15,10 +15,6 @@ use clone3_conformance::linkme::distributed_slice;
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
-
-fn own_pid() -> i32 {
-    std::process::id() as i32
-}
 
 /// Makes the caller a subreaper, or no subreaper.
 fn be_subreaper(yes: bool) -> Result {

@@ -6,7 +6,7 @@ use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::{Child, Clone3, Stack, park};
 use clone3_conformance::kit::disposition::{self, Disposition};
 use clone3_conformance::kit::meeting::parent_and_child;
-use clone3_conformance::kit::process::{apart, reap_all};
+use clone3_conformance::kit::process::{apart, own_pid, reap_all};
 use clone3_conformance::kit::{Channel, Gate, Handover, Tied, errands, fdpass, orphan};
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::wait::{self, Status};
@@ -40,7 +40,7 @@ fn autokill_grandchildren_survive() -> Result {
         observer.reaped_with(Status::SIGKILLED)?;
         grandchild.lives("after the death of its auto-kill parent")?;
         let parent = orphan::parent_of(grandchild.observer())?;
-        check::equal("the grandchild's parent", parent, std::process::id() as i32)?;
+        check::equal("the grandchild's parent", parent, own_pid())?;
         if call.flags().contains(Flags::AUTOREAP) {
             grandchild.clear_away()?;
         } else {

@@ -8,7 +8,7 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::privilege::{self, Caps, ORDINARY};
-use clone3_conformance::kit::process::{apart, child_reporting};
+use clone3_conformance::kit::process::{apart, child_reporting, own_pid};
 use clone3_conformance::kit::sandboxing::{self, Landlock};
 use clone3_conformance::kit::setuid::{self, Credentials, credentials_after_exec};
 use clone3_conformance::kit::{Channel, helper, tracer};
@@ -68,7 +68,7 @@ fn traced_by_root(call: &Clone3, program: BorrowedFd<'_>) -> Result<Credentials>
     })?;
     let found = credentials_after_exec(call, program, || {
         tracer::let_anyone_trace_me();
-        known.send(&(std::process::id() as i32))?;
+        known.send(&own_pid())?;
         seized.recv()??;
         privilege::become_ordinary_user()
     })?;

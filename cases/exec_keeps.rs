@@ -4,6 +4,7 @@ use clone3_conformance::abi::{Flags, Namespace};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::Clone3;
+use clone3_conformance::kit::process::own_pid;
 use clone3_conformance::kit::setuid::credentials_after_exec;
 use clone3_conformance::kit::tracer::{Order, trace};
 use clone3_conformance::kit::{Actor, Held, legacy, privilege, setuid, subject, tracer};
@@ -47,7 +48,7 @@ fn autoreap_setuid_program_while_traced() -> Result {
         for (traced, effective) in [(false, 0), (true, USER)] {
             let found = credentials_after_exec(&call, program.as_fd(), || {
                 if traced {
-                    let own = std::process::id() as i32;
+                    let own = own_pid();
                     tracer::let_anyone_trace_me();
                     tracer.ask(Order::Seize(own))?;
                     // Or its parent could not wait for it.
@@ -99,7 +100,7 @@ case! {
 fn autoreap_vfork_exec_enters_time_namespace() -> Result {
     legacy::unshare(libc::CLONE_NEWTIME as u64)
         .map_err(|errno| Failure::blocked(format!("unshare(CLONE_NEWTIME) says {errno:?}")))?;
-    let own = Pidfd::open(std::process::id() as i32)?;
+    let own = Pidfd::open(own_pid())?;
     let expected = inode(&own, Namespace::TimeForChildren)?;
     check::holds(
         inode(&own, Namespace::Time)? != expected,

@@ -53,10 +53,7 @@ fn autoreap_gives_up_working_directory() -> Result {
                 .map_err(forbidden)?;
             mount("tmpfs", place.path(), "tmpfs", MountFlags::empty(), None).map_err(forbidden)?;
             let child = Held::prepared(&call, 5, || Ok(std::env::set_current_dir(place.path())?))?;
-            let unmounted = || {
-                unmount(place.path(), UnmountFlags::empty())
-                    .map_err(|errno| Errno::from_raw(errno.raw_os_error()))
-            };
+            let unmounted = || unmount(place.path(), UnmountFlags::empty()).map_err(check::errno_of);
             check::refused("control: umount while the child lives", unmounted(), Errno::EBUSY)?;
             child.let_go()?;
             subject::see_off(&child)?;

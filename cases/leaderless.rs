@@ -6,6 +6,7 @@ use clone3_conformance::abi::{Flags, InfoMask};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::{Clone3, exit_now, exit_thread, park};
+use clone3_conformance::kit::process::own_pid;
 use clone3_conformance::kit::{Cgroup, Channel, Held, Orphan, namespace, subject, threads};
 use clone3_conformance::pidfd::info;
 use clone3_conformance::wait::{self, Status};
@@ -55,7 +56,7 @@ fn autoreap_leaderless_stop_waited_for() -> Result {
 /// In the process that is to adopt: becomes a subreaper, ends its leader thread, and lets another thread go on.
 fn adopt_without_leader(adopter: &Channel<Result<i32>>) -> Result<i32> {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
-    let own = std::process::id() as i32;
+    let own = own_pid();
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let found = threads::wait_for_dead_leader(own)

@@ -5,7 +5,7 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::{Clone3, park};
 use clone3_conformance::kit::disposition::{self, Disposition};
-use clone3_conformance::kit::process::{child_reporting, two_apart};
+use clone3_conformance::kit::process::{child_reporting, own_pid, two_apart};
 use clone3_conformance::kit::{Gate, fdpass, legacy, sigchld};
 use clone3_conformance::pidfd::{self, Pidfd};
 use clone3_conformance::wait::{self, Event, Status};
@@ -117,7 +117,7 @@ case! {
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"only the specific struct file from clone3()\")", since "5.10",
 }
 fn abi_pidfd_open_rejects_o_trunc() -> Result {
-    let me = std::process::id() as i32;
+    let me = own_pid();
     let open = |flags: i32| (format!("pidfd_open({me}, {flags:#x})"), pidfd::pidfd_open(me, flags as u32));
     for flags in [0, libc::O_NONBLOCK] {
         let (call, opened) = open(flags);

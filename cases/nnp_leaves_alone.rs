@@ -31,12 +31,8 @@ fn with_nnp() -> Clone3 {
     Clone3::fork().with(Flags::NNP)
 }
 
-fn std_errno(errno: rustix::io::Errno) -> Errno {
-    Errno::from_raw(errno.raw_os_error())
-}
-
 fn set_securebits() -> Result<Outcome> {
-    Ok(rustix::thread::set_capabilities_secure_bits(CapabilitiesSecureBits::NO_ROOT).map_err(std_errno))
+    Ok(rustix::thread::set_capabilities_secure_bits(CapabilitiesSecureBits::NO_ROOT).map_err(check::errno_of))
 }
 
 fn set_groups() -> Result<Outcome> {
@@ -51,7 +47,7 @@ fn mount_nowhere() -> Result<Outcome> {
         fsconfig_create(&context)?;
         fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).map(drop)
     };
-    Ok(mount().map_err(std_errno))
+    Ok(mount().map_err(check::errno_of))
 }
 
 case! {

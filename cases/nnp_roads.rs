@@ -8,7 +8,7 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::privilege::{self, Caps, ORDINARY};
-use clone3_conformance::kit::process::child_reporting;
+use clone3_conformance::kit::process::{child_reporting, own_pid};
 use clone3_conformance::kit::setuid::{self, Script, credentials_after_exec};
 use clone3_conformance::kit::tracer::{Order, trace};
 use clone3_conformance::kit::{Actor, helper, namespace};
@@ -128,7 +128,7 @@ fn nnp_file_caps_traced_by_root() -> Result {
     for (flags, permitted) in [(Flags::empty(), Caps::of(&GRANTED)), (Flags::NNP, Caps::NONE)] {
         let call = Clone3::fork().with(flags);
         let found = credentials_after_exec(&call, program.as_fd(), || {
-            let own = std::process::id() as i32;
+            let own = own_pid();
             tracer.ask(Order::Seize(own))?;
             // Or its parent could not wait for it.
             tracer.tell(Order::WaitFor(own))

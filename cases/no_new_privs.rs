@@ -139,7 +139,7 @@ case! {
     source "PR_SET_NO_NEW_PRIVS(2const)",
 }
 fn nnp_cannot_be_cleared() -> Result {
-    let set = |value| rustix::thread::set_no_new_privs(value).map_err(|e| Errno::from_raw(e.raw_os_error()));
+    let set = |value| rustix::thread::set_no_new_privs(value).map_err(check::errno_of);
     let (child, ()) = child_reporting(&Clone3::fork().with(Flags::NNP), || {
         check::equal("no_new_privs of the child", own_bit()?, true)?;
         check::succeeds("control: prctl(PR_SET_NO_NEW_PRIVS, 1) in the child", set(true))?;

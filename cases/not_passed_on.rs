@@ -5,7 +5,7 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::kit::forker::forks_ordinary_children;
 use clone3_conformance::kit::helper::Command;
-use clone3_conformance::kit::process::child_reporting;
+use clone3_conformance::kit::process::{child_reporting, own_pid};
 use clone3_conformance::kit::subject::ends_by_its_kind;
 use clone3_conformance::kit::{Channel, Orphan, namespace, sigchld, subject, threads};
 use clone3_conformance::wait::Status;
@@ -56,7 +56,7 @@ fn autoreap_not_passed_on_after_adoption() -> Result {
         let report = Channel::<Result>::new()?;
         let forks = || i32::from(report.send(&forks_ordinary_children()).is_err());
         let orphan = Orphan::running(&call, forks)?;
-        check::equal("its parent", orphan.parent()?, std::process::id() as i32)?;
+        check::equal("its parent", orphan.parent()?, own_pid())?;
         orphan.let_go()?;
         report.recv()?.context(format_args!("a child of {call}, adopted"))?;
         ends_by_its_kind(&call, orphan.pid, &orphan.pidfd, Status::exited(0))?;

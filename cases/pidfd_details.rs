@@ -7,7 +7,7 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::{Clone3, park};
 use clone3_conformance::kit::epoll::Watch;
-use clone3_conformance::kit::process::apart;
+use clone3_conformance::kit::process::{apart, own_pid};
 use clone3_conformance::kit::replacing::Replacing;
 use clone3_conformance::kit::sleeper::Sleeper;
 use clone3_conformance::kit::{Actor, Echo, Held, Tied, limits, privilege, subject, threads};
@@ -149,7 +149,7 @@ case! {
 fn pidfd_signal_not_forged() -> Result {
     // Nobody does anything about this one by default.
     const SIGNAL: Signal = Signal::SIGURG;
-    let own = Pidfd::open(std::process::id() as i32)?;
+    let own = Pidfd::open(own_pid())?;
     for code in [libc::SI_USER, libc::SI_TKILL] {
         check::succeeds(
             format_args!("to the own process, si_code {code}"),
@@ -191,7 +191,7 @@ fn pidfd_signal_says_how_it_was_sent() -> Result {
     set.add(Signal::SIGUSR1);
     set.thread_block()?;
     let pending = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
-    let own = Pidfd::open(std::process::id() as i32)?;
+    let own = Pidfd::open(own_pid())?;
     for (scope, flags) in SCOPES.into_iter().chain([("no flags", 0)]) {
         let sent = own.send_signal_to(Signal::SIGUSR1, flags);
         check::succeeds(format_args!("pidfd_send_signal to itself, {scope}"), sent)?;

@@ -26,10 +26,6 @@ fn raw(pid: Pid) -> Option<rustix::process::Pid> {
     rustix::process::Pid::from_raw(pid.as_raw())
 }
 
-fn named(errno: rustix::io::Errno) -> Errno {
-    Errno::from_raw(errno.raw_os_error())
-}
-
 /// A question about a process, by pid or by pidfd. Only whether the process is there matters.
 type Question = fn(Pid, &Pidfd) -> std::result::Result<(), Errno>;
 
@@ -41,10 +37,10 @@ const QUESTIONS: [(&str, Question); 14] = [
     ("getsid(pid)", |pid, _| getsid(Some(pid)).map(drop)),
     ("sched_getaffinity(pid)", |pid, _| sched_getaffinity(pid).map(drop)),
     ("sched_getscheduler(pid)", |pid, _| sched_getscheduler(pid.as_raw()).map(drop)),
-    ("getpriority(pid)", |pid, _| getpriority_process(raw(pid)).map(drop).map_err(named)),
+    ("getpriority(pid)", |pid, _| getpriority_process(raw(pid)).map(drop).map_err(check::errno_of)),
     ("prlimit(pid)", |pid, _| {
         let same = getrlimit(Resource::Core);
-        prlimit(raw(pid), Resource::Core, same).map(drop).map_err(named)
+        prlimit(raw(pid), Resource::Core, same).map(drop).map_err(check::errno_of)
     }),
     ("pidfd_send_signal(0)", |_, pidfd| pidfd.send_raw_signal(0)),
     ("pidfd_getfd", |_, pidfd| pidfd.getfd(0).map(drop)),

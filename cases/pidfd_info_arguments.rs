@@ -4,6 +4,7 @@ use clone3_conformance::abi::{Flags, InfoMask, PIDFD_INFO_SIZES, PIDFS_IOCTL_MAG
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::Clone3;
+use clone3_conformance::kit::process::own_pid;
 use clone3_conformance::kit::{Held, subject};
 use clone3_conformance::pidfd::{Pidfd, almost_info};
 use nix::errno::Errno;
@@ -68,7 +69,7 @@ case! {
     source "pidfs_ioctl_valid(), extensible_ioctl_valid()", since "6.17",
 }
 fn pidfd_info_small_size_enotty() -> Result {
-    let own = Pidfd::open(std::process::id() as i32)?;
+    let own = Pidfd::open(own_pid())?;
     filled(&own, InfoMask::empty(), PIDFD_INFO_SIZES[0])?;
     for size in [0, 8, 63] {
         let mut buffer = [POISON; LONGEST];
@@ -87,7 +88,7 @@ case! {
 }
 fn pidfd_info_bad_arguments() -> Result {
     const READ_WRITE: u32 = 3;
-    let own = Pidfd::open(std::process::id() as i32)?;
+    let own = Pidfd::open(own_pid())?;
     let child = Clone3::fork().with(Flags::PIDFD).spawn(|| 0)?;
     subject::see_off(&child)?;
     for (pidfd, whose) in [(&own, "of this process"), (child.pidfd()?, "of a process that is gone")] {
@@ -115,7 +116,7 @@ case! {
     known_defect "6.16 to 7.3: a structure of 64 bytes gets the bits of COREDUMP and SUPPORTED_MASK, whose fields do not fit",
 }
 fn pidfd_info_mask_ignores_struct_size() -> Result {
-    let own = Pidfd::open(std::process::id() as i32)?;
+    let own = Pidfd::open(own_pid())?;
     let newer = InfoMask::COREDUMP | InfoMask::SUPPORTED_MASK;
     let given = |size| -> Result<InfoMask> { Ok(mask_at(&filled(&own, newer, size)?, 0) & newer) };
     let whole = given(size_of::<PidfdInfo>())?;
@@ -157,7 +158,7 @@ case! {
     known_defect "7.1 to 7.3: supported_mask moved from offset 72 to 80, and coredump_code took its place: a program built with an older header is told that nothing is supported",
 }
 fn pidfd_info_supported_mask_stays_put() -> Result {
-    let own = Pidfd::open(std::process::id() as i32)?;
+    let own = Pidfd::open(own_pid())?;
     let word = |size, offset| -> Result<InfoMask> {
         Ok(mask_at(&filled(&own, InfoMask::SUPPORTED_MASK, size)?, offset))
     };

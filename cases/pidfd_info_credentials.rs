@@ -5,6 +5,7 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::namespace::Outside;
+use clone3_conformance::kit::process::own_pid;
 use clone3_conformance::kit::{Actor, Echo, privilege, subject};
 use clone3_conformance::pidfd::{Pidfd, info};
 use nix::unistd::{Gid, Uid, getegid, geteuid, setfsgid, setfsuid, setresgid, setresuid};
@@ -73,7 +74,7 @@ fn pidfd_info_credentials_across_user_namespaces() -> Result {
     let inside = Actor::spawn(&Clone3::fork().with(Flags::PIDFD), move |()| {
         privilege::unshare_user_namespace()?;
         outside.becomes_root()?;
-        let own = info(&Pidfd::open(std::process::id() as i32)?, InfoMask::CREDS)?;
+        let own = info(&Pidfd::open(own_pid())?, InfoMask::CREDS)?;
         Ok((users(&own), groups(&own)))
     })?;
     check::equal("user and group ids, seen by itself", inside.ask(())?, ([0; 4], [0; 4]))?;

@@ -4,7 +4,7 @@ use clone3_conformance::abi::{Flags, InfoMask, Namespace};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::{Child, Clone3, park};
-use clone3_conformance::kit::process::apart;
+use clone3_conformance::kit::process::{apart, own_pid};
 use clone3_conformance::kit::{Ambush, Channel, Gate, Held, fdpass, namespace, subject, threads};
 use clone3_conformance::need::rounds;
 use clone3_conformance::pidfd::{Pidfd, fdinfo, info};
@@ -198,7 +198,7 @@ case! {
 }
 fn pidfd_of_own_process_serves_its_threads() -> Result {
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
-    let own = Pidfd::open(std::process::id() as i32)?;
+    let own = Pidfd::open(own_pid())?;
     let ask = || Ok(own.namespace(Namespace::Mount).map(drop));
     // By number: what apart() hands over is plain data.
     let by_another = apart(|| Ok(ask()?.map_err(|errno| errno as i32)))?;

@@ -5,7 +5,7 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::namespace::{self, Outside};
-use clone3_conformance::kit::process::apart;
+use clone3_conformance::kit::process::{apart, own_pid};
 use clone3_conformance::kit::{Actor, Cgroup, Echo, Held, privilege, subject, threads};
 use clone3_conformance::pidfd::{Pidfd, info};
 use clone3_conformance::wait::{self, Status};
@@ -93,7 +93,7 @@ case! {
     source "fs/pidfs.c pidfd_ioctl() (\"filesystem cred ptrace check\"), pidfd_info()",
 }
 fn pidfd_info_without_permission() -> Result {
-    let own = Pidfd::open(std::process::id() as i32)?;
+    let own = Pidfd::open(own_pid())?;
     // Not each kernel is built with each kind.
     let mut kinds = vec![Namespace::Mount, Namespace::User];
     kinds.retain(|&kind| own.namespace(kind).err() != Some(Errno::EOPNOTSUPP));

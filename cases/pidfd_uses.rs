@@ -6,7 +6,7 @@ use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::barred::{no_pidfd, reaches_kernel};
 use clone3_conformance::kit::pair::Pair;
-use clone3_conformance::kit::process::{apart, child_reporting};
+use clone3_conformance::kit::process::{apart, child_reporting, own_pid};
 use clone3_conformance::kit::uring::Ring;
 use clone3_conformance::kit::{Blocked, Echo, Held, WaitCall, namespace, subject, threads, tracer};
 use clone3_conformance::pidfd::{Pidfd, pidfd_open};
@@ -106,7 +106,7 @@ case! {
 }
 fn pidfd_ns_ioctl_of_thread() -> Result {
     apart(|| {
-        let leader = Pidfd::open(std::process::id() as i32)?;
+        let leader = Pidfd::open(own_pid())?;
         let shared = number(&leader, Namespace::Mount)?;
         threads::in_a_thread(|| {
             let own = threads::own_pidfd()?;
@@ -312,7 +312,7 @@ fn pidfd_setns_joins_namespace_of_target() -> Result {
         let target = Echo::prepared(&call, namespace::unshare_pid)?;
         let (number, own) = apart(|| {
             check::succeeds("setns(CLONE_NEWPID)", setns(target.pidfd()?, CloneFlags::CLONE_NEWPID))?;
-            let (child, own) = child_reporting(&Clone3::fork(), || Ok(std::process::id() as i32))?;
+            let (child, own) = child_reporting(&Clone3::fork(), || Ok(own_pid()))?;
             let number = child.pid();
             child.reap_expecting(Status::exited(0))?;
             Ok((number, own))

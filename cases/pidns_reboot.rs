@@ -7,7 +7,6 @@ use clone3_conformance::clone3::{Clone3, park};
 use clone3_conformance::kit::barred::reaches_kernel;
 use clone3_conformance::kit::{namespace, subject};
 use clone3_conformance::wait::Status;
-use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use rustix::system::{RebootCommand, reboot};
 
@@ -44,7 +43,7 @@ fn end_the_namespace(command: RebootCommand, by: Caller) -> i32 {
 fn reboot_reaches_kernel() -> Result {
     namespace::as_init(|| {
         let unknown = reboot(RebootCommand::CadOff);
-        reaches_kernel("reboot", unknown.map_err(|errno| Errno::from_raw(errno.raw_os_error())))
+        reaches_kernel("reboot", unknown.map_err(check::errno_of))
     })
 }
 

@@ -7,7 +7,7 @@ use clone3_conformance::clone3::{Child, Clone3};
 use clone3_conformance::kit::disposition::{self, Disposition};
 use clone3_conformance::kit::epoll::Watch;
 use clone3_conformance::kit::meeting::parent_and_child;
-use clone3_conformance::kit::process::apart;
+use clone3_conformance::kit::process::{apart, own_pid};
 use clone3_conformance::kit::subject::ends_by_its_kind;
 use clone3_conformance::kit::tracer::Tracer;
 use clone3_conformance::kit::{
@@ -167,7 +167,7 @@ fn pidfd_info_ppid_of_traced_child() -> Result {
         let child = Held::traceable(&call, 0)?;
         let tracer = Tracer::of(child.pid())?;
         let parent = orphan::parent_of(child.pidfd()?)?;
-        check::equal(format_args!("ppid of the traced child of {call}"), parent, std::process::id() as i32)?;
+        check::equal(format_args!("ppid of the traced child of {call}"), parent, own_pid())?;
         tracer.dismiss()?;
         child.let_go()?;
         subject::see_off(&child)?;
@@ -273,7 +273,7 @@ fn traced_orphan(call: &Clone3, ends: Ends) -> Result<(Orphan, Tracer)> {
     }
     let orphan = child.orphan()?;
     if ends == Ends::AfterItsParent {
-        check::equal("ppid of the traced orphan", orphan.parent()?, std::process::id() as i32)?;
+        check::equal("ppid of the traced orphan", orphan.parent()?, own_pid())?;
         orphan.let_go()?;
         becomes_a_zombie()?;
     }

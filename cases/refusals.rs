@@ -7,7 +7,7 @@ use clone3_conformance::clone3::{Clone3, NOWHERE};
 use clone3_conformance::kit::channel::read_byte;
 use clone3_conformance::kit::held_things::{Mappable, Semaphore};
 use clone3_conformance::kit::privilege::become_lonely_user;
-use clone3_conformance::kit::process::{apart, reap_all};
+use clone3_conformance::kit::process::{apart, own_pid, reap_all};
 use clone3_conformance::kit::remains::{Kept, Room};
 use clone3_conformance::kit::{Held, privilege};
 use clone3_conformance::pidfd::Pidfd;
@@ -114,7 +114,7 @@ fn abi_refusal_keeps_no_descriptors() -> Result {
 
 /// Whether the caller, in namespaces of its own, may enter its mount namespace: only who shares its directories with nobody may.
 fn may_enter_mount_namespace() -> Result<std::result::Result<(), Errno>> {
-    Ok(setns(Pidfd::open(std::process::id() as i32)?, CloneFlags::CLONE_NEWNS))
+    Ok(setns(Pidfd::open(own_pid())?, CloneFlags::CLONE_NEWNS))
 }
 
 case! {

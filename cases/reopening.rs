@@ -7,6 +7,7 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::handles::Handle;
+use clone3_conformance::kit::process::own_pid;
 use clone3_conformance::kit::processors::Lookout;
 use clone3_conformance::kit::{Held, Tied, namespace};
 use clone3_conformance::need::rounds;
@@ -180,7 +181,7 @@ fn autokill_handle_dead_estale() -> Result {
     check::succeeds("open_by_handle_at of a live child", handle.open(child.observer(), 0))?;
     child.close()?;
     child.dies("after the last close of its pidfd")?;
-    let alive = Pidfd::open(std::process::id() as i32)?;
+    let alive = Pidfd::open(own_pid())?;
     check::refused("open_by_handle_at of a dead child", handle.open(&alive, 0), Errno::ESTALE)?;
     let lookout = Lookout::take()?;
     for _ in rounds(3) {

@@ -5,16 +5,12 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::{Child, Clone3, park};
 use clone3_conformance::kit::fosterling::Fosterling;
-use clone3_conformance::kit::process::apart;
+use clone3_conformance::kit::process::{apart, own_pid};
 use clone3_conformance::kit::{Channel, Halted, Orphan, fdpass, namespace, orphan, sigchld};
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::wait::{self, Event, Status};
 use nix::poll::PollFlags;
 use nix::sys::signal::Signal;
-
-fn own_pid() -> i32 {
-    std::process::id() as i32
-}
 
 /// The control: an orphan made without CLONE_AUTOREAP is the caller's to wait for, and sends it SIGCHLD.
 #[track_caller]

@@ -6,7 +6,7 @@ use clone3_conformance::abi::{Flags, InfoMask, Namespace};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::{Child, Clone3, park};
-use clone3_conformance::kit::process::apart;
+use clone3_conformance::kit::process::{apart, own_pid};
 use clone3_conformance::kit::subject::{ends_by_its_kind, reaped};
 use clone3_conformance::kit::{Channel, Echo, Gate, Held, Orphan, privilege, subject, threads, tracer};
 use clone3_conformance::procfs;
@@ -26,7 +26,6 @@ case! {
     source "PR_SET_CHILD_SUBREAPER(2const); user_namespaces(7); kernel/exit.c find_new_reaper(), reparent_leader()",
 }
 fn autoreap_orphan_of_other_user_namespace() -> Result {
-    let own_pid = std::process::id() as i32;
     for call in subject::calls() {
         let gate = Gate::new()?;
         let leaves_one = |call: &Clone3| {
@@ -48,7 +47,7 @@ fn autoreap_orphan_of_other_user_namespace() -> Result {
         ];
         for (who, orphan) in &orphans {
             let what = format!("the new parent of an orphan of {call}, with {who} in another user namespace");
-            check::equal(what, orphan.parent()?, own_pid)?;
+            check::equal(what, orphan.parent()?, own_pid())?;
         }
         orphans.iter().try_for_each(|_| gate.open())?;
         for (who, orphan) in &orphans {

@@ -8,6 +8,7 @@ use clone3_conformance::kit::disposition::{self, Disposition};
 use clone3_conformance::kit::echo::Pulse;
 use clone3_conformance::kit::exec_race::{about_to_exec, about_to_exec_slowly};
 use clone3_conformance::kit::meeting::parent_and_child;
+use clone3_conformance::kit::process::own_pid;
 use clone3_conformance::kit::userfault::Trap;
 use clone3_conformance::kit::{Cgroup, Channel, Echo, Gate, Tied, channel, limits, orphan, shared, threads};
 use clone3_conformance::need::rounds;
@@ -97,7 +98,7 @@ fn autokill_child_in_vfork_wait() -> Result {
     observer.reaped_with(Status::SIGKILLED)?;
     grandchild.lives("after the death of the parent that it suspended")?;
     let parent = orphan::parent_of(grandchild.observer())?;
-    check::equal("the grandchild's parent", parent, std::process::id() as i32)?;
+    check::equal("the grandchild's parent", parent, own_pid())?;
     check::succeeds("pidfd_send_signal(SIGKILL)", grandchild.observer().send_signal(Signal::SIGKILL))?;
     wait::reap_expecting(grandchild.pid(), Status::SIGKILLED)
 }

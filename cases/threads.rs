@@ -4,6 +4,7 @@ use clone3_conformance::abi::{Flags, InfoMask};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::{Clone3, exit_now, exit_thread, park};
+use clone3_conformance::kit::process::own_pid;
 use clone3_conformance::kit::threads::is_not_over;
 use clone3_conformance::kit::{Channel, Gate, Held, Orphan, orphan, sigchld, subject, threads};
 use clone3_conformance::need;
@@ -201,7 +202,7 @@ fn autoreap_creating_thread_exits() -> Result {
     let (child, creator) = threads::in_a_thread(creator)?;
     creator.wait_reaped()?;
     let stat = Stat::of(child.pid()).map(|stat| (stat.ppid, stat.exit_signal));
-    let me = std::process::id() as i32;
+    let me = own_pid();
     check::equal("(ppid, exit signal) of the child after its creator's exit", stat, Some((me, 0)))?;
     check::equal("PIDFD_GET_INFO ppid", orphan::parent_of(child.pidfd()?)?, me)?;
     child.let_go()?;

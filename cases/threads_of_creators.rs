@@ -5,14 +5,10 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::{Clone3, exit_now, exit_thread};
 use clone3_conformance::kit::orphan::parent_of;
-use clone3_conformance::kit::process::child_reporting;
+use clone3_conformance::kit::process::{child_reporting, own_pid};
 use clone3_conformance::kit::{Channel, Held, subject, threads, usage};
 use clone3_conformance::wait::Status;
 use rustix::time::{ClockId, DynamicClockId, Timespec, clock_gettime_dynamic};
-
-fn own_pid() -> i32 {
-    std::process::id() as i32
-}
 
 case! {
     /// The children that a thread of a process has made stay that process's when the thread ends, and can be waited for by another

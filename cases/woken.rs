@@ -80,7 +80,7 @@ fn epoll_wait_across_the_end_of(child: &Held) -> Result<std::result::Result<(), 
         let mut events = Vec::with_capacity(1);
         let waited = epoll::wait(&watch, rustix::buffer::spare_capacity(&mut events), None);
         threads::join(other)?;
-        Ok(waited.map(drop).map_err(|errno| Errno::from_raw(errno.raw_os_error())))
+        Ok(waited.map(drop).map_err(check::errno_of))
     })
 }
 

@@ -122,7 +122,7 @@ impl From<Errno> for Failure {
 impl From<rustix::io::Errno> for Failure {
     #[track_caller]
     fn from(errno: rustix::io::Errno) -> Failure {
-        Failure::from(Errno::from_raw(errno.raw_os_error()))
+        Failure::from(errno_of(errno))
     }
 }
 
@@ -134,6 +134,11 @@ impl From<std::io::Error> for Failure {
             None => Failure::broken(format!("set-up failed: {error}")),
         }
     }
+}
+
+/// An errno of rustix's as the one that checks compare.
+pub fn errno_of(errno: rustix::io::Errno) -> Errno {
+    Errno::from_raw(errno.raw_os_error())
 }
 
 /// An errno by name and meaning: `EINVAL (Invalid argument)`.

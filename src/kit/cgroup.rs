@@ -13,7 +13,7 @@ use nix::poll::{PollFd, PollFlags, poll};
 use rustix::fs::{AtFlags, Mode, OFlags, fstat, mkdirat, open, openat, unlinkat};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
-use crate::check::{Failure, Result};
+use crate::check::{Failure, Result, errno_of};
 use crate::{note, procfs, sandbox};
 
 /// A fresh cgroup without children or limits. Dropping it kills what is still inside and removes it.
@@ -50,15 +50,15 @@ fn hierarchy() -> std::result::Result<&'static OwnedFd, Errno> {
 }
 
 fn open_hierarchy() -> std::result::Result<OwnedFd, Errno> {
-    let raw = |errno: rustix::io::Errno| Errno::from_raw(errno.raw_os_error());
     let directory = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     if let Some(path) = mounted_at() {
-        return open(path, directory, Mode::empty()).map_err(raw);
+        return open(path, directory, Mode::empty()).map_err(errno_of);
     }
-    let context = fsopen("cgroup2", FsOpenFlags::FSOPEN_CLOEXEC).map_err(raw)?;
-    fsconfig_create(&context).map_err(raw)?;
-    let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).map_err(raw)?;
-    openat(mount, ".", directory, Mode::empty()).map_err(raw)
+    let context = fsopen("cgroup2", FsOpenFlags::FSOPEN_CLOEXEC).map_err(errno_of)?;
+    fsconfig_create(&context).map_err(errno_of)?;
+    let mount =
+        fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).map_err(errno_of)?;
+    openat(mount, ".", directory, Mode::empty()).map_err(errno_of)
 }
 
 /// Where `/proc/self/mountinfo` shows a cgroup2: the fifth field of a line with that type behind the dash.
@@ -86,7 +86,7 @@ impl Cgroup {
         let owner = std::process::id();
         let name = names_of(owner as i32) + &COUNT.fetch_add(1, Ordering::Relaxed).to_string();
         mkdirat(parent, &name, Mode::from_raw_mode(0o755))
-            .map_err(|errno| forbidden("making a cgroup", Errno::from_raw(errno.raw_os_error())))?;
+            .map_err(|errno| forbidden("making a cgroup", errno_of(errno)))?;
         let directory = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = openat(parent, &name, directory, Mode::empty())?;
         note!("made cgroup {name}");
@@ -258,9 +258,8 @@ fn enable(cgroup: &OwnedFd, controller: &str) -> Result {
     if has("cgroup.subtree_control")? {
         return Ok(());
     }
-    write_at(cgroup, "cgroup.subtree_control", &format!("+{controller}")).map_err(|errno| {
-        forbidden(&format!("enabling {controller:?}"), Errno::from_raw(errno.raw_os_error()))
-    })
+    write_at(cgroup, "cgroup.subtree_control", &format!("+{controller}"))
+        .map_err(|errno| forbidden(&format!("enabling {controller:?}"), errno_of(errno)))
 }
 
 fn open_at(dir: &OwnedFd, file: &str, access: OFlags) -> rustix::io::Result<OwnedFd> {

@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 
 use crate::check::{Failure, Result};
 use crate::clone3::Child;
+use crate::kit::process::own_pid;
 use crate::kit::silence;
 use crate::sandbox;
 
@@ -138,7 +139,7 @@ fn read_some(from: &impl AsFd, buffer: &mut [u8]) -> Result<usize> {
         match poll(&mut fds, sandbox::time_left()) {
             Ok(0) => {
                 let waited = sandbox::patience();
-                let doing = sandbox::whereabouts(std::process::id() as i32);
+                let doing = sandbox::whereabouts(own_pid());
                 return Err(Failure::fail(format!(
                     "nothing came through a pipe within {waited:.1?}; {doing}"
                 )));

@@ -10,6 +10,7 @@ use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
 use crate::abi::{self, CloneArgs, Flags, InfoMask, PidfdInfo};
 use crate::check::{Failure, Result};
 use crate::clone3::{PIDFD_UNTOUCHED, exit_child};
+use crate::kit::process::own_pid;
 use crate::kit::{fds, process};
 use crate::pidfd::Pidfd;
 use crate::wait::Status;
@@ -28,7 +29,7 @@ pub fn required() -> Result {
         let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
         // SAFETY: getpid has no arguments.
         let pid = unsafe { arch::call_as_32_bit(SYS_GETPID, [0; 3]) };
-        i32::from(pid != std::process::id() as i32)
+        i32::from(pid != own_pid())
     };
     match process::ending_of(works) {
         Some(ending) if ending == Status::exited(0) => return Ok(()),

@@ -12,7 +12,7 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 
-use crate::check::{Failure, Named, Result};
+use crate::check::{Failure, Named, Result, errno_of};
 use crate::kit::fds;
 use crate::pidfd::Pidfd;
 use crate::sandbox;
@@ -31,7 +31,7 @@ pub fn try_send(socket: impl AsFd, fd: impl AsFd) -> std::result::Result<(), Err
         return Err(Errno::ENOBUFS);
     }
     let sent = sendmsg(socket, &[IoSlice::new(b"f")], &mut control, SendFlags::NOSIGNAL);
-    sent.map(drop).map_err(|errno| Errno::from_raw(errno.raw_os_error()))
+    sent.map(drop).map_err(errno_of)
 }
 
 /// Receives one descriptor, close-on-exec.

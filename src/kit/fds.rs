@@ -6,6 +6,7 @@ use nix::errno::Errno;
 use rustix::io::FdFlags;
 
 use crate::check::{Failure, Result};
+use crate::kit::process::own_pid;
 use crate::kit::threads::own_tid;
 use crate::note;
 
@@ -37,7 +38,7 @@ pub fn mark_by_range(fd: impl AsFd) -> std::result::Result<(), Errno> {
 /// `close_range(fd, fd, CLOSE_RANGE_UNSHARE)` in a thread other than the leader: it gets a table of descriptors of its own, in
 /// which the one with this number is closed. Whoever owns it does so in the table that the other threads go on sharing.
 pub fn close_apart_by_range(fd: RawFd) -> std::result::Result<(), Errno> {
-    assert_ne!(own_tid(), std::process::id() as i32, "the leader would leave its table to the others");
+    assert_ne!(own_tid(), own_pid(), "the leader would leave its table to the others");
     // SAFETY: what is closed is a copy, whose owner is in the table of the other threads.
     unsafe { close_range(fd, libc::CLOSE_RANGE_UNSHARE) }
 }

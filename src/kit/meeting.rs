@@ -6,6 +6,7 @@ use crate::abi::InfoMask;
 use crate::check::{self, Failure, Result};
 use crate::clone3::{Child, Clone3, park};
 use crate::kit::echo::{Echoer, Line, line};
+use crate::kit::process::own_pid;
 use crate::kit::{Channel, Tied, fdpass};
 use crate::pidfd::Pidfd;
 
@@ -36,7 +37,7 @@ impl Meeting {
 
     fn introduce(&self) -> Result {
         self.line.close_in_child();
-        let own = Pidfd::open(rustix::process::getpid().as_raw_nonzero().get())?;
+        let own = Pidfd::open(own_pid())?;
         fdpass::send(&self.theirs, &own)
     }
 

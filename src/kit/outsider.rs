@@ -17,6 +17,7 @@ use crate::clone3::Clone3;
 use crate::kit::coredump::accept_before_end;
 use crate::kit::crash::Crash;
 use crate::kit::helper;
+use crate::kit::process::own_pid;
 use crate::kit::sysctl::Sysctl;
 use crate::kit::{Channel, Place, fdpass, subject};
 use crate::pidfd::Pidfd;
@@ -57,7 +58,7 @@ pub(super) fn arrive(socket: Option<&String>) -> Result<UnixStream> {
     io::copy(&mut io::stdin(), &mut io::sink())?;
     // No child is to hold the other end of somebody's dump.
     nix::unistd::close(0)?;
-    fdpass::send(&line, Pidfd::open(std::process::id() as i32)?)?;
+    fdpass::send(&line, Pidfd::open(own_pid())?)?;
     Ok(line)
 }
 

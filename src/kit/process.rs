@@ -13,6 +13,11 @@ use crate::procfs::Stat;
 use crate::sandbox;
 use crate::wait::{self, Status};
 
+/// The caller's process id.
+pub fn own_pid() -> i32 {
+    std::process::id() as i32
+}
+
 /// Runs `body` in a child made by `call` and gives what it returned, along with the child, which exits with 0
 /// right after. Failures of checks inside are this process's failures.
 #[track_caller]

@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::ioctl::{Ioctl, Opcode, Updater, ioctl};
 
-use crate::check::{Failure, Result};
+use crate::check::{Failure, Result, errno_of};
 use crate::kit::fdpass;
 
 /// What becomes of the call.
@@ -146,6 +146,6 @@ impl Supervisor {
 
     fn control<T>(&self, operation: impl Ioctl<Output = T>) -> std::result::Result<T, Errno> {
         // SAFETY: the operations above are those of this kind of descriptor.
-        unsafe { ioctl(&self.0, operation) }.map_err(|errno| Errno::from_raw(errno.raw_os_error()))
+        unsafe { ioctl(&self.0, operation) }.map_err(errno_of)
     }
 }

@@ -6,6 +6,7 @@ use nix::poll::PollTimeout;
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
 
 use crate::check::{Failure, Result};
+use crate::kit::process::own_pid;
 use crate::sandbox;
 
 /// Such a word, which is there as long as the process.
@@ -26,7 +27,7 @@ pub fn spin_until_cleared(word: &AtomicU32, what: &str) -> Result {
     while word.load(Ordering::Acquire) != 0 {
         if sandbox::time_left() == PollTimeout::ZERO {
             let waited = sandbox::patience();
-            let doing = sandbox::whereabouts(std::process::id() as i32);
+            let doing = sandbox::whereabouts(own_pid());
             return Err(Failure::fail(format!("{what} did not come within {waited:.1?}; {doing}")));
         }
         std::thread::yield_now();

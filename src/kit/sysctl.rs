@@ -9,6 +9,7 @@ use std::os::fd::AsFd;
 
 use crate::check::{Failure, Result};
 use crate::clone3::{Child, Clone3};
+use crate::kit::process::own_pid;
 use crate::note;
 use crate::pidfd::Pidfd;
 
@@ -138,7 +139,7 @@ impl Drop for Changed {
 
 /// A process in a session of its own that waits for the death of the caller, and then puts `value` back.
 fn guard(setting: Sysctl, value: &str) -> Result<Child> {
-    let case = Pidfd::open(std::process::id() as i32)?;
+    let case = Pidfd::open(own_pid())?;
     Clone3::fork().spawn(|| {
         let _ = rustix::process::setsid();
         let _ = nix::sys::signal::SigSet::all().thread_block();

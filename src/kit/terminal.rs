@@ -7,13 +7,9 @@ use nix::unistd::setsid;
 use rustix::process::Pid;
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 
-use crate::check::{Failure, Named, Result};
+use crate::check::{Failure, Named, Result, errno_of};
 use crate::kit::process::apart;
 use crate::note;
-
-fn errno_of(errno: rustix::io::Errno) -> Errno {
-    Errno::from_raw(errno.raw_os_error())
-}
 
 /// A pseudo-terminal, which is nobody's controlling terminal yet.
 #[derive(Debug)]

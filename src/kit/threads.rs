@@ -11,6 +11,7 @@ use rustix::thread::futex;
 use crate::abi::InfoMask;
 use crate::check::{self, Failure, Result};
 use crate::clone3::{Child, Clone3, Stack, exit_now, exit_thread, park};
+use crate::kit::process::own_pid;
 use crate::kit::{Gate, Held};
 use crate::pidfd::Pidfd;
 use crate::procfs::Stat;
@@ -93,7 +94,7 @@ pub fn other_gone_last(leader_code: i32, code: i32, group_code: i32) -> i32 {
     let word: &AtomicU32 = Box::leak(Box::new(AtomicU32::new(1)));
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            if wait_for_dead_leader(std::process::id() as i32).is_err() {
+            if wait_for_dead_leader(own_pid()).is_err() {
                 exit_now(98);
             }
             wait_until_cleared(word);

@@ -9,9 +9,10 @@ use rustix::mm::{MapFlags, ProtFlags, UserfaultfdFlags, mmap_anonymous, userfaul
 use rustix::param::page_size;
 
 use crate::abi::Flags;
-use crate::check::{Failure, Result};
+use crate::check::{Failure, Result, errno_of};
 use crate::clone3::{Address, Child, Clone3, Stack};
 use crate::errand::Errand;
+use crate::kit::process::own_pid;
 use crate::kit::silence;
 use crate::{note, sandbox};
 
@@ -82,7 +83,7 @@ impl Trap {
         // SAFETY: the descriptor is used for a mapping of this module's own and nothing else.
         let uffd = unsafe { userfaultfd(flags) };
         let uffd = uffd.map_err(|errno| {
-            let errno = Errno::from_raw(errno.raw_os_error());
+            let errno = errno_of(errno);
             Failure::blocked(format!(
                 "userfaultfd says {errno:?} (CONFIG_USERFAULTFD, vm.unprivileged_userfaultfd)"
             ))
@@ -125,7 +126,7 @@ impl Trap {
             match poll(&mut fds, sandbox::time_left()) {
                 Ok(0) => {
                     let waited = sandbox::patience();
-                    let doing = sandbox::whereabouts(std::process::id() as i32);
+                    let doing = sandbox::whereabouts(own_pid());
                     return Err(Failure::fail(format!(
                         "no page fault came to userfaultfd within {waited:.1?}; {doing}"
                     )));

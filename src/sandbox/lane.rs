@@ -21,7 +21,7 @@ use super::leavings;
 use super::scarcity::Before;
 use super::wire::{self, Answer, Outcome, Request};
 use crate::case::{self, Case, Strength};
-use crate::check::Failure;
+use crate::check::{Failure, errno_of};
 use crate::kit::sysctl;
 use crate::need::Setting;
 use crate::trail;
@@ -75,9 +75,7 @@ pub(super) fn refuse(program: &UnixStream, outcome: Outcome) {
 /// What the program is to be told, which names the step that failed.
 fn prepare() -> Result<(SignalFd, Pipes), Outcome> {
     let children = watch_children().map_err(|errno| no_lane("signalfd(2)", errno))?;
-    let in_words = |step: &'static str| {
-        move |errno: rustix::io::Errno| no_lane(step, Errno::from_raw(errno.raw_os_error()))
-    };
+    let in_words = |step: &'static str| move |errno| no_lane(step, errno_of(errno));
     trail::open().map_err(in_words("mmap(2) of the page for the trail"))?;
     settle_in().map_err(in_words("prctl(2) (PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG)"))?;
     read_nothing().and_then(|()| Pipes::new()).map_err(in_words("pipe(2)")).map(|pipes| (children, pipes))
