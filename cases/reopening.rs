@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use clone3_conformance::abi::{AUTOKILL_MARK, Flags, InfoMask};
+use clone3_conformance::abi::{AUTOKILL_MARK, Flags};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::Clone3;
@@ -14,8 +14,6 @@ use clone3_conformance::need::rounds;
 use clone3_conformance::pidfd::Pidfd;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
-use nix::poll::PollFlags;
-use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 
 /// Opens the file of a descriptor of ours anew, by way of /proc, where we may: the inodes are root's.
@@ -30,31 +28,6 @@ fn reopen(path: &str, flags: OFlag) -> Result<OwnedFd> {
 fn names(fd: &Pidfd) -> [String; 2] {
     let number = fd.as_raw_fd();
     [format!("/proc/self/fd/{number}"), format!("/proc/{}/fd/{number}", std::process::id())]
-}
-
-/// A pidfd must have no mark, and serve as any plain pidfd does.
-fn is_plain(what: &str, fd: &Pidfd, child: &Tied) -> Result {
-    check::equal(
-        format_args!("mark of an auto-kill pidfd on {what}"),
-        fd.status_flags()? & AUTOKILL_MARK,
-        0,
-    )?;
-    let info = check::succeeds(format_args!("PIDFD_GET_INFO on {what}"), fd.info(InfoMask::PID))?;
-    check::equal(format_args!("pid in PIDFD_GET_INFO on {what}"), info.pid, child.pid() as u32)?;
-    check::equal(format_args!("poll on {what}"), fd.poll_now(PollFlags::POLLIN)?, PollFlags::empty())?;
-    check::succeeds(format_args!("pidfd_send_signal on {what}"), fd.send_signal(Signal::SIGCONT))
-}
-
-/// Neither the close of another file kills the child, nor does an open one hold it.
-fn neither_holds_nor_kills(what: &str, open: impl Fn(&Pidfd) -> Result<OwnedFd>) -> Result {
-    let mut child = Tied::new()?;
-    let other = Pidfd::from(open(child.pidfd()?)?);
-    is_plain(what, &other, &child)?;
-    other.close()?;
-    child.lives(&format!("after the close of {what}"))?;
-    let _kept = open(child.pidfd()?)?;
-    child.close()?;
-    child.dies(&format!("after the last close of clone3's pidfd, with {what} open"))
 }
 
 case! {
@@ -77,7 +50,8 @@ case! {
 }
 fn autokill_proc_reopen() -> Result {
     for (name, flags) in [(0, OFlag::O_RDONLY), (1, OFlag::O_RDWR)] {
-        neither_holds_nor_kills("a pidfd opened through /proc", |pidfd| reopen(&names(pidfd)[name], flags))?;
+        let reopened = |pidfd: &Pidfd| reopen(&names(pidfd)[name], flags).map(Pidfd::from);
+        Tied::new()?.is_not_tied_to("a pidfd opened through /proc", reopened)?;
     }
     Ok(())
 }
@@ -117,9 +91,11 @@ case! {
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"open_by_handle_at() are distinct struct files\")",
 }
 fn autokill_handle_open_not_armed() -> Result {
-    neither_holds_nor_kills("a pidfd opened by its handle", |pidfd| Ok(Handle::of(pidfd)?.open(pidfd, 0)?))?;
-    neither_holds_nor_kills("a pidfd opened by its handle at FD_PIDFS_ROOT", |pidfd| {
-        Ok(Handle::of(pidfd)?.open_at_root(0)?)
+    Tied::new()?.is_not_tied_to("a pidfd opened by its handle", |pidfd| {
+        Ok(Handle::of(pidfd)?.open(pidfd, 0)?.into())
+    })?;
+    Tied::new()?.is_not_tied_to("a pidfd opened by its handle at FD_PIDFS_ROOT", |pidfd| {
+        Ok(Handle::of(pidfd)?.open_at_root(0)?.into())
     })
 }
 

@@ -2,9 +2,10 @@
 
 use std::os::fd::{AsRawFd, RawFd};
 
+use nix::poll::PollFlags;
 use nix::sys::signal::Signal;
 
-use crate::abi::Flags;
+use crate::abi::{AUTOKILL_MARK, Flags, InfoMask};
 use crate::check;
 use crate::check::{Context as _, Result};
 use crate::clone3::Clone3;
@@ -127,6 +128,30 @@ impl Tied {
     pub fn dies_in_time(&self, when: &str) -> Result {
         self.observer.reaped_with(Status::SIGKILLED).context(when)?;
         wait::no_child(self.pid).context(when)
+    }
+
+    /// What `get` makes of clone3's pidfd is a pidfd like any other: neither does its close kill the child, nor does it hold the
+    /// child when it is open. It is made twice.
+    #[track_caller]
+    pub fn is_not_tied_to(mut self, what: &str, get: impl Fn(&Pidfd) -> Result<Pidfd>) -> Result {
+        let other = get(self.pidfd()?)?;
+        self.has_plain(what, &other)?;
+        other.close()?;
+        self.lives(&format!("after the close of {what}"))?;
+        let _kept = get(self.pidfd()?)?;
+        self.close()?;
+        self.dies(&format!("after the last close of clone3's pidfd, with {what} open"))
+    }
+
+    /// This pidfd must be the child's, have no mark, and serve as any plain one does.
+    #[track_caller]
+    fn has_plain(&self, what: &str, pidfd: &Pidfd) -> Result {
+        let mark = pidfd.status_flags()? & AUTOKILL_MARK;
+        check::equal(format_args!("mark of an auto-kill pidfd in F_GETFL of {what}"), mark, 0)?;
+        let info = check::succeeds(format_args!("PIDFD_GET_INFO on {what}"), pidfd.info(InfoMask::PID))?;
+        check::equal(format_args!("pid in PIDFD_GET_INFO on {what}"), info.pid, self.pid as u32)?;
+        check::equal(format_args!("poll on {what}"), pidfd.poll_now(PollFlags::POLLIN)?, PollFlags::empty())?;
+        check::succeeds(format_args!("pidfd_send_signal on {what}"), pidfd.send_signal(Signal::SIGCONT))
     }
 
     /// Lets go of everything at the end of a case in which the child outlives its pidfd.
