@@ -304,7 +304,7 @@ pub fn no_such_child(what: impl fmt::Display, got: std::result::Result<Option<Ev
 
 /// The pid must be unused: `kill(pid, 0)` is ESRCH, from the moment on at which the process is unhashed, which POLLHUP tells.
 ///
-/// The number is given to nobody else so soon: the kernel gives out all others first, tens of thousands of them.
+/// Wrong only if somebody else has got the pid since: if the kernel has given out all others between POLLHUP and this call.
 #[track_caller]
 pub fn pid_is_free(pid: i32) -> Result {
     let got = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None);
