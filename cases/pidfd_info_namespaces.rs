@@ -5,7 +5,7 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::{Child, Clone3, park};
 use clone3_conformance::kit::process::{apart, own_pid};
-use clone3_conformance::kit::{Ambush, Channel, Gate, Held, fdpass, namespace, subject, threads};
+use clone3_conformance::kit::{Ambush, Channel, Gate, Handover, Held, namespace, subject, threads};
 use clone3_conformance::need::rounds;
 use clone3_conformance::pidfd::{Pidfd, fdinfo, info};
 use clone3_conformance::sandbox;
@@ -97,17 +97,13 @@ case! {
 }
 fn pidfd_info_fdinfo_foreign_nspid() -> Result {
     for call in subject::calls() {
-        let ((ours, theirs), told) = (fdpass::pair()?, Channel::<Result>::new()?);
+        let handover = Handover::arrange()?;
         // A child of this process would have two numbers, as many as whoever reads.
         let between = namespace::init().with(Flags::PIDFD).spawn(|| {
-            let inner = call.clone().with(Flags::CLONE_NEWPID).spawn(park);
-            let pass_on = |inner: &Child| fdpass::send(&theirs, inner.pidfd()?);
-            // A failure to report is seen as the end of the stream.
-            let _ = told.send(&inner.as_ref().map_err(Failure::clone).and_then(pass_on));
+            handover.give(call.clone().with(Flags::CLONE_NEWPID).spawn(park));
             park()
         })?;
-        told.recv_from(&between)??;
-        let pidfd = Pidfd::from(fdpass::receive(&ours)?);
+        let pidfd = handover.take_from(&between)?;
         let numbers = || Ok(nspid(&pidfd)?.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
         check::equal("control: of how many numbers NSpid tells here", numbers()?.len(), 3)?;
         let elsewhere = Clone3::fork().with(Flags::CLONE_NEWNS);

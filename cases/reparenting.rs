@@ -6,7 +6,7 @@ use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::{Child, Clone3, park};
 use clone3_conformance::kit::fosterling::Fosterling;
 use clone3_conformance::kit::process::{apart, own_pid};
-use clone3_conformance::kit::{Channel, Halted, Orphan, fdpass, namespace, orphan, sigchld};
+use clone3_conformance::kit::{Halted, Handover, Orphan, fdpass, namespace, orphan, sigchld};
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::wait::{self, Event, Status};
 use nix::poll::PollFlags;
@@ -156,15 +156,13 @@ fn autoreap_ppid_follows_reparent() -> Result {
 /// is alive. Gives a pidfd of that child too.
 #[track_caller]
 fn init_that_leaves(call: &Clone3, inner: &Clone3) -> Result<(Child, Pidfd)> {
-    let ((ours, theirs), started) = (fdpass::pair()?, Channel::<Result>::new()?);
+    let handover = Handover::arrange()?;
     let init = call.clone().with(Flags::CLONE_NEWPID).spawn(|| {
-        let start = || fdpass::send(&theirs, inner.spawn(park)?.pidfd()?);
-        // A failure to report is seen as the end of the stream.
-        let _ = started.send(&start());
+        handover.give(inner.spawn(park));
         44
     })?;
-    started.recv_from(&init)??;
-    Ok((init, Pidfd::from(fdpass::receive(&ours)?)))
+    let inner = handover.take_from(&init)?;
+    Ok((init, inner))
 }
 
 case! {
