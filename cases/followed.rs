@@ -1,17 +1,17 @@
 //! A child that is traced from birth, as its creator is: in the same way, auto-reaped or not.
 
 use clone3_conformance::case;
-use clone3_conformance::check::{self, Context as _, Result};
+use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::Clone3;
-use clone3_conformance::kit::{Channel, Held, subject, tracer};
+use clone3_conformance::kit::{Creator, subject, tracer};
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
 use nix::sys::ptrace::Options;
 use nix::sys::signal::Signal;
 
 /// Traces the creator of one child with these options until nobody is left to trace: all that is told of the child. The creator
-/// exits with 0 in the end.
-fn told_of_child(creator: &Held, options: Options) -> Result<Vec<Status>> {
+/// has seen it off then.
+fn told_of_child(creator: &Creator, options: Options) -> Result<Vec<Status>> {
     tracer::seize(creator.pid(), options)?;
     creator.let_go()?;
     let (mut told, mut last) = (Vec::new(), None);
@@ -30,6 +30,7 @@ fn told_of_child(creator: &Held, options: Options) -> Result<Vec<Status>> {
         }
     }
     check::equal("the last status of the creator, which is traced", last, Some(Status::exited(0)))?;
+    creator.has_seen_it_off()?;
     Ok(told)
 }
 
@@ -50,14 +51,8 @@ fn autoreap_ptrace_followed_as_creator() -> Result {
         (followed | Options::PTRACE_O_TRACEEXIT, vec![begins, exits, ended]),
     ] {
         for call in subject::calls() {
-            let seen_off = Channel::<Result>::new()?;
-            let creator = Held::running(&Clone3::fork(), || {
-                // A child that its tracer has waited for is its parent's to wait for then.
-                let gone = call.spawn(|| 5).and_then(|child| subject::see_off(&child));
-                i32::from(seen_off.send(&gone.map(drop)).is_err())
-            })?;
+            let creator = Creator::new(&Clone3::fork(), || call.spawn(|| 5))?;
             let told = told_of_child(&creator, options)?;
-            seen_off.recv()?.context("in the creator, which is traced")?;
             let what =
                 format!("told to the tracer of a child of {call}, whose creator it traces with {options:?}");
             check::equal(what, told, expected.clone())?;

@@ -8,7 +8,8 @@ use clone3_conformance::kit::process::apart;
 use clone3_conformance::kit::replacing::Replacing;
 use clone3_conformance::kit::tracer::Tracer;
 use clone3_conformance::kit::{
-    Actor, Blocked, Channel, Gate, Held, WaitCall, fdpass, namespace, sigchld, subject, threads, tracer,
+    Actor, Blocked, Channel, Creator, Gate, Held, WaitCall, fdpass, namespace, sigchld, subject, threads,
+    tracer,
 };
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::wait::{self, Event, Status};
@@ -19,10 +20,7 @@ use nix::unistd::Pid;
 
 /// What a tracer gets that traces the process which makes this call: its events, and how many others it waits for.
 fn heard_of(call: &Clone3) -> Result<(Vec<i32>, usize)> {
-    let creator = Held::running(&Clone3::fork(), || {
-        // A child that its tracer has waited for is its parent's to wait for then.
-        i32::from(call.spawn(|| 0).and_then(|child| subject::see_off(&child)).is_err())
-    })?;
+    let creator = Creator::new(&Clone3::fork(), || call.spawn(|| 0))?;
     let creation = Options::PTRACE_O_TRACECLONE | Options::PTRACE_O_TRACEFORK | Options::PTRACE_O_TRACEVFORK;
     let (events, others) = follow(&creator, creation | Options::PTRACE_O_TRACEVFORKDONE)?;
     Ok((events.into_iter().map(|(event, _)| event).collect(), others.len()))
@@ -32,14 +30,14 @@ fn heard_of(call: &Clone3) -> Result<(Vec<i32>, usize)> {
 type Told = (i32, i64);
 
 /// Traces this creator of one child, which is let go, until nobody is left to trace: its events, and which others there were.
-fn follow(creator: &Held, options: Options) -> Result<(Vec<Told>, Vec<i32>)> {
+fn follow(creator: &Creator, options: Options) -> Result<(Vec<Told>, Vec<i32>)> {
     tracer::seize(creator.pid(), options)?;
     creator.let_go()?;
     let (mut events, mut others) = (Vec::new(), Vec::new());
     loop {
         let (pid, status) = match wait::waitpid(-1, libc::__WALL) {
             Ok(Some(news)) => news,
-            Ok(None) | Err(Errno::ECHILD) => return Ok((events, others)),
+            Ok(None) | Err(Errno::ECHILD) => break,
             Err(errno) => return Err(errno.into()),
         };
         match status.stop() {
@@ -56,6 +54,8 @@ fn follow(creator: &Held, options: Options) -> Result<(Vec<Told>, Vec<i32>)> {
             None => others.push(pid),
         }
     }
+    creator.has_seen_it_off()?;
+    Ok((events, others))
 }
 
 case! {
@@ -94,12 +94,10 @@ case! {
 fn autoreap_ptrace_event_number_is_the_tracers() -> Result {
     for call in subject::calls() {
         let made = Channel::<i32>::new()?;
-        let creator = Held::running(&namespace::init(), || {
-            let seen_off = call.spawn(|| 0).and_then(|child| {
-                made.send(&child.pid())?;
-                subject::see_off(&child)
-            });
-            i32::from(seen_off.is_err())
+        let creator = Creator::new(&namespace::init(), || {
+            let child = call.spawn(|| 0)?;
+            made.send(&child.pid())?;
+            Ok(child)
         })?;
         let (events, others) = follow(&creator, Options::PTRACE_O_TRACECLONE | Options::PTRACE_O_TRACEFORK)?;
         check::equal("control: the child's number in its creator's pid namespace", made.recv()?, 2)?;
@@ -114,12 +112,11 @@ fn autoreap_ptrace_event_number_is_the_tracers() -> Result {
 /// Whether a child that this call makes has no_new_privs, if its creator is traced with these options, and the child therefore is.
 fn has_nnp_when_traced(call: &Clone3, options: Options) -> Result<bool> {
     let told = Channel::<Result<bool>>::new()?;
-    let creator = Held::running(&Clone3::fork(), || {
-        let child = call.spawn(|| {
+    let creator = Creator::new(&Clone3::fork(), || {
+        call.spawn(|| {
             let bit = rustix::thread::no_new_privs().map_err(Failure::from);
             i32::from(told.send(&bit).is_err())
-        });
-        i32::from(child.and_then(|child| subject::see_off(&child)).is_err())
+        })
     })?;
     let (_, others) = follow(&creator, options)?;
     check::equal("control: children that are traced", others.len(), 1)?;

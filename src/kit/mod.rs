@@ -8,6 +8,7 @@
 //! | [`Echo`] | the case | answers a ping: that shows whether it lives, at once and for certain | when it is killed |
 //! | [`Tied`] | the case, for auto-kill | as `Echo`, with a second pidfd to watch it by | with the last close of its pidfd |
 //! | [`Actor`] | the case | one instruction after the other, each answered when done | when it is dismissed |
+//! | [`Creator`] | the case | waits at a gate, makes one child, and sees it off | when that is gone |
 //! | [`Holder`] | the case | holds descriptors | as one says: killed, by exec, by a crash … |
 //! | [`Pair`](pair::Pair) | the case | waits in two threads, at a gate each | thread by thread |
 //! | [`Grandchild`] | a child of the case, which is alive | waits at a gate | when it is let go; its parent by `orphan()` |
@@ -24,6 +25,7 @@ pub mod channel;
 pub mod compat;
 pub mod coredump;
 pub mod crash;
+pub mod creator;
 pub mod disposition;
 pub mod echo;
 pub mod epoll;
@@ -87,6 +89,7 @@ pub use ambush::Ambush;
 pub use blocked::Blocked;
 pub use cgroup::Cgroup;
 pub use channel::Channel;
+pub use creator::Creator;
 pub use echo::Echo;
 pub use gate::Gate;
 pub use grandchild::Grandchild;
