@@ -2,12 +2,14 @@
 
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
-use clone3_conformance::check::{self, Result};
+use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::Clone3;
+use clone3_conformance::kit::disposition::{self, Disposition};
 use clone3_conformance::kit::process::two_apart;
 use clone3_conformance::kit::{Echo, sigchld};
 use clone3_conformance::wait::Status;
 use nix::errno::Errno;
+use nix::sys::signal::Signal;
 
 /// Lets an echoing child end by itself: its last ping pipe closes.
 fn finish(child: Echo) -> Result {
@@ -48,15 +50,20 @@ fn autokill_requires_pidfd() -> Result {
 }
 
 case! {
-    /// CLONE_PIDFD_AUTOKILL without CLONE_AUTOREAP is EINVAL, whatever the exit_signal, and makes no child.
+    /// CLONE_PIDFD_AUTOKILL without CLONE_AUTOREAP is EINVAL, whatever the exit_signal, and makes no child; also for a caller that
+    /// ignores SIGCHLD, whose children leave no zombies anyway.
     autokill_requires_autoreap: Must, needs [Autoreap, Nnp, Autokill],
     source "pull request vfs-7.1-rc1.pidfs; selftest autokill_requires_autoreap",
 }
 fn autokill_requires_autoreap() -> Result {
-    Clone3::new(Flags::KILLED_NNP).accepted()?;
-    for flags in [Flags::PIDFD | Flags::AUTOKILL, Flags::PIDFD | Flags::AUTOKILL | Flags::NNP] {
-        Clone3::new(flags).refused(Errno::EINVAL)?;
-        Clone3::new(flags).exit_signal(libc::SIGCHLD as u64).refused(Errno::EINVAL)?;
+    for sigchld in [Disposition::Default, Disposition::Ignored] {
+        disposition::set(Signal::SIGCHLD, sigchld)?;
+        Clone3::new(Flags::KILLED_NNP).accepted()?;
+        for flags in [Flags::PIDFD | Flags::AUTOKILL, Flags::PIDFD | Flags::AUTOKILL | Flags::NNP] {
+            for call in [Clone3::new(flags), Clone3::new(flags).exit_signal(libc::SIGCHLD as u64)] {
+                call.refused(Errno::EINVAL).context(format_args!("SIGCHLD {sigchld:?}"))?;
+            }
+        }
     }
     Ok(())
 }

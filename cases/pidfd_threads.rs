@@ -244,11 +244,23 @@ fn pidfd_thread_handle() -> Result {
 }
 
 case! {
-    /// The pidfd of CLONE_PIDFD with CLONE_THREAD is one of a thread, as PIDFD_THREAD makes it: F_GETFL shows that flag, O_EXCL.
+    /// The pidfd of CLONE_PIDFD with CLONE_THREAD is one of a thread, as PIDFD_THREAD makes it: F_GETFL shows that flag, O_EXCL. The
+    /// process auto-reaped or not.
     pidfd_of_clone_thread: Is, needs [PidfdInfo],
     source "kernel/fork.c copy_process(); commit \"pidfd: clone: allow CLONE_THREAD | CLONE_PIDFD together\"",
 }
 fn pidfd_of_clone_thread() -> Result {
+    subject::each(|call| {
+        let (child, ()) = child_reporting(&call, own_threads_pidfd_says_so)?;
+        child.ends_with(Status::exited(0))
+    })?;
+    let ordinary = Held::exiting_with(&Clone3::fork().with(Flags::PIDFD), 0)?;
+    check::equal("control: O_EXCL for a process", ordinary.pidfd()?.status_flags()? & libc::O_EXCL, 0)?;
+    ordinary.let_go()?;
+    wait::reap_expecting(ordinary.pid(), Status::exited(0))
+}
+
+fn own_threads_pidfd_says_so() -> Result {
     let (waits, lets_go) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     let stack = Stack::new()?;
     let call = Clone3::new(Flags::THREAD | Flags::CLONE_FILES | Flags::PIDFD)
@@ -257,11 +269,7 @@ fn pidfd_of_clone_thread() -> Result {
     let flags = thread.pidfd()?.status_flags()?;
     check::equal("O_EXCL in F_GETFL", flags & libc::O_EXCL, libc::O_EXCL)?;
     rustix::io::write(&lets_go, b"g")?;
-    stack.join()?;
-    let ordinary = Held::exiting_with(&Clone3::fork().with(Flags::PIDFD), 0)?;
-    check::equal("control: O_EXCL for a process", ordinary.pidfd()?.status_flags()? & libc::O_EXCL, 0)?;
-    ordinary.let_go()?;
-    wait::reap_expecting(ordinary.pid(), Status::exited(0))
+    stack.join()
 }
 
 case! {

@@ -5,7 +5,7 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::{Child, Clone3};
 use clone3_conformance::kit::pair::Pair;
-use clone3_conformance::kit::subject::{leaves_zombie, reaped};
+use clone3_conformance::kit::subject::{ends_by_its_kind, leaves_zombie, reaped};
 use clone3_conformance::kit::threads::in_a_thread;
 use clone3_conformance::kit::{Blocked, Found, Grandchild, Held, Orphan, WaitCall, subject, threads};
 use clone3_conformance::pidfd::Pidfd;
@@ -14,8 +14,6 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::signal::Signal;
 use nix::unistd::getpgrp;
-
-use super::adoption::ends_by_its_kind;
 
 const NO_CHILD: Found = Err(Errno::ECHILD);
 const ALIVE: Found = Ok(None);
