@@ -47,8 +47,8 @@ fn all_three_work(call: &Clone3) -> Result {
 }
 
 case! {
-    /// CLONE_AUTOREAP, CLONE_NNP and CLONE_PIDFD_AUTOKILL do their work in one call with each of the flags for what is shared (but
-    /// memory and descriptors), for stored numbers and for signal handlers, and for a caller that has other children.
+    /// CLONE_AUTOREAP, CLONE_NNP and CLONE_PIDFD_AUTOKILL all take effect when combined with CLONE_FS, CLONE_IO, CLONE_SYSVSEM,
+    /// CLONE_CLEAR_SIGHAND, CLONE_UNTRACED, CLONE_PARENT_SETTID or CLONE_CHILD_SETTID, and for a caller that has other children.
     autokill_works_with_other_flags: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Proc],
     source "commits \"clone: add CLONE_AUTOREAP\", \"clone: add CLONE_NNP\", \"pidfd: add CLONE_PIDFD_AUTOKILL\", which name the flags that they exclude",
 }
@@ -73,7 +73,8 @@ fn autokill_works_with_other_flags() -> Result {
 }
 
 case! {
-    /// The three flags do their work for a child in each kind of namespace of its own that the kernel has.
+    /// CLONE_AUTOREAP, CLONE_NNP and CLONE_PIDFD_AUTOKILL all take effect for a child in a new namespace of each kind that the
+    /// kernel has.
     autokill_works_with_namespace_flags: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, SysAdmin, Proc],
     source "clone(2); pull request vfs-7.1-rc1.pidfs; commits \"clone: add CLONE_AUTOREAP\" and \"clone: add CLONE_NNP\", which name the flags that they exclude",
 }
@@ -82,7 +83,7 @@ fn autokill_works_with_namespace_flags() -> Result {
 }
 
 case! {
-    /// The three flags do their work for a child whose number is chosen with set_tid.
+    /// CLONE_AUTOREAP, CLONE_NNP and CLONE_PIDFD_AUTOKILL all take effect for a child whose pid is chosen with set_tid.
     autokill_with_set_tid: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, PidNamespace, Proc],
     source "clone(2), set_tid; commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"",
 }
@@ -98,7 +99,7 @@ fn autokill_with_set_tid() -> Result {
 }
 
 case! {
-    /// CLONE_PARENT_SETTID and CLONE_CHILD_SETTID store the child's number for a child of each of the new flags.
+    /// CLONE_PARENT_SETTID and CLONE_CHILD_SETTID store the pid of a child made with any of the new flags.
     abi_tid_words_with_flags: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
     source "clone(2), CLONE_PARENT_SETTID, CLONE_CHILD_SETTID",
 }
@@ -107,7 +108,7 @@ fn abi_tid_words_with_flags() -> Result {
 }
 
 case! {
-    /// In a pid namespace, CLONE_PARENT_SETTID and CLONE_CHILD_SETTID store the child's number there.
+    /// In a pid namespace, CLONE_PARENT_SETTID and CLONE_CHILD_SETTID store the child's pid in that namespace.
     abi_tid_words_in_pid_namespace: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, PidNamespace],
     source "clone(2), CLONE_PARENT_SETTID, CLONE_CHILD_SETTID; pid_namespaces(7)",
 }
@@ -135,8 +136,8 @@ fn tid_words_have_the_number() -> Result {
 }
 
 case! {
-    /// CLONE_CHILD_CLEARTID clears the word of a child of each of the new flags that shares memory when it ends, and wakes who waits
-    /// for that.
+    /// When a child that shares memory, made with any of the new flags, ends, CLONE_CHILD_CLEARTID clears its clear_child_tid
+    /// address and wakes the waiter there.
     abi_child_tid_cleared_with_flags: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Proc],
     source "clone(2), CLONE_CHILD_CLEARTID; set_tid_address(2)",
 }
@@ -154,7 +155,7 @@ fn abi_child_tid_cleared_with_flags() -> Result {
 }
 
 case! {
-    /// CLONE_SETTLS sets the thread-local storage of a child of each of the new flags.
+    /// CLONE_SETTLS sets the thread-local storage of a child made with any of the new flags.
     abi_settls_with_flags: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
     source "clone(2), CLONE_SETTLS",
 }
@@ -169,8 +170,8 @@ fn abi_settls_with_flags() -> Result {
 }
 
 case! {
-    /// A child of each of the new flags shares with its creator what CLONE_FS, CLONE_FILES and CLONE_SIGHAND say, and nothing of it
-    /// without them.
+    /// A child made with any of the new flags shares with its creator what CLONE_FS, CLONE_FILES and CLONE_SIGHAND specify, and
+    /// none of it without them.
     abi_shares_with_flags: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
     source "clone(2), CLONE_FS, CLONE_FILES, CLONE_SIGHAND",
 }
@@ -225,8 +226,8 @@ fn abi_shares_with_flags() -> Result {
 }
 
 case! {
-    /// A child of each of the new flags that shares memory with its creator, and does not hold it up (CLONE_VM without CLONE_VFORK),
-    /// has no alternate signal stack; with both, and with neither, it has its creator's.
+    /// A child made with any of the new flags and CLONE_VM, but without CLONE_VFORK, has no alternate signal stack; with both, or
+    /// with neither, it inherits its creator's.
     abi_alternate_stack_with_flags: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
     source "sigaltstack(2), on clone(2); kernel/fork.c copy_process() (sas_ss_reset())",
 }
@@ -247,8 +248,7 @@ fn abi_alternate_stack_with_flags() -> Result {
 }
 
 case! {
-    /// The exec of a child of each of the new flags that shares its creator's signal handlers (CLONE_SIGHAND) leaves the creator its
-    /// handlers.
+    /// When a child made with any of the new flags and CLONE_SIGHAND calls exec, its creator's signal handlers stay as they are.
     abi_exec_leaves_shared_handlers: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
     source "execve(2), signal(7): the dispositions of the process that execs are reset; fs/exec.c unshare_sighand()",
 }
@@ -267,7 +267,7 @@ fn abi_exec_leaves_shared_handlers() -> Result {
 }
 
 case! {
-    /// A child of CLONE_NNP sends the exit signal that was asked for, once, and no other.
+    /// A CLONE_NNP child sends the requested exit signal once, and no other signal.
     nnp_sends_exit_signal: Must, needs [Nnp, Proc],
     source "clone(2), exit_signal; commit \"clone: add CLONE_NNP\"",
 }
@@ -301,7 +301,7 @@ fn nnp_sends_exit_signal() -> Result {
 }
 
 case! {
-    /// CLONE_NNP sets no_new_privs for a caller that is behind a seccomp filter and has no no_new_privs itself.
+    /// CLONE_NNP sets no_new_privs in the child of a caller that is behind a seccomp filter and does not have no_new_privs itself.
     nnp_behind_filter: Must, needs [Nnp, SysAdmin, NotYetNnp, Proc],
     source "commit \"clone: add CLONE_NNP\"; seccomp(2) (CAP_SYS_ADMIN)",
 }

@@ -18,8 +18,8 @@ fn with_an_account(call: &Clone3) -> Result<Held> {
 }
 
 case! {
-    /// Neither the context switches of an auto-reaped child nor what its own children used is added to its parent's
-    /// RUSAGE_CHILDREN, where all that of an ordinary child is.
+    /// Neither the context switches of an auto-reaped child nor the usage of its own children are added to its parent's
+    /// RUSAGE_CHILDREN; for an ordinary child, both are.
     autoreap_account_not_added: Is, needs [Autoreap, ExitInfo, Proc],
     source "kernel/exit.c wait_task_zombie(), which alone adds it; wait(2) for ignored SIGCHLD",
 }
@@ -53,8 +53,8 @@ fn traced_to_its_end(call: &Clone3) -> Result<Child> {
 }
 
 case! {
-    /// A parent that traced its auto-reaped child to the end and waits for it is told by wait4 what the child has used, and that
-    /// is added to its RUSAGE_CHILDREN, as an ordinary child's is.
+    /// A parent that traces its auto-reaped child until it ends, and then waits for it, gets the child's usage from wait4; that
+    /// usage is added to its RUSAGE_CHILDREN, as for an ordinary child.
     autoreap_ptrace_parents_wait_tells_usage: Is, needs [Autoreap, ExitInfo, Ptrace, Proc],
     source "wait4(2); kernel/exit.c wait_task_zombie()",
 }
@@ -83,8 +83,8 @@ fn autoreap_ptrace_parents_wait_tells_usage() -> Result {
 }
 
 case! {
-    /// What a tracee has used, auto-reaped or not, is not added to the RUSAGE_CHILDREN of a tracer that is not its parent and waits
-    /// for it.
+    /// When a tracer that is not the parent waits for its dead tracee, auto-reaped or not, the tracee's usage is not added to the
+    /// tracer's RUSAGE_CHILDREN.
     autoreap_ptrace_others_wait_adds_nothing: Is, needs [Autoreap, ExitInfo, Ptrace, Proc],
     source "getrusage(2), RUSAGE_CHILDREN; kernel/exit.c wait_task_zombie() (ptrace_reparented())",
 }

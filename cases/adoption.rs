@@ -37,8 +37,8 @@ fn waiting_at(gate: &Gate, call: &Clone3, execs: bool) -> Result<Child> {
 }
 
 case! {
-    /// An auto-reaped child that was adopted twice, by a subreaper and by the next one when that had ended, is gone without a
-    /// wait, whether it has called exec or not; an ordinary one is a zombie to the last who adopted it.
+    /// An auto-reaped child that is reparented twice, to a subreaper and, once that has ended, to the next one, is gone without a
+    /// wait, whether it has called exec or not; an ordinary one becomes a zombie of its last parent.
     autoreap_adopted_twice: Must, needs [Autoreap, ExitInfo],
     source "commit \"clone: add CLONE_AUTOREAP\" (reparenting); kernel/exit.c reparent_leader()",
 }
@@ -64,8 +64,8 @@ fn autoreap_adopted_twice() -> Result {
 }
 
 case! {
-    /// An auto-reaped child that its tracer adopts, and then lets go, is gone with its end, without a wait; an ordinary one is
-    /// a zombie to who has adopted it.
+    /// An auto-reaped child that is reparented to its tracer and then detached is gone without a wait when it ends; an ordinary one
+    /// becomes a zombie of its new parent.
     autoreap_adopted_by_its_tracer: Must, needs [Autoreap, ExitInfo, Ptrace],
     source "commit \"clone: add CLONE_AUTOREAP\" (reparenting); kernel/exit.c forget_original_parent(); ptrace(2), PTRACE_DETACH",
 }
@@ -83,8 +83,8 @@ fn autoreap_adopted_by_its_tracer() -> Result {
 }
 
 case! {
-    /// An auto-reaped process that is a subreaper adopts the orphans below it, as an ordinary one does; if it is none, they go
-    /// on to the next.
+    /// Orphans below an auto-reaped process that is a subreaper are reparented to it, as to an ordinary one; if it is not a
+    /// subreaper, they go to the next one.
     autoreap_subreaper_adopts: Must, needs [Autoreap, ExitInfo],
     source "PR_SET_CHILD_SUBREAPER(2const); kernel/exit.c find_new_reaper()",
 }
@@ -108,8 +108,8 @@ fn autoreap_subreaper_adopts() -> Result {
 }
 
 case! {
-    /// A process that becomes a subreaper adopts the orphans that its earlier auto-reaped or auto-kill children leave, as it adopts
-    /// those of ordinary ones; an auto-reaped orphan is no zombie to it. Before, it adopts nobody.
+    /// A process that becomes a subreaper adopts the orphans left by auto-reaped or auto-kill children that it already had, as it
+    /// adopts those of ordinary ones; an auto-reaped orphan does not become a zombie. Before that, it adopts none.
     autoreap_late_subreaper_adopts: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Root, Proc, GlobalChanges],
     source "PR_SET_CHILD_SUBREAPER(2const); kernel/sys.c propagate_has_child_subreaper()",
 }

@@ -132,7 +132,7 @@ fn abi_size_small_einval() -> Result {
 }
 
 case! {
-    /// A size above that of a page is E2BIG and makes no child; a page of which the tail is zero is accepted.
+    /// A size larger than a page is E2BIG and makes no child; a size of one page with a zero tail is accepted.
     abi_size_page_e2big: Must, needs [],
     source "include/linux/uaccess.h copy_struct_from_user() (\"recommended usage\"); kernel/fork.c copy_clone_args_from_user()",
 }
@@ -152,8 +152,8 @@ fn abi_size_future_zero_tail_ok() -> Result {
 }
 
 case! {
-    /// A `struct clone_args` larger than the kernel's with something in the tail is E2BIG and makes no child,
-    /// whatever else is wrong with the call.
+    /// A `struct clone_args` larger than the kernel's with a nonzero tail is E2BIG and makes no child, whatever else is wrong with
+    /// the call.
     abi_size_future_nonzero_tail_e2big: Must, needs [],
     source "Documentation/process/adding-syscalls.rst (a size argument); include/linux/uaccess.h copy_struct_from_user() (E2BIG)",
 }
@@ -170,7 +170,7 @@ fn abi_size_future_nonzero_tail_e2big() -> Result {
 }
 
 case! {
-    /// The size is judged before the pointer is followed; a bad pointer with a good size is EFAULT.
+    /// The size is checked before the pointer is dereferenced; a bad pointer with a valid size is EFAULT.
     abi_args_pointer_order: Is, needs [],
     source "kernel/fork.c copy_clone_args_from_user()",
 }
@@ -192,7 +192,7 @@ fn abi_args_pointer_order() -> Result {
 }
 
 case! {
-    /// Without CLONE_PIDFD the pidfd field is neither looked at nor written to; with it the word changes.
+    /// Without CLONE_PIDFD the pidfd pointer is neither checked nor written through; with it, a descriptor is stored there.
     abi_pidfd_pointer_ignored_without_flag: Must, needs [],
     source "clone(2) (CLONE_PIDFD); kernel/fork.c copy_process()",
 }
@@ -214,8 +214,8 @@ fn abi_pidfd_pointer_ignored_without_flag() -> Result {
 }
 
 case! {
-    /// The pidfd is the child's, close-on-exec, and open in the parent from the child's first instruction on;
-    /// the child has it only if it shares the parent's descriptors (CLONE_FILES).
+    /// The pidfd refers to the child, is close-on-exec, and is open in the parent from the child's first instruction on; the child
+    /// has it only if it shares the parent's descriptors (CLONE_FILES).
     abi_pidfd_installed_before_child_runs: Must, needs [],
     source "clone(2) (CLONE_PIDFD); kernel/fork.c copy_process() (\"after unsharing the fd table\")",
 }
@@ -235,7 +235,7 @@ fn abi_pidfd_installed_before_child_runs() -> Result {
 }
 
 case! {
-    /// An exit_signal beyond the last signal, 64, is EINVAL, in whichever bits it is too large.
+    /// An exit_signal above the highest signal, 64, is EINVAL, whichever of its bits make it too large.
     abi_exit_signal_generic_range: Must, needs [],
     source "clone(2) (EINVAL); kernel/fork.c copy_clone_args_from_user(), kernel_clone()",
 }
@@ -257,7 +257,7 @@ fn abi_exit_signal_generic_range() -> Result {
 }
 
 case! {
-    /// CLONE_DETACHED is EINVAL in clone3, and so is a signal in the low byte of the flags, where clone(2) has it.
+    /// CLONE_DETACHED is EINVAL in clone3, and so is a signal in the low byte of the flags, where clone(2) takes it.
     abi_detached_and_csignal_bits_einval: Must, needs [],
     source "clone(2) (CLONE_DETACHED); kernel/fork.c clone3_args_valid()",
 }
@@ -285,7 +285,7 @@ fn abi_newtime_bit_ok() -> Result {
 }
 
 case! {
-    /// CLONE_PIDFD and CLONE_PARENT_SETTID that would write to one address are EINVAL; with two addresses they are accepted, and so is
+    /// CLONE_PIDFD and CLONE_PARENT_SETTID with the same address are EINVAL; with different addresses they are accepted. So is
     /// CLONE_CHILD_SETTID at the address of the pidfd, which it writes to in the child's memory.
     abi_parent_settid_alias_einval: Is, needs [],
     source "kernel/fork.c kernel_clone() (\"it still doesn't make sense to have them both point at the same memory location\")",

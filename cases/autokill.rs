@@ -83,7 +83,7 @@ fn autokill_rejects_thread() -> Result {
 }
 
 case! {
-    /// CLONE_PIDFD_AUTOKILL is refused with whatever CLONE_AUTOREAP is: an exit_signal and CLONE_PARENT are EINVAL.
+    /// CLONE_PIDFD_AUTOKILL with an exit_signal, or with CLONE_PARENT, is EINVAL, as CLONE_AUTOREAP is.
     autokill_rejects_exit_signal_and_parent: Must, needs [Autoreap, Nnp, Autokill],
     source "commits \"clone: add CLONE_AUTOREAP\", \"pidfd: add CLONE_PIDFD_AUTOKILL\", which takes CLONE_AUTOREAP; kernel/fork.c copy_process()",
 }
@@ -98,8 +98,8 @@ fn autokill_rejects_exit_signal_and_parent() -> Result {
 }
 
 case! {
-    /// A pidfd from pidfd_open neither kills an auto-kill child when it is closed nor keeps it alive when
-    /// clone3's own pidfd is.
+    /// Closing a pidfd from pidfd_open does not kill an auto-kill child, and holding one does not keep the child alive when
+    /// clone3's own pidfd is closed.
     autokill_pidfd_open_no_effect: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; selftest autokill_pidfd_open_no_effect",
 }

@@ -115,8 +115,8 @@ fn autoreap_rejects_thread() -> Result {
 }
 
 case! {
-    /// An auto-reaped child whose parent dies is auto-reaped by its new parent's side too: the subreaper finds
-    /// neither a child nor a SIGCHLD, although reparenting sets the child's exit signal to SIGCHLD.
+    /// An auto-reaped child whose parent dies stays auto-reaped: the subreaper that adopts it finds neither a child to wait for nor
+    /// a SIGCHLD, although reparenting sets the child's exit signal to SIGCHLD.
     autoreap_reparent: Must, needs [Autoreap, ExitInfo],
     source "commit \"clone: add CLONE_AUTOREAP\"; selftest autoreap_reparent",
 }
@@ -137,8 +137,8 @@ fn autoreap_reparent() -> Result {
 }
 
 case! {
-    /// An auto-reaped process whose leader thread has ended is not reaped while another thread lives; it is
-    /// when the last thread ends, with that thread's status.
+    /// An auto-reaped process whose thread-group leader has exited is not reaped while another thread lives; it is reaped when the
+    /// last thread exits, with that thread's status.
     autoreap_multithreaded: Must, needs [Autoreap, ExitInfo, Proc],
     source "selftest autoreap_multithreaded (\"only after all threads have exited\"); kernel/exit.c release_task()",
 }
@@ -157,8 +157,8 @@ fn autoreap_multithreaded() -> Result {
 }
 
 case! {
-    /// Children that an auto-reaped process forks are ordinary: they become zombies, send SIGCHLD and are
-    /// waited for, while an auto-reaped one in the same place is not.
+    /// Children forked by an auto-reaped process are ordinary: they become zombies, send SIGCHLD and can be waited for, while an
+    /// auto-reaped child of the same process is gone without a wait.
     autoreap_no_inherit: Must, needs [Autoreap, ExitInfo],
     source "commit \"clone: add CLONE_AUTOREAP\" (\"not inherited\"); selftest autoreap_no_inherit",
 }

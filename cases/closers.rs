@@ -71,8 +71,8 @@ fn has_uids(child: &Echo, expected: [u32; 3]) -> Result {
 }
 
 case! {
-    /// The last close kills although the closer, another user or one in a user namespace of its own, may not
-    /// signal the child.
+    /// The last close kills the child even if the closer may not signal it, as another user, or as one in a user namespace of its
+    /// own.
     autokill_closer_without_permission: Must,
     needs [Autoreap, Nnp, Autokill, ExitInfo, Root, UserNamespaces, Proc],
     source "LKML, Christian Brauner 2026-02-17 (\"ruthlessly enforce\"); kernel, do_send_sig_info() checks no permission",
@@ -85,7 +85,7 @@ fn autokill_closer_without_permission() -> Result {
 }
 
 case! {
-    /// The last close kills although the closer is in a Landlock domain that keeps its signals in.
+    /// The last close kills the child even if the closer is in a Landlock domain that forbids it to signal the child.
     autokill_closer_in_landlock_domain: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Proc],
     source "LKML, Christian Brauner 2026-02-17 (\"ruthlessly enforce\"); kernel, do_send_sig_info() checks no permission",
 }
@@ -104,8 +104,8 @@ fn autokill_closer_in_landlock_domain() -> Result {
 }
 
 case! {
-    /// The last close kills although the closer is in a pid namespace where the child has no pid: there, the
-    /// pidfd gives no information (EREMOTE) and takes no signal (EINVAL).
+    /// The last close kills the child even if the closer is in a pid namespace where the child has no pid, and where PIDFD_GET_INFO
+    /// on the pidfd is EREMOTE and pidfd_send_signal is EINVAL.
     autokill_closer_in_other_pidns: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, PidNamespace],
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; kernel, pidfs_file_release() goes by struct pid",
 }
@@ -120,8 +120,8 @@ fn autokill_closer_in_other_pidns() -> Result {
 }
 
 case! {
-    /// fdinfo gives the child's pid in the pid namespace that `/proc` was mounted in, whoever reads it: where the child
-    /// has no pid it is 0, with no number further down.
+    /// fdinfo shows the child's pid in the pid namespace that `/proc` was mounted in, whoever reads it; if the child has no pid
+    /// there, Pid and NSpid are 0, with no further pids.
     autokill_closer_in_other_pidns_fdinfo: Is, needs [Autoreap, Nnp, Autokill, SysAdmin, PidNamespace, Proc],
     source "fs/pidfs.c pidfd_show_fdinfo(); proc_pid_fdinfo(5), NSpid",
 }
@@ -148,8 +148,8 @@ fn autokill_closer_in_other_pidns_fdinfo() -> Result {
 }
 
 case! {
-    /// A child that becomes another user and is no longer dumpable stays armed, where its parent-death signal is
-    /// gone with its old credentials: the last close kills it, even by somebody who may not signal it.
+    /// An auto-kill child that changes its user id and is no longer dumpable stays armed, although its parent-death signal is
+    /// cleared: the last close kills it, even by a process that may not signal it.
     autokill_after_setuid: Must, needs [Autoreap, Autokill, ExitInfo, Root, Proc],
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"a deliberate departure from the pdeath_signal model\")",
 }
@@ -165,8 +165,8 @@ fn autokill_after_setuid() -> Result {
 }
 
 case! {
-    /// A privileged caller's child that became root by a set-user-ID exec stays armed: the last close kills it,
-    /// even by an unprivileged process that may not signal it. That is why it takes CAP_SYS_ADMIN to make one.
+    /// A privileged caller's auto-kill child that becomes root by a set-user-ID exec stays armed: the last close kills it, even by
+    /// an unprivileged process that may not signal it. This is why creating such a child requires CAP_SYS_ADMIN.
     autokill_setuid_exec_child: Must, needs [Autoreap, Autokill, ExitInfo, Root, NotYetNnp, Proc],
     source "LKML, Linus Torvalds 2026-02-17; pull request vfs-7.1-rc1.pidfs",
 }
@@ -197,7 +197,7 @@ fn autokill_unprivileged_setuid_exec() -> Result {
 }
 
 case! {
-    /// The last close kills although a seccomp filter keeps the closer from calling kill(2) and pidfd_send_signal(2).
+    /// The last close kills the child even if a seccomp filter forbids the closer to call kill(2) and pidfd_send_signal(2).
     autokill_closer_with_seccomp_filter: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Proc],
     source "LKML, Christian Brauner 2026-02-17 (\"ruthlessly enforce\"); seccomp(2)",
 }

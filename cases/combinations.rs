@@ -68,7 +68,7 @@ fn autoreap_with_vm_sighand_files_fs() -> Result {
 }
 
 case! {
-    /// An auto-reaped child that suspends its creator (CLONE_VFORK) lives on when that one is killed, as an ordinary one does.
+    /// An auto-reaped child that suspends its creator (CLONE_VFORK) lives on when the creator is killed, as an ordinary one does.
     autoreap_vfork_outlives_killed_creator: Must, needs [Autoreap, ExitInfo, Proc],
     source "clone(2), CLONE_VFORK; kernel/fork.c wait_for_vfork_done() (TASK_KILLABLE)",
 }
@@ -86,8 +86,8 @@ fn autoreap_vfork_outlives_killed_creator() -> Result {
 }
 
 case! {
-    /// With CLONE_VFORK the creator of an auto-reaped child goes on when the child exits, or execs, and not
-    /// before; the child is auto-reaped all the same.
+    /// With CLONE_VFORK the creator of an auto-reaped child resumes when the child exits or execs, and not before; the child is
+    /// auto-reaped all the same.
     autoreap_with_vfork: Must, needs [Autoreap, ExitInfo],
     source "clone(2), CLONE_VFORK; kernel/fork.c kernel_clone()",
 }
@@ -108,8 +108,8 @@ fn autoreap_with_vfork() -> Result {
 }
 
 case! {
-    /// CLONE_CLEAR_SIGHAND resets the signals that the creator of an auto-reaped child catches, and leaves
-    /// alone those that it ignores; without it the child inherits both.
+    /// In an auto-reaped child, CLONE_CLEAR_SIGHAND resets the signals that its creator catches and keeps those that it ignores;
+    /// without the flag the child inherits both.
     autoreap_with_clear_sighand: Must, needs [Autoreap, ExitInfo],
     source "clone(2), CLONE_CLEAR_SIGHAND; kernel/fork.c copy_sighand()",
 }
@@ -131,8 +131,8 @@ fn autoreap_with_clear_sighand() -> Result {
 }
 
 case! {
-    /// CLONE_AUTOREAP works for a child in new namespaces of each kind: where the kernel makes the namespace
-    /// it auto-reaps the child, and where it does not it gives the same error as without CLONE_AUTOREAP.
+    /// CLONE_AUTOREAP works for a child in new namespaces of each kind: if the kernel creates the namespace, the child is
+    /// auto-reaped; if not, the error is the same as without CLONE_AUTOREAP.
     autoreap_with_namespaces: Must, needs [Autoreap, ExitInfo, SysAdmin],
     source "commit \"clone: add CLONE_AUTOREAP\", which names the flags it excludes; namespaces(7)",
 }
@@ -165,8 +165,8 @@ fn autoreap_with_namespaces() -> Result {
 }
 
 case! {
-    /// An auto-reaped child starts in the cgroup given with CLONE_INTO_CGROUP, and its exit information keeps
-    /// the id of the cgroup in which it ended, also when the child was moved and when the cgroup is removed.
+    /// An auto-reaped child starts in the cgroup given with CLONE_INTO_CGROUP. Its exit information keeps the id of the cgroup in
+    /// which it ended, even if it was moved there and even after that cgroup is removed.
     autoreap_with_into_cgroup: Must, needs [Autoreap, ExitInfo, Cgroup2],
     source "clone(2), CLONE_INTO_CGROUP; fs/pidfs.c pidfs_exit(); PIDFD_INFO_CGROUPID",
 }

@@ -14,8 +14,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 case! {
-    /// A 32-bit caller gets the same from clone3: an auto-kill child that its pidfd's last close kills, and EINVAL
-    /// where a 64-bit caller gets it.
+    /// clone3 works the same for a 32-bit caller: an auto-kill child dies at the last close of its pidfd, and calls that are EINVAL
+    /// for a 64-bit caller are EINVAL.
     abi_compat_i386: Is, needs [Autoreap, Nnp, Autokill],
     source "arch/x86/entry/syscalls/syscall_32.tbl (sys_clone3)",
 }
@@ -57,7 +57,7 @@ fn nnp_compat_i386() -> Result {
 }
 
 case! {
-    /// CLONE_PIDFD_AUTOKILL without CLONE_NNP needs CAP_SYS_ADMIN of a 32-bit caller, too: EPERM.
+    /// For a 32-bit caller, too, CLONE_PIDFD_AUTOKILL without CLONE_NNP requires CAP_SYS_ADMIN (EPERM).
     autokill_compat_i386_needs_cap: Is, needs [Autoreap, Nnp, Autokill],
     source "arch/x86/entry/syscalls/syscall_32.tbl (sys_clone3); commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"",
 }
@@ -80,7 +80,7 @@ fn autokill_compat_i386_needs_cap() -> Result {
 }
 
 case! {
-    /// PIDFD_GET_INFO tells a 32-bit caller what it tells a 64-bit one.
+    /// PIDFD_GET_INFO returns the same to a 32-bit caller as to a 64-bit one.
     pidfd_info_compat_i386: Is, needs [ExitInfo],
     source "fs/pidfs.c pidfs_file_operations (compat_ioctl)",
 }

@@ -76,8 +76,8 @@ fn tells_of_none(child: &Child, status: Status) -> Result {
 }
 
 case! {
-    /// Of a live process PIDFD_INFO_COREDUMP gives how a dump would be made: with the user's rights, or not at
-    /// all once PR_SET_DUMPABLE is 0. There is no signal yet, and none is given.
+    /// For a live process PIDFD_INFO_COREDUMP says how a dump would be made: with the user's rights, or not at all once
+    /// PR_SET_DUMPABLE is 0. It gives no signal yet.
     pidfd_info_coredump_live: Is, needs [CoredumpMask],
     source "pidfd_info() (\"No coredump actually took place, so no coredump signal\")",
 }
@@ -107,9 +107,8 @@ fn change_user() -> Result {
 }
 
 case! {
-    /// PIDFD_INFO_COREDUMP of a live process that changed its user id gives what fs.suid_dumpable makes of it: no
-    /// dump at all (0), one with the user's rights (1), or one as root (2). Of the last it says the same when the
-    /// dump was made and the process is gone.
+    /// For a live process that changed its user id, PIDFD_INFO_COREDUMP follows fs.suid_dumpable: no dump (0), a dump with the
+    /// user's rights (1), or a dump as root (2). A dump as root is still reported as such when the process is gone.
     pidfd_info_coredump_root: Must, needs [ExitInfo, CoredumpMask, Root, GlobalChanges],
     source "uapi linux/pidfd.h (\"coredump was done as root\"); proc_sys_fs(5), suid_dumpable; pidfs_coredump_mask()",
 }
@@ -142,9 +141,8 @@ fn pidfd_info_coredump_root() -> Result {
 }
 
 case! {
-    /// A child that crashes leaves the fact of its core dump, the signal and its si_code in PIDFD_GET_INFO, all
-    /// still there when it is reaped, whether a socket or a helper with %F took the core. A child that a signal
-    /// ends without a core leaves none of it.
+    /// After a child crashes, PIDFD_GET_INFO reports its core dump, the signal and the si_code, also once it is reaped, whether a
+    /// socket or a helper with %F took the core. For a child killed by a signal without a core it reports none of these.
     pidfd_info_coredump_sigsegv: Must, needs [ExitInfo, CoredumpMask, Root, GlobalChanges],
     source "pull request vfs-7.1-rc1.pidfs (coredump_code); pidfs_coredump(); kernel selftest coredump_socket_test",
 }
@@ -180,9 +178,9 @@ fn dumped_by_sigsegv(child: &Child) -> Result {
 }
 
 case! {
-    /// coredump_code is the si_code of the signal that caused the dump: SEGV_ACCERR, ILL_ILLOPC and the like for faults and traps, as
-    /// the processor has them, SI_KERNEL (128, which does not fit eight bits with a sign) for a handler without a stack, SI_TKILL for
-    /// abort, SI_USER for kill from outside.
+    /// coredump_code is the si_code of the signal that caused the dump: SEGV_ACCERR, ILL_ILLOPC and the like for the faults and
+    /// traps of the processor, SI_KERNEL (128, too large for eight bits with a sign) for a handler without a stack, SI_TKILL for
+    /// abort, SI_USER for kill by another process.
     pidfd_info_coredump_code_values: Must, needs [ExitInfo, CoredumpCode, Root, GlobalChanges],
     source "pull request vfs-7.1-rc1.pidfs (coredump_code); sigaction(2)",
 }
@@ -209,8 +207,8 @@ fn pidfd_info_coredump_code_values() -> Result {
 }
 
 case! {
-    /// The signal and its si_code come with PIDFD_INFO_COREDUMP: a request for exit information, or for the two
-    /// alone, gives nothing of the dump.
+    /// The signal and its si_code come only with PIDFD_INFO_COREDUMP: a request for exit information, even with the bits of these
+    /// two, returns nothing about the dump.
     pidfd_info_coredump_needs_request: Is, needs [ExitInfo, CoredumpSignal, Root, GlobalChanges],
     source "pidfd_info()",
 }
@@ -237,8 +235,8 @@ fn pidfd_info_coredump_needs_request() -> Result {
 }
 
 case! {
-    /// An auto-reaped child that dumps core after it was reparented, when its exit signal is SIGCHLD, leaves its new
-    /// parent no SIGCHLD, as one that exits: an ordinary child does, with CLD_DUMPED.
+    /// An auto-reaped child that dumps core after it was reparented, which made SIGCHLD its exit signal, sends its new parent no
+    /// SIGCHLD; an ordinary one sends SIGCHLD with CLD_DUMPED.
     autoreap_no_sigchld_after_core_dump: Must, needs [Autoreap, ExitInfo, CoredumpMask, Root, GlobalChanges],
     source "commit \"clone: add CLONE_AUTOREAP\" (\"no exit signal is delivered\")",
 }
@@ -261,8 +259,7 @@ fn autoreap_no_sigchld_after_core_dump() -> Result {
 }
 
 case! {
-    /// A wait that leaves the zombie (WNOWAIT) tells that core was dumped (CLD_DUMPED), and by which signal, as the wait does that
-    /// reaps it.
+    /// A wait with WNOWAIT reports that core was dumped (CLD_DUMPED), and the signal, as does the wait that then reaps the zombie.
     abi_core_dump_told_by_every_wait: Must, needs [CoredumpMask, Root, GlobalChanges],
     source "waitid(2), si_code, WNOWAIT; kernel/exit.c wait_task_zombie()",
 }
@@ -285,7 +282,7 @@ fn crash_in_thread(crash: Crash) -> i32 {
 }
 
 case! {
-    /// The crash of a thread other than the leader leaves the same information as the leader's would.
+    /// A crash of a thread other than the leader leaves the same coredump information as a crash of the leader.
     pidfd_info_coredump_thread_crash: Must, needs [ExitInfo, CoredumpMask, Root, GlobalChanges],
     source "include/uapi/linux/pidfd.h, PIDFD_INFO_COREDUMP; fs/coredump.c coredump_parse(), coredump_sock_connect(): the pid of the thread group",
 }
@@ -339,8 +336,8 @@ fn pidfd_info_coredump_thread_crash_exit_code() -> Result {
 }
 
 case! {
-    /// A core written to a plain file, or by a helper that is handed no pidfd, leaves no coredump information in
-    /// PIDFD_GET_INFO; only the exit_code says that core was dumped.
+    /// A core written to a plain file, or piped to a helper that gets no pidfd, leaves no coredump information in PIDFD_GET_INFO;
+    /// only exit_code says that core was dumped.
     pidfd_info_coredump_file_pattern_none: Is, needs [ExitInfo, CoredumpMask, Root, GlobalChanges],
     source "pidfs_coredump(), called for %F and for sockets only",
 }
@@ -384,8 +381,8 @@ fn pidfd_info_coredump_nondumpable() -> Result {
 }
 
 case! {
-    /// With a socket in core_pattern that nobody listens at, nothing is dumped, and the exit_code says so; the
-    /// information for COREDUMP is there all the same.
+    /// With a socket in core_pattern on which nobody listens, no core is dumped, and exit_code says so; PIDFD_GET_INFO gives the
+    /// coredump information all the same.
     pidfd_info_coredump_socket_no_listener: Is, needs [ExitInfo, CoredumpMask, Root, GlobalChanges],
     source "coredump_sock_connect(): pidfs_coredump() comes before kernel_connect()",
 }
@@ -403,8 +400,8 @@ fn pidfd_info_coredump_socket_no_listener() -> Result {
 }
 
 case! {
-    /// The server of core dumps sees the signal and its si_code through SO_PEERPIDFD while the process is still
-    /// dumping, which the process's own pidfd does not report as an exit.
+    /// The coredump server sees the signal and its si_code through SO_PEERPIDFD while the process is still dumping; meanwhile the
+    /// process's own pidfd reports no exit.
     pidfd_info_coredump_visible_during_dump: Must, needs [ExitInfo, CoredumpMask, Root, GlobalChanges],
     source "coredump_sock_connect() (\"so userspace has it available after connect()\")",
 }
@@ -426,8 +423,8 @@ fn pidfd_info_coredump_visible_during_dump() -> Result {
 }
 
 case! {
-    /// The last close of an auto-kill pidfd ends the core dump that the child is making: the status is SIGKILL's
-    /// and says that no core was dumped, while the coredump information keeps the signal that began it.
+    /// The last close of an auto-kill pidfd aborts a core dump that the child is making: the status is SIGKILL without a core,
+    /// while the coredump information keeps the signal that caused the dump.
     autokill_during_core_dump: Is, needs [Autoreap, Nnp, Autokill, CoredumpCode, ExitInfo, Root, GlobalChanges],
     source "coredump_wait(), prepare_signal(): a dump can be killed; pidfs_coredump() has run by then",
 }

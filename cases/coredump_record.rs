@@ -25,7 +25,7 @@ fn has_dump_on_record(child: &Child) -> Result {
 }
 
 case! {
-    /// The core dump that a thread causes is on record with its process, also if the thread has a pidfd of its own.
+    /// A core dump caused by a thread is recorded with its process, even if the thread has a pidfd of its own.
     pidfd_info_coredump_thread_with_pidfd: Must, needs [ExitInfo, CoredumpMask, Root, GlobalChanges],
     source "coredump_parse(), coredump_sock_connect(): the pid of the thread group; pidfd_open(2), PIDFD_THREAD",
 }
@@ -53,8 +53,8 @@ fn pidfd_info_coredump_thread_with_pidfd() -> Result {
 }
 
 case! {
-    /// The program that takes a core dump finds the dump and its signal in PIDFD_GET_INFO through the pidfd that it is handed (%F),
-    /// before it has read any of the core.
+    /// A coredump helper finds the dump and its signal in PIDFD_GET_INFO on the pidfd that it is given (%F), before it has read any
+    /// of the core.
     pidfd_info_coredump_told_to_helper: Must, needs [ExitInfo, CoredumpMask, CoredumpSignal, Root, GlobalChanges],
     source "commit \"coredump: hand a pidfd to the usermode coredump helper\"; core(5), %F; fs/coredump.c umh_coredump_setup()",
 }
@@ -84,8 +84,8 @@ fn dump_as_another_user() -> Result<i32> {
 }
 
 case! {
-    /// The program that takes the core of a process that had changed its user id finds in PIDFD_GET_INFO that the dump is made as
-    /// root (fs.suid_dumpable 2): how the process is dumped, and not how its helper would be.
+    /// When a process that has changed its user id dumps core with fs.suid_dumpable 2, its helper finds in PIDFD_GET_INFO that the
+    /// dump is made as root: how the process is dumped, not how the helper would be.
     pidfd_info_coredump_root_told_to_helper: Must, needs [ExitInfo, CoredumpMask, CoredumpSignal, Root, GlobalChanges],
     source "uapi linux/pidfd.h (\"coredump was done as root\"); proc_sys_fs(5), suid_dumpable; core(5), %F; pidfs_coredump()",
 }

@@ -11,9 +11,8 @@ use clone3_conformance::wait::{Status, signal_name};
 use nix::sys::signal::Signal;
 
 case! {
-    /// A child whose core the kernel writes to a server that was asked, or that the server makes itself, is told to have dumped
-    /// core, and one whose core the server rejects is not. PIDFD_GET_INFO tells of the dump, and of its signal, for an
-    /// auto-reaped child as for an ordinary one.
+    /// A child's status says that core was dumped if the coredump server, asked first, lets the kernel write the core or makes it
+    /// itself, and not if it rejects it. PIDFD_GET_INFO gives the dump and its signal each time, auto-reaped or not.
     pidfd_info_coredump_by_request: Must, needs [ExitInfo, CoredumpSignal, Root, GlobalChanges],
     source "core(5); include/uapi/linux/coredump.h; fs/coredump.c coredump_sock_connect(), do_coredump()",
 }
@@ -52,7 +51,7 @@ fn pidfd_info_coredump_by_request() -> Result {
 }
 
 case! {
-    /// A child whose core a server makes itself, having answered COREDUMP_WAIT, has not exited while the server has the
+    /// A child whose coredump server makes the core itself, having answered COREDUMP_WAIT, does not exit while the server keeps the
     /// connection, auto-reaped or not.
     autoreap_coredump_waits_for_server: Must, needs [Autoreap, ExitInfo, CoredumpSignal, Root, Proc, GlobalChanges],
     source "include/uapi/linux/coredump.h (\"COREDUMP_WAIT: wait for coredump server\"); fs/coredump.c coredump_sock_wait()",

@@ -24,7 +24,7 @@ fn has_dumped(child: &Child, crash: Crash) -> Result {
 }
 
 case! {
-    /// The core dump of a process in a pid namespace below is on record as any other.
+    /// The core dump of a process in a child pid namespace is recorded like any other.
     pidfd_info_coredump_in_pid_namespace: Must,
     needs [ExitInfo, CoredumpMask, PidNamespace, Root, Ptrace, GlobalChanges],
     source "include/uapi/linux/pidfd.h, PIDFD_INFO_COREDUMP; fs/pidfs.c pidfs_coredump()",
@@ -42,8 +42,8 @@ fn pidfd_info_coredump_in_pid_namespace() -> Result {
 }
 
 case! {
-    /// A process whose leader thread had ended, with a code of its own, and whose last thread then dumps core, has ended by that
-    /// crash: exit_code in PIDFD_GET_INFO says so, and that core was dumped, as waitpid's status does.
+    /// If the last thread of a process dumps core after the leader has exited with a code of its own, exit_code in PIDFD_GET_INFO
+    /// gives the crash and that core was dumped, as waitpid's status does.
     pidfd_info_coredump_leader_gone: Must, needs [ExitInfo, CoredumpMask, Root, Proc, GlobalChanges],
     source "kernel selftest pidfd_info_test (\"waitpid format\"); wait(2), WCOREDUMP; kernel/exit.c release_task()",
 }

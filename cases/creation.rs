@@ -48,8 +48,8 @@ fn is_known(namespace: Flags) -> bool {
 }
 
 case! {
-    /// To make a namespace, other than a user namespace, takes CAP_SYS_ADMIN, with CLONE_NNP as without it: the child that
-    /// can gain no privileges is not created in place of the capability.
+    /// Creating a namespace other than a user namespace requires CAP_SYS_ADMIN (EPERM), with CLONE_NNP as without it: a child that
+    /// cannot gain privileges is no substitute for the capability.
     nnp_namespaces_need_capability: Must, needs [Autoreap, Nnp, Autokill, Unprivileged],
     source "clone(2), EPERM; commit \"clone: add CLONE_NNP\"; kernel/nsproxy.c copy_namespaces()",
 }
@@ -77,7 +77,7 @@ fn nnp_namespaces_need_capability() -> Result {
 }
 
 case! {
-    /// A process that has unshared its time namespace has its next child in the new one, auto-reaped or not.
+    /// After a process has unshared its time namespace, its next child is in the new one, auto-reaped or not.
     autoreap_child_enters_time_namespace: Must, needs [Autoreap, SysAdmin, Proc],
     source "time_namespaces(7) (\"subsequently created children\"); kernel/nsproxy.c copy_namespaces()",
 }
@@ -98,8 +98,8 @@ fn autoreap_child_enters_time_namespace() -> Result {
 }
 
 case! {
-    /// A child that shares its creator's memory, and was made without CLONE_CHILD_CLEARTID, ends without the kernel clearing a
-    /// word: not the one that its creator has named with set_tid_address(2), either.
+    /// When a child made with CLONE_VM and without CLONE_CHILD_CLEARTID ends, the kernel does not clear the address that its
+    /// creator has set with set_tid_address(2).
     autoreap_inherits_no_word_to_clear: Must, needs [Autoreap, ExitInfo],
     source "set_tid_address(2); clone(2), CLONE_CHILD_CLEARTID; kernel/fork.c copy_process()",
 }
@@ -119,7 +119,7 @@ fn autoreap_inherits_no_word_to_clear() -> Result {
 }
 
 case! {
-    /// A process beyond its user's RLIMIT_NPROC is not created (EAGAIN), with each of the new flags as without them.
+    /// clone3 beyond the user's RLIMIT_NPROC is EAGAIN and makes no child, with each of the new flags as without them.
     abi_rlimit_nproc_holds_for_each_flag: Must, needs [Autoreap, Nnp, Autokill],
     source "clone(2), EAGAIN; getrlimit(2), RLIMIT_NPROC; kernel/fork.c copy_process()",
 }
@@ -136,7 +136,7 @@ fn abi_rlimit_nproc_holds_for_each_flag() -> Result {
 }
 
 case! {
-    /// CLONE_INTO_CGROUP needs the right to move processes into that cgroup (EACCES), with CLONE_NNP as without it.
+    /// CLONE_INTO_CGROUP requires permission to move processes into that cgroup (EACCES), with CLONE_NNP as without it.
     nnp_into_cgroup_needs_its_permission: Must, needs [Autoreap, Nnp, Autokill, Root, Cgroup2],
     source "clone(2), CLONE_INTO_CGROUP, EACCES; kernel/cgroup/cgroup.c cgroup_css_set_fork()",
 }
@@ -161,8 +161,8 @@ fn nnp_into_cgroup_needs_its_permission() -> Result {
 }
 
 case! {
-    /// An auto-reaped process may have an io_uring that a thread of the kernel's serves (IORING_SETUP_SQPOLL), which belongs to the
-    /// process and is no child of it.
+    /// An auto-reaped process can have an io_uring that a kernel thread serves (IORING_SETUP_SQPOLL); the thread belongs to the
+    /// process and is not its child.
     autoreap_io_uring_thread: Must, needs [Autoreap, ExitInfo],
     source "io_uring_setup(2), IORING_SETUP_SQPOLL; kernel/fork.c create_io_thread()",
 }

@@ -27,8 +27,8 @@ fn kill_and_reap(adopted: &Tied) -> Result {
 }
 
 case! {
-    /// Only the process itself dies: its children, ordinary or auto-reaped, live on and become children of the
-    /// next subreaper.
+    /// Only the auto-kill child itself dies: its own children, ordinary or auto-reaped, live on and are reparented to the next
+    /// subreaper.
     autokill_grandchildren_survive: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
     source "pull request vfs-7.1-rc1.pidfs; LKML, Jann Horn and Christian Brauner 2026-02-18 (killing a whole tree is future work)",
 }
@@ -54,7 +54,7 @@ fn autokill_grandchildren_survive() -> Result {
 static SHARED_GATE: OnceLock<Gate> = OnceLock::new();
 
 case! {
-    /// A child with which the killed process shares its memory (CLONE_VM) is a process of its own, and lives on.
+    /// A child that an auto-kill child has made with CLONE_VM is a process of its own, and lives on when its parent is killed.
     autokill_spares_sharer_of_memory: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; fs/pidfs.c pidfs_file_release(), PIDTYPE_TGID",
 }
@@ -108,7 +108,7 @@ fn autokill_grandchild_pdeathsig() -> Result {
 }
 
 case! {
-    /// A child that holds the pidfd of an auto-kill child of its own takes it along: one close kills both.
+    /// If an auto-kill child holds the only pidfd of an auto-kill child of its own, one close kills both.
     autokill_cascade: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"when the last reference … is closed\"); exit_files()",
 }
@@ -121,8 +121,8 @@ fn autokill_cascade() -> Result {
 }
 
 case! {
-    /// The property is not inherited: a child that an auto-kill child makes is tied neither to the close that
-    /// kills its parent nor to a pidfd of its own.
+    /// Auto-kill is not inherited: a child made by an auto-kill child is killed neither by the close that kills its parent nor by
+    /// the close of its own pidfd.
     autokill_not_inherited: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; the flag is the pidfd file's, not the process's",
 }
@@ -144,8 +144,8 @@ fn autokill_not_inherited() -> Result {
 }
 
 case! {
-    /// The init of a pid namespace dies as any other child, though it ignores every signal, and its namespace
-    /// dies with it.
+    /// An auto-kill child that is the init of a pid namespace dies like any other, although it ignores every signal, and its
+    /// namespace dies with it.
     autokill_pidns_init_child: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, PidNamespace],
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; pid_namespaces(7)",
 }
@@ -171,8 +171,8 @@ fn init_is_immune(pidfd: &Pidfd) -> Result {
 }
 
 case! {
-    /// The init of a pid namespace dies also when the last close happens inside that namespace, by init itself or
-    /// by another member, where SIGKILL to it is otherwise ignored.
+    /// An auto-kill child that is the init of a pid namespace also dies when the last close happens inside the namespace, by init
+    /// itself or by another member, where SIGKILL to it is otherwise ignored.
     autokill_pidns_init_killed_from_inside: Is, needs [Autoreap, Nnp, Autokill, ExitInfo, PidNamespace],
     source "pidfs_file_release(): SEND_SIG_PRIV overrides SIGNAL_UNKILLABLE; pid_namespaces(7)",
 }

@@ -79,7 +79,7 @@ fn autokill_shared_handlers() -> Result {
 }
 
 case! {
-    /// The last close kills a traced child in a group stop in which its tracer listens (PTRACE_LISTEN).
+    /// The last close kills a tracee in group-stop that its tracer has resumed with PTRACE_LISTEN.
     autokill_listening_tracee: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Ptrace],
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; ptrace(2), on group-stop and SIGKILL",
 }
@@ -99,7 +99,7 @@ fn autokill_listening_tracee() -> Result {
 }
 
 case! {
-    /// The child of a caller that is being traced, without tracing its children, is killed by the last close.
+    /// The last close kills an untraced child whose creator is being traced.
     autokill_traced_creator: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Ptrace],
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; ptrace(2)",
 }
@@ -118,8 +118,8 @@ fn autokill_traced_creator() -> Result {
 }
 
 case! {
-    /// After unshare(CLONE_NEWPID), which leaves the caller where it is, its next auto-kill child, the init of the new pid
-    /// namespace, is killed by the last close.
+    /// After unshare(CLONE_NEWPID), which does not move the caller, its next auto-kill child, the init of the new pid namespace, is
+    /// killed by the last close.
     autokill_after_unshare_pidns: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, PidNamespace],
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; pid_namespaces(7), on unshare(2)",
 }
@@ -132,8 +132,8 @@ fn autokill_after_unshare_pidns() -> Result {
 }
 
 case! {
-    /// The end of a process in a pid namespace below the child's kills the child, if that process held the last reference: an
-    /// ordinary process there, the namespace's init, and one that dies because that init does.
+    /// An auto-kill child dies when its last holder ends in a pid namespace below the child's: an ordinary process there, that
+    /// namespace's init, or a process that dies because this init does.
     autokill_holder_ends_in_pidns_below: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, PidNamespace],
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; pid_namespaces(7); fs/pidfs.c pidfs_file_release()",
 }
@@ -187,7 +187,8 @@ fn autokill_getfd_copy_cloexec() -> Result {
 }
 
 case! {
-    /// A process with no_new_privs passes an auto-kill pidfd over a socket as any other does: what is received kills.
+    /// A process with no_new_privs passes an auto-kill pidfd over a socket like any other process; closing the received one last
+    /// kills the child.
     autokill_passed_by_caller_with_nnp: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
     source "unix(7), SCM_RIGHTS; PR_SET_NO_NEW_PRIVS(2const), which speaks of execve(2) alone",
 }
@@ -207,7 +208,7 @@ fn autokill_passed_by_caller_with_nnp() -> Result {
 }
 
 case! {
-    /// A signal sent through an auto-kill pidfd is for the process, not for its first thread alone: one that is blocked is
+    /// A signal sent through an auto-kill pidfd is directed to the process, not to its first thread: if it is blocked, it is
     /// pending for the process.
     autokill_pidfd_signals_process: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Proc],
     source "pidfd_send_signal(2), on how it is told whom to signal; proc_pid_status(5), ShdPnd",

@@ -36,7 +36,7 @@ fn asking_child() -> Result<(Child, Supervisor)> {
 }
 
 case! {
-    /// The last close kills a child whose system call waits for the answer of a supervisor (seccomp_unotify(2)), without one.
+    /// The last close kills a child whose system call waits for a supervisor's answer (seccomp_unotify(2)), although none has come.
     autokill_waiting_for_supervisor: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; seccomp_unotify(2), on signals that end the wait for an answer",
 }
@@ -93,8 +93,8 @@ fn child_awaiting_any_signal() -> Result<Child> {
 }
 
 case! {
-    /// A child that waits for all signals with sigwait(3) is given neither SIGSTOP nor SIGKILL: it is stopped by the one, and dies by
-    /// the last close, stopped or not.
+    /// A child that waits for all signals with sigwait(3) receives neither SIGSTOP nor SIGKILL there: SIGSTOP stops it, and the
+    /// last close kills it, stopped or not.
     autokill_waiting_for_any_signal: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Proc],
     source "sigwaitinfo(2), on SIGKILL and SIGSTOP; commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"",
 }
@@ -119,8 +119,8 @@ fn autokill_waiting_for_any_signal() -> Result {
 }
 
 case! {
-    /// The last close is too late for a child that is about to exit with a status of its own: its tracer's wait and its exit
-    /// information tell that status, not SIGKILL.
+    /// The last close is too late for a child that is already exiting with a status of its own: its tracer's wait and its exit
+    /// information give that status, not SIGKILL.
     autokill_while_exiting_keeps_status: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Ptrace],
     source "_exit(2), whose status the parent is given; ptrace(2), PTRACE_EVENT_EXIT; kernel/signal.c prepare_signal()",
 }
@@ -149,8 +149,8 @@ fn autokill_while_exiting_keeps_status() -> Result {
 }
 
 case! {
-    /// A child that is killed, by the last close of its pidfd or by a signal, clears the word of CLONE_CHILD_CLEARTID and wakes who
-    /// waits for that, as one that exits does: nobody who waits for its memory waits for ever.
+    /// A child killed by the last close of its pidfd, or by a signal, clears its CLONE_CHILD_CLEARTID address and wakes the waiter
+    /// there, like one that exits: nobody who waits for its memory waits forever.
     autokill_clears_child_tid: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Proc],
     source "clone(2), CLONE_CHILD_CLEARTID (\"when the child exits\"); kernel/fork.c mm_release()",
 }
@@ -173,7 +173,7 @@ fn autokill_clears_child_tid() -> Result {
 }
 
 case! {
-    /// The last close kills a child that has dumped core and, because of kernel.core_pipe_limit, waits for the helper that took it.
+    /// The last close kills a child that has dumped core and, because of kernel.core_pipe_limit, waits for the coredump helper.
     autokill_waiting_for_dump_helper: Is, needs [Autoreap, Nnp, Autokill, ExitInfo, CoredumpMask, Root, Proc, GlobalChanges],
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; core(5), core_pipe_limit; fs/coredump.c wait_for_dump_helpers()",
 }

@@ -37,8 +37,8 @@ fn with_nnp(program: BorrowedFd<'_>) -> Result<Credentials> {
 }
 
 case! {
-    /// An unprivileged caller's CLONE_NNP child that execs a set-user-ID root program stays who it was: no
-    /// user id and no capability is gained, and AT_SECURE stays 0. Without the flag it becomes root.
+    /// An unprivileged caller's CLONE_NNP child that execs a set-user-ID root program keeps its user ids, gains no capability, and
+    /// has AT_SECURE 0. Without the flag it becomes root.
     nnp_setuid_exec_no_elevation: Must, needs [Nnp, Root, NotYetNnp],
     source "commit \"clone: add CLONE_NNP\"; Documentation/userspace-api/no_new_privs.rst",
 }
@@ -77,8 +77,8 @@ fn traced_by_root(call: &Clone3, program: BorrowedFd<'_>) -> Result<Credentials>
 }
 
 case! {
-    /// A CLONE_NNP child that a tracer with all capabilities traces stays who it was when it execs a set-user-ID root program.
-    /// Without the flag it becomes root, as its tracer could anyway do to it.
+    /// A CLONE_NNP child that is traced by a tracer with all capabilities keeps its user ids when it execs a set-user-ID root
+    /// program. Without the flag it becomes root, as its tracer could make it anyway.
     nnp_setuid_exec_traced_by_root: Must, needs [Nnp, Root, NotYetNnp, Ptrace],
     source "execve(2), on set-user-ID, no_new_privs and ptrace; security/commoncap.c cap_bprm_creds_from_file()",
 }
@@ -96,8 +96,8 @@ fn nnp_setuid_exec_traced_by_root() -> Result {
 }
 
 case! {
-    /// An ordinary user's CLONE_NNP child that execs a set-group-ID program keeps its group, a member of the program's group or
-    /// not, and the exec does not count as a privileged one (AT_SECURE is 0). Without the flag it gets the program's.
+    /// An ordinary user's CLONE_NNP child that execs a set-group-ID program keeps its group ids, whether it is a member of the
+    /// program's group or not, and AT_SECURE is 0. Without the flag it gets the program's group.
     nnp_setgid_exec_no_elevation: Must, needs [Nnp, Root, NotYetNnp],
     source "commit \"clone: add CLONE_NNP\"; Documentation/userspace-api/no_new_privs.rst; fs/exec.c bprm_fill_uid()",
 }
@@ -187,8 +187,8 @@ fn nnp_root_keeps_caps_on_exec() -> Result {
 }
 
 case! {
-    /// A sandbox that root spawns with CLONE_NNP and that drops to an ordinary user cannot come back through a
-    /// set-user-ID root program. Without the flag it can.
+    /// A CLONE_NNP child of root that becomes an ordinary user cannot regain root through a set-user-ID root program. Without the
+    /// flag it can.
     nnp_drop_then_setuid_exec: Must, needs [Nnp, Root, NotYetNnp],
     source "commit \"clone: add CLONE_NNP\"; Documentation/userspace-api/no_new_privs.rst",
 }

@@ -68,8 +68,8 @@ fn autoreap_survives_setns() -> Result {
 }
 
 case! {
-    /// An auto-reaped child whose leader thread had ended when another thread called exec is gone without a wait at the end
-    /// of the new program, where an ordinary one is a zombie.
+    /// If a thread of an auto-reaped child calls exec after the leader has exited, the child is gone without a wait when the new
+    /// program ends; an ordinary one is a zombie.
     autoreap_exec_after_leader_exit: Must, needs [Autoreap, ExitInfo, Proc],
     source "commit \"clone: add CLONE_AUTOREAP\"; fs/exec.c de_thread(); execve(2), on threads",
 }
@@ -165,8 +165,8 @@ impl Family {
 }
 
 case! {
-    /// An auto-reaped child is gone with its end also while its parent is stopped, halted by a tracer, or without its leader
-    /// thread; an ordinary one is a zombie then.
+    /// An auto-reaped child is gone when it ends even if its parent is stopped, in a ptrace-stop, or without its leader; an
+    /// ordinary one is then a zombie.
     autoreap_by_idle_parent: Must, needs [Autoreap, ExitInfo, Proc, Ptrace],
     source "commit \"clone: add CLONE_AUTOREAP\": the kernel reaps, whatever the parent does",
 }
