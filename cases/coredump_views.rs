@@ -59,8 +59,8 @@ fn pidfd_info_coredump_leader_gone() -> Result {
 }
 
 case! {
-    /// With kernel.core_pipe_limit an auto-reaped child that dumped core stays, as an ordinary one does, until the helper that took the
-    /// core has looked at it in /proc: it has not exited, is not reaped, and shows there.
+    /// With kernel.core_pipe_limit set, an auto-reaped child that dumped core stays until the coredump helper is done with it, like
+    /// an ordinary one: it has not exited, is not reaped, and is visible in /proc.
     autoreap_waits_for_dump_helper: Must, needs [Autoreap, ExitInfo, CoredumpMask, Root, Proc, GlobalChanges],
     source "core(5), core_pipe_limit (\"without waiting for the user-mode helper\"); fs/coredump.c wait_for_dump_helpers()",
 }

@@ -18,7 +18,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::Signal;
 
 case! {
-    /// With kernel.shm_rmid_forced, which an IPC namespace has for itself, a shared memory segment goes with the process that made it,
+    /// With kernel.shm_rmid_forced (per IPC namespace), a shared memory segment is removed when the process that created it ends,
     /// auto-reaped or not.
     autoreap_segment_removed_if_forced: Must, needs [Autoreap, ExitInfo, SysAdmin, Proc],
     source "proc_sys_kernel(5), shm_rmid_forced; ipc/shm.c exit_shm()",
@@ -43,8 +43,8 @@ fn autoreap_segment_removed_if_forced() -> Result {
 }
 
 case! {
-    /// An auto-reaped child that its creator put into another pid namespace (unshare(CLONE_NEWPID)) is killed with that namespace,
-    /// leaves no zombie, and so does not hold up the end of the namespace's init. An ordinary one does until it is waited for.
+    /// An auto-reaped child that its creator put into another pid namespace (unshare(CLONE_NEWPID)) is killed with that namespace
+    /// and leaves no zombie, so the namespace's init can end. An ordinary one keeps init from ending until it is waited for.
     autoreap_injected_gone_with_namespace: Must, needs [Autoreap, ExitInfo, PidNamespace],
     source "pid_namespaces(7), the namespace init process; kernel/pid_namespace.c zap_pid_ns_processes()",
 }
@@ -74,7 +74,7 @@ fn autoreap_injected_gone_with_namespace() -> Result {
 }
 
 case! {
-    /// An auto-reaped child that ends while its parent dumps core is gone at once. An ordinary one is a zombie for as long.
+    /// An auto-reaped child that ends while its parent dumps core is gone at once. An ordinary one is a zombie meanwhile.
     autoreap_gone_while_parent_dumps_core: Must, needs [Autoreap, ExitInfo, CoredumpMask, Root, GlobalChanges],
     source "commit \"clone: add CLONE_AUTOREAP\"; core(5); kernel/signal.c do_notify_parent()",
 }

@@ -51,8 +51,8 @@ fn leaderless<T: serde::Serialize + serde::de::DeserializeOwned>(
 }
 
 case! {
-    /// The pid namespace of an init whose leader thread has ended lives as long as another thread of init does, and no longer:
-    /// then its members are killed, and init is gone. Auto-reaped or not.
+    /// The pid namespace of an init whose thread-group leader has exited lives until init's last thread ends; then its members are
+    /// killed, and init is gone. Auto-reaped or not.
     autoreap_init_outlives_its_leader: Must, needs [Autoreap, ExitInfo, PidNamespace, Proc],
     source "pid_namespaces(7), the namespace init process; kernel/exit.c find_child_reaper(), kernel/pid_namespace.c zap_pid_ns_processes()",
 }
@@ -78,8 +78,8 @@ fn autoreap_init_outlives_its_leader() -> Result {
 }
 
 case! {
-    /// A session leader keeps its terminal when its leader thread ends while another one lives: the terminal is free for another
-    /// session when the process has ended. Auto-reaped or not.
+    /// A session leader, auto-reaped or not, keeps its controlling terminal if its thread-group leader exits while another thread
+    /// lives; another session can take the terminal once the process has ended.
     autoreap_terminal_outlives_leader: Must, needs [Autoreap, ExitInfo, Proc],
     source "ioctl_tty(2), TIOCSCTTY; kernel/exit.c do_exit() (disassociate_ctty())",
 }
@@ -104,7 +104,8 @@ fn autoreap_terminal_outlives_leader() -> Result {
 }
 
 case! {
-    /// An alarm(2) is the process's: it still runs when the leader thread has ended and another one lives. Auto-reaped or not.
+    /// An alarm(2) belongs to the process: it keeps running after the thread-group leader has exited while another thread lives,
+    /// auto-reaped or not.
     autoreap_alarm_outlives_leader: Must, needs [Autoreap, ExitInfo, Proc],
     source "alarm(2); kernel/exit.c do_exit() (hrtimer_cancel(), exit_itimers())",
 }
@@ -134,8 +135,8 @@ fn autoreap_alarm_outlives_leader() -> Result {
 }
 
 case! {
-    /// A process keeps its process group from being orphaned as long as one of its threads lives: a member that is stopped stays so
-    /// when the leader thread ends, and gets SIGHUP when the process does. Auto-reaped or not.
+    /// A process keeps its process group from being orphaned while any of its threads lives: a stopped member stays stopped when
+    /// the leader thread exits, and gets SIGHUP when the process ends. Auto-reaped or not.
     autoreap_group_orphaned_by_last_thread: Must, needs [Autoreap, ExitInfo, Ptrace, Proc],
     source "setpgid(2) (orphaned process groups); kernel/exit.c exit_notify(), kill_orphaned_pgrp()",
 }
@@ -173,8 +174,8 @@ fn stopped_member_of_own_group() -> Result<i32> {
 }
 
 case! {
-    /// An auto-reaped process whose leader has ended, and whose last thread is a zombie to its tracer, is gone when the tracer has
-    /// waited for that thread. An ordinary one is a zombie of its parent then.
+    /// An auto-reaped process whose leader has exited, and whose last thread is a zombie of its tracer, is gone once the tracer has
+    /// waited for that thread. An ordinary one is then a zombie of its parent.
     autoreap_ptrace_last_thread_waited_for: Must, needs [Autoreap, ExitInfo, Ptrace, Proc],
     source "commit \"clone: add CLONE_AUTOREAP\"; kernel/exit.c release_task() (zap_leader)",
 }

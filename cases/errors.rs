@@ -127,7 +127,7 @@ fn abi_pidfd_value_garbage_after_late_failure() -> Result {
 }
 
 case! {
-    /// What is malformed is EINVAL before anybody asks for the capability, whose absence is EPERM.
+    /// EINVAL for a malformed call takes precedence over EPERM for the missing capability.
     abi_einval_beats_eperm: Is, needs [Autoreap, Nnp, Autokill, Unprivileged],
     source "kernel/fork.c copy_process()",
 }
@@ -231,9 +231,8 @@ fn sweep(sys_admin: bool) -> Result {
 }
 
 case! {
-    /// To a caller with CAP_SYS_ADMIN, every combination of CLONE_AUTOREAP, CLONE_NNP, CLONE_PIDFD_AUTOKILL,
-    /// CLONE_PIDFD, CLONE_PARENT, CLONE_THREAD and exit_signal 0 or SIGCHLD is accepted or EINVAL, as the
-    /// documents say.
+    /// For a caller with CAP_SYS_ADMIN, every combination of CLONE_AUTOREAP, CLONE_NNP, CLONE_PIDFD_AUTOKILL, CLONE_PIDFD,
+    /// CLONE_PARENT, CLONE_THREAD and exit_signal 0 or SIGCHLD is accepted or EINVAL, as documented.
     abi_error_precedence_sweep: Must, needs [Autoreap, Nnp, Autokill, SysAdmin],
     source "pull request vfs-7.1-rc1.pidfs; clone(2) (EINVAL); kernel/fork.c copy_process()",
 }
@@ -242,7 +241,7 @@ fn abi_error_precedence_sweep() -> Result {
 }
 
 case! {
-    /// To a caller without CAP_SYS_ADMIN, the same combinations are answered in the same way but for one: a
+    /// For a caller without CAP_SYS_ADMIN, the combinations of abi_error_precedence_sweep give the same results except for one: a
     /// well-formed CLONE_PIDFD_AUTOKILL without CLONE_NNP is EPERM.
     abi_error_precedence_sweep_unprivileged: Must, needs [Autoreap, Nnp, Autokill, Unprivileged],
     source "pull request vfs-7.1-rc1.pidfs; LKML, Jann Horn 2026-03-02; kernel/fork.c copy_process()",

@@ -15,8 +15,8 @@ use std::os::fd::AsFd;
 const USER: u32 = privilege::ORDINARY;
 
 case! {
-    /// An auto-reaped child of an ordinary user that shares its root directory with its creator (CLONE_FS) does not become root
-    /// by exec of a set-user-ID program, as an ordinary child does not; one that shares it with nobody becomes root.
+    /// An ordinary user's auto-reaped child that shares its root directory with its creator (CLONE_FS) does not become root by exec
+    /// of a set-user-ID program, like an ordinary child; one that shares it with nobody does.
     autoreap_setuid_program_with_shared_fs: Must, needs [Autoreap, ExitInfo, Root, NotYetNnp],
     source "fs/exec.c check_unsafe_exec() (\"If another task is sharing our fs, we cannot safely suid exec\"); security/commoncap.c cap_bprm_creds_from_file()",
 }
@@ -35,8 +35,8 @@ fn autoreap_setuid_program_with_shared_fs() -> Result {
 }
 
 case! {
-    /// An auto-reaped child of an ordinary user that another process of that user traces does not become root by exec of a
-    /// set-user-ID program, as an ordinary child does not; one that nobody traces becomes root.
+    /// An ordinary user's auto-reaped child that is traced by another process of that user does not become root by exec of a
+    /// set-user-ID program, like an ordinary child; an untraced one does.
     autoreap_setuid_program_while_traced: Must, needs [Autoreap, ExitInfo, Root, Ptrace, NotYetNnp],
     source "execve(2) (\"the calling process is being ptraced\"); security/commoncap.c cap_bprm_creds_from_file()",
 }
@@ -92,8 +92,8 @@ fn inode(pidfd: &Pidfd, kind: Namespace) -> Result<u64> {
 }
 
 case! {
-    /// An auto-reaped child made as by vfork(2) (CLONE_VM and CLONE_VFORK) is, once it has called exec, in the time namespace
-    /// that its creator made for its children, as an ordinary one is.
+    /// An auto-reaped child made like vfork(2) (CLONE_VM and CLONE_VFORK) is, after its exec, in the time namespace that its
+    /// creator has unshared for its children, like an ordinary one.
     autoreap_vfork_exec_enters_time_namespace: Must, needs [Autoreap, ExitInfo, SysAdmin],
     source "time_namespaces(7); kernel/nsproxy.c exec_task_namespaces()",
 }

@@ -22,8 +22,8 @@ fn is_clone_child(pid: i32, expected: bool, what: &str) -> Result {
 }
 
 case! {
-    /// A wait for "clone" children alone (__WCLONE) finds an auto-reaped child as it finds any with exit signal 0, and finds it no
-    /// more when it has called exec, or when it was adopted.
+    /// A wait with __WCLONE finds an auto-reaped child, like any child with exit signal 0, but no longer once it has called exec or
+    /// was reparented.
     autoreap_clone_child_until_exec: Must, needs [Autoreap, ExitInfo],
     source "wait(2), __WCLONE; kernel/exit.c eligible_child(); commit \"clone: add CLONE_AUTOREAP\"",
 }
@@ -84,7 +84,7 @@ fn autoreap_stop_announced_after_exec() -> Result {
 }
 
 case! {
-    /// An auto-reaped init of a pid namespace that was adopted leaves no zombie. An ordinary one does.
+    /// An auto-reaped init of a pid namespace that was reparented leaves no zombie. An ordinary one does.
     autoreap_adopted_init_leaves_no_zombie: Must, needs [Autoreap, ExitInfo, PidNamespace],
     source "commit \"clone: add CLONE_AUTOREAP\"; kernel/exit.c reparent_leader()",
 }
@@ -98,7 +98,7 @@ fn autoreap_adopted_init_leaves_no_zombie() -> Result {
 }
 
 case! {
-    /// An auto-reaped child leaves no zombie either if the thread that made it was replaced since, by another thread's exec. An
+    /// An auto-reaped child leaves no zombie even if the thread that made it has been replaced by another thread's exec. An
     /// ordinary one does.
     autoreap_kept_when_creators_thread_is_replaced: Must, needs [Autoreap, ExitInfo],
     source "commit \"clone: add CLONE_AUTOREAP\"; execve(2), on threads; kernel/exit.c forget_original_parent()",

@@ -29,8 +29,8 @@ fn refused(errno: Errno, changes: &[&dyn Fn(Clone3) -> Clone3]) -> Result {
 }
 
 case! {
-    /// A set_tid without a size, a size without set_tid and more than 32 pids are EINVAL, and an address that cannot be
-    /// read is EFAULT, before anybody is asked whether the caller may choose pids.
+    /// A set_tid without a size, a size without set_tid, and more than 32 pids are EINVAL, and an unreadable set_tid address is
+    /// EFAULT, before the permission to choose pids is checked.
     abi_set_tid_ill_formed: Must, needs [],
     source "clone(2), ERRORS; kernel/fork.c copy_clone_args_from_user()", since "5.5",
 }
@@ -54,8 +54,7 @@ fn abi_set_tid_ill_formed() -> Result {
 }
 
 case! {
-    /// A stack without a size, a size without a stack and a stack that is not in the caller's half of the address space are
-    /// EINVAL.
+    /// A stack without a size, a size without a stack, and a stack outside the user half of the address space are EINVAL.
     abi_stack_ill_formed: Must, needs [],
     source "clone(2), ERRORS; kernel/fork.c clone3_stack_valid()",
 }
@@ -64,7 +63,7 @@ fn abi_stack_ill_formed() -> Result {
 }
 
 case! {
-    /// CLONE_INTO_CGROUP with a number that is no descriptor, or in a structure too short for one, is EINVAL.
+    /// CLONE_INTO_CGROUP with a value too large for a descriptor, or in a structure too short to contain one, is EINVAL.
     abi_cgroup_ill_formed: Must, needs [],
     source "clone(2), ERRORS; kernel/fork.c copy_clone_args_from_user()", since "5.7",
 }

@@ -35,9 +35,9 @@ fn told_of_child(creator: &Creator, options: Options) -> Result<Vec<Status>> {
 }
 
 case! {
-    /// A child that is traced because its creator is (PTRACE_O_TRACECLONE, PTRACE_O_TRACEFORK) begins in a PTRACE_EVENT_STOP, not
-    /// by a SIGSTOP, if the tracer used PTRACE_SEIZE; and it has the creator's options: with PTRACE_O_TRACEEXIT its own exit is
-    /// a PTRACE_EVENT_EXIT. Auto-reaped or not.
+    /// A child traced through PTRACE_O_TRACECLONE or PTRACE_O_TRACEFORK by a tracer that used PTRACE_SEIZE starts in
+    /// PTRACE_EVENT_STOP, not with SIGSTOP, and has its creator's options: with PTRACE_O_TRACEEXIT its own exit is a
+    /// PTRACE_EVENT_EXIT. Auto-reaped or not.
     autoreap_ptrace_followed_as_creator: Must, needs [Autoreap, ExitInfo, Ptrace],
     source "ptrace(2), PTRACE_O_TRACECLONE, PTRACE_EVENT_STOP; include/linux/ptrace.h ptrace_init_task()",
 }

@@ -27,8 +27,8 @@ fn is_frozen(child: &Child) -> Result {
 }
 
 case! {
-    /// An auto-reaped child that CLONE_INTO_CGROUP puts into a frozen cgroup does not run until the cgroup is thawed, as an
-    /// ordinary one does not.
+    /// An auto-reaped child created in a frozen cgroup (CLONE_INTO_CGROUP) does not run until the cgroup is thawed, like an
+    /// ordinary one.
     autoreap_born_frozen: Must, needs [Autoreap, ExitInfo, Proc, Cgroup2],
     source "Documentation/admin-guide/cgroup-v2.rst, cgroup.freeze; kernel/cgroup/cgroup.c cgroup_post_fork()",
 }

@@ -14,8 +14,8 @@ use clone3_conformance::wait::Status;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 case! {
-    /// A robust futex that an auto-reaped child held when it ended, killed or not, is marked with FUTEX_OWNER_DIED, as an ordinary
-    /// child's is.
+    /// A robust futex that an auto-reaped child holds when it ends, killed or not, is marked with FUTEX_OWNER_DIED, as for an
+    /// ordinary child.
     autoreap_releases_robust_futex: Must, needs [Autoreap, ExitInfo],
     source "get_robust_list(2); kernel/fork.c futex_exit_release()",
 }
@@ -40,7 +40,7 @@ fn autoreap_releases_robust_futex() -> Result {
 }
 
 case! {
-    /// What an auto-reaped child did to a semaphore with SEM_UNDO is undone when it has ended, as with an ordinary one.
+    /// An auto-reaped child's semaphore operations with SEM_UNDO are undone when it ends, like an ordinary one's.
     autoreap_undoes_semaphores: Must, needs [Autoreap, ExitInfo],
     source "semop(2), SEM_UNDO; ipc/sem.c exit_sem()",
 }
@@ -59,8 +59,8 @@ fn autoreap_undoes_semaphores() -> Result {
 }
 
 case! {
-    /// The user namespace of an auto-reaped child that has ended is not in use any more, and so not listed by listns, though a file
-    /// that the child opened keeps it; that of an ordinary one is, until it is reaped.
+    /// The user namespace of an auto-reaped child that has ended is not listed by listns, although a file that the child opened
+    /// keeps it; that of an ordinary child is listed until the child is reaped.
     autoreap_ends_use_of_user_namespace: Is, needs [Autoreap, ExitInfo, Root, UserNamespaces, Proc],
     source "kernel/exit.c release_task(), kernel/nsproxy.c exit_cred_namespaces(); pull request namespace-6.19",
 }
@@ -93,8 +93,8 @@ fn autoreap_ends_use_of_user_namespace() -> Result {
 }
 
 case! {
-    /// What an auto-reaped child with CLONE_SYSVSEM, or its creator, did to a semaphore with SEM_UNDO is undone when both have ended,
-    /// and not before, as with an ordinary child. Without CLONE_SYSVSEM it is undone when the one that did it has ended.
+    /// With CLONE_SYSVSEM, semaphore operations with SEM_UNDO of an auto-reaped child, or of its creator, are undone when both have
+    /// ended, and not before, as for an ordinary child. Without it, they are undone when the process that did them ends.
     autoreap_shares_semaphore_undo: Must, needs [Autoreap, ExitInfo],
     source "clone(2), CLONE_SYSVSEM; ipc/sem.c copy_semundo(), exit_sem()",
 }
@@ -128,7 +128,7 @@ fn autoreap_shares_semaphore_undo() -> Result {
 }
 
 case! {
-    /// The supervisor of a seccomp filter that none but an auto-reaped child has is told (POLLHUP) when that has ended, and not
+    /// The listener of a seccomp filter that only an auto-reaped child has reports POLLHUP when the child has ended, and not
     /// before.
     autoreap_seccomp_listener_hangs_up: Must, needs [Autoreap, ExitInfo],
     source "seccomp_unotify(2) (POLLHUP: no process uses the filter any more); kernel/exit.c do_exit() (seccomp_filter_release())",

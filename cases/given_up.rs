@@ -14,8 +14,8 @@ use nix::sched::{CloneFlags, unshare};
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
 
 case! {
-    /// The namespace that an auto-reaped child was alone in is given back at its end: where one UTS namespace is allowed, the
-    /// next child can have one, as after an ordinary child. While the child lives it cannot.
+    /// A UTS namespace that only an auto-reaped child uses is released when the child ends: with max_uts_namespaces 1, the next
+    /// child can have one, as after an ordinary child. While the child lives it cannot.
     autoreap_gives_back_uts_namespace: Must, needs [Autoreap, ExitInfo, UserNamespaces, Proc],
     source "namespaces(7), /proc/sys/user; kernel/exit.c do_exit() (exit_nsproxy_namespaces())",
 }
@@ -37,8 +37,8 @@ fn autoreap_gives_back_uts_namespace() -> Result {
 }
 
 case! {
-    /// The working directory of an auto-reaped child is in use no more when it has ended: its file system can be unmounted, as
-    /// after an ordinary child. While the child lives it is EBUSY.
+    /// An auto-reaped child's working directory is no longer in use once the child has ended: its file system can be unmounted, as
+    /// after an ordinary child. While the child lives, umount is EBUSY.
     autoreap_gives_up_working_directory: Must, needs [Autoreap, ExitInfo, SysAdmin],
     source "umount(2), EBUSY; kernel/exit.c do_exit() (exit_fs())",
 }
@@ -94,8 +94,8 @@ fn stuck(call: &Clone3) -> Result<Child> {
 }
 
 case! {
-    /// A cgroup that could not be frozen because of an auto-reaped member, blocked in the kernel, is frozen, and says so, when
-    /// that one is killed, as it is when an ordinary one is.
+    /// When a member blocked in the kernel keeps a cgroup from freezing, killing that member lets the freeze complete
+    /// (cgroup.events: frozen 1), auto-reaped or not.
     autoreap_end_lets_cgroup_freeze: Must, needs [Autoreap, ExitInfo, Root, Proc, Cgroup2],
     source "Documentation/admin-guide/cgroup-v2.rst, cgroup.freeze and cgroup.events; kernel/cgroup/cgroup.c do_cgroup_task_dead()",
 }

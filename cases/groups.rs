@@ -33,8 +33,8 @@ fn are_killed(ordinary: Held, reaped: &Held) -> Result {
 }
 
 case! {
-    /// A signal for a process group, sent with kill(-PGID) or, by one of its members, with kill(0), reaches its auto-reaped
-    /// members as it does the ordinary ones.
+    /// A signal sent to a process group with kill(-PGID) or, by one of its members, with kill(0), reaches auto-reaped members like
+    /// ordinary ones.
     autoreap_reached_by_kill_of_group: Must, needs [Autoreap, ExitInfo],
     source "kill(2); kernel/signal.c __kill_pgrp_info()",
 }
@@ -72,8 +72,8 @@ fn autokill_spares_group() -> Result {
 }
 
 case! {
-    /// pidfd_send_signal(PIDFD_SIGNAL_PROCESS_GROUP) reaches the auto-reaped members of the group as it does the ordinary ones,
-    /// whichever of them leads it.
+    /// pidfd_send_signal(PIDFD_SIGNAL_PROCESS_GROUP) reaches auto-reaped members of the group like ordinary ones, whether an
+    /// auto-reaped or an ordinary process leads it.
     autoreap_reached_by_pidfd_signal_to_group: Must, needs [Autoreap, ExitInfo],
     source "pidfd_send_signal(2), PIDFD_SIGNAL_PROCESS_GROUP; kernel/signal.c __kill_pgrp_info()",
 }
@@ -91,8 +91,8 @@ fn autoreap_reached_by_pidfd_signal_to_group() -> Result {
 }
 
 case! {
-    /// pidfd_send_signal(PIDFD_SIGNAL_PROCESS_GROUP) is for the group that the process leads: through the pidfd of a member that
-    /// leads none it is ESRCH, auto-reaped or not.
+    /// pidfd_send_signal(PIDFD_SIGNAL_PROCESS_GROUP) signals the group that the process leads: through the pidfd of a member that
+    /// leads no group it is ESRCH, auto-reaped or not.
     pidfd_signal_to_group_of_no_leader: Must, needs [PidfdInfo],
     source "pidfd_send_signal(2), PIDFD_SIGNAL_PROCESS_GROUP; kernel/signal.c do_pidfd_send_signal()",
 }
@@ -129,7 +129,7 @@ fn on_sigtstp(call: &Clone3, prepare: impl FnOnce() -> nix::Result<()>) -> Resul
 }
 
 case! {
-    /// An auto-reaped child whose parent is in the same session keeps its process group from being orphaned, as any child does:
+    /// An auto-reaped child whose parent is in the same session keeps its process group from being orphaned, like any child:
     /// SIGTSTP stops it in a group of its own. In an orphaned group that signal does nothing.
     autoreap_keeps_group_from_being_orphaned: Must, needs [Autoreap],
     source "setpgid(2) and signal(7) (orphaned process groups); kernel/exit.c will_become_orphaned_pgrp()",
@@ -184,8 +184,8 @@ fn pending_after(call: &Clone3, meanwhile: impl FnOnce() -> Result + Send) -> Re
 }
 
 case! {
-    /// A signal that is sent to the process group in the middle of a clone3 call that makes an auto-reaped child reaches that
-    /// child, too, as it does an ordinary one.
+    /// A signal sent to the process group during a clone3 call that makes an auto-reaped child also reaches that child, as it does
+    /// an ordinary one.
     autoreap_group_signal_during_clone: Must, needs [Autoreap, ExitInfo, Root],
     source "POSIX fork() (signals for the process group); kernel/fork.c copy_process() (delayed signals)",
 }

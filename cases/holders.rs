@@ -17,8 +17,8 @@ use nix::unistd::close;
 use rustix::pipe::{PipeFlags, pipe_with};
 
 case! {
-    /// The child dies when the only process that holds its pidfd dies, however that comes about: by _exit, by a
-    /// thread's exit_group, by abort, by SIGSEGV, by SIGKILL. It is dead when that process can be waited for.
+    /// An auto-kill child dies when the only process that holds its pidfd ends by _exit, a thread's exit_group, abort, SIGSEGV or
+    /// SIGKILL. The child is dead by the time that process can be waited for.
     autokill_holder_sigkill_sigsegv_abort_exit: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
     source "pull request vfs-7.1-rc1.pidfs (\"the child must die if the parent crashes\")",
 }
@@ -32,8 +32,8 @@ fn autokill_holder_sigkill_sigsegv_abort_exit() -> Result {
 }
 
 case! {
-    /// A hundred children die with their parent. Each but the last has its pidfd inherited by its younger
-    /// siblings, whose deaths let go of it in turn.
+    /// A hundred auto-kill children die with their parent. Each pidfd but the last is inherited by the younger siblings, whose
+    /// deaths release it in turn.
     autokill_100_children_parent_killed: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
     source "pull request vfs-7.1-rc1.pidfs (\"the child must die if the parent crashes\")",
 }
@@ -60,8 +60,7 @@ fn autokill_100_children_parent_killed() -> Result {
 }
 
 case! {
-    /// The exit of the holder's leader thread alone lets go of nothing: the child lives until the holder's last
-    /// thread is gone.
+    /// The exit of the holder's leader thread alone releases nothing: the child lives until the holder's last thread is gone.
     autokill_holder_leader_thread_exit: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Proc],
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"when the last reference … is closed\"); files_struct is shared by all threads",
 }
@@ -86,8 +85,8 @@ fn autokill_holder_leader_thread_exit() -> Result {
 }
 
 case! {
-    /// The exit of the thread that created the child does not kill it, while PR_SET_PDEATHSIG, which goes by
-    /// that thread, does.
+    /// An auto-kill child survives the exit of the thread that created it; a child with PR_SET_PDEATHSIG, which is tied to that
+    /// thread, does not.
     autokill_creating_thread_exit: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"ties the child's lifetime to the pidfd file\"); PR_SET_PDEATHSIG(2const)",
 }
@@ -107,8 +106,8 @@ fn autokill_creating_thread_exit() -> Result {
 }
 
 case! {
-    /// A child whose creator ended after passing the pidfd on lives; the close by the process that got it kills
-    /// the child, which is reaped there without a zombie or a SIGCHLD.
+    /// An auto-kill child whose creator passed the pidfd on and ended lives; when the receiving process closes the pidfd, the child
+    /// dies and is reaped there without a zombie or a SIGCHLD.
     autokill_creator_dead_fd_elsewhere: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"when the last reference … is closed\")",
 }
@@ -179,7 +178,7 @@ fn close_under_way(fd: i32, has_returned: impl Fn() -> bool) -> Result<i32> {
 }
 
 case! {
-    /// Killing a process that CLONE_VFORK suspends until its child execs or exits kills the child.
+    /// Killing a process that CLONE_VFORK suspends until its auto-kill child execs or exits kills that child.
     autokill_vfork_parent_killed: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Proc],
     source "pull request vfs-7.1-rc1.pidfs (\"the child must die if the parent crashes\"); wait_for_vfork_done() is killable",
 }

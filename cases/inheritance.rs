@@ -98,7 +98,7 @@ fn autoreap_caller_clone_parent_rejected_after_exec() -> Result {
 }
 
 case! {
-    /// That restriction is not inherited: an ordinary child of an auto-reaped process may use CLONE_PARENT.
+    /// An ordinary child of an auto-reaped process may use CLONE_PARENT: the restriction is not inherited.
     autoreap_child_of_autoreap_may_clone_parent: Must, needs [Autoreap, ExitInfo],
     source "commit \"clone: add CLONE_AUTOREAP\" (\"not inherited\")",
 }
@@ -115,8 +115,8 @@ fn autoreap_child_of_autoreap_may_clone_parent() -> Result {
 }
 
 case! {
-    /// What an ordinary child of an auto-reaped process makes with CLONE_PARENT is an ordinary child of that process: a zombie
-    /// until it is waited for.
+    /// If an ordinary child of an auto-reaped process uses CLONE_PARENT, the new process is an ordinary child of the auto-reaped
+    /// one: a zombie until it is waited for.
     autoreap_not_inherited_by_clone_parent: Must, needs [Autoreap, ExitInfo, Untraced],
     source "commit \"clone: add CLONE_AUTOREAP\" (\"not inherited\"); clone(2), CLONE_PARENT",
 }
@@ -139,8 +139,8 @@ fn autoreap_not_inherited_by_clone_parent() -> Result {
 type Maker = fn() -> std::result::Result<i32, Errno>;
 
 case! {
-    /// What an auto-reaped process forks, clones or vforks is an ordinary child: a zombie until it is waited
-    /// for, announced by its exit signal, if it has one.
+    /// Children that an auto-reaped process makes by fork, vfork or clone3 are ordinary: they are zombies until they are waited
+    /// for, and are announced by their exit signal, if they have one.
     autoreap_no_inherit_fork: Must, needs [Autoreap, ExitInfo, Proc],
     source "commit \"clone: add CLONE_AUTOREAP\" (\"not inherited\")",
 }
@@ -185,8 +185,7 @@ fn autoreap_nested() -> Result {
 }
 
 case! {
-    /// Zombies that an auto-reaped process leaves when it ends go to the subreaper as usual, who gets their
-    /// status.
+    /// Zombies that an auto-reaped process leaves when it ends are reparented to the subreaper as usual, which gets their status.
     autoreap_orphaned_zombies_still_reparent: Must, needs [Autoreap, ExitInfo],
     source "kernel/exit.c forget_original_parent(); PR_SET_CHILD_SUBREAPER(2const)",
 }
@@ -206,8 +205,8 @@ fn autoreap_orphaned_zombies_still_reparent() -> Result {
 type Change = (&'static str, fn() -> Result);
 
 case! {
-    /// Auto-reaping outlasts what the child does to itself: it moves to another process group, unshares, asks for a
-    /// signal at its parent's death, becomes undumpable, sets no_new_privs, ignores SIGCHLD, forks, runs a thread.
+    /// Auto-reaping persists across what the child does to itself: setpgid, unshare, PR_SET_PDEATHSIG, becoming undumpable, setting
+    /// no_new_privs, ignoring SIGCHLD, fork, running a thread.
     autoreap_survives_own_changes: Must, needs [Autoreap, ExitInfo],
     source "commit \"clone: add CLONE_AUTOREAP\" (the property is the child's own)",
 }
@@ -240,7 +239,7 @@ fn autoreap_survives_own_changes() -> Result {
 }
 
 case! {
-    /// Auto-reaping outlasts setsid, becoming a subreaper, setresuid and repeated exec.
+    /// Auto-reaping persists across setsid, becoming a subreaper, setresuid and repeated exec.
     autoreap_survives_exec_setsid_setuid: Must, needs [Autoreap, ExitInfo, Root],
     source "commit \"clone: add CLONE_AUTOREAP\" (the property is the child's own)",
 }

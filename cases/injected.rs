@@ -9,7 +9,7 @@ use clone3_conformance::wait::{self, Status};
 use nix::unistd::getpid;
 
 case! {
-    /// An auto-reaped child that its creator puts into another pid namespace (unshare(CLONE_NEWPID)), beside the init that lives there,
+    /// An auto-reaped child that its creator puts into another pid namespace (unshare(CLONE_NEWPID)), which has an init already,
     /// leaves no zombie. An ordinary one does.
     autoreap_injected_into_pid_namespace: Must, needs [Autoreap, ExitInfo, PidNamespace],
     source "commit \"clone: add CLONE_AUTOREAP\"; pid_namespaces(7), on unshare(2)",

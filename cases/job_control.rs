@@ -45,8 +45,7 @@ fn stopped_by_one_who_ended(call: &Clone3) -> Result<i32> {
 }
 
 case! {
-    /// The end of an auto-reaped process orphans its process group as any end does: who is stopped in there gets SIGHUP
-    /// and goes on.
+    /// The end of an auto-reaped process orphans its process group as any end does: a stopped member gets SIGHUP and continues.
     autoreap_end_orphans_process_group: Must, needs [Autoreap],
     source "setpgid(2) (orphaned process groups); kernel/exit.c exit_notify(), kill_orphaned_pgrp()",
 }
@@ -61,8 +60,8 @@ fn autoreap_end_orphans_process_group() -> Result {
 }
 
 case! {
-    /// An auto-reaped child that is stopped in a process group of its own gets SIGHUP and goes on when its parent's end orphans
-    /// that group, as any child does.
+    /// An auto-reaped child that is stopped in a process group of its own gets SIGHUP and continues when its parent's end orphans
+    /// that group, like any child.
     autoreap_stopped_orphan_hung_up: Must, needs [Autoreap, ExitInfo],
     source "setpgid(2) (orphaned process groups); kernel/exit.c reparent_leader(), kill_orphaned_pgrp()",
 }

@@ -93,8 +93,8 @@ fn autoreap_leaderless_subreaper_adopts() -> Result {
 }
 
 case! {
-    /// An auto-reaped process whose leader thread has ended is in cgroup.procs, and PIDFD_GET_INFO has its cgroup, as of an
-    /// ordinary one.
+    /// An auto-reaped process whose leader thread has ended is listed in cgroup.procs, and PIDFD_GET_INFO gives its cgroup, as for
+    /// an ordinary one.
     autoreap_leaderless_in_its_cgroup: Must, needs [Autoreap, ExitInfo, Proc, Cgroup2],
     source "Documentation/admin-guide/cgroup-v2.rst, cgroup.procs; fs/pidfs.c pidfd_info()",
 }
@@ -115,8 +115,8 @@ fn autoreap_leaderless_in_its_cgroup() -> Result {
 }
 
 case! {
-    /// An auto-reaped process whose leader thread has ended is killed with its pid namespace, at the end of the init, as an ordinary
-    /// one is: the init's end does not wait for it.
+    /// When the init of a pid namespace ends, an auto-reaped process in it whose leader thread has ended is killed like an ordinary
+    /// one, and does not keep init from ending.
     autoreap_leaderless_ends_with_pid_namespace: Must, needs [Autoreap, ExitInfo, PidNamespace, Proc],
     source "pid_namespaces(7); kernel/pid_namespace.c zap_pid_ns_processes()",
 }
@@ -135,8 +135,8 @@ fn autoreap_leaderless_ends_with_pid_namespace() -> Result {
 }
 
 case! {
-    /// The init of a pid namespace whose leader thread has ended can end, by its last thread, when it has auto-reaped children, as
-    /// when it has ordinary ones.
+    /// The init of a pid namespace whose leader thread has ended can end with its last thread while it has auto-reaped children, as
+    /// with ordinary ones.
     autoreap_leaderless_init_ends: Must, needs [Autoreap, ExitInfo, PidNamespace, Proc],
     source "pid_namespaces(7); kernel/pid_namespace.c zap_pid_ns_processes(), on init_pids",
 }
@@ -157,8 +157,7 @@ fn autoreap_leaderless_init_ends() -> Result {
 }
 
 case! {
-    /// cgroup.kill kills an auto-reaped process whose leader thread has ended, and an ordinary one: its other thread does not
-    /// run on.
+    /// cgroup.kill kills a process whose leader thread has ended, auto-reaped or not: its other thread does not run on.
     autoreap_leaderless_reached_by_cgroup_kill: Must, needs [Autoreap, ExitInfo, Proc, Cgroup2],
     source "Documentation/admin-guide/cgroup-v2.rst, cgroup.kill (\"all processes located in the affected cgroup tree will be killed\")",
     known_defect "7.1 to 7.3-rc7: the signal is for the leader thread alone, which is dead; the process lives on",

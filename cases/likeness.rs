@@ -57,10 +57,9 @@ fn all_alike(when: &str) -> Result {
 }
 
 case! {
-    /// A child of the new flags inherits what an ordinary child of the same creator does: signal mask and dispositions,
-    /// limits, priority, name, OOM adjustment, personality, alternate stack, capabilities, namespaces, terminal,
-    /// directories, whether it is dumpable; and not what an ordinary child does not: pending signals, the parent-death
-    /// signal, that it is a subreaper.
+    /// A child made with the new flags inherits what an ordinary child of the same creator does (signal mask and dispositions,
+    /// limits, priority, name, OOM adjustment, personality, alternate stack, capabilities, namespaces, terminal, directories,
+    /// dumpable attribute), and not what an ordinary child does not (pending signals, parent-death signal, being a subreaper).
     abi_inherits_as_ordinary_child: Must, needs [Autoreap, Nnp, Autokill, Proc],
     source "fork(2); clone(2); commits \"clone: add CLONE_AUTOREAP\", \"clone: add CLONE_NNP\"",
 }
@@ -111,7 +110,7 @@ fn have_something_to_inherit() -> Result {
 }
 
 case! {
-    /// A child of the new flags is behind its creator's seccomp filter, and has no_new_privs if its creator has.
+    /// A child made with the new flags is under its creator's seccomp filter, and has no_new_privs if its creator has.
     abi_inherits_seccomp_filter: Must, needs [Autoreap, Nnp, Autokill, Proc],
     source "seccomp(2) (\"If fork(2) or clone(2) is allowed by the filter, any child processes will be constrained\"); prctl(2)",
 }
@@ -169,8 +168,8 @@ fn nnp_unshare_gives_capabilities() -> Result {
 }
 
 case! {
-    /// A child made with CLONE_NNP and CLONE_PARENT by a process with exit signal SIGCHLD has that exit signal, whichever thread
-    /// makes it: a plain wait finds it.
+    /// A child made with CLONE_NNP and CLONE_PARENT by a process whose exit signal is SIGCHLD has the same exit signal, whichever
+    /// thread makes it: a wait without __WALL finds it.
     nnp_clone_parent_exit_signal: Must, needs [Nnp],
     source "clone(2), CLONE_PARENT; wait(2) (\"clone\" children)",
 }
@@ -196,8 +195,8 @@ fn nnp_clone_parent_exit_signal() -> Result {
 }
 
 case! {
-    /// Whether a process is dumpable is inherited by its child, auto-reaped or not, and is the child's own from then on; with CLONE_VM it
-    /// is one thing for both.
+    /// A child, auto-reaped or not, inherits its creator's dumpable attribute and has its own from then on; with CLONE_VM the two
+    /// share one.
     abi_dumpable_goes_with_memory: Must, needs [],
     source "PR_SET_DUMPABLE(2const); clone(2), CLONE_VM; kernel/fork.c copy_mm()",
 }

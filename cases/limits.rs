@@ -74,8 +74,8 @@ fn zombies_fill_the_queue(number: u64, each: u64) -> Result {
 }
 
 case! {
-    /// An auto-reaped child that has become another user is, when it has ended, taken off that user's RLIMIT_NPROC, as an ordinary
-    /// one is that was waited for.
+    /// An auto-reaped child that has become another user no longer counts against that user's RLIMIT_NPROC once it has ended, like
+    /// an ordinary one that was waited for.
     autoreap_releases_rlimit_nproc_of_new_user: Must, needs [Autoreap, ExitInfo, Root],
     source "getrlimit(2), RLIMIT_NPROC; kernel/exit.c release_task()",
 }
@@ -187,8 +187,8 @@ fn living_are_counted(call: &Clone3) -> Result<bool> {
 }
 
 case! {
-    /// Auto-reaped children are in the kernel's count of threads, which sysinfo() tells, and in that of processes, which the link
-    /// count of /proc tells, as long as they live, and in neither when they have ended.
+    /// Auto-reaped children are counted in the kernel's number of threads (sysinfo(2)) and of processes (the link count of /proc)
+    /// while they live, and in neither once they have ended.
     autoreap_leaves_counts: Must, needs [Autoreap, ExitInfo, Proc],
     source "sysinfo(2); kernel/exit.c __unhash_process()",
 }

@@ -30,9 +30,9 @@ fn auto_reaped_is_not() -> Result {
 }
 
 case! {
-    /// clone(2) has no upper half of flags: with the bits of the new flags set there the child is an ordinary one,
-    /// which sends SIGCHLD, becomes a zombie, and has no no_new_privs. Nor is the highest bit of the lower half, CLONE_IO, a sign
-    /// that fills the upper one.
+    /// clone(2) ignores the upper half of its flags: with the bits of the new flags there, the child is ordinary, sends SIGCHLD,
+    /// becomes a zombie, and has no no_new_privs. CLONE_IO, the highest bit of the lower half, is not sign-extended into the upper
+    /// one.
     abi_legacy_clone_ignores_bits: Must, needs [Autoreap, Nnp, Autokill, NotYetNnp],
     source "include/uapi/linux/sched.h (\"Flags for the clone3() syscall\"); kernel/fork.c clone() (lower_32_bits())",
 }
@@ -60,8 +60,8 @@ fn abi_legacy_clone_ignores_bits() -> Result {
 }
 
 case! {
-    /// A pidfd from clone(2) is a plain one, whatever is set in the upper half of the flags: it has no mark, and
-    /// its close kills nobody.
+    /// A pidfd from clone(2) is a plain one, whatever is in the upper half of the flags: it lacks the auto-kill mark, and closing
+    /// it kills nobody.
     abi_legacy_clone_pidfd_is_plain: Must, needs [Autoreap, Nnp, Autokill],
     source "include/uapi/linux/sched.h (\"Flags for the clone3() syscall\"); kernel/fork.c clone() (lower_32_bits())",
 }
@@ -98,7 +98,7 @@ fn abi_fork_vfork_unaffected() -> Result {
 }
 
 case! {
-    /// unshare() does not know the bits of the new flags: EINVAL.
+    /// unshare() rejects the bits of the new flags with EINVAL.
     abi_unshare_rejects_bits: Is, needs [],
     source "kernel/fork.c check_unshare_flags()",
 }
@@ -140,7 +140,7 @@ fn abi_clone_parent_control() -> Result {
 }
 
 case! {
-    /// CLONE_PARENT is EINVAL for the init of a pid namespace, with CLONE_NNP as without it; its children have it.
+    /// CLONE_PARENT is EINVAL for the init of a pid namespace, with CLONE_NNP as without it; its children may use it.
     abi_clone_parent_refused_to_init: Is, needs [Nnp, SysAdmin, PidNamespace],
     source "clone(2) (EINVAL); kernel/fork.c copy_process() (SIGNAL_UNKILLABLE)",
 }
@@ -174,8 +174,8 @@ fn zombie_adopted(sigchld: Disposition) -> Result<(i32, Pidfd)> {
 }
 
 case! {
-    /// A zombie without CLONE_AUTOREAP whose parent ends is left to the new parent to wait for; one that ignores SIGCHLD
-    /// has it released at once, and its exit information stays with the pidfd.
+    /// A zombie without CLONE_AUTOREAP whose parent ends is left to its new parent to wait for; if the new parent ignores SIGCHLD,
+    /// the zombie is reaped at once, and its pidfd keeps the exit information.
     abi_zombie_adopted_with_sigchld_ignored: Must, needs [ExitInfo],
     source "wait(2), SIGCHLD set to SIG_IGN; kernel/exit.c reparent_leader()",
 }

@@ -22,8 +22,8 @@ use nix::sys::signal::Signal;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 case! {
-    /// A caller with CAP_SYS_ADMIN may use CLONE_PIDFD_AUTOKILL without CLONE_NNP also when it has no_new_privs itself, and
-    /// the pidfd is armed.
+    /// A caller with CAP_SYS_ADMIN may use CLONE_PIDFD_AUTOKILL without CLONE_NNP even if it has no_new_privs itself, and the pidfd
+    /// is armed.
     autokill_by_nnp_caller_with_cap: Must, needs [Autoreap, Autokill, ExitInfo, SysAdmin],
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\": CLONE_NNP or CAP_SYS_ADMIN; \
         Documentation/userspace-api/no_new_privs.rst: what does not involve execve is not prevented",
@@ -40,8 +40,8 @@ fn autokill_by_nnp_caller_with_cap() -> Result {
 }
 
 case! {
-    /// An unprivileged caller's CLONE_NNP child that execs a set-user-ID program is dumpable, as after the exec of any other:
-    /// its user id did not change. Without the flag it changes, and the process is not dumpable.
+    /// An unprivileged caller's CLONE_NNP child is dumpable after exec of a set-user-ID program, as after any other, because its
+    /// user id does not change. Without the flag it changes, and the process is not dumpable.
     nnp_dumpable_after_setuid_program: Must, needs [Nnp, Root, NotYetNnp],
     source "PR_SET_DUMPABLE(2const): a program \"resulting in a change of either the effective user ID or …\"",
 }
@@ -80,7 +80,7 @@ fn raises_again(set: CapSet) -> Result {
 }
 
 case! {
-    /// A CLONE_NNP child may make a capability ambient that is permitted and inheritable, as an ordinary child.
+    /// A CLONE_NNP child may raise a permitted and inheritable capability in its ambient set, like an ordinary child.
     nnp_raises_ambient_capability: Must, needs [Nnp, SysAdmin],
     source "PR_CAP_AMBIENT(2const); Documentation/userspace-api/no_new_privs.rst: what does not involve execve is not prevented",
 }
@@ -89,7 +89,7 @@ fn nnp_raises_ambient_capability() -> Result {
 }
 
 case! {
-    /// A CLONE_NNP child may make a capability effective that is permitted and was not effective, as an ordinary child.
+    /// A CLONE_NNP child may raise a permitted capability in its effective set, like an ordinary child.
     nnp_raises_effective_capability: Must, needs [Nnp, SysAdmin],
     source "capset(2); Documentation/userspace-api/no_new_privs.rst: what does not involve execve is not prevented",
 }
@@ -115,7 +115,7 @@ fn nnp_seccomp_listener_unprivileged() -> Result {
 }
 
 case! {
-    /// A CLONE_NNP child may enter a user namespace of its own user's, and so have capabilities in it, as an ordinary child.
+    /// A CLONE_NNP child may enter a user namespace that its own user owns, and so have capabilities in it, like an ordinary child.
     nnp_enters_user_namespace: Must, needs [Nnp, UserNamespaces],
     source "setns(2); Documentation/userspace-api/no_new_privs.rst: what does not involve execve is not prevented",
 }
@@ -154,8 +154,8 @@ fn refuse_oneself(gate: &Gate, refusal: Refusal) -> i32 {
 }
 
 case! {
-    /// A CLONE_NNP child that its own seccomp filter kills dies also if it is traced: its tracer is told of the death, and not of a
-    /// SIGSYS that it could take away, as it can one of SECCOMP_RET_TRAP.
+    /// A CLONE_NNP child that its own seccomp filter kills dies even if it is traced: its tracer sees the death, not a SIGSYS that
+    /// it could suppress, as it can with SECCOMP_RET_TRAP.
     nnp_filter_kills_past_tracer: Is, needs [Nnp, Ptrace],
     source "seccomp(2), SECCOMP_RET_KILL_PROCESS; kernel/signal.c force_sig_info_to_task() (SA_IMMUTABLE)",
 }
@@ -180,8 +180,8 @@ fn nnp_filter_kills_past_tracer() -> Result {
 }
 
 case! {
-    /// A CLONE_NNP child may inspect a process of its user that has no no_new_privs, as an ordinary child may: open its namespaces by
-    /// a pidfd, take a descriptor of its.
+    /// A CLONE_NNP child may inspect a process of its user that does not have no_new_privs, like an ordinary child: open its
+    /// namespaces through a pidfd, and take one of its descriptors (pidfd_getfd).
     nnp_inspects_process_of_its_user: Must, needs [Nnp, Unprivileged],
     source "ptrace(2), \"Ptrace access mode checking\"; pidfd_getfd(2); \
         Documentation/userspace-api/no_new_privs.rst: what does not involve execve is not prevented",

@@ -14,7 +14,7 @@ use clone3_conformance::wait::Status;
 use super::endings::enter_own_namespace;
 
 case! {
-    /// A child made with CLONE_NNP has no_new_privs also after it has entered a namespace; one made without has not.
+    /// A CLONE_NNP child still has no_new_privs after it has entered a namespace; a child made without the flag does not have it.
     nnp_survives_setns: Must, needs [Nnp, UserNamespaces, NotYetNnp],
     source "PR_SET_NO_NEW_PRIVS(2const): once set, the attribute cannot be unset; setns(2)",
 }
@@ -31,8 +31,8 @@ fn nnp_survives_setns() -> Result {
 }
 
 case! {
-    /// A process of root with no_new_privs that has given up its capabilities does not get them back by exec; without
-    /// no_new_privs it gets all of them.
+    /// A root process with no_new_privs that has dropped its capabilities does not regain them at exec; without no_new_privs it
+    /// regains all of them.
     nnp_root_regains_no_capabilities: Must, needs [Nnp, Root, NotYetNnp],
     source "Documentation/userspace-api/no_new_privs.rst; security/commoncap.c cap_bprm_creds_from_file()",
 }
@@ -58,7 +58,7 @@ fn dumpable_as_another_user() -> Result<bool> {
 }
 
 case! {
-    /// A process that changes its user id is dumpable no more, with no_new_privs as without.
+    /// A process that changes its user id is no longer dumpable, with no_new_privs as without it.
     nnp_undumpable_after_setuid: Must, needs [Nnp, Root],
     source "PR_SET_DUMPABLE(2const); kernel/cred.c commit_creds()",
 }

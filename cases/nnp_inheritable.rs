@@ -9,8 +9,8 @@ use clone3_conformance::kit::privilege::{self, Caps};
 use clone3_conformance::kit::setuid::{credentials_after_exec, file_with_inheritable};
 
 case! {
-    /// What a process has inheritable, and the program file too, is permitted after an exec; not for a child of CLONE_NNP, which did not
-    /// have it permitted.
+    /// A capability that is inheritable in both the process and the file becomes permitted at exec. A CLONE_NNP child that did not
+    /// have it permitted does not gain it.
     nnp_gains_no_inheritable_capability: Must, needs [Autoreap, Nnp, Autokill, Root, NotYetNnp],
     source "capabilities(7), P'(permitted); prctl(2), PR_SET_NO_NEW_PRIVS; security/commoncap.c cap_bprm_creds_from_file()",
 }

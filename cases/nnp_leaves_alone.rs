@@ -51,8 +51,7 @@ fn mount_nowhere() -> Result<Outcome> {
 }
 
 case! {
-    /// A CLONE_NNP child of root uses the capabilities that it has as an ordinary one: it may set securebits, change its
-    /// groups, and mount.
+    /// A CLONE_NNP child of root can use its capabilities like an ordinary child: set securebits, change its groups, and mount.
     nnp_uses_capabilities: Must, needs [Nnp, Root],
     source "Documentation/userspace-api/no_new_privs.rst: what does not involve execve is not prevented",
 }
@@ -91,8 +90,8 @@ fn kept_capabilities(call: &Clone3) -> Result<Caps> {
 }
 
 case! {
-    /// PR_SET_KEEPCAPS keeps the permitted capabilities of a CLONE_NNP child of root that gives up user id 0, as those of an
-    /// ordinary one.
+    /// PR_SET_KEEPCAPS keeps the permitted capabilities of root's CLONE_NNP child when it gives up user id 0, as for an ordinary
+    /// child.
     nnp_keepcaps: Must, needs [Nnp, Root],
     source "PR_SET_KEEPCAPS(2const); Documentation/userspace-api/no_new_privs.rst: what does not involve execve is not prevented",
 }
@@ -107,7 +106,7 @@ fn nnp_keepcaps() -> Result {
 }
 
 case! {
-    /// no_new_privs does not allow chroot(2) to who has no CAP_SYS_CHROOT: EPERM.
+    /// no_new_privs does not allow chroot(2) without CAP_SYS_CHROOT (EPERM).
     nnp_chroot_needs_capability: Must, needs [Nnp, Root],
     source "chroot(2); commit \"clone: add CLONE_NNP\" grants nothing but what no_new_privs always did",
 }
@@ -141,9 +140,8 @@ const RESTRICTIONS: [Restriction; 4] = [
 ];
 
 case! {
-    /// An unprivileged CLONE_NNP child may restrict itself in each way that the kernel has: by a seccomp filter for all its
-    /// threads or through prctl, by Landlock for all its threads, and by restrictions of its rings. Without the flag each is
-    /// refused.
+    /// An unprivileged CLONE_NNP child may use each of these restrictions that the kernel has: a seccomp filter for all its threads
+    /// or through prctl, a Landlock domain for all its threads, and io_uring restrictions. Without the flag each is refused.
     nnp_unprivileged_restrictions: Must, needs [Nnp, Unprivileged, NotYetNnp],
     source "seccomp(2); PR_SET_SECCOMP(2const); landlock_restrict_self(2); io_uring_register(2); \
         commit \"clone: add CLONE_NNP\"",
@@ -174,8 +172,8 @@ fn nnp_unprivileged_restrictions() -> Result {
 }
 
 case! {
-    /// An unprivileged CLONE_NNP child may give up its root directory for good. Without the flag that is EPERM; and so long as
-    /// the child shares its root directory with its creator (CLONE_FS), who may have no no_new_privs, it is EINVAL.
+    /// An unprivileged CLONE_NNP child may give up its root directory for good (fchroot). Without the flag that is EPERM; while the
+    /// child shares its root directory with its creator (CLONE_FS), which may lack no_new_privs, it is EINVAL.
     nnp_gives_up_root_directory: Must, needs [Nnp, Unprivileged, NotYetNnp, UserNamespaces],
     source "fs/open.c fchroot() (\"A shared fs_struct lets a sibling exec setuid past the check above\")",
     since "7.3",
@@ -204,8 +202,7 @@ fn nnp_gives_up_root_directory() -> Result {
 }
 
 case! {
-    /// A CLONE_NNP child has the restrictions that its creator has put on its rings, as an ordinary one has: it cannot put
-    /// others on them.
+    /// A CLONE_NNP child inherits the io_uring restrictions that its creator has set, like an ordinary child: it cannot set others.
     nnp_inherits_ring_restrictions: Must, needs [Nnp],
     source "io_uring_register(2), IORING_REGISTER_RESTRICTIONS; kernel/fork.c copy_process() (io_uring_fork())",
 }
@@ -278,8 +275,8 @@ fn nnp_setuid_program_takes_nothing() -> Result {
 }
 
 case! {
-    /// Whether an unprivileged thread may install a seccomp filter is decided by its own no_new_privs, not by that of its process's
-    /// leader: one that has it may, whose leader has it not, and the other way round it is EACCES.
+    /// Whether an unprivileged thread may install a seccomp filter depends on its own no_new_privs, not its leader's: a thread that
+    /// has it may, even if the leader lacks it; a thread that lacks it gets EACCES, even if the leader has it.
     abi_seccomp_filter_asks_calling_thread: Must, needs [Unprivileged, NotYetNnp],
     source "seccomp(2), SECCOMP_SET_MODE_FILTER (\"the thread must already have the no_new_privs bit set\")",
 }
@@ -309,8 +306,8 @@ fn abi_seccomp_filter_asks_calling_thread() -> Result {
 }
 
 case! {
-    /// A seccomp filter for all threads (SECCOMP_FILTER_FLAG_TSYNC) by a thread with no_new_privs gives no_new_privs to the others as
-    /// well, whether they had a filter before or not.
+    /// A seccomp filter for all threads (SECCOMP_FILTER_FLAG_TSYNC) that a thread with no_new_privs installs gives the other
+    /// threads no_new_privs, too, whether they had a filter before or not.
     abi_filter_for_all_threads_passes_nnp: Is, needs [SysAdmin, NotYetNnp, Proc],
     source "kernel/seccomp.c seccomp_sync_threads(); seccomp(2), SECCOMP_FILTER_FLAG_TSYNC",
 }

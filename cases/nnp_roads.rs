@@ -34,8 +34,8 @@ fn only_without_the_flag(what: &str, file: BorrowedFd<'_>, capabilities: [Caps; 
 }
 
 case! {
-    /// An unprivileged caller's CLONE_NNP child that execs a script (`#!`) with a set-user-ID root interpreter stays who it
-    /// was. Without the flag it becomes root.
+    /// An unprivileged caller's CLONE_NNP child that execs a script (`#!`) with a set-user-ID root interpreter keeps its user ids
+    /// and gains no capability. Without the flag it becomes root.
     nnp_setuid_interpreter_no_elevation: Must, needs [Nnp, Root, NotYetNnp, Proc],
     source "Documentation/userspace-api/no_new_privs.rst; execve(2), \"Interpreter scripts\"",
 }
@@ -51,8 +51,8 @@ fn nnp_setuid_interpreter_no_elevation() -> Result {
 }
 
 case! {
-    /// In a user namespace whose root is the system's, a CLONE_NNP child that execs a set-user-ID root program stays who it
-    /// was, too. Without the flag it becomes root.
+    /// In a user namespace that maps the system's root, too, a CLONE_NNP child that execs a set-user-ID root program keeps its user
+    /// ids and gains no capability. Without the flag it becomes root.
     nnp_setuid_exec_in_user_namespace: Must, needs [Nnp, Root, NotYetNnp, UserNamespaces, Proc],
     source "Documentation/userspace-api/no_new_privs.rst; user_namespaces(7), \"Set-user-ID and set-group-ID programs\"",
 }
@@ -69,7 +69,7 @@ fn nnp_setuid_exec_in_user_namespace() -> Result {
 }
 
 case! {
-    /// CAP_SETUID lets an ordinary user's CLONE_NNP child change its user by setuid(2), and not by the exec of a set-user-ID
+    /// With CAP_SETUID, an ordinary user's CLONE_NNP child can change its user id by setresuid(2), but not by exec of a set-user-ID
     /// program.
     nnp_setuid_exec_with_cap_setuid: Must, needs [Nnp, Root, NotYetNnp, Proc],
     source "Documentation/userspace-api/no_new_privs.rst; security/commoncap.c cap_bprm_creds_from_file()",
@@ -97,8 +97,8 @@ fn nnp_setuid_exec_with_cap_setuid() -> Result {
 }
 
 case! {
-    /// The root of a user namespace that has given up its capabilities does not get them back by exec in a CLONE_NNP child;
-    /// without the flag it gets all of them.
+    /// The root of a user namespace that has dropped its capabilities does not regain them at exec in a CLONE_NNP child; without
+    /// the flag it regains all of them.
     nnp_user_namespace_root_regains_no_capabilities: Must, needs [Nnp, NotYetNnp, UserNamespaces, Proc],
     source "Documentation/userspace-api/no_new_privs.rst; capabilities(7), \"Capabilities and execution of programs by root\"",
 }
@@ -115,8 +115,7 @@ fn nnp_user_namespace_root_regains_no_capabilities() -> Result {
 }
 
 case! {
-    /// A tracer with all capabilities lets a program with file capabilities give them to its tracee; to one with no_new_privs it
-    /// gives none.
+    /// A tracee whose tracer has all capabilities gains file capabilities at exec; with no_new_privs it gains none.
     nnp_file_caps_traced_by_root: Must, needs [Nnp, Root, NotYetNnp, Ptrace],
     source "Documentation/userspace-api/no_new_privs.rst; ptrace(2), on CAP_SYS_PTRACE and exec; security/commoncap.c cap_bprm_creds_from_file()",
 }

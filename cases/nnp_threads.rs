@@ -28,8 +28,8 @@ fn own_bit_is(what: &str, (by_prctl, in_proc): (bool, &str)) -> Result {
 }
 
 case! {
-    /// A thread that sets no_new_privs has it, and no other thread of its process: PR_GET_NO_NEW_PRIVS and /proc/PID/task/TID/status
-    /// say so of each. A thread of a CLONE_NNP child has it.
+    /// A thread that sets no_new_privs has it, and no other thread of its process does: PR_GET_NO_NEW_PRIVS and
+    /// /proc/PID/task/TID/status show this for each. A thread of a CLONE_NNP child has it.
     nnp_is_each_threads_own: Must, needs [Nnp, NotYetNnp, Proc],
     source "PR_SET_NO_NEW_PRIVS(2const) (\"the calling thread's no_new_privs attribute\"); commit \"clone: add CLONE_NNP\"",
 }
@@ -56,8 +56,8 @@ fn set_if(wanted: bool) -> Result {
 }
 
 case! {
-    /// Whether a set-user-ID program gives its privileges is decided by the no_new_privs of the thread that execs it, which the program
-    /// keeps, not by that of its process's leader. That the process has more than one thread takes nothing away.
+    /// Whether exec of a set-user-ID program grants privileges depends on the no_new_privs of the calling thread, which the program
+    /// keeps, not on its leader's. Having more than one thread does not prevent the gain.
     abi_nnp_of_execing_thread_decides: Must, needs [Root, NotYetNnp],
     source "execve(2) (\"the no_new_privs attribute is set for the calling thread\"); Documentation/userspace-api/no_new_privs.rst",
 }
