@@ -134,7 +134,7 @@ fn nnp_proc_status() -> Result {
 }
 
 case! {
-    /// The child cannot clear its no_new_privs: prctl(PR_SET_NO_NEW_PRIVS, 0) is EINVAL, and changes nothing.
+    /// A CLONE_NNP child cannot clear its no_new_privs: prctl(PR_SET_NO_NEW_PRIVS, 0) is EINVAL and changes nothing.
     nnp_cannot_be_cleared: Must, needs [Nnp],
     source "PR_SET_NO_NEW_PRIVS(2const)",
 }
@@ -150,8 +150,7 @@ fn nnp_cannot_be_cleared() -> Result {
 }
 
 case! {
-    /// What a child made with CLONE_NNP makes inherits no_new_privs: a forked child, an auto-reaped one, and
-    /// a thread.
+    /// Whatever a CLONE_NNP child creates inherits no_new_privs: a forked child, an auto-reaped one, and a thread.
     nnp_inherited: Must, needs [Autoreap, Nnp, ExitInfo],
     source "PR_SET_NO_NEW_PRIVS(2const): inherited by children created by fork(2) and clone(2)",
 }
@@ -193,7 +192,7 @@ fn nnp_and_user_namespaces() -> Result {
 }
 
 case! {
-    /// CLONE_NNP goes with CLONE_INTO_CGROUP.
+    /// CLONE_NNP works together with CLONE_INTO_CGROUP.
     nnp_with_into_cgroup: Must, needs [Nnp, NotYetNnp, Cgroup2],
     source "commit \"clone: add CLONE_NNP\", which excludes CLONE_THREAD alone",
 }
@@ -208,7 +207,7 @@ fn bit_of_new_thread() -> Result<bool> {
 }
 
 case! {
-    /// The child keeps no_new_privs when it execs, auto-reaped or not, and whichever of its threads calls exec.
+    /// A CLONE_NNP child keeps no_new_privs across exec, auto-reaped or not, whichever of its threads calls exec.
     nnp_survives_exec: Must, needs [Autoreap, Nnp, ExitInfo, NotYetNnp],
     source "PR_SET_NO_NEW_PRIVS(2const): preserved across execve(2)",
 }
@@ -229,8 +228,8 @@ fn nnp_survives_exec() -> Result {
 }
 
 case! {
-    /// The child keeps no_new_privs when it makes namespaces, a user namespace among them, and becomes the
-    /// leader of a session.
+    /// A CLONE_NNP child keeps no_new_privs when it unshares namespaces, a user namespace among them, and when it becomes a session
+    /// leader.
     nnp_survives_unshare_and_setsid: Must, needs [Nnp, UserNamespaces, NotYetNnp],
     source "PR_SET_NO_NEW_PRIVS(2const): once set, the attribute cannot be unset",
 }
@@ -267,8 +266,8 @@ fn nnp_parent_threads_unaffected() -> Result {
 }
 
 case! {
-    /// no_new_privs belongs to the task: a child that shares the caller's memory, signal handlers, descriptors
-    /// and directories has it alone.
+    /// no_new_privs belongs to the task: if a CLONE_NNP child shares the caller's memory, signal handlers, descriptors and
+    /// directories, only the child has it.
     nnp_shared_vm_child_only: Must, needs [Nnp, NotYetNnp],
     source "commit \"clone: add CLONE_NNP\" (\"sets no_new_privs on the child\")",
 }
@@ -287,8 +286,8 @@ fn nnp_shared_vm_child_only() -> Result {
 }
 
 case! {
-    /// CLONE_NNP with CLONE_THREAD is EINVAL, with and without CLONE_PIDFD, also for a caller that has no_new_privs, and starts no
-    /// thread.
+    /// CLONE_NNP with CLONE_THREAD is EINVAL and starts no thread, with and without CLONE_PIDFD, even if the caller has
+    /// no_new_privs.
     nnp_rejects_thread: Must, needs [Nnp],
     source "commit \"clone: add CLONE_NNP\"; selftest nnp_rejects_thread",
 }
@@ -305,7 +304,7 @@ fn nnp_rejects_thread() -> Result {
 }
 
 case! {
-    /// CLONE_NNP goes with CLONE_PARENT: the child belongs to the caller's parent, and has no_new_privs.
+    /// CLONE_NNP works together with CLONE_PARENT: the child belongs to the caller's parent and has no_new_privs.
     nnp_with_clone_parent_ok: Is, needs [Nnp, NotYetNnp],
     source "kernel/fork.c copy_process(): only CLONE_AUTOREAP forbids CLONE_PARENT",
 }
@@ -322,7 +321,7 @@ fn nnp_with_clone_parent_ok() -> Result {
 }
 
 case! {
-    /// CLONE_NNP goes with new user, pid and mount namespaces, CLONE_CLEAR_SIGHAND, CLONE_VFORK and CLONE_FILES.
+    /// CLONE_NNP works together with new user, pid and mount namespaces, CLONE_CLEAR_SIGHAND, CLONE_VFORK and CLONE_FILES.
     nnp_with_other_flags: Must, needs [Nnp, SysAdmin, UserNamespaces, PidNamespace, NotYetNnp],
     source "commit \"clone: add CLONE_NNP\", which excludes CLONE_THREAD alone",
 }

@@ -11,8 +11,7 @@ use clone3_conformance::kit::{Channel, Orphan, namespace, sigchld, subject, thre
 use clone3_conformance::wait::Status;
 
 case! {
-    /// What an auto-reaped process forks after it has called exec is an ordinary child: a zombie until it is waited for,
-    /// announced by SIGCHLD.
+    /// A child that an auto-reaped process forks after an exec is ordinary: a zombie until it is waited for, announced by SIGCHLD.
     autoreap_not_passed_on_after_exec: Must, needs [Autoreap, ExitInfo],
     source "commit \"clone: add CLONE_AUTOREAP\" (\"not inherited\"); fork(2)",
 }
@@ -29,7 +28,7 @@ fn autoreap_not_passed_on_after_exec() -> Result {
 }
 
 case! {
-    /// What another thread than the leader of an auto-reaped process forks is an ordinary child: a zombie until it is waited for,
+    /// A child that a thread other than the leader of an auto-reaped process forks is ordinary: a zombie until it is waited for,
     /// announced by SIGCHLD.
     autoreap_not_passed_on_by_thread: Must, needs [Autoreap, ExitInfo],
     source "commit \"clone: add CLONE_AUTOREAP\" (\"not inherited\"); fork(2)",
@@ -45,8 +44,8 @@ fn autoreap_not_passed_on_by_thread() -> Result {
 }
 
 case! {
-    /// What an auto-reaped process forks after it was adopted is an ordinary child: a zombie until it is waited for, announced
-    /// by SIGCHLD.
+    /// A child that an auto-reaped process forks after it was reparented is ordinary: a zombie until it is waited for, announced by
+    /// SIGCHLD.
     autoreap_not_passed_on_after_adoption: Must, needs [Autoreap, ExitInfo],
     source "commit \"clone: add CLONE_AUTOREAP\" (\"not inherited\"); fork(2)",
 }

@@ -20,8 +20,8 @@ fn waited_for_with(reaction: Reaction, flags: SaFlags) -> Result<std::result::Re
 }
 
 case! {
-    /// An auto-reaped process that ignores SIGCHLD, or has SA_NOCLDWAIT set, has no zombies of its ordinary children, as any
-    /// process; with neither it has.
+    /// If an auto-reaped process ignores SIGCHLD or sets SA_NOCLDWAIT, its ordinary children leave no zombies, as for any process;
+    /// otherwise they do.
     autoreap_process_ignores_sigchld: Must, needs [Autoreap],
     source "sigaction(2), SA_NOCLDWAIT; wait(2) (SIGCHLD set to SIG_IGN); kernel/signal.c do_notify_parent()",
 }
@@ -49,8 +49,7 @@ fn autoreap_process_ignores_sigchld() -> Result {
 const CHILDREN: usize = 12;
 
 case! {
-    /// The number of an auto-reaped child that is gone is not what the next process gets: numbers go up, as they do with ordinary
-    /// children.
+    /// The next process does not get the pid of an auto-reaped child that is gone: pids go up, as with ordinary children.
     autoreap_number_not_given_again_at_once: Is, needs [Autoreap, ExitInfo, PidNamespace],
     source "kernel/pid.c alloc_pid() (idr_alloc_cyclic())",
 }

@@ -14,8 +14,8 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{getpriority_process, setpriority_process};
 
 case! {
-    /// A child of a creator with SCHED_RESET_ON_FORK has neither its real-time policy nor its negative nice value, nor the flag,
-    /// auto-reaped or not.
+    /// If the creator has SCHED_RESET_ON_FORK, its child inherits neither its real-time policy nor its negative nice value, nor the
+    /// flag, auto-reaped or not.
     autoreap_scheduling_reset_on_fork: Must, needs [Autoreap, Root],
     source "sched(7), resetting scheduling policy for child processes; kernel/sched/core.c sched_fork()",
 }
@@ -46,8 +46,8 @@ fn policy_and_nice_are(creator: &str, expected: (i32, i32)) -> Result {
 }
 
 case! {
-    /// A child with memory of its own has its creator's registration for restartable sequences (rseq(2)), auto-reaped or not: it
-    /// may register no other area.
+    /// A child that does not share memory inherits its creator's rseq(2) registration, auto-reaped or not: it cannot register
+    /// another area.
     autoreap_rseq_registration_inherited: Must, needs [Autoreap, ExitInfo],
     source "Documentation/userspace-api/rseq.rst; kernel/rseq.c rseq(); include/linux/rseq.h rseq_fork(), which clears it with CLONE_VM alone",
 }
@@ -71,8 +71,8 @@ fn autoreap_rseq_registration_inherited() -> Result {
 }
 
 case! {
-    /// Processes that share their memory (CLONE_VM) have one OOM adjustment, auto-reaped or not: what is written for the child is
-    /// read of its creator.
+    /// Processes that share memory (CLONE_VM) have one oom_score_adj, auto-reaped or not: what is written for the child is read for
+    /// its creator.
     autoreap_shares_oom_adjustment_with_memory: Must, needs [Autoreap, ExitInfo, Proc],
     source "proc_pid_oom_score_adj(5); fs/proc/base.c __set_oom_adj(); kernel/fork.c copy_oom_score_adj()",
 }

@@ -20,8 +20,8 @@ use nix::unistd::{Pid, setpgid};
 use rustix::event::epoll::EventFlags;
 
 case! {
-    /// The tgid in PIDFD_GET_INFO is, as the pid is, the number that the process has in the caller's pid namespace, also for the
-    /// init of a pid namespace below, which is 1 to itself.
+    /// The tgid in PIDFD_GET_INFO, like the pid, is the process's number in the caller's pid namespace, even for the init of a
+    /// child pid namespace, which is 1 to itself.
     pidfd_info_tgid_is_the_callers: Must, needs [PidfdInfo, PidNamespace],
     source "fs/pidfs.c pidfd_info(), task_tgid_vnr(); pid_namespaces(7), on pids that system calls return",
 }
@@ -68,8 +68,8 @@ impl ExclusiveWatchers {
 }
 
 case! {
-    /// The end of a process wakes every thread that sleeps in epoll_wait(2) for its pidfd, also if each watches it with EPOLLEXCLUSIVE:
-    /// an end is nothing that one alone could take. A zombie, which nobody waits for, suffices.
+    /// The end of a process wakes every thread that sleeps in epoll_wait(2) on its pidfd, even if each uses EPOLLEXCLUSIVE: no
+    /// single waiter takes the event. The process need not be waited for: a zombie suffices.
     pidfd_wakes_all_exclusive_watchers: Is, needs [PidfdInfo, Proc],
     source "kernel/signal.c do_notify_pidfd(), which wakes all; epoll_ctl(2), EPOLLEXCLUSIVE (\"one or more\")",
 }
@@ -89,7 +89,8 @@ fn pidfd_wakes_all_exclusive_watchers() -> Result {
 }
 
 case! {
-    /// All are woken, too, who sleep in epoll_wait(2) with EPOLLEXCLUSIVE until the process is gone (EPOLLHUP alone).
+    /// When a process is gone (EPOLLHUP alone), every thread that sleeps in epoll_wait(2) on its pidfd with EPOLLEXCLUSIVE is
+    /// woken.
     pidfd_wakes_all_exclusive_watchers_of_hangup: Is, needs [ExitInfo, Proc],
     source "kernel/exit.c __unhash_process(), which wakes all; epoll_ctl(2), EPOLLEXCLUSIVE (\"one or more\")",
 }
@@ -120,8 +121,8 @@ const SCOPES: [(&str, u32); 3] = [
 ];
 
 case! {
-    /// pidfd_send_signal with PIDFD_SIGNAL_THREAD, PIDFD_SIGNAL_THREAD_GROUP and PIDFD_SIGNAL_PROCESS_GROUP signals through an
-    /// auto-kill pidfd as through an ordinary one of the same process.
+    /// pidfd_send_signal with PIDFD_SIGNAL_THREAD, PIDFD_SIGNAL_THREAD_GROUP and PIDFD_SIGNAL_PROCESS_GROUP works through an
+    /// auto-kill pidfd as through an ordinary pidfd of the same process.
     autokill_pidfd_signals_by_scope: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
     source "pidfd_send_signal(2), flags (Linux 6.9); commit \"pidfd: add CLONE_PIDFD_AUTOKILL\", which speaks of the last close alone",
 }
@@ -141,8 +142,8 @@ fn autokill_pidfd_signals_by_scope() -> Result {
 }
 
 case! {
-    /// Only to itself may a thread say that a signal came from kill(2) or tgkill(2) (SI_USER, SI_TKILL) when it sends it by
-    /// pidfd_send_signal: to another process it is EPERM, auto-reaped or not, to its own process if it is not the leader, and to a group.
+    /// With pidfd_send_signal, a thread may set si_code SI_USER or SI_TKILL only for a signal to itself: to another process,
+    /// auto-reaped or not, to its own process if it is not the leader, and to a process group that is EPERM.
     pidfd_signal_not_forged: Is, needs [PidfdInfo],
     source "pidfd_send_signal(2), EPERM (\"the pidfd doesn't refer to the calling process, and info.si_code is invalid\"); kernel/signal.c do_pidfd_send_signal()",
 }
@@ -179,8 +180,8 @@ fn pidfd_signal_not_forged() -> Result {
 }
 
 case! {
-    /// A signal that pidfd_send_signal sends to a process or a group says that kill(2) sent it (SI_USER), one to a thread that
-    /// tgkill(2) did (SI_TKILL).
+    /// A signal from pidfd_send_signal to a process or a process group has si_code SI_USER, as from kill(2); one to a thread has
+    /// SI_TKILL, as from tgkill(2).
     pidfd_signal_says_how_it_was_sent: Is, needs [PidfdInfo],
     source "sigaction(2), si_code; pidfd_send_signal(2); kernel/signal.c prepare_kill_siginfo()",
 }
@@ -203,8 +204,8 @@ fn pidfd_signal_says_how_it_was_sent() -> Result {
 }
 
 case! {
-    /// When a thread other than the leader execs, it takes the leader's number. The pidfd (PIDFD_THREAD) of its old number then says
-    /// that its thread is gone, with exit information, while that of the process says that the process lives.
+    /// When a thread other than the leader execs, it takes the leader's tid. The PIDFD_THREAD pidfd of its old tid then says that
+    /// the thread is gone, with exit information, while the process's pidfd says that the process lives.
     pidfd_thread_that_execs: Must, needs [ExitInfo],
     source "include/uapi/linux/pidfd.h (PIDFD_INFO_EXIT); fs/exec.c de_thread(); execve(2), on other threads",
     since "6.16",
@@ -241,8 +242,8 @@ fn sender_of_usr1(call: &Clone3) -> Result<Actor<(), u32>> {
 }
 
 case! {
-    /// The sender of a signal through a pidfd is 0 (si_pid) to a process in a pid namespace below, where the sender has no number; in the
-    /// sender's own namespace it is the sender's number. Auto-reaped or not.
+    /// A signal sent through a pidfd has si_pid 0 for a receiver in a child pid namespace, where the sender has no pid; in the
+    /// sender's own namespace si_pid is the sender's pid. Auto-reaped or not.
     pidfd_signal_from_namespace_above: Must, needs [PidNamespace],
     source "pid_namespaces(7), on si_pid of signals from an ancestor; kernel/signal.c send_signal_locked()",
 }
@@ -265,8 +266,8 @@ fn pidfd_signal_from_namespace_above() -> Result {
 }
 
 case! {
-    /// A signal through a pidfd to a process group (PIDFD_SIGNAL_PROCESS_GROUP) is success if the sender may signal one of its members,
-    /// reaches each of those, and none of the others. Auto-reaped or not.
+    /// pidfd_send_signal(PIDFD_SIGNAL_PROCESS_GROUP) succeeds if the sender may signal at least one member of the group; it reaches
+    /// all members that the sender may signal, and no others. Auto-reaped or not.
     pidfd_signal_group_partly_permitted: Must, needs [Root],
     source "pidfd_send_signal(2), PIDFD_SIGNAL_PROCESS_GROUP; kill(2) (\"success if at least one signal was sent\"); kernel/signal.c __kill_pgrp_info()",
     since "6.9",

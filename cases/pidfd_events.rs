@@ -80,7 +80,7 @@ fn autoreap_pid_really_gone() -> Result {
 }
 
 case! {
-    /// Once the pidfd of an auto-reaped child reports POLLHUP, PIDFD_INFO_EXIT is always there.
+    /// Once the pidfd of an auto-reaped child reports POLLHUP, PIDFD_GET_INFO always gives its exit information.
     autoreap_pollhup_implies_exit_info: Must, needs [Autoreap, ExitInfo],
     source "include/uapi/linux/pidfd.h, PIDFD_INFO_EXIT; fs/pidfs.c pidfs_exit(), which runs before the pid is unhashed",
 }
@@ -103,8 +103,8 @@ fn autoreap_pollhup_implies_exit_info() -> Result {
 }
 
 case! {
-    /// Once the pidfd of an auto-reaped child that nobody traces reports POLLIN, wait calls say ECHILD, be POLLHUP there
-    /// or not.
+    /// Once the pidfd of an untraced auto-reaped child reports POLLIN, wait calls are ECHILD, whether it reports POLLHUP yet or
+    /// not.
     autoreap_pollin_implies_echild: Is, needs [Autoreap, Untraced],
     source "kernel/exit.c exit_notify() (from zombie to dead under one tasklist_lock)",
 }
@@ -128,8 +128,8 @@ fn autoreap_pollin_implies_echild() -> Result {
 }
 
 case! {
-    /// Between the end of an auto-reaped child that nobody traces, as POLLIN on its pidfd tells it, and its release, wait calls
-    /// say ECHILD, also where its leader is released by another thread, which was the last.
+    /// Between the end of an untraced auto-reaped child (POLLIN on its pidfd) and its release, wait calls are ECHILD, even if the
+    /// last of its other threads releases its leader.
     autoreap_dead_before_released: Is, needs [Autoreap, Untraced, Proc],
     source "kernel/exit.c exit_notify(), release_task() (EXIT_DEAD, under one tasklist_lock)",
 }
@@ -149,8 +149,8 @@ fn autoreap_dead_before_released() -> Result {
 }
 
 case! {
-    /// poll on the pidfd of an auto-reaped child gives nothing while it lives; afterwards POLLIN and POLLHUP,
-    /// and POLLHUP even when nothing is asked for. That of a zombie gives POLLIN alone until it is waited for.
+    /// poll on the pidfd of an auto-reaped child reports nothing while it lives, then POLLIN and POLLHUP, and POLLHUP even if no
+    /// events are requested. For a zombie it reports POLLIN alone until the zombie is waited for.
     autoreap_poll_bits: Is, needs [Autoreap],
     source "fs/pidfs.c pidfd_poll(); pidfd_open(2) (POLLIN)",
 }
@@ -203,8 +203,8 @@ fn autoreap_epoll_event() -> Result {
 }
 
 case! {
-    /// An epoll registration of the pidfd of an auto-reaped child that reports once (EPOLLONESHOT) reports its end again when it is
-    /// armed anew by EPOLL_CTL_MOD, also where nothing happens any more.
+    /// An EPOLLONESHOT registration of an auto-reaped child's pidfd reports the child's end again when it is rearmed with
+    /// EPOLL_CTL_MOD, even if nothing more happens.
     autoreap_epoll_armed_anew: Must, needs [Autoreap],
     source "epoll_ctl(2), EPOLLONESHOT; pidfd_open(2), on poll",
 }
@@ -222,7 +222,7 @@ fn autoreap_epoll_armed_anew() -> Result {
 }
 
 case! {
-    /// Closing the pidfd of an auto-reaped child that is not an auto-kill one does nothing to it.
+    /// Closing the pidfd of an auto-reaped child made without CLONE_PIDFD_AUTOKILL does nothing to the child.
     autoreap_close_pidfd_no_kill: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"",
 }
@@ -251,8 +251,8 @@ fn stage(state: char) -> u32 {
 }
 
 case! {
-    /// What /proc shows of an auto-reaped child that exits goes one way: alive, then perhaps a zombie for an
-    /// instant, perhaps dead, and then nothing, at POLLHUP at the latest.
+    /// The states that /proc shows of an exiting auto-reaped child go one way: alive, then perhaps a zombie for an instant, perhaps
+    /// dead, and then no entry, at POLLHUP at the latest.
     autoreap_transient_proc_z: Is, needs [Autoreap, Proc, Untraced],
     source "kernel/exit.c exit_notify() (EXIT_ZOMBIE is stored before EXIT_DEAD)",
 }

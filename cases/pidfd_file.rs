@@ -18,8 +18,8 @@ use nix::sys::signal::Signal;
 use nix::sys::stat::fstat;
 
 case! {
-    /// In all else the auto-kill pidfd is a pidfd like any other: it takes pidfd_send_signal, pidfd_getfd, setns,
-    /// waitid(P_PIDFD), poll and O_NONBLOCK; and once the child has died of a signal sent through it, it closes.
+    /// In all other respects an auto-kill pidfd is an ordinary one: pidfd_send_signal, pidfd_getfd, setns, waitid(P_PIDFD), poll
+    /// and O_NONBLOCK work on it, and it can be closed after the child has died of a signal sent through it.
     autokill_fd_as_ordinary_pidfd: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, SysAdmin],
     source "pidfd_open(2), on what a pidfd can be used for",
 }
@@ -43,8 +43,8 @@ fn autokill_fd_as_ordinary_pidfd() -> Result {
 }
 
 case! {
-    /// The auto-kill pidfd and one from pidfd_open have the same inode, but are two open files; a copy by dup is
-    /// one with the original.
+    /// An auto-kill pidfd and one from pidfd_open have the same inode, but are two open file descriptions; a dup shares the
+    /// description of the original.
     autokill_same_inode: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"only the specific struct file from clone3() has this property\")",
 }
@@ -170,7 +170,7 @@ fn autokill_close_after_exit() -> Result {
 }
 
 case! {
-    /// Closing the pidfd of a dead auto-kill child does not hit the process that has its pid now.
+    /// Closing the pidfd of a dead auto-kill child does not kill the process that now has its pid.
     autokill_pid_reuse_safe: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, CheckpointRestore],
     source "pidfd_open(2): a pidfd refers to a process, not to a number; fs/pidfs.c",
 }

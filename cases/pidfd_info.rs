@@ -22,8 +22,8 @@ fn dead(call: &Clone3, code: i32) -> Result<Child> {
 }
 
 case! {
-    /// Of a live process PIDFD_GET_INFO gives the process identifiers and credentials, even if nothing is asked
-    /// for; exit information is not there yet.
+    /// For a live process PIDFD_GET_INFO returns the process identifiers and credentials, even if nothing is requested, and no exit
+    /// information.
     pidfd_info_live: Must, needs [PidfdInfo],
     source "include/uapi/linux/pidfd.h (\"Always returned, even if not requested\")",
 }
@@ -71,8 +71,8 @@ fn ask_until_gone(child: &Child) -> Result {
 }
 
 case! {
-    /// PIDFD_GET_INFO on an auto-reaped child that is dying gives all that it gives of a live one, or ESRCH: never an answer
-    /// in which the process is missing.
+    /// PIDFD_GET_INFO on a dying auto-reaped child returns all that it returns for a live one, or ESRCH: never an answer without
+    /// the process.
     pidfd_info_dying_whole_or_esrch: Must, needs [Autoreap, PidfdInfo],
     source "fs/pidfs.c pidfd_info() (\"to avoid providing incomplete information\")",
 }
@@ -121,8 +121,8 @@ fn alive_or_exited(answer: std::result::Result<PidfdInfo, Errno>, pid: u32) -> R
 }
 
 case! {
-    /// PIDFD_GET_INFO, asked for exit information on an auto-reaped child that ends in the middle of the call, tells of a live
-    /// process, or how it exited, or both: neither nothing nor ESRCH.
+    /// If an auto-reaped child ends during a PIDFD_GET_INFO call that requests exit information, the call reports the live process,
+    /// or its exit, or both: never nothing, and never ESRCH.
     pidfd_info_dying_alive_or_exited: Must, needs [Autoreap, ExitInfo],
     source "fs/pidfs.c pidfd_info() (\"if the task is gone the information is there\")",
     rare_defect "7.1 to 7.3-rc7: the process is looked for after its exit information, so that one which ends in between has neither",
@@ -149,8 +149,8 @@ fn pidfd_info_exit_not_before_reap() -> Result {
 }
 
 case! {
-    /// Of a reaped process PIDFD_GET_INFO gives the exit status and the cgroup, as often as it is asked, and nothing
-    /// else: its pids and credentials are zero.
+    /// For a reaped process PIDFD_GET_INFO returns the exit status and the cgroup, as often as it is called, and nothing else: pids
+    /// and credentials are zero.
     pidfd_info_exit_after_reap: Is, needs [ExitInfo],
     source "pidfd_info(), \"only exit information is available\"",
 }
@@ -169,8 +169,8 @@ fn pidfd_info_exit_after_reap() -> Result {
 }
 
 case! {
-    /// The COREDUMP bit says that there is something about a core dump: of a reaped process that dumped no core it is
-    /// not given, although it was asked for.
+    /// The COREDUMP bit means that there is coredump information: for a reaped process that dumped no core it is not returned, even
+    /// if requested.
     pidfd_info_coredump_bit_means_dump: Is, needs [ExitInfo, CoredumpMask],
     source "include/uapi/linux/pidfd.h (\"Only valid if PIDFD_INFO_COREDUMP is set in @mask\"); pidfd_info()", since "6.19",
 }
@@ -190,8 +190,8 @@ fn pidfd_info_coredump_bit_means_dump() -> Result {
 }
 
 case! {
-    /// Of a reaped process only exit information can be had: a request without PIDFD_INFO_EXIT is ESRCH, and
-    /// leaves the caller's structure alone.
+    /// For a reaped process only exit information is available: a request without PIDFD_INFO_EXIT is ESRCH and does not modify the
+    /// caller's structure.
     pidfd_info_esrch_without_exit: Must, needs [ExitInfo],
     source "pidfd_info(); kernel selftest pidfd_info_test",
 }
@@ -252,8 +252,8 @@ fn ended_as(child: &Child, expected: Status) -> Result {
 }
 
 case! {
-    /// PIDFD_INFO_SUPPORTED_MASK, where asked for, names everything that the kernel gives, of live and reaped
-    /// processes alike. It is not given unasked.
+    /// PIDFD_INFO_SUPPORTED_MASK, if requested, names everything that the kernel returns, for live and reaped processes alike. It
+    /// is not returned unless requested.
     pidfd_info_supported_mask: Must, needs [SupportedMask, ExitInfo],
     source "include/uapi/linux/pidfd.h (\"Want/got supported mask flags\"); PIDFD_INFO_SUPPORTED in fs/pidfs.c",
 }
@@ -304,8 +304,8 @@ fn pidfd_info_unknown_request_bits() -> Result {
 }
 
 case! {
-    /// The cgroupid in PIDFD_GET_INFO is that of the process's version 2 cgroup: after a move that of the new
-    /// one, and of a reaped process that of its last, even if that is removed by then.
+    /// The cgroupid in PIDFD_GET_INFO is that of the process's cgroup v2: after a move, that of the new cgroup; for a reaped
+    /// process, that of its last cgroup, even if that has been removed.
     pidfd_info_cgroupid: Must, needs [ExitInfo, Cgroup2],
     source "include/uapi/linux/pidfd.h; pidfd_info(), pidfs_exit()",
 }

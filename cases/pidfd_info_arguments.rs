@@ -81,8 +81,8 @@ fn pidfd_info_small_size_enotty() -> Result {
 }
 
 case! {
-    /// PIDFD_GET_INFO with a null pointer is EINVAL and with a bad one EFAULT, also when the process is gone; with another
-    /// direction or type, or on something that is no pidfd, it is ENOTTY.
+    /// PIDFD_GET_INFO with a null pointer is EINVAL and with a bad pointer EFAULT, even if the process is gone; with another ioctl
+    /// direction or type, or on a file that is not a pidfd, it is ENOTTY.
     pidfd_info_bad_arguments: Is, needs [PidfdInfo],
     source "pidfd_info(), pidfs_ioctl_valid(); ioctl(2)", since "6.17",
 }
@@ -110,7 +110,7 @@ fn pidfd_info_bad_arguments() -> Result {
 }
 
 case! {
-    /// A field that the caller's structure is too small for has no bit in the returned mask.
+    /// A field that does not fit in the caller's structure has no bit in the returned mask.
     pidfd_info_mask_ignores_struct_size: Must, needs [CoredumpMask],
     source "include/uapi/linux/pidfd.h (\"If the structure size is too small to contain a field …, the mask will not contain a bit for that field\")",
     known_defect "6.16 to 7.3: a structure of 64 bytes gets the bits of COREDUMP and SUPPORTED_MASK, whose fields do not fit",

@@ -44,8 +44,8 @@ fn become_eight() -> Result {
 }
 
 case! {
-    /// Each of the eight ids in PIDFD_GET_INFO is that of the process, real, effective, saved and that for file systems, also if
-    /// no two of them are alike; and the number of its parent, who is another user, is told all the same.
+    /// The eight ids in PIDFD_GET_INFO (real, effective, saved and filesystem uid and gid) are those of the process, even if all of
+    /// them differ, and the ppid is given even if the parent is another user.
     pidfd_info_eight_ids: Must, needs [PidfdInfo, Root],
     source "include/uapi/linux/pidfd.h (PIDFD_INFO_CREDS); credentials(7)",
 }
@@ -63,7 +63,7 @@ fn pidfd_info_eight_ids() -> Result {
 }
 
 case! {
-    /// The user and group ids in PIDFD_GET_INFO are those of the caller's user namespace, not of the initial one and not of the
+    /// The user and group ids in PIDFD_GET_INFO are those in the caller's user namespace, not in the initial one and not in the
     /// process's own.
     pidfd_info_credentials_across_user_namespaces: Must, needs [PidfdInfo, UserNamespaces, Unprivileged, Proc],
     source "fs/pidfs.c pidfd_info(), current_user_ns(); user_namespaces(7)",

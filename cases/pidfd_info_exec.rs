@@ -11,8 +11,8 @@ use nix::sys::ptrace::Options;
 use nix::sys::signal::Signal;
 
 case! {
-    /// A process killed while a thread other than its leader execs is told to have been killed, as waitpid tells
-    /// it: for an auto-reaped process there is no other place to learn it.
+    /// If a process is killed while a thread other than its leader execs, PIDFD_GET_INFO says that it was killed, as waitpid does:
+    /// for an auto-reaped process there is no other place to learn it.
     pidfd_info_killed_in_exec_exit_code: Must, needs [ExitInfo, Ptrace],
     source "kernel selftest pidfd_info_test (\"waitpid format\"); wait(2)",
     known_defect "6.15 to 7.3: the exec has ended the leader with exit code 0, and the leader's is what is recorded: a process killed by SIGKILL is told to have exited with 0",

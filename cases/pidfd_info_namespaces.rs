@@ -17,8 +17,8 @@ use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use std::os::fd::AsRawFd as _;
 
 case! {
-    /// In a pid namespace that does not hold the process, PIDFD_GET_INFO is EREMOTE, whether the process lives
-    /// and whatever is asked; poll works there all the same.
+    /// From a pid namespace that does not contain the process, PIDFD_GET_INFO is EREMOTE, whether the process lives or not and
+    /// whatever is requested; poll works there all the same.
     pidfd_info_eremote: Must, needs [ExitInfo, PidNamespace],
     source "pidfd_info() (\"Restrict information retrieval to tasks within the caller's pid namespace hierarchy\")",
     since "6.18",
@@ -45,8 +45,8 @@ fn foreign(pidfd: &Pidfd, events: PollFlags) -> Result {
 }
 
 case! {
-    /// The pid in PIDFD_GET_INFO is the number that the process has in the caller's namespace: the init of a pid
-    /// namespace is 1 to itself and something else to its parent.
+    /// The pid in PIDFD_GET_INFO is the process's pid in the caller's pid namespace: the init of a pid namespace is 1 to itself and
+    /// another pid to its parent.
     pidfd_info_nested_pid_numbers: Must, needs [PidfdInfo, PidNamespace],
     source "pid_namespaces(7); fs/pidfs.c pidfd_info(): pid_vnr(), task_tgid_vnr()",
 }
@@ -68,8 +68,8 @@ fn pidfd_info_nested_pid_numbers() -> Result {
 }
 
 case! {
-    /// The NSpid line in fdinfo of a pidfd gives the number that the process has here, and then those that it has in
-    /// the pid namespaces below: 1 for the init of a new one.
+    /// The NSpid line in a pidfd's fdinfo gives the process's pid here, and then its pids in the child pid namespaces: 1 for the
+    /// init of a new one.
     pidfd_info_fdinfo_nspid: Must, needs [PidNamespace, Proc],
     source "proc_pid_fdinfo(5), NSpid; fs/pidfs.c pidfd_show_fdinfo()",
 }
@@ -90,8 +90,8 @@ fn pidfd_info_fdinfo_nspid() -> Result {
 }
 
 case! {
-    /// In a /proc of a pid namespace that does not hold the process, the NSpid line gives 0 and nothing else, even of a process
-    /// that has numbers in more namespaces than the reader.
+    /// In the /proc of a pid namespace that does not contain the process, the NSpid line is 0 and nothing else, even for a process
+    /// that has pids in more namespaces than the reader.
     pidfd_info_fdinfo_foreign_nspid: Must, needs [PidNamespace, Proc],
     source "proc_pid_fdinfo(5), NSpid; fs/pidfs.c pidfd_show_fdinfo()",
 }
@@ -172,8 +172,8 @@ fn ask_until_gone(child: &Child) -> Result {
 }
 
 case! {
-    /// The pid namespace of an auto-reaped child that ends in the middle of the call is given, or the answer is ESRCH: not
-    /// EOPNOTSUPP, as where the kernel has no pid namespaces.
+    /// Opening the pid namespace of an auto-reaped child that ends during the ioctl succeeds or is ESRCH: not EOPNOTSUPP, as if the
+    /// kernel had no pid namespaces.
     pidfd_info_ns_ioctl_dying_esrch: Is, needs [Autoreap, PidfdInfo],
     source "pidfd_ioctl() (\"just pretend it didn't exist\")",
     rare_defect "7.1 to 7.3: a process that is reaped meanwhile has no pid namespace, which is taken for a kernel without them",
@@ -186,8 +186,8 @@ fn pidfd_info_ns_ioctl_dying_esrch() -> Result {
 }
 
 case! {
-    /// Each thread of an unprivileged process that nobody may trace (PR_SET_DUMPABLE 0) may open the process's namespaces by its
-    /// pidfd; another process of the same user may not.
+    /// Any thread of an unprivileged process that nobody may trace (PR_SET_DUMPABLE 0) may open the process's namespaces through
+    /// its pidfd; another process of the same user may not.
     pidfd_of_own_process_serves_its_threads: Must, needs [PidfdInfo, Unprivileged],
     source "ptrace(2), \"Ptrace access mode checking\" (\"If the calling thread and the target thread are in the same thread group, \
         access is always allowed\"); ioctl_pidfd(2)",

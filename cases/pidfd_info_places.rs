@@ -18,8 +18,8 @@ fn identity(info: &PidfdInfo) -> [u32; 11] {
 }
 
 case! {
-    /// PIDFD_GET_INFO gives the same numbers, parent, ids and cgroup of a zombie as of the process while it lived, also if it is asked
-    /// for exit information: of an ordinary child, and of an auto-reaped one that its parent has traced to its end.
+    /// For a zombie PIDFD_GET_INFO returns the same pids, parent, ids and cgroup as while it lived, even if it is asked for exit
+    /// information: for an ordinary child, and for an auto-reaped one that its parent has traced until it ended.
     pidfd_info_zombie_identity: Must, needs [ExitInfo, Ptrace, Unprivileged],
     source "include/uapi/linux/pidfd.h (\"Always returned\", and \"correct … at the time the work was performed\"); fs/pidfs.c pidfd_info(): a zombie has its credentials and its parent until it is waited for",
 }
@@ -52,8 +52,8 @@ fn threaded_cgroup() -> Result<Cgroup> {
 }
 
 case! {
-    /// The cgroupid that PIDFD_GET_INFO gives of a thread in a threaded cgroup is that cgroup's, not that of the leader's,
-    /// while the thread lives and when it has ended.
+    /// For a thread in a threaded cgroup, PIDFD_GET_INFO returns the id of that cgroup, not of its leader's, while the thread lives
+    /// and after it has ended.
     pidfd_info_cgroup_of_thread: Must, needs [ExitInfo, Cgroup2],
     source "Documentation/admin-guide/cgroup-v2.rst, Threads; fs/pidfs.c pidfd_info(), pidfs_exit()",
 }
@@ -102,8 +102,8 @@ const ENTERED: [i32; 4] =
     [libc::CLONE_NEWCGROUP, libc::CLONE_NEWTIME, libc::CLONE_NEWUTS, libc::CLONE_NEWIPC];
 
 case! {
-    /// The ioctls of a pidfd open the namespaces that the process is in, and those that its children will be in, as `/proc` shows
-    /// them: not the caller's, nor the one kind for the other.
+    /// A pidfd's ioctls open the namespaces that the process is in and those that its children will be in, as `/proc` shows them:
+    /// not the caller's, and not one kind in place of another.
     pidfd_info_ns_ioctls_open_its_own: Must, needs [PidfdInfo, SysAdmin, PidNamespace, Proc],
     source "pidfd_ioctl(); pull request vfs-6.11.pidfs; namespaces(7), time_namespaces(7)",
 }

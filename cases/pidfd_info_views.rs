@@ -20,8 +20,8 @@ fn ids(info: &PidfdInfo) -> [u32; 8] {
 }
 
 case! {
-    /// The ids in PIDFD_GET_INFO are numbers of the user namespace that the caller is in when it asks, not of the one in which
-    /// the pidfd was opened; ids that are not mapped there are the overflow ids.
+    /// The ids in PIDFD_GET_INFO are those in the caller's user namespace at the time of the call, not in the one in which the
+    /// pidfd was opened; ids that are not mapped there are the overflow ids.
     pidfd_info_credentials_of_askers_namespace: Must, needs [PidfdInfo, UserNamespaces, Unprivileged, Proc],
     source "fs/pidfs.c pidfd_info(), from_kuid_munged(current_user_ns()); user_namespaces(7), on unmapped ids",
 }
@@ -88,7 +88,8 @@ fn pidfd_info_after_unshare_pidns() -> Result {
 }
 
 case! {
-    /// PIDFD_GET_INFO takes no permission over the process but the pidfd. To open its namespaces takes that of ptrace: EACCES.
+    /// PIDFD_GET_INFO requires no permission over the process except the pidfd. Opening its namespaces requires ptrace permission
+    /// (EACCES).
     pidfd_info_without_permission: Must, needs [PidfdInfo, Unprivileged],
     source "fs/pidfs.c pidfd_ioctl() (\"filesystem cred ptrace check\"), pidfd_info()",
 }
@@ -118,7 +119,7 @@ fn pidfd_info_without_permission() -> Result {
 }
 
 case! {
-    /// PIDFD_GET_INFO takes a structure of more than a page, and leaves what it does not know zero.
+    /// PIDFD_GET_INFO accepts a structure larger than a page and zeroes the part that it does not know.
     pidfd_info_larger_than_page: Must, needs [PidfdInfo],
     source "fs/pidfs.c pidfd_info(), which is extended by size; Documentation/process/adding-syscalls.rst (a size argument)",
 }
@@ -140,7 +141,7 @@ fn pidfd_info_larger_than_page() -> Result {
 }
 
 case! {
-    /// PIDFD_GET_INFO gives the same cgroup in every cgroup namespace, also that of a process outside of it.
+    /// PIDFD_GET_INFO returns the same cgroupid in every cgroup namespace, even for a process outside of it.
     pidfd_info_cgroup_outside_namespace: Is, needs [PidfdInfo, Cgroup2],
     source "fs/pidfs.c pidfd_info(), cgroup_id()",
 }
@@ -165,7 +166,7 @@ fn pidfd_info_cgroup_outside_namespace() -> Result {
 }
 
 case! {
-    /// PIDFD_INFO_COREDUMP tells how a process would dump whose leader thread has ended while another runs.
+    /// PIDFD_INFO_COREDUMP says how a process would dump even if its leader thread has ended while another runs.
     pidfd_info_coredump_leaderless: Is, needs [CoredumpMask, Proc],
     source "fs/pidfs.c pidfd_info(), task_exec_state_get_dumpable()",
     since "7.2",
@@ -225,7 +226,7 @@ fn pidfd_info_thread_ppid() -> Result {
 }
 
 case! {
-    /// Through the pidfd of a thread, PIDFD_GET_INFO gives the thread's own ids, which Linux lets differ from those of others.
+    /// Through the pidfd of a thread, PIDFD_GET_INFO returns the thread's own ids, which may differ from those of other threads.
     pidfd_info_thread_credentials: Must, needs [PidfdInfo, Root],
     source "credentials(7) (\"at the kernel level, user IDs and group IDs are a per-thread attribute\"); fs/pidfs.c pidfd_info()",
 }

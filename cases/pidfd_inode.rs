@@ -41,7 +41,7 @@ fn pidfd_inode_stays() -> Result {
 }
 
 case! {
-    /// Two processes have different inode numbers, also if each is process 1 of its pid namespace.
+    /// The pidfds of two processes have different inode numbers, even if each process is pid 1 in its pid namespace.
     pidfd_inode_differs: Must, needs [PidNamespace],
     source "commit \"pidfd: add pidfs\" (\"unique inode number for each struct pid\")",
     since "6.9",
@@ -61,7 +61,8 @@ fn pidfd_inode_differs() -> Result {
 }
 
 case! {
-    /// A process that has the number of one which is gone has another inode number than that one had, auto-reaped or not.
+    /// The pidfd of a process that has the pid of one which is gone has another inode number than that one's had, auto-reaped or
+    /// not.
     pidfd_inode_differs_for_number_taken_again: Must, needs [CheckpointRestore],
     source "commit \"pidfd: add pidfs\" (\"unique inode number for each struct pid\"); clone(2), set_tid",
     since "6.9",
@@ -83,7 +84,7 @@ fn pidfd_inode_differs_for_number_taken_again() -> Result {
 }
 
 case! {
-    /// A pidfd is known by its file system, whose magic number is PID_FS_MAGIC.
+    /// fstatfs(2) on a pidfd gives the file system magic number PID_FS_MAGIC.
     pidfd_file_system_magic: Must, needs [],
     source "include/uapi/linux/magic.h (PID_FS_MAGIC); statfs(2)",
     since "6.9",
@@ -112,8 +113,8 @@ fn pidfd_link_text() -> Result {
 }
 
 case! {
-    /// FS_IOC_GETVERSION of a pidfd gives the generation of its inode, which with the inode number tells processes apart where
-    /// inode numbers have 32 bits: the same for every pidfd of a process.
+    /// FS_IOC_GETVERSION on a pidfd gives the generation of its inode, the same for every pidfd of a process. Where inode numbers
+    /// have 32 bits, inode number and generation together tell processes apart.
     pidfd_generation: Must, needs [ExitInfo],
     source "commit \"pidfs: implement FS_IOC_GETVERSION\"; ioctl_fs(2)",
 }
@@ -131,7 +132,7 @@ fn pidfd_generation() -> Result {
 }
 
 case! {
-    /// The generation of a pidfd's inode is 0 where inode numbers have 64 bits: there the number alone tells processes apart.
+    /// The generation of a pidfd's inode is 0 where inode numbers have 64 bits: there the inode number alone tells processes apart.
     pidfd_generation_unused: Is, needs [ExitInfo],
     source "fs/pidfs.c pidfs_gen() (\"On 64 bit the generation number is 0\")",
 }
@@ -185,8 +186,8 @@ fn pidfd_handle_ordinary_user() -> Result {
 }
 
 case! {
-    /// A file handle does not lead into a pid namespace that is not the caller's own or one below: to a process in another beside it,
-    /// as deep, it is stale. Auto-reaped or not.
+    /// A file handle does not lead into a pid namespace that is neither the caller's own nor below it: the handle of a process in a
+    /// sibling namespace at the same depth is stale (ESTALE). Auto-reaped or not.
     pidfd_handle_of_foreign_namespace: Must, needs [ExitInfo, PidNamespace],
     source "commit \"pidfs: implement file handle support\"; fs/pidfs.c pidfs_ino_get_pid() (pid_vnr())",
 }
@@ -205,7 +206,7 @@ fn pidfd_handle_of_foreign_namespace() -> Result {
 }
 
 case! {
-    /// The pidfd of a process that is gone still has a file handle. It is stale.
+    /// The pidfd of a process that is gone still has a file handle, but the handle is stale (ESTALE).
     pidfd_handle_of_dead: Is, needs [ExitInfo],
     source "fs/pidfs.c pidfs_encode_fh(), pidfs_ino_get_pid(); name_to_handle_at(2)",
 }
@@ -236,8 +237,8 @@ fn attribute(pidfd: &Pidfd) -> std::result::Result<String, Errno> {
 }
 
 case! {
-    /// A trusted extended attribute that was set on a pidfd is there for every other pidfd of the process, also if no pidfd was
-    /// open in between.
+    /// A trusted extended attribute set on a pidfd is there on every other pidfd of the process, even if no pidfd was open in
+    /// between.
     pidfd_xattr_lasts: Must, needs [ExitInfo, Root],
     source "commit \"pidfs: support xattrs on pidfds\"; kernel selftest pidfd_xattr_test, set_get_list_xattr_multiple and set_persistent",
     since "6.18",

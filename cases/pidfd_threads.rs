@@ -26,8 +26,8 @@ use rustix::event::epoll::EventFlags;
 use rustix::fs::fstat;
 
 case! {
-    /// poll on the PIDFD_THREAD pidfd of a leader does not say POLLIN when the leader ends while another thread runs; it does when
-    /// the process has ended.
+    /// poll on the PIDFD_THREAD pidfd of a leader does not report POLLIN when the leader ends while another thread runs, but only
+    /// when the process has ended.
     pidfd_thread_leader_poll: Must, needs [ExitInfo, Proc],
     source "commit \"pidfs: improve multi-threaded exec and premature thread-group leader exit polling\"; pidfd_open(2), PIDFD_THREAD",
 }
@@ -66,7 +66,7 @@ fn pidfd_thread_leader_exit() -> Result {
 }
 
 case! {
-    /// Whoever watches the pidfd of a thread that is traced is told when it has ended, before its tracer has waited for it.
+    /// epoll on the pidfd of a traced thread reports the end of the thread before its tracer has waited for it.
     pidfd_thread_traced_end_reported: Must, needs [ExitInfo, Ptrace],
     source "pidfd_open(2), on poll and PIDFD_THREAD; kernel/signal.c do_notify_pidfd()",
     since "6.16",
@@ -92,7 +92,7 @@ fn pidfd_thread_traced_end_reported() -> Result {
 }
 
 case! {
-    /// A thread's pidfd stays one whatever F_SETFL sets: pidfd_send_signal by it sends to that thread alone.
+    /// A thread's pidfd stays a thread's pidfd whatever F_SETFL sets: pidfd_send_signal through it signals that thread alone.
     pidfd_thread_stays_one_after_setfl: Must, needs [ExitInfo, Proc],
     source "pidfd_open(2), PIDFD_THREAD; F_SETFL(2const), which changes O_APPEND, O_ASYNC, O_DIRECT, O_NOATIME and O_NONBLOCK alone",
 }
@@ -114,8 +114,8 @@ fn pidfd_thread_stays_one_after_setfl() -> Result {
 }
 
 case! {
-    /// Whoever waits for EPOLLHUP alone on the pidfd of a thread is woken when that thread is gone, although its process lives on;
-    /// then its exit information is there.
+    /// A waiter for EPOLLHUP alone on the pidfd of a thread is woken when that thread is gone, although its process lives on; the
+    /// thread's exit information is there then.
     pidfd_thread_hangup: Must, needs [ExitInfo],
     source "pidfd_open(2), on poll and PIDFD_THREAD; kernel/exit.c __unhash_process()",
     since "6.16",
@@ -136,7 +136,7 @@ fn pidfd_thread_hangup() -> Result {
 }
 
 case! {
-    /// A thread that the exec of another thread ends leaves exit information with its pidfd.
+    /// A thread that another thread's exec ends leaves exit information with its pidfd.
     pidfd_thread_ended_by_exec: Must, needs [ExitInfo],
     source "include/uapi/linux/pidfd.h (PIDFD_INFO_EXIT); fs/pidfs.c pidfs_exit(); execve(2), on other threads",
     since "6.16",
@@ -146,8 +146,7 @@ fn pidfd_thread_ended_by_exec() -> Result {
 }
 
 case! {
-    /// Of a thread that the exec of another thread ends, the exit information is that of one that exited with 0, not of one that was
-    /// killed.
+    /// The exit information of a thread that another thread's exec ends says that it exited with 0, not that it was killed.
     pidfd_thread_ended_by_exec_exit_code: Is, needs [ExitInfo],
     source "kernel/exit.c do_group_exit() (group_exec_task)",
     since "6.16",
@@ -162,7 +161,7 @@ fn pidfd_thread_ended_by_exec_exit_code() -> Result {
 }
 
 case! {
-    /// Of a thread that another thread's exit_group(2) ends, the exit information is the status that was given there.
+    /// The exit information of a thread that another thread's exit_group(2) ends is the status given to exit_group(2).
     pidfd_thread_ended_by_exit_group_exit_code: Is, needs [ExitInfo],
     source "kernel/exit.c do_group_exit() (group_exit_code)",
     since "6.16",
@@ -210,7 +209,7 @@ fn status_of_thread_ended_by(call: &Clone3, act: impl Fn() -> i32) -> Result<Sta
 }
 
 case! {
-    /// The Pid line in fdinfo of the pidfd of a live thread is the thread's number.
+    /// The Pid line in the fdinfo of a live thread's pidfd is the tid of the thread.
     pidfd_thread_fdinfo: Must, needs [PidfdInfo, Proc],
     source "proc_pid_fdinfo(5), Pid; pidfd_open(2), PIDFD_THREAD",
 }
@@ -224,7 +223,7 @@ fn pidfd_thread_fdinfo() -> Result {
 }
 
 case! {
-    /// The file handle of a thread's pidfd can be opened, with O_EXCL: that gives a pidfd for the same thread.
+    /// The file handle of a thread's pidfd can be opened with O_EXCL, which gives a pidfd for the same thread.
     pidfd_thread_handle: Is, needs [PidfdInfo],
     source "open_by_handle_at(2); fs/pidfs.c pidfs_ino_get_pid(), pidfs_export_open()",
     since "6.14",
@@ -244,8 +243,8 @@ fn pidfd_thread_handle() -> Result {
 }
 
 case! {
-    /// The pidfd of CLONE_PIDFD with CLONE_THREAD is one of a thread, as PIDFD_THREAD makes it: F_GETFL shows that flag, O_EXCL. The
-    /// process auto-reaped or not.
+    /// The pidfd from CLONE_PIDFD with CLONE_THREAD is a thread's pidfd, like one from PIDFD_THREAD: F_GETFL shows that flag,
+    /// O_EXCL. The process may be auto-reaped or not.
     pidfd_of_clone_thread: Is, needs [PidfdInfo],
     source "kernel/fork.c copy_process(); commit \"pidfd: clone: allow CLONE_THREAD | CLONE_PIDFD together\"",
 }
@@ -273,7 +272,7 @@ fn own_threads_pidfd_says_so() -> Result {
 }
 
 case! {
-    /// waitid(P_PIDFD) takes the pidfd (PIDFD_THREAD) of a child's leader thread as it does one of the child, auto-reaped or not; of
+    /// waitid(P_PIDFD) takes the PIDFD_THREAD pidfd of a child's leader like a pidfd of the child, auto-reaped or not; for that of
     /// another thread it is ECHILD.
     pidfd_thread_waited_for: Is, needs [PidfdInfo],
     source "waitid(2), P_PIDFD; kernel/exit.c kernel_waitid_prepare(), do_wait_pid()",
@@ -303,8 +302,8 @@ fn pidfd_thread_waited_for() -> Result {
 }
 
 case! {
-    /// poll on the pidfd (PIDFD_THREAD) of a thread other than the leader says POLLIN while that thread is a zombie to its tracer,
-    /// though its process lives on, and POLLHUP as well when the tracer has waited for it.
+    /// poll on the PIDFD_THREAD pidfd of a thread other than the leader reports POLLIN while that thread is a zombie of its tracer,
+    /// although its process lives on, and POLLHUP as well when the tracer has waited for it.
     pidfd_thread_zombie_pollin: Must, needs [ExitInfo, Ptrace],
     source "pidfd_open(2), PIDFD_THREAD; ptrace(2); fs/pidfs.c pidfd_poll()",
     since "6.16",
@@ -336,8 +335,8 @@ fn pidfd_thread_zombie_pollin() -> Result {
 }
 
 case! {
-    /// The number of a thread other than the leader stands for its process to kill(2), and so does its pidfd (PIDFD_THREAD) to
-    /// pidfd_send_signal with PIDFD_SIGNAL_THREAD_GROUP: both reach it. Auto-reaped or not.
+    /// kill(2) with the tid of a thread other than the leader, and pidfd_send_signal(PIDFD_SIGNAL_THREAD_GROUP) on its PIDFD_THREAD
+    /// pidfd, signal its process. Auto-reaped or not.
     pidfd_thread_signals_its_process: Is, needs [ExitInfo],
     source "kernel/signal.c kill_pid_info_type() (PIDTYPE_PID); pidfd_send_signal(2), PIDFD_SIGNAL_THREAD_GROUP",
 }
@@ -364,8 +363,8 @@ fn pidfd_thread_signals_its_process() -> Result {
 }
 
 case! {
-    /// To pidfd_send_signal, PIDFD_SELF is the calling thread, and PIDFD_SELF_PROCESS its process, of which that thread need not be
-    /// the leader. Auto-reaped or not.
+    /// For pidfd_send_signal, PIDFD_SELF is the calling thread and PIDFD_SELF_PROCESS is its process, even if the thread is not the
+    /// leader. Auto-reaped or not.
     pidfd_self_signals: Must, needs [ExitInfo, Proc],
     source "include/uapi/linux/pidfd.h (PIDFD_SELF, PIDFD_SELF_PROCESS); commit \"pidfd: add PIDFD_SELF* sentinels to refer to own thread/process\"",
     since "6.17",
@@ -405,8 +404,8 @@ fn pidfd_self_signals() -> Result {
 }
 
 case! {
-    /// pidfd_getfd by the pidfd of a thread (PIDFD_THREAD) takes from the descriptors of that thread, which may be others than those
-    /// of its process's leader. Auto-reaped or not.
+    /// pidfd_getfd on a PIDFD_THREAD pidfd takes a descriptor of that thread, whose descriptors may differ from those of its
+    /// leader. Auto-reaped or not.
     pidfd_thread_getfd: Must, needs [ExitInfo],
     source "pidfd_getfd(2); pidfd_open(2), PIDFD_THREAD; unshare(2), CLONE_FILES, which is about the calling thread",
 }

@@ -67,7 +67,7 @@ fn number(pidfd: &Pidfd, kind: Namespace) -> Result<Option<u64>> {
 }
 
 case! {
-    /// The ioctls that open the namespaces of a process take no argument: other than 0 it is EINVAL.
+    /// The ioctls that open the namespaces of a process take no argument: one other than 0 is EINVAL.
     pidfd_ns_ioctl_argument: Is, needs [PidfdInfo],
     source "fs/pidfs.c pidfd_ioctl()",
 }
@@ -100,7 +100,7 @@ fn autokill_ns_ioctls() -> Result {
 }
 
 case! {
-    /// The pidfd of a thread opens the thread's own namespaces, which may be others than those of its process.
+    /// The pidfd of a thread opens the thread's own namespaces, which may differ from those of its process.
     pidfd_ns_ioctl_of_thread: Must, needs [PidfdInfo, SysAdmin],
     source "pidfd_open(2), PIDFD_THREAD; pull request vfs-6.11.pidfs; unshare(2), which is about the calling thread",
 }
@@ -139,7 +139,7 @@ fn pidfd_ns_ioctl_user() -> Result {
 }
 
 case! {
-    /// setns takes an auto-kill pidfd for two namespaces at once, as it takes any pidfd; for none it is EINVAL.
+    /// setns takes an auto-kill pidfd for two namespaces at once, like any pidfd; without namespace flags it is EINVAL.
     autokill_setns_two: Must, needs [Autoreap, Nnp, Autokill, SysAdmin],
     source "setns(2), on a pidfd and several CLONE_NEW* flags",
 }
@@ -167,7 +167,7 @@ fn autokill_setns_two() -> Result {
 }
 
 case! {
-    /// process_madvise and process_mrelease say the same of an auto-kill pidfd as of a plain one.
+    /// process_madvise and process_mrelease return the same for an auto-kill pidfd as for a plain one.
     autokill_memory_calls: Must, needs [Autoreap, Nnp, Autokill],
     source "process_madvise(2); process_mrelease(2): EINVAL, the process is not exiting",
 }
@@ -190,8 +190,9 @@ fn autokill_memory_calls() -> Result {
 }
 
 case! {
-    /// process_mrelease on a process whose first thread has ended before another is EINVAL while nobody kills it, success when it is
-    /// killed and not gone yet, and ESRCH when it is gone: for an ordinary, an auto-reaped and an auto-kill child.
+    /// process_mrelease on a process whose leader has ended before another thread is EINVAL while the process is not killed,
+    /// succeeds once it is killed and not yet gone, and is ESRCH when it is gone: for an ordinary, an auto-reaped and an auto-kill
+    /// child.
     autokill_mrelease_without_leader: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Ptrace, Proc],
     source "process_mrelease(2); kernel/pid.c pidfd_get_task(); mm/oom_kill.c process_mrelease()",
 }
@@ -233,8 +234,8 @@ fn autokill_mrelease_without_leader() -> Result {
 }
 
 case! {
-    /// A wait of io_uring's (IORING_OP_WAITID) for the caller's last child is over with ECHILD when that child, an auto-reaped one,
-    /// has ended. For an ordinary child it is over with success.
+    /// IORING_OP_WAITID for the caller's last child completes with ECHILD when that child, an auto-reaped one, has ended. For an
+    /// ordinary child it completes with success.
     autoreap_io_uring_waitid: Must, needs [Autoreap, ExitInfo],
     source "io_uring_enter(2), IORING_OP_WAITID; commit \"clone: add CLONE_AUTOREAP\"",
 }
@@ -255,7 +256,8 @@ fn autoreap_io_uring_waitid() -> Result {
 }
 
 case! {
-    /// A wait of io_uring's for any child goes on when an auto-reaped child ends and another lives; it is over when that one ends.
+    /// IORING_OP_WAITID for any child stays pending when an auto-reaped child ends and another lives; it completes when the other
+    /// ends.
     autoreap_io_uring_waitid_goes_on: Must, needs [Autoreap, ExitInfo],
     source "io_uring_enter(2), IORING_OP_WAITID; commit \"clone: add CLONE_AUTOREAP\"; waitid(2), P_ALL",
 }
@@ -274,8 +276,8 @@ fn autoreap_io_uring_waitid_goes_on() -> Result {
 }
 
 case! {
-    /// A wait of io_uring's for a live child by its non-blocking pidfd is over at once, with success; by a blocking one it is over
-    /// when the child has ended, with ECHILD if that reaps itself.
+    /// IORING_OP_WAITID on a non-blocking pidfd of a live child completes at once, with success; on a blocking one it completes
+    /// when the child has ended, with ECHILD if the child is auto-reaped.
     autoreap_io_uring_waitid_by_pidfd: Is, needs [Autoreap, ExitInfo],
     source "kernel/exit.c kernel_waitid_prepare() (O_NONBLOCK means WNOHANG); io_uring/waitid.c io_waitid()",
 }
@@ -302,7 +304,7 @@ fn autoreap_io_uring_waitid_by_pidfd() -> Result {
 }
 
 case! {
-    /// Whoever joins a process's pid namespace through its pidfd joins the one that it lives in, not one that it has unshared for its
+    /// setns(CLONE_NEWPID) with a pidfd joins the pid namespace that the process is in, not one that it has unshared for its
     /// children. Auto-reaped or not.
     pidfd_setns_joins_namespace_of_target: Must, needs [PidfdInfo, Root, PidNamespace],
     source "setns(2), nstype CLONE_NEWPID and a pidfd; pid_namespaces(7), on unshare; kernel/nsproxy.c validate_nsset()",

@@ -25,7 +25,7 @@ fn zombie() -> Result<Child> {
 }
 
 case! {
-    /// A zombie takes a signal through its pidfd, which does nothing.
+    /// A signal sent to a zombie through its pidfd succeeds and does nothing.
     pidfd_zombie_signal: Must, needs [],
     source "kill(2) and pidfd_send_signal(2): ESRCH only when the process has been waited for",
 }
@@ -39,7 +39,8 @@ fn pidfd_zombie_signal() -> Result {
 }
 
 case! {
-    /// pidfd_open opens a zombie, as a process and, since Linux 6.9, as a thread, and says ESRCH once it has been waited for.
+    /// pidfd_open opens a zombie, as a process and, since Linux 6.9, as a thread (PIDFD_THREAD), and is ESRCH once the zombie has
+    /// been waited for.
     pidfd_open_zombie: Must, needs [],
     source "pidfd_open(2), on processes that have ended and have not been waited for; kernel/fork.c pidfd_prepare()",
 }
@@ -63,7 +64,7 @@ fn pidfd_open_zombie() -> Result {
 }
 
 case! {
-    /// pidfd_getfd says ESRCH of a zombie, as of a process that is gone; of a live one it gives the descriptor.
+    /// pidfd_getfd is ESRCH for a zombie, as for a process that is gone; for a live process it gives the descriptor.
     pidfd_getfd_zombie: Must, needs [PidfdInfo, Ptrace],
     source "pidfd_getfd(2), ESRCH; kernel/pid.c __pidfd_fget() (\"In case 3 we get EBADF, but that really means ESRCH\")",
 }
@@ -142,8 +143,8 @@ fn ends_with_9(call: &Clone3, child: &Child) -> Result {
 }
 
 case! {
-    /// A process that had made a socket leaves exit information for whoever asks that socket for its peer (SO_PEERPIDFD), also if
-    /// it never had a pidfd, and if none was open at its end; and as often as it is asked.
+    /// SO_PEERPIDFD on a socket made by a process that is gone gives a pidfd with its exit information, as often as it is asked,
+    /// even if the process never had a pidfd, or none was open when it ended.
     pidfd_peer_of_dead: Must, needs [ExitInfo],
     source "commit \"net, pidfs: prepare for handing out pidfds for reaped sk->sk_peer_pid\"; unix(7), SO_PEERPIDFD",
     since "6.16",
@@ -172,8 +173,8 @@ fn pidfd_peer_of_dead() -> Result {
 }
 
 case! {
-    /// A message whose sender is gone comes with a pidfd that has the sender's exit information (SO_PASSPIDFD), also if the sender
-    /// never had a pidfd.
+    /// With SO_PASSPIDFD, a message whose sender is gone comes with a pidfd that has the sender's exit information, even if the
+    /// sender never had a pidfd.
     pidfd_message_of_dead: Must, needs [ExitInfo],
     source "commit \"af_unix: introduce and use scm_replace_pid() / stale pidfds\"; unix(7), SCM_PIDFD",
     since "6.17",

@@ -50,7 +50,7 @@ fn autokill_nnp_unprivileged_ok() -> Result {
 }
 
 case! {
-    /// CAP_SYS_ADMIN counts only while it is effective: permitted but not effective is EPERM.
+    /// For CLONE_PIDFD_AUTOKILL without CLONE_NNP, CAP_SYS_ADMIN must be in the effective set: having it permitted only is EPERM.
     autokill_cap_must_be_effective: Must, needs [Autoreap, Nnp, Autokill, SysAdmin],
     source "pull request vfs-7.1-rc1.pidfs; kernel, ns_capable()",
 }
@@ -65,7 +65,7 @@ fn autokill_cap_must_be_effective() -> Result {
 }
 
 case! {
-    /// CAP_SYS_ADMIN alone is enough, and all other capabilities together are not.
+    /// For CLONE_PIDFD_AUTOKILL without CLONE_NNP, CAP_SYS_ADMIN alone is enough, and all other capabilities together are not.
     autokill_only_sys_admin_counts: Must, needs [Autoreap, Nnp, Autokill, SysAdmin],
     source "pull request vfs-7.1-rc1.pidfs",
 }
@@ -78,7 +78,7 @@ fn autokill_only_sys_admin_counts() -> Result {
 }
 
 case! {
-    /// User id 0 without capabilities is no privilege.
+    /// User id 0 without capabilities is not enough for CLONE_PIDFD_AUTOKILL without CLONE_NNP (EPERM).
     autokill_uid0_without_caps: Must, needs [Autoreap, Nnp, Autokill, Root],
     source "pull request vfs-7.1-rc1.pidfs; kernel, ns_capable()",
 }
@@ -90,7 +90,8 @@ fn autokill_uid0_without_caps() -> Result {
 }
 
 case! {
-    /// CAP_SYS_ADMIN in the caller's own user namespace is enough, and the pidfd is armed.
+    /// For CLONE_PIDFD_AUTOKILL without CLONE_NNP, CAP_SYS_ADMIN in the caller's own user namespace is enough, and the pidfd is
+    /// armed.
     autokill_userns_cap_ok: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Unprivileged, UserNamespaces, Proc],
     source "pull request vfs-7.1-rc1.pidfs (\"CAP_SYS_ADMIN in its user namespace\")",
 }
@@ -101,8 +102,8 @@ fn autokill_userns_cap_ok() -> Result {
 }
 
 case! {
-    /// Who drops CAP_SYS_ADMIN in its own user namespace is refused, be it nobody there, root there, or root
-    /// in the initial namespace before.
+    /// A caller that drops CAP_SYS_ADMIN in its own user namespace is refused CLONE_PIDFD_AUTOKILL without CLONE_NNP (EPERM),
+    /// whether it is nobody there, root there, or was root in the initial namespace before.
     autokill_userns_cap_dropped: Must, needs [Autoreap, Nnp, Autokill, UserNamespaces, Proc],
     source "pull request vfs-7.1-rc1.pidfs; kernel, ns_capable(current_user_ns())",
 }
@@ -128,8 +129,8 @@ fn autokill_userns_cap_dropped() -> Result {
 }
 
 case! {
-    /// What counts is the user namespace that the caller is in, not one that the same call makes: an
-    /// unprivileged caller's CLONE_NEWUSER does not help.
+    /// CAP_SYS_ADMIN counts in the user namespace that the caller is in, not in one that the same call makes: CLONE_NEWUSER does
+    /// not help an unprivileged caller.
     autokill_newuser_in_same_call: Is, needs [Autoreap, Nnp, Autokill, Unprivileged, UserNamespaces],
     source "kernel/fork.c copy_process(): the check precedes copy_creds()",
 }
@@ -149,8 +150,8 @@ fn autokill_parent_nnp_is_not_enough() -> Result {
 }
 
 case! {
-    /// An auto-kill child may live in user and pid namespaces of its own, made by the same call of a user
-    /// namespace's root; the last close kills it there too.
+    /// The root of a user namespace may make an auto-kill child in new user and pid namespaces in the same call; the last close
+    /// kills it there too.
     autokill_nested_userns_pidns: Must,
     needs [Autoreap, Autokill, ExitInfo, Unprivileged, UserNamespaces, PidNamespace, Proc],
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; kernel/fork.c copy_process()",
@@ -163,8 +164,8 @@ fn autokill_nested_userns_pidns() -> Result {
 }
 
 case! {
-    /// Whether CLONE_PIDFD_AUTOKILL may do without CLONE_NNP is decided by the capabilities of the calling thread: one that has given
-    /// them up is refused, whose leader has them, and the other way round it may.
+    /// Whether CLONE_PIDFD_AUTOKILL is allowed without CLONE_NNP depends on the capabilities of the calling thread: a thread that
+    /// has dropped them is refused even if its leader has them, and one that has them is allowed even if its leader has not.
     autokill_capability_is_callers: Must, needs [Autoreap, Autokill, ExitInfo, SysAdmin],
     source "pull request vfs-7.1-rc1.pidfs (CAP_SYS_ADMIN); capabilities(7) (\"Capabilities are a per-thread attribute\")",
 }
