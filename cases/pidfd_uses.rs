@@ -190,9 +190,8 @@ fn autokill_memory_calls() -> Result {
 }
 
 case! {
-    /// process_mrelease on a process whose leader has ended before another thread is EINVAL while the process is not killed,
-    /// succeeds once it is killed and not yet gone, and is ESRCH when it is gone: for an ordinary, an auto-reaped and an auto-kill
-    /// child.
+    /// process_mrelease on a process whose leader has ended before another thread is EINVAL before it is killed, succeeds once it
+    /// is killed and not gone yet, and is ESRCH when it is gone: for an ordinary, an auto-reaped and an auto-kill child.
     autokill_mrelease_without_leader: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Ptrace, Proc],
     source "process_mrelease(2); kernel/pid.c pidfd_get_task(); mm/oom_kill.c process_mrelease()",
 }

@@ -42,8 +42,8 @@ fn autoreap_ptrace_parent_zombie() -> Result {
 }
 
 case! {
-    /// The wait of a tracing parent, also one without `__WALL`, returns the status of an auto-reaped child
-    /// once; then nothing is left of the child but its exit information.
+    /// The wait of a tracing parent, even without `__WALL`, returns the status of an auto-reaped child once; then nothing is left
+    /// of the child but its exit information.
     autoreap_ptrace_parent_wait_reaps: Is, needs [Autoreap, ExitInfo, Ptrace],
     source "ptrace(2); kernel/exit.c wait_task_zombie()",
 }
@@ -56,8 +56,8 @@ fn autoreap_ptrace_parent_wait_reaps() -> Result {
 }
 
 case! {
-    /// A parent that traces its auto-reaped child gets no SIGCHLD at the child's exit, for the exit signal is
-    /// 0; once the child has execed it is SIGCHLD, and the parent that is its tracer gets it.
+    /// A parent that traces its auto-reaped child gets no SIGCHLD when the child exits, because the exit signal is 0; after the
+    /// child's exec it is SIGCHLD, and the tracing parent gets it.
     autoreap_ptrace_parent_no_sigchld: Is, needs [Autoreap, ExitInfo, Ptrace],
     source "kernel/exit.c exit_notify(); fs/exec.c de_thread()",
 }
@@ -78,7 +78,7 @@ fn autoreap_ptrace_parent_no_sigchld() -> Result {
 }
 
 case! {
-    /// PTRACE_DETACH of a traced auto-reaped child that is stopped succeeds; of one that is dead it is ESRCH.
+    /// PTRACE_DETACH of a stopped auto-reaped tracee succeeds; of a dead one it is ESRCH.
     autoreap_ptrace_detach_dead_esrch: Must, needs [Autoreap, ExitInfo, Ptrace],
     source "ptrace(2): ESRCH where the tracee is not stopped",
 }
@@ -96,7 +96,8 @@ fn autoreap_ptrace_detach_dead_esrch() -> Result {
 }
 
 case! {
-    /// A child that was traced and let go again is auto-reaped as if nothing had been: no zombie, no SIGCHLD.
+    /// An auto-reaped child that was attached and detached by a tracer is auto-reaped as if it had not been traced: no zombie, no
+    /// SIGCHLD.
     autoreap_ptrace_attach_detach_then_exit: Must, needs [Autoreap, ExitInfo, Ptrace],
     source "commit \"clone: add CLONE_AUTOREAP\"; ptrace(2), PTRACE_DETACH",
 }
@@ -113,8 +114,8 @@ fn autoreap_ptrace_attach_detach_then_exit() -> Result {
 }
 
 case! {
-    /// An auto-reaped child may ask to be traced (PTRACE_TRACEME): its parent sees it stop, lets it go on, and
-    /// then finds a zombie to wait for.
+    /// An auto-reaped child may ask to be traced (PTRACE_TRACEME): its parent sees it stop, resumes it, and then finds a zombie to
+    /// wait for.
     autoreap_ptrace_traceme: Is, needs [Autoreap, ExitInfo, Ptrace],
     source "ptrace(2), PTRACE_TRACEME; kernel/exit.c wait_consider_task()",
 }
@@ -132,7 +133,7 @@ fn autoreap_ptrace_traceme() -> Result {
 }
 
 case! {
-    /// An auto-reaped child that has asked to be traced, and is let go by its parent before it ends, leaves no zombie.
+    /// An auto-reaped child that has used PTRACE_TRACEME, and that its parent detaches before it ends, leaves no zombie.
     autoreap_ptrace_traceme_detached: Must, needs [Autoreap, ExitInfo, Ptrace],
     source "commit \"clone: add CLONE_AUTOREAP\"; ptrace(2), PTRACE_DETACH",
 }
@@ -147,8 +148,8 @@ fn autoreap_ptrace_traceme_detached() -> Result {
 }
 
 case! {
-    /// Any thread of the parent can wait for the zombie of an auto-reaped child that another thread of the
-    /// parent traces, also without `__WALL`.
+    /// Any thread of the parent can wait for the zombie of an auto-reaped child that another thread of the parent traces, even
+    /// without `__WALL`.
     autoreap_ptrace_sibling_thread_reaps: Is, needs [Autoreap, ExitInfo, Ptrace],
     source "kernel/exit.c wait_consider_task(): traced by its real parent's group",
 }
@@ -202,8 +203,8 @@ fn autoreap_ptrace_tracer_thread_exits() -> Result {
 }
 
 case! {
-    /// The end of an ordinary child that a thread of its parent traces is told by one SIGCHLD: when that thread ends without waiting,
-    /// there is no other.
+    /// The end of an ordinary child that a thread of its parent traces is announced by one SIGCHLD: when that thread then ends
+    /// without waiting, there is no second one.
     abi_ptrace_tracer_thread_end_tells_nothing: Is, needs [ExitInfo, Ptrace],
     source "kernel/ptrace.c __ptrace_detach() (same_thread_group())",
 }
@@ -222,8 +223,8 @@ fn abi_ptrace_tracer_thread_end_tells_nothing() -> Result {
 }
 
 case! {
-    /// The zombie of an auto-reaped child that has called exec, and that a thread of its parent traced, is released when that thread
-    /// exits without waiting, though by then its exit signal is SIGCHLD.
+    /// The zombie of an auto-reaped child that has called exec, and that a thread of its parent traced, is released when that
+    /// thread exits without waiting, although the child's exit signal is then SIGCHLD.
     autoreap_ptrace_tracer_thread_exits_after_exec: Must, needs [Autoreap, ExitInfo, Ptrace],
     source "commit \"clone: add CLONE_AUTOREAP\", its change to kernel/ptrace.c __ptrace_detach()",
 }
@@ -234,8 +235,8 @@ fn autoreap_ptrace_tracer_thread_exits_after_exec() -> Result {
 }
 
 case! {
-    /// The thread that made an auto-reaped child and is blocked in a wait of its own for it (`__WNOTHREAD`) is
-    /// woken with ECHILD when another thread, which traced the child to its death, exits without waiting.
+    /// A thread that is blocked in a `__WNOTHREAD` wait for an auto-reaped child that it made is woken with ECHILD when another
+    /// thread, which traced the child until it died, exits without waiting.
     autoreap_ptrace_tracer_thread_exit_wakes: Must, needs [Autoreap, ExitInfo, Ptrace, Proc],
     source "kernel/ptrace.c __ptrace_detach() (\"we must also wake up sub-threads sleeping in do_wait()\")",
 }
@@ -258,8 +259,8 @@ fn autoreap_ptrace_tracer_thread_exit_wakes() -> Result {
 }
 
 case! {
-    /// When a parent exits that traced its auto-reaped child, the child's unwaited zombie is released and its
-    /// exit information kept; the zombie of an ordinary child goes to the new parent.
+    /// When a parent that traced its auto-reaped child exits, the child's unwaited zombie is released and its exit information
+    /// kept; the zombie of an ordinary child goes to the new parent.
     autoreap_ptrace_parent_tracer_exits: Must, needs [Autoreap, ExitInfo, Ptrace],
     source "commit \"clone: add CLONE_AUTOREAP\"; kernel/ptrace.c exit_ptrace()",
 }
@@ -281,9 +282,8 @@ fn autoreap_ptrace_parent_tracer_exits() -> Result {
 type Heard = (i32, i64);
 
 case! {
-    /// The creator of an auto-reaped child reports it to its tracer as PTRACE_EVENT_CLONE, because its exit
-    /// signal is 0; with CLONE_VFORK as PTRACE_EVENT_VFORK, with CLONE_UNTRACED not at all. The message of the
-    /// event is the child's pid.
+    /// The tracer of an auto-reaped child's creator sees PTRACE_EVENT_CLONE, because the child's exit signal is 0; with CLONE_VFORK
+    /// it sees PTRACE_EVENT_VFORK, with CLONE_UNTRACED nothing. The message of the event is the child's pid.
     autoreap_ptrace_clone_event: Is, needs [Autoreap, ExitInfo, Ptrace],
     source "ptrace(2), PTRACE_O_TRACECLONE; kernel/fork.c kernel_clone()",
 }

@@ -49,8 +49,8 @@ fn is_gone_with(child: &Child, expected: Status) -> Result {
 }
 
 case! {
-    /// An auto-reaped child that exits while another process traces it is a zombie to the tracer alone, who
-    /// gets SIGCHLD; to the parent's wait it is still alive, and the parent gets no SIGCHLD.
+    /// An auto-reaped child that exits while another process traces it is a zombie for the tracer alone, which gets SIGCHLD; for
+    /// the parent's wait it is still alive, and the parent gets no SIGCHLD.
     autoreap_ptrace_other_tracer_zombie: Is, needs [Autoreap, ExitInfo, Ptrace],
     source "ptrace(2); kernel/exit.c wait_consider_task(), exit_notify()",
 }
@@ -67,7 +67,7 @@ fn autoreap_ptrace_other_tracer_zombie() -> Result {
 }
 
 case! {
-    /// A tracer that is blocked in wait for an auto-reaped child of another process gets it when it exits, as it gets an
+    /// A tracer that is blocked in a wait for another process's auto-reaped child gets the child when it exits, as it gets an
     /// ordinary one.
     autoreap_ptrace_blocked_tracer_woken: Must, needs [Autoreap, ExitInfo, Ptrace, Proc],
     source "ptrace(2) (\"Death under ptrace\"); kernel/signal.c do_notify_parent() (__wake_up_parent)",
@@ -90,8 +90,8 @@ fn autoreap_ptrace_blocked_tracer_woken() -> Result {
 }
 
 case! {
-    /// When another process that traced an auto-reaped child to its end waits for it, the child is gone at
-    /// once: its parent gets neither the zombie nor the SIGCHLD that an ordinary child leaves then.
+    /// When another process that traced an auto-reaped child until its end waits for it, the child is gone at once: its parent gets
+    /// neither a zombie nor a SIGCHLD; for an ordinary child it gets both.
     autoreap_ptrace_other_tracer_wait_then_gone: Must, needs [Autoreap, ExitInfo, Ptrace],
     source "commit \"clone: add CLONE_AUTOREAP\" (\"without ever becoming a zombie\"); kernel/exit.c wait_task_zombie()",
 }
@@ -110,8 +110,8 @@ fn autoreap_ptrace_other_tracer_wait_then_gone() -> Result {
 }
 
 case! {
-    /// An auto-reaped child that exits while another process traces it is a zombie to that one also if it ignores SIGCHLD,
-    /// which would spare it its own children.
+    /// An auto-reaped child that exits while another process traces it is a zombie of the tracer even if the tracer ignores
+    /// SIGCHLD, which would keep its own children from becoming zombies.
     autoreap_ptrace_tracer_ignores_sigchld: Is, needs [Autoreap, ExitInfo, Ptrace],
     source "kernel/signal.c do_notify_parent(), which heeds SIG_IGN only where nobody traces",
 }
@@ -157,7 +157,7 @@ fn autoreap_ptrace_zombie_wakes_pollers() -> Result {
 }
 
 case! {
-    /// The ppid in PIDFD_GET_INFO is the parent's, also while another process traces the child.
+    /// The ppid in PIDFD_GET_INFO is the parent's pid, even while another process traces the child.
     pidfd_info_ppid_of_traced_child: Must, needs [PidfdInfo, Ptrace],
     source "fs/pidfs.c pidfd_info(), which asks for the parent as getppid(2) does; ptrace(2)",
 }
@@ -178,8 +178,8 @@ fn pidfd_info_ppid_of_traced_child() -> Result {
 }
 
 case! {
-    /// A parent that is blocked in wait for an auto-reaped child gets ECHILD when the process that traced the child to its
-    /// end waits for it, or exits.
+    /// A parent that is blocked in a wait for an auto-reaped child gets ECHILD when the process that traced the child until its end
+    /// waits for it or exits.
     autoreap_ptrace_other_tracer_wakes_parent: Must, needs [Autoreap, ExitInfo, Ptrace, Proc],
     source "commit \"clone: add CLONE_AUTOREAP\"; kernel/signal.c do_notify_parent() (\"a blocked sys_wait4 might now return -ECHILD\")",
 }
@@ -306,9 +306,8 @@ fn new_parent_gets_no_auto_reaped_zombie(ends: Ends) -> Result {
 }
 
 case! {
-    /// An auto-reaped child whose parent ends while another process traces it stays traced: it is a zombie to the tracer
-    /// alone, and when the tracer has waited, the new parent finds neither a zombie nor SIGCHLD, where an ordinary child
-    /// leaves both.
+    /// An auto-reaped child whose parent ends while another process traces it stays traced: it becomes a zombie of the tracer
+    /// alone, and after the tracer's wait the new parent gets neither a zombie nor SIGCHLD; for an ordinary child it gets both.
     autoreap_ptrace_other_tracer_reparent: Must, needs [Autoreap, ExitInfo, Ptrace],
     source "commit \"clone: add CLONE_AUTOREAP\" (\"without ever becoming a zombie\"); kernel/exit.c forget_original_parent()",
 }
@@ -317,8 +316,8 @@ fn autoreap_ptrace_other_tracer_reparent() -> Result {
 }
 
 case! {
-    /// An auto-reaped child that is a zombie to another process that traces it stays that when its parent ends; when the
-    /// tracer has waited, the new parent finds neither a zombie nor SIGCHLD, where an ordinary child leaves both.
+    /// An auto-reaped child that is a zombie of another process that traces it remains one when its parent ends; after the tracer's
+    /// wait the new parent gets neither a zombie nor SIGCHLD; for an ordinary child it gets both.
     autoreap_ptrace_other_tracer_zombie_reparent: Must, needs [Autoreap, ExitInfo, Ptrace],
     source "commit \"clone: add CLONE_AUTOREAP\" (\"without ever becoming a zombie\"); kernel/exit.c reparent_leader()",
 }
@@ -327,8 +326,8 @@ fn autoreap_ptrace_other_tracer_zombie_reparent() -> Result {
 }
 
 case! {
-    /// A tracer outside the pid namespace of an auto-reaped tracee and its parent is told of the tracee's end (SIGCHLD) by the number that
-    /// it has outside, as of an ordinary one's.
+    /// If a tracer is outside the pid namespace of an auto-reaped tracee and its parent, the SIGCHLD that it gets for the tracee's
+    /// end has the tracee's pid outside, as for an ordinary tracee.
     autoreap_ptrace_sigchld_in_tracers_pidns: Must, needs [Autoreap, ExitInfo, Ptrace, PidNamespace],
     source "pid_namespaces(7); kernel/signal.c do_notify_parent() (task_active_pid_ns(tsk->parent))",
 }

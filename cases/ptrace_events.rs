@@ -59,9 +59,9 @@ fn follow(creator: &Creator, options: Options) -> Result<(Vec<Told>, Vec<i32>)> 
 }
 
 case! {
-    /// A traced process reports a child with SIGCHLD as PTRACE_EVENT_FORK, with CLONE_NNP or without, an auto-reaped one as
-    /// PTRACE_EVENT_CLONE, and both with CLONE_VFORK as PTRACE_EVENT_VFORK and, when they end, PTRACE_EVENT_VFORK_DONE. A child
-    /// that was reported is traced, too; with CLONE_UNTRACED it is neither reported nor traced.
+    /// If a tracee makes a child with SIGCHLD, its tracer sees PTRACE_EVENT_FORK, with CLONE_NNP or without; for an auto-reaped
+    /// child PTRACE_EVENT_CLONE; for both with CLONE_VFORK, PTRACE_EVENT_VFORK and, when they end, PTRACE_EVENT_VFORK_DONE. A
+    /// reported child is traced, too; with CLONE_UNTRACED it is neither reported nor traced.
     autoreap_ptrace_children_followed: Must, needs [Autoreap, Nnp, ExitInfo, Ptrace],
     source "ptrace(2), PTRACE_O_TRACEFORK, PTRACE_O_TRACECLONE, PTRACE_O_TRACEVFORKDONE; kernel/fork.c kernel_clone()",
 }
@@ -86,8 +86,8 @@ fn autoreap_ptrace_children_followed() -> Result {
 }
 
 case! {
-    /// The message of the event by which a tracer learns of a new child of its tracee in a pid namespace below, auto-reaped or not, is
-    /// the number that the child has in the tracer's pid namespace, by which it can wait for it.
+    /// When a tracee in a child pid namespace makes a child, auto-reaped or not, the message of the ptrace event is the new child's
+    /// pid in the tracer's pid namespace, with which the tracer can wait for it.
     autoreap_ptrace_event_number_is_the_tracers: Must, needs [Autoreap, ExitInfo, Ptrace, PidNamespace],
     source "ptrace(2), PTRACE_GETEVENTMSG (\"the PID of the new process\"); include/linux/ptrace.h ptrace_event_pid()",
 }
@@ -124,8 +124,8 @@ fn has_nnp_when_traced(call: &Clone3, options: Options) -> Result<bool> {
 }
 
 case! {
-    /// CLONE_NNP sets no_new_privs for a child that is traced from its birth: because of CLONE_PTRACE, or because its creator is
-    /// traced with PTRACE_O_TRACEFORK or PTRACE_O_TRACECLONE. Without the flag such a child has none.
+    /// CLONE_NNP sets no_new_privs for a child that is traced from birth, because of CLONE_PTRACE, or because its creator is traced
+    /// with PTRACE_O_TRACEFORK or PTRACE_O_TRACECLONE. Without the flag such a child does not have it.
     nnp_traced_from_birth: Must, needs [Nnp, Ptrace, NotYetNnp],
     source "commit \"clone: add CLONE_NNP\"; clone(2), CLONE_PTRACE; ptrace(2), PTRACE_O_TRACEFORK, PTRACE_O_TRACECLONE",
 }
@@ -146,8 +146,8 @@ fn nnp_traced_from_birth() -> Result {
 }
 
 case! {
-    /// An auto-reaped child that a traced process makes with CLONE_PTRACE is traced by that one's tracer, which finds it stopped, and
-    /// then as a zombie. When the tracer has waited for it, it is gone, where an ordinary one is its parent's to wait for.
+    /// An auto-reaped child that a tracee makes with CLONE_PTRACE is traced by the tracee's tracer, which finds it stopped, and
+    /// then as a zombie. After the tracer's wait it is gone; an ordinary one is then its parent's to wait for.
     autoreap_clone_ptrace: Must, needs [Autoreap, ExitInfo, Ptrace],
     source "clone(2), CLONE_PTRACE; ptrace(2), PTRACE_SEIZE; commit \"clone: add CLONE_AUTOREAP\"",
 }
@@ -185,8 +185,8 @@ fn autoreap_clone_ptrace() -> Result {
 }
 
 case! {
-    /// The parent of an auto-reaped child that another process traces gets SIGCHLD about a stop that the tracer lets it make, as
-    /// the parent of an ordinary one does.
+    /// The parent of an auto-reaped child that another process traces gets SIGCHLD for a stop that the tracer lets the child make,
+    /// like the parent of an ordinary one.
     autoreap_ptrace_stop_told_to_parent: Is, needs [Autoreap, ExitInfo, Ptrace],
     source "kernel/signal.c ptrace_stop(), do_notify_parent_cldstop(); ptrace(2), group-stop",
 }
@@ -217,7 +217,7 @@ fn autoreap_ptrace_stop_told_to_parent() -> Result {
 }
 
 case! {
-    /// The SIGCHLD of a tracer tells how its auto-reaped tracee, another's child, ended: that it was killed, or that it exited.
+    /// The SIGCHLD that a tracer gets for another process's auto-reaped child says how the child ended: killed or exited.
     autoreap_ptrace_tracer_told_how: Must, needs [Autoreap, ExitInfo, Ptrace],
     source "sigaction(2), si_code of SIGCHLD; kernel/signal.c do_notify_parent()",
 }
@@ -249,8 +249,8 @@ fn ends(replacing: Replacing) -> Result {
 }
 
 case! {
-    /// A tracer of nobody but the leader of another's auto-reaped child, blocked in waitpid(-1), returns with ECHILD when the exec
-    /// of another thread replaces that leader; so it is with an ordinary child.
+    /// A tracer blocked in waitpid(-1), whose only tracee is the leader of another process's auto-reaped child, gets ECHILD when
+    /// another thread's exec replaces that leader; so it does for an ordinary child.
     autoreap_ptrace_tracer_of_replaced_leader: Is, needs [Autoreap, ExitInfo, Ptrace, Proc],
     source "fs/exec.c de_thread() (__wake_up_parent()); ptrace(2), \"execve(2) under ptrace\"",
 }
@@ -282,8 +282,8 @@ fn autoreap_ptrace_tracer_of_replaced_leader() -> Result {
 }
 
 case! {
-    /// A tracer of nobody but the leader of another's auto-reaped child, blocked in waitpid for that child's number, returns with
-    /// ECHILD when the exec of another thread replaces that leader, which had ended; so it is with an ordinary child.
+    /// A tracer blocked in waitpid for the pid of another process's auto-reaped child, whose only tracee is that child's leader,
+    /// which has ended, gets ECHILD when another thread's exec replaces the leader; so it does for an ordinary child.
     autoreap_ptrace_waiter_for_replaced_leader: Is, needs [Autoreap, ExitInfo, Ptrace, Proc],
     source "fs/exec.c de_thread() (__wake_up_parent(), \"the tracer can sleep in do_wait()\")",
     known_defect "7.1 to 7.3: the tracer sleeps on for good; it waits for a number that the old leader has lost when it wakes it",
@@ -319,8 +319,8 @@ fn autoreap_ptrace_waiter_for_replaced_leader() -> Result {
 }
 
 case! {
-    /// The init of a pid namespace that has traced an auto-reaped child of its own to the end, and has not waited for it, can
-    /// end, as one can that did so with an ordinary child.
+    /// The init of a pid namespace that has traced an auto-reaped child of its own until its end, and has not waited for it, can
+    /// end, as with an ordinary child.
     autoreap_ptrace_pidns_init_ends: Must, needs [Autoreap, ExitInfo, Ptrace, PidNamespace],
     source "pid_namespaces(7); kernel/exit.c find_child_reaper(), exit_ptrace()",
 }

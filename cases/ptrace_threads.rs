@@ -33,8 +33,8 @@ fn is_over(child: Child, last: i32) -> Result {
 }
 
 case! {
-    /// An auto-reaped process whose leader was traced and has ended is not over when the tracer ends, as long as it has
-    /// another thread, but with the end of that.
+    /// An auto-reaped process whose traced leader has ended is not over when the tracer ends, as long as another thread lives; it
+    /// is over when that thread ends.
     autoreap_ptrace_dead_leader_let_go: Must, needs [Autoreap, ExitInfo, Ptrace, Proc],
     source "kernel/ptrace.c __ptrace_detach() (thread_group_empty()); ptrace(2)",
 }
@@ -53,8 +53,8 @@ fn autoreap_ptrace_dead_leader_let_go() -> Result {
 }
 
 case! {
-    /// A parent that traces the leader thread of its child, auto-reaped or not, is sent SIGCHLD when that thread ends before the
-    /// others, and has nothing to wait for until they have ended as well.
+    /// A parent that traces the leader thread of its child, auto-reaped or not, gets SIGCHLD when that thread ends before the
+    /// others, but has nothing to wait for until they have ended as well.
     autoreap_ptrace_dead_leader_told: Is, needs [Autoreap, ExitInfo, Ptrace, Proc],
     source "kernel/exit.c exit_notify(), where each traced thread is announced, and wait_consider_task() (delay_group_leader())",
 }
@@ -78,8 +78,8 @@ fn autoreap_ptrace_dead_leader_told() -> Result {
 }
 
 case! {
-    /// A thread of an auto-reaped process that is a zombie to its tracer keeps the process from being over, also when all others
-    /// have ended. The end of the tracer ends both.
+    /// A thread of an auto-reaped process that is a zombie of its tracer keeps the process from being over even when all other
+    /// threads have ended. The end of the tracer ends both.
     autoreap_ptrace_dead_thread_let_go: Must, needs [Autoreap, ExitInfo, Ptrace, Proc],
     source "ptrace(2), the end of a tracer; kernel/ptrace.c __ptrace_detach() (thread_group_leader()); kernel/exit.c release_task()",
 }
@@ -99,7 +99,7 @@ fn autoreap_ptrace_dead_thread_let_go() -> Result {
 }
 
 case! {
-    /// PTRACE_O_EXITKILL of a thread that is not the leader kills the whole process at the tracer's end, auto-reaped or not.
+    /// PTRACE_O_EXITKILL on a thread other than the leader kills the whole process when the tracer ends, auto-reaped or not.
     autoreap_ptrace_exitkill_of_a_thread: Must, needs [Autoreap, ExitInfo, Ptrace],
     source "ptrace(2), PTRACE_O_EXITKILL; kernel/ptrace.c exit_ptrace()",
 }
@@ -117,7 +117,8 @@ fn autoreap_ptrace_exitkill_of_a_thread() -> Result {
 }
 
 case! {
-    /// A tracer is a thread: a request of another thread of the tracer's process is ESRCH. The tracee auto-reaped or not.
+    /// A tracer is a thread: a ptrace request from another thread of its process is ESRCH, whether the tracee is auto-reaped or
+    /// not.
     autoreap_ptrace_request_of_other_thread: Must, needs [Autoreap, ExitInfo, Ptrace],
     source "ptrace(2) (\"the thread performing the tracing\"; ESRCH: not being traced by the caller)",
 }
@@ -138,8 +139,8 @@ fn autoreap_ptrace_request_of_other_thread() -> Result {
 }
 
 case! {
-    /// PTRACE_TRACEME makes the parent the tracer also when the leader thread of the parent has ended, auto-reaped or not: the parent
-    /// is told of the child's stops.
+    /// PTRACE_TRACEME by a child, auto-reaped or not, makes its parent the tracer even if the parent's leader thread has ended: the
+    /// parent sees the child's stops.
     autoreap_ptrace_traceme_of_leaderless: Must, needs [Autoreap, ExitInfo, Ptrace, Proc],
     source "ptrace(2), PTRACE_TRACEME; kernel/ptrace.c ptrace_traceme()",
 }
@@ -170,8 +171,8 @@ fn traces_a_child(call: &Clone3) -> Result {
 }
 
 case! {
-    /// A tracer of a thread that is not the leader is told of its stop when it waits by that thread's pidfd (P_PIDFD and PIDFD_THREAD),
-    /// auto-reaped or not.
+    /// The tracer of a thread other than the leader sees the thread's stop when it waits with waitid(P_PIDFD) on its PIDFD_THREAD
+    /// pidfd, auto-reaped or not.
     autoreap_ptrace_waitid_by_threads_pidfd: Must, needs [Autoreap, ExitInfo, Ptrace],
     source "waitid(2), P_PIDFD; pidfd_open(2), PIDFD_THREAD; ptrace(2), on waiting for a tracee",
 }
@@ -195,8 +196,8 @@ fn autoreap_ptrace_waitid_by_threads_pidfd() -> Result {
 }
 
 case! {
-    /// A thread that traces the child of another thread of its process, and waits for it as for one of its own alone (__WNOTHREAD), is
-    /// woken by its stop, auto-reaped or not.
+    /// A thread that traces the child of another thread of its process, and waits for it with __WNOTHREAD, is woken by its stop,
+    /// auto-reaped or not.
     autoreap_ptrace_wnothread_tracer_woken: Must, needs [Autoreap, ExitInfo, Ptrace, Proc],
     source "wait(2), __WNOTHREAD; kernel/exit.c pid_child_should_wake()",
 }
@@ -216,8 +217,8 @@ fn autoreap_ptrace_wnothread_tracer_woken() -> Result {
 }
 
 case! {
-    /// The exit information of a thread that ended with a code of its own is that code, also if it is released when its process has
-    /// been killed, because a tracer had not waited for it before. The process auto-reaped or not.
+    /// The exit information of a thread that ended with a code of its own is that code, even if it is released only after its
+    /// process was killed, because a tracer had not waited for it. Auto-reaped process or not.
     autoreap_ptrace_thread_keeps_own_code: Must, needs [Autoreap, ExitInfo, Ptrace, Proc],
     source "fs/pidfs.c pidfs_exit(), called by release_task() for each thread; pidfd_open(2), PIDFD_THREAD",
 }

@@ -134,7 +134,7 @@ fn autoreap_listed_among_children() -> Result {
 }
 
 case! {
-    /// A parent may put its auto-reaped child into a process group, and no longer when that has called exec (EACCES), as any
+    /// A parent may put its auto-reaped child into a process group, but no longer once the child has called exec (EACCES), like any
     /// child.
     autoreap_put_into_group: Must, needs [Autoreap],
     source "setpgid(2)",
@@ -160,7 +160,7 @@ fn autoreap_put_into_group() -> Result {
 }
 
 case! {
-    /// An ordinary child sends SIGCHLD in place of its exit signal to a parent that has called exec.
+    /// After an exec of its parent, an ordinary child sends SIGCHLD in place of its exit signal.
     abi_exit_signal_after_parent_exec: Is, needs [],
     source "kernel/signal.c do_notify_parent() (parent_exec_id)",
 }
@@ -173,7 +173,7 @@ fn abi_exit_signal_after_parent_exec() -> Result {
 }
 
 case! {
-    /// The zombie of a child that a thread of its parent traced is gone when that thread ends if the parent ignores SIGCHLD,
+    /// If the parent ignores SIGCHLD, the zombie of a child that a thread of the parent traced is gone when that thread ends,
     /// auto-reaped or not.
     autoreap_ptrace_tracer_thread_exits_ignoring: Must, needs [Autoreap, ExitInfo, Ptrace],
     source "kernel/ptrace.c __ptrace_detach(), ignoring_children(); wait(2) for ignored SIGCHLD",
@@ -217,8 +217,8 @@ fn with_another_thread(call: &Clone3, asks: bool) -> Result<Child> {
 }
 
 case! {
-    /// An auto-reaped process of which a thread other than the leader has set PR_SET_PDEATHSIG gets that signal at its parent's
-    /// end, as an ordinary one does; without, it lives on.
+    /// An auto-reaped process in which a thread other than the leader has set PR_SET_PDEATHSIG gets that signal when its parent
+    /// ends, like an ordinary one; without it, it lives on.
     autoreap_pdeathsig_of_a_thread: Must, needs [Autoreap, ExitInfo],
     source "PR_SET_PDEATHSIG(2const); kernel/exit.c forget_original_parent()",
 }

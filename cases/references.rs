@@ -15,8 +15,7 @@ use nix::sched::{CloneFlags, unshare};
 use rustix::process::{Resource, getrlimit};
 
 case! {
-    /// The last close of the pidfd has killed the child before it returns: the child never runs another
-    /// instruction of its own.
+    /// By the time the last close of the pidfd returns, the child has been killed: it never runs another instruction of its own.
     autokill_kill_queued_before_close_returns: Is, needs [Autoreap, Nnp, Autokill, ExitInfo],
     source "fs/pidfs.c pidfs_file_release(), which runs before close(2) returns",
 }
@@ -91,9 +90,9 @@ fn autokill_dup2_over_last_ref() -> Result {
 }
 
 case! {
-    /// A forked process's copy of the pidfd keeps the child alive after the parent has closed its own; its
-    /// close, its exit, its death by SIGKILL and its exec (the descriptor is close-on-exec) kill the child, and
-    /// do nothing to it as long as the parent holds the pidfd as well.
+    /// A forked process's copy of the pidfd keeps the child alive after the parent has closed its own. That process's close, exit,
+    /// death by SIGKILL and exec (the descriptor is close-on-exec) kill the child, and do nothing to it while the parent holds the
+    /// pidfd as well.
     autokill_fork_inherited: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"dup()/fork() share the same struct file\")",
 }
@@ -213,7 +212,7 @@ fn autokill_close_range() -> Result {
 }
 
 case! {
-    /// An exec closes the pidfd, and so kills the child, also if its number is far above those of all other descriptors.
+    /// An exec closes the pidfd, and so kills the child, even if the descriptor's number is far above all others.
     autokill_exec_closes_far_descriptor: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
     source "execve(2), fcntl(2), on close-on-exec; commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"",
 }
@@ -251,9 +250,8 @@ fn in_a_thread(detach: impl FnOnce() -> Result + Send, meanwhile: impl FnOnce() 
 }
 
 case! {
-    /// A thread that leaves the shared descriptor table takes references of its own: CLOSE_RANGE_UNSHARE in it
-    /// does not touch the other table's, and the copy in a table unshared by unshare(CLONE_FILES) keeps the
-    /// child alive until its thread ends.
+    /// A thread that unshares its descriptor table gets references of its own: closing with CLOSE_RANGE_UNSHARE does not touch the
+    /// other table, and the copy in a table from unshare(CLONE_FILES) keeps the child alive until its thread ends.
     autokill_close_range_unshare: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
     source "close_range(2), unshare(2); fs/file.c dup_fd()",
 }

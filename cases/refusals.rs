@@ -101,7 +101,7 @@ fn abi_refusal_keeps_no_uts_namespace() -> Result {
 }
 
 case! {
-    /// The descriptors of a caller that asked for CLONE_FILES, and was refused late, are closed when it ends.
+    /// The descriptors of a caller whose call with CLONE_FILES failed late are closed when the caller ends.
     abi_refusal_keeps_no_descriptors: Must, needs [Autoreap, Nnp, Autokill],
     source "clone(2): no child process is created on failure; kernel/fork.c copy_process() (bad_fork_cleanup_files)",
 }
@@ -118,8 +118,8 @@ fn may_enter_mount_namespace() -> Result<std::result::Result<(), Errno>> {
 }
 
 case! {
-    /// A caller that asked for CLONE_FS, and was refused late, shares its directories with nobody: it may enter a mount namespace,
-    /// which it may not while a child shares them (EINVAL).
+    /// A caller whose call with CLONE_FS failed late shares its directories with nobody: it may enter a mount namespace, which is
+    /// EINVAL while a child shares them.
     abi_refusal_keeps_no_directories: Must, needs [Autoreap, Nnp, Autokill, UserNamespaces],
     source "setns(2), EINVAL; kernel/fork.c copy_process() (bad_fork_cleanup_fs)",
 }
@@ -140,8 +140,8 @@ fn abi_refusal_keeps_no_directories() -> Result {
 }
 
 case! {
-    /// The memory of a caller that asked for CLONE_VM, and was refused late, is gone when it has ended: nothing that it mapped is
-    /// mapped any more.
+    /// The memory of a caller whose call with CLONE_VM failed late is gone when the caller has ended: nothing that it mapped is
+    /// still mapped.
     abi_refusal_keeps_no_memory: Must, needs [Autoreap, Nnp, Autokill],
     source "clone(2): no child process is created on failure; kernel/fork.c copy_process() (bad_fork_cleanup_mm); F_ADD_SEALS(2const), EBUSY",
 }
@@ -156,7 +156,7 @@ fn abi_refusal_keeps_no_memory() -> Result {
 }
 
 case! {
-    /// What a caller did to a semaphore with SEM_UNDO is undone at its end also if it has asked for CLONE_SYSVSEM and was refused
+    /// A caller's semaphore operations with SEM_UNDO are undone when it ends, even if it made a call with CLONE_SYSVSEM that failed
     /// late.
     abi_refusal_keeps_no_semaphore_undo: Must, needs [Autoreap, Nnp, Autokill],
     source "semop(2), SEM_UNDO; kernel/fork.c copy_process() (bad_fork_cleanup_semundo)",

@@ -21,8 +21,8 @@ use rustix::event::epoll::EventFlags;
 use rustix::process::Resource;
 
 case! {
-    /// A pidfd keeps the pid namespace of a process that is gone, and no longer than it is open: a leaked process
-    /// number would be seen.
+    /// A pidfd keeps the pid namespace of a process that is gone, but only while the pidfd is open: a leaked struct pid would be
+    /// seen.
     pidfd_keeps_pid_namespace: Is, needs [PidfdInfo, UserNamespaces, PidNamespace, Proc],
     source "kernel/pid.c put_pid(), which lets go of the namespace",
 }
@@ -46,8 +46,7 @@ fn pidfd_keeps_pid_namespace() -> Result {
 }
 
 case! {
-    /// Nothing of an auto-reaped child is left in the kernel, however it ended: no process number, no task, no open
-    /// file.
+    /// Nothing of an auto-reaped child is left in the kernel, however it ended: no pid, no task, no open file.
     autoreap_leaves_nothing: Must, needs [Autoreap, ExitInfo, UserNamespaces, PidNamespace, Proc],
     source "commit \"clone: add CLONE_AUTOREAP\"; kernel/exit.c release_task(), put_task_struct(); kernel/pid.c put_pid()",
 }
@@ -69,8 +68,8 @@ fn autoreap_leaves_nothing() -> Result {
 }
 
 case! {
-    /// Nothing of an auto-kill child is left in the kernel, nor of its pidfd: killed by the close, by the end of
-    /// the process that held it, or dead before.
+    /// Nothing of an auto-kill child or of its pidfd is left in the kernel, whether the child was killed by the close or by the end
+    /// of the process that held the pidfd, or was dead before.
     autokill_leaves_nothing: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, UserNamespaces, PidNamespace, Proc],
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; fs/pidfs.c pidfs_file_release()",
 }
@@ -98,8 +97,8 @@ fn autokill_leaves_nothing() -> Result {
 }
 
 case! {
-    /// Nothing of an auto-kill child is left in the kernel when its pidfd was duplicated, watched, opened again by its file
-    /// handle and in flight over a socket, be it the child's own.
+    /// Nothing of an auto-kill child is left in the kernel after its pidfd was duplicated, watched, reopened by its file handle,
+    /// and in flight over a socket, even a socket that the child holds.
     autokill_references_leave_nothing: Must,
     needs [Autoreap, Nnp, Autokill, ExitInfo, UserNamespaces, PidNamespace, Proc],
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; fs/file_table.c __fput(); net/unix/garbage.c; fs/pidfs.c pidfs_fh_to_dentry()",
@@ -127,8 +126,8 @@ fn autokill_references_leave_nothing() -> Result {
 }
 
 case! {
-    /// Nothing of a child with all three flags is left in the kernel that execs, from its leader or from another thread,
-    /// and then exits or is killed.
+    /// Nothing is left in the kernel of a child with all three flags that execs, from its leader or from another thread, and then
+    /// exits or is killed.
     autokill_exec_leaves_nothing: Must,
     needs [Autoreap, Nnp, Autokill, ExitInfo, UserNamespaces, PidNamespace, Proc],
     source "commit \"clone: add CLONE_AUTOREAP\"; fs/exec.c de_thread(); kernel/exit.c release_task()",
@@ -203,7 +202,7 @@ fn ask(pidfd: &Pidfd) {
 }
 
 case! {
-    /// Nothing is left in the kernel of processes that PIDFD_GET_INFO was asked about, alive, as zombies and gone.
+    /// Nothing is left in the kernel of processes on which PIDFD_GET_INFO was called while they were alive, zombies, and gone.
     pidfd_info_leaves_nothing: Must, needs [ExitInfo, UserNamespaces, PidNamespace, Proc],
     source "commit \"clone: add CLONE_AUTOREAP\"; fs/pidfs.c pidfd_info(), put_task_struct()",
     known_defect "6.16: each PIDFD_GET_INFO on a process that is not reaped yet leaves its task_struct",

@@ -57,8 +57,8 @@ fn autokill_proc_reopen() -> Result {
 }
 
 case! {
-    /// The mark of an auto-kill pidfd, which is O_TRUNC, cannot be had by opening the pidfd anew with O_TRUNC:
-    /// that is EOPNOTSUPP, as is truncating it in any other way, and none of it kills.
+    /// Reopening an auto-kill pidfd with O_TRUNC, the flag that marks one, is EOPNOTSUPP, as is truncating it in any other way, and
+    /// none of this kills.
     autokill_proc_reopen_o_trunc: Is, needs [Autoreap, Nnp, Autokill, ExitInfo, Proc],
     source "fs/pidfs.c pidfs_setattr(), fs/anon_inodes.c anon_inode_setattr()",
 }
@@ -85,8 +85,8 @@ fn autokill_proc_reopen_o_trunc() -> Result {
 }
 
 case! {
-    /// Opening the file handle of the pidfd, by way of any pidfd or of FD_PIDFS_ROOT, gives a plain pidfd: it
-    /// does not kill when it is closed and does not keep the child alive.
+    /// Opening the file handle of the pidfd, by way of any pidfd or of FD_PIDFS_ROOT, gives a plain pidfd: closing it does not kill
+    /// the child, and it does not keep the child alive.
     autokill_handle_open_not_armed: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"open_by_handle_at() are distinct struct files\")",
 }
@@ -127,8 +127,8 @@ fn autokill_handle_open_o_trunc_einval() -> Result {
 }
 
 case! {
-    /// Opened with O_EXCL, the file handle of an auto-kill pidfd gives a pidfd for the thread, whose F_GETFL shows
-    /// the O_EXCL of PIDFD_THREAD: still a plain one, whose close does not kill.
+    /// Opened with O_EXCL, the file handle of an auto-kill pidfd gives a thread's pidfd, whose F_GETFL shows the O_EXCL of
+    /// PIDFD_THREAD. It is a plain one: closing it does not kill.
     autokill_handle_open_o_excl_thread: Is, needs [Autoreap, Nnp, Autokill, ExitInfo],
     source "fs/pidfs.c pidfs_export_open()", since "7.2",
 }
@@ -171,7 +171,7 @@ fn autokill_handle_dead_estale() -> Result {
 }
 
 case! {
-    /// In a pid namespace that does not hold the child, the file handle of its pidfd cannot be opened: ESTALE.
+    /// From a pid namespace that does not contain the child, the file handle of its pidfd cannot be opened: ESTALE.
     autokill_handle_foreign_estale: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, PidNamespace],
     source "fs/pidfs.c pidfs_ino_get_pid() (\"Within our pid namespace hierarchy?\"); open_by_handle_at(2)",
 }

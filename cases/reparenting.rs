@@ -63,8 +63,8 @@ fn autoreap_reparent_pidns_init() -> Result {
 }
 
 case! {
-    /// Without a subreaper the orphan's parent is pid 1, and an auto-reaped orphan is gone with its end
-    /// although pid 1 does not wait; an ordinary one is a zombie until it does.
+    /// Without a subreaper an orphan's parent is pid 1. An auto-reaped orphan is gone when it ends although pid 1 does not wait; an
+    /// ordinary one is a zombie until pid 1 waits.
     autoreap_reparent_init: Must, needs [Autoreap, ExitInfo, PidNamespace],
     source "commit \"clone: add CLONE_AUTOREAP\"; PR_SET_CHILD_SUBREAPER(2const)",
 }
@@ -94,8 +94,8 @@ fn autoreap_reparent_init() -> Result {
 }
 
 case! {
-    /// An auto-reaped child that the init of the whole system has adopted is gone with its end, without a wait: init does
-    /// not find it as a zombie, as it does an ordinary one.
+    /// An auto-reaped child that was reparented to the init of the whole system is gone without a wait when it ends: init does not
+    /// find it as a zombie, as it does an ordinary one.
     autoreap_reparent_global_init: Must, needs [Autoreap, ExitInfo, Root, Proc, Ptrace, GlobalChanges],
     source "commit \"clone: add CLONE_AUTOREAP\"; PR_SET_CHILD_SUBREAPER(2const)",
 }
@@ -118,7 +118,7 @@ fn autoreap_reparent_global_init() -> Result {
 }
 
 case! {
-    /// An auto-kill child that the init of a pid namespace has adopted is killed by the last close of its pidfd.
+    /// The last close of its pidfd kills an auto-kill child that was reparented to the init of a pid namespace.
     autokill_orphan_of_init: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, PidNamespace],
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; pid_namespaces(7)",
 }
@@ -133,8 +133,7 @@ fn autokill_orphan_of_init() -> Result {
 }
 
 case! {
-    /// PIDFD_GET_INFO gives an auto-reaped child's parent as it is at the moment: its creator, and after the
-    /// creator's death the subreaper.
+    /// PIDFD_GET_INFO gives the current parent of an auto-reaped child: its creator, and after the creator's death the subreaper.
     autoreap_ppid_follows_reparent: Is, needs [Autoreap, PidfdInfo],
     source "fs/pidfs.c pidfd_info(), which asks for the parent as getppid(2) does",
 }
@@ -166,8 +165,8 @@ fn init_that_leaves(call: &Clone3, inner: &Clone3) -> Result<(Child, Pidfd)> {
 }
 
 case! {
-    /// The init of a pid namespace may itself be auto-reaped: it ends its namespace with it, and leaves its
-    /// parent neither a zombie nor a SIGCHLD.
+    /// The init of a pid namespace may itself be auto-reaped: its namespace ends with it, and its parent gets neither a zombie nor
+    /// a SIGCHLD.
     autoreap_pidns_init: Must, needs [Autoreap, ExitInfo, PidNamespace],
     source "commit \"clone: add CLONE_AUTOREAP\"; pid_namespaces(7)",
 }
@@ -188,8 +187,7 @@ fn autoreap_pidns_init() -> Result {
 }
 
 case! {
-    /// The end of a pid namespace's init does not hang on auto-reaped children of its own that are alive: they
-    /// are killed, and the init can be waited for.
+    /// Live auto-reaped children of a pid namespace's init do not keep it from ending: they are killed, and init can be waited for.
     autoreap_pidns_teardown: Must, needs [Autoreap, ExitInfo, PidNamespace],
     source "pid_namespaces(7); kernel/pid_namespace.c zap_pid_ns_processes()",
 }

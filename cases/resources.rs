@@ -74,8 +74,8 @@ fn added_by_adopted(call: &Clone3, reap: impl FnOnce(&Orphan) -> Result) -> Resu
 }
 
 case! {
-    /// Nor are CPU time and page faults of an auto-reaped child that was reparented, and so has the exit signal SIGCHLD,
-    /// added to the RUSAGE_CHILDREN of its new parent, where an ordinary child's are.
+    /// CPU time and page faults of an auto-reaped child that was reparented, and so has the exit signal SIGCHLD, are not added to
+    /// the RUSAGE_CHILDREN of its new parent; an ordinary child's are.
     autoreap_rusage_not_accumulated_by_adopter: Is, needs [Autoreap, ExitInfo],
     source "kernel/exit.c wait_task_zombie(), which alone adds them; commit \"clone: add CLONE_AUTOREAP\" (reparenting)",
 }
@@ -119,7 +119,7 @@ fn charge_of(group: &Cgroup, child: &Child, end: fn(&Child) -> Result) -> Result
 }
 
 case! {
-    /// An auto-reaped child's cgroup gets back its pids charge when it ends, where a zombie keeps it.
+    /// An auto-reaped child that has ended is no longer charged to its cgroup (pids.current); a zombie is.
     autoreap_releases_cgroup: Must, needs [Autoreap, Cgroup2],
     source "commit \"clone: add CLONE_AUTOREAP\" (never a zombie); kernel/cgroup/pids.c pids_release()",
 }
@@ -137,8 +137,8 @@ fn autoreap_releases_cgroup() -> Result {
 }
 
 case! {
-    /// The pid of an auto-reaped child that has ended can be taken again, where a zombie's cannot; the old
-    /// pidfd goes on meaning the dead process.
+    /// The pid of an auto-reaped child that has ended can be reused, unlike a zombie's; the old pidfd still refers to the dead
+    /// process.
     autoreap_pid_reusable: Must, needs [Autoreap, ExitInfo, CheckpointRestore],
     source "commit \"clone: add CLONE_AUTOREAP\" (never a zombie); kernel/pid.c free_pid()",
 }

@@ -28,7 +28,7 @@ fn abi_set_tid_needs_capability() -> Result {
 }
 
 case! {
-    /// More numbers in set_tid than the child is in pid namespaces are EINVAL, with and without the new flags.
+    /// A set_tid with more pids than the child has pid namespaces is EINVAL, with and without the new flags.
     abi_set_tid_too_many: Must, needs [],
     source "clone(2), set_tid (EINVAL)",
 }
@@ -43,7 +43,7 @@ fn abi_set_tid_too_many() -> Result {
 }
 
 case! {
-    /// With CLONE_NEWPID the second number of set_tid is that in the caller's pid namespace, with and without the new flags.
+    /// With CLONE_NEWPID the second pid in set_tid is the one in the caller's pid namespace, with and without the new flags.
     abi_set_tid_in_two_namespaces: Must, needs [PidNamespace],
     source "clone(2), set_tid",
 }
@@ -61,8 +61,8 @@ fn abi_set_tid_in_two_namespaces() -> Result {
 }
 
 case! {
-    /// set_tid takes a capability over each pid namespace that a number is asked for in: who has it over the innermost alone may
-    /// choose a number there, and not one further out (EPERM). With and without the new flags.
+    /// set_tid requires a capability over each pid namespace in which it asks for a pid: a caller that has it over the innermost
+    /// alone may choose a pid there, but not one further out (EPERM). With and without the new flags.
     abi_set_tid_needs_capability_further_out: Must, needs [UserNamespaces, PidNamespace, Proc],
     source "clone(2), set_tid (EPERM: \"in one or more of the user namespaces that own the corresponding PID namespaces\")",
 }

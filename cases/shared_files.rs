@@ -18,8 +18,8 @@ use rustix::pipe::{PipeFlags, pipe_with};
 const SHARING: Flags = Flags::KILLED_NNP.union(Flags::CLONE_FILES);
 
 case! {
-    /// With CLONE_FILES the child's own use of the descriptor table is a reference to its pidfd: the death of the
-    /// process that created it does not kill it. Without CLONE_FILES it does.
+    /// With CLONE_FILES the child's own use of the shared descriptor table is a reference to its pidfd: the death of its creator
+    /// does not kill it. Without CLONE_FILES it does.
     autokill_clone_files_child_holds: Is, needs [Autoreap, Nnp, Autokill, ExitInfo],
     source "copy_files(): CLONE_FILES takes a reference to the table",
 }
@@ -73,9 +73,8 @@ fn autokill_clone_files_child_closes_itself() -> Result {
 }
 
 case! {
-    /// The exec of a child that shares its creator's descriptors gives it a table of its own, in which its pidfd
-    /// is close-on-exec: it lives on as long as the creator's table holds the pidfd, and dies if the creator is
-    /// gone.
+    /// When a child that shares its creator's descriptors execs, it gets a table of its own, in which its pidfd is close-on-exec:
+    /// it lives on while the creator's table holds the pidfd, and dies if the creator is gone.
     autokill_clone_files_exec: Is, needs [Autoreap, Nnp, Autokill, ExitInfo],
     source "begin_new_exec(): unshare_files(), do_close_on_exec()",
 }

@@ -68,8 +68,8 @@ fn autoreap_no_sigchld() -> Result {
 }
 
 case! {
-    /// Reparenting sets a child's exit signal to SIGCHLD; the new parent of an auto-reaped child gets none all
-    /// the same, and no zombie, whether the child exits or is killed.
+    /// Reparenting sets a child's exit signal to SIGCHLD; the new parent of an auto-reaped child still gets no SIGCHLD and no
+    /// zombie, whether the child exits or is killed.
     autoreap_no_sigchld_after_reparent: Must, needs [Autoreap, ExitInfo],
     source "commit \"clone: add CLONE_AUTOREAP\"; kernel/exit.c reparent_leader()",
 }
@@ -89,8 +89,8 @@ fn autoreap_no_sigchld_after_reparent() -> Result {
 }
 
 case! {
-    /// Exec sets a child's exit signal to SIGCHLD; the parent of an auto-reaped child that has execed gets none
-    /// all the same, and no zombie.
+    /// Exec sets a child's exit signal to SIGCHLD; the parent of an auto-reaped child that has called exec still gets no SIGCHLD
+    /// and no zombie.
     autoreap_no_sigchld_after_child_exec: Must, needs [Autoreap, ExitInfo],
     source "commit \"clone: add CLONE_AUTOREAP\"; fs/exec.c de_thread()",
 }
@@ -107,8 +107,8 @@ fn autoreap_no_sigchld_after_child_exec() -> Result {
 }
 
 case! {
-    /// When a parent has execed, the kernel makes any child's exit signal SIGCHLD; from an auto-reaped child
-    /// the parent gets none all the same, and no zombie.
+    /// After an exec of the parent, the kernel makes any child's exit signal SIGCHLD; from an auto-reaped child the parent still
+    /// gets no SIGCHLD and no zombie.
     autoreap_no_sigchld_after_parent_exec: Must, needs [Autoreap],
     source "commit \"clone: add CLONE_AUTOREAP\"; kernel/signal.c do_notify_parent() (parent_exec_id)",
 }
@@ -196,7 +196,7 @@ fn autoreap_stop_is_reported() -> Result {
 }
 
 case! {
-    /// So is its continuation.
+    /// The continuation of an auto-reaped child is announced with SIGCHLD and can be waited for.
     autoreap_continue_is_reported: Is, needs [Autoreap, ExitInfo],
     source "kernel/signal.c do_notify_parent_cldstop()",
 }
@@ -282,8 +282,8 @@ fn autoreap_killed_while_stopped() -> Result {
 }
 
 case! {
-    /// SIGCHLD tells the status that wait gives, that of exit_group, also if the leader was exiting by itself at that moment and is the
-    /// last thread to go; so for a child made with CLONE_NNP.
+    /// SIGCHLD gives the status that wait gives, that of exit_group, even if the leader was exiting by itself at that moment and is
+    /// the last thread to go; also for a child made with CLONE_NNP.
     nnp_sigchld_tells_status_of_group: Must, needs [Nnp],
     source "sigaction(2), si_status for SIGCHLD; exit_group(2); waitid(2), which describes the same fields",
     known_defect "7.1 to 7.3: do_notify_parent() takes the leader's own exit code, where wait_task_zombie() takes the group's",

@@ -216,7 +216,8 @@ fn autokill_so_peerpidfd_plain() -> Result {
 }
 
 case! {
-    /// A pidfd that comes with a message for SO_PASSPIDFD is a plain one too.
+    /// A pidfd that comes with a message for SO_PASSPIDFD is a plain one: it has no mark, does not kill when it is closed and does
+    /// not keep the child alive.
     autokill_scm_pidfd_plain: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"only the specific struct file from clone3()\"); unix(7), SCM_PIDFD",
 }

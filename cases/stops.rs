@@ -40,8 +40,8 @@ fn stopped_child(call: &Clone3) -> Result<Held> {
 }
 
 case! {
-    /// waitid(WCONTINUED|WNOWAIT) leaves the continuation of an auto-reaped child to be waited for once more, and a wait without
-    /// WNOWAIT takes it away.
+    /// waitid(WCONTINUED|WNOWAIT) leaves the continuation of an auto-reaped child to be waited for again; a wait without WNOWAIT
+    /// consumes it.
     autoreap_continue_outlasts_nowait: Must, needs [Autoreap],
     source "waitid(2), WNOWAIT; kernel/exit.c wait_task_continued()",
 }
@@ -68,7 +68,7 @@ fn autoreap_continue_outlasts_nowait() -> Result {
 }
 
 case! {
-    /// The stop of an auto-reaped child that its parent did not wait for can be waited for by who adopts it.
+    /// A stop of an auto-reaped child for which its parent did not wait can be waited for by the process that adopts the child.
     autoreap_stop_outlasts_adoption: Is, needs [Autoreap, ExitInfo],
     source "wait(2); kernel/exit.c reparent_leader(), wait_task_stopped()",
 }
@@ -102,8 +102,8 @@ fn sigchlds_are_whole() -> Result {
 }
 
 case! {
-    /// The SIGCHLD of the stop of an auto-reaped child says which child was stopped and by which signal, and so does the one of
-    /// its continuation.
+    /// The SIGCHLD for the stop of an auto-reaped child gives the child's pid and the signal that stopped it, and so does the one
+    /// for its continuation.
     autoreap_stop_sigchld_is_whole: Must, needs [Autoreap],
     source "sigaction(2), si_pid and si_status; kernel/signal.c do_notify_parent_cldstop()",
 }
@@ -112,7 +112,8 @@ fn autoreap_stop_sigchld_is_whole() -> Result {
 }
 
 case! {
-    /// The SIGCHLDs of a stop, of a continuation and of an end say all that they say also to a parent for whom no signal may be queued.
+    /// The SIGCHLDs for a stop, a continuation and an end are complete even if the parent's RLIMIT_SIGPENDING lets no signal be
+    /// queued.
     autoreap_stop_sigchld_beyond_queue_limit: Must, needs [Autoreap],
     source "getrlimit(2), RLIMIT_SIGPENDING, which is enforced for sigqueue(3) alone; kernel/signal.c __send_signal_locked()",
 }
@@ -125,8 +126,8 @@ fn autoreap_stop_sigchld_beyond_queue_limit() -> Result {
 }
 
 case! {
-    /// In a pid namespace, the SIGCHLD of the stop of an auto-reaped child and that of its continuation have the child's pid in
-    /// this namespace.
+    /// In a pid namespace, the SIGCHLDs for the stop and the continuation of an auto-reaped child give the child's pid in that
+    /// namespace.
     autoreap_stop_sigchld_in_pidns: Must, needs [Autoreap, PidNamespace],
     source "pid_namespaces(7); kernel/signal.c do_notify_parent_cldstop()",
 }
@@ -148,8 +149,8 @@ fn tell_of_ends(ready: &Channel<()>, told: &Channel<i32>, times: i32) -> Result<
 }
 
 case! {
-    /// An auto-reaped process gets the signal of PR_SET_PDEATHSIG at the end of its parent, and again at the end of the process
-    /// that adopted it.
+    /// An auto-reaped process gets its PR_SET_PDEATHSIG signal when its parent ends, and again when the process that adopted it
+    /// ends.
     autoreap_pdeathsig_twice: Must, needs [Autoreap, ExitInfo],
     source "PR_SET_PDEATHSIG(2const) (also at the death of subreapers that adopted); kernel/exit.c forget_original_parent()",
 }
@@ -177,8 +178,8 @@ fn autoreap_pdeathsig_twice() -> Result {
 }
 
 case! {
-    /// A parent that ignores SIGCHLD, or does not want to be told of stops (SA_NOCLDSTOP), and is blocked in waitid(WSTOPPED) returns
-    /// when its child stops, auto-reaped or not.
+    /// A parent that ignores SIGCHLD, or has set SA_NOCLDSTOP, and is blocked in waitid(WSTOPPED) returns when its child stops,
+    /// auto-reaped or not.
     autoreap_stop_wakes_parent_without_sigchld: Must, needs [Autoreap, Proc],
     source "waitid(2), WSTOPPED; kernel/signal.c do_notify_parent_cldstop() (\"Even if SIGCHLD is not generated, we must wake up wait4 calls\")",
 }
@@ -210,8 +211,8 @@ fn stopped_in_own_user_namespace(call: Clone3) -> Result<Held> {
 }
 
 case! {
-    /// The user whom waitid names (si_uid) when a child in a user namespace of its own stops, auto-reaped or not, and both waitid and
-    /// SIGCHLD at an ordinary child's end, is the child's real user as its parent's namespace has it.
+    /// si_uid from waitid, when a child in its own user namespace stops, auto-reaped or not, and si_uid from waitid and SIGCHLD,
+    /// when an ordinary one ends, is the child's real uid in its parent's user namespace.
     autoreap_stop_names_user_as_parent_has_it: Must, needs [Autoreap, UserNamespaces],
     source "waitid(2), si_uid; kernel/exit.c wait_task_stopped(), wait_task_zombie() (from_kuid_munged())",
 }
@@ -229,8 +230,8 @@ fn autoreap_stop_names_user_as_parent_has_it() -> Result {
 }
 
 case! {
-    /// The user whom SIGCHLD and waitid name (si_uid) when a child stops, auto-reaped or not, and at an ordinary child's end, is the
-    /// child's real user: neither its effective one nor its parent.
+    /// si_uid from SIGCHLD and waitid, when a child stops, auto-reaped or not, and when an ordinary one ends, is the child's real
+    /// uid: neither its effective uid nor that of its parent.
     autoreap_stop_names_real_user: Must, needs [Autoreap, Root],
     source "waitid(2), sigaction(2), si_uid (the real user ID of the child)",
 }
@@ -265,8 +266,8 @@ fn is_told_of_end(child: &Held, user: u32) -> Result {
 }
 
 case! {
-    /// A parent in a user namespace is told of its child's user by the number that this has there, and not outside: by SIGCHLD and
-    /// waitid at a stop, auto-reaped or not, and at an ordinary child's end.
+    /// For a parent in a user namespace, si_uid from SIGCHLD and waitid is its child's uid in that namespace, not outside: at a
+    /// stop, auto-reaped or not, and at an ordinary child's end.
     autoreap_stop_names_user_as_in_namespace: Must, needs [Autoreap, UserNamespaces, Proc],
     source "user_namespaces(7); waitid(2), sigaction(2), si_uid; kernel/signal.c do_notify_parent_cldstop(), kernel/exit.c wait_consider_task() (from_kuid_munged())",
 }
@@ -294,8 +295,8 @@ fn make_and_stop(call: &Clone3, made: &mpsc::Sender<Held>, end: &mpsc::Receiver<
 }
 
 case! {
-    /// SIGCHLD of a child's stop, auto-reaped or not, is for its parent's process, and not for the thread that made it: another
-    /// thread may take it.
+    /// SIGCHLD for a child's stop, auto-reaped or not, is directed to the parent process, not to the thread that made the child:
+    /// another thread may take it.
     autoreap_stop_told_to_process: Must, needs [Autoreap],
     source "signal(7), process-directed signals; POSIX waitpid(), sigaction(); kernel/signal.c do_notify_parent_cldstop() (PIDTYPE_TGID)",
 }
@@ -323,8 +324,8 @@ fn autoreap_stop_told_to_process() -> Result {
 }
 
 case! {
-    /// The user whom SIGCHLD names (si_uid) when a child in a user namespace of its own stops or goes on, auto-reaped or not, is the
-    /// child's real user as its parent's namespace has it.
+    /// si_uid in the SIGCHLD for a stop or a continuation of a child in its own user namespace, auto-reaped or not, is the child's
+    /// real uid in its parent's user namespace.
     autoreap_stop_sigchld_names_user: Must, needs [Autoreap, UserNamespaces, Proc],
     source "sigaction(2), SIGCHLD: si_uid; kernel/signal.c do_notify_parent_cldstop() (from_kuid_munged())",
     known_defect "translated twice: the number in the parent's namespace is taken for one in the child's, and is nobody there",

@@ -20,8 +20,8 @@ use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use std::os::fd::AsFd as _;
 
 case! {
-    /// Orphans go to the nearest subreaper, also where they, or the parent that they lose, are in another user namespace than it;
-    /// an auto-reaped one is not seen at its end there either.
+    /// Orphans are reparented to the nearest subreaper even if they, or the parent that they lose, are in another user namespace
+    /// than it; an auto-reaped orphan leaves no zombie there either.
     autoreap_orphan_of_other_user_namespace: Must, needs [Autoreap, ExitInfo, UserNamespaces],
     source "PR_SET_CHILD_SUBREAPER(2const); user_namespaces(7); kernel/exit.c find_new_reaper(), reparent_leader()",
 }
@@ -76,8 +76,8 @@ fn is_known_to_its_parent(child: &Child) -> Result {
 }
 
 case! {
-    /// A parent that may not trace its child, which is not dumpable, can do with its pidfd what does not need that: ask who it is,
-    /// poll, wait, and read how it ended.
+    /// A parent that may not trace its child, which is not dumpable, can use its pidfd for what does not require that:
+    /// PIDFD_GET_INFO, poll, wait, and the exit information.
     pidfd_of_untraceable_child: Must, needs [ExitInfo, Unprivileged],
     source "waitid(2), P_PIDFD; poll(2) of a pidfd, pidfd_open(2); PR_SET_DUMPABLE(2const), which is about ptrace(2) and core dumps",
 }
@@ -104,8 +104,8 @@ fn pidfd_of_untraceable_child() -> Result {
 }
 
 case! {
-    /// The exit information of a process is for everybody who has a pidfd of it, also for another user than the one who made the
-    /// pidfd, or the process.
+    /// Anyone who has a pidfd of a process can read its exit information, even a user other than the one who made the pidfd or the
+    /// process.
     pidfd_info_exit_for_stranger: Must, needs [ExitInfo, Root],
     source "include/uapi/linux/pidfd.h, PIDFD_INFO_EXIT; fs/pidfs.c pidfd_info(), which asks for no permission",
 }
@@ -141,8 +141,8 @@ fn follows_its_parent(call: &Clone3, gate: &Gate) -> Result<Child> {
 }
 
 case! {
-    /// The signal of PR_SET_PDEATHSIG comes from the parent that ends: of one that may not signal the child it does not come, be the
-    /// child auto-reaped or not, and from one that may it does.
+    /// The signal of PR_SET_PDEATHSIG comes from the parent that ends: a child, auto-reaped or not, does not get it from a parent
+    /// that may not signal the child, and gets it from one that may.
     autoreap_pdeathsig_of_parent_without_permission: Is, needs [Autoreap, ExitInfo, Root],
     source "kernel/exit.c forget_original_parent(): group_send_sig_info(SEND_SIG_NOINFO), which checks kill(2)'s permission",
 }
@@ -168,7 +168,7 @@ fn autoreap_pdeathsig_of_parent_without_permission() -> Result {
 }
 
 case! {
-    /// Everybody who can see a CLONE_NNP child in /proc sees that it has no_new_privs, also who may not trace it.
+    /// Anyone who can see a CLONE_NNP child in /proc sees that it has no_new_privs, even without permission to trace it.
     nnp_shown_to_stranger: Must, needs [Nnp, NotYetNnp, Root, Proc],
     source "proc_pid_status(5), NoNewPrivs; Documentation/userspace-api/no_new_privs.rst",
 }
@@ -193,8 +193,8 @@ fn nnp_shown_to_stranger() -> Result {
 }
 
 case! {
-    /// The last close of an auto-kill pidfd kills a child that has become another user, whom its creator may not signal: no right
-    /// of whoever made the child, then or now, matters.
+    /// The last close of an auto-kill pidfd kills a child that has become another user and that its creator may not signal: the
+    /// creator's permissions, then or now, do not matter.
     autokill_child_that_creator_may_not_signal: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Root],
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"the kernel sends SIGKILL\"); kill(2), on permission",
 }
@@ -211,8 +211,8 @@ fn autokill_child_that_creator_may_not_signal() -> Result {
 }
 
 case! {
-    /// Who opens the namespaces of a process by its pidfd needs the capabilities that the process has, effective: to have them
-    /// permitted is not enough (EACCES).
+    /// Opening a process's namespaces through its pidfd requires the process's permitted capabilities (or CAP_SYS_PTRACE) in the
+    /// caller's effective set; having them permitted only is EACCES.
     pidfd_namespace_by_effective_capabilities: Must, needs [PidfdInfo, Root],
     source "ptrace(2), \"Ptrace access mode checking\" (PTRACE_MODE_FSCREDS); fs/pidfs.c pidfd_ioctl()",
 }
@@ -231,8 +231,8 @@ fn pidfd_namespace_by_effective_capabilities() -> Result {
 }
 
 case! {
-    /// A tracee whose tracer asked for PTRACE_O_EXITKILL dies at the end of the tracer, also if the tracer has become a user who may not
-    /// signal it by then.
+    /// A tracee with PTRACE_O_EXITKILL dies when its tracer ends, even if the tracer has by then become a user who may not signal
+    /// the tracee.
     autoreap_exitkill_by_tracer_without_permission: Must, needs [Autoreap, ExitInfo, Root, Ptrace],
     source "ptrace(2), PTRACE_O_EXITKILL: a SIGKILL signal is sent to the tracee if the tracer exits",
 }
@@ -249,8 +249,8 @@ fn autoreap_exitkill_by_tracer_without_permission() -> Result {
 }
 
 case! {
-    /// An auto-reaped child that has become another user, and ends while a thread of its parent traces it, is reaped when that thread
-    /// has gone: no zombie is left to its parent.
+    /// An auto-reaped child that has become another user, and ends while a thread of its parent traces it, is reaped when that
+    /// thread is gone: its parent is left no zombie.
     autoreap_tracee_of_other_user_let_go: Must, needs [Autoreap, ExitInfo, Root, Ptrace],
     source "commit \"clone: add CLONE_AUTOREAP\"; kernel/ptrace.c __ptrace_detach()",
 }

@@ -22,7 +22,7 @@ fn call() -> Clone3 {
 }
 
 case! {
-    /// A child stopped by SIGSTOP dies of the last close of its pidfd, without being continued.
+    /// The last close of its pidfd kills a child stopped by SIGSTOP, without continuing it.
     autokill_stopped_child: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; signal(7): SIGKILL ends stopped processes",
 }
@@ -35,7 +35,7 @@ fn autokill_stopped_child() -> Result {
 }
 
 case! {
-    /// A child that blocks and ignores every signal, or catches every one, dies all the same; no handler runs.
+    /// The last close kills a child that blocks and ignores every signal, or catches every one; no handler runs.
     autokill_signals_blocked_ignored: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; signal(7): SIGKILL cannot be caught, blocked or ignored",
 }
@@ -65,7 +65,7 @@ fn autokill_signals_blocked_ignored() -> Result {
 }
 
 case! {
-    /// A child that makes no system call dies: the kill interrupts it in user mode.
+    /// The last close kills a child that makes no system call: the kill interrupts it in user mode.
     autokill_busy_child: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; signal_wake_up()",
 }
@@ -84,7 +84,7 @@ fn autokill_busy_child() -> Result {
 }
 
 case! {
-    /// A child that vfork suspends dies, and dies alone: its own child lives on with a new parent.
+    /// The last close kills a child that vfork suspends, and that child alone: its own child lives on with a new parent.
     autokill_child_in_vfork_wait: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Proc],
     source "pull request vfs-7.1-rc1.pidfs; wait_for_vfork_done() is killable",
 }
@@ -104,7 +104,7 @@ fn autokill_child_in_vfork_wait() -> Result {
 }
 
 case! {
-    /// A child blocked in a page fault that userfaultfd holds up dies, though nobody resolves the fault.
+    /// The last close kills a child blocked in a page fault that userfaultfd handles, although nobody resolves the fault.
     autokill_child_in_user_fault: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
     source "pull request vfs-7.1-rc1.pidfs; handle_userfault() waits killably",
 }
@@ -117,7 +117,7 @@ fn autokill_child_in_user_fault() -> Result {
 }
 
 case! {
-    /// A child in a frozen cgroup dies without being thawed.
+    /// The last close kills a child in a frozen cgroup without thawing it.
     autokill_frozen_child: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Cgroup2],
     source "Documentation/admin-guide/cgroup-v2.rst (\"processes can be killed … frozen\"); commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"",
 }
@@ -132,8 +132,8 @@ fn autokill_frozen_child() -> Result {
 }
 
 case! {
-    /// A child for which no signal can be queued, its user's limit on pending signals being used up, dies: the
-    /// kill takes no place in the queue.
+    /// The last close kills a child for which no signal can be queued, because its user's RLIMIT_SIGPENDING is used up: the kill
+    /// takes no place in the queue.
     autokill_sigpending_limit: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; SEND_SIG_PRIV needs no sigqueue",
 }
@@ -151,7 +151,7 @@ fn autokill_sigpending_limit() -> Result {
 }
 
 case! {
-    /// All threads of the child die.
+    /// The last close kills all threads of the child.
     autokill_multithreaded_child: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"the kernel sends SIGKILL to the child\"); PIDTYPE_TGID",
 }
@@ -180,7 +180,7 @@ fn autokill_multithreaded_child() -> Result {
 }
 
 case! {
-    /// A child whose leader thread has ended while another thread lives is killed, and its status is SIGKILL's.
+    /// The last close kills a child whose leader thread has ended while another thread lives, and its status is SIGKILL's.
     autokill_leader_exited_child: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Proc],
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; fs/pidfs.c pidfs_file_release(): pid_task(PIDTYPE_TGID); complete_signal() picks a live thread",
 }
@@ -220,7 +220,7 @@ fn autokill_after_nonleader_exec() -> Result {
 }
 
 case! {
-    /// The last close kills the child also while a thread other than its leader execs.
+    /// The last close kills the child even while a thread other than its leader execs.
     autokill_vs_nonleader_exec_race: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"the kernel sends SIGKILL\"); kill_pid_info_type() retries for this reason",
     rare_defect "7.1 to 7.3: pidfs_file_release() ignores ESRCH from do_send_sig_info(), so a kill that meets the change of leaders in de_thread() is lost and the child lives on, tied to nothing; rare",
@@ -247,8 +247,8 @@ fn autokill_vs_nonleader_exec_race() -> Result {
 }
 
 case! {
-    /// A child in the middle of the exec of a thread other than its leader, which waits for a third thread to go, is killed
-    /// by the last close of its pidfd: the new program never runs.
+    /// The last close kills a child in the middle of the exec of a thread other than its leader, which waits for a third thread to
+    /// exit: the new program never runs.
     autokill_during_nonleader_exec: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"the kernel sends SIGKILL\"); execve(2); de_thread()",
 }
@@ -270,7 +270,7 @@ fn autokill_during_nonleader_exec() -> Result {
 }
 
 case! {
-    /// A child that began a session of its own, as daemons do, is killed as any other.
+    /// The last close kills a child that has begun a session of its own, as daemons do.
     autokill_after_setsid_daemon: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; setsid(2)",
 }

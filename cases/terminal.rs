@@ -45,8 +45,8 @@ fn hangs_up(terminal: &Terminal, call: &Clone3, end: fn(Held) -> Result) -> Resu
 }
 
 case! {
-    /// The end of an auto-reaped session leader hangs up its terminal as an ordinary one's does: the foreground process group gets
-    /// SIGHUP, and the leader of another session can take the terminal.
+    /// The end of an auto-reaped session leader hangs up its terminal, like that of an ordinary one: the foreground process group
+    /// gets SIGHUP, and the leader of another session can take the terminal.
     autoreap_session_leader_hangs_up: Must, needs [Autoreap, ExitInfo],
     source "_exit(2), on session leaders and their terminal; kernel/exit.c do_exit() (disassociate_ctty())",
 }
@@ -62,8 +62,8 @@ fn autoreap_session_leader_hangs_up() -> Result {
 }
 
 case! {
-    /// A session leader that the last close of its pidfd killed has hung up its terminal when it is gone, as one that kill(2)
-    /// killed has.
+    /// A session leader killed by the last close of its pidfd has hung up its terminal by the time it is gone, like one killed by
+    /// kill(2).
     autokill_session_leader_hangs_up: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
     source "_exit(2), on session leaders and their terminal; commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"",
 }

@@ -15,9 +15,9 @@ use nix::errno::Errno;
 use nix::sys::signal::Signal;
 
 case! {
-    /// While a thread lives whose leader has ended, an auto-reaped process is not over, as an ordinary one is
-    /// not: poll reports nothing, wait finds it alive, its pid is taken and it has no exit information,
-    /// although `/proc` shows its leader as a zombie.
+    /// An auto-reaped process whose leader has ended is not over while another thread lives, like an ordinary one: poll reports
+    /// nothing, wait finds it alive, its pid is taken and it has no exit information, although `/proc` shows its leader as a
+    /// zombie.
     autoreap_leader_exits_first: Must, needs [Autoreap, ExitInfo, Proc],
     source "selftest autoreap_multithreaded (\"only after all threads have exited\"); kernel/exit.c exit_notify()",
 }
@@ -34,8 +34,8 @@ fn autoreap_leader_exits_first() -> Result {
 }
 
 case! {
-    /// The exec of a thread other than the leader ends neither the auto-reaped process nor its being
-    /// auto-reaped: pid and pidfd stay, and its end leaves neither a zombie nor a SIGCHLD.
+    /// The exec of a thread other than the leader ends neither an auto-reaped process nor its auto-reaping: pid and pidfd stay, and
+    /// its end leaves neither a zombie nor a SIGCHLD.
     autoreap_exec_by_nonleader: Must, needs [Autoreap, ExitInfo],
     source "execve(2), on threads; fs/exec.c de_thread(); commit \"clone: add CLONE_AUTOREAP\"",
 }
@@ -58,8 +58,8 @@ fn autoreap_exec_by_nonleader() -> Result {
 type Ending = (fn() -> i32, Status);
 
 case! {
-    /// However the last thread of a process without its leader ends (by itself, by exit_group, by a signal),
-    /// the process is reaped with it, and with the status that wait gives for an ordinary process.
+    /// However the last thread of an auto-reaped process without its leader ends (by itself, by exit_group, by a signal), the
+    /// process is reaped then, with the status that wait gives for an ordinary process.
     autoreap_multithreaded_endings: Must, needs [Autoreap, ExitInfo, Proc],
     source "selftest autoreap_multithreaded (\"only after all threads have exited\"); kernel/exit.c release_task()",
 }
@@ -88,8 +88,8 @@ fn die_of_sigkill() -> i32 {
 }
 
 case! {
-    /// When a thread other than the leader ends the whole process by exit_group, an auto-reaped process is
-    /// reaped, with the status given to exit_group.
+    /// When a thread other than the leader of an auto-reaped process calls exit_group, the process is reaped with the status given
+    /// to exit_group.
     autoreap_mt_exit_group_from_thread: Must, needs [Autoreap, ExitInfo],
     source "exit_group(2); commit \"clone: add CLONE_AUTOREAP\"",
 }
@@ -107,8 +107,8 @@ fn autoreap_mt_exit_group_from_thread() -> Result {
 }
 
 case! {
-    /// The status of an auto-reaped process whose leader has ended is the one that a thread gave to exit_group, also if
-    /// yet another thread, which was exiting by itself at that moment, is the last to go.
+    /// The status of an auto-reaped process whose leader has ended is the one that a thread gave to exit_group, even if another
+    /// thread, which was exiting by itself at that moment, is the last to go.
     autoreap_mt_exit_group_beats_last_thread: Must, needs [Autoreap, ExitInfo, Proc],
     source "exit_group(2); kernel/exit.c release_task(), which takes group_exit_code",
 }
@@ -124,9 +124,8 @@ fn autoreap_mt_exit_group_beats_last_thread() -> Result {
 }
 
 case! {
-    /// The status on record for an auto-reaped process that one of its threads ended by exit_group is the one
-    /// given to exit_group, as wait has it for an ordinary process, also if its leader was exiting by itself
-    /// at that moment.
+    /// The exit information of an auto-reaped process that one of its threads ended by exit_group has the status given to
+    /// exit_group, as wait has it for an ordinary process, even if its leader was exiting by itself at that moment.
     autoreap_mt_exit_code_race: Is, needs [Autoreap, ExitInfo],
     source "exit_group(2); kernel/exit.c wait_task_zombie(), which takes group_exit_code",
     known_defect "7.1 to 7.3: if the leader is the last to go, pidfs_exit() records the leader's own exit code",
@@ -146,8 +145,8 @@ fn autoreap_mt_exit_code_race() -> Result {
 }
 
 case! {
-    /// When another thread calls exit_group long after the leader thread has ended, its status is the process's, also if it is 0: in
-    /// the exit information of an auto-reaped process and of an ordinary one, and in the SIGCHLD and the wait status of the latter.
+    /// If another thread calls exit_group long after the leader has ended, its status is the process's, even if it is 0: in the
+    /// exit information, auto-reaped or not, and in the SIGCHLD and the wait status of an ordinary process.
     autoreap_mt_exit_group_after_leader: Must, needs [Autoreap, ExitInfo, Proc],
     source "exit_group(2); kernel/exit.c release_task() (SIGNAL_GROUP_EXIT), wait_task_zombie()",
 }

@@ -11,8 +11,8 @@ use nix::errno::Errno;
 const LOWEST: &str = "20";
 
 case! {
-    /// While the system has as many threads as `kernel.threads-max` allows, clone3 says EAGAIN to a call with the new flags as to
-    /// any other, root's included.
+    /// While the system has as many threads as `kernel.threads-max` allows, clone3 is EAGAIN with the new flags as without them,
+    /// even for root.
     autoreap_bound_by_threads_max: Must, needs [Autoreap, Nnp, Autokill, Root, Proc, GlobalChanges],
     source "proc_sys_kernel(5), threads-max; kernel/fork.c copy_process()",
 }

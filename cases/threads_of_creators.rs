@@ -11,8 +11,8 @@ use clone3_conformance::wait::Status;
 use rustix::time::{ClockId, DynamicClockId, Timespec, clock_gettime_dynamic};
 
 case! {
-    /// The children that a thread of a process has made stay that process's when the thread ends, and can be waited for by another
-    /// thread. Auto-reaped parent or not.
+    /// The children that a thread of a process, auto-reaped or not, has made remain the process's when the thread ends, and another
+    /// thread can wait for them.
     autoreap_thread_leaves_children_to_its_process: Must, needs [Autoreap, ExitInfo],
     source "wait(2) (\"children of other threads in the same thread group\"); kernel/exit.c find_new_reaper()",
 }
@@ -49,8 +49,8 @@ fn parent_when_leader_is_dead(made: Result<Held>) -> Result<i32> {
 }
 
 case! {
-    /// The children of a process stay its own when its leader thread, which has made them, ends before the others, and one of those
-    /// can wait for them. Auto-reaped parent or not.
+    /// The children that the leader thread of a process, auto-reaped or not, has made remain the process's when the leader ends
+    /// before other threads, and one of those can wait for them.
     autoreap_leader_leaves_children_to_its_process: Must, needs [Autoreap, ExitInfo, Proc],
     source "wait(2) (\"children of other threads in the same thread group\"); kernel/exit.c find_new_reaper()",
 }
@@ -76,7 +76,7 @@ fn autoreap_leader_leaves_children_to_its_process() -> Result {
 }
 
 case! {
-    /// The ppid that PIDFD_GET_INFO gives of a child is the number of its parent's process, whichever thread made the child.
+    /// The ppid that PIDFD_GET_INFO gives for a child is the pid of its parent process, whichever thread made the child.
     pidfd_info_ppid_is_no_thread: Must, needs [ExitInfo],
     source "include/uapi/linux/pidfd.h; fs/pidfs.c pidfd_info()",
 }
@@ -116,7 +116,7 @@ fn burn() -> Result<i64> {
 }
 
 case! {
-    /// What an ended thread of a process has used is in the process's CPU time. Auto-reaped process or not.
+    /// The CPU time of a process, auto-reaped or not, includes what its ended threads have used.
     autoreap_cpu_time_has_ended_threads: Must, needs [Autoreap, ExitInfo],
     source "clock_getres(2), CLOCK_PROCESS_CPUTIME_ID; kernel/exit.c __exit_signal()",
 }
@@ -143,7 +143,7 @@ fn autoreap_cpu_time_has_ended_threads() -> Result {
 }
 
 case! {
-    /// What a child has used that an auto-reaped process waited for is in that process's RUSAGE_CHILDREN, as for any process.
+    /// The usage of a child for which an auto-reaped process has waited is in that process's RUSAGE_CHILDREN, as for any process.
     autoreap_process_has_childrens_account: Must, needs [Autoreap, ExitInfo],
     source "getrusage(2), RUSAGE_CHILDREN; kernel/exit.c wait_task_zombie()",
 }

@@ -11,8 +11,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 case! {
-    /// A close of the pidfd while the child is dead already, and a zombie for the sake of its tracer, leaves its
-    /// status alone.
+    /// Closing the pidfd of a child that is already dead, and a zombie of its tracer, does not change its status.
     autokill_close_on_traced_zombie: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Ptrace],
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; send_signal() drops what comes after exit_group",
 }

@@ -71,8 +71,8 @@ fn is_stopped(pid: i32) -> Result {
 }
 
 case! {
-    /// An auto-reaped child that SIGSTOP has stopped stays stopped when its tracer lets go of it, by PTRACE_DETACH or by its
-    /// own end, as an ordinary one does.
+    /// An auto-reaped child stopped by SIGSTOP stays stopped when its tracer detaches from it (PTRACE_DETACH) or ends, like an
+    /// ordinary one.
     autoreap_stays_stopped_without_tracer: Must, needs [Autoreap, Ptrace, Proc],
     source "ptrace(2), \"Attaching and detaching\" and group-stop; kernel/ptrace.c __ptrace_unlink()",
 }
@@ -119,8 +119,8 @@ fn tracer_lets_go(flags: Flags) -> Result {
 }
 
 case! {
-    /// An auto-reaped child with no_new_privs that ends while another process traces it is gone when that tracer waits for it, or
-    /// ends; an ordinary one is its parent's zombie then.
+    /// An auto-reaped child with no_new_privs that ends while another process traces it is gone when that tracer waits for it or
+    /// ends; an ordinary one is then a zombie of its parent.
     nnp_autoreap_gone_when_tracer_lets_go: Must, needs [Autoreap, Nnp, ExitInfo, Ptrace],
     source "commit \"clone: add CLONE_AUTOREAP\" (\"without ever becoming a zombie\"); kernel/ptrace.c __ptrace_detach()",
 }
@@ -129,8 +129,8 @@ fn nnp_autoreap_gone_when_tracer_lets_go() -> Result {
 }
 
 case! {
-    /// The auto-reaped init of a pid namespace that ends while another process than its parent traces it is gone when that tracer
-    /// waits for it, or ends; an ordinary one is its parent's zombie then.
+    /// The auto-reaped init of a pid namespace that ends while a process other than its parent traces it is gone when that tracer
+    /// waits for it or ends; an ordinary one is then a zombie of its parent.
     autoreap_pidns_init_gone_when_tracer_lets_go: Must, needs [Autoreap, ExitInfo, Ptrace, PidNamespace],
     source "commit \"clone: add CLONE_AUTOREAP\" (\"without ever becoming a zombie\"); kernel/exit.c wait_task_zombie()",
 }
@@ -169,7 +169,7 @@ fn autoreap_ptrace_tracer_told_of_continuation() -> Result {
 }
 
 case! {
-    /// An auto-kill child that another process than its parent traces is killed by the last close of its pidfd.
+    /// The last close of its pidfd kills an auto-kill child that a process other than its parent traces.
     autokill_traced_by_another: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Ptrace],
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; ptrace(2): SIGKILL kills a tracee at once",
 }
@@ -210,8 +210,8 @@ fn message_of_exec(pid: i32, news: Option<i32>) -> Result<i64> {
 }
 
 case! {
-    /// The message of PTRACE_EVENT_EXEC, when another thread than the leader of an auto-reaped child calls exec, is the number
-    /// that this thread had before, as it is for an ordinary child.
+    /// When a thread other than the leader of an auto-reaped child calls exec, the message of PTRACE_EVENT_EXEC is the thread's
+    /// former tid, as for an ordinary child.
     autoreap_ptrace_exec_event_names_thread: Must, needs [Autoreap, ExitInfo, Ptrace],
     source "ptrace(2), PTRACE_O_TRACEEXEC (\"the former thread ID can be retrieved with PTRACE_GETEVENTMSG\")",
 }

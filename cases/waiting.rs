@@ -32,8 +32,7 @@ fn ways_to_wait(child: &Child, options: i32) -> Result<[WaitCall; 6]> {
 }
 
 case! {
-    /// The child of a child is nobody whom its grandparent could wait for (ECHILD), by pid or by pidfd, auto-reaped or not, until it
-    /// has adopted it.
+    /// A process cannot wait for a child of its child (ECHILD), by pid or by pidfd, auto-reaped or not, until that is reparented to it.
     autoreap_no_child_of_grandparent: Must, needs [Autoreap, ExitInfo],
     source "waitpid(2) and waitid(2), ECHILD (\"not a child of the calling process\")",
 }
@@ -56,8 +55,8 @@ fn autoreap_no_child_of_grandparent() -> Result {
 }
 
 case! {
-    /// A live auto-reaped child is to wait calls what any child with exit_signal 0 is: there with __WALL or
-    /// __WCLONE, and no child without. An ordinary child is there with __WALL or nothing.
+    /// Wait calls treat a live auto-reaped child like any child with exit_signal 0: they find it with __WALL or __WCLONE, and not
+    /// without. They find an ordinary child with __WALL or with neither.
     autoreap_wait_alive_matrix: Is, needs [Autoreap],
     source "kernel/exit.c eligible_child(); wait(2)",
 }
@@ -120,7 +119,7 @@ fn ends_with_the_child(wait_for: fn(&Child) -> Result<WaitCall>) -> Result {
 }
 
 case! {
-    /// waitpid(-1, __WALL) that is blocked when the caller's last child is auto-reaped returns with ECHILD.
+    /// A blocked waitpid(-1, __WALL) returns with ECHILD when the caller's last child is auto-reaped.
     autoreap_blocked_waitpid_any: Must, needs [Autoreap, ExitInfo, Proc],
     source "waitpid(2); kernel/signal.c do_notify_parent() (__wake_up_parent)",
 }
@@ -129,7 +128,7 @@ fn autoreap_blocked_waitpid_any() -> Result {
 }
 
 case! {
-    /// waitpid(pid, __WALL) that is blocked when this child is auto-reaped returns with ECHILD.
+    /// A blocked waitpid(pid, __WALL) returns with ECHILD when that child is auto-reaped.
     autoreap_blocked_waitpid_pid: Must, needs [Autoreap, ExitInfo, Proc],
     source "waitpid(2); kernel/signal.c do_notify_parent() (__wake_up_parent)",
 }
@@ -138,8 +137,7 @@ fn autoreap_blocked_waitpid_pid() -> Result {
 }
 
 case! {
-    /// waitid(P_PIDFD) with __WALL or __WCLONE that is blocked when the child is auto-reaped returns with
-    /// ECHILD.
+    /// A blocked waitid(P_PIDFD) with __WALL or __WCLONE returns with ECHILD when the child is auto-reaped.
     autoreap_blocked_waitid_pidfd: Must, needs [Autoreap, ExitInfo, Proc],
     source "waitid(2); kernel/signal.c do_notify_parent() (__wake_up_parent)",
 }
@@ -149,7 +147,7 @@ fn autoreap_blocked_waitid_pidfd() -> Result {
 }
 
 case! {
-    /// waitid(P_ALL) with WNOWAIT that is blocked when the last child is auto-reaped returns with ECHILD.
+    /// A blocked waitid(P_ALL) with WNOWAIT returns with ECHILD when the last child is auto-reaped.
     autoreap_blocked_waitid_wnowait: Must, needs [Autoreap, ExitInfo, Proc],
     source "waitid(2); kernel/signal.c do_notify_parent() (__wake_up_parent)",
 }
@@ -158,7 +156,7 @@ fn autoreap_blocked_waitid_wnowait() -> Result {
 }
 
 case! {
-    /// A blocked wait for stops alone returns with ECHILD too when the child is auto-reaped.
+    /// A blocked wait for stops alone also returns with ECHILD when the child is auto-reaped.
     autoreap_blocked_wait_stopped_only: Is, needs [Autoreap, ExitInfo, Proc],
     source "kernel/signal.c do_notify_parent() (__wake_up_parent)",
 }
@@ -232,8 +230,8 @@ fn autoreap_blocked_wait_after_child_exec() -> Result {
 }
 
 case! {
-    /// With __WNOTHREAD a thread that did not make the auto-reaped child has no such child, and is told so at
-    /// once; the thread that made it has.
+    /// With __WNOTHREAD a thread that did not make the auto-reaped child gets ECHILD at once; for the thread that made it the child
+    /// is there.
     autoreap_wnothread_other_thread: Must, needs [Autoreap],
     source "waitpid(2) (__WNOTHREAD); kernel/exit.c do_wait()",
 }
@@ -295,7 +293,7 @@ fn autoreap_mixed_children() -> Result {
 }
 
 case! {
-    /// A wait that is blocked for an auto-reaped child whose leader has ended gives ECHILD at the end of the last thread.
+    /// A blocked wait for an auto-reaped child whose leader has ended returns with ECHILD when the last thread ends.
     autoreap_blocked_wait_leaderless: Must, needs [Autoreap, ExitInfo, Proc],
     source "commit \"clone: add CLONE_AUTOREAP\"; kernel/exit.c release_task(); wait(2), ECHILD",
 }
@@ -309,8 +307,8 @@ fn autoreap_blocked_wait_leaderless() -> Result {
 }
 
 case! {
-    /// The number of a thread of a child, other than the leader's, is no child's number to a wait call (ECHILD), auto-reaped child
-    /// or not; the process's own is.
+    /// For wait calls the tid of a child's thread other than the leader is not the pid of a child (ECHILD), auto-reaped or not; the
+    /// child's own pid is.
     autoreap_wait_by_thread_number: Must, needs [Autoreap],
     source "wait(2) (\"the child whose process ID is equal to the value of pid\"); kernel/exit.c do_wait_pid()",
 }

@@ -14,8 +14,8 @@ use nix::unistd::getpgrp;
 use rustix::event::{EventfdFlags, epoll, eventfd};
 
 case! {
-    /// Of two threads that are blocked in a wait for the last child, an auto-reaped one, both return with ECHILD at its end; of
-    /// an ordinary child one of them gets the zombie.
+    /// When two threads are blocked in a wait for the last child, and it is auto-reaped, both return with ECHILD; for an ordinary
+    /// child, one of them gets the zombie.
     autoreap_blocked_wait_two_threads: Must, needs [Autoreap, ExitInfo, Proc],
     source "waitpid(2), ECHILD; kernel/exit.c do_wait(), child_wait_callback()",
 }
@@ -38,8 +38,8 @@ fn autoreap_blocked_wait_two_threads() -> Result {
 }
 
 case! {
-    /// waitid(P_PGID) and waitpid(-pgid) that are blocked when the last child in that group is auto-reaped return with ECHILD,
-    /// and get an ordinary child.
+    /// A blocked waitid(P_PGID) or waitpid(-pgid) returns with ECHILD when the last child in that group is auto-reaped; for an
+    /// ordinary child it returns the child.
     autoreap_blocked_wait_for_group: Must, needs [Autoreap, ExitInfo, Proc],
     source "waitid(2); kernel/exit.c pid_child_should_wake(), eligible_pid()",
 }
@@ -103,8 +103,8 @@ fn end_beside_a_sleeper(child: &Held, creator: i32, about_to_wait: &Gate) -> Res
 }
 
 case! {
-    /// The end of an auto-reaped child does not interrupt an epoll_wait of the thread that made it, be SIGCHLD caught or not;
-    /// that of an ordinary child interrupts it (EINTR) if SIGCHLD is caught.
+    /// The end of an auto-reaped child does not interrupt an epoll_wait of the thread that made it, whether SIGCHLD is caught or
+    /// not; that of an ordinary child interrupts it (EINTR) if SIGCHLD is caught.
     autoreap_end_interrupts_nothing: Must, needs [Autoreap, Proc, Untraced],
     source "commit \"clone: add CLONE_AUTOREAP\" (\"No exit signal is delivered\"); signal(7), interruption by handlers",
 }
@@ -129,7 +129,7 @@ fn autoreap_end_interrupts_nothing() -> Result {
 }
 
 case! {
-    /// The SIGCHLD of an ordinary child stays pending when an auto-reaped one ends, and is the only one.
+    /// A pending SIGCHLD of an ordinary child stays pending when an auto-reaped one ends, and is the only one.
     autoreap_pending_sigchld_stays: Must, needs [Autoreap, ExitInfo],
     source "commit \"clone: add CLONE_AUTOREAP\" (\"No exit signal is delivered\"); signal(7), pending signals",
 }
