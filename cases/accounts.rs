@@ -18,7 +18,7 @@ fn with_an_account(call: &Clone3) -> Result<Held> {
 }
 
 case! {
-    /// Neither the context switches of an auto-reaped child nor the usage of its own children are added to its parent's
+    /// Neither the context switches of an auto-reaped child nor the usage of its own children is added to its parent's
     /// RUSAGE_CHILDREN; for an ordinary child, both are.
     autoreap_account_not_added: Is, needs [Autoreap, ExitInfo, Proc],
     source "kernel/exit.c wait_task_zombie(), which alone adds it; wait(2) for ignored SIGCHLD",

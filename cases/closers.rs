@@ -71,8 +71,8 @@ fn has_uids(child: &Echo, expected: [u32; 3]) -> Result {
 }
 
 case! {
-    /// The last close kills the child even if the closer may not signal it, as another user, or as one in a user namespace of its
-    /// own.
+    /// The last close kills the child even if the closer is another user, or in a user namespace of its own, and may not signal the
+    /// child.
     autokill_closer_without_permission: Must,
     needs [Autoreap, Nnp, Autokill, ExitInfo, Root, UserNamespaces, Proc],
     source "LKML, Christian Brauner 2026-02-17 (\"ruthlessly enforce\"); kernel, do_send_sig_info() checks no permission",

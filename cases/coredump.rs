@@ -141,7 +141,7 @@ fn pidfd_info_coredump_root() -> Result {
 }
 
 case! {
-    /// After a child crashes, PIDFD_GET_INFO reports its core dump, the signal and the si_code, also once it is reaped, whether a
+    /// After a child crashes, PIDFD_GET_INFO reports its core dump, the signal and the si_code, even once it is reaped, whether a
     /// socket or a helper with %F took the core. For a child killed by a signal without a core it reports none of these.
     pidfd_info_coredump_sigsegv: Must, needs [ExitInfo, CoredumpMask, Root, GlobalChanges],
     source "pull request vfs-7.1-rc1.pidfs (coredump_code); pidfs_coredump(); kernel selftest coredump_socket_test",

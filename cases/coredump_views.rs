@@ -43,7 +43,7 @@ fn pidfd_info_coredump_in_pid_namespace() -> Result {
 
 case! {
     /// If the last thread of a process dumps core after the leader has exited with a code of its own, exit_code in PIDFD_GET_INFO
-    /// gives the crash and that core was dumped, as waitpid's status does.
+    /// says that the process ended by that crash and dumped core, as waitpid's status does.
     pidfd_info_coredump_leader_gone: Must, needs [ExitInfo, CoredumpMask, Root, Proc, GlobalChanges],
     source "kernel selftest pidfd_info_test (\"waitpid format\"); wait(2), WCOREDUMP; kernel/exit.c release_task()",
 }

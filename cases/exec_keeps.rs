@@ -16,7 +16,7 @@ const USER: u32 = privilege::ORDINARY;
 
 case! {
     /// An ordinary user's auto-reaped child that shares its root directory with its creator (CLONE_FS) does not become root by exec
-    /// of a set-user-ID program, like an ordinary child; one that shares it with nobody does.
+    /// of a set-user-ID program, and neither does an ordinary child; one that shares it with nobody does.
     autoreap_setuid_program_with_shared_fs: Must, needs [Autoreap, ExitInfo, Root, NotYetNnp],
     source "fs/exec.c check_unsafe_exec() (\"If another task is sharing our fs, we cannot safely suid exec\"); security/commoncap.c cap_bprm_creds_from_file()",
 }
@@ -36,7 +36,7 @@ fn autoreap_setuid_program_with_shared_fs() -> Result {
 
 case! {
     /// An ordinary user's auto-reaped child that is traced by another process of that user does not become root by exec of a
-    /// set-user-ID program, like an ordinary child; an untraced one does.
+    /// set-user-ID program, and neither does an ordinary child; an untraced one does.
     autoreap_setuid_program_while_traced: Must, needs [Autoreap, ExitInfo, Root, Ptrace, NotYetNnp],
     source "execve(2) (\"the calling process is being ptraced\"); security/commoncap.c cap_bprm_creds_from_file()",
 }

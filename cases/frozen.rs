@@ -27,8 +27,7 @@ fn is_frozen(child: &Child) -> Result {
 }
 
 case! {
-    /// An auto-reaped child created in a frozen cgroup (CLONE_INTO_CGROUP) does not run until the cgroup is thawed, like an
-    /// ordinary one.
+    /// A child created in a frozen cgroup (CLONE_INTO_CGROUP), auto-reaped or not, does not run until the cgroup is thawed.
     autoreap_born_frozen: Must, needs [Autoreap, ExitInfo, Proc, Cgroup2],
     source "Documentation/admin-guide/cgroup-v2.rst, cgroup.freeze; kernel/cgroup/cgroup.c cgroup_post_fork()",
 }

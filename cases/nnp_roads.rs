@@ -51,8 +51,8 @@ fn nnp_setuid_interpreter_no_elevation() -> Result {
 }
 
 case! {
-    /// In a user namespace that maps the system's root, too, a CLONE_NNP child that execs a set-user-ID root program keeps its user
-    /// ids and gains no capability. Without the flag it becomes root.
+    /// In a user namespace whose root is the system's root, too, a CLONE_NNP child that execs a set-user-ID root program keeps its
+    /// user ids and gains no capability. Without the flag it becomes root.
     nnp_setuid_exec_in_user_namespace: Must, needs [Nnp, Root, NotYetNnp, UserNamespaces, Proc],
     source "Documentation/userspace-api/no_new_privs.rst; user_namespaces(7), \"Set-user-ID and set-group-ID programs\"",
 }

@@ -61,7 +61,7 @@ fn pidfd_inode_differs() -> Result {
 }
 
 case! {
-    /// The pidfd of a process that has the pid of one which is gone has another inode number than that one's had, auto-reaped or
+    /// The pidfds of a process that is gone and of a later process with the same pid have different inode numbers, auto-reaped or
     /// not.
     pidfd_inode_differs_for_number_taken_again: Must, needs [CheckpointRestore],
     source "commit \"pidfd: add pidfs\" (\"unique inode number for each struct pid\"); clone(2), set_tid",

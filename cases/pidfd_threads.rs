@@ -115,7 +115,7 @@ fn pidfd_thread_stays_one_after_setfl() -> Result {
 
 case! {
     /// A waiter for EPOLLHUP alone on the pidfd of a thread is woken when that thread is gone, although its process lives on; the
-    /// thread's exit information is there then.
+    /// thread's exit information is then available.
     pidfd_thread_hangup: Must, needs [ExitInfo],
     source "pidfd_open(2), on poll and PIDFD_THREAD; kernel/exit.c __unhash_process()",
     since "6.16",

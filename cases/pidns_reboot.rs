@@ -48,8 +48,8 @@ fn reboot_reaches_kernel() -> Result {
 }
 
 case! {
-    /// If a pid namespace's init ends because it or another member called reboot(2), PIDFD_GET_INFO says that it was killed, by
-    /// SIGHUP for a restart, SIGINT for a power-off, as waitpid does: for an auto-reaped init there is no other place to learn it.
+    /// If a pid namespace's init ends because it or a member called reboot(2), PIDFD_GET_INFO says that it was killed, by SIGHUP
+    /// for a restart and SIGINT for a power-off, as waitpid does: for an auto-reaped init there is no other place to learn it.
     pidfd_info_pidns_reboot_exit_code: Must, needs [ExitInfo, PidNamespace, GlobalChanges],
     source "reboot(2), \"Behavior inside PID namespaces\"; kernel selftest pidfd_info_test (\"waitpid format\")",
     known_defect "6.15 to 7.3: what reboot(2) makes of the status is for waitpid alone; init is told to have exited with 0, or to have been killed by SIGKILL",

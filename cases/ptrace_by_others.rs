@@ -326,8 +326,8 @@ fn autoreap_ptrace_other_tracer_zombie_reparent() -> Result {
 }
 
 case! {
-    /// If a tracer is outside the pid namespace of an auto-reaped tracee and its parent, the SIGCHLD that it gets for the tracee's
-    /// end has the tracee's pid outside, as for an ordinary tracee.
+    /// If a tracer is outside the pid namespace of an auto-reaped tracee and its parent, the SIGCHLD for the tracee's end gives the
+    /// tracee's pid in the tracer's pid namespace, as for an ordinary tracee.
     autoreap_ptrace_sigchld_in_tracers_pidns: Must, needs [Autoreap, ExitInfo, Ptrace, PidNamespace],
     source "pid_namespaces(7); kernel/signal.c do_notify_parent() (task_active_pid_ns(tsk->parent))",
 }

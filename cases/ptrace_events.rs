@@ -249,7 +249,7 @@ fn ends(replacing: Replacing) -> Result {
 }
 
 case! {
-    /// A tracer blocked in waitpid(-1), whose only tracee is the leader of another process's auto-reaped child, gets ECHILD when
+    /// A tracer whose only tracee is the leader of another process's auto-reaped child, blocked in waitpid(-1), gets ECHILD when
     /// another thread's exec replaces that leader; so it does for an ordinary child.
     autoreap_ptrace_tracer_of_replaced_leader: Is, needs [Autoreap, ExitInfo, Ptrace, Proc],
     source "fs/exec.c de_thread() (__wake_up_parent()); ptrace(2), \"execve(2) under ptrace\"",
@@ -282,8 +282,8 @@ fn autoreap_ptrace_tracer_of_replaced_leader() -> Result {
 }
 
 case! {
-    /// A tracer blocked in waitpid for the pid of another process's auto-reaped child, whose only tracee is that child's leader,
-    /// which has ended, gets ECHILD when another thread's exec replaces the leader; so it does for an ordinary child.
+    /// A tracer whose only tracee is the ended leader of another process's auto-reaped child, blocked in waitpid for that child's
+    /// pid, gets ECHILD when another thread's exec replaces the leader; so it does for an ordinary child.
     autoreap_ptrace_waiter_for_replaced_leader: Is, needs [Autoreap, ExitInfo, Ptrace, Proc],
     source "fs/exec.c de_thread() (__wake_up_parent(), \"the tracer can sleep in do_wait()\")",
     known_defect "7.1 to 7.3: the tracer sleeps on for good; it waits for a number that the old leader has lost when it wakes it",

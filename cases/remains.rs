@@ -21,8 +21,8 @@ use rustix::event::epoll::EventFlags;
 use rustix::process::Resource;
 
 case! {
-    /// A pidfd keeps the pid namespace of a process that is gone, but only while the pidfd is open: a leaked struct pid would be
-    /// seen.
+    /// A pidfd keeps alive the pid namespace of a process that is gone, but only while the pidfd is open: a leaked struct pid would
+    /// be seen.
     pidfd_keeps_pid_namespace: Is, needs [PidfdInfo, UserNamespaces, PidNamespace, Proc],
     source "kernel/pid.c put_pid(), which lets go of the namespace",
 }

@@ -15,9 +15,8 @@ use nix::errno::Errno;
 use nix::sys::signal::Signal;
 
 case! {
-    /// An auto-reaped process whose leader has ended is not over while another thread lives, like an ordinary one: poll reports
-    /// nothing, wait finds it alive, its pid is taken and it has no exit information, although `/proc` shows its leader as a
-    /// zombie.
+    /// A process whose leader has ended, auto-reaped or not, is not over while another thread lives: poll reports nothing, wait
+    /// finds it alive, its pid is taken and it has no exit information, although `/proc` shows its leader as a zombie.
     autoreap_leader_exits_first: Must, needs [Autoreap, ExitInfo, Proc],
     source "selftest autoreap_multithreaded (\"only after all threads have exited\"); kernel/exit.c exit_notify()",
 }

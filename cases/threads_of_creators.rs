@@ -11,7 +11,7 @@ use clone3_conformance::wait::Status;
 use rustix::time::{ClockId, DynamicClockId, Timespec, clock_gettime_dynamic};
 
 case! {
-    /// The children that a thread of a process, auto-reaped or not, has made remain the process's when the thread ends, and another
+    /// Children made by a thread of a process, auto-reaped or not, remain children of the process when the thread ends, and another
     /// thread can wait for them.
     autoreap_thread_leaves_children_to_its_process: Must, needs [Autoreap, ExitInfo],
     source "wait(2) (\"children of other threads in the same thread group\"); kernel/exit.c find_new_reaper()",
@@ -49,7 +49,7 @@ fn parent_when_leader_is_dead(made: Result<Held>) -> Result<i32> {
 }
 
 case! {
-    /// The children that the leader thread of a process, auto-reaped or not, has made remain the process's when the leader ends
+    /// Children made by the leader thread of a process, auto-reaped or not, remain children of the process when the leader ends
     /// before other threads, and one of those can wait for them.
     autoreap_leader_leaves_children_to_its_process: Must, needs [Autoreap, ExitInfo, Proc],
     source "wait(2) (\"children of other threads in the same thread group\"); kernel/exit.c find_new_reaper()",

@@ -230,8 +230,8 @@ fn autoreap_blocked_wait_after_child_exec() -> Result {
 }
 
 case! {
-    /// With __WNOTHREAD a thread that did not make the auto-reaped child gets ECHILD at once; for the thread that made it the child
-    /// is there.
+    /// With __WNOTHREAD a thread that did not make the auto-reaped child gets ECHILD at once; the thread that made it finds the
+    /// child.
     autoreap_wnothread_other_thread: Must, needs [Autoreap],
     source "waitpid(2) (__WNOTHREAD); kernel/exit.c do_wait()",
 }
@@ -307,8 +307,7 @@ fn autoreap_blocked_wait_leaderless() -> Result {
 }
 
 case! {
-    /// For wait calls the tid of a child's thread other than the leader is not the pid of a child (ECHILD), auto-reaped or not; the
-    /// child's own pid is.
+    /// For a wait call only a child's own pid names the child, auto-reaped or not; the tid of another of its threads is ECHILD.
     autoreap_wait_by_thread_number: Must, needs [Autoreap],
     source "wait(2) (\"the child whose process ID is equal to the value of pid\"); kernel/exit.c do_wait_pid()",
 }
