@@ -179,8 +179,8 @@ fn autokill_setuid_exec_child() -> Result {
 }
 
 case! {
-    /// An unprivileged caller's auto-kill child gains nothing from a set-user-ID root program, so the last
-    /// close kills nobody whom the caller could not kill anyway.
+    /// An unprivileged caller's auto-kill child gains nothing from a set-user-ID root program, so the last close kills no process
+    /// that the caller could not kill anyway.
     autokill_unprivileged_setuid_exec: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Root, Proc],
     source "LKML, Linus Torvalds 2026-02-17; pull request vfs-7.1-rc1.pidfs",
 }

@@ -108,7 +108,7 @@ fn autokill_grandchild_pdeathsig() -> Result {
 }
 
 case! {
-    /// If an auto-kill child holds the only pidfd of an auto-kill child of its own, one close kills both.
+    /// If an auto-kill child holds the last reference to the pidfd of an auto-kill child of its own, one close kills both.
     autokill_cascade: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"when the last reference … is closed\"); exit_files()",
 }

@@ -37,8 +37,8 @@ fn abi_pidfd_efault_no_child() -> Result {
 }
 
 case! {
-    /// Without a free descriptor for the pidfd the call is EMFILE; there is no child, and the pidfd word is not
-    /// written to.
+    /// Without a free descriptor for the pidfd the call is EMFILE; there is no child, and nothing is stored through the pidfd
+    /// pointer.
     abi_emfile_no_child: Is, needs [],
     source "fs/pidfs.c pidfs_alloc_file(); kernel/fork.c pidfd_prepare()",
 }
@@ -59,8 +59,8 @@ fn abi_emfile_no_child() -> Result {
 }
 
 case! {
-    /// A pid asked for with set_tid that is in use is EEXIST; the pidfd word is not written to, and nobody is
-    /// killed: not the caller, and not an older auto-kill child.
+    /// A pid in set_tid that is in use is EEXIST; nothing is stored through the pidfd pointer, and nobody is killed: not the
+    /// caller, and not an older auto-kill child.
     abi_set_tid_in_use_eexist: Is, needs [Autoreap, Nnp, Autokill, SysAdmin, PidNamespace],
     source "kernel/pid.c alloc_pid()",
 }
@@ -104,8 +104,8 @@ fn abi_late_failure_kills_nobody() -> Result {
 }
 
 case! {
-    /// A clone3 that fails late may have written a number to the pidfd word, but no descriptor of that number
-    /// is open. One that fails early leaves the word alone.
+    /// A clone3 that fails late may have stored a number through the pidfd pointer, but no descriptor of that number is open. One
+    /// that fails early stores nothing.
     abi_pidfd_value_garbage_after_late_failure: Is, needs [Cgroup2],
     source "kernel/fork.c copy_process() (put_user() comes before cgroup_can_fork())",
 }
@@ -151,7 +151,7 @@ fn abi_einval_beats_eperm() -> Result {
 }
 
 case! {
-    /// The missing capability (EPERM) comes before a bad pidfd pointer (EFAULT).
+    /// EPERM for the missing capability takes precedence over EFAULT for a bad pidfd pointer.
     abi_eperm_beats_efault: Is, needs [Autoreap, Nnp, Autokill, Unprivileged],
     source "kernel/fork.c copy_process()",
 }
@@ -161,8 +161,8 @@ fn abi_eperm_beats_efault() -> Result {
 }
 
 case! {
-    /// The missing capability (EPERM) comes before a limit on processes (EAGAIN). Neither error writes to the pidfd
-    /// word.
+    /// EPERM for the missing capability takes precedence over EAGAIN for a limit on processes. Neither error stores anything
+    /// through the pidfd pointer.
     abi_eperm_beats_eagain: Is, needs [Autoreap, Nnp, Autokill, Unprivileged],
     source "kernel/fork.c copy_process()",
 }
@@ -178,7 +178,7 @@ fn abi_eperm_beats_eagain() -> Result {
 }
 
 case! {
-    /// The missing capability (EPERM) comes before a bad cgroup descriptor (EBADF).
+    /// EPERM for the missing capability takes precedence over EBADF for a bad cgroup descriptor.
     abi_eperm_beats_cgroup_errors: Is, needs [Autoreap, Nnp, Autokill, Unprivileged],
     source "kernel/fork.c copy_process()",
 }
