@@ -5,13 +5,13 @@ mod catalogue;
 mod coverage;
 mod fetch;
 mod kernel;
-mod lean;
 mod link;
 mod mended;
 mod proof;
 mod source;
 mod suite;
 mod sweep;
+mod variant;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -29,6 +29,7 @@ use proof::Fate;
 use source::Source;
 use suite::Suite;
 use sweep::Place;
+use variant::Variant;
 
 /// Exit status: the run itself failed, which says nothing of the suite.
 const BROKEN: u8 = 3;
@@ -62,7 +63,7 @@ struct Arguments {
 
     /// Instead of the catalogue, all small edits of these functions, or of those in coverage/ranges.toml: statements left out,
     /// conditions forced, errnos and comparisons exchanged
-    #[arg(long, value_name = "FILE:FUNCTION", num_args = 0.., conflicts_with_all = ["coverage", "lean", "proof"])]
+    #[arg(long, value_name = "FILE:FUNCTION", num_args = 0.., conflicts_with_all = ["coverage", "lean", "checked", "proof"])]
     sweep: Option<Vec<String>>,
 
     /// How many compilers or guests may run at once
@@ -89,14 +90,30 @@ struct Arguments {
     #[arg(long, conflicts_with_all = ["only", "build_only", "proof", "coverage"])]
     lean: bool,
 
+    /// Build the base with the kernel's own checks (checked.config: KASAN, UBSAN, lockdep …), and run the suite on it: nothing may
+    /// fail, and the kernel may not complain
+    #[arg(long, conflicts_with_all = ["only", "build_only", "proof", "coverage", "lean"])]
+    checked: bool,
+
     /// Build the kernels of mended/, each of which fixes a bug of mainline, and write to this file, as Markdown, whether the cases
     /// that hit the bug notice
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["sweep", "build_only", "proof", "coverage", "lean"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["sweep", "build_only", "proof", "coverage", "lean", "checked"])]
     mended: Option<PathBuf>,
 
     /// Write the report to this file, as Markdown; with --only, the file's rows for other mutants stay
     #[arg(long, value_name = "FILE")]
     proof: Option<PathBuf>,
+}
+
+impl Arguments {
+    /// The configuration that is asked for in place of the base's.
+    fn variant(&self) -> Option<Variant> {
+        match (self.lean, self.checked) {
+            (true, _) => Some(variant::LEAN),
+            (_, true) => Some(variant::CHECKED),
+            _ => None,
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -128,10 +145,10 @@ fn start(arguments: &Arguments) -> Result<ExitCode> {
     if let Some(document) = &arguments.coverage {
         return measure(arguments, source, &cache, document);
     }
-    if arguments.lean {
-        let config = read_config(arguments, "lean.config")?;
+    if let Some(variant) = arguments.variant() {
+        let config = read_config(arguments, variant.config)?;
         let builder = builder(arguments, source, &cache, &config, &BTreeSet::new())?;
-        return lean::judge(&Suite::beside_us(&cache)?, builder.base());
+        return variant.judge(&Suite::beside_us(&cache)?, builder.base());
     }
     let files = all.iter().flat_map(|mutant| &mutant.edits).map(|edit| edit.file.as_str()).collect();
     let builder = builder(arguments, source, &cache, "", &files)?;

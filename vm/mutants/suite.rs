@@ -161,7 +161,7 @@ impl Suite {
         let output = archive.with_extension("log");
         let log = File::create(&output)?;
         let status = self
-            .run_of(kernel)
+            .run_of(kernel, SECONDS)
             .arg("--counters")
             .arg(archive)
             .stderr(log.try_clone()?)
@@ -174,10 +174,10 @@ impl Suite {
         Ok(())
     }
 
-    /// The command that boots the kernel and runs the suite on it.
-    pub fn run_of(&self, kernel: &Kernel) -> Command {
+    /// The command that boots the kernel and runs the suite on it, within so many seconds.
+    pub fn run_of(&self, kernel: &Kernel, seconds: &str) -> Command {
         let mut command = Command::new(&self.driver);
-        command.args(MACHINE).args(["--timeout", SECONDS, "--kernel"]).arg(&kernel.image);
+        command.args(MACHINE).args(["--timeout", seconds, "--kernel"]).arg(&kernel.image);
         command.arg("--suite").arg(&self.binary);
         command
     }
@@ -214,7 +214,7 @@ impl Suite {
         let (results, log) = (answer.with_extension("results"), answer.with_extension("log"));
         let output = File::create(&log)?;
         let status = self
-            .run_of(kernel)
+            .run_of(kernel, SECONDS)
             .arg("--results")
             .arg(&results)
             .args(["--", "--strict", "--require", "autoreap,nnp,autokill"])
