@@ -8,11 +8,11 @@ use clone3_conformance::kit::helper::Command;
 use clone3_conformance::kit::process::child_reporting;
 use clone3_conformance::kit::seccomp::{self, Refusal};
 use clone3_conformance::kit::subject::reaped;
-use clone3_conformance::kit::{Channel, Gate, Handover, subject, threads, tracer};
+use clone3_conformance::kit::{Channel, Gate, Handover, namespace, subject, threads, tracer};
 use clone3_conformance::pidfd::Pidfd;
+use clone3_conformance::procfs;
 use clone3_conformance::wait::{self, Status};
 use nix::poll::PollFlags;
-use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 
@@ -47,23 +47,17 @@ fn autoreap_killed_by_seccomp() -> Result {
     child.is_gone_with(status)
 }
 
-/// Enters the mount namespace of this process, which is its own.
-pub fn enter_own_namespace() -> Result {
-    unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS)?;
-    let own = Pidfd::open(std::process::id() as i32)?;
-    check::succeeds("setns(CLONE_NEWNS)", setns(own, CloneFlags::CLONE_NEWNS))
-}
-
 case! {
     /// An auto-reaped child that has entered a namespace is gone without a wait, where an ordinary one is a zombie.
     autoreap_survives_setns: Must, needs [Autoreap, ExitInfo, UserNamespaces],
     source "commit \"clone: add CLONE_AUTOREAP\"; setns(2)",
 }
 fn autoreap_survives_setns() -> Result {
-    let (ordinary, ()) = child_reporting(&Clone3::new(Flags::PIDFD), enter_own_namespace)?;
+    let enter_another = namespace::enter_mount_namespace_of_a_child;
+    let (ordinary, ()) = child_reporting(&Clone3::new(Flags::PIDFD), enter_another)?;
     ordinary.is_a_zombie(0).context("control")?;
     ordinary.reap_expecting(Status::exited(0))?;
-    let (child, ()) = child_reporting(&reaped(), enter_own_namespace)?;
+    let (child, ()) = child_reporting(&reaped(), enter_another)?;
     child.is_gone_with(Status::exited(0))
 }
 
@@ -142,12 +136,16 @@ impl Family {
     fn puts_parent(&self, state: Parent) -> Result {
         let pid = self.parent.pid();
         match state {
-            Parent::HaltedByATracer => tracer::attach(pid),
+            Parent::HaltedByATracer => procfs::threads_of(pid).into_iter().try_for_each(tracer::attach),
             Parent::WithoutLeader => threads::wait_for_dead_leader(pid),
             Parent::Stopped => {
                 self.parent.kill(Signal::SIGSTOP)?;
                 let told = wait::waitpid(pid, libc::WUNTRACED)?.map(|(_, status)| status);
-                check::equal("the parent", told, Some(Status::stopped(Signal::SIGSTOP)))
+                check::equal(
+                    format_args!("waitpid({pid}, WUNTRACED) of the parent, sent SIGSTOP"),
+                    told,
+                    Some(Status::stopped(Signal::SIGSTOP)),
+                )
             }
         }
     }
@@ -155,7 +153,11 @@ impl Family {
     #[track_caller]
     fn lets_parent_end(self, state: Parent) -> Result {
         match state {
-            Parent::HaltedByATracer => check::succeeds("PTRACE_DETACH", tracer::detach(self.parent.pid()))?,
+            Parent::HaltedByATracer => {
+                for tid in procfs::threads_of(self.parent.pid()) {
+                    check::succeeds("PTRACE_DETACH", tracer::detach(tid))?;
+                }
+            }
             Parent::WithoutLeader => {}
             Parent::Stopped => self.parent.kill(Signal::SIGCONT)?,
         }

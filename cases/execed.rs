@@ -57,8 +57,8 @@ fn stop_is_announced(pid: i32, what: &str) -> Result {
 }
 
 case! {
-    /// The parent is told by SIGCHLD when an auto-reaped child stops and when it goes on, as of an ordinary one; also if the child has
-    /// called exec, and if the parent has adopted it.
+    /// The parent gets SIGCHLD when a child that has called exec, or that was reparented to it, stops and when it continues,
+    /// auto-reaped or not.
     autoreap_stop_announced_after_exec: Must, needs [Autoreap, ExitInfo],
     source "wait(2); sigaction(2), SA_NOCLDSTOP; kernel/signal.c do_notify_parent_cldstop()",
 }

@@ -128,8 +128,8 @@ fn abi_inherits_seccomp_filter() -> Result {
 }
 
 case! {
-    /// What another flag does to an ordinary child it does to one of the new flags: new namespaces and the capabilities
-    /// in them, handlers that are cleared, an alternate stack that is not kept.
+    /// CLONE_CLEAR_SIGHAND and the namespace flags do to a child made with all new flags what they do to an ordinary child: the
+    /// handlers are cleared, the namespaces are new, and so are the capabilities in them.
     abi_other_flags_do_the_same: Must, needs [Autoreap, Nnp, Autokill, SysAdmin, Proc],
     source "clone(2); commits \"clone: add CLONE_AUTOREAP\" and \"clone: add CLONE_NNP\", which name the flags that they exclude",
 }

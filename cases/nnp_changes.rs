@@ -8,10 +8,8 @@ use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::privilege::Caps;
 use clone3_conformance::kit::process::{apart, child_reporting};
 use clone3_conformance::kit::setuid::credentials_after_exec;
-use clone3_conformance::kit::{helper, privilege};
+use clone3_conformance::kit::{helper, namespace, privilege};
 use clone3_conformance::wait::Status;
-
-use super::endings::enter_own_namespace;
 
 case! {
     /// A CLONE_NNP child still has no_new_privs after it has entered a namespace; a child made without the flag does not have it.
@@ -21,7 +19,7 @@ case! {
 fn nnp_survives_setns() -> Result {
     for (flags, expected) in [(Flags::empty(), false), (Flags::NNP, true)] {
         let (child, bit) = child_reporting(&Clone3::fork().with(flags), || {
-            enter_own_namespace()?;
+            namespace::enter_mount_namespace_of_a_child()?;
             Ok(rustix::thread::no_new_privs()?)
         })?;
         child.reap_expecting(Status::exited(0))?;

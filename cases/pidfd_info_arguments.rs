@@ -126,8 +126,8 @@ fn pidfd_info_mask_ignores_struct_size() -> Result {
 }
 
 case! {
-    /// A field that the caller's structure has room for is given, and its bit, whatever newer fields the structure lacks: the exit code
-    /// in 64 bytes, and about core dumps in 72.
+    /// The mask has the bit of a field that the caller's structure has room for, whatever newer fields the structure lacks: of the exit
+    /// code with 64 bytes, of core dumps with 72.
     pidfd_info_old_sizes_keep_their_fields: Must, needs [ExitInfo, CoredumpMask],
     source "include/uapi/linux/pidfd.h (\"sizeof first published struct\", and the next)",
 }

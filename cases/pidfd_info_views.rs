@@ -53,8 +53,8 @@ fn pidfd_info_credentials_of_askers_namespace() -> Result {
 }
 
 case! {
-    /// A caller that has unshared the pid namespace for its next children gets information about those that it has, and may signal
-    /// them. Its own pid namespace stays what it was, and that for its children is another.
+    /// A process that has unshared the pid namespace for its next children still gets information about the processes of its own pid
+    /// namespace, and may signal them. Its own pid namespace does not change; the one for its children does.
     pidfd_info_after_unshare_pidns: Must, needs [PidfdInfo, PidNamespace],
     source "pid_namespaces(7), on unshare(2); pidfd_info() (\"caller's pid namespace hierarchy\"); pidfd_send_signal(2)",
 }

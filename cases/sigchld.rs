@@ -242,8 +242,7 @@ fn autoreap_stop_needs_wall_before_exec() -> Result {
 }
 
 case! {
-    /// SA_NOCLDSTOP suppresses the SIGCHLD of the stop and the continuation of an auto-reaped child, and not
-    /// the wait events.
+    /// SA_NOCLDSTOP suppresses the SIGCHLD when an auto-reaped child stops or continues, but not the wait events.
     autoreap_sa_nocldstop: Must, needs [Autoreap],
     source "sigaction(2); kernel/signal.c do_notify_parent_cldstop()",
 }
@@ -257,6 +256,10 @@ fn autoreap_sa_nocldstop() -> Result {
         child.kill(Signal::SIGSTOP)?;
         wait::stops(child.pid(), Signal::SIGSTOP).context(format_args!("with {flags:?}"))?;
         child.kill(Signal::SIGCONT)?;
+        let resumed = wait::waitid(Who::Pid(child.pid()), libc::WCONTINUED | libc::__WALL);
+        let resumed = resumed.map(|event| event.map(|event| wait::code_name(event.code)));
+        let continued = Ok(Some(wait::code_name(libc::CLD_CONTINUED)));
+        check::equal(format_args!("si_code of waitid(WCONTINUED) with {flags:?}"), resumed, continued)?;
         // The child announces both by itself, before it answers.
         child.is_alive("after it was stopped and continued")?;
         check::equal(format_args!("first SIGCHLD with {flags:?}"), sigchld::take(), announced)?;

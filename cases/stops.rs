@@ -363,8 +363,8 @@ fn trace_and_stop(pid: i32, stopped: &mpsc::Sender<()>, end: &mpsc::Receiver<()>
 }
 
 case! {
-    /// The stop of a child that another thread of its parent traces, auto-reaped or not, is told once, whichever thread waits: as
-    /// the stop of a tracee.
+    /// The stop of a child that one thread of its parent traces, auto-reaped or not, is reported once to a wait by another thread of the
+    /// parent: as the stop of a tracee.
     autoreap_ptrace_stop_told_once: Is, needs [Autoreap, Ptrace],
     source "kernel/exit.c wait_consider_task() (ptrace_reparented()); ptrace(2), on group-stop",
 }

@@ -270,7 +270,7 @@ fn autokill_during_nonleader_exec() -> Result {
 }
 
 case! {
-    /// The last close kills a child that has begun a session of its own, as daemons do.
+    /// The last close kills a child that has begun a session of its own, as daemons do, and one that is a subreaper.
     autokill_after_setsid_daemon: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; setsid(2)",
 }

@@ -131,6 +131,12 @@ pub fn look_up_descriptors(pid: i32) {
     }
 }
 
+/// The threads of a process, by their ids; none of one that is gone.
+pub fn threads_of(pid: i32) -> Vec<i32> {
+    let entries = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
 /// All children of a process, alive or zombie.
 pub fn children_of(parent: i32) -> Vec<Stat> {
     if !is_mounted() {

@@ -4,14 +4,14 @@
 //! ordinary user's case then starts as root of a user namespace of its own, and may.
 
 use nix::errno::Errno;
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::{Gid, Uid, getegid, geteuid};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::abi::Flags;
-use crate::check::{Failure, Result};
-use crate::clone3::{Child, Clone3};
+use crate::check::{self, Failure, Result};
+use crate::clone3::{Child, Clone3, park};
 use crate::kit::Actor;
 use crate::kit::process::child_reporting;
 use crate::note;
@@ -59,13 +59,23 @@ pub fn mount_proc() -> Result {
 }
 
 fn check_that_this_is_init() -> Result {
-    crate::check::equal("the pid of a pid namespace's first process", std::process::id(), 1)
+    check::equal("the pid of a pid namespace's first process", std::process::id(), 1)
 }
 
 /// Moves the calling process's *future* children into a new pid namespace; the first one is its init.
 pub fn unshare_pid() -> Result {
     unshare(CloneFlags::CLONE_NEWPID)
         .map_err(|errno| Failure::blocked(format!("unshare(CLONE_NEWPID) says {errno:?}")))
+}
+
+/// Becomes root of a new user namespace, and enters the mount namespace of a child by its pidfd (`setns(2)`).
+#[track_caller]
+pub fn enter_mount_namespace_of_a_child() -> Result {
+    unshare(CloneFlags::CLONE_NEWUSER)?;
+    let child = Clone3::fork().with(Flags::PIDFD | Flags::CLONE_NEWNS).spawn(park)?;
+    let entered = setns(child.pidfd()?, CloneFlags::CLONE_NEWNS);
+    check::succeeds("setns(CLONE_NEWNS) with the pidfd of a child", entered)?;
+    child.clear_away()
 }
 
 /// Who one is outside, taken before a user namespace is entered: inside, nobody is mapped yet.

@@ -20,11 +20,7 @@ pub(crate) fn whereabouts(pid: i32) -> String {
 
 /// The threads of a process besides its leader.
 fn other_threads(pid: i32) -> Vec<String> {
-    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/task")) else {
-        return Vec::new();
-    };
-    let tids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    let others = tids.filter(|&tid: &i32| tid != pid);
+    let others = procfs::threads_of(pid).into_iter().filter(|&tid| tid != pid);
     let stats = others.filter_map(|tid| Stat::read(&format!("/proc/{pid}/task/{tid}/stat")));
     stats.map(|stat| format!("its thread {}{}", stat.doing(), sleeps_in(pid, stat.pid))).collect()
 }
