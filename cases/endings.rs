@@ -117,11 +117,13 @@ impl Family {
                 childs_gate.wait();
                 5
             });
-            if !handover.give(child) {
-                return 97;
-            }
+            let (handover, parents_gate) = (&handover, &parents_gate);
             std::thread::scope(|scope| {
-                scope.spawn(|| {
+                scope.spawn(move || {
+                    // By this thread, so that both are there when the child is known.
+                    if !handover.give(child) {
+                        exit_now(97);
+                    }
                     parents_gate.wait();
                     exit_now(0)
                 });
