@@ -1,5 +1,5 @@
 //! Ends of auto-reaped children in which something else takes part: an IPC namespace that removes segments, a pid namespace that
-//! is torn down, a parent that dumps core.
+//! is not its creator's or is torn down, a parent that dumps core.
 
 use std::fs;
 
@@ -16,6 +16,7 @@ use clone3_conformance::wait::{self, Status};
 use nix::poll::PollFlags;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::Signal;
+use nix::unistd::getpid;
 
 case! {
     /// With kernel.shm_rmid_forced (per IPC namespace), a shared memory segment is removed when the process that created it ends,
@@ -105,4 +106,24 @@ fn autoreap_gone_while_parent_dumps_core() -> Result {
     drop(server);
     // The ordinary one is the caller's to wait for now.
     reap_all()
+}
+
+case! {
+    /// An auto-reaped child that its creator puts into another pid namespace (unshare(CLONE_NEWPID)), which has an init already,
+    /// leaves no zombie. An ordinary one does.
+    autoreap_injected_into_pid_namespace: Must, needs [Autoreap, ExitInfo, PidNamespace],
+    source "commit \"clone: add CLONE_AUTOREAP\"; pid_namespaces(7), on unshare(2)",
+}
+fn autoreap_injected_into_pid_namespace() -> Result {
+    namespace::unshare_pid()?;
+    let init = Clone3::fork().with(Flags::PIDFD).spawn(park)?;
+    // Each exits with the number that it has in there.
+    let own_number = || getpid().as_raw();
+    let ordinary = Clone3::fork().with(Flags::PIDFD).spawn(own_number)?;
+    let zombie = wait::Event::exited(ordinary.pid(), 2);
+    check::equal("control: an ordinary child in there", wait::find_zombie(ordinary.pid())?, zombie)?;
+    ordinary.reap_expecting(Status::exited(2))?;
+    let child = Clone3::new(Flags::REAPED).spawn(own_number)?;
+    child.pidfd()?.gone_with(child.pid(), Status::exited(3))?;
+    init.clear_away()
 }

@@ -1,16 +1,140 @@
-//! What the kernel counts of an auto-reaped child, and counts no more when it has ended.
+//! What an auto-reaped child counts against while it lives, and no longer when it has ended: limits, cgroups, pids and the
+//! kernel's own counts.
 
-use clone3_conformance::abi::Flags;
+use clone3_conformance::abi::{Flags, InfoMask};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
-use clone3_conformance::clone3::Clone3;
+use clone3_conformance::clone3::{Child, Clone3};
 use clone3_conformance::kit::privilege::become_lonely_user;
-use clone3_conformance::kit::process::{apart, child_reporting, reap_all};
+use clone3_conformance::kit::process::{apart, child_reporting, reap_all, spawn_once_free};
 use clone3_conformance::kit::subject::{leaves_zombie, reaped};
-use clone3_conformance::kit::{Held, disposition, privilege, subject};
+use clone3_conformance::kit::{Cgroup, Gate, Held, Orphan, disposition, privilege, subject};
+use clone3_conformance::need::rounds;
+use clone3_conformance::procfs::Stat;
+use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
+use nix::poll::PollFlags;
 use nix::sys::resource::{Resource, setrlimit};
-use nix::sys::signal::SigSet;
+use nix::sys::signal::{SigSet, Signal};
+
+case! {
+    /// An auto-reaped child no longer counts against RLIMIT_NPROC once it has ended, where an unreaped zombie
+    /// does.
+    autoreap_releases_rlimit_nproc: Must, needs [Autoreap],
+    source "commit \"clone: add CLONE_AUTOREAP\" (never a zombie); kernel/exit.c release_task()",
+}
+fn autoreap_releases_rlimit_nproc() -> Result {
+    const LIMIT: u32 = 4;
+    become_lonely_user()?;
+    setrlimit(Resource::RLIMIT_NPROC, LIMIT.into(), LIMIT.into())?;
+    let zombies: Vec<_> = (0..LIMIT).map(|_| leaves_zombie().try_spawn(|| 0)).collect();
+    if zombies.iter().all(std::result::Result::is_ok) {
+        return Err(Failure::blocked("RLIMIT_NPROC does not limit this user"));
+    }
+    let last = zombies.into_iter().next_back().map_or(Ok(0), |last| last.map(|child| child.pid()));
+    check::refused(format_args!("control: zombie number {LIMIT}"), last, Errno::EAGAIN)?;
+    reap_all()?;
+    for _ in rounds(5 * LIMIT) {
+        reaped().spawn(|| 0)?.pidfd()?.wait_reaped()?;
+    }
+    Ok(())
+}
+
+/// What pids.current says after a child in this cgroup has ended.
+fn charge_of(group: &Cgroup, child: &Child, end: fn(&Child) -> Result) -> Result<String> {
+    end(child)?;
+    group.wait_for("populated 0")?;
+    Ok(group.read("pids.current")?.trim_end().to_owned())
+}
+
+case! {
+    /// An auto-reaped child that has ended is no longer charged to its cgroup (pids.current); a zombie is.
+    autoreap_releases_cgroup: Must, needs [Autoreap, Cgroup2],
+    source "commit \"clone: add CLONE_AUTOREAP\" (never a zombie); kernel/cgroup/pids.c pids_release()",
+}
+fn autoreap_releases_cgroup() -> Result {
+    let group = Cgroup::create(&["pids"])?;
+    let zombie = leaves_zombie().into_cgroup(group.dir()).spawn(|| 0)?;
+    let charge = charge_of(&group, &zombie, |child| wait::find_zombie(child.pid()).map(drop))?;
+    check::equal("control: pids.current with a zombie", &charge[..], "1")?;
+    wait::reap(zombie.pid())?;
+
+    let child = reaped().into_cgroup(group.dir()).spawn(|| 0)?;
+    let charge = charge_of(&group, &child, |child| child.pidfd()?.wait_reaped())?;
+    check::equal("pids.current after an auto-reaped child", &charge[..], "0")?;
+    group.remove()
+}
+
+case! {
+    /// The pid of an auto-reaped child that has ended can be reused, unlike a zombie's; the old pidfd still refers to the dead
+    /// process.
+    autoreap_pid_reusable: Must, needs [Autoreap, ExitInfo, CheckpointRestore],
+    source "commit \"clone: add CLONE_AUTOREAP\" (never a zombie); kernel/pid.c free_pid()",
+}
+fn autoreap_pid_reusable() -> Result {
+    let zombie = leaves_zombie().spawn(|| 0)?;
+    wait::find_zombie(zombie.pid())?;
+    leaves_zombie().set_tid(&[zombie.pid()]).refused(Errno::EEXIST)?;
+    wait::reap(zombie.pid())?;
+
+    let old = reaped().spawn(|| 42)?;
+    let pidfd = old.pidfd()?;
+    pidfd.reaped_with(Status::exited(42))?;
+    let gate = Gate::new()?;
+    let new = spawn_once_free(&reaped().set_tid(&[old.pid()]), || {
+        gate.wait();
+        7
+    })?;
+    check::equal("the pid that set_tid asked for", new.pid(), old.pid())?;
+    check::refused("pidfd_send_signal(0) on the old pidfd", pidfd.send_raw_signal(0), Errno::ESRCH)?;
+    check::equal(
+        "poll on the old pidfd",
+        pidfd.poll_now(PollFlags::POLLIN)?,
+        PollFlags::POLLIN | PollFlags::POLLHUP,
+    )?;
+    let info = check::succeeds("PIDFD_GET_INFO(EXIT) on the old pidfd", pidfd.info(InfoMask::EXIT))?;
+    check::equal(
+        "exit_code in PIDFD_GET_INFO(EXIT) on the old pidfd",
+        Status(info.exit_code),
+        Status::exited(42),
+    )?;
+    check::equal("poll on the new pidfd", new.pidfd()?.poll_now(PollFlags::POLLIN)?, PollFlags::empty())?;
+    gate.open()?;
+    new.pidfd()?.reaped_with(Status::exited(7))
+}
+
+fn exit_signal_of(pid: i32) -> Result<Option<Signal>> {
+    let stat = Stat::of(pid).ok_or_else(|| Failure::broken(format!("no /proc/{pid}/stat")))?;
+    Ok(Signal::try_from(stat.exit_signal).ok())
+}
+
+case! {
+    /// The exit signal in /proc/PID/stat of an auto-reaped child is 0 at birth, and SIGCHLD after its exec or
+    /// after it was reparented.
+    autoreap_exit_signal_field: Is, needs [Autoreap, Proc],
+    source "fs/exec.c de_thread(); kernel/exit.c reparent_leader(); proc_pid_stat(5)",
+}
+fn autoreap_exit_signal_field() -> Result {
+    let ordinary = Held::exiting_with(&Clone3::fork(), 0)?;
+    check::equal(
+        "control: exit signal in /proc/PID/stat of an ordinary child",
+        exit_signal_of(ordinary.pid())?,
+        Some(Signal::SIGCHLD),
+    )?;
+    ordinary.into_child().clear_away()?;
+
+    let field = |when| format!("exit signal in /proc/PID/stat of an auto-reaped child {when}");
+    let born = Held::exiting_with(&reaped(), 0)?;
+    check::equal(field("at its birth"), exit_signal_of(born.pid())?, None)?;
+    born.into_child().clear_away()?;
+    let execed = Held::execed(&reaped(), 0)?;
+    check::equal(field("after its exec"), exit_signal_of(execed.pid())?, Some(Signal::SIGCHLD))?;
+    execed.into_child().clear_away()?;
+    let orphan = Orphan::exiting_with(&reaped(), 0)?;
+    check::equal(field("after it was reparented"), exit_signal_of(orphan.pid)?, Some(Signal::SIGCHLD))?;
+    orphan.let_go()?;
+    orphan.pidfd.wait_reaped()
+}
 
 case! {
     /// The signals that an auto-reaped child leaves pending no longer count against its user's RLIMIT_SIGPENDING when it has

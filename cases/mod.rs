@@ -4,7 +4,6 @@
 //! needs, and where the claim comes from. Its function then reads like the claim.
 
 mod accompanied;
-mod accounts;
 mod adoption;
 mod arguments;
 mod autokill;
@@ -30,12 +29,9 @@ mod execed;
 mod fields;
 mod followed;
 mod frozen;
-mod given_back;
-mod given_up;
 mod groups;
 mod holders;
 mod inheritance;
-mod injected;
 mod io_uring;
 mod job_control;
 mod leaderless;
@@ -75,10 +71,11 @@ mod ptrace_threads;
 mod reach;
 mod references;
 mod refusals;
+mod released;
 mod remains;
 mod reopening;
 mod reparenting;
-mod resources;
+mod rusage;
 mod set_tid;
 mod shared_files;
 mod sigchld;

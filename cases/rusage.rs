@@ -1,13 +1,86 @@
-//! What an auto-reaped child has used: whom that is told, and to whose account it is added.
+//! The resource usage (getrusage(2)) of auto-reaped children: whom it is told, and to whose RUSAGE_CHILDREN it is added.
 
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::{Child, Clone3};
 use clone3_conformance::kit::process::apart;
 use clone3_conformance::kit::subject::{leaves_zombie, reaped};
-use clone3_conformance::kit::{Held, subject, threads, tracer, usage};
-use clone3_conformance::wait::Status;
+use clone3_conformance::kit::{Held, Orphan, subject, threads, tracer, usage};
+use clone3_conformance::wait::{self, Status};
 use nix::sys::ptrace::Options;
+use nix::sys::resource::{Usage, UsageWho, getrusage};
+
+/// In microseconds.
+const CPU_TIME: i64 = 10_000;
+
+/// Uses as much CPU time, as far as accounts are kept of it.
+fn burn() -> i32 {
+    let used = || getrusage(UsageWho::RUSAGE_SELF).map(|usage| cpu_time(&usage));
+    while used().is_ok_and(|time| time < CPU_TIME) {}
+    0
+}
+
+/// User and system time, in microseconds.
+fn cpu_time(usage: &Usage) -> i64 {
+    let (user, system) = (usage.user_time(), usage.system_time());
+    (user.tv_sec() + system.tv_sec()) * 1_000_000 + user.tv_usec() + system.tv_usec()
+}
+
+/// What RUSAGE_CHILDREN says: CPU time in microseconds, the greatest resident set, minor page faults.
+fn used_by_children() -> Result<(i64, i64, i64)> {
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
+    Ok((cpu_time(&usage), usage.max_rss(), usage.minor_page_faults()))
+}
+
+case! {
+    /// CPU time, resident set and page faults of an auto-reaped child are not added to the parent's
+    /// RUSAGE_CHILDREN.
+    autoreap_rusage_not_accumulated: Is, needs [Autoreap, ExitInfo],
+    source "kernel/exit.c wait_task_zombie(), which alone adds them; wait(2) for ignored SIGCHLD",
+}
+fn autoreap_rusage_not_accumulated() -> Result {
+    let before = used_by_children()?;
+    let child = reaped().spawn(burn)?;
+    child.pidfd()?.reaped_with(Status::exited(0))?;
+    let what = "RUSAGE_CHILDREN as (µs, maxrss, faults) after an auto-reaped child";
+    check::equal(what, used_by_children()?, before)?;
+
+    let control = leaves_zombie().spawn(burn)?;
+    control.reap_expecting(Status::exited(0))?;
+    let after = used_by_children()?;
+    // A millisecond is left for rounding.
+    let added = after.0 - before.0 >= CPU_TIME - 1000 && after.1 > 0 && after.2 > before.2;
+    check::holds(
+        added,
+        format_args!("control: {after:?} after a child that was waited for, {before:?} before"),
+    )
+}
+
+/// What a child adopted from its dead parent adds to the adopter's RUSAGE_CHILDREN when it is gone, by `reap`.
+fn added_by_adopted(call: &Clone3, reap: impl FnOnce(&Orphan) -> Result) -> Result<(i64, i64)> {
+    let child = Orphan::running(call, burn)?;
+    // Its parent has been waited for by now, and counts no more.
+    let before = used_by_children()?;
+    child.let_go()?;
+    reap(&child)?;
+    let after = used_by_children()?;
+    Ok((after.0 - before.0, after.2 - before.2))
+}
+
+case! {
+    /// CPU time and page faults of an auto-reaped child that was reparented, and so has the exit signal SIGCHLD, are not added to
+    /// the RUSAGE_CHILDREN of its new parent; an ordinary child's are.
+    autoreap_rusage_not_accumulated_by_adopter: Is, needs [Autoreap, ExitInfo],
+    source "kernel/exit.c wait_task_zombie(), which alone adds them; commit \"clone: add CLONE_AUTOREAP\" (reparenting)",
+}
+fn autoreap_rusage_not_accumulated_by_adopter() -> Result {
+    let (time, faults) =
+        added_by_adopted(&leaves_zombie(), |child| wait::reap_expecting(child.pid, Status::exited(0)))?;
+    let added = time >= CPU_TIME - 1000 && faults > 0;
+    check::holds(added, format_args!("control: {time} µs and {faults} faults added by an ordinary child"))?;
+    let added = added_by_adopted(&reaped(), |child| child.pidfd.reaped_with(Status::exited(0)))?;
+    check::equal("µs and page faults added to RUSAGE_CHILDREN by an auto-reaped child", added, (0, 0))
+}
 
 /// A child that has waited for a child of its own and then for its gate, and so has an account in every respect. The caller has
 /// seen it asleep.
