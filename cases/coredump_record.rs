@@ -1,6 +1,6 @@
 //! Where and when PIDFD_GET_INFO has a core dump on record: with the process, from its beginning.
 
-use clone3_conformance::abi::{InfoMask, PIDFD_COREDUMP_ROOT, PIDFD_COREDUMP_USER, PIDFD_COREDUMPED};
+use clone3_conformance::abi::{CoredumpMask, InfoMask};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::{Child, park};
@@ -14,13 +14,13 @@ use nix::sys::signal::{Signal, raise};
 use nix::unistd::{Uid, setresuid};
 
 /// A dump that was made with the user's rights.
-const DUMPED: u32 = PIDFD_COREDUMPED | PIDFD_COREDUMP_USER;
+const DUMPED: CoredumpMask = CoredumpMask::COREDUMPED.union(CoredumpMask::USER);
 
 #[track_caller]
 fn has_dump_on_record(child: &Child) -> Result {
     subject::see_off(child)?;
     let told = info(child.pidfd()?, InfoMask::EXIT | InfoMask::COREDUMP)?;
-    let got = (told.given().contains(InfoMask::COREDUMP), told.coredump_mask);
+    let got = (told.given().contains(InfoMask::COREDUMP), told.coredump());
     check::equal("COREDUMP bit and coredump_mask of a process that has dumped", got, (true, DUMPED))
 }
 
@@ -65,7 +65,7 @@ fn pidfd_info_coredump_told_to_helper() -> Result {
         // The dump cannot end before the helper reads, nor the child before its answer is there.
         let child = call.spawn(|| Crash::Unmapped.with_large_core())?;
         has_dump_on_record(&child).context(&call)?;
-        let expected = (DUMPED, Signal::SIGSEGV as u32);
+        let expected = (DUMPED, Signal::SIGSEGV.to_string());
         check::equal("coredump_mask and coredump_signal that the helper was told", server.told()?, expected)?;
     }
     Ok(())
@@ -99,11 +99,11 @@ fn pidfd_info_coredump_root_told_to_helper() -> Result {
         if child.pidfd()?.recorded_exit_status()? == Status::exited(NOT_SET_UP) {
             return Err(Failure::broken("the child could not become another user"));
         }
-        let mask = PIDFD_COREDUMPED | PIDFD_COREDUMP_ROOT;
-        let dumped = info(child.pidfd()?, InfoMask::EXIT | InfoMask::COREDUMP)?.coredump_mask;
+        let mask = CoredumpMask::COREDUMPED | CoredumpMask::ROOT;
+        let dumped = info(child.pidfd()?, InfoMask::EXIT | InfoMask::COREDUMP)?.coredump();
         check::equal(format_args!("coredump_mask of a dump as root by a helper, {call}"), dumped, mask)?;
         let what = format_args!("coredump_mask and coredump_signal that this helper was told, {call}");
-        check::equal(what, server.told()?, (mask, Signal::SIGQUIT as u32))?;
+        check::equal(what, server.told()?, (mask, Signal::SIGQUIT.to_string()))?;
     }
     Ok(())
 }

@@ -22,25 +22,35 @@ case! {
 fn autoreap_scheduling_reset_on_fork() -> Result {
     let forbidden = |what: &str, errno: Errno| Failure::blocked(format!("{what} says {errno:?}"));
     // And not by nice(2), which goes by what this process has inherited.
-    setpriority_process(None, -5)
-        .map_err(|errno| forbidden("setpriority(-5)", Errno::from_raw(errno.raw_os_error())))?;
+    setpriority_process(None, -5).map_err(|errno| forbidden("setpriority(-5)", check::errno_of(errno)))?;
     set_scheduler(libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, 1)
         .map_err(|errno| forbidden("sched_setscheduler(SCHED_FIFO|SCHED_RESET_ON_FORK)", errno))?;
-    policy_and_nice_are("real-time", (libc::SCHED_OTHER, 0))?;
+    policy_and_nice_are("real-time", (SCHED_OTHER, 0))?;
     set_scheduler(libc::SCHED_OTHER | libc::SCHED_RESET_ON_FORK, 0)?;
-    policy_and_nice_are("with a negative nice value", (libc::SCHED_OTHER, 0))?;
+    policy_and_nice_are("with a negative nice value", (SCHED_OTHER, 0))?;
     set_scheduler(libc::SCHED_OTHER, 0)?;
-    policy_and_nice_are("without SCHED_RESET_ON_FORK: control", (libc::SCHED_OTHER, -5))
+    policy_and_nice_are("without SCHED_RESET_ON_FORK: control", (SCHED_OTHER, -5))
+}
+
+/// The usual policy, as [`policy_name`] has it.
+const SCHED_OTHER: &str = "SCHED_OTHER";
+
+fn policy_name(policy: i32) -> String {
+    match policy {
+        libc::SCHED_OTHER => SCHED_OTHER.to_owned(),
+        libc::SCHED_FIFO => "SCHED_FIFO".to_owned(),
+        other => format!("policy {other:#x}"),
+    }
 }
 
 /// Checks what a child has of a creator like this.
-fn policy_and_nice_are(creator: &str, expected: (i32, i32)) -> Result {
+fn policy_and_nice_are(creator: &str, expected: (&str, i32)) -> Result {
     for call in subject::calls() {
-        let (child, got) =
+        let (child, (policy, nice)) =
             child_reporting(&call, || Ok((sched_getscheduler(0)?, getpriority_process(None)?)))?;
         child.ends_with(Status::exited(0))?;
         let what = format!("(policy, nice value) of a child of {call} by a creator {creator}");
-        check::equal(what, got, expected)?;
+        check::equal(what, (policy_name(policy).as_str(), nice), expected)?;
     }
     Ok(())
 }

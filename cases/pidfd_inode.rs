@@ -100,8 +100,8 @@ fn pidfd_file_system_magic() -> Result {
 
 case! {
     /// The link in /proc/PID/fd of a pidfd says `anon_inode:[pidfd]`, as it did when pidfds were anonymous inodes.
-    pidfd_link_text: Must, needs [Proc],
-    source "fs/pidfs.c pidfs_dname(); pidfd_open(2) and lsof(8), ss(8), systemd, which go by it",
+    pidfd_link_text: Is, needs [Proc],
+    source "fs/pidfs.c pidfs_dname(), for lsof(8), which expects it",
 }
 fn pidfd_link_text() -> Result {
     subject::each(|call| {

@@ -10,7 +10,7 @@ use linkme::distributed_slice;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt};
 
-use crate::abi::{Flags, InfoMask};
+use crate::abi::{CoredumpMask, Flags, InfoMask};
 use crate::check::{self, Context as _, Failure, Result};
 use crate::clone3::Clone3;
 use crate::kit::Place;
@@ -21,7 +21,7 @@ use crate::kit::subject;
 use crate::kit::sysctl::{Changed, Sysctl};
 use crate::pidfd::Pidfd;
 use crate::procfs::Stat;
-use crate::{note, sandbox};
+use crate::{note, sandbox, wait};
 
 /// The server of core dumps: while it exists, every core dump of the system comes to it.
 #[derive(Debug)]
@@ -157,12 +157,12 @@ impl Server {
         Ok(Lingering { _limit: limit, listener })
     }
 
-    /// What the pidfd told the helper of the last dump: `coredump_mask`, and `coredump_signal` or 0. To be asked once for each.
+    /// What the pidfd told the helper of the last dump: `coredump_mask`, and `coredump_signal` by its name. To be asked once for each.
     ///
     /// # Errors
     /// What the helper met, as when the pidfd that it was handed answers nothing; `broken` if it has left no answer.
     #[track_caller]
-    pub fn told(&self) -> Result<(u32, u32)> {
+    pub fn told(&self) -> Result<(CoredumpMask, String)> {
         let file = self.place.of("told");
         let text = fs::read(&file).map_err(|error| {
             Failure::broken(format!("the helper that core_pattern names has left no answer: {error}"))
@@ -170,7 +170,8 @@ impl Server {
         fs::remove_file(file)?;
         let answer: Result<(u32, u32)> = serde_json::from_slice(&text)
             .map_err(|error| Failure::broken(format!("the helper's answer: {error}")))?;
-        answer.context("the helper of the core dump")
+        let (mask, signal) = answer.context("the helper of the core dump")?;
+        Ok((CoredumpMask::from_bits_retain(mask), wait::signal_name(signal as i32)))
     }
 
     /// The path of a helper program: this program under another name, as the kernel looks for it by its path.
