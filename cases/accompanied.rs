@@ -136,8 +136,8 @@ fn tid_words_have_the_number() -> Result {
 }
 
 case! {
-    /// When a child made with CLONE_VM and any of the new flags ends, CLONE_CHILD_CLEARTID clears its clear_child_tid address and
-    /// wakes the waiter there.
+    /// When a child made with CLONE_VM and any of the new flags ends, CLONE_CHILD_CLEARTID clears the word at the given address and
+    /// wakes a futex waiter there.
     abi_child_tid_cleared_with_flags: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Proc],
     source "clone(2), CLONE_CHILD_CLEARTID; set_tid_address(2)",
 }
