@@ -63,16 +63,8 @@ impl Builder {
         files: &BTreeSet<&str>,
         jobs: u16,
     ) -> Result<Self> {
-        let build = folder.join("build");
-        fs::create_dir_all(&build)?;
-        let tree = Tree { source: &source.tree, build: &build, jobs };
-        // Several runs can go on at once, but for this.
-        let lock = File::create(folder.join("lock"))?;
-        lock.lock()?;
-        tree.configure(config)?;
-        tree.make("vmlinux")?;
-        drop(lock);
-        let origin = hex(&fs::read(build.join("vmlinux"))?);
+        let made = make(&source, folder, config, jobs)?;
+        let (origin, build) = (made.sha256, folder.join(BUILD));
         let parts = Parts::new(&source.tree, &build, folder, files)?;
         let release = fs::read_to_string(build.join("include/config/kernel.release"))?.trim().to_owned();
         let scratch = parts.scratch()?;
@@ -148,6 +140,25 @@ impl Builder {
         fs::write(folder.join("mutant"), format!("{}\n{edits}\n", mutant.id))?;
         Ok(Built::Kernel(kernel))
     }
+}
+
+/// Where in its folder a kernel is built.
+const BUILD: &str = "build";
+
+/// Builds a kernel in `folder`, from a configuration, and by its own build system alone.
+pub fn make(source: &Source, folder: &Path, config: &str, jobs: u16) -> Result<Kernel> {
+    let build = folder.join(BUILD);
+    fs::create_dir_all(&build)?;
+    let tree = Tree { source: &source.tree, build: &build, jobs };
+    // Several runs can go on at once, but for this.
+    let lock = File::create(folder.join("lock"))?;
+    lock.lock()?;
+    tree.configure(config)?;
+    tree.make("vmlinux")?;
+    drop(lock);
+    let image = build.join("vmlinux");
+    let sha256 = hex(&fs::read(&image)?);
+    Ok(Kernel { image, sha256 })
 }
 
 /// A source tree, and the folder in which it is built.

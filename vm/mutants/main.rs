@@ -146,9 +146,9 @@ fn start(arguments: &Arguments) -> Result<ExitCode> {
         return measure(arguments, source, &cache, document);
     }
     if let Some(variant) = arguments.variant() {
-        let config = read_config(arguments, variant.config)?;
-        let builder = builder(arguments, source, &cache, &config, &BTreeSet::new())?;
-        return variant.judge(&Suite::beside_us(&cache)?, builder.base());
+        let (config, folder) = base(arguments, &source, &cache, &read_config(arguments, variant.config)?)?;
+        let kernel = kernel::make(&source, &folder, &config, arguments.jobs)?;
+        return variant.judge(&Suite::beside_us(&cache)?, &kernel);
     }
     let files = all.iter().flat_map(|mutant| &mutant.edits).map(|edit| edit.file.as_str()).collect();
     let builder = builder(arguments, source, &cache, "", &files)?;
@@ -189,10 +189,15 @@ fn builder(
     more: &str,
     files: &BTreeSet<&str>,
 ) -> Result<Builder> {
+    let (config, folder) = base(arguments, &source, cache, more)?;
+    Builder::new(source, &folder, &cache.join("images"), &config, files, arguments.jobs)
+}
+
+/// The configuration of the base with `more`, and the folder for it.
+fn base(arguments: &Arguments, source: &Source, cache: &Path, more: &str) -> Result<(String, PathBuf)> {
     let config = read_config(arguments, "kernel.config")? + more;
     let tree = source.tree.as_os_str().as_encoded_bytes();
-    let folder = cache.join(&kernel::hex(&[tree, more.as_bytes()].concat())[..16]);
-    Builder::new(source, &folder, &cache.join("images"), &config, files, arguments.jobs)
+    Ok((config, cache.join(&kernel::hex(&[tree, more.as_bytes()].concat())[..16])))
 }
 
 fn read_config(arguments: &Arguments, name: &str) -> Result<String> {
