@@ -285,7 +285,10 @@ fn left_in_counts(call: &Clone3) -> Result<Growth> {
         if !is_much(least) {
             break;
         }
-        least = [least, left()?].into_iter().min_by_key(|growth| growth.most()).unwrap_or(least);
+        let again = left()?;
+        if again.most() < least.most() {
+            least = again;
+        }
     }
     Ok(least)
 }

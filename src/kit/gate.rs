@@ -42,8 +42,7 @@ impl Gate {
                 Ok(())
             }
             [_, Some(true)] => Err(Failure::fail(format!(
-                "the process of {process} has ended, and should have opened a gate: {}",
-                process.exit_status()?
+                "the process of {process} has ended, and should have opened a gate"
             ))),
             _ => {
                 let waited = sandbox::patience();
@@ -80,5 +79,28 @@ impl Gate {
         note!("gate opened");
         rustix::io::write(&self.outer, b"g")?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::abi::Flags;
+    use crate::clone3::Clone3;
+
+    /// What comes of waiting for a child that does this.
+    fn waited_for(open: fn(&Gate) -> i32) -> Result {
+        let gate = Gate::new()?;
+        let child = Clone3::fork().with(Flags::PIDFD).spawn(|| open(&gate))?;
+        let waited = gate.wait_for(child.pidfd()?);
+        crate::wait::reap(child.pid())?;
+        waited
+    }
+
+    #[test]
+    fn the_dead_open_no_gate() {
+        assert_eq!(waited_for(|gate| i32::from(gate.open().is_err())), Ok(()));
+        let failure = waited_for(|_| 0).unwrap_err();
+        assert!(failure.message.ends_with("has ended, and should have opened a gate"), "{}", failure.message);
     }
 }

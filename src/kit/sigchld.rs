@@ -23,8 +23,8 @@ pub fn take() -> Option<(i32, i32)> {
     take_exit_signal(libc::SIGCHLD)
 }
 
-/// As [`take`], of the signal, by its number, that a child was made with as its exit signal. A signalfd would not have the pid: for any other signal
-/// it takes `si_code` to be of another kind.
+/// As [`take`], of the exit signal of a child, by its number. A signalfd would not have the pid: for any other signal than SIGCHLD it
+/// takes `si_code` to be of another kind.
 pub fn take_exit_signal(signal: i32) -> Option<(i32, i32)> {
     // SAFETY: both are plain data for which all zeroes is a valid value.
     let (mut info, mut set): (libc::siginfo_t, libc::sigset_t) = unsafe { std::mem::zeroed() };
