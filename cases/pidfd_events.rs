@@ -105,7 +105,7 @@ fn autoreap_pollhup_implies_exit_info() -> Result {
 case! {
     /// Once the pidfd of an untraced auto-reaped child reports POLLIN, wait calls are ECHILD, whether it reports POLLHUP yet or
     /// not.
-    autoreap_pollin_implies_echild: Is, needs [Autoreap, Untraced],
+    autoreap_pollin_implies_echild: Is, needs [Autoreap, ExitInfo, Untraced],
     source "kernel/exit.c exit_notify() (from zombie to dead under one tasklist_lock)",
 }
 fn autoreap_pollin_implies_echild() -> Result {
@@ -121,10 +121,11 @@ fn autoreap_pollin_implies_echild() -> Result {
         child.pidfd()?.wait_reaped()?;
     }
     // A process that sleeps on its way out, and a watcher that looks all the time.
+    threads::can_be_slow_to_go()?;
     let child = reaped().spawn(|| threads::be_slow_to_go().map_or(93, |()| 0))?;
     child.pidfd()?.spin_until_exited()?;
     wait::no_child(child.pid())?;
-    child.pidfd()?.wait_reaped()
+    child.is_gone_with(Status::exited(0))
 }
 
 case! {

@@ -124,7 +124,8 @@ case! {
     /// If an auto-reaped child ends during a PIDFD_GET_INFO call that requests exit information, the call reports the live process,
     /// or its exit, or both: never nothing, and never ESRCH.
     pidfd_info_dying_alive_or_exited: Must, needs [Autoreap, ExitInfo],
-    source "fs/pidfs.c pidfd_info() (\"if the task is gone the information is there\")",
+    source "include/uapi/linux/pidfd.h, PIDFD_INFO_PID (\"Always returned, even if not requested\"); fs/pidfs.c pidfd_info() \
+        (\"if the task is gone the information is there\")",
     rare_defect "7.1 to 7.3-rc7: the process is looked for after its exit information, so that one which ends in between has neither",
     fixed "7.3.4",
 }

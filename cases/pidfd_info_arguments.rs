@@ -121,7 +121,7 @@ fn pidfd_info_mask_ignores_struct_size() -> Result {
     let given = |size| -> Result<InfoMask> { Ok(mask_at(&filled(&own, newer, size)?, 0) & newer) };
     let whole = given(size_of::<PidfdInfo>())?;
     check::holds(whole.contains(InfoMask::COREDUMP), format_args!("control: mask {whole} at full size"))?;
-    let what = "bits of fields behind the 64 bytes of the structure";
+    let what = "PIDFD_GET_INFO(COREDUMP|SUPPORTED_MASK) with a structure of 64 bytes: bits of fields that do not fit";
     check::equal_or_defect(what, given(64)?, InfoMask::empty(), whole)
 }
 

@@ -18,6 +18,7 @@ case! {
     known_defect "6.15 to 7.3: the exec has ended the leader with exit code 0, and the leader's is what is recorded: a process killed by SIGKILL is told to have exited with 0",
 }
 fn pidfd_info_killed_in_exec_exit_code() -> Result {
+    threads::can_be_slow_to_go()?;
     let killed = Status::SIGKILLED;
     check::each(subject::calls(), |call| {
         let (gate, ready) = (Gate::new()?, Channel::<Result>::new()?);

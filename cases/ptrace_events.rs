@@ -17,6 +17,7 @@ use nix::errno::Errno;
 use nix::sys::ptrace::{self, Options};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
 
 /// What a tracer gets that traces the process which makes this call: its events, and how many others it waits for.
 fn heard_of(call: &Clone3) -> Result<(Vec<i32>, usize)> {
@@ -281,11 +282,18 @@ fn autoreap_ptrace_tracer_of_replaced_leader() -> Result {
     Ok(())
 }
 
+/// What became of a tracer that was blocked in waitpid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum Waiter {
+    GotEchild,
+    StillBlocked,
+}
+
 case! {
     /// A tracer whose only tracee is the ended leader of another process's auto-reaped child, blocked in waitpid for that child's
     /// pid, gets ECHILD when another thread's exec replaces the leader; so it does for an ordinary child.
-    autoreap_ptrace_waiter_for_replaced_leader: Is, needs [Autoreap, ExitInfo, Ptrace, Proc],
-    source "fs/exec.c de_thread() (__wake_up_parent(), \"the tracer can sleep in do_wait()\")",
+    autoreap_ptrace_waiter_for_replaced_leader: Must, needs [Autoreap, ExitInfo, Ptrace, Proc],
+    source "waitpid(2), ECHILD (\"not a child of the calling process\"); fs/exec.c de_thread() (__wake_up_parent(), \"the tracer can sleep in do_wait()\")",
     known_defect "7.1 to 7.3: the tracer sleeps on for good; it waits for a number that the old leader has lost when it wakes it",
 }
 fn autoreap_ptrace_waiter_for_replaced_leader() -> Result {
@@ -296,7 +304,7 @@ fn autoreap_ptrace_waiter_for_replaced_leader() -> Result {
             exit_thread(0)
         })?;
         let pid = replacing.child.pid();
-        let woken = apart(|| {
+        let waiter = apart(|| {
             tracer::seize(pid, Options::empty())?;
             may_end.open()?;
             threads::wait_for_dead_leader(pid)?;
@@ -305,16 +313,16 @@ fn autoreap_ptrace_waiter_for_replaced_leader() -> Result {
             let asked_now = wait::waitpid(pid, libc::__WALL | libc::WNOHANG);
             check::equal("control: the same call made now, with WNOHANG", asked_now, Err(Errno::ECHILD))?;
             if !blocked.is_over()? {
-                return Ok(false);
+                return Ok(Waiter::StillBlocked);
             }
             check::equal("waitpid(PID, __WALL) of the tracer", blocked.join()?, Err(Errno::ECHILD))?;
-            Ok(true)
+            Ok(Waiter::GotEchild)
         })?;
         ends(replacing)?;
         let what = format!(
-            "whether waitpid({pid}, __WALL) of the tracer of a child of {call} is over, whose leader has been replaced"
+            "waitpid({pid}, __WALL) of a tracer, blocked when an exec replaced its only tracee, the leader of a child of {call}"
         );
-        check::equal_or_defect(what, woken, true, false)
+        check::equal_or_defect(what, waiter, Waiter::GotEchild, Waiter::StillBlocked)
     })
 }
 

@@ -125,8 +125,8 @@ fn autoreap_mt_exit_group_beats_last_thread() -> Result {
 case! {
     /// The exit information of an auto-reaped process that one of its threads ended by exit_group has the status given to
     /// exit_group, as wait has it for an ordinary process, even if its leader was exiting by itself at that moment.
-    autoreap_mt_exit_code_race: Is, needs [Autoreap, ExitInfo],
-    source "exit_group(2); kernel/exit.c wait_task_zombie(), which takes group_exit_code",
+    autoreap_mt_exit_code_race: Must, needs [Autoreap, ExitInfo],
+    source "kernel selftest pidfd_info_test (\"waitpid format\"); exit_group(2); kernel/exit.c wait_task_zombie(), which takes group_exit_code",
     known_defect "7.1 to 7.3: if the leader is the last to go, pidfs_exit() records the leader's own exit code",
 }
 fn autoreap_mt_exit_code_race() -> Result {
@@ -135,9 +135,13 @@ fn autoreap_mt_exit_code_race() -> Result {
     Clone3::new(Flags::PIDFD).spawn(body)?.reap_expecting(Status::exited(99))?;
     // Nearly always in the first round; a vCPU that is held up may let the leader go first.
     for _ in need::rounds(4) {
-        let child = Clone3::new(Flags::REAPED).spawn(body)?;
+        let call = Clone3::new(Flags::REAPED);
+        let child = call.spawn(body)?;
         let told = child.pidfd()?.exit_status()?;
-        check::equal_or_defect("exit information", told, Status::exited(99), Status::exited(11))?;
+        let what = format_args!(
+            "exit_code in PIDFD_GET_INFO of a child of {call} whose leader was in exit(11) when another thread called exit_group(99)"
+        );
+        check::equal_or_defect(what, told, Status::exited(99), Status::exited(11))?;
         child.is_gone_with(told)?;
     }
     Ok(())

@@ -132,3 +132,15 @@ fn whoever_says_must_names_a_document() {
     let names: Vec<_> = claims.iter().filter(undocumented).map(|claim| &claim["case"]).collect();
     assert!(names.is_empty(), "these are MUST and name no document, so they are IS: {names:?}");
 }
+
+#[test]
+fn a_known_defect_breaks_a_promise() {
+    let claims = stdout(&run(&["--claims", "markdown"]));
+    let defects: Vec<_> = claims.lines().filter(|row| row.contains("*Known defect: ")).collect();
+    assert!(!defects.is_empty(), "no claim has a known defect");
+    let observed: Vec<_> = defects.iter().filter(|row| !row.contains("| MUST |")).collect();
+    assert!(
+        observed.is_empty(),
+        "what mainline breaks cannot be what was observed in mainline: {observed:?}"
+    );
+}

@@ -52,7 +52,8 @@ fn remarks(results: &Results) -> String {
     let mut text = String::new();
     for record in results.cases.iter().filter(remarkable) {
         let Record { verdict, case, message, at, failures, runs, .. } = record;
-        let _ = writeln!(text, "{verdict}: {case}, {failures} of {runs} runs: {message} ({at})");
+        let often = if *runs > 1 { format!(", {failures} of {runs} runs") } else { String::new() };
+        let _ = writeln!(text, "{verdict}: {case}{often}: {message} ({at})");
     }
     for record in results.cases.iter().filter(|record| record.passed_unexpectedly()) {
         let _ = writeln!(text, "passed unexpectedly: {}", record.case);
@@ -60,11 +61,10 @@ fn remarks(results: &Results) -> String {
     for record in &results.cases {
         match defect_of(record, &results.kernel.release) {
             Some(defect) if record.verdict == Verdict::Pass && !defect.rare => {
-                let _ = writeln!(text, "without its known defect: {}", record.case);
+                let _ = writeln!(text, "known defect not hit (fixed in this kernel?): {}", record.case);
             }
             Some(_) if record.verdict == Verdict::Pass => {
-                let runs = record.runs;
-                let _ = writeln!(text, "rare defect, not met in {runs} run(s): {}", record.case);
+                let _ = writeln!(text, "rare defect not hit: {}", record.case);
             }
             _ => {}
         }

@@ -1,11 +1,13 @@
 //! Threads of the case: seen blocked before the event, and joined after it.
 
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::poll::{PollFlags, PollTimeout};
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
 use rustix::fs::inotify;
+use rustix::io::Errno;
 use rustix::thread::futex;
 
 use crate::abi::InfoMask;
@@ -121,12 +123,26 @@ fn wait_until_cleared(word: &AtomicU32) {
     }
 }
 
+/// How many inotify instances make a thread slow to go.
+const INSTANCES: usize = 4;
+
+/// How many must be free: some cases have two such threads, and two cases may run at a time.
+const SPARE: usize = 4 * INSTANCES;
+
 /// Whether [`be_slow_to_go`] has what it needs here.
 ///
 /// # Errors
 /// `blocked` where it has not.
 pub fn can_be_slow_to_go() -> Result {
-    Ok(inotify::init(inotify::CreateFlags::CLOEXEC).map(drop)?)
+    let spare = || -> rustix::io::Result<Vec<OwnedFd>> {
+        (0..SPARE).map(|_| inotify::init(inotify::CreateFlags::CLOEXEC)).collect()
+    };
+    match spare() {
+        Err(Errno::MFILE) => Err(Failure::blocked(format!(
+            "needs {SPARE} inotify instances, more than fs.inotify.max_user_instances leaves this user"
+        ))),
+        tried => Ok(tried.map(drop)?),
+    }
 }
 
 /// Makes the calling thread slow to go: whatever ends it, it still sleeps in the kernel for a while.
@@ -149,7 +165,7 @@ pub fn start_one_slow_to_go(word: &'static AtomicU32) -> Result {
 fn slow_exit(word: &'static AtomicU32) -> Result {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_FILES)?;
     // One would do, were it not that the other thread may be slow too.
-    for _ in 0..4 {
+    for _ in 0..INSTANCES {
         let watch = inotify::init(inotify::CreateFlags::CLOEXEC)?;
         inotify::add_watch(&watch, "/", inotify::WatchFlags::MOVE_SELF)?;
         std::mem::forget(watch);

@@ -57,6 +57,7 @@ const NO_USER: &str = "needs an ordinary user";
 /// As long as the kernel lets only root open what `/proc/PID/fd` shows of a pidfd.
 const REOPEN: &str = "opening a pidfd through /proc is EACCES: needs root";
 const BECOME: &str = "becoming uid 1000 says EPERM";
+const INOTIFY: &str = "inotify instances, more than fs.inotify.max_user_instances leaves this user";
 const NPROC: &str = "RLIMIT_NPROC does not limit this user";
 /// As Yama has it, from ptrace_scope 2 on.
 const GETFD: &str = "pidfd_getfd from an own child is refused";
@@ -441,6 +442,10 @@ fn limits() -> Vec<Row> {
             ORDINARY,
         )
         .perhaps(&[REOPEN, QUEUE]),
+        Row {
+            outside: vec![Outside::Sysctl("fs/inotify/max_user_instances", "2")],
+            ..row("inotify-2", "root, two inotify instances", vec![], &[INOTIFY])
+        },
         Row {
             // The output of a row goes to a file.
             expected: Expected { status: 3, cut_short: true, ..Expected::default() },
