@@ -1,16 +1,16 @@
-//! The kernel's numbers and structures that libc and rustix do not have yet.
+//! The kernel constants and structures that libc and rustix do not define yet.
 //!
 //! Source: `include/uapi/linux/sched.h` and `include/uapi/linux/pidfd.h` of Linux 7.1 and later.
 
 use std::fmt;
 
 bitflags::bitflags! {
-    /// The flags of `clone3(2)`, as the 64-bit word of `struct clone_args`.
+    /// The flags of `clone3(2)`: the 64-bit `flags` field of `struct clone_args`.
     ///
-    /// libc's constants cannot serve here: some overflow its `c_int`, and those new in 7.1 are missing.
+    /// libc's constants cannot be used: some overflow its `c_int`, and those added in 7.1 are missing.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct Flags: u64 {
-        /// New time namespace (a bit of the exit-signal byte, free in clone3 alone).
+        /// New time namespace. The bit is part of the exit-signal byte, so only clone3 can use it.
         const CLONE_NEWTIME = 0x80;
         /// Share the address space.
         const CLONE_VM = 0x100;
@@ -40,9 +40,9 @@ bitflags::bitflags! {
         const CLONE_PARENT_SETTID = 0x10_0000;
         /// Clear the tid in the child when it exits.
         const CLONE_CHILD_CLEARTID = 0x20_0000;
-        /// Once unused; refused by clone3.
+        /// Formerly used; clone3 rejects it.
         const CLONE_DETACHED = 0x40_0000;
-        /// A tracer cannot force `CLONE_PTRACE`.
+        /// A tracer cannot force `CLONE_PTRACE` on the child.
         const CLONE_UNTRACED = 0x80_0000;
         /// Write the child's tid in the child.
         const CLONE_CHILD_SETTID = 0x100_0000;
@@ -68,7 +68,7 @@ bitflags::bitflags! {
         const CLONE_AUTOREAP = 1 << 34;
         /// The child starts with no_new_privs set (Linux 7.1).
         const CLONE_NNP = 1 << 35;
-        /// The child gets SIGKILL when the last reference to this call's pidfd is gone (Linux 7.1).
+        /// The child gets SIGKILL when the last reference to this call's pidfd is dropped (Linux 7.1).
         const CLONE_PIDFD_AUTOKILL = 1 << 36;
         /// New, empty mount namespace (Linux 7.1).
         const CLONE_EMPTY_MNTNS = 1 << 37;
@@ -78,25 +78,26 @@ bitflags::bitflags! {
 }
 
 impl Flags {
-    /// `CLONE_PIDFD`, for short.
+    /// Short for `CLONE_PIDFD`.
     pub const PIDFD: Flags = Flags::CLONE_PIDFD;
-    /// `CLONE_AUTOREAP`, for short.
+    /// Short for `CLONE_AUTOREAP`.
     pub const AUTOREAP: Flags = Flags::CLONE_AUTOREAP;
-    /// `CLONE_NNP`, for short.
+    /// Short for `CLONE_NNP`.
     pub const NNP: Flags = Flags::CLONE_NNP;
-    /// `CLONE_PIDFD_AUTOKILL`, for short. The kernel takes it with [`Flags::PIDFD`] and [`Flags::AUTOREAP`] only.
+    /// Short for `CLONE_PIDFD_AUTOKILL`. The kernel accepts it only with [`Flags::PIDFD`] and
+    /// [`Flags::AUTOREAP`].
     pub const AUTOKILL: Flags = Flags::CLONE_PIDFD_AUTOKILL;
-    /// What the kernel demands of a thread: `CLONE_THREAD | CLONE_SIGHAND | CLONE_VM`.
+    /// The flags that the kernel requires for a thread: `CLONE_THREAD | CLONE_SIGHAND | CLONE_VM`.
     pub const THREAD: Flags = Flags::CLONE_THREAD.union(Flags::CLONE_SIGHAND).union(Flags::CLONE_VM);
     /// An auto-reaped child with a pidfd.
     pub const REAPED: Flags = Flags::PIDFD.union(Flags::AUTOREAP);
-    /// An auto-killed child; needs CAP_SYS_ADMIN.
+    /// An auto-killed child. Creating it needs CAP_SYS_ADMIN.
     pub const KILLED: Flags = Flags::REAPED.union(Flags::AUTOKILL);
-    /// An auto-killed child as anybody may create it: with no_new_privs.
+    /// An auto-killed child with no_new_privs, which an unprivileged user can create.
     pub const KILLED_NNP: Flags = Flags::KILLED.union(Flags::NNP);
 }
 
-/// `CLONE_A|CLONE_B|0x…`: names first, then what has no name.
+/// Formats as `CLONE_A|CLONE_B|0x…`: the named flags first, then the unnamed bits.
 impl fmt::Display for Flags {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut parts: Vec<String> = self.iter_names().map(|(name, _)| name.to_owned()).collect();
@@ -109,7 +110,7 @@ impl fmt::Display for Flags {
     }
 }
 
-/// `struct clone_args`, all 88 bytes of version 2 (Linux 5.7).
+/// `struct clone_args`: all 88 bytes of version 2 (Linux 5.7).
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default)]
 #[allow(missing_docs)]
@@ -131,20 +132,20 @@ pub struct CloneArgs {
 pub const CLONE_ARGS_SIZES: [usize; 3] = [64, 80, 88];
 
 bitflags::bitflags! {
-    /// The `mask` word of [`PidfdInfo`]: what is asked for, and what was given.
+    /// The `mask` field of [`PidfdInfo`]: on input what is requested, on output what the kernel filled in.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct InfoMask: u64 {
-        /// The process identifiers; always given for a live process.
+        /// The process IDs; always given for a live process.
         const PID = 0x1;
         /// The credentials; always given for a live process.
         const CREDS = 0x2;
-        /// The cgroup's id; always given where the kernel has cgroups.
+        /// The cgroup ID; always given where the kernel has cgroups.
         const CGROUPID = 0x4;
         /// The exit status (Linux 6.15).
         const EXIT = 0x8;
-        /// How a core dump went (Linux 6.16).
+        /// Information about a core dump (Linux 6.16).
         const COREDUMP = 0x10;
-        /// The mask of all that this kernel can give (Linux 6.19).
+        /// The mask of everything that this kernel can give (Linux 6.19).
         const SUPPORTED_MASK = 0x20;
         /// The signal that caused a core dump (Linux 6.19).
         const COREDUMP_SIGNAL = 0x40;
@@ -155,7 +156,7 @@ bitflags::bitflags! {
     }
 }
 
-/// `PID|CREDS|…`, as [`Flags`] are shown.
+/// Formats as the hexadecimal value followed by the names in parentheses: `0x3 (PID | CREDS)`.
 impl fmt::Display for InfoMask {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:#x} (", self.bits())?;
@@ -174,14 +175,14 @@ bitflags::bitflags! {
         const SKIP = PIDFD_COREDUMP_SKIP;
         /// The dump is made with the user's privileges.
         const USER = PIDFD_COREDUMP_USER;
-        /// The dump is made as root, and for root alone.
+        /// The dump is made as root and readable by root only.
         const ROOT = PIDFD_COREDUMP_ROOT;
 
         const _ = !0;
     }
 }
 
-/// `struct pidfd_info`, all 88 bytes that Linux 7.1 knows.
+/// `struct pidfd_info`: all 88 bytes that Linux 7.1 knows.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs)]
@@ -199,7 +200,7 @@ pub struct PidfdInfo {
     pub sgid: u32,
     pub fsuid: u32,
     pub fsgid: u32,
-    /// In the format of a wait status.
+    /// Encoded as a wait status.
     pub exit_code: i32,
     pub coredump_mask: u32,
     pub coredump_signal: u32,
@@ -209,38 +210,38 @@ pub struct PidfdInfo {
 }
 
 impl PidfdInfo {
-    /// What the kernel says it filled in.
+    /// Returns the fields that the kernel says it filled in.
     pub fn given(&self) -> InfoMask {
         InfoMask::from_bits_retain(self.mask)
     }
 
-    /// What was or would be done about a core dump.
+    /// Returns how the kernel handled, or would handle, a core dump of the process.
     pub fn coredump(&self) -> CoredumpMask {
         CoredumpMask::from_bits_retain(self.coredump_mask)
     }
 
-    /// All that this kernel can give, where [`InfoMask::SUPPORTED_MASK`] was asked for and given.
+    /// Returns everything that this kernel can give, if [`InfoMask::SUPPORTED_MASK`] was requested and given.
     ///
-    /// The word stands at offset 80 since 7.1. In 6.19 and 7.0 it stood at 72, where `coredump_code` and its
-    /// padding are now.
+    /// The field is at offset 80 since 7.1. In 6.19 and 7.0 it was at offset 72, where `coredump_code` and
+    /// its padding are now.
     pub fn supported(&self) -> InfoMask {
         let moved = u64::from(self.coredump_pad) << 32 | u64::from(self.coredump_code);
         InfoMask::from_bits_retain(if self.supported_mask != 0 { self.supported_mask } else { moved })
     }
 }
 
-/// The published sizes of [`PidfdInfo`]: Linux 6.13, 6.16, 6.19 and 7.1 grew it.
+/// The published sizes of [`PidfdInfo`], of Linux 6.13, 6.16, 6.19 and 7.1.
 pub const PIDFD_INFO_SIZES: [usize; 4] = [64, 72, 80, 88];
 
 /// The ioctl type byte of pidfds.
 pub const PIDFS_IOCTL_MAGIC: u8 = 0xFF;
 
-/// The request number of `PIDFD_GET_INFO` for a structure of `size` bytes: `_IOWR(0xFF, 11, size)`.
+/// Returns the request number of `PIDFD_GET_INFO` for a structure of `size` bytes: `_IOWR(0xFF, 11, size)`.
 pub const fn pidfd_get_info_request(size: usize) -> u32 {
     (3 << 30) | ((size as u32 & 0x3fff) << 16) | ((PIDFS_IOCTL_MAGIC as u32) << 8) | 11
 }
 
-/// The namespaces that a pidfd's ioctls open (Linux 6.11). The values are the request numbers.
+/// The namespaces that the ioctls of a pidfd open (Linux 6.11). The values are the request numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 #[allow(missing_docs)]
@@ -258,7 +259,7 @@ pub enum Namespace {
 }
 
 impl Namespace {
-    /// Each of them.
+    /// All namespaces.
     pub const ALL: [Namespace; 10] = [
         Namespace::Cgroup,
         Namespace::Ipc,
@@ -272,7 +273,7 @@ impl Namespace {
         Namespace::Uts,
     ];
 
-    /// The request number: `_IO(0xFF, n)`.
+    /// Returns the request number: `_IO(0xFF, n)`.
     pub const fn request(self) -> u32 {
         ((PIDFS_IOCTL_MAGIC as u32) << 8) | self as u32
     }
@@ -281,11 +282,11 @@ impl Namespace {
 /// `PIDFD_THREAD`: a pidfd for one thread (Linux 6.9).
 pub const PIDFD_THREAD: u32 = libc::O_EXCL as u32;
 
-/// For `pidfd_send_signal(2)`: the thread that the pidfd names (Linux 6.9).
+/// For `pidfd_send_signal(2)`: signal the thread that the pidfd refers to (Linux 6.9).
 pub const PIDFD_SIGNAL_THREAD: u32 = 1;
-/// For `pidfd_send_signal(2)`: the process (Linux 6.9).
+/// For `pidfd_send_signal(2)`: signal the process (Linux 6.9).
 pub const PIDFD_SIGNAL_THREAD_GROUP: u32 = 1 << 1;
-/// For `pidfd_send_signal(2)`: all of the process group that the process leads (Linux 6.9).
+/// For `pidfd_send_signal(2)`: signal the whole process group that the process leads (Linux 6.9).
 pub const PIDFD_SIGNAL_PROCESS_GROUP: u32 = 1 << 2;
 
 /// `coredump_mask`: the process dumped core.
@@ -294,10 +295,10 @@ pub const PIDFD_COREDUMPED: u32 = 1;
 pub const PIDFD_COREDUMP_SKIP: u32 = 2;
 /// `coredump_mask`: the dump is made with the user's privileges.
 pub const PIDFD_COREDUMP_USER: u32 = 4;
-/// `coredump_mask`: the dump is made as root, and for root alone.
+/// `coredump_mask`: the dump is made as root and readable by root only.
 pub const PIDFD_COREDUMP_ROOT: u32 = 8;
 
-/// The mark of an auto-kill pidfd in `F_GETFL`: the kernel keeps it where `O_TRUNC` is.
+/// The flag that marks an auto-kill pidfd in `F_GETFL`: the kernel stores it in the bit of `O_TRUNC`.
 pub const AUTOKILL_MARK: i32 = libc::O_TRUNC;
 
 const _: () = assert!(size_of::<CloneArgs>() == 88);

@@ -1,4 +1,4 @@
-//! Addresses that a call may hand to the kernel: whatever the kernel writes there, nobody is harmed.
+//! Addresses that a system call may pass to the kernel: a kernel write to them does no harm.
 
 use std::fmt;
 use std::sync::atomic::{AtomicI32, AtomicU32};
@@ -8,14 +8,14 @@ use std::sync::atomic::{AtomicI32, AtomicU32};
 pub enum Unmapped {
     /// The null pointer.
     Null,
-    /// In the first page, which is out of reach.
+    /// An address in the first page, which no process can map.
     Nowhere,
-    /// The last byte that there is, which is the kernel's.
+    /// The last byte of the address space, which belongs to the kernel.
     Last,
 }
 
 impl Unmapped {
-    /// The address as a number.
+    /// Returns the address as a number.
     pub const fn number(self) -> u64 {
         match self {
             Unmapped::Null => 0,
@@ -25,27 +25,27 @@ impl Unmapped {
     }
 }
 
-/// Where the kernel is to write a number of 32 bits: a word that anybody may change at any time and that is never freed, or a
-/// place to which nobody can write.
+/// Where the kernel is to write a 32-bit number: either a word that may change at any time and is never
+/// freed, or an address that cannot be written.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Address(u64);
 
 impl Address {
-    /// That of a constant: it can be read, and not written to.
+    /// Returns the address of a constant, which is readable but not writable.
     pub fn read_only() -> Address {
         static CONSTANT: u32 = 0;
         Address(&raw const CONSTANT as u64)
     }
 
-    /// An address by its number.
+    /// Returns the address with this number.
     ///
     /// # Safety
-    /// The four bytes there are never freed, and nothing refers to them but as memory that changes by itself.
+    /// The four bytes there are never freed, and every reference to them treats them as memory that can change at any time.
     pub(crate) const unsafe fn of_number(number: u64) -> Address {
         Address(number)
     }
 
-    /// The address as a number.
+    /// Returns the address as a number.
     pub(crate) const fn number(self) -> u64 {
         self.0
     }
@@ -69,7 +69,7 @@ impl From<&'static AtomicI32> for Address {
     }
 }
 
-/// `0x8`
+/// Formats as `0x8`.
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:#x}", self.0)

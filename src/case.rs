@@ -1,4 +1,4 @@
-//! How a case is declared and found.
+//! The declaration of test cases and the list of all of them.
 
 use std::sync::LazyLock;
 
@@ -29,10 +29,11 @@ impl std::fmt::Display for Strength {
     }
 }
 
-/// One scenario: a claim about the kernel, and the function that checks it. Declared with [`case!`](crate::case!).
+/// One test case: a claim about the kernel, and the function that checks it. Declared with
+/// [`case!`](crate::case!).
 #[derive(Debug)]
 pub struct Case {
-    /// The name, which is also the id of the claim.
+    /// The name, which is also the ID of the claim.
     pub name: &'static str,
     /// The claim: the doc comment of the declaration.
     pub doc: &'static str,
@@ -40,82 +41,84 @@ pub struct Case {
     pub source: &'static str,
     /// What a failure means.
     pub strength: Strength,
-    /// What the case cannot do without.
+    /// What the case requires.
     pub needs: &'static [Need],
-    /// The first kernel series of which the claim is true, where the needs do not say it. An older kernel that
-    /// does something else is without it; one that does as claimed passes.
+    /// The first kernel series for which the claim is true, where `needs` does not say it. On an older kernel
+    /// that behaves differently the case is unsupported; if the kernel behaves as claimed, the case passes.
     pub since: Option<&'static str>,
-    /// Where mainline is known to break the claim. What the case finds counts as that only where it says so, with
-    /// [`equal_or_defect`](crate::check::equal_or_defect); whatever else it finds is a failure.
+    /// Where mainline is known to violate the claim. A result counts as this defect only where the case says
+    /// so, with [`equal_or_defect`](crate::check::equal_or_defect); any other deviation from the claim is a
+    /// failure.
     pub known_defect: Option<Defect>,
-    /// The file that declares it, which names its theme.
+    /// The source file of the declaration. It determines the theme.
     pub file: &'static str,
     /// The line of the declaration.
     pub line: u32,
-    /// The scenario. Runs in a process of its own.
+    /// The function that checks the claim. It runs in its own process.
     pub body: fn() -> Result,
 }
 
-/// A defect of mainline that is known.
+/// A known defect of mainline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Defect {
-    /// The kernels on which it was seen, and what happens there.
+    /// The kernels on which it was observed, and what happens there.
     pub what: &'static str,
-    /// Whether it takes luck to meet it: then a pass does not say that it is fixed.
+    /// Whether the defect occurs only by chance. If so, a pass does not mean that it is fixed.
     pub rare: bool,
-    /// The first kernel that was seen without it: from that on it is a failure like any other.
+    /// The first kernel on which the defect was not observed. From that kernel on it counts as an ordinary
+    /// failure.
     pub fixed: Option<&'static str>,
 }
 
-/// Every case that this program declares, by [`case!`](crate::case!), in no order.
+/// All cases that this program declares with [`case!`](crate::case!), in no particular order.
 #[distributed_slice]
 pub static CASES: [Case];
 
 impl Case {
-    /// The claim as running text.
+    /// Returns the claim as running text.
     pub fn claim(&self) -> String {
         self.doc.split_whitespace().collect::<Vec<_>>().join(" ")
     }
 
-    /// The theme: the name of the file that declares it.
+    /// Returns the theme: the name of the source file without its extension.
     pub fn theme(&self) -> &'static str {
         let file = self.file.rsplit('/').next().unwrap_or(self.file);
         file.strip_suffix(".rs").unwrap_or(file)
     }
 
-    /// Whether the claim is about later kernels than this release.
+    /// Returns whether the claim holds only for kernels later than this release.
     pub fn is_ahead_of(&self, release: &str) -> bool {
         self.since.is_some_and(|since| series_of(release) < series_of(since))
     }
 
-    /// The known defect that a kernel of this release may have.
+    /// Returns the known defect if a kernel of this release may have it.
     pub fn defect_on(&self, release: &str) -> Option<Defect> {
         let is_mended = |fixed| version_of(release) >= version_of(fixed);
         self.known_defect.filter(|defect| !defect.fixed.is_some_and(is_mended))
     }
 
-    /// Whether nothing else may run at the same time.
+    /// Returns whether nothing else may run at the same time.
     pub fn runs_alone(&self) -> bool {
         self.needs.contains(&Need::GlobalChanges)
     }
 
-    /// Whether the kernel's own selftest has a scenario of this name: the source says so.
+    /// Returns whether the kernel's own selftests have a test of this name, according to the source.
     pub fn is_upstream(&self) -> bool {
         let word = |part: &'static str| part.split([' ', ';']).next();
         self.source.split("selftest ").skip(1).any(|part| word(part) == Some(self.name))
     }
 
-    /// The first kernel series that has all that the case needs, as `7.1`.
+    /// Returns the first kernel series that has everything that the case needs, such as `7.1`.
     pub fn first_kernel(&self) -> Option<&'static str> {
         let series = self.needs.iter().filter_map(|need| need.since()).chain(self.since);
         series.max_by_key(|named| series_of(named))
     }
 }
 
-/// All cases of this program, in the order of their files and lines.
+/// Returns all cases of this program, ordered by file and line.
 ///
 /// # Panics
-/// If two cases have one name.
+/// If two cases have the same name.
 pub fn all() -> &'static [&'static Case] {
     static ALL: LazyLock<Vec<&Case>> = LazyLock::new(sorted);
     &ALL
@@ -132,12 +135,12 @@ fn sorted() -> Vec<&'static Case> {
     cases
 }
 
-/// The case of that name.
+/// Returns the case with this name.
 pub fn find(name: &str) -> Option<&'static Case> {
     CASES.iter().find(|case| case.name == name)
 }
 
-/// Declares a case. The function of that name stands next to it.
+/// Declares a test case. The function of the same name must be in scope.
 ///
 /// ```
 /// use clone3_conformance::{case, check::{self, Result}};
@@ -152,9 +155,9 @@ pub fn find(name: &str) -> Option<&'static Case> {
 /// }
 /// ```
 ///
-/// Behind the source may follow `, since "7.2"` (where the needs do not say it) and
-/// `, known_defect "7.1 to 7.3: what happens"` (or `rare_defect`, where it takes luck to meet it), and behind that
-/// `, fixed "7.3.4"`, the first kernel that was seen without it.
+/// After the source, `, since "7.2"` (where the needs do not say it) and `, known_defect "7.1 to 7.3: what
+/// happens"` (or `rare_defect`, if it occurs only by chance) may follow, and after that `, fixed "7.3.4"`,
+/// the first kernel on which the defect was not observed.
 #[macro_export]
 macro_rules! case {
     (

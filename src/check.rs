@@ -1,8 +1,8 @@
-//! Assertions that return an error which says what was expected, what came, and where.
+//! Assertions that return an error with what was expected, what was found, and the source location.
 //!
-//! A case returns [`Result`]; `?` passes a [`Failure`] up. Failed assertions blame the kernel
-//! ([`Kind::Fail`]); an unexpected error of a call that only prepares the ground (`?` on an [`Errno`] or an
-//! [`std::io::Error`]) blames the suite ([`Kind::Broken`]).
+//! A test case returns [`Result`], and `?` propagates a [`Failure`]. Failed assertions blame the kernel
+//! ([`Kind::Fail`]); an unexpected error of a set-up call (`?` on an [`Errno`] or an [`std::io::Error`])
+//! blames the suite ([`Kind::Broken`]).
 
 use std::fmt::{Debug, Display};
 use std::panic::Location;
@@ -10,38 +10,39 @@ use std::panic::Location;
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
-/// What a case, or a step of one, returns.
+/// The result of a test case, or of a step of one.
 pub type Result<T = ()> = std::result::Result<T, Failure>;
 
-/// The path of a source file as one would type it: the runner reaches the cases by way of its own folder.
+/// Returns the path of a source file relative to the project. The runner includes the cases through its own
+/// directory.
 pub fn source_path(file: &str) -> &str {
     file.strip_prefix("runner/../").unwrap_or(file)
 }
 
-/// Whose fault it is that a case did not pass.
+/// What is to blame if a test case does not pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// The kernel did not do what the claim says.
     Fail,
-    /// The kernel did not do what the claim says, in just the way that the case's known defect describes.
+    /// The kernel violated the claim in exactly the way that the case's known defect describes.
     Defect,
     /// The environment forbids what the case needs.
     Blocked,
-    /// The kernel lacks what the case is about.
+    /// The kernel lacks the feature that the case is about.
     Unsupported,
-    /// The suite's own set-up went wrong.
+    /// The suite's own set-up failed.
     Broken,
 }
 
-/// Why a case did not pass.
+/// The reason why a test case did not pass.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// Whose fault it is.
+    /// What is to blame.
     pub kind: Kind,
-    /// What was expected and what came, or what is missing.
+    /// What was expected and what was found, or what is missing.
     pub message: String,
-    /// `file:line` of the check.
+    /// The location of the check, as `file:line`.
     pub at: String,
 }
 
@@ -53,31 +54,31 @@ impl Failure {
         Failure { kind, message: message.into(), at }
     }
 
-    /// The kernel broke the claim.
+    /// Creates a failure of the kernel to do what the claim says.
     #[track_caller]
     pub fn fail(message: impl Into<String>) -> Failure {
         Failure::new(Kind::Fail, message)
     }
 
-    /// The environment forbids the case; `reason` names what is missing.
+    /// Creates a failure because the environment forbids what the case needs; `reason` names what is missing.
     #[track_caller]
     pub fn blocked(reason: impl Into<String>) -> Failure {
         Failure::new(Kind::Blocked, reason)
     }
 
-    /// The kernel has no such feature; `reason` names it.
+    /// Creates a failure because the kernel lacks a feature; `reason` names it.
     #[track_caller]
     pub fn unsupported(reason: impl Into<String>) -> Failure {
         Failure::new(Kind::Unsupported, reason)
     }
 
-    /// The suite's own set-up went wrong.
+    /// Creates a failure of the suite's own set-up.
     #[track_caller]
     pub fn broken(message: impl Into<String>) -> Failure {
         Failure::new(Kind::Broken, message)
     }
 
-    /// The same failure, its message cut where it is longer than anybody reads.
+    /// Returns the failure with an overlong message truncated.
     pub(crate) fn of_bearable_length(mut self) -> Failure {
         const LONGEST: usize = 16 * 1024;
         if let Some((at, _)) = self.message.char_indices().nth(LONGEST) {
@@ -88,18 +89,19 @@ impl Failure {
         self
     }
 
-    /// The same failure, which is the known defect that the case declares.
+    /// Returns the failure as the known defect that the case declares.
     pub fn as_defect(self) -> Failure {
         Failure { kind: Kind::Defect, ..self }
     }
 
-    /// The same failure, of which the environment is not to blame: what is missing was there for the control.
+    /// Returns the failure with the environment ruled out as its cause: what is missing was available to the
+    /// control.
     pub fn after_control(self) -> Failure {
         let kind = if self.kind == Kind::Blocked { Kind::Fail } else { self.kind };
         Failure { kind, ..self }
     }
 
-    /// The same failure, its message led by `context`.
+    /// Returns the failure with `context` in front of its message.
     pub fn within(mut self, context: impl Display) -> Failure {
         self.message = format!("{context}: {}", self.message);
         self
@@ -110,7 +112,7 @@ impl From<Errno> for Failure {
     #[track_caller]
     fn from(errno: Errno) -> Failure {
         match errno {
-            // Whatever it was, no case is about it.
+            // No test case is about the system call that failed here.
             Errno::ENOSYS => Failure::blocked(
                 "set-up needs a system call that answers ENOSYS: the kernel was built without it, or a filter refuses it",
             ),
@@ -136,12 +138,12 @@ impl From<std::io::Error> for Failure {
     }
 }
 
-/// An errno of rustix's as the one that checks compare.
+/// Converts a rustix errno to the nix type that the checks compare.
 pub fn errno_of(errno: rustix::io::Errno) -> Errno {
     Errno::from_raw(errno.raw_os_error())
 }
 
-/// An errno by name and meaning: `EINVAL (Invalid argument)`.
+/// An errno, displayed with its name and description: `EINVAL (Invalid argument)`.
 pub struct Named(pub Errno);
 
 impl Display for Named {
@@ -150,7 +152,7 @@ impl Display for Named {
     }
 }
 
-/// Says how a call went, for messages: `success (3)` or the errno's name.
+/// Describes the outcome of a call for messages: `success (3)`, or the name of the errno.
 pub fn outcome_of<T: Debug>(result: &std::result::Result<T, Errno>) -> String {
     match result {
         Ok(value) => format!("success ({value:?})"),
@@ -158,9 +160,9 @@ pub fn outcome_of<T: Debug>(result: &std::result::Result<T, Errno>) -> String {
     }
 }
 
-/// Leads the message of a failure with what was being done.
+/// Adds a description of what was being done to a failure's message.
 pub trait Context<T> {
-    /// Adds `context` in front of the failure's message.
+    /// Puts `context` in front of the failure's message.
     fn context(self, context: impl Display) -> Result<T>;
 }
 
@@ -170,7 +172,7 @@ impl<T> Context<T> for Result<T> {
     }
 }
 
-/// `got` must equal `expected`; `what` says what was looked at.
+/// Checks that `got` equals `expected`; `what` names what was examined.
 #[track_caller]
 pub fn equal<T: PartialEq + Debug>(what: impl Display, got: T, expected: T) -> Result {
     if got == expected {
@@ -179,8 +181,8 @@ pub fn equal<T: PartialEq + Debug>(what: impl Display, got: T, expected: T) -> R
     Err(Failure::fail(format!("{what}: expected {expected:?}, got {got:?}")))
 }
 
-/// As [`equal`], where mainline is known to give `defective`: that is the known defect which the case declares.
-/// Anything else is a failure as any other.
+/// Like [`equal`], where mainline is known to give `defective`: that value counts as the known defect that
+/// the case declares. Any other wrong value is an ordinary failure.
 #[track_caller]
 pub fn equal_or_defect<T: PartialEq + Debug>(
     what: impl Display,
@@ -192,8 +194,8 @@ pub fn equal_or_defect<T: PartialEq + Debug>(
     equal(what, got, expected).map_err(|failure| Failure { kind, ..failure })
 }
 
-/// Runs `body` for each subject of a case that has a known defect. One that shows the defect does not keep the others from being
-/// looked at, which could be worse off.
+/// Runs `body` for each subject of a case with a known defect. If one subject shows the defect, the others
+/// are still checked, because they could fail in a worse way.
 pub fn each<T>(subjects: impl IntoIterator<Item = T>, body: impl FnMut(T) -> Result) -> Result {
     let outcomes: Vec<Result> = subjects.into_iter().map(body).collect();
     let (all, mut defects) = (outcomes.len(), 0);
@@ -213,7 +215,7 @@ pub fn each<T>(subjects: impl IntoIterator<Item = T>, body: impl FnMut(T) -> Res
     })
 }
 
-/// `condition` must hold; `otherwise` says what was expected and what came.
+/// Checks that `condition` is true; `otherwise` says what was expected and what was found.
 #[track_caller]
 pub fn holds(condition: bool, otherwise: impl Display) -> Result {
     if condition {
@@ -222,7 +224,7 @@ pub fn holds(condition: bool, otherwise: impl Display) -> Result {
     Err(Failure::fail(otherwise.to_string()))
 }
 
-/// `call` must succeed; a refusal is the kernel's fault.
+/// Checks that `call` succeeded. An error is blamed on the kernel.
 #[track_caller]
 pub fn succeeds<T>(what: impl Display, call: std::result::Result<T, Errno>) -> Result<T> {
     match call {
@@ -231,7 +233,7 @@ pub fn succeeds<T>(what: impl Display, call: std::result::Result<T, Errno>) -> R
     }
 }
 
-/// `call` must be refused with `expected`.
+/// Checks that `call` failed with `expected`.
 #[track_caller]
 pub fn refused<T: Debug>(what: impl Display, call: std::result::Result<T, Errno>, expected: Errno) -> Result {
     match call {

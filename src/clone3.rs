@@ -1,7 +1,7 @@
-//! A builder over the raw `clone3(2)`, and the children it makes.
+//! A builder for raw `clone3(2)` calls, and the children that they create.
 //!
-//! The builder can express ill-formed calls on purpose: odd sizes, bad pointers, contradictory flags. A call
-//! shows itself with its flags decoded, which is how it appears in every message.
+//! The builder can express invalid calls on purpose: odd sizes, bad pointers, contradictory flags. The
+//! `Display` form of a call shows its flags by name, and messages use that form.
 
 use std::cell::Cell;
 use std::ffi::c_int;
@@ -25,36 +25,37 @@ use crate::pidfd::Pidfd;
 use crate::wait::{self, Status, signal_name};
 use crate::{arch, note, sandbox};
 
-/// What the word that receives the pidfd holds before the call: no descriptor, and not what the kernel writes.
+/// The initial value of the word that receives the pidfd: not a descriptor, and not a value that the kernel
+/// writes.
 pub const PIDFD_UNTOUCHED: c_int = -7;
 
 /// An address that no process can map.
 pub const NOWHERE: Unmapped = Unmapped::Nowhere;
 
-/// A word for the kernel to write a pidfd to, which holds [`PIDFD_UNTOUCHED`]. It is never freed.
+/// Returns a word for the kernel to write a pidfd to. It contains [`PIDFD_UNTOUCHED`] and is never freed.
 pub fn pidfd_word() -> &'static AtomicI32 {
     Box::leak(Box::new(AtomicI32::new(PIDFD_UNTOUCHED)))
 }
 
-/// Stacks that no child can have.
+/// Stack arguments that no child can run on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoStack {
-    /// A size and no address.
+    /// A size without an address.
     WithoutAddress,
-    /// An address and no size.
+    /// An address without a size.
     WithoutSize,
-    /// In the kernel's half of the address space.
+    /// A stack in the kernel's half of the address space.
     OfTheKernel,
-    /// One that reaches into that half.
+    /// A stack that extends into that half.
     TooLarge,
 }
 
 impl NoStack {
-    /// All of them.
+    /// All variants.
     pub const ALL: [NoStack; 4] =
         [NoStack::WithoutAddress, NoStack::WithoutSize, NoStack::OfTheKernel, NoStack::TooLarge];
 
-    /// Address and size. Should a kernel take one, the child finds no memory at its end.
+    /// Returns address and size. If a kernel accepts them, the child finds no memory at the top of its stack.
     const fn parts(self) -> (u64, u64) {
         const KERNEL: u64 = 1 << 63;
         const PAGE: u64 = 4096;
@@ -67,18 +68,19 @@ impl NoStack {
     }
 }
 
-/// Where the call says the pidfd shall be written.
+/// The address that the call gives for the pidfd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum PidfdAt {
-    /// A variable of ours.
+    /// A local variable.
     Variable,
-    /// Elsewhere, so that nobody owns the pidfd.
+    /// Another address. Nothing owns the pidfd then.
     Address(Address),
 }
 
-/// One call of `clone3(2)`, not made yet.
+/// A `clone3(2)` call that has not been made yet.
 ///
-/// Where the kernel shall write is no number, which could be that of anybody's memory:
+/// The addresses that the kernel writes to are not given as numbers, because a number could refer to any
+/// memory:
 ///
 /// ```compile_fail
 /// clone3_conformance::clone3::Clone3::fork().parent_tid(0x40_0000_u64);
@@ -93,7 +95,7 @@ pub struct Clone3 {
 }
 
 impl Clone3 {
-    /// A call with these flags, exit_signal 0 and everything else zero.
+    /// Creates a call with these flags, exit_signal 0 and all other fields zero.
     pub fn new(flags: Flags) -> Clone3 {
         Clone3 {
             args: CloneArgs { flags: flags.bits(), ..CloneArgs::default() },
@@ -104,116 +106,116 @@ impl Clone3 {
         }
     }
 
-    /// An ordinary child, as `fork(2)` makes it: no flags, exit_signal SIGCHLD.
+    /// Creates a call for an ordinary child as `fork(2)` creates it: no flags, exit_signal SIGCHLD.
     pub fn fork() -> Clone3 {
         Clone3::new(Flags::empty()).exit_signal(libc::SIGCHLD as u64)
     }
 
-    /// With this raw exit_signal.
+    /// Sets the raw exit_signal.
     pub fn exit_signal(mut self, signal: u64) -> Clone3 {
         self.args.exit_signal = signal;
         self
     }
 
-    /// With this size of `struct clone_args`; beyond the 88 bytes known here the tail is zero.
+    /// Sets the size of `struct clone_args`. Bytes beyond the 88 known here are zero.
     pub fn size(mut self, size: usize) -> Clone3 {
         self.size = size;
         self
     }
 
-    /// With these bytes behind the 88 known ones, and the size to match.
+    /// Appends these bytes to the 88 known ones, and sets the size to match.
     pub fn tail(mut self, bytes: &[u8]) -> Clone3 {
         self.tail = bytes.to_vec();
         self.size = size_of::<CloneArgs>() + bytes.len();
         self
     }
 
-    /// With the pidfd written to this address. Nobody owns it then.
+    /// Has the kernel write the pidfd to this address. Nothing owns the pidfd then.
     pub fn pidfd_address(mut self, address: impl Into<Address>) -> Clone3 {
         self.pidfd_at = PidfdAt::Address(address.into());
         self
     }
 
-    /// With this address in `parent_tid`.
+    /// Sets `parent_tid` to this address.
     pub fn parent_tid(mut self, address: impl Into<Address>) -> Clone3 {
         self.args.parent_tid = address.into().number();
         self
     }
 
-    /// With this address in `child_tid`.
+    /// Sets `child_tid` to this address.
     pub fn child_tid(mut self, address: impl Into<Address>) -> Clone3 {
         self.args.child_tid = address.into().number();
         self
     }
 
-    /// With this memory in `tls`.
+    /// Sets `tls` to this memory.
     pub fn tls(mut self, storage: &'static [u64]) -> Clone3 {
         self.args.tls = storage.as_ptr() as u64;
         self
     }
 
-    /// With the child placed in this cgroup. Sets `CLONE_INTO_CGROUP`.
+    /// Places the child in this cgroup. Sets `CLONE_INTO_CGROUP`.
     pub fn into_cgroup(self, cgroup: impl AsFd) -> Clone3 {
         self.into_cgroup_raw(cgroup.as_fd().as_raw_fd() as u64)
     }
 
-    /// With this number as the cgroup's descriptor, open or not. Sets `CLONE_INTO_CGROUP`.
+    /// Uses this number as the cgroup's descriptor, whether it is open or not. Sets `CLONE_INTO_CGROUP`.
     pub fn into_cgroup_raw(mut self, fd: u64) -> Clone3 {
         self.args.cgroup = fd;
         self.with(Flags::CLONE_INTO_CGROUP)
     }
 
-    /// With these pids asked for, innermost namespace first.
+    /// Requests these pids, innermost namespace first.
     pub fn set_tid(mut self, pids: &[c_int]) -> Clone3 {
         self.set_tid = pids.to_vec();
         self
     }
 
-    /// With these pids in `set_tid`, and 0 in `set_tid_size`.
+    /// Puts these pids in `set_tid`, with 0 in `set_tid_size`.
     pub fn set_tid_without_size(mut self, pids: &'static [c_int]) -> Clone3 {
         self.args.set_tid = pids.as_ptr() as u64;
         self
     }
 
-    /// With this address in `set_tid`, and this count in `set_tid_size`.
+    /// Puts this address in `set_tid` and this count in `set_tid_size`.
     pub fn set_tid_unmapped(mut self, address: Unmapped, count: u64) -> Clone3 {
         self.args.set_tid = address.number();
         self.args.set_tid_size = count;
         self
     }
 
-    /// With a stack that no child can have. See [`Clone3::try_spawn_on`] for others.
+    /// Sets a stack that no child can run on. See [`Clone3::try_spawn_on`] for usable stacks.
     pub fn no_stack(mut self, which: NoStack) -> Clone3 {
         (self.args.stack, self.args.stack_size) = which.parts();
         self
     }
 
-    /// Whether a process has the pid that is asked for in the caller's pid namespace.
+    /// Returns whether a process already has the pid that this call requests in the caller's pid namespace.
     pub fn asks_for_a_pid_in_use(&self) -> bool {
         let asked = self.set_tid.first().map(|pid| nix::unistd::Pid::from_raw(*pid));
         asked.is_some_and(|pid| nix::sys::signal::kill(pid, None) != Err(Errno::ESRCH))
     }
 
-    /// With these flags too.
+    /// Adds these flags.
     pub fn with(mut self, flags: Flags) -> Clone3 {
         self.args.flags |= flags.bits();
         self
     }
 
-    /// Without these flags.
+    /// Removes these flags.
     pub fn without(mut self, flags: Flags) -> Clone3 {
         self.args.flags &= !flags.bits();
         self
     }
 
-    /// The flags of this call.
+    /// Returns the flags of this call.
     pub fn flags(&self) -> Flags {
         Flags::from_bits_retain(self.args.flags)
     }
 
-    /// The structure as the kernel will read it, `size` bytes long at least.
+    /// Returns the structure as the kernel will read it, at least `size` bytes long.
     ///
-    /// Returned as words, so that it is aligned.
+    /// The elements are 64-bit words, so that the structure is aligned.
     fn image(&self, pidfd: *mut c_int) -> Vec<u64> {
         let mut args = self.args;
         args.pidfd = match self.pidfd_at {
@@ -243,14 +245,14 @@ impl Clone3 {
         bytes.as_chunks().0.iter().map(|word| u64::from_ne_bytes(*word)).collect()
     }
 
-    /// Makes the call; the child runs `body` and exits with what it returns.
+    /// Makes the call. The child runs `body` and exits with the value that it returns.
     ///
     /// The child is a copy of the caller, so the body may do anything if the caller is single-threaded, and
     /// only what is async-signal-safe otherwise.
     ///
     /// # Panics
-    /// With `CLONE_VM`: such a child needs a stack, see [`Clone3::try_spawn_on`]. With `CLONE_SETTLS`: a body needs the
-    /// thread-local storage that it knows.
+    /// With `CLONE_VM`, because such a child needs a stack (see [`Clone3::try_spawn_on`]), and with
+    /// `CLONE_SETTLS`, because a body needs the thread-local storage of its creator.
     pub fn try_spawn(&self, body: impl FnOnce() -> i32) -> std::result::Result<Child, Errno> {
         assert!(!self.flags().contains(Flags::CLONE_VM), "{self} needs a stack of its own");
         assert!(
@@ -259,8 +261,8 @@ impl Clone3 {
         );
         let mut pidfd = PIDFD_UNTOUCHED;
         let image = self.image(&raw mut pidfd);
-        // SAFETY: without CLONE_VM the child works on a copy of this memory; `image` and `pidfd` are live, and other addresses in
-        // the image are such that the kernel may write there (see `Address`).
+        // SAFETY: without CLONE_VM the child works on a copy of this memory; `image` and `pidfd` are live,
+        // and the kernel may write to the other addresses in the image (see `Address`).
         let pid = unsafe { libc::syscall(libc::SYS_clone3, image.as_ptr(), self.size) };
         if pid == 0 {
             exit_child(body);
@@ -269,18 +271,18 @@ impl Clone3 {
         self.outcome(pid.map(|pid| pid as i32), pidfd)
     }
 
-    /// Makes the call and expects it to succeed; see [`Clone3::try_spawn`].
+    /// Makes the call and expects it to succeed. See [`Clone3::try_spawn`].
     #[track_caller]
     pub fn spawn(&self, body: impl FnOnce() -> i32) -> Result<Child> {
         check::succeeds(self, self.try_spawn(body))
     }
 
-    /// Makes the call with a stack for the child, which does this errand and then ends its thread with the value that this
-    /// returns (`SYS_exit`, not exit_group).
+    /// Makes the call with a stack for the child. The child runs this errand and then ends its thread with
+    /// the errand's return value as exit code (`SYS_exit`, not exit_group).
     ///
     /// # Panics
-    /// When a child that shares its memory and does not hold it up is to do what only others can; and when the stack is that of a
-    /// child that may be there still.
+    /// If the child shares the caller's memory without suspending the caller and the errand is not one that
+    /// such a child can run; and if the stack belongs to a child that may still exist.
     pub fn try_spawn_on(&self, stack: &Stack, errand: Errand) -> std::result::Result<Child, Errno> {
         assert!(errand.suits(self.flags()), "{self} is for a child that does less than {errand:?}");
         let mut pidfd = PIDFD_UNTOUCHED;
@@ -293,8 +295,9 @@ impl Clone3 {
         }
         let (image, (entry, argument)) = (call.image(&raw mut pidfd), errand.parts());
         stack.lend(self.flags());
-        // SAFETY: the child starts on a stack of its own, which outlives it (`Stack` is never unmapped) and is no other
-        // child's, and never returns from the assembly. Other addresses in the image are such that the kernel may write there.
+        // SAFETY: the child starts on its own stack, which outlives it (`Stack` is never unmapped) and which
+        // no other child uses, and it never returns from the assembly. The kernel may write to the other
+        // addresses in the image.
         let pid = unsafe { arch::clone3_on_stack(image.as_ptr(), self.size, entry, argument) };
         if pid < 0 {
             stack.take_back();
@@ -302,7 +305,7 @@ impl Clone3 {
         self.outcome(if pid < 0 { Err(Errno::from_raw(-pid as i32)) } else { Ok(pid as i32) }, pidfd)
     }
 
-    /// As [`Clone3::try_spawn_on`], expecting success.
+    /// Like [`Clone3::try_spawn_on`], but expects success.
     #[track_caller]
     pub fn spawn_on(&self, stack: &Stack, errand: Errand) -> Result<Child> {
         check::succeeds(self, self.try_spawn_on(stack, errand))
@@ -322,16 +325,16 @@ impl Clone3 {
         };
         let wrote = self.flags().contains(Flags::PIDFD) && self.pidfd_at == PidfdAt::Variable && pidfd >= 0;
         note!("{self} = {pid}{}", if wrote { format!(", pidfd {pidfd}") } else { String::new() });
-        // SAFETY: on success the kernel wrote a new descriptor that nobody else owns.
+        // SAFETY: on success the kernel wrote a new descriptor that nothing else owns.
         let pidfd = wrote.then(|| Pidfd::from(unsafe { OwnedFd::from_raw_fd(pidfd) }));
         Ok(Child { pid, pidfd, reaps_itself: self.flags().contains(Flags::AUTOREAP) })
     }
 
-    /// The control of a refusal: this call must succeed. The child exits at once and is cleared away; the signal that its end
-    /// sends is not to be found afterwards.
+    /// Checks that this call succeeds, as the control for a call that must fail. The child exits at once or
+    /// is killed, and is cleaned up; the exit signal that it sends is discarded.
     #[track_caller]
     pub fn accepted(&self) -> Result {
-        // Numbers that are no signal are the kernel's to refuse.
+        // The kernel must reject numbers that are not signals.
         let signal =
             Some(self.args.exit_signal as c_int).filter(|_| (1..=64).contains(&self.args.exit_signal));
         let unheard = signal.map(Unheard::begin).transpose()?;
@@ -356,10 +359,11 @@ impl Clone3 {
         child.clear_away().context("control")
     }
 
-    /// Makes a call for a thread, which ends at once; a thread that came to be is over on return.
+    /// Makes a call for a thread that exits at once. If a thread was created, it has exited on return.
     ///
     /// # Errors
-    /// The outer one says that there is no stack for it, or that it did not end; the inner one is the kernel's answer.
+    /// The outer error says that no stack could be allocated, or that the thread did not exit; the inner one
+    /// is the error of the call.
     #[track_caller]
     pub fn try_thread(&self) -> Result<std::result::Result<(), Errno>> {
         let stack = Stack::new()?;
@@ -370,13 +374,14 @@ impl Clone3 {
         }
     }
 
-    /// As [`Clone3::accepted`], for a child that `CLONE_PARENT` gives to the caller's parent, who reaps it.
+    /// Like [`Clone3::accepted`], for a child that `CLONE_PARENT` gives to the caller's parent, which reaps
+    /// it.
     #[track_caller]
     pub fn accepted_elsewhere(&self) -> Result {
         check::succeeds(self, self.try_spawn(|| 0)).context("control").map(drop)
     }
 
-    /// This call must be refused with `expected`, and leave no child, no descriptor and no pidfd behind.
+    /// Checks that this call fails with `expected` and leaves no child, no descriptor and no pidfd behind.
     #[track_caller]
     pub fn refused(&self, expected: Errno) -> Result {
         let (mine, theirs) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
@@ -389,7 +394,7 @@ impl Clone3 {
         if let Ok(child) = got {
             let pid = child.pid();
             let ran = if self.flags().contains(Flags::CLONE_THREAD) { "thread" } else { "child" };
-            // A child of the caller's parent is that one's to clear away.
+            // With CLONE_PARENT, the caller's parent cleans up the child.
             if ran == "child" && !self.flags().contains(Flags::CLONE_PARENT) {
                 child.clear_away()?;
             }
@@ -403,7 +408,7 @@ impl Clone3 {
     }
 }
 
-/// `clone3(CLONE_PIDFD|CLONE_AUTOREAP, exit_signal 0)`, and what else differs from the plain form.
+/// Formats as `clone3(CLONE_PIDFD|CLONE_AUTOREAP, exit_signal 0)`, plus whatever differs from the plain form.
 impl fmt::Display for Clone3 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "clone3({}, exit_signal ", self.flags())?;
@@ -434,9 +439,9 @@ impl fmt::Display for Clone3 {
     }
 }
 
-/// `clone3(2)` with a pointer to nothing, and a size. A child, should there be one, exits with 99 at once.
+/// Calls `clone3(2)` with an unmapped pointer and a size. If a child is created, it exits with 99 at once.
 pub fn unreadable(args: Unmapped, size: usize) -> std::result::Result<i32, Errno> {
-    // SAFETY: the kernel finds no arguments there; should it accept the call, the child leaves at once.
+    // SAFETY: the kernel finds no arguments there; if it accepts the call, the child exits at once.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, args.number(), size) };
     if pid == 0 {
         exit_now(99);
@@ -444,7 +449,7 @@ pub fn unreadable(args: Unmapped, size: usize) -> std::result::Result<i32, Errno
     Errno::result(pid).map(|pid| pid as i32)
 }
 
-/// Runs a child's body and exits with its result. A panic is shown on stderr and exits with 101, as ever.
+/// Runs a child's body and exits with its result. A panic is printed to stderr and exits with 101, as usual.
 pub(crate) fn exit_child(body: impl FnOnce() -> i32) -> ! {
     let code = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).unwrap_or(101);
     exit_now(code)
@@ -456,15 +461,15 @@ pub fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
-/// Ends the calling thread alone, where libc's `_exit` would end the group. The process ends with its last
-/// thread.
+/// Ends only the calling thread, where libc's `_exit` would end the thread group. The process ends with its
+/// last thread.
 pub fn exit_thread(code: i32) -> ! {
     // SAFETY: SYS_exit never returns and touches no user memory (but for a CLEARTID word that is never freed).
     unsafe { libc::syscall(libc::SYS_exit, code) };
     unreachable!("exit(2) returned")
 }
 
-/// Waits for a signal that ends the process.
+/// Blocks until a signal ends the process.
 pub fn park() -> i32 {
     loop {
         // SAFETY: pause has no preconditions.
@@ -472,7 +477,7 @@ pub fn park() -> i32 {
     }
 }
 
-/// The pipe must be at its end: no process has the other end open, so no child was left.
+/// Checks that the pipe is at end of file: no process holds the other end, so no child was left behind.
 fn nobody_holds(pipe: &OwnedFd) -> Result {
     rustix::io::ioctl_fionbio(pipe, true)?;
     match rustix::io::read(pipe, &mut [0_u8; 1]) {
@@ -483,36 +488,37 @@ fn nobody_holds(pipe: &OwnedFd) -> Result {
     }
 }
 
-/// The number that the next open file gets: what a leaked descriptor would change.
+/// Returns the number that the next open file will get. A leaked descriptor changes it.
 pub fn lowest_free_fd() -> Result<RawFd> {
     let (probe, _other) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     Ok(probe.as_raw_fd())
 }
 
-/// A stack for a child that shares memory, and the word by which the end of a thread on it is seen.
+/// A stack for a child that shares memory, and the word that shows when a thread on it has exited.
 ///
-/// Never unmapped: a child may outlive the function that made it. A case is a short-lived process.
+/// The stack is never unmapped, because a child may outlive the function that created it. A test case runs in
+/// a short-lived process.
 pub struct Stack {
     base: *mut std::ffi::c_void,
     tid: &'static AtomicU32,
     user: Cell<User>,
 }
 
-/// Who is on a stack.
+/// What uses a stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum User {
     Nobody,
-    /// Somebody of whose end the word tells.
+    /// A thread whose exit clears the stack's `tid` word.
     Joinable,
-    /// Somebody, for good as far as anybody can tell.
+    /// A child whose exit cannot be observed. It counts as using the stack forever.
     Other,
 }
 
 impl Stack {
-    /// Its size in bytes.
+    /// The size of a stack in bytes.
     pub const SIZE: usize = 64 * 1024;
 
-    /// Maps a new one.
+    /// Maps a new stack.
     pub fn new() -> Result<Stack> {
         use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
         let access = ProtFlags::READ | ProtFlags::WRITE;
@@ -521,12 +527,13 @@ impl Stack {
         Ok(Stack { base, tid: Box::leak(Box::new(AtomicU32::new(0))), user: Cell::new(User::Nobody) })
     }
 
-    /// Where it begins: its lowest address.
+    /// Returns the lowest address of the stack.
     pub fn base(&self) -> *mut std::ffi::c_void {
         self.base
     }
 
-    /// Has a child with these flags on it. One that does not share the caller's memory has a copy.
+    /// Marks the stack as used by a child with these flags. A child that does not share the caller's memory
+    /// uses a copy.
     fn lend(&self, flags: Flags) {
         assert_eq!(self.user.get(), User::Nobody, "two children on one stack");
         if flags.contains(Flags::CLONE_VM) {
@@ -535,7 +542,7 @@ impl Stack {
         }
     }
 
-    /// Nobody is on it any more.
+    /// Marks the stack as unused.
     fn take_back(&self) {
         self.user.set(User::Nobody);
     }
@@ -543,8 +550,8 @@ impl Stack {
     /// Blocks until the thread that was started on this stack has left user mode for good.
     ///
     /// # Errors
-    /// When the kernel has not cleared the thread's word (`CLONE_CHILD_CLEARTID`), or not woken the caller, within the patience of the
-    /// case.
+    /// If the kernel does not clear the thread's word (`CLONE_CHILD_CLEARTID`), or does not wake the caller,
+    /// within the timeout of the test case.
     #[track_caller]
     pub fn join(&self) -> Result {
         use rustix::io::Errno;
@@ -570,8 +577,8 @@ impl Stack {
     }
 }
 
-/// What a join that took too long says: whether the thread runs on, or has gone and was not accounted for, and whether its word was
-/// cleared and nobody told.
+/// Describes a join that timed out: whether the thread still exists, and whether its word was cleared without
+/// a wakeup.
 #[track_caller]
 fn never_woken(tid: i32, is_cleared: bool) -> Failure {
     let there = match kill(Pid::from_raw(tid), None) {
@@ -588,10 +595,10 @@ fn never_woken(tid: i32, is_cleared: bool) -> Failure {
     ))
 }
 
-/// A child made by [`Clone3`].
+/// A child created by [`Clone3`].
 ///
-/// Dropping it closes the pidfd and does nothing else: what a failing case leaves behind is the sandbox's to
-/// clear away.
+/// Dropping it closes the pidfd and does nothing else: the sandbox cleans up what a failing test case leaves
+/// behind.
 #[derive(Debug)]
 pub struct Child {
     pid: i32,
@@ -600,36 +607,36 @@ pub struct Child {
 }
 
 impl Child {
-    /// Its pid, as the call returned it.
+    /// Returns the pid that the call returned.
     pub fn pid(&self) -> i32 {
         self.pid
     }
 
-    /// Whether it was made with `CLONE_AUTOREAP`, so that nobody is to wait for it.
+    /// Returns whether the child was created with `CLONE_AUTOREAP`, so that no process has to wait for it.
     pub fn reaps_itself(&self) -> bool {
         self.reaps_itself
     }
 
-    /// The pidfd that the call returned.
+    /// Returns the pidfd that the call returned.
     #[track_caller]
     pub fn pidfd(&self) -> Result<&Pidfd> {
         self.pidfd.as_ref().ok_or_else(no_pidfd)
     }
 
-    /// The pidfd that the call returned, out of this child's hands.
+    /// Takes the pidfd that the call returned out of this child.
     #[track_caller]
     pub fn take_pidfd(&mut self) -> Result<Pidfd> {
         self.pidfd.take().ok_or_else(no_pidfd)
     }
 
-    /// Closes the pidfd that the call returned. What happens then is the kernel's to show.
+    /// Closes the pidfd that the call returned.
     #[track_caller]
     pub fn close_pidfd(&mut self) -> Result {
         self.take_pidfd()?.close()
     }
 
-    /// A second pidfd for the child, through `pidfd_open(2)`: a plain one, which neither holds nor kills.
-    /// Take it while the child is provably there.
+    /// Opens a second pidfd for the child with `pidfd_open(2)`. Closing such a pidfd never kills the child.
+    /// Call this while the child is known to exist.
     #[track_caller]
     pub fn observe(&self) -> Result<Pidfd> {
         Pidfd::open(self.pid)
@@ -643,7 +650,7 @@ impl Child {
         check::succeeds(format_args!("kill({}, {signal})", self.pid), sent)
     }
 
-    /// Kills the child if need be and waits until nothing of it is left, reaping it if it is an ordinary one.
+    /// Kills the child if it still exists and waits until it is gone. An ordinary child is reaped.
     #[track_caller]
     pub fn clear_away(self) -> Result {
         if !self.reaps_itself {
@@ -655,30 +662,31 @@ impl Child {
             Some(pidfd) => pidfd.try_clone()?,
             None => match Pidfd::try_open(self.pid) {
                 Err(Errno::ESRCH) => return Ok(()),
-                // The number may be another process's by now.
+                // Another process may have the pid by now.
                 Ok(pidfd) if !wait::is_child(&pidfd) => return Ok(()),
                 other => other?,
             },
         };
-        // ESRCH says that it is gone already.
+        // ESRCH means that the child is already gone.
         let _ = observer.send_signal(Signal::SIGKILL);
         observer.wait_reaped()
     }
 
-    /// Blocks until the child is a zombie, which must have exited with `code`, and leaves it one.
+    /// Blocks until the child is a zombie, checks that it exited with `code`, and leaves it unreaped.
     #[track_caller]
     pub fn is_a_zombie(&self, code: i32) -> Result {
         check::equal("the zombie", wait::find_zombie(self.pid)?, wait::Event::exited(self.pid, code))
     }
 
-    /// Waits until nothing is left of a child with a pidfd, which nobody is to wait for, but this status on record.
+    /// Waits until a child with a pidfd is gone without a wait call, and checks that the recorded exit status
+    /// is `expected`.
     #[track_caller]
     pub fn is_gone_with(&self, expected: Status) -> Result {
         self.pidfd()?.gone_with(self.pid, expected)
     }
 
-    /// Waits until nothing is left of a child that ends like this: reaps an ordinary one, and sees that the kernel has reaped an
-    /// auto-reaped one.
+    /// Waits until the child is gone and checks how it ended. Reaps an ordinary child; checks that the kernel
+    /// has reaped an auto-reaped one.
     #[track_caller]
     pub fn ends_with(self, expected: Status) -> Result {
         if self.reaps_itself { self.is_gone_with(expected) } else { self.reap_expecting(expected) }
@@ -698,14 +706,14 @@ fn no_pidfd() -> Failure {
     )
 }
 
-/// Whether a descriptor is close-on-exec.
+/// Returns whether a descriptor is close-on-exec.
 pub fn is_cloexec(fd: impl AsFd) -> Result<bool> {
     Ok(rustix::io::fcntl_getfd(fd)?.contains(FdFlags::CLOEXEC))
 }
 
-/// Whether this number is an open descriptor, whoever owns it.
+/// Returns whether this number is an open descriptor, whatever owns it.
 pub fn is_open(fd: RawFd) -> bool {
-    // SAFETY: F_GETFD only asks, and any number may be asked about.
+    // SAFETY: F_GETFD only queries, and any number may be queried.
     unsafe { libc::fcntl(fd, libc::F_GETFD) != -1 }
 }
 
@@ -717,7 +725,7 @@ mod tests {
 
     #[test]
     fn a_child_that_shares_memory_does_what_it_can() {
-        // SAFETY: exit does nothing that anybody could not do.
+        // SAFETY: this exit errand does nothing that any process could not do.
         let whole = unsafe { Errand::whole(errands::exit(0).parts().0, 0) };
         let held_up = Flags::CLONE_VM | Flags::CLONE_VFORK;
         assert!(errands::exit(0).suits(Flags::CLONE_VM | Flags::CLONE_SETTLS));
@@ -730,7 +738,7 @@ mod tests {
     fn a_stack_is_one_childs() {
         let stack = Stack::new().unwrap();
         stack.lend(Flags::CLONE_VM);
-        // The word tells nothing of that child.
+        // The word does not show whether that child has exited, so joining does not release the stack.
         stack.join().unwrap();
         stack.lend(Flags::CLONE_VM);
     }

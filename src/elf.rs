@@ -1,10 +1,10 @@
-//! As much of the format of programs (ELF, 64 bits, little-endian) as there is to read here. Source: elf(5).
+//! A reader for the parts of the ELF format (64 bits, little-endian) that the suite needs. Source: elf(5).
 
 use std::mem::offset_of;
 
 use libc::{Elf64_Ehdr, Elf64_Phdr};
 
-/// The bytes of the first segment of this kind (`PT_…`), if the file is a program and has one.
+/// Returns the bytes of the first segment of this kind (`PT_…`), if the file is an ELF program and has one.
 pub fn segment(file: &[u8], kind: u32) -> Option<&[u8]> {
     let header = program_headers(file)?.into_iter().find(|header| self::kind(header) == Some(kind))?;
     let start = u64_at(header, offset_of!(Elf64_Phdr, p_offset))?;
@@ -12,7 +12,7 @@ pub fn segment(file: &[u8], kind: u32) -> Option<&[u8]> {
     file.get(start..start.checked_add(length)?)
 }
 
-/// The headers of the program's segments, if the file is a program and they are all there.
+/// Returns the program headers, if the file is an ELF program and contains all of them.
 pub fn program_headers(file: &[u8]) -> Option<Vec<&[u8]>> {
     let size = u16_at(file, offset_of!(Elf64_Ehdr, e_phentsize))?;
     if !is_program(file) || size != size_of::<Elf64_Phdr>() {
@@ -23,22 +23,22 @@ pub fn program_headers(file: &[u8]) -> Option<Vec<&[u8]>> {
     Some(table.get(..count * size)?.chunks_exact(size).collect())
 }
 
-/// What kind of segment (`PT_…`) a header is of.
+/// Returns the segment type (`PT_…`) of a program header.
 pub fn kind(header: &[u8]) -> Option<u32> {
     u32_at(header, offset_of!(Elf64_Phdr, p_type))
 }
 
-/// Whether the file is a program at all.
+/// Returns whether the file is a 64-bit little-endian ELF file.
 pub fn is_program(file: &[u8]) -> bool {
     file.starts_with(b"\x7fELF\x02\x01")
 }
 
-/// The number in the two bytes there.
+/// Returns the 16-bit number at offset `at`.
 pub fn u16_at(bytes: &[u8], at: usize) -> Option<usize> {
     Some(u16::from_le_bytes(*bytes.get(at..)?.first_chunk()?).into())
 }
 
-/// The number in the four bytes there.
+/// Returns the 32-bit number at offset `at`.
 pub fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
 }

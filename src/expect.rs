@@ -1,4 +1,4 @@
-//! Expectations: what is known to go wrong on which kernel, and why, so that a run tells only what is new.
+//! Expectations: the known failures on each kernel, with reasons, so that a run highlights only what is new.
 //!
 //! `docs/expectations.md` has the format and an example.
 
@@ -22,13 +22,13 @@ pub struct Expected {
 }
 
 impl Expected {
-    /// Whether this verdict is the expected one. A known defect is a failure, whoever else knows of it.
+    /// Returns whether this verdict is the expected one. A known defect counts as a failure.
     pub fn is_met_by(&self, verdict: Verdict) -> bool {
         verdict == self.verdict || (self.verdict == Verdict::Fail && verdict == Verdict::KnownDefect)
     }
 }
 
-/// The rules of a file.
+/// The rules of an expectations file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Expectations {
@@ -39,13 +39,13 @@ pub struct Expectations {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Rule {
-    /// A claim's id; with `*` at its end, all claims that begin so. Left out where `needs` says enough.
+    /// The ID of a claim; with a trailing `*`, all claims that begin so. May be omitted if `needs` is given.
     claim: Option<String>,
-    /// A feature that a case must need for the rule to be about it.
+    /// A feature that a case must need for the rule to apply to it.
     #[serde(default, deserialize_with = "feature")]
     needs: Option<Need>,
     kernel: Range,
-    /// What `uname -r` must contain, beside its version being in the range.
+    /// A string that `uname -r` must contain, in addition to the version being in the range.
     #[serde(default)]
     release: String,
     #[serde(deserialize_with = "expectable")]
@@ -54,10 +54,10 @@ struct Rule {
     reason: String,
 }
 
-/// Reads a file of expectations.
+/// Parses an expectations file.
 ///
 /// # Errors
-/// What is wrong with it, and in which line, in one line.
+/// A one-line description of what is wrong with it, with the line number.
 pub fn parse(text: &str) -> Result<Expectations, String> {
     let expectations: Expectations = toml::from_str(text).map_err(|error: toml::de::Error| {
         let at = error.span().map_or(0, |span| span.start);
@@ -71,8 +71,8 @@ pub fn parse(text: &str) -> Result<Expectations, String> {
 }
 
 impl Expectations {
-    /// What the rules say of these cases, each of which comes with its needs, on the kernel of that release. The first rule that fits a
-    /// case counts.
+    /// Returns what the rules expect of these cases, each given with its needs, on a kernel of that release.
+    /// The first matching rule applies.
     pub fn on<'a>(
         &self,
         release: &str,
@@ -88,7 +88,7 @@ impl Expectations {
         cases.into_iter().filter_map(expected).collect()
     }
 
-    /// A claim that a rule names and that is none of these cases.
+    /// Returns the claim of a rule that matches none of these cases.
     pub fn unknown_claim(&self, cases: &[&str]) -> Option<&str> {
         let is_unknown = |rule: &&Rule| !cases.iter().any(|case| rule.names(case));
         self.rules.iter().find(is_unknown)?.claim.as_deref()
@@ -96,7 +96,7 @@ impl Expectations {
 }
 
 impl Rule {
-    /// Whether nothing says which cases are meant.
+    /// Returns whether the rule does not say which cases it applies to.
     fn is_of_all(&self) -> bool {
         self.claim.is_none() && self.needs.is_none()
     }
@@ -153,7 +153,7 @@ struct Version {
 }
 
 impl Version {
-    /// The version at the beginning of a release, as `7.1.13` in `7.1.13+deb13-cloud-amd64`.
+    /// Parses the version at the beginning of a release, such as `7.1.13` in `7.1.13+deb13-cloud-amd64`.
     fn of(release: &str) -> Version {
         let end = release.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(release.len());
         let (numbers, rest) = release.split_at(end);
@@ -164,7 +164,8 @@ impl Version {
         }
     }
 
-    /// Where this version stands to `other`, as far as `other` is told: 7.1.13 and 7.1-rc2 are of 7.1.
+    /// Compares this version to `other`, as far as `other` is specified: 7.1.13 and 7.1-rc2 both compare
+    /// equal to 7.1.
     fn to(&self, other: &Version) -> Ordering {
         let number = |version: &Version, place: usize| version.numbers.get(place).copied().unwrap_or(0);
         let places = match other.candidate {
@@ -195,7 +196,7 @@ impl FromStr for Version {
     }
 }
 
-/// Some kernels: `*`, `7.1`, `>=6.12.50, <6.13`.
+/// A set of kernel versions: `*`, `7.1`, `>=6.12.50, <6.13`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Range(Vec<(Vec<Ordering>, Version)>);
 

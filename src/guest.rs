@@ -1,47 +1,48 @@
-//! What the host's driver and the guest's init say to each other.
+//! The protocol between the host's driver and the guest's init.
 //!
-//! The driver puts a [`Plan`] where the guest finds it; the guest answers over two serial lines (what a person reads, and
-//! the journal of events) and marks, in the kernel's own log, where the suite began and ended.
+//! The driver provides a [`Plan`] to the guest. The guest answers over two serial lines (one for output that
+//! people read, one for the journal of events), and marks in the kernel log where the suite starts and ends.
 use serde::{Deserialize, Serialize};
 
-/// Where the plan lies in a guest whose root is our initramfs.
+/// The path of the plan in a guest whose root is our initramfs.
 pub const PLAN: &str = "/suite/plan.json";
 
-/// The line in the kernel's log before which nothing is the suite's doing.
+/// The line in the kernel log at which the suite starts. Nothing before it is caused by the suite.
 pub const SUITE_STARTS: &str = "clone3-conformance: suite starts";
 
-/// The line in the kernel's log after which the guest has nothing more to say.
+/// The line in the kernel log after which the guest reports nothing more.
 pub const SUITE_ENDED: &str = "clone3-conformance: suite ended";
 
-/// What the guest is to run, and where it is to report.
+/// What the guest runs, and where it reports.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Plan {
-    /// Arguments of the runner, its own name not among them.
+    /// The runner's arguments, without the program name.
     pub args: Vec<String>,
-    /// The ordinary user to run as; root if none is named.
+    /// The unprivileged user to run as; root if none is given.
     pub user: Option<u32>,
-    /// How many processes are to do nothing but use processor time beside the suite, for each processor.
+    /// The number of processes per CPU that run a busy loop beside the suite.
     #[serde(default)]
     pub load: u16,
-    /// The command line, up to the runner's arguments, that boots this kernel again: for reports of failures.
+    /// The command line, up to the runner's arguments, that boots this kernel again. Failure reports contain
+    /// it.
     pub rerun: String,
-    /// The text of a file of expectations, if there is one.
+    /// The contents of a file of expectations, if there is one.
     #[serde(default)]
     pub expect: Option<String>,
-    /// The device that takes the runner's output.
+    /// The device for the runner's output.
     pub output: String,
-    /// The device that takes the journal of events.
+    /// The device for the journal of events.
     pub journal: String,
-    /// The device that takes, as a tar archive, the counters of a kernel that was built with gcov.
+    /// The device for the counters, as a tar archive, of a kernel built with gcov.
     pub counters: Option<String>,
 }
 
-/// The last line of the journal, written by the guest's init and not by the runner: how the runner ended.
+/// The last line of the journal: how the runner ended. The guest's init writes it, not the runner.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(tag = "event", rename = "exit")]
 pub struct Exit {
-    /// Its exit status, if it had one.
+    /// The runner's exit code, if it exited.
     pub status: Option<i32>,
-    /// The signal that ended it, if one did.
+    /// The signal that killed the runner, if one did.
     pub signal: Option<i32>,
 }

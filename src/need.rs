@@ -1,8 +1,8 @@
-//! What a case cannot do without, and how the sandbox brings it about.
+//! What test cases require, and how the sandbox provides it.
 //!
-//! A missing *feature* makes the case `unsupported`: the kernel is simply without it. A missing *permission*
-//! or *facility* makes it `blocked`: the environment forbids it. What can be brought about is: privileges are
-//! dropped, or gained in a user namespace, in the case's own process.
+//! A missing *feature* makes the case `unsupported`: the kernel does not have it. A missing *permission* or
+//! *facility* makes it `blocked`: the environment forbids it. Some needs are provided in the case's own
+//! process: privileges are dropped, or gained in a user namespace.
 
 use std::sync::OnceLock;
 
@@ -13,7 +13,7 @@ use crate::kit::privilege;
 use crate::probe::{Clone3State, Probe};
 use crate::{note, sandbox};
 
-/// Something that a case needs.
+/// A requirement of a test case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Need {
     /// The kernel knows `CLONE_AUTOREAP`.
@@ -36,34 +36,34 @@ pub enum Need {
     CoredumpCode,
     /// Real root: uid 0 with all capabilities in the initial user namespace.
     Root,
-    /// An ordinary user without capabilities; root becomes one, and what capabilities a user has are given up.
+    /// An unprivileged user without capabilities. Root becomes one, and a user with capabilities drops them.
     Unprivileged,
-    /// CAP_SYS_ADMIN in the caller's user namespace; an ordinary user makes a namespace to have it.
+    /// CAP_SYS_ADMIN in the caller's user namespace. An unprivileged user creates a user namespace to get it.
     SysAdmin,
     /// CAP_CHECKPOINT_RESTORE over the pid namespace, for set_tid.
     CheckpointRestore,
-    /// Permission to make user namespaces.
+    /// Permission to create user namespaces.
     UserNamespaces,
-    /// Permission to make pid namespaces; an ordinary user makes a user namespace to have it.
+    /// Permission to create pid namespaces. An unprivileged user creates a user namespace to get it.
     PidNamespace,
     /// Permission to trace one's own processes with ptrace(2).
     Ptrace,
-    /// Nobody traces the children that the case makes, as a tracer of the suite does that follows forks.
+    /// No process traces the children of the case, as a tracer of the suite that follows forks would.
     Untraced,
     /// no_new_privs is not set yet.
     NotYetNnp,
     /// `/proc` is mounted.
     Proc,
-    /// A cgroup of version 2 that can be written: root, and the hierarchy mounted or mountable.
+    /// A writable cgroup of version 2: root, and the hierarchy mounted or mountable.
     Cgroup2,
-    /// Leave to change something global for an instant, and to run alone meanwhile (`--allow-global-changes`).
+    /// Permission to change a global setting briefly, and to run alone meanwhile (`--allow-global-changes`).
     GlobalChanges,
 }
 
-/// Why a need is not met.
+/// The reason why a need is not met.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unmet {
-    /// The kernel is without it.
+    /// The kernel does not have it.
     Unsupported(String),
     /// The environment forbids it.
     Blocked(String),
@@ -71,31 +71,31 @@ pub enum Unmet {
 
 static SETTING: OnceLock<Setting> = OnceLock::new();
 
-/// What is known before any case runs.
+/// What is known before any test case runs.
 #[derive(Debug)]
 pub struct Setting {
-    /// The kernel and the privileges.
+    /// The kernel's features and the caller's privileges.
     pub probe: Probe,
     /// `--allow-global-changes`.
     pub allow_global_changes: bool,
-    /// `--stress N`: how many times longer statistical loops are.
+    /// `--stress N`: the factor by which statistical loops are longer.
     pub stress: u32,
 }
 
 impl Setting {
-    /// Makes this the setting of the whole program. Once, before the sandbox starts.
+    /// Installs this as the setting of the whole program. Call it once, before the sandbox starts.
     pub fn install(self) -> &'static Setting {
         SETTING.get_or_init(|| self)
     }
 
-    /// The setting; probes if none was installed.
+    /// Returns the setting. Probes the kernel if none was installed.
     pub fn get() -> &'static Setting {
         SETTING.get_or_init(|| Setting { probe: Probe::run(), allow_global_changes: false, stress: 1 })
     }
 }
 
-/// The rounds of a statistical loop: `base` of them, and with `--stress` so many times more, as long as half of the case's time
-/// is left for what comes after.
+/// Returns the rounds of a statistical loop: `base` of them, multiplied by the `--stress` factor. The
+/// additional rounds end when half of the case's time has passed, to leave time for what follows.
 pub fn rounds(base: u32) -> impl Iterator<Item = u32> {
     let all = base.saturating_mul(Setting::get().stress);
     (0..all).take_while(move |round| {
@@ -108,7 +108,7 @@ pub fn rounds(base: u32) -> impl Iterator<Item = u32> {
 }
 
 impl Need {
-    /// What a kernel has or has not, whoever asks.
+    /// The features of the kernel, which do not depend on the caller's privileges.
     pub const FEATURES: [Need; 9] = [
         Need::Autoreap,
         Need::Nnp,
@@ -121,7 +121,7 @@ impl Need {
         Need::CoredumpCode,
     ];
 
-    /// The words for users.
+    /// Returns the name for users.
     pub fn name(self) -> &'static str {
         match self {
             Need::Autoreap => "CLONE_AUTOREAP",
@@ -148,7 +148,8 @@ impl Need {
         }
     }
 
-    /// The first mainline series that has it, where it is a feature of the kernel.
+    /// Returns the first mainline series that has the feature, or `None` if this is not a feature of the
+    /// kernel.
     pub fn since(self) -> Option<&'static str> {
         Some(match self {
             Need::Autoreap | Need::Nnp | Need::Autokill | Need::CoredumpCode => "7.1",
@@ -160,17 +161,18 @@ impl Need {
         })
     }
 
-    /// The feature of the kernel that has this name.
+    /// Returns the kernel feature with this name.
     pub fn feature(name: &str) -> Option<Need> {
         Need::FEATURES.into_iter().find(|need| need.name() == name)
     }
 
-    /// Whether a kernel without `other` is without this, too: each field of PIDFD_GET_INFO needs the ioctl.
+    /// Returns whether a kernel without `other` lacks this feature too: every field of PIDFD_GET_INFO needs
+    /// the ioctl.
     pub fn implies(self, other: Need) -> bool {
         self == other || (other == Need::PidfdInfo && self.is_feature() && !self.is_flag())
     }
 
-    /// Whether this is one of the three flags.
+    /// Returns whether this is one of the three clone flags.
     pub fn is_flag(self) -> bool {
         matches!(self, Need::Autoreap | Need::Nnp | Need::Autokill)
     }
@@ -220,9 +222,9 @@ impl Need {
     }
 }
 
-/// What keeps a case with these needs from running here; `None` when nothing does.
+/// Returns what keeps a case with these needs from running here, or `None` if nothing does.
 ///
-/// A kernel without the feature comes before an environment without the permission: the second would not help.
+/// A missing feature takes precedence over a missing permission, because the permission would not help.
 pub fn unmet(needs: &[Need], setting: &Setting) -> Option<Unmet> {
     if let Clone3State::Blocked(reason) = &setting.probe.clone3 {
         return Some(Unmet::Blocked(reason.clone()));
@@ -252,14 +254,15 @@ pub fn unmet(needs: &[Need], setting: &Setting) -> Option<Unmet> {
     (!complaints.is_empty()).then(|| Unmet::Blocked(complaints.join("; ")))
 }
 
-/// Whether an ordinary user is to make user namespaces, and only root may.
+/// Returns whether the case needs an unprivileged user that creates user namespaces, where only root may
+/// create them.
 fn are_namespaces_left_to_root(needs: &[Need], setting: &Setting) -> bool {
     let may = &setting.probe.privileges;
     let both = [Need::Unprivileged, Need::UserNamespaces].iter().all(|need| needs.contains(need));
     both && may.ordinary_user && may.user_namespaces && !may.ordinary_user_namespaces
 }
 
-/// Brings about what can be, in the process of the case and before its body.
+/// Provides those needs that can be provided, in the process of the case and before its body runs.
 pub(crate) fn prepare(needs: &[Need]) -> Result {
     let setting = Setting::get();
     match unmet(needs, setting) {

@@ -1,9 +1,9 @@
-//! Pidfds: waiting on them, and asking them.
+//! Pidfds: waiting for events on them and querying them.
 //!
-//! Two events are told apart everywhere. *Exited* (POLLIN): the process is a zombie or past it; wait calls on
-//! an auto-reaped child say ECHILD from here on, but its exit information may not be recorded yet. *Reaped*
-//! (POLLHUP): it is unhashed; exit information is there, the pid is free. Never read exit information of an
-//! auto-reaped child after POLLIN alone.
+//! Two events are distinguished everywhere. *Exited* (POLLIN): the process is a zombie or already reaped.
+//! From here on wait calls for an auto-reaped child fail with ECHILD, but its exit information may not be
+//! recorded yet. *Reaped* (POLLHUP): the process is unhashed, its exit information is recorded, and its pid
+//! is free. Never read the exit information of an auto-reaped child after POLLIN alone.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
@@ -19,7 +19,7 @@ use crate::need::Setting;
 use crate::wait::{self, Status, Who};
 use crate::{note, procfs, sandbox};
 
-/// A pidfd that closes itself.
+/// A pidfd that is closed on drop.
 #[derive(Debug)]
 pub struct Pidfd(OwnedFd);
 
@@ -47,11 +47,11 @@ impl AsRawFd for Pidfd {
     }
 }
 
-/// `pidfd_open(2)` with raw flags.
+/// Calls `pidfd_open(2)` with raw flags.
 pub fn pidfd_open(pid: i32, flags: u32) -> std::result::Result<Pidfd, Errno> {
     // SAFETY: no pointers are passed.
     let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, flags) })?;
-    // SAFETY: the kernel just made this descriptor, and nobody else owns it.
+    // SAFETY: the kernel just created this descriptor, and nothing else owns it.
     Ok(Pidfd(unsafe { OwnedFd::from_raw_fd(fd as i32) }))
 }
 
@@ -62,14 +62,15 @@ fn pidfd_send_signal(
     flags: u32,
 ) -> std::result::Result<(), Errno> {
     let address = info.map_or(std::ptr::null(), std::ptr::from_ref);
-    // SAFETY: a null siginfo is allowed, another one is live, and no other pointer is passed.
+    // SAFETY: a null siginfo is allowed, a non-null one is live, and no other pointer is passed.
     let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, number, signal, address, flags) };
     let said = info.map_or_else(String::new, |info| format!("si_code {}, ", info.si_code));
     note!("pidfd_send_signal({number}, {signal}, {said}{flags}) = {sent}");
     Errno::result(sent).map(drop)
 }
 
-/// What stands for the caller itself in the place of a pidfd (`linux/fcntl.h` as of Linux 6.17; the numbers were others before).
+/// The values that refer to the caller itself in place of a pidfd (`linux/fcntl.h` as of Linux 6.17; they had
+/// other numbers before).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Oneself {
     /// `PIDFD_SELF`: the calling thread.
@@ -79,36 +80,37 @@ pub enum Oneself {
 }
 
 impl Oneself {
-    /// `pidfd_send_signal(2)`.
+    /// Calls `pidfd_send_signal(2)`.
     pub fn send_signal(self, signal: Signal) -> std::result::Result<(), Errno> {
         pidfd_send_signal(self as i32, signal as i32, None, 0)
     }
 }
 
 impl Pidfd {
-    /// `pidfd_open(pid, 0)`.
+    /// Calls `pidfd_open(pid, 0)`.
     pub fn try_open(pid: i32) -> std::result::Result<Pidfd, Errno> {
         pidfd_open(pid, 0)
     }
 
-    /// `pidfd_open(pid, 0)` of a process that is known to be there.
+    /// Calls `pidfd_open(pid, 0)` for a process that is known to exist.
     #[track_caller]
     pub fn open(pid: i32) -> Result<Pidfd> {
         check::succeeds(format_args!("pidfd_open({pid}, 0)"), Pidfd::try_open(pid))
     }
 
-    /// `pidfd_open(tid, PIDFD_THREAD)` of a thread that is known to be there.
+    /// Calls `pidfd_open(tid, PIDFD_THREAD)` for a thread that is known to exist.
     #[track_caller]
     pub fn of_thread(tid: i32) -> Result<Pidfd> {
         check::succeeds(format_args!("pidfd_open({tid}, PIDFD_THREAD)"), pidfd_open(tid, abi::PIDFD_THREAD))
     }
 
-    /// Another descriptor for the same open file, close-on-exec: a reference of its own.
+    /// Returns another close-on-exec descriptor for the same open file, which is a reference of its own.
     pub fn try_clone(&self) -> Result<Pidfd> {
         Ok(Pidfd(self.0.try_clone()?))
     }
 
-    /// Closes it, checking that close(2) says success. The last close of an auto-kill pidfd kills.
+    /// Closes the pidfd and checks that close(2) succeeds. The last close of an auto-kill pidfd kills the
+    /// child.
     #[track_caller]
     pub fn close(self) -> Result {
         let fd = self.0.as_raw_fd();
@@ -119,12 +121,12 @@ impl Pidfd {
         check::succeeds(format_args!("close({fd})"), closed).map(drop)
     }
 
-    /// Gives up ownership: the number alone, which something else must close.
+    /// Gives up ownership and returns the number. Something else must close the descriptor.
     pub fn into_number(self) -> i32 {
         self.0.into_raw_fd()
     }
 
-    /// What poll(2) reports at this moment for `events`.
+    /// Returns what poll(2) reports for `events` right now.
     #[track_caller]
     pub fn poll_now(&self, events: PollFlags) -> Result<PollFlags> {
         let mut fds = [PollFd::new(self.as_fd(), events)];
@@ -133,7 +135,8 @@ impl Pidfd {
         Ok(fds[0].revents().unwrap_or(PollFlags::empty()))
     }
 
-    /// Blocks until poll(2) reports something, asking for `events`; `None` when `patience` has passed.
+    /// Blocks until poll(2) reports an event while asking for `events`. Returns `None` after `patience` has
+    /// passed.
     #[track_caller]
     fn poll_for(&self, events: PollFlags, patience: PollTimeout) -> Result<Option<PollFlags>> {
         loop {
@@ -159,7 +162,7 @@ impl Pidfd {
     }
 
     /// Blocks until the process has exited (POLLIN). It may still be a zombie, and its exit information may
-    /// not be there yet.
+    /// not be recorded yet.
     #[track_caller]
     pub fn wait_exited(&self) -> Result {
         match self.poll_for(PollFlags::POLLIN, sandbox::time_left())? {
@@ -169,13 +172,13 @@ impl Pidfd {
         }
     }
 
-    /// As [`Pidfd::wait_exited`], but looks all the time and so sees what would wake nobody.
+    /// Like [`Pidfd::wait_exited`], but in a busy loop, which also sees an exit that wakes no poller.
     #[track_caller]
     pub fn spin_until_exited(&self) -> Result {
         self.spin_until(PollFlags::POLLIN, "POLLIN (exited)")
     }
 
-    /// As [`Pidfd::wait_reaped`], but looks all the time and so is there at once.
+    /// Like [`Pidfd::wait_reaped`], but in a busy loop, which returns without the delay of a wakeup.
     #[track_caller]
     pub fn spin_until_reaped(&self) -> Result {
         self.spin_until(PollFlags::POLLHUP, "POLLHUP (reaped)")
@@ -192,7 +195,8 @@ impl Pidfd {
         Ok(())
     }
 
-    /// Blocks until the process is reaped (POLLHUP): unhashed, its exit information recorded, its pid free.
+    /// Blocks until the process is reaped (POLLHUP): it is unhashed, its exit information is recorded, its
+    /// pid is free.
     #[track_caller]
     pub fn wait_reaped(&self) -> Result {
         let Some(exited) = self.poll_for(PollFlags::POLLIN, sandbox::time_left())? else {
@@ -205,9 +209,9 @@ impl Pidfd {
         Ok(())
     }
 
-    /// From POLLIN to POLLHUP. Where the exited process is a zombie that this very process could wait for, it is
-    /// given a shorter time: such a zombie hardly ever goes away by itself, and a kernel that makes many of them
-    /// should not take hours to be told so.
+    /// Waits from POLLIN to POLLHUP. The timeout is shorter if the exited process is a zombie that the caller
+    /// could wait for: such a zombie rarely goes away by itself, and a run on a kernel that leaves many of
+    /// them should not take hours.
     #[track_caller]
     fn wait_hung_up(&self) -> Result {
         let look = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
@@ -228,7 +232,7 @@ impl Pidfd {
         }
     }
 
-    /// `PIDFD_GET_INFO` with this request.
+    /// Calls `PIDFD_GET_INFO` with this request.
     pub fn info(&self, request: InfoMask) -> std::result::Result<PidfdInfo, Errno> {
         let mut info = PidfdInfo { mask: request.bits(), ..PidfdInfo::default() };
         // SAFETY: `info` is a live structure of exactly the size that the request number states.
@@ -236,63 +240,65 @@ impl Pidfd {
         Ok(info)
     }
 
-    /// `PIDFD_GET_INFO` into a buffer of any size, whose first eight bytes are the request.
+    /// Calls `PIDFD_GET_INFO` with a buffer of any size, whose first eight bytes are the request.
     pub fn info_sized(&self, buffer: &mut [u8], size: usize) -> std::result::Result<(), Errno> {
         assert!(buffer.len() >= size, "the buffer is smaller than the size claimed");
         // SAFETY: the buffer has at least the `size` bytes that the request number states.
         unsafe { self.raw_info(size, buffer.as_mut_ptr() as usize) }
     }
 
-    /// `PIDFD_GET_INFO` with an address in the first page, where nothing can be: the kernel has to say so.
+    /// Calls `PIDFD_GET_INFO` with an address in the first page, which is never mapped: the kernel must
+    /// report that.
     pub fn info_at(&self, address: u8) -> std::result::Result<(), Errno> {
-        // SAFETY: no process of ours maps its first page.
+        // SAFETY: none of our processes maps its first page.
         unsafe { self.raw_info(size_of::<PidfdInfo>(), address.into()) }
     }
 
-    /// The ioctl that opens one of the process's namespaces.
+    /// Calls the ioctl that opens one of the process's namespaces.
     pub fn namespace(&self, kind: Namespace) -> std::result::Result<OwnedFd, Errno> {
         self.namespace_with(kind, 0)
     }
 
-    /// As [`Pidfd::namespace`], with an argument, which the kernel must not take for an address.
+    /// Like [`Pidfd::namespace`], with an argument, which the kernel must not use as an address.
     pub fn namespace_with(&self, kind: Namespace, argument: u8) -> std::result::Result<OwnedFd, Errno> {
-        // SAFETY: the request takes no pointer; were it taken for one, nothing is mapped there.
+        // SAFETY: the request takes no pointer; if the kernel used it as one, nothing is mapped there.
         let fd = unsafe {
             libc::ioctl(self.as_raw_fd(), kind.request() as libc::Ioctl, libc::c_ulong::from(argument))
         };
-        // SAFETY: on success the kernel just made this descriptor, and nobody else owns it.
+        // SAFETY: on success the kernel just created this descriptor, and nothing else owns it.
         Errno::result(fd).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
     }
 
-    /// `FS_IOC_GETVERSION`: the generation of its inode.
+    /// Calls `FS_IOC_GETVERSION`, which returns the generation of the pidfd's inode.
     pub fn generation(&self) -> std::result::Result<u32, Errno> {
-        // _IOR('v', 1, long), of which the kernel writes an int.
+        // _IOR('v', 1, long), but the kernel writes only an int.
         const REQUEST: u32 = 0x8008_7601;
         let mut generation = 0_u64;
-        // SAFETY: the argument is a live word, as large as the request states.
+        // SAFETY: the argument is a live word of the size that the request states.
         let done = unsafe { libc::ioctl(self.as_raw_fd(), REQUEST as libc::Ioctl, &raw mut generation) };
         Errno::result(done).map(|_| generation as u32)
     }
 
-    /// The ioctl itself.
+    /// Calls the ioctl `PIDFD_GET_INFO`.
     ///
     /// # Safety
-    /// `address` must be unmapped (the kernel then says so), or `size` bytes that the caller may change.
+    /// `address` must be unmapped (the kernel then reports that), or point to `size` bytes that the caller
+    /// may change.
     pub(crate) unsafe fn raw_info(&self, size: usize, address: usize) -> std::result::Result<(), Errno> {
         let request = abi::pidfd_get_info_request(size);
-        // SAFETY: passed on to the caller.
+        // SAFETY: the caller guarantees it.
         let done = unsafe { libc::ioctl(self.as_raw_fd(), request as libc::Ioctl, address) };
         Errno::result(done).map(drop)
     }
 
-    /// Waits until the process is reaped, and gives the status that PIDFD_INFO_EXIT recorded.
+    /// Waits until the process is reaped, and returns the status that PIDFD_INFO_EXIT recorded.
     #[track_caller]
     pub fn exit_status(&self) -> Result<Status> {
         self.wait_reaped()?;
         self.recorded_exit_status()
     }
 
-    /// The status that PIDFD_INFO_EXIT recorded, of a process that is reaped.
+    /// Returns the status that PIDFD_INFO_EXIT recorded. The process must be reaped already.
     #[track_caller]
     pub fn recorded_exit_status(&self) -> Result<Status> {
         let info = self.info(InfoMask::EXIT);
@@ -308,15 +314,15 @@ impl Pidfd {
         Ok(Status(info.exit_code))
     }
 
-    /// The process must be reaped without a wait, having ended as `expected`.
+    /// Checks that the process is reaped without a wait call and that it ended as `expected`.
     #[track_caller]
     pub fn reaped_with(&self, expected: Status) -> Result {
         let got = self.exit_status()?;
         check::equal(format_args!("exit information on {self}"), got, expected)
     }
 
-    /// As [`Pidfd::reaped_with`]; and nothing else may be left of the process, whose pid this was: no child of the
-    /// caller's, and nobody has the pid.
+    /// Like [`Pidfd::reaped_with`], and checks that nothing else is left of the process with this pid: the
+    /// caller has no such child, and no process has the pid.
     #[track_caller]
     pub fn gone_with(&self, pid: i32, expected: Status) -> Result {
         self.reaped_with(expected)?;
@@ -324,22 +330,23 @@ impl Pidfd {
         wait::pid_is_free(pid)
     }
 
-    /// `pidfd_send_signal(2)`.
+    /// Calls `pidfd_send_signal(2)`.
     pub fn send_signal(&self, signal: Signal) -> std::result::Result<(), Errno> {
         self.send_raw_signal(signal as i32)
     }
 
-    /// `pidfd_send_signal(2)` with any number; 0 only asks whether one could.
+    /// Calls `pidfd_send_signal(2)` with any number. 0 only checks whether a signal could be sent.
     pub fn send_raw_signal(&self, signal: i32) -> std::result::Result<(), Errno> {
         self.send(signal, 0)
     }
 
-    /// `pidfd_send_signal(2)` with flags, which say whom to signal.
+    /// Calls `pidfd_send_signal(2)` with flags, which select the target.
     pub fn send_signal_to(&self, signal: Signal, flags: u32) -> std::result::Result<(), Errno> {
         self.send(signal as i32, flags)
     }
 
-    /// `pidfd_send_signal(2)` with information that says where the signal came from (`si_code`), and with flags.
+    /// Calls `pidfd_send_signal(2)` with a siginfo that says where the signal comes from (`si_code`), and
+    /// with flags.
     pub fn send_signal_as(&self, signal: Signal, code: i32, flags: u32) -> std::result::Result<(), Errno> {
         // SAFETY: siginfo_t is plain data for which all zeroes is a valid value.
         let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
@@ -360,19 +367,20 @@ impl Pidfd {
         pidfd_send_signal(self.as_raw_fd(), signal, info, flags)
     }
 
-    /// `pidfd_getfd(2)`.
+    /// Calls `pidfd_getfd(2)`.
     pub fn getfd(&self, target: i32) -> std::result::Result<OwnedFd, Errno> {
         // SAFETY: no pointers are passed.
         let fd =
             Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_getfd, self.as_raw_fd(), target, 0_u32) })?;
-        // SAFETY: the kernel just made this descriptor, and nobody else owns it.
+        // SAFETY: the kernel just created this descriptor, and nothing else owns it.
         Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
     }
 
-    /// As [`Pidfd::getfd`], from a child of the caller, who may trace it.
+    /// Like [`Pidfd::getfd`], for a child of the caller, which may trace it.
     ///
     /// # Errors
-    /// `blocked` where it may be the environment that refuses: where nobody may trace, or a filter says what may be called.
+    /// `blocked` if the environment may be the cause: tracing is not permitted, or a seccomp filter is
+    /// active.
     #[track_caller]
     pub fn getfd_of_child(&self, target: i32) -> Result<OwnedFd> {
         let may = &Setting::get().probe.privileges;
@@ -385,58 +393,59 @@ impl Pidfd {
         }
     }
 
-    /// `process_madvise(2)` about no memory at all.
+    /// Calls `process_madvise(2)` with an empty array of ranges.
     pub fn madvise_nothing(&self) -> std::result::Result<(), Errno> {
         let none: *const libc::iovec = std::ptr::null();
-        // SAFETY: an array of no elements is not read.
+        // SAFETY: the kernel does not read an array of no elements.
         let done = unsafe {
             libc::syscall(libc::SYS_process_madvise, self.as_raw_fd(), none, 0, libc::MADV_COLD, 0)
         };
         Errno::result(done).map(drop)
     }
 
-    /// `process_mrelease(2)`.
+    /// Calls `process_mrelease(2)`.
     pub fn mrelease(&self) -> std::result::Result<(), Errno> {
         // SAFETY: no pointers are passed.
         Errno::result(unsafe { libc::syscall(libc::SYS_process_mrelease, self.as_raw_fd(), 0) }).map(drop)
     }
 
-    /// `F_GETFL`: the file status flags.
+    /// Returns the file status flags (`F_GETFL`).
     #[track_caller]
     pub fn status_flags(&self) -> Result<i32> {
         let flags = fcntl(self, FcntlArg::F_GETFL);
         check::succeeds(format_args!("F_GETFL on {self}"), flags)
     }
 
-    /// `F_SETFL`: changes those file status flags that can be changed.
+    /// Sets those file status flags that can be changed (`F_SETFL`).
     #[track_caller]
     pub fn set_status_flags(&self, flags: OFlag) -> Result {
         let set = fcntl(self, FcntlArg::F_SETFL(flags)).map(drop);
         check::succeeds(format_args!("F_SETFL({flags:?}) on {self}"), set)
     }
 
-    /// The `Pid:` line of `/proc/self/fdinfo`: 0 in a foreign namespace, -1 once the process is gone.
+    /// Returns the `Pid:` line of `/proc/self/fdinfo`: 0 in a foreign namespace, -1 once the process is gone.
     pub fn pid_in_fdinfo(&self) -> Option<i32> {
         pid_in_fdinfo(self.as_raw_fd())
     }
 }
 
-/// Given for every live process, asked for or not, along with CGROUPID where the kernel has cgroups.
+/// The fields that are given for every live process, requested or not. CGROUPID is another where the kernel
+/// has cgroups.
 pub const IDENTITY: InfoMask = InfoMask::PID.union(InfoMask::CREDS);
 
-/// What the kernel gives for this request, which it must not refuse.
+/// Returns what the kernel gives for this request. The ioctl must succeed.
 #[track_caller]
 pub fn info(pidfd: &Pidfd, request: InfoMask) -> Result<PidfdInfo> {
     check::succeeds(format_args!("PIDFD_GET_INFO({request})"), pidfd.info(request))
 }
 
-/// The returned mask but for CGROUPID, which depends on the kernel's configuration.
+/// Returns the mask that the kernel gave without CGROUPID, which depends on the kernel's configuration.
 pub fn given(info: &PidfdInfo) -> InfoMask {
     info.given() - InfoMask::CGROUPID
 }
 
-/// An ioctl with the number of `PIDFD_GET_INFO`, and direction, type and size as one likes, on any descriptor
-/// of which no driver knows that number: `_IOC(direction, kind, 11, 88)`.
+/// Calls an ioctl with the command number of `PIDFD_GET_INFO` but any direction and type, on any descriptor
+/// whose driver does not know that number: `_IOC(direction, kind, 11, 88)`.
 pub fn almost_info(fd: impl AsFd, direction: u32, kind: u8) -> std::result::Result<(), Errno> {
     let mut info = PidfdInfo::default();
     let whole = abi::pidfd_get_info_request(size_of::<PidfdInfo>());
@@ -452,12 +461,12 @@ impl std::fmt::Display for Pidfd {
     }
 }
 
-/// `/proc/self/fdinfo/FD`.
+/// Reads `/proc/self/fdinfo/FD`.
 pub fn fdinfo(fd: i32) -> io::Result<String> {
     std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}"))
 }
 
-/// As [`Pidfd::pid_in_fdinfo`], of the descriptor with this number; `None` if that is no pidfd.
+/// Like [`Pidfd::pid_in_fdinfo`], for the descriptor with this number. Returns `None` if that is not a pidfd.
 pub fn pid_in_fdinfo(fd: i32) -> Option<i32> {
     let text = fdinfo(fd).ok()?;
     text.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok())

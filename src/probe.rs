@@ -1,9 +1,10 @@
-//! What this kernel supports and what this environment allows, found before any case runs.
+//! Probing of what this kernel supports and what this environment allows, before any test case runs.
 //!
-//! No version number decides whether a feature is there: a backport has what it has. (Versions decide which claims are ahead of a
-//! kernel, which defects it is known to have, and whether a filter rather than the kernel refuses a flag.) The flags are probed
-//! without making a child: a call with `CLONE_PIDFD` and an address nobody can write to fails with EFAULT once all flags have been
-//! accepted, and with EINVAL where a flag is unknown.
+//! Features are not detected by version number, because a kernel with backports may have more than its
+//! version says. (Versions decide which claims are ahead of a kernel, which known defects it may have, and
+//! whether a filter rather than the kernel rejects a flag.) The flags are probed without creating a child: a
+//! call with `CLONE_PIDFD` and an unwritable address fails with EFAULT once all flags have been accepted, and
+//! with EINVAL if a flag is unknown.
 
 use std::fmt;
 use std::sync::OnceLock;
@@ -86,7 +87,7 @@ pub struct Privileges {
     pub seccomp: u32,
 }
 
-/// All that was found.
+/// The result of the probe.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Probe {
     /// `uname -r`.
@@ -95,9 +96,9 @@ pub struct Probe {
     pub version: String,
     /// `uname -m`.
     pub machine: String,
-    /// Whether the CPU is emulated (QEMU's TCG), where everything takes longer.
+    /// Whether the CPU is emulated (QEMU's TCG), so that everything takes longer.
     pub emulated: bool,
-    /// clone3 itself.
+    /// Whether clone3 itself works.
     pub clone3: Clone3State,
     /// The kernel's features.
     pub features: Features,
@@ -106,7 +107,7 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// Asks the running kernel. Call it while the program has one thread: it forks.
+    /// Probes the running kernel. Call it while the program has only one thread, because it forks.
     pub fn run() -> Probe {
         let uname = rustix::system::uname();
         let text = |part: &std::ffi::CStr| part.to_string_lossy().into_owned();
@@ -145,9 +146,9 @@ impl Features {
 }
 
 impl Privileges {
-    /// Tries them out, in children. Call it while the program has one thread.
+    /// Tries the privileges out in child processes. Call it while the program has only one thread.
     ///
-    /// `seccomp` is the caller's mode; without a clone3 that works, what takes one is not tried.
+    /// `seccomp` is the caller's mode. If clone3 does not work, what depends on it is not tried.
     pub fn find(seccomp: u32, clone3_works: bool) -> Privileges {
         use crate::kit::process::answers;
         use caps::{CapSet, Capability};
@@ -171,7 +172,8 @@ impl Privileges {
             }),
             pid_namespaces: answers(|| crate::kit::namespace::try_pid_namespace().is_ok()),
             ptrace,
-            // Who may be traced is not, and where nobody may be, /proc tells.
+            // A process that can be traced has no tracer. Where tracing is not permitted, /proc shows whether
+            // there is one.
             untraced: ptrace
                 || answers(|| crate::procfs::status_field("self", "TracerPid").is_some_and(|pid| pid == "0")),
             no_new_privs: rustix::thread::no_new_privs().unwrap_or(false),
@@ -180,30 +182,34 @@ impl Privileges {
     }
 }
 
-/// Whether the call's flags are accepted. Nothing is created: where they are, the address is refused.
+/// Returns whether the kernel accepts the call's flags. No child is created: if they are accepted, the
+/// address is rejected.
 ///
-/// EPERM, EAGAIN and ENOMEM come after the flags were looked at, so they too say "known".
+/// EPERM, EAGAIN and ENOMEM are returned after the check of the flags, so they too mean that the flags are
+/// known.
 fn is_known(call: &Clone3) -> bool {
     match call.clone().pidfd_address(NOWHERE).try_spawn(|| 0) {
         Err(Errno::EINVAL) => false,
         Err(_) => true,
         Ok(child) => {
-            // A kernel that ignores the address made a child; it is not left lying about.
+            // A kernel that ignores the address created a child, which must not be left behind.
             let _ = child.clear_away();
             true
         }
     }
 }
 
-/// The series that brought clone3.
+/// The kernel series that introduced clone3.
 const CLONE3: (u32, u32) = (5, 3);
 
-/// Whether children may be given pids. Nothing is created: process 1 is there already, in every pid namespace.
+/// Returns whether the caller may choose the pids of its children. No child is created: pid 1 exists in every
+/// pid namespace.
 fn may_set_tid() -> bool {
     matches!(Clone3::fork().set_tid(&[1]).try_spawn(|| 0), Err(Errno::EEXIST))
 }
 
-/// Tells a kernel without clone3 from one behind a filter. Asks in a process of its own: a filter may kill.
+/// Distinguishes a kernel without clone3 from a filter that rejects it. Runs in a child process, because a
+/// filter may kill the caller.
 fn clone3_state(release: &str, seccomp: u32) -> Clone3State {
     let plain = Clone3::fork().with(Flags::PIDFD).pidfd_address(NOWHERE);
     let ask = || match plain.try_spawn(|| 0) {
@@ -219,31 +225,32 @@ fn clone3_state(release: &str, seccomp: u32) -> Clone3State {
         }
         Some(ending) if ending == Status::exited(Errno::EPERM as i32) => "answers EPERM",
         Some(ending) if ending.term_signal() == Some(libc::SIGSYS) => "is answered with SIGSYS",
-        // Where not even a fork succeeds, the cases will say so.
+        // If not even fork succeeds, the test cases will report it.
         _ => return Clone3State::Works,
     };
     let filter = filter_name(seccomp);
     Clone3State::Blocked(format!("clone3 {answer} though Linux {release} has it: {filter} refuses it"))
 }
 
-/// Who may have refused something that the kernel does not.
+/// Describes what may have rejected something that the kernel accepts.
 fn filter_name(seccomp: u32) -> &'static str {
     if seccomp == 2 { "a seccomp filter" } else { "something in front of the kernel" }
 }
 
-/// `uname -r`.
+/// Returns `uname -r`.
 pub fn release() -> String {
     rustix::system::uname().release().to_string_lossy().into_owned()
 }
 
-/// The series that a kernel of this release, or of this name, belongs to: (7, 1) for `7.1.13+deb13-amd64` or `7.1`.
+/// Returns the series of a kernel of this release or version: (7, 1) for `7.1.13+deb13-amd64` or `7.1`.
 pub fn series(release: &str) -> (u32, u32) {
     let mut numbers =
         release.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse::<u32>().ok());
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
-/// The version of the kernel of this release or of this name: (7, 1, 13) for `7.1.13+deb13-amd64`, (7, 3, 0) for `7.3-rc7`.
+/// Returns the version of a kernel of this release or version: (7, 1, 13) for `7.1.13+deb13-amd64`, (7, 3, 0)
+/// for `7.3-rc7`.
 pub fn version(release: &str) -> (u32, u32, u32) {
     let end = release.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(release.len());
     let mut numbers = release[..end].split('.').map(|part| part.parse().unwrap_or(0));
@@ -252,8 +259,8 @@ pub fn version(release: &str) -> (u32, u32, u32) {
 }
 
 impl Probe {
-    /// Why the three flags may be missing though the kernel has them: behind a filter that knows the flags of
-    /// its own day, every newer one is EINVAL, as if the kernel did not know it.
+    /// Returns why the three flags may be missing although the kernel has them. A filter that knows only
+    /// older flags rejects every newer one with EINVAL, as if the kernel did not know it.
     pub fn filter_on_flags(&self) -> Option<String> {
         let filtered = self.privileges.seccomp == 2 && series(&self.release) >= FLAGS_SINCE;
         filtered.then(|| {
@@ -266,16 +273,16 @@ impl Probe {
 /// The first mainline series with the three flags.
 const FLAGS_SINCE: (u32, u32) = (7, 1);
 
-/// A pidfd of the program itself, where there can be one.
+/// Returns a pidfd for the program itself, if one can be opened.
 ///
-/// It stays open: where the kernel kills at the close of any pidfd, a case is to find that out, and not the program to die
-/// of it.
+/// It stays open: on a kernel that kills at the close of any pidfd, a test case should detect that, rather
+/// than the program die of it.
 fn own_pidfd() -> Option<&'static Pidfd> {
     static OWN: OnceLock<Option<Pidfd>> = OnceLock::new();
     OWN.get_or_init(|| Pidfd::try_open(rustix::process::getpid().as_raw_nonzero().get()).ok()).as_ref()
 }
 
-/// What PIDFD_GET_INFO can give, or `None` where there is no such ioctl.
+/// Returns what PIDFD_GET_INFO can give, or `None` if there is no such ioctl.
 fn info_features() -> Option<InfoMask> {
     let info = own_pidfd()?.info(InfoMask::COREDUMP | InfoMask::SUPPORTED_MASK).ok()?;
     if info.given().contains(InfoMask::SUPPORTED_MASK) {
@@ -289,23 +296,25 @@ fn info_features() -> Option<InfoMask> {
     Some(found)
 }
 
-/// Before SUPPORTED_MASK only a dead child tells whether exit information is kept.
+/// Checks on a dead child whether exit information is kept. Before SUPPORTED_MASK there is no other way to
+/// find out.
 fn exit_info_of_a_dead_child() -> Option<()> {
     let child = crate::kit::process::stray_copy().ok()?.unwrap_or_else(|| crate::clone3::exit_now(0));
-    // A zombie's pid is still its own.
+    // The pid of a zombie is not reused.
     let pidfd = Pidfd::try_open(child);
     crate::wait::waitpid(child, libc::__WALL).ok()?;
     let info = pidfd.ok()?.info(InfoMask::EXIT).ok()?;
     info.given().contains(InfoMask::EXIT).then_some(())
 }
 
-/// The initial user namespace maps everything onto itself; without `/proc`, newer kernels show it by its number.
+/// Returns whether the caller is in the initial user namespace, which maps all IDs to themselves. Without
+/// `/proc`, newer kernels show it by its inode number.
 fn in_initial_user_namespace() -> bool {
-    /// The inode of the initial user namespace, since namespaces have inodes.
+    /// The inode number of the initial user namespace, on kernels whose namespaces have inodes.
     const INITIAL: u64 = 0xefff_fffd;
     match std::fs::read_to_string("/proc/self/uid_map") {
         Ok(map) => map.split_whitespace().eq(["0", "0", "4294967295"]),
-        // A kernel without user namespaces has but the one.
+        // A kernel without user namespaces has only the initial one.
         Err(_) if crate::procfs::is_mounted() && !std::path::Path::new("/proc/self/ns/user").exists() => true,
         Err(_) => own_user_namespace().is_some_and(|inode| inode == INITIAL),
     }

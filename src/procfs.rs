@@ -1,5 +1,7 @@
-//! What `/proc` says of a process. Without `/proc`, and with that of another pid namespace, in which every number
-//! is somebody else's, everything here answers "unknown".
+//! Readers for what `/proc` says about a process.
+//!
+//! Without `/proc`, or with the `/proc` of another pid namespace, in which pids refer to other processes,
+//! every function here returns "unknown".
 
 use std::fs;
 
@@ -7,16 +9,16 @@ use nix::sys::signal::Signal;
 
 use crate::check::{Failure, Result};
 
-/// The fields of `/proc/PID/stat` that the suite looks at.
+/// The fields of `/proc/PID/stat` that the suite uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stat {
-    /// The process.
+    /// The process ID.
     pub pid: i32,
     /// Its command name.
     pub comm: String,
     /// `R`, `S`, `Z`, …
     pub state: char,
-    /// Its parent.
+    /// The parent's process ID.
     pub ppid: i32,
     /// Field 38: the signal sent to the parent at exit.
     pub exit_signal: i32,
@@ -31,12 +33,13 @@ impl Stat {
         Stat::parse(&fs::read_to_string(path).ok()?)
     }
 
-    /// Of a process.
+    /// Reads the stat file of a process.
     pub fn of(pid: i32) -> Option<Stat> {
         Stat::read(&format!("/proc/{pid}/stat"))
     }
 
-    /// The command name stands in parentheses and may hold anything, parentheses and blanks included.
+    /// Parses a stat line. The command name is in parentheses and may contain anything, including parentheses
+    /// and blanks.
     fn parse(text: &str) -> Option<Stat> {
         let (pid, rest) = text.split_once(" (")?;
         let (comm, rest) = rest.rsplit_once(") ")?;
@@ -51,7 +54,7 @@ impl Stat {
     }
 }
 
-/// The meaning of a state letter, as proc(5) has it.
+/// Returns the meaning of a state letter according to proc(5).
 fn state_name(state: char) -> &'static str {
     match state {
         'R' => "running",
@@ -67,7 +70,7 @@ fn state_name(state: char) -> &'static str {
 }
 
 impl Stat {
-    /// `7 (name) is S (sleeping)`, of a process or a thread.
+    /// Describes what a process or thread is doing: `7 (name) is S (sleeping)`.
     pub fn doing(&self) -> String {
         let Stat { pid, comm, state, .. } = self;
         format!("{pid} ({comm}) is {state} ({})", state_name(*state))
@@ -80,7 +83,7 @@ impl std::fmt::Display for Stat {
     }
 }
 
-/// One process in words, for messages.
+/// Describes a process for messages.
 pub fn describe(pid: i32) -> String {
     match Stat::of(pid) {
         Some(stat) => stat.to_string(),
@@ -89,13 +92,13 @@ pub fn describe(pid: i32) -> String {
     }
 }
 
-/// Whether `/proc` can be read, and is that of the caller's own pid namespace.
+/// Returns whether `/proc` is readable and belongs to the caller's own pid namespace.
 pub fn is_mounted() -> bool {
     let own = rustix::process::getpid().as_raw_nonzero().to_string();
     fs::read_link("/proc/self").is_ok_and(|number| number.as_os_str() == own.as_str())
 }
 
-/// The value of a `Name:` line of `/proc/PID/status`.
+/// Returns the value of a `Name:` line of `/proc/PID/status`.
 pub fn status_field(pid: &str, name: &str) -> Option<String> {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     text.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim().to_owned()))
@@ -104,14 +107,15 @@ pub fn status_field(pid: &str, name: &str) -> Option<String> {
 /// Where a signal is pending.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pending {
-    /// For the process: `ShdPnd`.
+    /// Pending for the process: `ShdPnd`.
     pub process: bool,
-    /// For this thread of it alone: `SigPnd`.
+    /// Pending for this thread only: `SigPnd`.
     pub thread: bool,
 }
 
 impl Pending {
-    /// Where `signal` is pending for a task: a pid, `self` or `thread-self`. See `proc_pid_status(5)`.
+    /// Returns where `signal` is pending for a task: a pid, `self` or `thread-self`. See
+    /// `proc_pid_status(5)`.
     pub fn of(task: &str, signal: Signal) -> Result<Pending> {
         let has = |field| -> Result<bool> {
             let word = status_field(task, field).unwrap_or_default();
@@ -123,21 +127,22 @@ impl Pending {
     }
 }
 
-/// Looks up all that `/proc` has of a process's descriptors, so that the kernel remembers it until the process is gone.
+/// Looks up all `/proc` entries of a process's descriptors, so that the kernel caches them until the process
+/// is gone.
 pub fn look_up_descriptors(pid: i32) {
     for folder in ["fd", "fdinfo"] {
-        // To list an entry is to look it up.
+        // Listing the directory looks up every entry.
         fs::read_dir(format!("/proc/{pid}/{folder}")).into_iter().flatten().for_each(drop);
     }
 }
 
-/// The threads of a process, by their ids; none of one that is gone.
+/// Returns the thread IDs of a process, or none if it is gone.
 pub fn threads_of(pid: i32) -> Vec<i32> {
     let entries = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
-/// All children of a process, alive or zombie.
+/// Returns all children of a process, including zombies.
 pub fn children_of(parent: i32) -> Vec<Stat> {
     if !is_mounted() {
         return Vec::new();

@@ -1,8 +1,8 @@
-//! What a run says of a kernel, event by event.
+//! The results of a run as a stream of events.
 //!
-//! A run is a stream of [`Event`]s, one JSON object a line, each written the moment it happens: whatever
-//! crashes, no finished case is lost and the running one is known. [`Results`](crate::results::Results) is the
-//! same as one document.
+//! A run writes one JSON object per line for each [`Event`] as it happens. If something crashes, no finished
+//! test case is lost, and the running ones are known. [`Results`](crate::results::Results) is the same as one
+//! document.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use crate::need::{Need, Unmet};
 use crate::probe::Probe;
 use crate::sandbox::Outcome;
 
-/// The version of the format. It grows when a reader of the old one would misread the new one.
+/// The version of the format. It changes when a reader of the old format would misread the new one.
 pub const SCHEMA: u32 = 1;
 
 /// What a run of one case says.
@@ -41,7 +41,7 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// All of them, in the order of reports.
+    /// All verdicts, in the order of reports.
     pub const ALL: [Verdict; 7] = [
         Verdict::Pass,
         Verdict::Fail,
@@ -52,12 +52,13 @@ impl Verdict {
         Verdict::Broken,
     ];
 
-    /// Whether the kernel, or the suite, did not do what it should, whatever that counts for.
+    /// Returns whether the kernel or the suite did not do what it should, even if the run does not fail for
+    /// it.
     pub fn is_failure(self) -> bool {
         self.is_bad() || matches!(self, Verdict::Deviation | Verdict::KnownDefect)
     }
 
-    /// Whether it makes the run fail.
+    /// Returns whether the verdict makes the run fail.
     pub fn is_bad(self) -> bool {
         matches!(self, Verdict::Fail | Verdict::Broken)
     }
@@ -77,23 +78,23 @@ impl std::fmt::Display for Verdict {
     }
 }
 
-/// What the user asked to be strict about.
+/// What the user asked for in judging results.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
-    /// A deviation is a failure.
+    /// Whether a deviation is a failure.
     pub strict: bool,
-    /// Cases of these flags may be neither unsupported nor blocked.
+    /// Cases with one of these needs may be neither unsupported nor blocked.
     pub require: Vec<Need>,
-    /// No case may be.
+    /// Whether no case at all may be unsupported or blocked.
     pub require_all: bool,
-    /// `uname -r`, against which a claim's `since` is held.
+    /// `uname -r`, to which a claim's `since` is compared.
     pub release: String,
-    /// What is expected to go wrong on this kernel, by case.
+    /// The expected failures on this kernel, by case.
     pub expected: BTreeMap<String, Expected>,
 }
 
 impl Policy {
-    /// Whether this case may be neither unsupported nor blocked.
+    /// Returns whether this case may be neither unsupported nor blocked.
     fn requires(&self, case: &Case) -> bool {
         self.require_all || case.needs.iter().any(|need| self.require.contains(need))
     }
@@ -102,18 +103,18 @@ impl Policy {
         self.expected.get(case.name).is_some_and(|expected| expected.verdict == verdict)
     }
 
-    /// Whether a deviation is no failure.
+    /// Returns whether a deviation of this case is not a failure.
     fn forgives(&self, case: &Case) -> bool {
         !self.strict || self.expects(case, Verdict::Deviation)
     }
 
-    /// The verdict on a case that could not run, and why it could not.
+    /// Returns the verdict on a case that could not run, and the reason.
     pub fn on_unmet(&self, case: &Case, unmet: Unmet) -> (Verdict, String) {
         let (verdict, reason) = match unmet {
             Unmet::Unsupported(reason) => (Verdict::Unsupported, reason),
             Unmet::Blocked(reason) => (Verdict::Blocked, reason),
         };
-        // An expectation excuses what it names, and nothing else.
+        // An expectation excuses only the verdict that it names.
         let is_expected = verdict == Verdict::Unsupported && self.expects(case, verdict);
         match self.requires(case) && !is_expected {
             true => (Verdict::Fail, format!("{verdict}, though required: {reason}")),
@@ -121,7 +122,7 @@ impl Policy {
         }
     }
 
-    /// The verdict on a case that ran.
+    /// Returns the verdict on a case that ran.
     pub fn on_outcome(&self, case: &Case, failure: Option<&Failure>) -> (Verdict, String) {
         let Some(failure) = failure else {
             return (Verdict::Pass, String::new());
@@ -138,7 +139,7 @@ impl Policy {
 
     fn on_broken_claim(&self, case: &Case, message: String) -> (Verdict, String) {
         match case.since {
-            // Whoever requires the features has them; the kernel is merely older than this claim about them.
+            // The required features are present; the kernel is only older than this claim about them.
             Some(since) if case.is_ahead_of(&self.release) => {
                 let release = &self.release;
                 (Verdict::Unsupported, format!("true since Linux {since}; Linux {release} has: {message}"))
@@ -205,7 +206,7 @@ pub struct Record {
 }
 
 impl Record {
-    /// The record of a case that did not run.
+    /// Creates the record of a case that did not run.
     pub fn not_run(case: &Case, verdict: Verdict, why: String) -> Record {
         let (reason, message) = match verdict {
             Verdict::Unsupported | Verdict::Blocked => (why, String::new()),
@@ -224,7 +225,7 @@ impl Record {
         }
     }
 
-    /// The record of one run.
+    /// Creates the record of one run.
     pub fn of(case: &Case, policy: &Policy, outcome: Outcome) -> Record {
         let (verdict, message) = policy.on_outcome(case, outcome.failure.as_ref());
         let seconds = outcome.duration.as_secs_f64();
@@ -240,27 +241,27 @@ impl Record {
         }
     }
 
-    /// Whether it should have gone wrong, and did not.
+    /// Returns whether the case was expected not to pass, but passed.
     pub fn passed_unexpectedly(&self) -> bool {
         self.expected.is_some() && self.verdict == Verdict::Pass
     }
 
-    /// Whether it went wrong as it was expected to.
+    /// Returns whether the case failed as expected.
     pub fn is_expected(&self) -> bool {
         self.expected.as_ref().is_some_and(|expected| expected.is_met_by(self.verdict))
     }
 
-    /// Whether it makes the run fail.
+    /// Returns whether the record makes the run fail.
     pub fn is_bad(&self) -> bool {
         self.passed_unexpectedly() || (self.verdict.is_bad() && !self.is_expected())
     }
 
-    /// Why it is not a pass: what came, or what is missing.
+    /// Returns why the verdict is not a pass: what was found, or what is missing.
     pub fn why(&self) -> &str {
         if self.message.is_empty() { &self.reason } else { &self.message }
     }
 
-    /// Adds a further run: times add up, and the worse verdict stays with its story.
+    /// Adds another run: times and counts add up, and the details of the worse verdict are kept.
     pub fn and(self, next: Record) -> Record {
         let runs = self.runs + next.runs;
         let failures = self.failures + next.failures;
@@ -299,7 +300,7 @@ pub struct Suite {
 }
 
 impl Suite {
-    /// This one, built from that commit.
+    /// Returns the description of this suite, built from that commit.
     pub fn this(commit: &str) -> Suite {
         let libc = if cfg!(target_env = "musl") { "musl" } else { "gnu" };
         Suite {
@@ -311,7 +312,7 @@ impl Suite {
     }
 }
 
-/// How the run began.
+/// The state at the start of the run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
     /// The version of this format.
@@ -322,16 +323,16 @@ pub struct Header {
     pub probe: Probe,
     /// `/proc/sys/kernel/tainted` before the first use of the flags.
     pub tainted: Option<u64>,
-    /// How many CPUs are online.
+    /// The number of CPUs online.
     pub cpus: usize,
-    /// How many cases were selected.
+    /// The number of test cases selected.
     pub selected: usize,
 }
 
-/// How the run ended.
+/// The state at the end of the run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Footer {
-    /// The exit status of the runner.
+    /// The exit code of the runner.
     pub exit: u8,
     /// `/proc/sys/kernel/tainted` after the run.
     pub tainted: Option<u64>,
@@ -345,7 +346,7 @@ pub enum Event {
     Run(Header),
     /// A case begins.
     Start {
-        /// Its name.
+        /// The name of the case.
         case: String,
     },
     /// A case ended.

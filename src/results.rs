@@ -1,6 +1,6 @@
-//! A run as one document: what lasts, what is compared, and what every report is made of.
+//! The results of a run as one document, from which comparisons and all reports are made.
 //!
-//! `docs/results.md` explains it to its readers, `docs/results.schema.json` to their programs.
+//! The format is described in `docs/results.md` and, for programs, in `docs/results.schema.json`.
 
 use std::fmt;
 use std::io::{self, Write as _};
@@ -149,23 +149,23 @@ pub struct Fault {
     pub console: Vec<String>,
 }
 
-/// What there is to say about a claim without asking a kernel.
+/// What is known about a claim without running it on a kernel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claim {
-    /// The case that checks it, which is also its id.
+    /// The case that checks it. Its name is also the ID of the claim.
     pub case: String,
-    /// The theme: the file that declares the case.
+    /// The theme: the name of the source file that declares the case.
     pub theme: String,
     /// The claim itself.
     pub claim: String,
-    /// Where it comes from.
+    /// The source of the claim.
     pub source: String,
     /// What a failure means.
     pub strength: Strength,
-    /// What the case needs, in the words of `--describe`.
+    /// The needs of the case, as `--describe` prints them.
     #[serde(default)]
     pub needs: Vec<String>,
-    /// The first kernel series of which it is true, where that is known.
+    /// The first kernel series for which the claim is true, if that is known.
     pub since: Option<String>,
     /// `file:line` of the declaration.
     pub declared: String,
@@ -187,7 +187,7 @@ impl From<&Case> for Claim {
 }
 
 impl Claim {
-    /// Adds to the case's record what the claim says.
+    /// Adds the claim's description to the case's record.
     pub fn explain(&self, record: &mut Record) {
         record.claim.clone_from(&self.claim);
         record.source.clone_from(&self.source);
@@ -215,7 +215,8 @@ impl fmt::Display for Machine {
 }
 
 impl Results {
-    /// What the kernel complained of meanwhile by its taint flags. In a guest its console is read, which says more.
+    /// Returns the errors that the kernel recorded in its taint flags during the run. In a guest the console
+    /// is read instead, because it says more.
     pub fn complaints(&self) -> Vec<&'static str> {
         match (&self.guest, &self.kernel.tainted) {
             (None, Tainted { before: Some(before), after: Some(after) }) => {
@@ -225,7 +226,7 @@ impl Results {
         }
     }
 
-    /// Puts a run together from its events; `None` if it never began.
+    /// Builds the results from a run's events. Returns `None` if the run never began.
     pub fn from_events(events: impl IntoIterator<Item = Event>) -> Option<Results> {
         let mut results: Option<Results> = None;
         let mut running: Vec<String> = Vec::new();
@@ -273,15 +274,15 @@ impl Results {
         Some(Results { cases, interrupted: running, exit, ..results })
     }
 
-    /// As [`Results::from_events`], from the lines of a journal. A last line that was cut off is no event.
+    /// Like [`Results::from_events`], from the lines of a journal. A truncated last line is ignored.
     pub fn from_journal(journal: &str) -> Option<Results> {
         Results::from_events(journal.lines().filter_map(|line| serde_json::from_str(line).ok()))
     }
 
-    /// Reads a document, or the journal of a run that was cut short.
+    /// Parses a document, or the journal of a run that was cut short.
     ///
     /// # Errors
-    /// What is wrong with the text, in one line.
+    /// A one-line description of what is wrong with the text.
     pub fn parse(text: &str) -> Result<Results, String> {
         #[derive(Deserialize)]
         struct Version {
@@ -309,7 +310,7 @@ impl Results {
         }
     }
 
-    /// Adds to every case what its claim says.
+    /// Adds to every case the description of its claim.
     pub fn explain(&mut self, claims: &[Claim]) {
         for record in &mut self.cases {
             if let Some(claim) = claims.iter().find(|claim| claim.case == record.case) {
@@ -318,12 +319,12 @@ impl Results {
         }
     }
 
-    /// How many cases got this verdict.
+    /// Returns the number of cases with this verdict.
     pub fn count(&self, verdict: Verdict) -> usize {
         self.cases.iter().filter(|record| record.verdict == verdict).count()
     }
 
-    /// The verdicts and how often they were given, in a few words: `267 pass, 5 known defect`.
+    /// Summarizes the verdicts and their counts: `267 pass, 5 known defect`.
     pub fn totals(&self) -> String {
         let counts = Verdict::ALL.into_iter().map(|verdict| (self.count(verdict), verdict.to_string()));
         let interrupted = (self.interrupted.len(), "interrupted".to_owned());
@@ -334,23 +335,24 @@ impl Results {
         if parts.is_empty() { "no case ended".to_owned() } else { parts.join(", ") }
     }
 
-    /// The command that runs one case again on this very kernel.
+    /// Returns the command that runs one case again on this kernel.
     pub fn rerun(&self, case: &str) -> String {
         format!("{} --exact {case}", self.rerun)
     }
 
-    /// The document as text.
+    /// Returns the document as JSON text.
     pub fn to_json(&self) -> String {
-        // A structure of strings, numbers and lists always has a text.
+        // A structure of strings, numbers and lists can always be serialized.
         serde_json::to_string_pretty(self).unwrap_or_default() + "\n"
     }
 }
 
-/// Writes a file next to `path` and renames it into place: nobody ever sees half of it. What is there and is no regular file (a
-/// symbolic link, a device as `/dev/null`) is written to, and stays what it is.
+/// Writes a temporary file next to `path` and renames it into place, so that no reader ever sees a partial
+/// file. If `path` exists and is not a regular file (a symbolic link, or a device such as `/dev/null`), it is
+/// written to directly.
 ///
 /// # Errors
-/// Those of the file system.
+/// Errors of the file system.
 pub fn write_whole(path: &Path, bytes: impl AsRef<[u8]>) -> io::Result<()> {
     if std::fs::symlink_metadata(path).is_ok_and(|there| !there.is_file()) {
         return std::fs::write(path, bytes);

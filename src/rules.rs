@@ -1,25 +1,26 @@
-//! What clone3 must answer to every combination of the new flags and those they interact with.
+//! The rules for which combinations of the new flags, and of those they interact with, clone3 must accept.
 //!
-//! The kernel checks one combination after the other; here are the same rules as one function, written from the
-//! documents, so that a table of all combinations can be held against a kernel.
+//! The kernel checks one combination after the other. Here the same rules are one function, written from the
+//! documentation, so that a kernel can be compared to a table of all combinations.
 
 use nix::errno::Errno;
 
 use crate::abi::Flags;
 
-/// Why clone3 must refuse a call with these flags and this exit_signal; `None` if it must accept it.
+/// Returns the error with which clone3 must reject a call with these flags and this exit_signal, or `None` if
+/// it must accept the call.
 ///
-/// Decides about combinations of `CLONE_AUTOREAP`, `CLONE_NNP`, `CLONE_PIDFD_AUTOKILL`, `CLONE_PIDFD`,
-/// `CLONE_PARENT` and [`Flags::THREAD`] alone. `sys_admin` says whether the caller has CAP_SYS_ADMIN in its user
-/// namespace. The caller is not the init of a pid namespace and not auto-reaped itself: both are refused every
-/// `CLONE_PARENT`.
+/// Covers only combinations of `CLONE_AUTOREAP`, `CLONE_NNP`, `CLONE_PIDFD_AUTOKILL`, `CLONE_PIDFD`,
+/// `CLONE_PARENT` and [`Flags::THREAD`]. `sys_admin` says whether the caller has CAP_SYS_ADMIN in its user
+/// namespace. The caller must be neither the init of a pid namespace nor auto-reaped itself, because for both
+/// the kernel rejects every `CLONE_PARENT`.
 ///
 /// * A thread, and a child of the caller's parent, have no exit signal of their own (older than the new flags).
 /// * Auto-reaping is for a child process of the caller that sends no exit signal.
-/// * no_new_privs from birth is for a process: a thread has it from its creator.
+/// * Starting with no_new_privs is for a process: a thread inherits it from its creator.
 /// * Auto-kill is for an auto-reaped process, through the pidfd of the same call.
-/// * An auto-killed process must be unable to gain privileges, or its creator be privileged. This is asked last:
-///   what is malformed is EINVAL whoever the caller is.
+/// * An auto-killed process must be unable to gain privileges, or its creator must be privileged. The kernel checks this
+///   last: an invalid combination is EINVAL for every caller.
 pub fn refusal(flags: Flags, exit_signal: u64, sys_admin: bool) -> Option<Errno> {
     let has = |flag| flags.contains(flag);
     let signals = exit_signal != 0;
@@ -35,7 +36,7 @@ pub fn refusal(flags: Flags, exit_signal: u64, sys_admin: bool) -> Option<Errno>
     (has(Flags::AUTOKILL) && !has(Flags::NNP) && !sys_admin).then_some(Errno::EPERM)
 }
 
-/// Every combination that [`refusal`] decides about, each with exit_signal 0 and with SIGCHLD.
+/// Returns every combination that [`refusal`] covers, each with exit_signal 0 and with SIGCHLD.
 pub fn combinations() -> impl Iterator<Item = (Flags, u64)> {
     const CHOICES: [Flags; 6] =
         [Flags::AUTOREAP, Flags::NNP, Flags::AUTOKILL, Flags::PIDFD, Flags::CLONE_PARENT, Flags::THREAD];
@@ -51,13 +52,13 @@ pub fn combinations() -> impl Iterator<Item = (Flags, u64)> {
 mod tests {
     use super::*;
 
-    /// All that must be accepted, written out: whatever is not in here is refused.
+    /// Returns all calls that must be accepted. Every other call must be rejected.
     fn accepted() -> Vec<(Flags, u64)> {
         let sigchld = libc::SIGCHLD as u64;
         let with_and_without = |flags: Flags, extra: Flags| [flags, flags | extra];
         let mut calls = Vec::new();
         for flags in with_and_without(Flags::empty(), Flags::PIDFD) {
-            // Threads, of the caller and (to no effect) of its parent; processes, with and without NNP.
+            // Threads, of the caller and (without effect) of its parent; processes, with and without NNP.
             calls.extend([(flags | Flags::THREAD, 0), (flags | Flags::THREAD | Flags::CLONE_PARENT, 0)]);
             for flags in with_and_without(flags, Flags::NNP) {
                 calls.extend([(flags, 0), (flags, sigchld), (flags | Flags::CLONE_PARENT, 0)]);

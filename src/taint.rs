@@ -1,20 +1,20 @@
-//! The kernel's own word that something went wrong in it: `/proc/sys/kernel/tainted`.
+//! The kernel's record of its own errors: `/proc/sys/kernel/tainted`.
 //!
-//! Outside of a virtual machine nobody reads the kernel's log for the suite, and a warning fails no case. But the kernel
-//! remembers that it gave one.
+//! Outside a virtual machine the suite does not read the kernel log, and a warning fails no test case. But
+//! the kernel records in its taint flags that it printed one.
 
-/// The flags by which a kernel accuses itself, and no module, user or machine. Source: the kernel's
-/// Documentation/admin-guide/tainted-kernels.rst.
+/// The taint flags that report an error of the kernel itself rather than of a module, user or machine.
+/// Source: the kernel's Documentation/admin-guide/tainted-kernels.rst.
 const COMPLAINTS: [(u32, &str); 4] =
     [(5, "a bad page (B)"), (7, "an oops (D)"), (9, "a warning (W)"), (14, "a soft lockup (L)")];
 
-/// The flags as they are, or `None` where they cannot be read.
+/// Returns the current flags, or `None` if they cannot be read.
 pub fn now() -> Option<u64> {
     std::fs::read_to_string("/proc/sys/kernel/tainted").ok()?.trim().parse().ok()
 }
 
-/// What the kernel complained of between two looks. It remembers each kind but once a boot: a second one of the same kind is
-/// not seen.
+/// Returns the errors that the kernel recorded between two readings. Each flag stays set until reboot, so a
+/// second error of the same kind is not seen.
 pub fn complaints(before: u64, after: u64) -> Vec<&'static str> {
     let new = after & !before;
     COMPLAINTS.iter().filter(|(bit, _)| new >> bit & 1 == 1).map(|(_, words)| *words).collect()

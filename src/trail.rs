@@ -1,9 +1,9 @@
-//! The trail: what a case did, in memory that outlives it.
+//! The trail: a log of what a test case did, in memory that outlives the case.
 //!
-//! A failure is only a bug report if it says what led to it. Calls that matter leave a line here; the page is
-//! shared between the lane and every process of the case, so that the trail of a case that hung, crashed or
-//! was killed can still be read. Writing is one atomic addition and a copy: safe after a raw clone3, in any
-//! thread.
+//! A failure makes a bug report only if it says what led to it. Calls that matter add a line here. The buffer
+//! is shared between the lane and all processes of the case, so that the trail of a case that hung, crashed
+//! or was killed can still be read. Writing is one atomic addition and a copy, so it is safe after a raw
+//! clone3 and in any thread.
 
 use std::fmt::{Arguments, Write as _};
 use std::sync::OnceLock;
@@ -14,16 +14,17 @@ use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
 const SIZE: usize = 16 * 1024;
 const HEADER: usize = size_of::<AtomicUsize>();
 const TEXT: usize = SIZE - HEADER;
-/// Longer lines are cut: a trail has many lines, none of which is long.
+/// The maximum length of a line. Longer ones are truncated.
 const LINE: usize = 240;
-/// Stands for the lines that were lost when there were too many: the last ones say most.
+/// The replacement for the lines that were overwritten. The last lines are the most useful ones.
 const LOST: &str = "(earlier steps are left out)";
 
-/// The shared page, mapped once by the lane before it forks its first case: how many bytes were ever written, and the last of them,
-/// each at its number modulo the room.
+/// The shared buffer, mapped once by the lane before it forks its first test case. It contains the total
+/// number of bytes written, and a ring of the last of them: each byte is at its number modulo the size of the
+/// ring.
 struct Page(*mut u8);
 
-// SAFETY: the page is never unmapped, and all of it is read and written as atomics.
+// SAFETY: the buffer is never unmapped, and all of it is read and written as atomics.
 unsafe impl Sync for Page {}
 // SAFETY: as above; the pointer is valid in every thread.
 unsafe impl Send for Page {}
@@ -37,7 +38,8 @@ impl Page {
     }
 
     fn text(&self) -> &[AtomicU8] {
-        // SAFETY: as above; HEADER and TEXT are its two parts, and any process may change an atomic at any time.
+        // SAFETY: as above; HEADER and TEXT are its two parts, and any process may change an atomic at any
+        // time.
         unsafe { std::slice::from_raw_parts(self.0.add(HEADER).cast(), TEXT) }
     }
 
@@ -60,42 +62,43 @@ impl Page {
         let lines = text.lines().map(str::to_owned);
         match older {
             [] => lines.collect(),
-            // The first is half a line.
+            // The first line is incomplete.
             _ => std::iter::once(LOST.to_owned()).chain(lines.skip(1)).collect(),
         }
     }
 
-    /// Clears what was written: whoever is killed in the middle of a line must not leave an earlier case's in its place.
+    /// Zeroes what was written, so that a process killed in the middle of a line does not expose a line of an
+    /// earlier case.
     fn clear(&self) {
         let used = self.used().swap(0, Ordering::Relaxed);
         self.text()[..used.min(TEXT)].iter().for_each(|byte| byte.store(0, Ordering::Relaxed));
     }
 }
 
-/// Maps the page. Called once in a lane; without it, [`note`] does nothing.
+/// Maps the buffer. Called once in a lane; without it, [`note`] does nothing.
 pub(crate) fn open() -> rustix::io::Result<()> {
-    // SAFETY: a new anonymous mapping at an address of the kernel's choice aliases nothing.
+    // SAFETY: a new anonymous mapping at an address that the kernel chooses aliases nothing.
     let page = unsafe {
         mmap_anonymous(std::ptr::null_mut(), SIZE, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED)?
     };
-    // A second call in the same process keeps the first page; nothing refers to the new one.
+    // A second call in the same process keeps the first buffer; nothing refers to the new one.
     let _ = PAGE.set(Page(page.cast()));
     Ok(())
 }
 
-/// Forgets what the case before left.
+/// Clears the trail of the previous test case.
 pub(crate) fn clear() {
     if let Some(page) = PAGE.get() {
         page.clear();
     }
 }
 
-/// All lines so far, or the last of them.
+/// Returns all lines so far, or the last ones if there were too many.
 pub(crate) fn read() -> Vec<String> {
     PAGE.get().map(Page::read).unwrap_or_default()
 }
 
-/// A line on the stack: no allocation between clone3 and exec.
+/// A line on the stack, because the code between clone3 and exec must not allocate.
 struct Line {
     bytes: [u8; LINE],
     len: usize,
@@ -111,7 +114,7 @@ impl std::fmt::Write for Line {
     }
 }
 
-/// Adds a line, led by the pid of the writer.
+/// Adds a line that begins with the pid of the writer.
 pub fn note(text: Arguments<'_>) {
     let Some(page) = PAGE.get() else { return };
     let mut line = Line { bytes: [0; LINE], len: 0 };
@@ -121,7 +124,7 @@ pub fn note(text: Arguments<'_>) {
     page.append(&line.bytes[..=line.len]);
 }
 
-/// Leaves a line on the [trail](crate::trail): `note!("closed the last reference to {pid}")`.
+/// Adds a line to the [trail](crate::trail): `note!("closed the last reference to {pid}")`.
 #[macro_export]
 macro_rules! note {
     ($($text:tt)*) => { $crate::trail::note(format_args!($($text)*)) };

@@ -1,7 +1,7 @@
-//! Waiting for children, and looking for zombies in a way that can find one.
+//! Wait calls for children, and a search for zombies that really finds them.
 //!
-//! A child cloned with exit_signal 0 is a "clone child": `waitpid(pid, …, 0)` never sees it, alive or dead, so
-//! ECHILD from that call proves nothing. Everything here passes `__WALL`. See `wait(2)`.
+//! A child cloned with exit_signal 0 is a "clone child": `waitpid(pid, …, 0)` never sees it, alive or dead,
+//! so ECHILD from that call proves nothing. Everything here passes `__WALL`. See `wait(2)`.
 
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd};
@@ -14,7 +14,7 @@ use crate::check::{Failure, Named, Result};
 use crate::note;
 use crate::pidfd::Pidfd;
 
-/// A wait status, shown in words: `exited with 42 (0x2a00)`.
+/// A wait status, displayed in words: `exited with 42 (0x2a00)`.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status(pub i32);
 
@@ -32,7 +32,7 @@ impl Status {
         Status(signal as i32)
     }
 
-    /// The status of a process that `signal` made dump core.
+    /// The status of a process that dumped core because of `signal`.
     pub const fn dumped(signal: Signal) -> Status {
         Status(signal as i32 | 0x80)
     }
@@ -42,31 +42,31 @@ impl Status {
         Status(((signal as i32) << 8) | 0x7f)
     }
 
-    /// The status of a tracee that is stopped for its tracer because of this event (`PTRACE_EVENT_EXIT`, …): by SIGTRAP, or for
-    /// `PTRACE_EVENT_STOP` in a group-stop by the signal that stopped its group.
+    /// The status of a tracee that is stopped for its tracer because of this event (`PTRACE_EVENT_EXIT`, …).
+    /// The signal is SIGTRAP, or for `PTRACE_EVENT_STOP` in a group-stop the signal that stopped the group.
     pub const fn ptrace_event(event: i32, signal: Signal) -> Status {
         Status(event << 16 | Status::stopped(signal).0)
     }
 
-    /// For a stop of a tracee: the signal, and the ptrace event or 0.
+    /// Returns the signal and the ptrace event (or 0) if this is the stop of a tracee.
     pub fn stop(self) -> Option<(Signal, i32)> {
         let signal = Signal::try_from((self.0 >> 8) & 0xff).ok()?;
         (self.0 & 0xff == 0x7f).then_some((signal, self.0 >> 16))
     }
 
-    /// The number of the signal that killed the process, if one did.
+    /// Returns the number of the signal that killed the process, if one did.
     pub fn term_signal(self) -> Option<i32> {
         let number = self.0 & 0x7f;
         (number != 0 && number != 0x7f).then_some(number)
     }
 }
 
-/// A signal's name, or its number where it has none.
+/// Returns a signal's name, or its number if it has no name.
 pub fn signal_name(number: i32) -> String {
     Signal::try_from(number).map_or_else(|_| format!("signal {number}"), |signal| signal.to_string())
 }
 
-/// The name of a ptrace event, or its number where it has none.
+/// Returns the name of a ptrace event, or its number if it has no name.
 fn event_name(number: i32) -> String {
     let name = match number {
         libc::PTRACE_EVENT_FORK => "FORK",
@@ -108,7 +108,7 @@ impl fmt::Debug for Status {
     }
 }
 
-/// Whom to wait for, as `waitid(2)` takes it.
+/// The children to wait for, as arguments of `waitid(2)`.
 #[derive(Clone, Copy, Debug)]
 pub enum Who<'a> {
     /// Any child.
@@ -122,12 +122,12 @@ pub enum Who<'a> {
 }
 
 impl<'a> Who<'a> {
-    /// The child that a pidfd refers to.
+    /// Selects the child that a pidfd refers to.
     pub fn pidfd(fd: &'a impl AsFd) -> Who<'a> {
         Who::Pidfd(fd.as_fd())
     }
 
-    /// `idtype` and `id`, as the kernel takes them.
+    /// Returns `idtype` and `id` as the kernel expects them.
     pub(crate) fn as_arguments(self) -> (libc::idtype_t, libc::id_t) {
         match self {
             Who::Any => (libc::P_ALL, 0),
@@ -138,14 +138,14 @@ impl<'a> Who<'a> {
     }
 }
 
-/// What `waitid(2)` says of a child, shown in words: `child 38 CLD_STOPPED by SIGSTOP`.
+/// The result of `waitid(2)`, displayed in words: `child 38 CLD_STOPPED by SIGSTOP`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Event {
     /// The child's pid.
     pub pid: i32,
     /// `CLD_EXITED`, `CLD_KILLED`, `CLD_STOPPED`, …
     pub code: i32,
-    /// The exit code, or the number of the signal.
+    /// The exit code, or the signal number.
     pub status: i32,
 }
 
@@ -159,7 +159,7 @@ impl fmt::Debug for Event {
     }
 }
 
-/// The name of a `si_code` that comes with SIGCHLD and from `waitid(2)`.
+/// Returns the name of a `si_code` that SIGCHLD and `waitid(2)` report.
 pub fn code_name(code: i32) -> String {
     match code {
         libc::CLD_EXITED => "CLD_EXITED".to_owned(),
@@ -173,29 +173,29 @@ pub fn code_name(code: i32) -> String {
 }
 
 impl Event {
-    /// `CLD_EXITED` with `status`.
+    /// Creates the event `CLD_EXITED` with `status`.
     pub fn exited(pid: i32, status: i32) -> Event {
         Event { pid, code: libc::CLD_EXITED, status }
     }
 
-    /// `CLD_STOPPED` by `signal`.
+    /// Creates the event `CLD_STOPPED` by `signal`.
     pub fn stopped(pid: i32, signal: Signal) -> Event {
         Event { pid, code: libc::CLD_STOPPED, status: signal as i32 }
     }
 
-    /// `CLD_KILLED` by `signal`.
+    /// Creates the event `CLD_KILLED` by `signal`.
     pub fn killed(pid: i32, signal: Signal) -> Event {
         Event { pid, code: libc::CLD_KILLED, status: signal as i32 }
     }
 }
 
-/// Whether a process is a child of the caller's, alive or zombie.
+/// Returns whether a process is a child of the caller, alive or zombie.
 pub fn is_child(pidfd: &Pidfd) -> bool {
     let any = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
     waitid(Who::Pidfd(pidfd.as_fd()), any) != Err(Errno::ECHILD)
 }
 
-/// `waitid(2)` as it is: `options` raw, `None` when WNOHANG finds nothing.
+/// Calls `waitid(2)` with raw `options`. Returns `None` if WNOHANG finds nothing.
 pub fn waitid(who: Who<'_>, options: i32) -> std::result::Result<Option<Event>, Errno> {
     let info = raw_waitid(who, options)?;
     // SAFETY: waitid filled the child fields, or left them zero.
@@ -203,7 +203,7 @@ pub fn waitid(who: Who<'_>, options: i32) -> std::result::Result<Option<Event>, 
     Ok((pid != 0).then_some(Event { pid, code: info.si_code, status }))
 }
 
-/// Whose child `waitid(2)` says that it is (`si_uid`): the child's real user id. It is 0 when WNOHANG finds nothing.
+/// Returns the `si_uid` of `waitid(2)`: the child's real user ID, or 0 if WNOHANG finds nothing.
 pub fn waitid_user(who: Who<'_>, options: i32) -> std::result::Result<u32, Errno> {
     // SAFETY: waitid filled the child fields, or left them zero.
     raw_waitid(who, options).map(|info| unsafe { info.si_uid() })
@@ -218,7 +218,7 @@ fn raw_waitid(who: Who<'_>, options: i32) -> std::result::Result<libc::siginfo_t
     Ok(info)
 }
 
-/// `waitpid(2)` as it is: `options` raw, `None` when WNOHANG finds nothing.
+/// Calls `waitpid(2)` with raw `options`. Returns `None` if WNOHANG finds nothing.
 pub fn waitpid(pid: i32, options: i32) -> std::result::Result<Option<(i32, Status)>, Errno> {
     let mut status = 0;
     // SAFETY: `status` is a live int that the kernel may fill.
@@ -226,7 +226,7 @@ pub fn waitpid(pid: i32, options: i32) -> std::result::Result<Option<(i32, Statu
     Ok((got != 0).then_some((got, Status(status))))
 }
 
-/// Reaps an ordinary child, blocking until it ends, and gives its status.
+/// Reaps an ordinary child and returns its status. Blocks until the child ends.
 #[track_caller]
 pub fn reap(pid: i32) -> Result<Status> {
     match waitpid(pid, libc::__WALL) {
@@ -256,9 +256,10 @@ pub fn stops(pid: i32, signal: Signal) -> Result {
     crate::check::equal(what, found, Ok(Some(Event::stopped(pid, signal))))
 }
 
-/// Blocks until `pid` is a zombie, and leaves it one. It must be a child (or tracee) of the caller.
+/// Blocks until `pid` is a zombie, and leaves it unreaped. It must be a child (or tracee) of the caller.
 ///
-/// This is the control of every "no zombie": the same search, made where a zombie must be found.
+/// This is the control for every "no zombie" check: the same search, in a situation where it must find a
+/// zombie.
 #[track_caller]
 pub fn find_zombie(pid: i32) -> Result<Event> {
     match waitid(Who::Pid(pid), libc::WEXITED | libc::WNOWAIT | libc::__WALL) {
@@ -274,23 +275,23 @@ pub fn find_zombie(pid: i32) -> Result<Event> {
     }
 }
 
-/// The child must be gone from the caller's children: neither alive nor a zombie.
+/// Checks that the caller has no such child: neither alive nor a zombie.
 ///
-/// The pid itself may still exist for an instant after POLLIN; see [`crate::pidfd::Pidfd::wait_reaped`].
+/// The pid itself may still exist for a moment after POLLIN; see [`crate::pidfd::Pidfd::wait_reaped`].
 #[track_caller]
 pub fn no_child(pid: i32) -> Result {
     let got = waitid(Who::Pid(pid), libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL);
     no_such_child(format_args!("waitid(P_PID {pid}, WEXITED|WNOHANG|WNOWAIT|__WALL)"), got)
 }
 
-/// The caller must have no child at all.
+/// Checks that the caller has no child at all.
 #[track_caller]
 pub fn no_children() -> Result {
     let got = waitid(Who::Any, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL);
     no_such_child("waitid(P_ALL, WEXITED|WNOHANG|WNOWAIT|__WALL)", got)
 }
 
-/// The result of a wait call must be ECHILD; says what there was instead.
+/// Checks that the result of a wait call is ECHILD; the failure says what was found instead.
 #[track_caller]
 pub fn no_such_child(what: impl fmt::Display, got: std::result::Result<Option<Event>, Errno>) -> Result {
     let found = match got {
@@ -302,9 +303,11 @@ pub fn no_such_child(what: impl fmt::Display, got: std::result::Result<Option<Ev
     Err(Failure::fail(format!("{what}: expected ECHILD (no such child), got {found}")))
 }
 
-/// The pid must be unused: `kill(pid, 0)` is ESRCH, from the moment on at which the process is unhashed, which POLLHUP tells.
+/// Checks that the pid is unused: `kill(pid, 0)` fails with ESRCH once the process is unhashed, which POLLHUP
+/// reports.
 ///
-/// Wrong only if somebody else has got the pid since: if the kernel has given out all others between POLLHUP and this call.
+/// The check is wrong only if another process has got the pid since, which takes the kernel handing out all
+/// other pids between POLLHUP and this call.
 #[track_caller]
 pub fn pid_is_free(pid: i32) -> Result {
     let got = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None);
