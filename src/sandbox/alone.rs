@@ -1,7 +1,8 @@
-//! Cases that change settings of the whole system: one at a time in the whole system.
+//! A lock for test cases that change system-wide settings, so that only one of them runs at a time on the
+//! whole system.
 //!
-//! Within a program the runner sees to that. Of two programs, the second would take for the old value what the first one's case
-//! has made of a setting, and put that back at its end.
+//! Within one program the runner ensures that. With two programs, the second would take a value changed by
+//! the first one's case for the original value, and restore that at its end.
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -17,32 +18,33 @@ use crate::check::{Failure, Result};
 use crate::clone3::exit_now;
 use crate::kit::process;
 
-/// What is locked: one of the settings itself, so that no file is left, and whoever can change it meets the same lock.
+/// The file that is locked. It is one of the settings itself, so that no file is left behind, and every
+/// program that can change the setting uses the same lock.
 const LOCK: &str = "/proc/sys/kernel/core_pattern";
 
-/// For how long others may have their turn: several cases one after another, or one that hangs until its deadline.
+/// How long to wait for other runs: several cases one after another, or one that hangs until its deadline.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// The right to change settings, until it is dropped. The case inherits the descriptor: should its lane die, others wait for all
-/// processes of the case, of which one puts the settings back.
+/// The right to change settings, until it is dropped. The case inherits the descriptor: if its lane dies,
+/// other runs wait for all processes of the case, one of which restores the settings.
 pub(super) struct Alone(Option<File>);
 
 impl Alone {
-    /// Blocks until no other program has it, or `program` goes away.
+    /// Blocks until no other program holds the lock, or `program` goes away.
     ///
     /// # Errors
-    /// `blocked` if another one does not let go of it.
+    /// `blocked` if another program does not release it.
     pub(super) fn when_possible(program: &impl AsFd) -> Result<Alone> {
         Alone::of(LOCK, PATIENCE, program.as_fd())
     }
 
     fn of(path: &str, patience: Duration, program: BorrowedFd<'_>) -> Result<Alone> {
-        // What is not there is not changed.
+        // A setting that does not exist is not changed.
         let Ok(file) = File::open(path) else { return Ok(Alone(None)) };
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => wait_for(&file, patience, program)?,
-            // A kernel without such locks, or a filter.
+            // The kernel has no such locks, or a filter rejects them.
             Err(_) => return Ok(Alone(None)),
         }
         Ok(Alone(Some(file)))
@@ -52,13 +54,14 @@ impl Alone {
 impl Drop for Alone {
     fn drop(&mut self) {
         if let Some(file) = &self.0 {
-            // For all copies of the descriptor.
+            // Unlocks for all copies of the descriptor.
             let _ = flock(file, FlockOperation::Unlock);
         }
     }
 }
 
-/// Has a copy of this process wait for the lock, which both then have: flock(2) itself knows no time and no other event.
+/// Waits for the lock in a forked child, and then has it too. flock(2) itself has no timeout and cannot wait
+/// for another event.
 fn wait_for(file: &File, patience: Duration, program: BorrowedFd<'_>) -> Result {
     let (ended, lives) = pipe_with(PipeFlags::CLOEXEC)?;
     let Some(waiter) = process::stray_copy()? else {
@@ -84,7 +87,7 @@ enum News {
     Nothing,
 }
 
-/// What comes first: the end of the one that waits for the lock, or of the program.
+/// Waits for the first event: the child gets the lock and exits, or the program goes away.
 fn first_news(ended: &OwnedFd, program: BorrowedFd<'_>, patience: Duration) -> News {
     let timeout = PollTimeout::try_from(patience).unwrap_or(PollTimeout::MAX);
     let mut fds = [PollFd::new(ended.as_fd(), PollFlags::POLLIN), PollFd::new(program, PollFlags::empty())];
@@ -95,7 +98,7 @@ fn first_news(ended: &OwnedFd, program: BorrowedFd<'_>, patience: Duration) -> N
     }
 }
 
-/// A stop and a continuation begin the time anew.
+/// Polls again after EINTR. A stop and continuation restart the timeout.
 fn poll_again(fds: &mut [PollFd<'_>], timeout: PollTimeout) -> nix::Result<i32> {
     loop {
         match poll(fds, timeout) {
@@ -111,7 +114,7 @@ mod tests {
 
     use super::*;
 
-    /// In a process of its own: it forks, which the threads of a test harness do not bear.
+    /// Runs the question in a child process: it forks, which the multithreaded test harness must not do.
     fn holds(question: impl FnOnce(&str, BorrowedFd<'_>) -> bool) -> bool {
         let place = tempfile::NamedTempFile::new().unwrap();
         let (ours, _theirs) = UnixStream::pair().unwrap();
@@ -138,7 +141,8 @@ mod tests {
             let (going, goes) = pipe_with(PipeFlags::CLOEXEC).unwrap();
             let Some(other) = process::stray_copy().unwrap() else {
                 drop(goes);
-                // Until the second has begun to wait, more or less: either way it gets the lock.
+                // Wait until the second is about to lock. It gets the lock whether or not it is already
+                // waiting.
                 let _ = rustix::io::read(&going, &mut [0_u8; 1]);
                 drop(first);
                 exit_now(0)
@@ -147,7 +151,7 @@ mod tests {
             rustix::io::write(&goes, b"g").unwrap();
             let second = Alone::of(path, PATIENCE, program);
             kill_and_reap(other);
-            // It has the lock itself, and not the copy that waited for it.
+            // The second holds the lock itself, not only the child that waited for it.
             second.is_ok() && Alone::of(path, SHORT, program).is_err()
         }));
     }

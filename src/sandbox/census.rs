@@ -1,4 +1,4 @@
-//! What a case left behind: found, named, killed and reaped.
+//! A search for the processes that a test case left behind, which names, kills and reaps them.
 
 use std::time::{Duration, Instant};
 
@@ -14,44 +14,44 @@ use crate::pidfd::Pidfd;
 use crate::procfs::{self, Stat};
 use crate::wait::{self, Who, waitid};
 
-/// How long leftovers may take to die of SIGKILL: long enough for an emulated machine under load.
+/// How long leftovers may take to die of SIGKILL. This is long enough for an emulated machine under load.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A process, or another thing, that a case left behind.
+/// A process, or something else, that a test case left behind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Leftover {
-    /// Its pid; 0 for what is no process.
+    /// The pid, or 0 if this is not a process.
     pub(super) pid: i32,
-    /// Its state, parent and command.
+    /// For a process: its state, parent and command.
     description: String,
-    /// Whether it is there because of a process that is, or may be.
+    /// Whether this is a process, or something that a process may keep in existence.
     by_process: bool,
 }
 
 impl Leftover {
-    /// Something that the case made and did not remove.
+    /// Describes something that the case created and did not remove.
     pub(super) fn thing(description: String) -> Leftover {
         Leftover { pid: 0, description, by_process: false }
     }
 
-    /// Something that cannot be removed while a process is in it.
+    /// Describes something that cannot be removed while a process is in it.
     pub(super) fn occupied(description: String) -> Leftover {
         Leftover { pid: 0, description, by_process: true }
     }
 
-    /// Whether only the case can be to blame that it is there.
+    /// Returns whether only the case can be the cause of this leftover.
     pub(super) fn is_of_the_case(&self) -> bool {
         !self.by_process
     }
 }
 
-/// How many leftovers are named; a storm of forks leaves more than anybody reads.
+/// The maximum number of leftovers that are named. A fork storm leaves more than anyone would read.
 const NAMED: usize = 8;
 
-/// How many are passed on at all, so that a report is never too long for its pipe.
+/// The maximum number of leftovers in a report, so that it is never too long for its pipe.
 const TAKEN: usize = 100;
 
-/// Leftovers in words.
+/// Describes leftovers for a message.
 pub(super) fn names(left: &[Leftover]) -> String {
     let mut words: Vec<String> =
         left.iter().take(NAMED).map(|leftover| leftover.description.clone()).collect();
@@ -61,9 +61,9 @@ pub(super) fn names(left: &[Leftover]) -> String {
     words.join("; ")
 }
 
-/// All children of the calling process; empty when there are none, alive or zombie.
+/// Returns all children of the calling process, alive or zombie.
 ///
-/// The usual case costs one system call and needs no `/proc`.
+/// The usual case, no children, costs one system call and needs no `/proc`.
 pub(super) fn take() -> Vec<Leftover> {
     if has_no_child() {
         return Vec::new();
@@ -75,7 +75,7 @@ pub(super) fn take() -> Vec<Leftover> {
         .collect()
 }
 
-/// The pids of all children of the calling process.
+/// Returns the pids of all children of the calling process.
 fn children() -> Vec<i32> {
     if procfs::is_mounted() {
         let me = own_pid();
@@ -88,10 +88,11 @@ fn own_pid() -> i32 {
     rustix::process::getpid().as_raw_nonzero().get()
 }
 
-/// The most that a pid can be.
+/// The kernel's upper limit for pids.
 const PID_MAX_LIMIT: i32 = 1 << 22;
 
-/// The numbers that a child can have: pids are given out upwards from the caller's own, to the newest of all.
+/// Returns the pids that a child may have: the kernel hands them out upwards from the caller's own to the
+/// newest one.
 fn numbers_to_try() -> Box<dyn Iterator<Item = i32>> {
     let me = own_pid();
     match newest_pid() {
@@ -101,14 +102,14 @@ fn numbers_to_try() -> Box<dyn Iterator<Item = i32>> {
     }
 }
 
-/// The pid of a process that is made for it, and is gone on return.
+/// Returns the pid of a process that is created for this purpose and is gone on return.
 fn newest_pid() -> Option<i32> {
     let pid = process::stray_copy().ok()?.unwrap_or_else(|| exit_now(0));
     let _ = waitid(Who::Pid(pid), libc::WEXITED | libc::__WALL);
     Some(pid)
 }
 
-/// Whether it is a child of the caller, alive or zombie. Nothing else is ever touched.
+/// Returns whether `pid` is a child of the caller, alive or zombie. Only children are ever killed.
 fn is_child(pid: i32) -> bool {
     waitid(Who::Pid(pid), libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL).is_ok()
 }
@@ -119,7 +120,7 @@ fn nameless(pid: i32) -> Leftover {
 
 fn describe(stat: &Stat) -> Leftover {
     let command = command_line(&stat.pid.to_string());
-    // A fork of the case has the case's command line, which says nothing.
+    // A fork of the case has the case's own command line, which is no useful information.
     let description = match command.trim() {
         "" => stat.to_string(),
         command if command == command_line("self").trim() => stat.to_string(),
@@ -138,8 +139,8 @@ fn has_no_child() -> bool {
     waitid(Who::Any, any) == Err(Errno::ECHILD)
 }
 
-/// Kills and reaps every child; orphans of the killed become children of a subreaper, and are next. Gives
-/// what could not be killed.
+/// Kills and reaps every child. Orphans of a killed child become children of the calling subreaper and are
+/// killed next. Returns the children that could not be killed.
 pub(super) fn kill_all_children() -> Vec<Leftover> {
     let start = Instant::now();
     while !has_no_child() {
@@ -153,14 +154,14 @@ pub(super) fn kill_all_children() -> Vec<Leftover> {
     Vec::new()
 }
 
-/// Kills what had this number when children were looked up. One that the kernel reaps by itself may be gone since, and its number
-/// somebody else's.
+/// Kills the child that had this pid when the children were listed. If the kernel reaps the child by itself,
+/// it may be gone by now, and another process may have its pid.
 fn kill_child(pid: i32) {
     match Pidfd::try_open(pid) {
-        // Not by the trail's own call: what is killed here is no step of the case.
+        // The wrapper that notes the call on the trail is not used, because this is not a step of the case.
         Ok(pidfd) if wait::is_child(&pidfd) => drop(pidfd_send_signal(&pidfd, rustix::process::Signal::KILL)),
         Ok(_) | Err(Errno::ESRCH) => {}
-        // Without descriptors, or behind a filter.
+        // No descriptor is available, or a filter rejects pidfd_open.
         Err(_) if is_child(pid) => drop(kill(Pid::from_raw(pid), Signal::SIGKILL)),
         Err(_) => {}
     }

@@ -1,4 +1,4 @@
-//! The case's own process: how it begins, runs its body and reports.
+//! The process of a test case: how it starts, runs the body and reports.
 
 use std::ffi::CStr;
 use std::os::fd::OwnedFd;
@@ -17,22 +17,23 @@ use crate::check::{Failure, Result};
 use crate::clone3::exit_now;
 use crate::need;
 
-/// The exit status of a case that ran to its end and could not report.
+/// The exit code of a case that ran to its end and could not report.
 pub(super) const COULD_NOT_REPORT: i32 = 117;
 
-/// What the case says of itself, once.
+/// The report of a test case, sent once at its end.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Report {
-    /// Who says it: a forked copy of the case that strays into this code is told apart.
+    /// The pid of the sender, which shows whether a forked copy of the case ran into this code.
     pub(super) pid: i32,
-    /// Why it did not pass.
+    /// Why the case did not pass.
     pub(super) failure: Option<Failure>,
-    /// Its children at the end.
+    /// The case's children at its end.
     pub(super) left: Vec<Leftover>,
 }
 
 impl Report {
-    /// The words of the case, process `pid`: `None` when it said nothing, an error when nobody can make sense of them.
+    /// Parses the report of the case with process `pid`. Returns `None` if there is none, and an error if it
+    /// is invalid.
     pub(super) fn read(bytes: &[u8], pid: i32) -> std::result::Result<Option<Report>, String> {
         if bytes.is_empty() {
             return Ok(None);
@@ -50,15 +51,15 @@ impl Report {
     }
 }
 
-/// Whether these bytes are what the case of this pid reports: for those who try the parser with garbage.
+/// Returns whether these bytes are a report of the case with this pid. For fuzzing the parser.
 #[doc(hidden)]
 pub fn is_report(bytes: &[u8], pid: i32) -> std::result::Result<bool, String> {
     Report::read(bytes, pid).map(|report| report.is_some())
 }
 
-/// When waiting ends, in nanoseconds of CLOCK_MONOTONIC; 0 outside a case.
+/// The time at which waits give up, in nanoseconds of CLOCK_MONOTONIC; 0 outside a case.
 static GIVE_UP_AT: AtomicU64 = AtomicU64::new(0);
-/// The whole time that waiting may take, in nanoseconds.
+/// The total time that waits may take, in nanoseconds.
 static PATIENCE: AtomicU64 = AtomicU64::new(10_000_000_000);
 
 fn now() -> u64 {
@@ -66,42 +67,43 @@ fn now() -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
-/// Finds the clock that the kernel maps into every process. To be called before cases are forked, each of which would have to
-/// find it anew.
+/// Resolves the clock function that the kernel maps into every process (vDSO). Call it before forking cases,
+/// so that they do not have to do it again.
 pub(super) fn look_up_the_clock() {
     now();
 }
 
-/// The time that a case's waits have left, for poll(2).
+/// Returns the time that remains for a case's waits, for poll(2).
 ///
-/// It ends before the case's deadline, so that an event which never comes is a failure that says which, and
-/// not a process killed without a word.
+/// It ends before the case's deadline, so that an event that never comes is reported as a failure that names
+/// the event, rather than by killing the process.
 pub fn time_left() -> PollTimeout {
     let end = GIVE_UP_AT.load(Ordering::Relaxed);
     let left = if end == 0 { PATIENCE.load(Ordering::Relaxed) } else { end.saturating_sub(now()) };
     PollTimeout::try_from(Duration::from_nanos(left)).unwrap_or(PollTimeout::MAX)
 }
 
-/// Whether half of the time that a case's waits have is still to come.
+/// Returns whether at least half of the time for a case's waits remains.
 pub fn is_half_time_left() -> bool {
     let left = GIVE_UP_AT.load(Ordering::Relaxed).saturating_sub(now());
     left >= PATIENCE.load(Ordering::Relaxed) / 2
 }
 
-/// The whole time that a case's waits have.
+/// Returns the total time for a case's waits.
 pub fn patience() -> Duration {
     Duration::from_nanos(PATIENCE.load(Ordering::Relaxed))
 }
 
-/// Waits get four fifths of the deadline.
+/// Gives waits four fifths of the deadline.
 fn set_patience(deadline: Duration) {
     let patience = deadline.as_nanos() as u64 / 5 * 4;
     PATIENCE.store(patience, Ordering::Relaxed);
     GIVE_UP_AT.store(now() + patience, Ordering::Relaxed);
 }
 
-/// For a child that reports to its parent: shortens its own patience to nine tenths of what is left, so that it times out first, and
-/// its message reaches the parent. Not for one that shares memory with its parent, whose patience this would be, too.
+/// Shortens the timeout of a child that reports to its parent to nine tenths of the remaining time, so that
+/// the child times out first and its message reaches the parent. Must not be called in a child that shares
+/// memory with its parent, because it would shorten the parent's timeout too.
 pub fn give_up_earlier() {
     let end = GIVE_UP_AT.load(Ordering::Relaxed);
     if end != 0 {
@@ -111,7 +113,7 @@ pub fn give_up_earlier() {
     }
 }
 
-/// Runs the case in this process, which ends with it.
+/// Runs the case in this process, and then exits.
 pub(super) fn run(case: &Case, deadline: Duration, verdict: &OwnedFd) -> ! {
     set_patience(deadline);
     let failure = settle_in(case).and_then(|()| guarded(case)).err().map(Failure::of_bearable_length);
@@ -122,7 +124,7 @@ pub(super) fn run(case: &Case, deadline: Duration, verdict: &OwnedFd) -> ! {
     exit_now(if sent { 0 } else { COULD_NOT_REPORT })
 }
 
-/// The lane reads while this writes. A pipe may hold no more than a page.
+/// Writes the whole report. The lane reads meanwhile, because a pipe may hold no more than a page.
 fn write_all(verdict: &OwnedFd, mut report: &[u8]) -> rustix::io::Result<()> {
     while !report.is_empty() {
         let written = rustix::io::retry_on_intr(|| rustix::io::write(verdict, report))?;
@@ -131,9 +133,9 @@ fn write_all(verdict: &OwnedFd, mut report: &[u8]) -> rustix::io::Result<()> {
     Ok(())
 }
 
-/// A name and a group of its own, subreaper of what it starts.
+/// Gives the process its own name and process group, and makes it the subreaper of what it starts.
 fn settle_in(case: &Case) -> Result {
-    // What ps and every message call the process: the first 15 bytes of the case's name.
+    // The name in ps and in all messages is the first 15 bytes of the case's name.
     let mut name = [0; 16];
     name.iter_mut().take(15).zip(case.name.bytes()).for_each(|(place, byte)| *place = byte);
     if let Ok(name) = CStr::from_bytes_until_nul(&name) {
@@ -144,10 +146,10 @@ fn settle_in(case: &Case) -> Result {
     Ok(())
 }
 
-/// The last panic, and where it came from.
+/// The last panic, with its location.
 static PANIC: Mutex<Option<String>> = Mutex::new(None);
 
-/// Has panics kept. To be called before cases are forked, each of which would have to do it anew.
+/// Records panics in `PANIC`. Call it before forking cases, so that they do not have to do it again.
 pub(super) fn keep_panics() {
     std::panic::set_hook(Box::new(|info| {
         eprintln!("{info}");
@@ -157,7 +159,8 @@ pub(super) fn keep_panics() {
     }));
 }
 
-/// Prepares for and runs the body. A panic is the suite's fault, and says where it came from.
+/// Provides what the case needs and runs its body. A panic is reported as the suite's fault, with its
+/// location.
 fn guarded(case: &Case) -> Result {
     let body = || need::prepare(case.needs).and_then(|()| (case.body)());
     std::panic::catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|_| {

@@ -1,4 +1,5 @@
-//! What a case was doing when it had waited for too long: each thread of it and of its children, and the system call that it sleeps in.
+//! A description of what a hung test case is doing: each thread of it and of its children, with the system
+//! call in which it sleeps.
 
 use std::fs;
 
@@ -7,7 +8,7 @@ use syscalls::Sysno;
 use crate::kit::wait_call::WaitCall;
 use crate::procfs::{self, Stat};
 
-/// A process and its children, in words.
+/// Describes a process and its children.
 pub(crate) fn whereabouts(pid: i32) -> String {
     let mut lines = vec![format!("then: {}{}", procfs::describe(pid), sleeps_in(pid, pid))];
     lines.extend(other_threads(pid));
@@ -18,26 +19,27 @@ pub(crate) fn whereabouts(pid: i32) -> String {
     lines.join("; ")
 }
 
-/// The threads of a process besides its leader.
+/// Describes the threads of a process other than its leader.
 fn other_threads(pid: i32) -> Vec<String> {
     let others = procfs::threads_of(pid).into_iter().filter(|&tid| tid != pid);
     let stats = others.filter_map(|tid| Stat::read(&format!("/proc/{pid}/task/{tid}/stat")));
     stats.map(|stat| format!("its thread {}{}", stat.doing(), sleeps_in(pid, stat.pid))).collect()
 }
 
-/// `, in waitid(P_PID 48, WSTOPPED|__WALL)`; nothing for a thread that does not sleep in a system call, or where only who may
-/// trace it may know.
+/// Returns `, in waitid(P_PID 48, WSTOPPED|__WALL)`, or nothing for a thread that does not sleep in a system
+/// call or that the caller may not trace.
 fn sleeps_in(pid: i32, tid: i32) -> String {
-    // In the /proc of another pid namespace the number is somebody else's.
+    // In the /proc of another pid namespace this pid refers to another process.
     let known = procfs::is_mounted().then(|| fs::read_to_string(format!("/proc/{pid}/task/{tid}/syscall")));
     let call = known.and_then(|text| call_in_words(&text.ok()?));
     call.map_or_else(String::new, |call| format!(", in {call}"))
 }
 
-/// What `/proc/PID/syscall` says, see proc_pid_syscall(5): a wait with its arguments, another call by its name.
+/// Describes the contents of `/proc/PID/syscall`, see proc_pid_syscall(5): a wait call with its arguments,
+/// another call by its name.
 fn call_in_words(text: &str) -> Option<String> {
     let mut words = text.split_whitespace();
-    // It is -1 for a thread that sleeps outside a system call, and a word for one that runs.
+    // The first field is -1 for a thread that sleeps outside a system call, and a word for one that runs.
     let number: u64 = words.next()?.parse().ok()?;
     let arguments: Vec<u64> =
         words.filter_map(|word| u64::from_str_radix(word.strip_prefix("0x")?, 16).ok()).collect();

@@ -1,4 +1,4 @@
-//! A lane: runs one case at a time, watches it, and clears up behind it.
+//! A lane, which runs one test case at a time, watches it, and cleans up after it.
 
 use std::fs::File;
 use std::io::Read;
@@ -27,10 +27,10 @@ use crate::need::Setting;
 use crate::trail;
 use crate::wait::{self, Status, signal_name};
 
-/// How much of a case's output is kept.
+/// How much of a case's output is kept, in bytes.
 const OUTPUT_KEPT: usize = 64 * 1024;
 
-/// The name of a case that does nothing: what remains is the sandbox's own cost.
+/// The name of a case that does nothing. Running it measures the sandbox's own cost.
 pub const NOTHING: &str = "nothing";
 
 static EMPTY: Case = Case {
@@ -50,7 +50,7 @@ static EMPTY: Case = Case {
 pub(super) fn serve(program: UnixStream) {
     let (children, pipes) = match prepare() {
         Ok(prepared) => prepared,
-        // The program is not there to be told of an error.
+        // An error of sending is ignored: the program is gone.
         Err(outcome) => return refuse(&program, outcome),
     };
     let mut lane = Lane { program, children, pipes, before: Before::now() };
@@ -62,17 +62,17 @@ pub(super) fn serve(program: UnixStream) {
     }
 }
 
-/// Answers the first request, in place of a lane that cannot be had. A request that nobody has read would make the program's
-/// end an error and lose the answer.
+/// Answers the first request in place of a lane that could not be created. The request must be read, because
+/// closing the socket with unread data would cause an error at the program's end and lose the answer.
 pub(super) fn refuse(program: &UnixStream, outcome: Outcome) {
     let _ = wire::receive::<Request>(program);
     let _ = wire::send(program, &Answer { outcome, is_last: true });
 }
 
-/// Makes this process one that can run cases. Gives what it watches them by.
+/// Prepares this process to run cases. Returns what it needs to watch them.
 ///
 /// # Errors
-/// What the program is to be told, which names the step that failed.
+/// The outcome to send to the program, which names the step that failed.
 fn prepare() -> Result<(SignalFd, Pipes), Outcome> {
     let children = watch_children().map_err(|errno| no_lane("signalfd(2)", errno))?;
     let in_words = |step: &'static str| move |errno| no_lane(step, errno_of(errno));
@@ -81,7 +81,7 @@ fn prepare() -> Result<(SignalFd, Pipes), Outcome> {
     read_nothing().and_then(|()| Pipes::new()).map_err(in_words("pipe(2)")).map(|pipes| (children, pipes))
 }
 
-/// Subreaper of all that cases leave, and gone with the zygote.
+/// Makes the lane the subreaper of everything that cases leave behind, and ends it with the zygote.
 fn settle_in() -> rustix::io::Result<()> {
     entry::look_up_the_clock();
     entry::keep_panics();
@@ -90,7 +90,7 @@ fn settle_in() -> rustix::io::Result<()> {
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
 }
 
-/// SIGCHLD as something to poll.
+/// Makes SIGCHLD pollable.
 fn watch_children() -> nix::Result<SignalFd> {
     let mut mask = SigSet::empty();
     mask.add(Signal::SIGCHLD);
@@ -105,12 +105,12 @@ struct Lane {
     before: Before,
 }
 
-/// What a case reports and prints goes through these. They serve one case after another: nobody but a case
-/// that is over could still hold them, and whoever it left behind is dead by then.
+/// The pipes for a case's report and output. They are used for one case after another: only a case that is
+/// over could still hold them, and what it left behind is killed before the next one starts.
 struct Pipes {
     verdict: File,
     verdict_in: OwnedFd,
-    /// Its other end is the lane's own standard output, which every case inherits.
+    /// The other end is the lane's own standard output, which every case inherits.
     output: File,
 }
 
@@ -123,17 +123,17 @@ impl Pipes {
     }
 }
 
-/// A pipe whose reader never blocks: a case must not be able to stop its lane.
+/// Creates a pipe whose reader never blocks, so that a case cannot block its lane.
 fn pipe() -> rustix::io::Result<(File, OwnedFd)> {
     let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
     rustix::io::ioctl_fionbio(&read, true)?;
     Ok((read.into(), write))
 }
 
-/// A case under way.
+/// A running test case.
 struct Running {
     pid: i32,
-    /// What it has said of itself so far. Read as it comes: nobody knows how much a pipe holds.
+    /// The report received so far. It is read as it arrives, because the capacity of a pipe is not known.
     report: Vec<u8>,
     output: Collected,
     end: Instant,
@@ -142,9 +142,9 @@ struct Running {
 /// How the case's process ended.
 enum Ending {
     Died(Status),
-    /// Killed at the deadline; says what it was doing.
+    /// Killed at the deadline, with a description of what it was doing.
     Hung(String),
-    /// Nobody could wait for it.
+    /// The lane could not wait for it.
     Vanished,
     /// Killed because the program went away.
     Abandoned,
@@ -161,7 +161,7 @@ impl Lane {
             Ok(alone) => alone,
             Err(failure) => return Outcome::lost(failure),
         };
-        // A case that dies cannot put back what it changed.
+        // A case that dies cannot restore the settings that it changed.
         let settings = alone.as_ref().map(|_| sysctl::Snapshot::take()).unwrap_or_default();
         self.before.refresh();
         let start = Instant::now();
@@ -193,15 +193,15 @@ impl Lane {
         }
     }
 
-    /// In the case: nothing of the lane's is to be reached from here.
+    /// Closes everything of the lane in the case's process.
     fn let_go(&self) {
         let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
         let _ = SigSet::empty().thread_set_mask();
-        // A failure shows: the case's output does not come. Until here, standard error is the program's own.
+        // If this fails, the case's output is missing. Until here, standard error is the program's own.
         let _ = rustix::stdio::dup2_stderr(rustix::stdio::stdout());
         let Pipes { verdict, output, .. } = &self.pipes;
         for fd in [self.program.as_fd(), self.children.as_fd(), verdict.as_fd(), output.as_fd()] {
-            // SAFETY: the case never touches the lane's descriptors, and leaves without running destructors.
+            // SAFETY: the case never touches the lane's descriptors, and exits without running destructors.
             unsafe { rustix::io::close(std::os::fd::AsRawFd::as_raw_fd(&fd)) };
         }
     }
@@ -209,7 +209,7 @@ impl Lane {
     fn finish(&mut self, case: &Case, mut running: Running, deadline: Duration, start: Instant) -> Outcome {
         let ending = self.watch(&mut running, deadline);
         let duration = start.elapsed();
-        // The first census was the case's own; this one finds what it could not see or did not live to see.
+        // The case took the first census itself; this one finds what it could not see or did not live to see.
         let found = census::take();
         let immortal = if found.is_empty() { Vec::new() } else { census::kill_all_children() };
         let things = leavings::clear_away(case, running.pid);
@@ -221,7 +221,8 @@ impl Lane {
             let who = census::names(&immortal);
             let before = failure.map_or_else(String::new, |failure| format!("; before: {}", failure.message));
             failure = Some(Failure::fail(format!("SIGKILL does not end what the case left: {who}{before}")));
-            // It may still write into the old ones. Without new ones the old have to do.
+            // The leftover may still write into the old pipes. If new ones cannot be created, the old ones
+            // are kept.
             if let Ok(pipes) = Pipes::new() {
                 self.pipes = pipes;
             }
@@ -230,7 +231,7 @@ impl Lane {
         Outcome { failure, output: running.output.text(), trail, duration }
     }
 
-    /// Waits for the end of the case's process, collecting its output; kills it at its deadline.
+    /// Waits until the case's process ends, and collects its output. Kills it at its deadline.
     fn watch(&self, running: &mut Running, deadline: Duration) -> Ending {
         loop {
             let left = running.end.saturating_duration_since(Instant::now());
@@ -254,7 +255,8 @@ impl Lane {
         }
     }
 
-    /// Blocks until a child changes, a report or output comes, time is up or the program goes (then true).
+    /// Blocks until a child changes state, a report or output arrives, the time is up, or the program goes
+    /// away (then returns true).
     fn wait_for_news(&self, running: &mut Running, left: Duration) -> bool {
         let wake = PollFlags::POLLIN;
         let mut fds = [
@@ -263,15 +265,15 @@ impl Lane {
             PollFd::new(self.pipes.output.as_fd(), wake),
             PollFd::new(self.pipes.verdict.as_fd(), wake),
         ];
-        // A millisecond more than is left, so that the loop does not spin in the last one.
+        // One millisecond more than is left, so that the loop does not spin in the last one.
         let timeout = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
-        // EINTR and the like: the loop looks again.
+        // The loop checks again after EINTR and other errors.
         let _ = poll(&mut fds, timeout);
         let is_up =
             |index: usize| fds.get(index).and_then(PollFd::revents).is_some_and(|events| !events.is_empty());
         let (child, gone, output, report) = (is_up(0), is_up(1), is_up(2), is_up(3));
         if child {
-            // Should there be another, the next poll says so.
+            // If there is another signal, the next poll reports it.
             let _ = self.children.read_signal();
         }
         if output {
@@ -284,7 +286,7 @@ impl Lane {
     }
 }
 
-/// The outcome of a case for which there is no process.
+/// Returns the outcome of a case for which no process could be created.
 pub(super) fn no_fork(errno: Errno) -> Outcome {
     Outcome::lost(match errno {
         Errno::EAGAIN | Errno::ENOMEM => Failure::blocked(format!(
@@ -294,7 +296,7 @@ pub(super) fn no_fork(errno: Errno) -> Outcome {
     })
 }
 
-/// The outcome of a case for which there is no lane, because this step of making it failed.
+/// Returns the outcome of a case for which no lane could be created, because this step failed.
 fn no_lane(step: &str, errno: Errno) -> Outcome {
     Outcome::lost(match errno {
         Errno::EMFILE | Errno::ENFILE => Failure::blocked(format!(
@@ -307,16 +309,16 @@ fn no_lane(step: &str, errno: Errno) -> Outcome {
     })
 }
 
-/// Makes the standard input, which every case inherits, something that is at its end from the beginning.
+/// Makes the standard input, which every case inherits, a file that is at its end from the beginning.
 fn read_nothing() -> rustix::io::Result<()> {
     use rustix::fs::{Mode, OFlags, open};
-    // No /dev: an empty pipe gives the same end of file.
+    // Without /dev, an empty pipe gives the same end of file.
     let nothing = open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .or_else(|_| Ok::<_, rustix::io::Errno>(rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?.0))?;
     rustix::stdio::dup2_stdin(&nothing)
 }
 
-/// A process that SIGKILL does not end is left to the census.
+/// Kills and reaps a process. If SIGKILL does not end it, it is left to the census.
 pub(super) fn kill_and_reap(pid: i32) {
     let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
     let start = Instant::now();
@@ -325,12 +327,13 @@ pub(super) fn kill_and_reap(pid: i32) {
     }
 }
 
-/// What the case did last, as far as it is on the trail.
+/// Describes the last step of the case that is on the trail.
 fn last_step() -> String {
     trail::read().pop().map_or_else(String::new, |step| format!(", after {step}"))
 }
 
-/// From how it ended, what it said and what it left, whether it passed and whose fault it is if not.
+/// Decides from how the case ended, what it reported and what it left behind whether it passed, and if not,
+/// what is to blame.
 fn judge(
     ending: Ending,
     report: Result<Option<Report>, String>,
@@ -359,7 +362,7 @@ fn judge(
         None if left.is_empty() => None,
         None => {
             let what = format!("the case passed but left behind: {}", census::names(&left));
-            // What the case made, and no process is in, it would have had to remove.
+            // The case should have removed what it created, unless a process is in it.
             let is_own = left.iter().all(Leftover::is_of_the_case);
             Some(if is_own { Failure::broken(what) } else { Failure::fail(what) })
         }
@@ -367,8 +370,8 @@ fn judge(
     }
 }
 
-/// A case that ended without a word. SIGKILL is the kernel's doing until shown otherwise: killing the wrong
-/// process is what a broken auto-kill does. Any other death is the suite's own mistake.
+/// Judges a case that ended without a report. SIGKILL is blamed on the kernel, because a broken auto-kill
+/// kills the wrong process. Any other death is the suite's own mistake.
 fn silent(status: Status) -> Failure {
     match status.term_signal() {
         Some(libc::SIGKILL) => Failure::fail(
@@ -384,16 +387,16 @@ fn silent(status: Status) -> Failure {
     }
 }
 
-/// Reads from a pipe once, and says whether there may be more.
+/// Reads from a pipe once, and returns whether there may be more.
 fn read_some(mut pipe: &File, take: impl FnOnce(&[u8])) -> bool {
-    // Small: after a fork, each page that the lane writes to is a page fault.
+    // Small, because after a fork each page that the lane writes to causes a page fault.
     let mut buffer = [0; 1024];
     let count = pipe.read(&mut buffer).unwrap_or_default();
     take(&buffer[..count]);
     count == buffer.len()
 }
 
-/// A case's output: the beginning is kept, the rest is counted.
+/// A case's output: the beginning is kept, the rest is only counted.
 #[derive(Default)]
 struct Collected {
     kept: Vec<u8>,
@@ -401,7 +404,7 @@ struct Collected {
 }
 
 impl Collected {
-    /// Reads once, and says whether there may be more.
+    /// Reads once, and returns whether there may be more.
     fn read_some(&mut self, source: &File) -> bool {
         read_some(source, |some| {
             self.total += some.len();

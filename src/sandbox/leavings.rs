@@ -1,7 +1,9 @@
-//! What a case that died can leave beside processes, by the names that such things have in this suite: a directory for
-//! temporary files and what is mounted on it, cgroups, and a semaphore. Found, named and removed.
+//! A search for what a dead test case can leave behind besides processes: a directory for temporary files and
+//! what is mounted on it, cgroups, and a semaphore. They are found by the names that the suite gives them,
+//! reported and removed.
 //!
-//! Nothing else is looked for: on a machine that is in use, a mount or a file that is new may be anybody's.
+//! Nothing else is searched for, because on a machine in use any process may have created a new mount or
+//! file.
 
 use std::fs;
 use std::hash::{BuildHasher, RandomState};
@@ -17,28 +19,31 @@ use crate::case::Case;
 use crate::kit::{cgroup, held_things, shared};
 use crate::need::Need;
 
-/// Where temporary files go. Without a symbolic link in it: the kernel does not follow one to a socket.
+/// The directory for temporary files, without symbolic links in the path: the kernel does not follow one to a
+/// socket.
 static PARENT: LazyLock<PathBuf> = LazyLock::new(|| {
     let parent = std::env::temp_dir();
     fs::canonicalize(&parent).unwrap_or(parent)
 });
 
-/// Sixteen bits of chance, of each lane's own: a pid alone says too little of whose something is, where another run has a pid namespace of its own, and
-/// the directory for temporary files or the cgroups in common with this one. No more of them, since names with the number in it
-/// have to find room in the 127 bytes of `kernel.core_pattern`, twice.
+/// Sixteen random bits of each lane. A pid alone does not identify the owner if another run has its own pid
+/// namespace but shares the directory for temporary files or the cgroups with this one. There are no more
+/// bits because names with the number in them must fit twice into the 127 bytes of `kernel.core_pattern`.
 static CHANCE: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(()) >> 48);
 
-/// The number in the names of what this process may leave: that chance, and the pid in the lowest 22 bits, which is what a pid
-/// has.
+/// Returns the number in the names of what this process may leave behind: the random bits, and the pid in the
+/// lowest 22 bits, which is the size of a pid.
 pub(crate) fn number_of(pid: i32) -> u64 {
     *CHANCE << 22 | pid as u64
 }
 
-/// Not 0 once the case that runs may have made its directory, in memory that its lane shares: to look in vain takes a tenth of
-/// a fork. Where there is no such memory, it is looked for after every case.
+/// Nonzero once the running case may have created its directory, in memory shared with the lane. It saves a
+/// search that takes a tenth of the time of a fork. Without such memory, the lane looks for the directory
+/// after every case.
 static IN_USE: LazyLock<Option<&AtomicU32>> = LazyLock::new(|| shared::word(0).ok());
 
-/// The one directory that a case may make, in its own process: to be asked for before it is made.
+/// Returns the path of the one directory that a case may create. Call it in the case's own process, before
+/// creating the directory.
 pub(crate) fn own_directory() -> PathBuf {
     if let Some(in_use) = *IN_USE {
         in_use.store(1, Ordering::Relaxed);
@@ -50,7 +55,7 @@ fn directory_of(pid: i32) -> PathBuf {
     PARENT.join(format!("clone3-conformance-{}", number_of(pid)))
 }
 
-/// Finds out where temporary files go and what is called how, before cases are forked.
+/// Computes directory and names before cases are forked.
 pub(super) fn prepare() {
     LazyLock::force(&PARENT);
     LazyLock::force(&CHANCE);
@@ -58,7 +63,7 @@ pub(super) fn prepare() {
     held_things::prepare();
 }
 
-/// Removes what the case's process `pid` left, now that it is gone, and gives it by name.
+/// Removes what the case's process `pid` left behind, now that it is gone, and returns the names.
 pub(super) fn clear_away(case: &Case, pid: i32) -> Vec<Leftover> {
     let mut left = Vec::new();
     if case.needs.contains(&Need::Cgroup2) {
@@ -77,13 +82,13 @@ pub(super) fn clear_away(case: &Case, pid: i32) -> Vec<Leftover> {
     left
 }
 
-/// Whether it is a directory that this user made: others may put something of that name into `/tmp`.
+/// Returns whether this is a directory that this user created: other users may create that name in `/tmp`.
 fn is_ours(directory: &Path) -> bool {
     let me = rustix::process::geteuid().as_raw();
     fs::symlink_metadata(directory).is_ok_and(|found| found.is_dir() && found.uid() == me)
 }
 
-/// Takes away what is mounted in a directory, the last mount first.
+/// Unmounts everything in a directory, the last mount first.
 fn unmount_all(directory: &Path) -> Vec<String> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let paths = mounts.lines().filter_map(|mount| mount.split(' ').nth(4));

@@ -1,13 +1,14 @@
-//! The sandbox: every case in a fresh process, with a deadline, a leak census and a verdict that survives it.
+//! The sandbox: every test case runs in a fresh process, with a deadline, a check for leftovers and a verdict
+//! that survives the process.
 //!
-//! Three kinds of processes, all single-threaded, so that forking is safe at any time:
+//! There are three kinds of processes. All are single-threaded, so that forking is safe at any time:
 //!
-//! - the **zygote** is forked by the program before it starts any thread, and does nothing but fork lanes;
-//! - a **lane** runs one case at a time. It is subreaper of all that the case starts, so what a case leaves
-//!   behind becomes the lane's child, and nobody else's;
-//! - the **case** is forked by its lane: its own process group, subreaper of what it starts.
+//! - the **zygote** is forked by the program before it starts any thread, and only forks lanes;
+//! - a **lane** runs one test case at a time. It is the subreaper of everything that the case starts, so processes that
+//!   a case leaves behind become children of the lane;
+//! - the **case** is forked by its lane. It has its own process group and is the subreaper of what it starts.
 //!
-//! The program's threads each borrow a lane and talk to it over a socket.
+//! Each of the program's threads borrows a lane and talks to it over a socket.
 
 mod alone;
 mod census;
@@ -36,7 +37,7 @@ use zygote::Zygote;
 
 /// The program's handle on the zygote and its lanes.
 pub struct Sandbox {
-    // Dropped in this order: the zygote ends when the last lane has, and a lane when its socket closes.
+    // Dropped in this order: the zygote ends after the last lane, and a lane ends when its socket closes.
     idle: Mutex<Vec<UnixStream>>,
     zygote: Mutex<Zygote>,
 }
@@ -45,12 +46,12 @@ impl Sandbox {
     /// Forks the zygote.
     ///
     /// # Errors
-    /// When the program has a second thread already, or cannot fork.
+    /// If the program already has a second thread, or cannot fork.
     pub fn start() -> io::Result<Sandbox> {
         Ok(Sandbox { zygote: Mutex::new(Zygote::start()?), idle: Mutex::new(Vec::new()) })
     }
 
-    /// Runs one case, which this program must have declared, and says how it went. Blocks.
+    /// Runs one test case, which this program must have declared, and returns its outcome. Blocks.
     pub fn run(&self, case: &str, deadline: Duration) -> Outcome {
         let request = Request { case: case.to_owned(), deadline };
         self.try_run(&request).unwrap_or_else(|error| {
@@ -64,11 +65,11 @@ impl Sandbox {
             Some(lane) => lane,
             None => self.zygote.lock().unwrap_or_else(|poison| poison.into_inner()).new_lane()?,
         };
-        // A lane that is gone shows in the answer that does not come.
+        // If the lane is gone, no answer arrives below.
         let _ = wire::send(&lane, request);
         let answer: Answer =
             wire::receive(&lane)?.ok_or_else(|| io::Error::other("the lane died, and the case with it"))?;
-        // Where no lane could be forked, the zygote has answered in its place.
+        // If no lane could be forked, the zygote has answered in its place.
         if !answer.is_last {
             self.idle.lock().unwrap_or_else(|poison| poison.into_inner()).push(lane);
         }
@@ -76,11 +77,11 @@ impl Sandbox {
     }
 }
 
-/// Runs an empty case in a lane of its own, and tells nobody how it went: for those who have a processor to spare before the
-/// first case, which takes an emulator ten times as long as the second.
+/// Runs an empty test case in a lane of its own and ignores the outcome. For a caller with an idle CPU before
+/// the first case, which takes ten times as long as the second one under an emulator.
 ///
 /// # Errors
-/// When the program has a second thread already, or there can be no lane.
+/// If the program already has a second thread, or a lane cannot be created.
 pub fn rehearse(deadline: Duration) -> io::Result<()> {
     let lane = zygote::lane_without_zygote()?;
     wire::send(&lane, &Request { case: NOTHING.to_owned(), deadline })?;

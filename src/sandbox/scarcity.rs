@@ -1,9 +1,9 @@
-//! Surroundings that are too small: what fails there is nobody's fault.
+//! Detection of environments with too few resources, in which a failure is not the kernel's fault.
 //!
-//! A limit shows in a hundred ways, as EAGAIN of a clone3, as a thread that cannot be started, as a process that is
-//! killed for its memory. So nothing is guessed from how a case failed: after a failure, the lane looks whether it
-//! could have what a case can need. Where there is enough of everything, which is nearly everywhere, the failure
-//! stands.
+//! A limit shows in many ways: as EAGAIN from clone3, as a thread that cannot be started, as a process killed
+//! for lack of memory. So nothing is inferred from how a case failed. After a failure, the lane checks
+//! whether it could get the resources that a case can need. If there is enough of everything, as almost
+//! everywhere, the failure stands.
 
 use std::time::{Duration, Instant};
 
@@ -16,22 +16,23 @@ use crate::clone3::{exit_now, park};
 use crate::kit::process;
 use crate::wait;
 
-/// How many processes the largest case has at once, and some.
+/// The number of processes that the largest case has at once, with a margin.
 const PROCESSES: usize = 160;
 
-/// How many open files.
+/// The number of open files.
 const FILES: u64 = 256;
 
-/// How much address space, in bytes.
+/// The size of the address space, in bytes.
 const MEMORY: usize = 64 << 20;
 
-/// For how long what was seen before one case holds for the next as well: to ask before each costs as much as a third of
-/// a fork.
+/// How long a reading taken before one case is also used for the next ones. A reading before each case would
+/// cost a third of a fork.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// How it was before a case, or not long before.
+/// The state before a case, or shortly before.
 ///
-/// A process of somebody else's that the kernel killed for want of memory must excuse no case but those of that time.
+/// If the kernel kills an unrelated process for lack of memory, that must excuse only cases that run at that
+/// time.
 pub(super) struct Before {
     asked: Instant,
     killed_for_memory: Option<u64>,
@@ -42,14 +43,14 @@ impl Before {
         Before { asked: Instant::now(), killed_for_memory: killed_for_memory() }
     }
 
-    /// To be called before each case.
+    /// Renews the reading if it is too old. Call it before each case.
     pub(super) fn refresh(&mut self) {
         if self.asked.elapsed() > FRESH {
             *self = Before::now();
         }
     }
 
-    /// The failure of the case that ran here: `blocked` where something is too scarce to tell more.
+    /// Returns the failure of the case that ran, as `blocked` if a resource is too scarce to judge it.
     pub(super) fn excuse(&self, failure: Failure) -> Failure {
         if !matches!(failure.kind, Kind::Fail | Kind::Broken) {
             return failure;
@@ -64,7 +65,7 @@ impl Before {
         }
     }
 
-    /// What there is too little of.
+    /// Describes the resource that is too scarce.
     fn scarce(&self) -> Option<String> {
         let killed = self.killed_for_memory.is_some_and(|before| killed_for_memory() > Some(before));
         too_few()
@@ -72,7 +73,7 @@ impl Before {
     }
 }
 
-/// What there is too little of now.
+/// Describes the resource that is too scarce now.
 fn too_few() -> Option<String> {
     let processes = processes_to_be_had();
     if processes < PROCESSES {
@@ -86,7 +87,7 @@ fn too_few() -> Option<String> {
     (!memory_can_be_had()).then(|| format!("{} MiB of memory cannot be had (RLIMIT_AS)", MEMORY >> 20))
 }
 
-/// Forks as many children as a case may need, or as many as there can be, and clears them away.
+/// Forks as many children as a case may need, or as many as possible, and reaps them. Returns their number.
 fn processes_to_be_had() -> usize {
     let mut children = Vec::new();
     while children.len() < PROCESSES {
@@ -105,13 +106,13 @@ fn processes_to_be_had() -> usize {
 
 fn memory_can_be_had() -> bool {
     let access = ProtFlags::READ | ProtFlags::WRITE;
-    // SAFETY: a new anonymous mapping at an address of the kernel's choice aliases nothing.
+    // SAFETY: a new anonymous mapping at an address that the kernel chooses aliases nothing.
     let mapped = unsafe { mmap_anonymous(std::ptr::null_mut(), MEMORY, access, MapFlags::PRIVATE) };
     // SAFETY: the mapping was just made, and nothing refers to it.
     mapped.is_ok_and(|address| unsafe { munmap(address, MEMORY) }.is_ok())
 }
 
-/// How often the kernel has killed for memory since it started, in any cgroup.
+/// Returns how many processes the kernel has killed for lack of memory since boot, in any cgroup.
 fn killed_for_memory() -> Option<u64> {
     let counters = std::fs::read_to_string("/proc/vmstat").ok()?;
     counters.lines().find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok())
@@ -121,7 +122,8 @@ fn killed_for_memory() -> Option<u64> {
 mod tests {
     use super::*;
 
-    /// What a look that was taken so long ago holds after [`Before::refresh`]; it had seen something that no kernel says.
+    /// Returns the counter after [`Before::refresh`] of a reading of this age. The initial value is one that
+    /// no kernel reports.
     fn refreshed(age: Duration) -> Option<u64> {
         let asked = Instant::now().checked_sub(age).unwrap();
         let mut before = Before { asked, killed_for_memory: Some(u64::MAX) };

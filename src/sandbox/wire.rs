@@ -1,4 +1,4 @@
-//! What the program and its lanes say to each other: JSON, a line a message.
+//! The protocol between the program and its lanes: one JSON message per line.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -9,44 +9,46 @@ use serde::{Deserialize, Serialize};
 
 use crate::check::Failure;
 
-/// "Run this case."
+/// A request to run a test case.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Request {
-    /// Its name.
+    /// The name of the case.
     pub case: String,
-    /// How long it may take before it is killed.
+    /// How long the case may take before it is killed.
     pub deadline: Duration,
 }
 
-/// How a case went.
+/// The outcome of a test case.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Outcome {
-    /// Why it did not pass; `None` when it did.
+    /// Why the case did not pass; `None` if it passed.
     pub failure: Option<Failure>,
-    /// What it wrote to stdout and stderr, cut after 64 KiB.
+    /// What the case wrote to stdout and stderr, truncated after 64 KiB.
     pub output: String,
-    /// The calls that led to the outcome; empty when it passed.
+    /// The calls that led to the outcome; empty if the case passed.
     pub trail: Vec<String>,
-    /// Its wall time.
+    /// The wall time of the case.
     pub duration: Duration,
 }
 
 impl Outcome {
-    /// The outcome of a case of which nothing is known but this failure.
+    /// Creates the outcome of a case of which only this failure is known.
     pub(super) fn lost(failure: Failure) -> Outcome {
         Outcome { failure: Some(failure), output: String::new(), trail: Vec::new(), duration: Duration::ZERO }
     }
 }
 
-/// What comes of a request.
+/// The answer to a request.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Answer {
     pub(super) outcome: Outcome,
-    /// Whether nobody is left at that end to be asked again: it hangs up only a moment after this.
+    /// Whether the sender will answer no further request. It closes the socket only shortly after this
+    /// message.
     pub(super) is_last: bool,
 }
 
-/// How long most messages are at most, in bytes. After a fork, each page that a lane writes to is a page fault.
+/// The usual maximum length of a message, in bytes. After a fork, each page that a lane writes to causes a
+/// page fault.
 const MESSAGE: usize = 512;
 
 /// Sends one message.
@@ -56,8 +58,8 @@ pub(super) fn send<T: Serialize>(mut stream: &UnixStream, message: &T) -> io::Re
     stream.write_all(&line)
 }
 
-/// Receives one message; `None` at the end of the stream. The other side sends nothing unasked, so a reader
-/// made for one message cannot swallow the next.
+/// Receives one message, or `None` at the end of the stream. The other side sends nothing unrequested, so a
+/// reader created for one message cannot consume the next.
 pub(super) fn receive<T: DeserializeOwned>(stream: &UnixStream) -> io::Result<Option<T>> {
     let mut line = String::new();
     if BufReader::with_capacity(MESSAGE, stream).read_line(&mut line)? == 0 {

@@ -1,4 +1,4 @@
-//! The process that forks lanes, so that no process with threads ever has to.
+//! The zygote, which forks the lanes, so that no multithreaded process ever has to fork.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -17,17 +17,17 @@ use crate::wait;
 
 /// The program's end of the socket to the zygote. When it closes, the zygote and all lanes end.
 pub(super) struct Zygote {
-    /// Taken when the zygote is dismissed.
+    /// `None` once the zygote is dismissed.
     socket: Option<UnixStream>,
     pid: i32,
 }
 
 impl Zygote {
-    /// Forks it.
+    /// Forks the zygote.
     pub(super) fn start() -> io::Result<Zygote> {
         require_one_thread()?;
         let (ours, theirs) = UnixStream::pair()?;
-        // SAFETY: the program has one thread, so its copy may do anything.
+        // SAFETY: the program has one thread, so the child may do anything.
         match unsafe { fork() }? {
             ForkResult::Parent { child } => Ok(Zygote { socket: Some(ours), pid: child.as_raw() }),
             ForkResult::Child => {
@@ -38,7 +38,7 @@ impl Zygote {
         }
     }
 
-    /// A new lane, through a socket of its own.
+    /// Creates a lane with a socket of its own.
     pub(super) fn new_lane(&mut self) -> io::Result<UnixStream> {
         let (ours, theirs) = UnixStream::pair()?;
         let socket = self.socket.as_ref().ok_or_else(|| io::Error::other("the zygote was dismissed"))?;
@@ -47,12 +47,12 @@ impl Zygote {
     }
 }
 
-/// A lane that is the child of the caller, which has to see to its end. A zygote would put cgroup controllers back as it found
-/// them at last, while somebody else's cases may be using them.
+/// Creates a lane as a child of the caller, which must wait for its end. A zygote would restore the cgroup
+/// controllers to their previous state at its end, while another program's cases may be using them.
 pub(super) fn lane_without_zygote() -> io::Result<UnixStream> {
     require_one_thread()?;
     let (ours, theirs) = UnixStream::pair()?;
-    // SAFETY: the program has one thread, so its copy may do anything.
+    // SAFETY: the program has one thread, so the child may do anything.
     if let ForkResult::Child = unsafe { fork() }? {
         drop(ours);
         lane::serve(theirs);
@@ -61,8 +61,8 @@ pub(super) fn lane_without_zygote() -> io::Result<UnixStream> {
     Ok(ours)
 }
 
-/// Nothing of the sandbox outlives it: whoever comes next finds no process of ours, and the reaper of orphans, be
-/// it a careless process 1 of a container, is left no zombie.
+/// Waits for the zygote, so that no process of the sandbox outlives it, and the reaper of orphans, which may
+/// be a careless process 1 of a container, gets no zombie.
 impl Drop for Zygote {
     fn drop(&mut self) {
         drop(self.socket.take());
@@ -70,7 +70,8 @@ impl Drop for Zygote {
     }
 }
 
-/// A fork copies only the thread that calls it; locks that others hold would stay locked for ever.
+/// Checks that the caller is single-threaded. fork copies only the calling thread, and locks that others hold
+/// would stay locked forever.
 fn require_one_thread() -> io::Result<()> {
     let threads = std::fs::read_dir("/proc/self/task").map(Iterator::count).unwrap_or(1);
     if threads == 1 {
@@ -84,7 +85,7 @@ fn serve(program: UnixStream) {
     reset_signals();
     ignore_children();
     let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
-    // A Ctrl-C ends the program, and that ends the sandbox, which then still clears up.
+    // Ctrl-C ends the program, and that ends the sandbox, which must still be able to clean up.
     let _ = rustix::process::setpgid(None, None);
     let controllers = cgroup::Controllers::now();
     let mut lanes = Vec::new();
@@ -92,17 +93,17 @@ fn serve(program: UnixStream) {
         // SAFETY: the zygote has one thread.
         match unsafe { fork() } {
             Ok(ForkResult::Child) => {
-                // The zygote's own business.
+                // The lane does not use these.
                 drop((program, lanes));
                 become_lane(socket)
             }
             Ok(ForkResult::Parent { child }) => lanes.extend(Pidfd::try_open(child.as_raw())),
-            // Answers in the lane's place; the program is not there to be told of an error.
+            // Answers in the lane's place; if the program is gone, an error does not matter.
             Err(errno) => lane::refuse(&UnixStream::from(socket), lane::no_fork(errno)),
         }
     }
     lanes.iter().for_each(wait_for_end);
-    // From here on the dead stay zombies until they are reaped here, but for those that the kernel reaps.
+    // From here on dead children stay zombies until they are reaped here, except those that the kernel reaps.
     heed_children();
     census::kill_all_children();
     if let Some(controllers) = controllers {
@@ -110,9 +111,9 @@ fn serve(program: UnixStream) {
     }
 }
 
-/// A lane in the middle of a case kills that and clears up behind it: it is given the time.
+/// Waits for a lane to end. A lane in the middle of a case needs time to kill it and to clean up.
 fn wait_for_end(lane: &Pidfd) {
-    /// Milliseconds: more than leftovers may take to die.
+    /// In milliseconds: more than leftovers may take to die.
     const PATIENCE: u16 = 40_000;
     let mut fds = [PollFd::new(lane.as_fd(), PollFlags::POLLIN)];
     while poll(&mut fds, PATIENCE) == Err(Errno::EINTR) {}
@@ -124,25 +125,25 @@ fn become_lane(socket: OwnedFd) -> ! {
     exit_now(0)
 }
 
-/// Children that end are to be reaped.
+/// Lets ended children become zombies, which must be reaped.
 fn heed_children() {
     // SAFETY: SIG_DFL is a valid disposition for SIGCHLD.
     let _ = unsafe { nix::sys::signal::signal(Signal::SIGCHLD, SigHandler::SigDfl) };
 }
 
-/// Lanes that end are nobody's news.
+/// Lets the kernel reap lanes that end, without notification.
 fn ignore_children() {
     // SAFETY: SIG_IGN is a valid disposition for SIGCHLD.
     let _ = unsafe { nix::sys::signal::signal(Signal::SIGCHLD, SigHandler::SigIgn) };
 }
 
-/// Whatever the caller ignored or blocked, cases start from the defaults; but a broken pipe is an error to
-/// handle and not a death.
+/// Resets all signals to their defaults for the cases, whatever the caller ignored or blocked. SIGPIPE is
+/// ignored, because a broken pipe must be an error rather than kill the process.
 fn reset_signals() {
     for signal in Signal::iterator() {
         let handler = if signal == Signal::SIGPIPE { SigHandler::SigIgn } else { SigHandler::SigDfl };
         let action = SigAction::new(handler, SaFlags::empty(), SigSet::empty());
-        // SAFETY: default and ignore run no code of ours. SIGKILL and SIGSTOP refuse, as they must.
+        // SAFETY: default and ignore run no code of ours. For SIGKILL and SIGSTOP the call fails, as it must.
         let _ = unsafe { sigaction(signal, &action) };
     }
     let _ = SigSet::empty().thread_set_mask();
