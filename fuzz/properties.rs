@@ -1,4 +1,5 @@
-//! What must hold whatever the bytes are: the fuzz targets try new ones, and a test those that are kept here.
+//! The properties that must hold for any input. The fuzz targets try new inputs, and a test tries the stored
+//! ones.
 
 #[allow(dead_code)]
 #[path = "../vm/arch.rs"]
@@ -14,14 +15,15 @@ use clone3_conformance::results::Results;
 use clone3_conformance::sandbox::is_report;
 use spec::Spec;
 
-/// A property, by the name of its target and of its folder of seeds.
+/// A property, with the name of its fuzz target and of its directory of seeds.
 pub type Property = (&'static str, fn(&[u8]));
 
-/// All of them.
+/// All properties.
 pub const ALL: [Property; 4] =
     [("results", results), ("expectations", expectations), ("report", report), ("spec", spec_of)];
 
-/// Results files and journals of runs that were cut short: read, written and read again, they stay what they are.
+/// Checks results files and journals of interrupted runs: parsed, written and parsed again, they stay the
+/// same.
 pub fn results(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let _ = Results::from_journal(text);
@@ -31,7 +33,7 @@ pub fn results(bytes: &[u8]) {
     }
 }
 
-/// Files of expectations: refused in one line, or taken and asked.
+/// Checks files of expectations: they are rejected with a one-line error, or can be queried.
 pub fn expectations(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     match expect::parse(text) {
@@ -43,14 +45,14 @@ pub fn expectations(bytes: &[u8]) {
     }
 }
 
-/// What comes over a case's verdict channel: a report, or garbage of which a line can be told.
+/// Checks the data from a case's verdict channel: it is a report, or is rejected with a one-line error.
 pub fn report(bytes: &[u8]) {
     if let Err(error) = is_report(bytes, 42) {
         assert_eq!(error.lines().count(), 1, "{error}");
     }
 }
 
-/// The kernel that `vm/run.sh --kernel` names: what is understood means the same when it is said again.
+/// Checks the kernel specification of `vm/run.sh --kernel`: formatted and parsed again, it means the same.
 pub fn spec_of(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     if let Ok(spec) = text.parse::<Spec>() {

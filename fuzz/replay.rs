@@ -1,4 +1,4 @@
-//! Every input that is kept for the fuzz targets, tried without a fuzzer: the seeds, and what once was found.
+//! A test of every stored fuzz input without a fuzzer: the seeds, and the inputs of earlier findings.
 #![forbid(unsafe_code)]
 mod properties;
 

@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")"
 seconds=${1:-60}
 
-# What cargo-fuzz asks of a nightly compiler, but for the address sanitizer, a stable one can do as well.
+# The instrumentation for which cargo-fuzz requires a nightly compiler. Except for the address sanitizer, a stable one supports it.
 coverage=(-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4)
 coverage+=(-Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table)
 coverage+=(-Cllvm-args=-sanitizer-coverage-trace-compares)
@@ -18,6 +18,6 @@ for name in results expectations report spec; do
     "target/$target/debug/$name" "corpus/$name" "seeds/$name" -max_total_time="$seconds" -artifact_prefix="artifacts/$name/" \
         -max_len=16384 -print_final_stats=1 2>&1 | grep -E '^stat::(number_of_executed|new_units)|ERROR|panicked|BINGO|artifact|^#[0-9]+.DONE' ||
         true
-    # A find leaves a file.
+    # libFuzzer writes a file for each finding.
     [ -z "$(ls -A "artifacts/$name")" ] || { printf 'found: %s\n' "artifacts/$name"/*; exit 1; }
 done

@@ -1,5 +1,7 @@
-//! What is one thing on one processor and another on the next: system calls that no C library makes, instructions that end in a
-//! signal, numbers of an ABI. Each file has the same names; to bring the suite to another processor is to write one more.
+//! Architecture-specific code: system calls that no C library makes, instructions that end in a signal, ABI
+//! constants.
+//!
+//! Each file defines the same names; to port the suite to another architecture, add a file.
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;

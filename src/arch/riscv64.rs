@@ -1,4 +1,4 @@
-//! 64-bit RISC-V.
+//! Code for 64-bit RISC-V.
 
 use std::arch::asm;
 use std::ffi::{c_int, c_void};
@@ -7,15 +7,15 @@ use nix::sys::signal::Signal;
 
 pub use super::generic::*;
 
-/// What a library that uses restartable sequences on this processor signs them with, see `rseq(2)`.
+/// The signature that code with restartable sequences uses on this architecture, see `rseq(2)`.
 pub const RSEQ_SIGNATURE: u32 = 0xf140_1073;
 
-/// `clone3(2)` with a new stack for the child, which calls `entry` with `argument` and then ends its thread with the value that
-/// this returns. Gives the raw result; negative is an errno.
+/// Calls `clone3(2)` with a new stack for the child, which calls `entry` with `argument` and then ends its
+/// thread with the return value as exit code. Returns the raw result; a negative one is an errno.
 ///
 /// # Safety
-/// `args` points to `size` readable bytes of `struct clone_args` with a stack of the child's own, or the
-/// kernel refuses them. `entry` is sound to call in the child.
+/// `args` must point to `size` readable bytes of `struct clone_args` with a stack of the child's own, or to
+/// something that the kernel rejects. Calling `entry` in the child must be sound.
 pub unsafe fn clone3_on_stack(
     args: *const u64,
     size: usize,
@@ -23,8 +23,8 @@ pub unsafe fn clone3_on_stack(
     argument: usize,
 ) -> isize {
     let result: isize;
-    // SAFETY: in the parent, a plain system call, which leaves all registers but a0. The child finds sp at the end of its
-    // page-aligned stack; it never comes back to Rust code after `entry`.
+    // SAFETY: in the parent, this is a plain system call, which preserves all registers but a0. The child
+    // starts with sp at the end of its page-aligned stack and never returns to Rust code after `entry`.
     unsafe {
         asm!(
             "ecall",
@@ -47,11 +47,12 @@ pub unsafe fn clone3_on_stack(
     result
 }
 
-/// `vfork(2)`, which is a `clone(2)` here, and whose child exits with `code` before the call returns. Gives the raw result; negative is
-/// an errno.
+/// Calls `vfork(2)`, which is a `clone(2)` here. The child exits with `code` before the call returns. Returns
+/// the raw result; a negative one is an errno.
 pub fn vfork_and_exit(code: i32) -> isize {
     let pid: isize;
-    // SAFETY: the child runs on the caller's stack but touches no memory at all: it exits from its registers.
+    // SAFETY: the child runs on the caller's stack but accesses no memory at all: it exits using only
+    // registers.
     unsafe {
         asm!(
             "ecall",
@@ -74,55 +75,58 @@ pub fn vfork_and_exit(code: i32) -> isize {
     pid
 }
 
-/// The address of the caller's thread-local storage, which the kernel was told by CLONE_SETTLS or by the C library. Safe in a thread
-/// that has none, and after any clone.
+/// Returns the address of the caller's thread-local storage, as set by CLONE_SETTLS or by the C library. Safe
+/// in a thread that has none, and after any clone.
 pub fn thread_pointer() -> u64 {
     let base: u64;
-    // SAFETY: a register is read.
+    // SAFETY: this only reads a register.
     unsafe { asm!("mv {}, tp", out(reg) base) };
     base
 }
 
-/// Whether the processor is QEMU's emulator, as far as it says so: one of no particular maker's (`mvendorid` 0), as QEMU's `rv64` is.
+/// Returns whether the CPU is QEMU's emulator, as far as the CPU shows it. QEMU's `rv64` has no vendor
+/// (`mvendorid` 0).
 pub fn is_emulated() -> bool {
-    /// `struct riscv_hwprobe` of `asm/hwprobe.h`, with the key of the maker's number.
+    /// `struct riscv_hwprobe` of `asm/hwprobe.h`, with the key of the vendor ID.
     const MAKER: [i64; 2] = [0, -1];
     const SYS_RISCV_HWPROBE: libc::c_long = 258;
     let mut pair = MAKER;
-    // SAFETY: one live pair is passed, and no set of processors, which means all.
+    // SAFETY: one live pair is passed, and no CPU set, which means all CPUs.
     let done = unsafe { libc::syscall(SYS_RISCV_HWPROBE, &raw mut pair, 1_usize, 0_usize, 0_usize, 0_usize) };
     done == 0 && pair == [0, 0]
 }
 
-/// Reads a word of memory, wherever that is.
+/// Reads a word of memory at any address.
 pub fn load(address: *const c_void) {
-    // SAFETY: what is read goes nowhere. An address where nothing may be read ends in a signal, not in another instruction.
+    // SAFETY: the value read is discarded. An unreadable address ends in a signal, without executing another
+    // instruction.
     unsafe { asm!("ld {0}, 0({0})", inout(reg) address => _) };
 }
 
 /// Writes a byte to memory.
 ///
 /// # Safety
-/// Nobody must depend on the byte that is there.
+/// Nothing may depend on the byte at this address.
 pub unsafe fn store(address: *mut c_void) {
-    // SAFETY: passed on to the caller.
+    // SAFETY: the caller guarantees it.
     unsafe { asm!("sb zero, 0({0})", in(reg) address) };
 }
 
-/// An instruction that ends in a signal. A division by zero is none here, and what only the kernel may use is like what does not exist.
+/// An instruction that ends in a signal. On this architecture a division by zero does not, and a privileged
+/// instruction is the same as an undefined one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trap {
     /// A breakpoint without a debugger.
     Breakpoint,
-    /// There is no such instruction.
+    /// An undefined instruction.
     Illegal,
 }
 
 impl Trap {
-    /// All of them.
+    /// All traps.
     pub const ALL: [Trap; 2] = [Trap::Breakpoint, Trap::Illegal];
 
-    /// The signal that comes of it.
+    /// Returns the signal that the instruction causes.
     pub const fn signal(self) -> Signal {
         match self {
             Trap::Breakpoint => Signal::SIGTRAP,
@@ -130,19 +134,19 @@ impl Trap {
         }
     }
 
-    /// The `si_code` of that signal: `TRAP_BRKPT`, `ILL_ILLOPC`.
+    /// Returns the `si_code` of that signal: `TRAP_BRKPT`, `ILL_ILLOPC`.
     pub const fn code(self) -> i32 {
         match self {
             Trap::Breakpoint | Trap::Illegal => 1,
         }
     }
 
-    /// Runs into it.
+    /// Executes the instruction.
     pub fn happen(self) {
         match self {
-            // SAFETY: ebreak does nothing but trap.
+            // SAFETY: ebreak only traps.
             Trap::Breakpoint => unsafe { asm!("ebreak") },
-            // SAFETY: unimp does nothing but fault.
+            // SAFETY: unimp only faults.
             Trap::Illegal => unsafe { asm!("unimp") },
         }
     }

@@ -1,4 +1,4 @@
-//! x86-64.
+//! Code for x86-64.
 
 use std::arch::asm;
 use std::ffi::{c_int, c_void};
@@ -6,22 +6,22 @@ use std::ffi::{c_int, c_void};
 use nix::sys::signal::Signal;
 use rustix::mm::MapFlags;
 
-/// What a library that uses restartable sequences on this processor signs them with, see `rseq(2)`.
+/// The signature that code with restartable sequences uses on this architecture, see `rseq(2)`.
 pub const RSEQ_SIGNATURE: u32 = 0x5305_3053;
 
 /// What [`call_as_32_bit`] needs.
 pub const NEEDED_FOR_32_BIT: &str =
     "needs 32-bit system calls (CONFIG_IA32_EMULATION, and not turned off at boot)";
 
-/// For a mapping that 32 bits can point to.
+/// The mmap flag for a mapping in the low 32 bits.
 pub const LOW_MEMORY: MapFlags = MapFlags::from_bits_retain(libc::MAP_32BIT as u32);
 
-/// `clone3(2)` with a new stack for the child, which calls `entry` with `argument` and then ends its thread with the value that
-/// this returns. Gives the raw result; negative is an errno.
+/// Calls `clone3(2)` with a new stack for the child, which calls `entry` with `argument` and then ends its
+/// thread with the return value as exit code. Returns the raw result; a negative one is an errno.
 ///
 /// # Safety
-/// `args` points to `size` readable bytes of `struct clone_args` with a stack of the child's own, or the
-/// kernel refuses them. `entry` is sound to call in the child.
+/// `args` must point to `size` readable bytes of `struct clone_args` with a stack of the child's own, or to
+/// something that the kernel rejects. Calling `entry` in the child must be sound.
 pub unsafe fn clone3_on_stack(
     args: *const u64,
     size: usize,
@@ -29,8 +29,9 @@ pub unsafe fn clone3_on_stack(
     argument: usize,
 ) -> isize {
     let result: isize;
-    // SAFETY: in the parent, a plain system call. The child finds rsp at the end of its page-aligned stack, so
-    // the call below is aligned as the ABI asks; it never comes back to Rust code after `entry`.
+    // SAFETY: in the parent, this is a plain system call. The child starts with rsp at the end of its
+    // page-aligned stack, so the call below is aligned as the ABI requires; it never returns to Rust code
+    // after `entry`.
     unsafe {
         asm!(
             "syscall",
@@ -57,19 +58,21 @@ pub unsafe fn clone3_on_stack(
     result
 }
 
-/// `fork(2)`, as the system call. Gives the raw result, with the errno where the C library has it.
+/// Calls `fork(2)` as a raw system call. Returns the raw result, with the error in errno.
 ///
 /// # Safety
-/// The child must do with its copy of the memory what a child of a process with threads may do.
+/// The child must do with its copy of the memory only what the child of a multithreaded process may do.
 pub unsafe fn fork() -> libc::c_long {
-    // SAFETY: takes no arguments; the rest is passed on to the caller.
+    // SAFETY: the call takes no arguments; the caller guarantees the rest.
     unsafe { libc::syscall(libc::SYS_fork) }
 }
 
-/// `vfork(2)`, whose child exits with `code` before the call returns. Gives the raw result; negative is an errno.
+/// Calls `vfork(2)`. The child exits with `code` before the call returns. Returns the raw result; a negative
+/// one is an errno.
 pub fn vfork_and_exit(code: i32) -> isize {
     let pid: isize;
-    // SAFETY: the child runs on the caller's stack but touches no memory at all: it exits from its registers.
+    // SAFETY: the child runs on the caller's stack but accesses no memory at all: it exits using only
+    // registers.
     unsafe {
         asm!(
             "syscall",
@@ -89,15 +92,15 @@ pub fn vfork_and_exit(code: i32) -> isize {
     pid
 }
 
-/// A system call as a 32-bit program makes it, with a number of i386: `int 0x80`, a gate that is open to 64-bit programs too. Gives
-/// the raw result; negative is an errno.
+/// Makes a system call as a 32-bit program does, with an i386 number: `int 0x80`, which 64-bit programs can
+/// use too. Returns the raw result; a negative one is an errno.
 ///
 /// # Safety
-/// As that of the system call: pointers among the arguments point to what it asks for.
+/// The requirements of the system call: pointers among the arguments must point to what it expects.
 pub unsafe fn call_as_32_bit(number: u32, [first, second, third]: [u32; 3]) -> i32 {
     let result: i32;
-    // SAFETY: passed on to the caller. rbx, which the compiler keeps for itself, is put back; r8 to r11 are
-    // lost in old kernels.
+    // SAFETY: the caller guarantees it. rbx, which the compiler reserves, is restored; old kernels clobber r8
+    // to r11.
     unsafe {
         asm!(
             "xchg rbx, {first:r}",
@@ -116,14 +119,14 @@ pub unsafe fn call_as_32_bit(number: u32, [first, second, third]: [u32; 3]) -> i
     result
 }
 
-/// Of `arch_prctl(2)`: where is the base of the FS segment?
+/// `arch_prctl(2)`: get the base of the FS segment.
 const ARCH_GET_FS: u64 = 0x1003;
 
-/// The address of the caller's thread-local storage, which the kernel was told by CLONE_SETTLS or by the C library. Safe in a thread
-/// that has none, and after any clone.
+/// Returns the address of the caller's thread-local storage, as set by CLONE_SETTLS or by the C library. Safe
+/// in a thread that has none, and after any clone.
 pub fn thread_pointer() -> u64 {
     let mut base = 0_u64;
-    // SAFETY: arch_prctl writes to `base` alone, and a system call changes no registers but these.
+    // SAFETY: arch_prctl writes only to `base`, and a system call changes no registers but these.
     unsafe {
         asm!(
             "syscall",
@@ -137,43 +140,44 @@ pub fn thread_pointer() -> u64 {
     base
 }
 
-/// Whether the processor is QEMU's emulator, which names itself in the hypervisor leaf of cpuid.
+/// Returns whether the CPU is QEMU's emulator, which names itself in the hypervisor leaf of cpuid.
 pub fn is_emulated() -> bool {
     let leaf = std::arch::x86_64::__cpuid(0x4000_0000);
     leaf.ebx.to_le_bytes() == *b"TCGT"
 }
 
-/// Reads a word of memory, wherever that is.
+/// Reads a word of memory at any address.
 pub fn load(address: *const c_void) {
-    // SAFETY: what is read goes nowhere. An address where nothing may be read ends in a signal, not in another instruction.
+    // SAFETY: the value read is discarded. An unreadable address ends in a signal, without executing another
+    // instruction.
     unsafe { asm!("mov {0}, qword ptr [{0}]", inout(reg) address => _) };
 }
 
 /// Writes a byte to memory.
 ///
 /// # Safety
-/// Nobody must depend on the byte that is there.
+/// Nothing may depend on the byte at this address.
 pub unsafe fn store(address: *mut c_void) {
-    // SAFETY: passed on to the caller.
+    // SAFETY: the caller guarantees it.
     unsafe { asm!("mov byte ptr [{0}], 1", in(reg) address) };
 }
 
 /// An instruction that ends in a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trap {
-    /// An integer is divided by zero.
+    /// An integer division by zero.
     Division,
-    /// There is no such instruction.
+    /// An undefined instruction.
     Illegal,
-    /// Only the kernel may use it.
+    /// A privileged instruction.
     Privileged,
 }
 
 impl Trap {
-    /// All of them.
+    /// All traps.
     pub const ALL: [Trap; 3] = [Trap::Division, Trap::Illegal, Trap::Privileged];
 
-    /// The signal that comes of it.
+    /// Returns the signal that the instruction causes.
     pub const fn signal(self) -> Signal {
         match self {
             Trap::Division => Signal::SIGFPE,
@@ -182,7 +186,7 @@ impl Trap {
         }
     }
 
-    /// The `si_code` of that signal: `FPE_INTDIV`, `ILL_ILLOPN`, `SI_KERNEL`.
+    /// Returns the `si_code` of that signal: `FPE_INTDIV`, `ILL_ILLOPN`, `SI_KERNEL`.
     pub const fn code(self) -> i32 {
         match self {
             Trap::Division => 1,
@@ -191,16 +195,16 @@ impl Trap {
         }
     }
 
-    /// Runs into it.
+    /// Executes the instruction.
     pub fn happen(self) {
         match self {
             // SAFETY: the division faults before any register changes.
             Trap::Division => unsafe {
                 asm!("div {0:e}", in(reg) 0, inout("eax") 1 => _, inout("edx") 0 => _);
             },
-            // SAFETY: ud2 does nothing but fault.
+            // SAFETY: ud2 only faults.
             Trap::Illegal => unsafe { asm!("ud2") },
-            // SAFETY: outside the kernel hlt does nothing but fault.
+            // SAFETY: outside the kernel, hlt only faults.
             Trap::Privileged => unsafe { asm!("hlt") },
         }
     }

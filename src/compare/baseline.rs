@@ -1,4 +1,4 @@
-//! What one run changed against another.
+//! The comparison of one run with a baseline.
 
 use std::fmt;
 
@@ -7,18 +7,18 @@ use super::{Cell, File, Mark, Table};
 use crate::report::Verdict;
 use crate::results::Results;
 
-/// What became of a claim.
+/// How the result for a claim changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Change {
-    /// It was kept and is not any more, or it fails where it did not.
+    /// The claim held and no longer does, or it fails where it did not.
     Regressed,
-    /// It was broken, and is kept.
+    /// The claim was violated and holds now.
     Fixed,
-    /// It is kept where it could not be asked for: the kernel or the suite has something new.
+    /// The claim holds where it could not be checked before: the kernel or the suite has something new.
     Appeared,
-    /// Nobody asked for it this time.
+    /// The claim was not checked this time.
     Vanished,
-    /// Something else.
+    /// Any other change.
     Changed,
 }
 
@@ -34,18 +34,18 @@ impl fmt::Display for Change {
     }
 }
 
-/// All that changed.
+/// All changes.
 pub struct Changes {
-    /// What became of which claim, from what, to what, and why.
+    /// For each changed claim: the kind of change, the ID, the old and new mark, and the reason.
     pub list: Vec<(Change, String, Mark, Mark, String)>,
-    /// What is to be said before: the kernels, and suites that differ.
+    /// Notes to print first: the kernels, and differing suites.
     notes: Vec<String>,
     /// Why the new run as a whole is worse than the old one, if it is.
     worse: Option<String>,
 }
 
 impl Changes {
-    /// Compares by claim id.
+    /// Compares two runs by claim ID.
     pub fn between(old: File, new: File) -> Changes {
         let worse = worse(&old.1, &new.1);
         let table = Table::of(vec![old, new]);
@@ -65,18 +65,18 @@ impl Changes {
         Changes { list, notes, worse }
     }
 
-    /// Whether anything is worse than it was.
+    /// Returns whether anything is worse than before.
     pub fn is_regression(&self) -> bool {
         self.worse.is_some() || self.count(Change::Regressed) > 0
     }
 
-    /// How many claims changed so.
+    /// Returns the number of claims with this kind of change.
     pub fn count(&self, change: Change) -> usize {
         self.list.iter().filter(|(what, ..)| *what == change).count()
     }
 }
 
-/// Why the new run as a whole is worse: it came to no end, or the kernel complained.
+/// Returns why the new run as a whole is worse: it did not finish, or the kernel reported an error.
 fn worse(old: &Results, new: &Results) -> Option<String> {
     let went_wrong = |results: &Results| {
         let guest = results.guest.as_ref();
@@ -91,7 +91,7 @@ fn worse(old: &Results, new: &Results) -> Option<String> {
     went_wrong(new).filter(|_| went_wrong(old).is_none())
 }
 
-/// What became of a claim, if anything did.
+/// Returns how the result for a claim changed, if it did.
 fn change(old: &Cell, new: &Cell) -> Option<Change> {
     let (before, after) = (old.mark(), new.mark());
     let is_rare = |cell: &Cell| matches!(cell, Cell::Ended(record) if record.rare);
@@ -105,7 +105,7 @@ fn change(old: &Cell, new: &Cell) -> Option<Change> {
     if before == after {
         return None;
     }
-    // A rare defect that was met, or not, is luck.
+    // Whether a rare defect occurs is chance.
     let luck = [Verdict::Pass, Verdict::KnownDefect].map(Mark::Verdict);
     if (is_rare(old) || is_rare(new)) && luck.contains(&before) && luck.contains(&after) {
         return None;

@@ -1,7 +1,7 @@
-//! The table as one page that needs nothing else: no network, no other file.
+//! The table as one self-contained HTML page, which needs no network and no other file.
 //!
-//! The table itself is plain HTML. What a click shows lies beside it as JSON, and a script puts it on the page as text,
-//! never as markup: whatever the files say, it stays words.
+//! The table itself is plain HTML. The details that a click shows are embedded as JSON, and a script inserts
+//! them as text, never as markup, so that nothing in the files can inject code.
 
 use std::fmt::Write as _;
 
@@ -13,7 +13,7 @@ use crate::report::Verdict;
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
-/// The whole page.
+/// Returns the whole page.
 pub fn page(table: &Table) -> String {
     let labels: Vec<&str> = table.columns.iter().map(|column| column.label.as_str()).collect();
     let kernels_in_words = match labels.as_slice() {
@@ -45,7 +45,7 @@ pub fn page(table: &Table) -> String {
     )
 }
 
-/// The kernels, each with what it came to.
+/// Writes the kernels, each with its totals.
 fn kernels(body: &mut String, table: &Table) {
     let count = table.columns.len();
     let noun = if count == 1 { "kernel" } else { "kernels" };
@@ -100,7 +100,7 @@ fn head(body: &mut String, labels: &[&str]) {
     body.push_str("</div>\n");
 }
 
-/// What the probes found.
+/// Writes what the probes found.
 fn features(body: &mut String, table: &Table) {
     body.push_str("<section class=features><h2>Found by the probe</h2>\n");
     for (name, feature) in FEATURES {
@@ -155,7 +155,7 @@ fn class(mark: Mark) -> String {
     mark.name().replace(' ', "-")
 }
 
-/// What a click shows, as JSON that cannot end the element around it.
+/// Returns the details that a click shows, as JSON that cannot end the element around it.
 fn data(table: &Table) -> String {
     let kernel = |column: &Column| json!({ "label": column.label, "kernel": column.results.kernel.to_string(), "rerun": column.results.rerun });
     let rows = table.themes.iter().flat_map(|theme| &theme.rows).map(|row| (row.id.clone(), details(row)));

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::{FEATURES, Mark, Remark, Row, Table};
 use crate::formats::markdown_cell;
 
-/// The whole table; with `all`, also the rows in which all kernels agree.
+/// Returns the whole table; with `all`, including the rows in which all kernels agree.
 pub fn text(table: &Table, all: bool) -> String {
     let mut text = String::from(
         "# Claims and kernels\n\n\
@@ -42,7 +42,7 @@ pub fn text(table: &Table, all: bool) -> String {
     text
 }
 
-/// The kernels, each with what it came to.
+/// Returns the kernels, each with its totals.
 pub fn kernels(table: &Table) -> String {
     let mut text = String::from("| kernel | release | package | result |\n|---|---|---|---|\n");
     for column in &table.columns {
@@ -53,7 +53,7 @@ pub fn kernels(table: &Table) -> String {
     text
 }
 
-/// What the probes found.
+/// Returns what the probes found.
 pub fn features(table: &Table) -> String {
     let mut text = head("feature", table);
     for (name, feature) in FEATURES {
@@ -67,7 +67,7 @@ pub fn features(table: &Table) -> String {
     text
 }
 
-/// How many claims of each theme every kernel keeps; `-` where it supports none of them.
+/// Returns how many claims of each theme hold on each kernel; `-` if the kernel supports none of them.
 pub fn summary(table: &Table) -> String {
     let mut text = head("theme (claims)", table);
     for theme in &table.themes {
@@ -84,7 +84,7 @@ pub fn summary(table: &Table) -> String {
     text
 }
 
-/// Whatever is no plain pass and not just missing, in words.
+/// Describes all results that are neither a plain pass nor just unsupported.
 fn remarks(table: &Table) -> String {
     let mut text = String::new();
     for Remark { mark, id, kernels, why } in table.remarks() {

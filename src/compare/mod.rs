@@ -1,4 +1,4 @@
-//! Many kernels side by side: claims in rows, kernels in columns.
+//! The comparison of many kernels in a table: claims in rows, kernels in columns.
 
 mod baseline;
 pub mod html;
@@ -15,22 +15,22 @@ use crate::probe::Features;
 use crate::report::{Record, Verdict};
 use crate::results::Results;
 
-/// Results, and the name of the file that they are from.
+/// Results, with the name of the file that they are from.
 pub type File = (String, Results);
 
-/// Claims × kernels.
+/// A table of claims and kernels.
 pub struct Table {
-    /// The kernels, as they were given.
+    /// The kernels, in the order given.
     pub columns: Vec<Column>,
-    /// The claims, by theme and id.
+    /// The claims, by theme and ID.
     pub themes: Vec<Theme>,
 }
 
 /// A kernel.
 pub struct Column {
-    /// Its version, as short as it can be without being another's.
+    /// The kernel's version, as short as it can be while unique.
     pub label: String,
-    /// What it did.
+    /// The kernel's results.
     pub results: Results,
 }
 
@@ -44,41 +44,42 @@ pub struct Theme {
 
 /// A claim.
 pub struct Row {
-    /// Its id, which is the name of the case.
+    /// The ID, which is the name of the test case.
     pub id: String,
-    /// What it says, where any of the files tells it.
+    /// The text of the claim, if any of the files contains it.
     pub claim: String,
-    /// Where it comes from.
+    /// The source of the claim.
     pub source: String,
-    /// The first series of which it is true, where that is known.
+    /// The first kernel series for which the claim is true, if that is known.
     pub since: Option<String>,
     /// `file:line` of the declaration.
     pub declared: String,
     /// What a failure means.
     pub strength: Strength,
-    /// What each kernel did, in the order of the columns.
+    /// The result on each kernel, in the order of the columns.
     pub cells: Vec<Cell>,
 }
 
-/// What a kernel did with a claim.
+/// The result for a claim on a kernel.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Cell {
-    /// The case ended.
+    /// The test case ended.
     Ended(Box<Record>),
-    /// It was running when the run was cut short.
+    /// The case was running when the run was cut short.
     Interrupted,
-    /// It did not run there: not selected, not in that version of the suite, or the run did not come so far.
+    /// The case did not run: it was not selected, is not in that version of the suite, or the run ended
+    /// before it.
     NotRun,
 }
 
 /// What a cell shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Mark {
-    /// The case ended with this.
+    /// The case ended with this verdict.
     Verdict(Verdict),
-    /// It went wrong as it was expected to.
+    /// The case failed as expected.
     Expected,
-    /// It should have gone wrong, and did not.
+    /// The case was expected not to pass, but passed.
     Unexpected,
     /// See [`Cell::Interrupted`].
     Interrupted,
@@ -87,7 +88,7 @@ pub enum Mark {
 }
 
 impl Cell {
-    /// Why it is as it is; empty for a plain pass.
+    /// Returns the reason for the result; empty for a plain pass.
     pub fn why(&self) -> &str {
         match self {
             Cell::Ended(record) => record.why(),
@@ -96,7 +97,7 @@ impl Cell {
         }
     }
 
-    /// What it shows.
+    /// Returns what the cell shows.
     pub fn mark(&self) -> Mark {
         match self {
             Cell::Ended(record) if record.passed_unexpectedly() => Mark::Unexpected,
@@ -111,13 +112,14 @@ impl Cell {
 }
 
 impl Mark {
-    /// Whether it wants words: it is neither a plain pass nor just missing.
+    /// Returns whether the mark needs an explanation: it is neither a plain pass nor just unsupported or not
+    /// run.
     pub fn is_remarkable(self) -> bool {
         let plain = [Verdict::Pass, Verdict::Unsupported].map(Mark::Verdict);
         self != Mark::NotRun && !plain.contains(&self)
     }
 
-    /// All of them, in the order of legends.
+    /// All marks, in the order of legends.
     pub const ALL: [Mark; 11] = [
         Mark::Verdict(Verdict::Pass),
         Mark::Verdict(Verdict::Fail),
@@ -132,7 +134,7 @@ impl Mark {
         Mark::NotRun,
     ];
 
-    /// One character for it.
+    /// Returns one character that represents the mark.
     pub fn symbol(self) -> char {
         match self {
             Mark::Verdict(Verdict::Pass) => '✓',
@@ -149,7 +151,7 @@ impl Mark {
         }
     }
 
-    /// Words for it.
+    /// Returns the name of the mark.
     pub fn name(self) -> String {
         match self {
             Mark::Verdict(verdict) => verdict.to_string(),
@@ -162,28 +164,28 @@ impl Mark {
 }
 
 impl Row {
-    /// Whether all kernels did the same.
+    /// Returns whether the result is the same on all kernels.
     pub fn is_agreed(&self) -> bool {
         self.cells.windows(2).all(|pair| pair[0].mark() == pair[1].mark())
     }
 }
 
 impl Theme {
-    /// How many claims the kernel of a column keeps.
+    /// Returns how many claims hold on the kernel of a column.
     pub fn kept(&self, column: usize) -> usize {
         self.count(column, Mark::Verdict(Verdict::Pass))
     }
 
-    /// How many cells of a column show this.
+    /// Returns how many cells of a column show this mark.
     pub fn count(&self, column: usize, mark: Mark) -> usize {
         self.rows.iter().filter(|row| row.cells[column].mark() == mark).count()
     }
 }
 
-/// Looks up one feature among all.
+/// A function that selects one feature.
 pub type Feature = fn(&Features) -> bool;
 
-/// The features that the probe finds, by name.
+/// The features that the probe detects, by name.
 pub const FEATURES: [(&str, Feature); 9] = [
     ("CLONE_AUTOREAP", |has| has.autoreap),
     ("CLONE_NNP", |has| has.nnp),
@@ -197,18 +199,18 @@ pub const FEATURES: [(&str, Feature); 9] = [
 ];
 
 impl Column {
-    /// Whether the kernel has a feature; `None` where nobody could ask it.
+    /// Returns whether the kernel has a feature, or `None` if it was not probed.
     pub fn has(&self, feature: Feature) -> Option<bool> {
         self.results.probe.as_ref().map(|probe| feature(&probe.features))
     }
 
-    /// Where the kernel comes from: its package, or nothing.
+    /// Returns the distribution package of the kernel, or an empty string.
     pub fn origin(&self) -> String {
         let package = self.results.kernel.package.as_ref();
         package.map_or_else(String::new, |package| format!("Debian {}, {}", package.version, package.suite))
     }
 
-    /// What it came to, in a few words.
+    /// Summarizes the kernel's results.
     pub fn totals(&self) -> String {
         let guest = self.results.guest.as_ref();
         let Some(end) = guest.and_then(|guest| guest.no_verdict.as_ref()) else {
@@ -224,20 +226,20 @@ impl Column {
     }
 }
 
-/// Something that wants words: neither a plain pass nor just missing.
+/// A result that needs an explanation: neither a plain pass nor just unsupported or not run.
 pub struct Remark<'a> {
-    /// What the cells show.
+    /// The mark of the cells.
     pub mark: Mark,
-    /// The claim.
+    /// The ID of the claim.
     pub id: &'a str,
-    /// The kernels.
+    /// The kernels with this result.
     pub kernels: Vec<&'a str>,
-    /// What happened on the first of them.
+    /// The reason on the first of these kernels.
     pub why: &'a str,
 }
 
 impl Table {
-    /// Everything that wants words, each thing once for all the kernels that do it.
+    /// Returns all results that need an explanation, each once for all the kernels that share it.
     pub fn remarks(&self) -> Vec<Remark<'_>> {
         let mut remarks: Vec<Remark> = Vec::new();
         for row in self.themes.iter().flat_map(|theme| &theme.rows) {
@@ -256,7 +258,8 @@ impl Table {
         remarks
     }
 
-    /// Puts results side by side; each comes with the name of its file, which tells kernels apart that nothing else does.
+    /// Builds a table of results. Each comes with the name of its file, which distinguishes otherwise equal
+    /// kernels.
     pub fn of(files: Vec<File>) -> Table {
         let labels = labels(&files);
         let columns: Vec<Column> =
@@ -264,14 +267,14 @@ impl Table {
         Table { themes: themes(&columns), columns }
     }
 
-    /// What is to be said when the files are not all of the same suite.
+    /// Returns a note if the files are not all from the same version of the suite.
     pub fn suites_differ(&self) -> Option<String> {
         let suites = self.suites();
         let differ = suites.len() > 1;
         differ.then(|| format!("compared by claim id, since the suites differ: {}", suites.join("; ")))
     }
 
-    /// The suites that ran: version and commit.
+    /// Returns the suites that ran: version and commit.
     fn suites(&self) -> Vec<String> {
         let mut suites: Vec<String> = Vec::new();
         for Column { results, .. } in &self.columns {
@@ -283,17 +286,17 @@ impl Table {
         suites
     }
 
-    /// The marks that occur, in the order of legends.
+    /// Returns the marks that occur, in the order of legends.
     pub fn marks(&self) -> Vec<Mark> {
         let cells = || self.themes.iter().flat_map(|theme| &theme.rows).flat_map(|row| &row.cells);
         Mark::ALL.into_iter().filter(|mark| cells().any(|cell| cell.mark() == *mark)).collect()
     }
 }
 
-/// A file that a table goes to, and the format that its end asks for; for command lines.
+/// Returns a table's path and the format that belongs to its extension. For command lines.
 ///
 /// # Errors
-/// Where it asks for none that a table has: which there are.
+/// If the extension belongs to no format of tables; the message lists those that do.
 pub fn target(path: &str) -> Result<(PathBuf, Format), String> {
     match Format::of(Path::new(path)) {
         Ok(format @ (Format::Html | Format::Markdown)) => Ok((PathBuf::from(path), format)),
@@ -301,7 +304,7 @@ pub fn target(path: &str) -> Result<(PathBuf, Format), String> {
     }
 }
 
-/// The shortest names that tell the kernels apart: version, release, file.
+/// Returns the shortest names that distinguish the kernels: version, release, or file.
 fn labels(files: &[File]) -> Vec<String> {
     let forms: [fn(&File) -> String; 2] =
         [|(_, results)| version(results), |(_, results)| results.kernel.release.clone()];
@@ -316,7 +319,7 @@ fn labels(files: &[File]) -> Vec<String> {
     (0..files.len()).map(label).collect()
 }
 
-/// A kernel's version in mainline's words: from its package, or from the beginning of its release.
+/// Returns the mainline version of a kernel: from its package, or from the beginning of its release.
 fn version(results: &Results) -> String {
     if let Some(package) = &results.kernel.package {
         let upstream =
@@ -333,7 +336,7 @@ fn version(results: &Results) -> String {
     numbers.to_owned() + &candidate
 }
 
-/// Every claim of any file, with what each kernel did.
+/// Returns every claim in any of the files, with the result on each kernel.
 fn themes(columns: &[Column]) -> Vec<Theme> {
     let records = || columns.iter().flat_map(|column| &column.results.cases);
     let mut claims: Vec<(&str, &str)> =
@@ -342,7 +345,7 @@ fn themes(columns: &[Column]) -> Vec<Theme> {
     let cut_off = columns.iter().flat_map(|column| &column.results.interrupted);
     claims.extend(cut_off.filter(|name| !is_known(name)).map(|name| ("interrupted", name.as_str())));
     claims.sort_unstable();
-    // A claim may have moved to another theme from one suite to the next: its first place is as good as any.
+    // A claim may be in different themes in different versions of the suite: use the first one.
     let mut seen = std::collections::BTreeSet::new();
     claims.retain(|(_, case)| seen.insert(*case));
     let mut themes: Vec<Theme> = Vec::new();
@@ -358,7 +361,7 @@ fn themes(columns: &[Column]) -> Vec<Theme> {
 
 fn row(id: &str, columns: &[Column]) -> Row {
     let cells: Vec<Cell> = columns.iter().map(|column| cell(id, &column.results)).collect();
-    // The newest kernel's file is the last one, as a rule, and has the newest words.
+    // The last file usually belongs to the newest kernel and has the newest text.
     let told = cells.iter().rev().find_map(|cell| match cell {
         Cell::Ended(record) if !record.claim.is_empty() => Some((**record).clone()),
         _ => None,

@@ -5,21 +5,21 @@ use std::fmt::Write as _;
 use super::{Cell, Column, FEATURES, Mark, Remark, Row, Table, Theme};
 use crate::report::Verdict;
 
-/// How it is to look.
+/// Options for the display.
 #[derive(Clone, Copy, Debug)]
 pub struct Look {
-    /// How many columns of text there are.
+    /// The width of the terminal, in columns.
     pub width: usize,
-    /// Whether to use colours.
+    /// Whether to use colors.
     pub colour: bool,
-    /// Whether to show the rows in which all kernels agree, too.
+    /// Whether to include the rows in which all kernels agree.
     pub all: bool,
 }
 
-/// The narrowest column of names that still tells something.
+/// The minimum width of the column of names.
 const LEAST_NAME: usize = 20;
 
-/// The whole table.
+/// Returns the whole table.
 pub fn text(table: &Table, look: Look) -> String {
     let drawing = Drawing::new(table, look);
     let mut text = String::new();
@@ -37,9 +37,9 @@ pub fn text(table: &Table, look: Look) -> String {
 struct Drawing<'a> {
     table: &'a Table,
     look: Look,
-    /// The heads of the columns: versions where they fit, and else numbers.
+    /// The column headings: versions if they fit, otherwise numbers.
     heads: Vec<String>,
-    /// The widths of the columns, with the space before them.
+    /// The widths of the columns, including the space before them.
     widths: Vec<usize>,
     /// The width of the column of names.
     name: usize,
@@ -64,7 +64,7 @@ impl<'a> Drawing<'a> {
         Self { table, look, heads, widths, name: longest.min(left).max(LEAST_NAME) }
     }
 
-    /// The kernels, each with what it came to.
+    /// Writes the kernels, each with its totals.
     fn kernels(&self, text: &mut String) {
         let width = |of: fn(&Column) -> String| {
             self.table.columns.iter().map(|column| of(column).chars().count()).max().unwrap_or_default()
@@ -81,7 +81,7 @@ impl<'a> Drawing<'a> {
         }
     }
 
-    /// What the probes found.
+    /// Writes what the probes found.
     fn features(&self, text: &mut String) {
         self.head(text, "found by the probe");
         for (name, feature) in FEATURES {
@@ -118,7 +118,7 @@ impl<'a> Drawing<'a> {
         }
     }
 
-    /// Rows that differ in nothing but their names, as long as there is nothing to remark on them, are one.
+    /// Merges rows that differ only in their names, unless they need an explanation.
     fn folded<'r>(&self, rows: impl Iterator<Item = &'r Row>) -> Vec<(Vec<&'r str>, Vec<Mark>)> {
         let mut folded: Vec<(Vec<&str>, Vec<Mark>)> = Vec::new();
         for row in rows {
@@ -132,7 +132,7 @@ impl<'a> Drawing<'a> {
         folded
     }
 
-    /// A theme's name, and the kernels over their columns.
+    /// Writes a theme's name, and the kernels above their columns.
     fn head(&self, text: &mut String, name: &str) {
         let heads: String =
             self.heads.iter().zip(&self.widths).map(|(head, width)| format!("{head:>width$}")).collect();
@@ -192,12 +192,12 @@ fn count_of(count: usize) -> String {
     if count == 1 { "1 claim".to_owned() } else { format!("{count} claims") }
 }
 
-/// Text that no terminal takes for a command, whatever a file says.
+/// Replaces control characters, so that a terminal interprets nothing in the text as a command.
 pub(super) fn visible(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-/// Visible text that is no longer than `width`.
+/// Returns the visible text, truncated to `width`.
 fn cut(text: &str, width: usize) -> String {
     let text = visible(text);
     match text.chars().count() > width {

@@ -1,20 +1,21 @@
-//! A failure as it could be mailed to a maintainer.
+//! A report of a failure that can be mailed to a maintainer.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use crate::report::Record;
 
-/// How many lines of a trail or an output are shown; the last ones say most.
+/// The maximum number of lines of a trail or an output that are shown. The last ones are kept, as the most
+/// useful.
 const SHOWN: usize = 30;
 
-/// A word of a command as a shell takes it.
+/// Quotes a word of a command for a shell.
 pub fn quoted(word: &str) -> String {
-    // What has a zero byte in it was never a word of a command.
+    // A string with a NUL byte cannot be a word of a command.
     shlex::try_quote(word).map_or_else(|_| word.to_owned(), Cow::into_owned)
 }
 
-/// The report of a case that went wrong on `kernel`; `rerun` is the command that runs it again.
+/// Returns the report of a case that failed on `kernel`; `rerun` is the command that runs it again.
 pub fn bug_report(record: &Record, kernel: &str, rerun: &str) -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: &str| {

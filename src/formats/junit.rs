@@ -1,4 +1,4 @@
-//! JUnit's XML: a suite for each theme.
+//! JUnit XML, with a test suite for each theme.
 
 use std::time::Duration;
 
@@ -7,12 +7,12 @@ use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
 use super::{Group, Status, Test, bug_report, groups};
 use crate::results::Results;
 
-/// The whole document.
+/// Returns the whole document.
 pub fn document(results: &Results) -> String {
     let mut report = Report::new(format!("{} on Linux {}", results.suite.name, results.kernel.release));
     report.add_test_suites(groups(results).iter().map(|group| suite(group, results)));
     report.set_time(duration(results.cases.iter().map(|record| record.seconds).sum()));
-    // Text that XML cannot hold is left out by the crate, so that nothing here can fail.
+    // The crate omits text that XML cannot represent, so this cannot fail.
     report.to_string().unwrap_or_default()
 }
 
@@ -49,7 +49,7 @@ fn case(group: &Group, test: &Test, results: &Results) -> TestCase {
     case
 }
 
-/// A time out of a file may be anything.
+/// Converts a time from a file, which may be any number.
 fn duration(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds).unwrap_or_default()
 }

@@ -1,14 +1,14 @@
-//! The kernel's Test Anything Protocol: a test for each theme, a subtest for each case.
+//! The kernel's Test Anything Protocol, with a test for each theme and a subtest for each case.
 //!
-//! Whatever is neither a pass nor a failure is skipped, since that is the one directive that every reader knows; the
-//! diagnostic says what it really is.
+//! Whatever is neither a pass nor a failure is marked as skipped, because that is the only directive that
+//! every reader knows; the diagnostic says what it really is.
 
 use std::fmt::Write as _;
 
 use super::{Group, Status, Test, bug_report, groups};
 use crate::results::Results;
 
-/// The whole document.
+/// Returns the whole document.
 pub fn document(results: &Results) -> String {
     let groups = groups(results);
     let mut text = format!("KTAP version 1\n1..{}\n", groups.len());
@@ -29,7 +29,7 @@ fn subtests(text: &mut String, group: &Group, results: &Results) {
     }
 }
 
-/// What went wrong, before the line that only says that it did.
+/// Writes the details of a failure before the line that only says that the test failed.
 fn diagnose(text: &mut String, test: &Test, results: &Results) {
     if !matches!(test.status, Status::Failed | Status::Errored) {
         return;
@@ -43,7 +43,7 @@ fn diagnose(text: &mut String, test: &Test, results: &Results) {
     }
 }
 
-/// A theme fails with any of its cases, and is skipped if all of them are.
+/// Returns the status of a theme: it fails if any of its cases fails, and is skipped if all of them are.
 fn worst(group: &Group) -> Status {
     let any = |status| group.tests.iter().any(|test| test.status == status);
     let order = [Status::Errored, Status::Failed, Status::Passed, Status::Skipped];
@@ -59,7 +59,7 @@ fn word(status: Status) -> &'static str {
 
 fn skip(status: Status, why: &str) -> String {
     match status {
-        // A hash sign would begin another directive.
+        // A hash sign would start another directive.
         Status::Skipped => format!(" # SKIP {}", why.replace('#', "")).trim_end().to_owned(),
         _ => String::new(),
     }

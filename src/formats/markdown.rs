@@ -1,11 +1,11 @@
-//! One run in Markdown: the kernel, the totals, and whatever is no plain pass.
+//! One run in Markdown: the kernel, the totals, and everything that is not a plain pass.
 
 use std::fmt::Write as _;
 
 use super::{Status, bug_report, groups};
 use crate::results::Results;
 
-/// The whole document.
+/// Returns the whole document.
 pub fn document(results: &Results) -> String {
     let mut text = format!("# Linux {}: {}\n\n", results.kernel.release, results.totals());
     let _ = writeln!(text, "{}", facts(results));
@@ -23,7 +23,7 @@ pub fn document(results: &Results) -> String {
     for test in tests().filter(|test| matches!(test.status, Status::Failed | Status::Errored)) {
         let Some(record) = test.record else { continue };
         let report = bug_report(record, &results.kernel.to_string(), &results.rerun(&record.case));
-        // What a case printed may itself hold a fence.
+        // The output of a case may itself contain a fence.
         let _ = writeln!(
             text,
             "\n## {}\n\n~~~~~~text\n{}\n~~~~~~",
@@ -34,7 +34,7 @@ pub fn document(results: &Results) -> String {
     text
 }
 
-/// Kernel, machine and suite, each in a line.
+/// Describes kernel, machine and suite, one per line.
 fn facts(results: &Results) -> String {
     let package = results.kernel.package.as_ref();
     let package = package.map(|it| format!("{} {} of {}", it.name, it.version, it.suite));
@@ -49,7 +49,7 @@ fn facts(results: &Results) -> String {
     known.map(|(name, value)| format!("- {name}: {}\n", value.trim())).collect()
 }
 
-/// Text that stays in its cell, and is no markup.
+/// Escapes text so that it stays in its table cell and is not interpreted as markup.
 pub fn cell(text: &str) -> String {
     let mut safe = String::new();
     for c in text.chars() {

@@ -1,4 +1,4 @@
-//! Results in the formats that others read, all of them made from the one document.
+//! Conversion of the results document to formats that other tools read.
 
 mod bug_report;
 mod junit;
@@ -17,23 +17,23 @@ use crate::results::Results;
 /// A format of reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// The document itself.
+    /// The results document itself.
     Json,
-    /// JUnit's XML, for CI systems.
+    /// JUnit XML, for CI systems.
     Junit,
-    /// The kernel's Test Anything Protocol, for its own tools.
+    /// The kernel's Test Anything Protocol, for the kernel's tools.
     Ktap,
-    /// One page that needs nothing else.
+    /// A self-contained HTML page.
     Html,
-    /// For issue trackers and documents.
+    /// Markdown, for issue trackers and documents.
     Markdown,
 }
 
 impl Format {
-    /// The format that a file's name asks for by its end.
+    /// Returns the format that belongs to a file's extension.
     ///
     /// # Errors
-    /// Where it asks for none: which ends there are.
+    /// If the extension belongs to no format; the message lists those that do.
     pub fn of(path: &Path) -> Result<Format, String> {
         match path.extension().and_then(|end| end.to_str()) {
             Some("json") => Ok(Format::Json),
@@ -48,7 +48,7 @@ impl Format {
         }
     }
 
-    /// The results in this format.
+    /// Returns the results in this format.
     pub fn render(self, results: &Results) -> String {
         match self {
             Format::Json => results.to_json(),
@@ -60,7 +60,7 @@ impl Format {
     }
 }
 
-/// A file that a report goes to, and the format that its end asks for; for command lines.
+/// Returns a report's path and the format that belongs to its extension. For command lines.
 ///
 /// # Errors
 /// Those of [`Format::of`].
@@ -68,15 +68,15 @@ pub fn target(path: &str) -> Result<(PathBuf, Format), String> {
     Ok((PathBuf::from(path), Format::of(Path::new(path))?))
 }
 
-/// What a tool counts.
+/// The status of a test as tools count it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Status {
     Passed,
-    /// The kernel is to blame.
+    /// Failed because of the kernel.
     Failed,
-    /// Something else is.
+    /// Failed for another reason.
     Errored,
-    /// Neither pass nor failure.
+    /// Neither passed nor failed.
     Skipped,
 }
 
@@ -84,18 +84,18 @@ enum Status {
 struct Test<'a> {
     name: &'a str,
     status: Status,
-    /// Why it is not passed, in one line.
+    /// Why the test did not pass, in one line.
     why: String,
     record: Option<&'a Record>,
 }
 
-/// Tests of one theme, or what happened outside of all cases.
+/// The tests of one theme, or what happened outside of all test cases.
 struct Group<'a> {
     name: &'a str,
     tests: Vec<Test<'a>>,
 }
 
-/// Everything that there is to report, by theme and name: the cases, those that were cut off, and the guest itself.
+/// Returns everything to report, by theme and name: the cases, the interrupted ones, and the guest itself.
 fn groups(results: &Results) -> Vec<Group<'_>> {
     let mut themes: Vec<&str> = results.cases.iter().map(|record| record.theme.as_str()).collect();
     themes.sort_unstable();
@@ -129,7 +129,7 @@ fn test(record: &Record) -> Test<'_> {
     Test { name: &record.case, status, why: in_a_line(&why), record: Some(record) }
 }
 
-/// The cases that a crash cut off.
+/// Returns the cases that a crash interrupted.
 fn interrupted(results: &Results) -> Vec<Test<'_>> {
     let why =
         results.guest.as_ref().and_then(|guest| guest.no_verdict.as_ref()).map_or("the run", |it| &it.why);
@@ -142,7 +142,7 @@ fn interrupted(results: &Results) -> Vec<Test<'_>> {
     results.interrupted.iter().map(|name| test(name)).collect()
 }
 
-/// What went wrong with the kernel as a whole: by its console in a guest, elsewhere by its taint flags.
+/// Returns the errors of the kernel as a whole: from the console in a guest, elsewhere from the taint flags.
 fn kernel(results: &Results) -> Vec<Test<'_>> {
     let Some(guest) = &results.guest else {
         let complaint = |words| Test {

@@ -3,7 +3,7 @@ use crate::compare::tests::{record, results};
 use crate::expect::Expected;
 use crate::results::{Fault, Guest, NoVerdict};
 
-/// A run with everything in it that can be.
+/// Returns a run that contains everything that can occur.
 fn all_sorts() -> Results {
     let mut cases: Vec<Record> = Verdict::ALL
         .into_iter()
@@ -45,7 +45,7 @@ fn the_end_of_a_name_says_the_format() {
 fn junit_counts_what_the_kernel_and_what_the_suite_broke() {
     let text = Format::Junit.render(&all_sorts());
     let report = quick_junit::Report::deserialize_from_str(&text).expect("JUnit's XML");
-    // Broken, the case that was cut off, and the verdict that is missing.
+    // The broken case, the interrupted case, and the missing verdict.
     assert_eq!((report.tests, report.failures, report.errors), (13, 3, 3), "{text}");
     assert!(text.contains("expected 1, got 2") && text.contains("What case_fail claims."));
     assert!(text.contains("passed unexpectedly; expected fail: not yet # here"), "{text}");
