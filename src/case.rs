@@ -47,8 +47,7 @@ pub struct Case {
     /// that behaves differently the case is unsupported; if the kernel behaves as claimed, the case passes.
     pub since: Option<&'static str>,
     /// Where mainline is known to violate the claim. A result counts as this defect only where the case says
-    /// so, with [`equal_or_defect`](crate::check::equal_or_defect); any other deviation from the claim is a
-    /// failure.
+    /// so, with [`equal_or_defect`](crate::check::equal_or_defect); any other violation is a failure.
     pub known_defect: Option<Defect>,
     /// The source file of the declaration. It determines the theme.
     pub file: &'static str,
@@ -155,9 +154,9 @@ pub fn find(name: &str) -> Option<&'static Case> {
 /// }
 /// ```
 ///
-/// After the source, `, since "7.2"` (where the needs do not say it) and `, known_defect "7.1 to 7.3: what
-/// happens"` (or `rare_defect`, if it occurs only by chance) may follow, and after that `, fixed "7.3.4"`,
-/// the first kernel on which the defect was not observed.
+/// Optional fields may follow the source: `, since "7.2"` (where the needs do not say it), then
+/// `, known_defect "7.1 to 7.3: what happens"` (or `rare_defect`, if it occurs only by chance), then
+/// `, fixed "7.3.4"`, the first kernel on which the defect was not observed.
 #[macro_export]
 macro_rules! case {
     (

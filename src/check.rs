@@ -54,7 +54,7 @@ impl Failure {
         Failure { kind, message: message.into(), at }
     }
 
-    /// Creates a failure of the kernel to do what the claim says.
+    /// Creates a failure that blames the kernel: it did not do what the claim says.
     #[track_caller]
     pub fn fail(message: impl Into<String>) -> Failure {
         Failure::new(Kind::Fail, message)
@@ -78,7 +78,7 @@ impl Failure {
         Failure::new(Kind::Broken, message)
     }
 
-    /// Returns the failure with an overlong message truncated.
+    /// Returns the failure, with its message truncated if it is too long.
     pub(crate) fn of_bearable_length(mut self) -> Failure {
         const LONGEST: usize = 16 * 1024;
         if let Some((at, _)) = self.message.char_indices().nth(LONGEST) {

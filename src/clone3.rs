@@ -464,7 +464,7 @@ pub fn exit_now(code: i32) -> ! {
 /// Ends only the calling thread, where libc's `_exit` would end the thread group. The process ends with its
 /// last thread.
 pub fn exit_thread(code: i32) -> ! {
-    // SAFETY: SYS_exit never returns and touches no user memory (but for a CLEARTID word that is never freed).
+    // SAFETY: SYS_exit never returns and touches no user memory (except a CLEARTID word that is never freed).
     unsafe { libc::syscall(libc::SYS_exit, code) };
     unreachable!("exit(2) returned")
 }

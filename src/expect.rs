@@ -1,6 +1,6 @@
 //! Expectations: the known failures on each kernel, with reasons, so that a run highlights only what is new.
 //!
-//! `docs/expectations.md` has the format and an example.
+//! `docs/expectations.md` describes the format, with an example.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;

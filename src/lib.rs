@@ -1,13 +1,15 @@
-//! What conformance cases for the process-lifecycle flags of [`clone3(2)`] are written in.
+//! The library with which the conformance test cases for the process-lifecycle flags of [`clone3(2)`] are
+//! written.
 //!
-//! Linux 7.1 added `CLONE_AUTOREAP` (a child that never becomes a zombie), `CLONE_NNP` (no_new_privs from
-//! birth) and `CLONE_PIDFD_AUTOKILL` (SIGKILL when the last reference to clone3's own pidfd goes away). This
-//! library has the system-call layer that no published crate has yet ([`abi`], [`clone3`], [`pidfd`]), the
-//! waiting primitives that need no sleep ([`wait`], [`kit`]), assertions that say what they expected
-//! ([`check`]), and the [`sandbox`] in which every case runs in a process tree of its own.
+//! Linux 7.1 added `CLONE_AUTOREAP` (a child that never becomes a zombie), `CLONE_NNP` (a child that starts
+//! with no_new_privs set) and `CLONE_PIDFD_AUTOKILL` (SIGKILL when the last reference to the pidfd that
+//! clone3 returned is dropped). This library contains the system call layer that no published crate has yet
+//! ([`abi`], [`clone3`], [`pidfd`]), wait primitives that need no sleep ([`wait`], [`kit`]), assertions that
+//! report what they expected ([`check`]), and the [`sandbox`], which runs every test case in its own process
+//! tree.
 //!
-//! The arrows go one way: the runner knows the cases, the cases know this library, and the library knows no
-//! case. All `unsafe` code of the project is in here.
+//! Dependencies go one way: the runner depends on the cases, the cases depend on this library, and the
+//! library depends on no case. All `unsafe` code of the project is in this library.
 //!
 //! [`clone3(2)`]: https://man7.org/linux/man-pages/man2/clone.2.html
 

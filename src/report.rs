@@ -15,7 +15,7 @@ use crate::need::{Need, Unmet};
 use crate::probe::Probe;
 use crate::sandbox::Outcome;
 
-/// The version of the format. It changes when a reader of the old format would misread the new one.
+/// The version of the format. It is incremented when a reader of the old format would misread the new one.
 pub const SCHEMA: u32 = 1;
 
 /// What a run of one case says.

@@ -1,4 +1,4 @@
-//! Wait calls for children, and a search for zombies that really finds them.
+//! Wait calls for children, and a search for zombies that also sees clone children.
 //!
 //! A child cloned with exit_signal 0 is a "clone child": `waitpid(pid, …, 0)` never sees it, alive or dead,
 //! so ECHILD from that call proves nothing. Everything here passes `__WALL`. See `wait(2)`.

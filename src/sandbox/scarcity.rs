@@ -26,7 +26,7 @@ const FILES: u64 = 256;
 const MEMORY: usize = 64 << 20;
 
 /// How long a reading taken before one case is also used for the next ones. A reading before each case would
-/// cost a third of a fork.
+/// cost a third of the time of a fork.
 const FRESH: Duration = Duration::from_secs(1);
 
 /// The state before a case, or shortly before.
