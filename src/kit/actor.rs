@@ -1,7 +1,6 @@
-//! A process that does as it is told: one instruction at a time, each answered when it is done.
+//! A process that executes instructions one at a time and answers each when it is done.
 //!
-//! So a case keeps the order of events in its own hands, while somebody else (a tracer, the init of a pid
-//! namespace) brings them about.
+//! It lets a case control the order of events that another process (a tracer, the init of a pid namespace) causes.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -12,14 +11,14 @@ use crate::kit::Channel;
 use crate::kit::process::lose_patience_first;
 use crate::wait::Status;
 
-/// What an actor is told.
+/// A message to an actor.
 #[derive(Debug, Serialize, Deserialize)]
 enum Order<I> {
     Do(I),
     Leave,
 }
 
-/// A child that follows instructions.
+/// A child that executes instructions.
 #[derive(Debug)]
 pub struct Actor<I, A> {
     child: Child,
@@ -28,8 +27,8 @@ pub struct Actor<I, A> {
 }
 
 impl<I: Serialize + DeserializeOwned, A: Serialize + DeserializeOwned> Actor<I, A> {
-    /// A child made by `call` that does each instruction through `act`. It exits with 0 when it is dismissed,
-    /// and when the process that instructs it is gone.
+    /// Makes a child by `call` that executes each instruction with `act`. It exits with 0 when it is dismissed, or when the
+    /// process that instructs it is gone.
     #[track_caller]
     pub fn spawn(call: &Clone3, mut act: impl FnMut(I) -> Result<A>) -> Result<Actor<I, A>> {
         let (instructions, answers) = (Channel::<Order<I>>::new()?, Channel::<Result<A>>::new()?);
@@ -45,14 +44,14 @@ impl<I: Serialize + DeserializeOwned, A: Serialize + DeserializeOwned> Actor<I, 
         Ok(Actor { child, instructions, answers })
     }
 
-    /// Has one thing done, and gives the answer. A failure over there is a failure here.
+    /// Sends one instruction and returns the answer. A failure in the actor is returned as a failure here.
     #[track_caller]
     pub fn ask(&self, instruction: I) -> Result<A> {
         self.tell(instruction)?;
         self.answer()
     }
 
-    /// Gives an instruction without waiting for the answer.
+    /// Sends an instruction without waiting for the answer.
     #[track_caller]
     pub fn tell(&self, instruction: I) -> Result {
         self.instructions.send(&Order::Do(instruction))
@@ -64,18 +63,18 @@ impl<I: Serialize + DeserializeOwned, A: Serialize + DeserializeOwned> Actor<I, 
         self.answers.recv_from(&self.child).context(format_args!("process {}", self.child.pid()))?
     }
 
-    /// Its child, for a look at its pid or a signal.
+    /// Returns the child, for its pid or to send it a signal.
     pub fn child(&self) -> &Child {
         &self.child
     }
 
-    /// Lets it exit, and gives the child for the caller to wait for.
+    /// Lets the actor exit, and returns the child for the caller to wait for.
     pub fn let_go(self) -> Result<Child> {
         self.instructions.send(&Order::Leave)?;
         Ok(self.child)
     }
 
-    /// Lets it exit, and waits until it is gone.
+    /// Lets the actor exit, and waits until it is gone.
     #[track_caller]
     pub fn dismiss(self) -> Result {
         self.let_go()?.ends_with(Status::exited(0))

@@ -1,4 +1,4 @@
-//! Values from a child to its parent, over a pipe.
+//! A pipe that carries values from a child to its parent.
 
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
@@ -16,40 +16,40 @@ use crate::kit::process::own_pid;
 use crate::kit::silence;
 use crate::sandbox;
 
-/// A pipe made before a child, through which the child says something to its parent.
+/// A pipe that is made before a child, and through which the child sends values to its parent.
 ///
-/// The first [`recv`](Channel::recv) closes the receiver's copy of the sending end, so that the death of all
-/// senders is seen as the end of the stream.
+/// The first [`recv`](Channel::recv) closes the receiver's copy of the sending end, so that the receiver sees the end of
+/// the stream when all senders are dead.
 #[derive(Debug)]
 pub struct Channel<T> {
     from: OwnedFd,
-    /// What was read behind the last value: a pipe gives what there is, not what was written at once.
+    /// Bytes read beyond the last value: a read may return more than one write.
     ahead: Mutex<Vec<u8>>,
     to: Mutex<Option<OwnedFd>>,
     value: PhantomData<fn(T) -> T>,
 }
 
 impl<T: Serialize + DeserializeOwned> Channel<T> {
-    /// A new one. Make it before the child.
+    /// Makes a channel. Call this before the child is made.
     pub fn new() -> Result<Channel<T>> {
         let (from, to) = pipe_with(PipeFlags::CLOEXEC)?;
         Ok(Channel::of(from, to))
     }
 
-    /// The sending end, for a helper that inherits it and [adopts](Channel::adopt) it.
+    /// Returns the sending end, for a helper that inherits it and [adopts](Channel::adopt) it.
     pub fn sending_end(&self) -> Result<RawFd> {
         let to = self.sender();
         let to = to.as_ref().ok_or_else(|| Failure::broken("the sending end of a channel is closed"))?;
         Ok(to.as_raw_fd())
     }
 
-    /// In a helper: the channel of which this is the sending end. It can only send.
+    /// In a helper: makes a channel from its sending end. It can only send.
     pub fn adopt(to: OwnedFd) -> Result<Channel<T>> {
         let (from, _) = pipe_with(PipeFlags::CLOEXEC)?;
         Ok(Channel::of(from, to))
     }
 
-    /// The channel of which this is the receiving end, and whose senders are somewhere else.
+    /// Makes a channel from its receiving end, with the senders in other processes.
     pub fn receiving(from: OwnedFd) -> Channel<T> {
         Channel { from, ahead: Mutex::default(), to: Mutex::new(None), value: PhantomData }
     }
@@ -62,7 +62,7 @@ impl<T: Serialize + DeserializeOwned> Channel<T> {
         self.to.lock().unwrap_or_else(|poison| poison.into_inner())
     }
 
-    /// Sends a value: one write of one line.
+    /// Sends a value as one line, in one write.
     pub fn send(&self, value: &T) -> Result {
         let mut line = serde_json::to_vec(value).map_err(|error| Failure::broken(error.to_string()))?;
         line.push(b'\n');
@@ -71,7 +71,7 @@ impl<T: Serialize + DeserializeOwned> Channel<T> {
         write_all(to, &line)
     }
 
-    /// Blocks until the next value from this child of the caller's. Should that end before, the error says how.
+    /// Blocks until the next value from this child of the caller. If the child ends first, the error says how.
     #[track_caller]
     pub fn recv_from(&self, child: &Child) -> Result<T> {
         match self.try_recv()? {
@@ -80,7 +80,7 @@ impl<T: Serialize + DeserializeOwned> Channel<T> {
         }
     }
 
-    /// Blocks until the next value; an error if all senders are gone, of whom the caller is not the parent.
+    /// Blocks until the next value; an error if all senders are gone. For senders that are not children of the caller.
     #[track_caller]
     pub fn recv(&self) -> Result<T> {
         match self.try_recv()? {
@@ -89,7 +89,7 @@ impl<T: Serialize + DeserializeOwned> Channel<T> {
         }
     }
 
-    /// Blocks until the next value; `None` if all senders are gone.
+    /// Blocks until the next value; returns `None` if all senders are gone.
     #[track_caller]
     pub fn try_recv(&self) -> Result<Option<T>> {
         self.sender().take();
@@ -116,7 +116,7 @@ fn ended_without_report() -> Failure {
     Failure::broken("the child ended without the report that it was to send")
 }
 
-/// Writes all of it.
+/// Writes all bytes.
 pub(super) fn write_all(to: &OwnedFd, mut bytes: &[u8]) -> Result {
     while !bytes.is_empty() {
         bytes = &bytes[rustix::io::write(to, bytes)?..];
@@ -124,14 +124,14 @@ pub(super) fn write_all(to: &OwnedFd, mut bytes: &[u8]) -> Result {
     Ok(())
 }
 
-/// Blocks until there is a byte, within the patience of the case; `None` at the end of the stream.
+/// Blocks until a byte arrives, at most until the time limit of the case; returns `None` at the end of the stream.
 #[track_caller]
 pub fn read_byte(from: &impl AsFd) -> Result<Option<u8>> {
     let mut byte = [0];
     Ok((read_some(from, &mut byte)? > 0).then_some(byte[0]))
 }
 
-/// Blocks until there is something to read, within the patience of the case; 0 at the end of the stream.
+/// Blocks until there is something to read, at most until the time limit of the case; returns 0 at the end of the stream.
 #[track_caller]
 fn read_some(from: &impl AsFd, buffer: &mut [u8]) -> Result<usize> {
     loop {

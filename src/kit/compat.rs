@@ -1,6 +1,6 @@
-//! System calls as a 32-bit program makes them, with the numbers of i386.
+//! System calls as a 32-bit program makes them, with the system call numbers of i386.
 //!
-//! The arguments are 32 bits wide, so memory that is handed over lies below 4 GiB.
+//! The arguments are 32 bits wide, so memory that is passed to the kernel must be below 4 GiB.
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
@@ -21,11 +21,11 @@ const SYS_GETPID: u32 = 20;
 const SYS_IOCTL: u32 = 54;
 const SYS_CLONE3: u32 = 435;
 
-/// `blocked` unless this kernel takes system calls from 32-bit programs.
+/// Returns `blocked` unless this kernel accepts system calls of 32-bit programs.
 #[track_caller]
 pub fn required() -> Result {
     let works = || {
-        // Where the gate is shut, entering it is a crash: not one to dump core of.
+        // If the kernel disables the 32-bit entry, this crashes; do not dump core then.
         let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
         // SAFETY: getpid has no arguments.
         let pid = unsafe { arch::call_as_32_bit(SYS_GETPID, [0; 3]) };
@@ -41,17 +41,17 @@ pub fn required() -> Result {
     Err(Failure::blocked(arch::NEEDED_FOR_32_BIT))
 }
 
-/// What the call reads and writes, where 32 bits can point.
+/// The memory that the call reads and writes, at addresses that fit in 32 bits.
 #[repr(C)]
 struct Low {
     args: CloneArgs,
     pidfd: i32,
 }
 
-/// `clone3(2)` with these flags and `CLONE_PIDFD`. The child runs `body` and exits with what it returns.
+/// Calls `clone3(2)` with these flags and `CLONE_PIDFD`. The child runs `body` and exits with the result.
 ///
 /// # Errors
-/// The outer one is the suite's, the inner one the kernel's answer.
+/// The outer error is one of the suite, the inner one is the kernel's.
 pub fn clone3(
     flags: Flags,
     exit_signal: u64,
@@ -61,7 +61,7 @@ pub fn clone3(
     let flags = flags | Flags::PIDFD;
     assert!(!flags.contains(Flags::CLONE_VM), "a child that shares memory needs a stack of its own");
     assert!(!flags.contains(Flags::CLONE_SETTLS), "a body needs the thread-local storage that it knows");
-    // SAFETY: only makes addresses, within a mapping that is page-aligned and large enough.
+    // SAFETY: this only computes addresses, within a mapping that is page-aligned and large enough.
     let (args, pidfd) = unsafe { (&raw mut (*low).args, &raw mut (*low).pidfd) };
     // SAFETY: both are aligned and writable, and nothing else refers to them. The child works on a copy.
     let pid = unsafe {
@@ -86,27 +86,27 @@ pub fn clone3(
     if pidfd < 0 {
         return Err(Failure::fail(format!("32-bit clone3({flags}): {pid}, and no pidfd was written")));
     }
-    // SAFETY: on success the kernel wrote a new descriptor that nobody else owns.
+    // SAFETY: on success the kernel wrote a new descriptor that nothing else owns.
     Ok(Ok((pid, Pidfd::from(unsafe { fds::adopt(pidfd) }))))
 }
 
-/// `close(2)`.
+/// Calls `close(2)`.
 pub fn close(fd: impl Into<OwnedFd>) -> std::result::Result<(), Errno> {
     let fd: RawFd = std::os::fd::IntoRawFd::into_raw_fd(fd.into());
-    // SAFETY: the descriptor was owned, and is given up here.
+    // SAFETY: the descriptor was owned, and ownership is given up here.
     let closed = unsafe { arch::call_as_32_bit(SYS_CLOSE, [fd as u32, 0, 0]) };
     note!("32-bit close({fd}) = {closed}");
     if closed < 0 { Err(Errno::from_raw(-closed)) } else { Ok(()) }
 }
 
-/// `PIDFD_GET_INFO`.
+/// Calls `PIDFD_GET_INFO`.
 ///
 /// # Errors
-/// The outer one is the suite's, the inner one the kernel's answer.
+/// The outer error is one of the suite, the inner one is the kernel's.
 pub fn info(pidfd: &Pidfd, request: InfoMask) -> Result<std::result::Result<PidfdInfo, Errno>> {
     let info = low::<PidfdInfo>()?;
     let number = abi::pidfd_get_info_request(size_of::<PidfdInfo>());
-    // SAFETY: `info` is a live structure of exactly the size that the request number states, and nobody else knows of it.
+    // SAFETY: `info` is a live structure of exactly the size in the request number, and nothing else refers to it.
     unsafe {
         info.write(PidfdInfo { mask: request.bits(), ..PidfdInfo::default() });
         let done = arch::call_as_32_bit(SYS_IOCTL, [pidfd.as_raw_fd() as u32, number, info as u32]);
@@ -115,7 +115,7 @@ pub fn info(pidfd: &Pidfd, request: InfoMask) -> Result<std::result::Result<Pidf
     }
 }
 
-/// Memory for a value, where 32 bits can point. It is zero, and there as long as the process.
+/// Maps zeroed memory for a value at an address that fits in 32 bits. It is never unmapped.
 fn low<T>() -> Result<*mut T> {
     let access = ProtFlags::READ | ProtFlags::WRITE;
     let low_map = MapFlags::PRIVATE | arch::LOW_MEMORY;

@@ -1,10 +1,9 @@
-//! PING: an exact oracle for "alive" and "dead", without a timeout.
+//! Ping: an exact test of whether a child is alive, without a timeout.
 //!
-//! The child echoes bytes between two pipes of which the parent keeps only its own ends. A byte that comes
-//! back says "alive"; the end of the stream says "dead". It is exact for auto-kill because the kernel queues
-//! SIGKILL before close(2) returns, so a doomed child never runs another instruction of its own. It is not
-//! valid where the last reference goes away asynchronously (io_uring, UNIX garbage collection): wait for
-//! POLLHUP there.
+//! The child echoes bytes between two pipes, of which the parent keeps only its own ends. If a byte comes back, the child
+//! is alive; at the end of the stream, it is dead. This is exact for auto-kill, because the kernel queues SIGKILL before
+//! close(2) returns, so the killed child never executes another instruction in user mode. It is not valid where the last
+//! reference is dropped asynchronously (io_uring, UNIX garbage collection): wait for POLLHUP there.
 
 use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
@@ -19,7 +18,7 @@ use crate::kit::helper::{self, Command};
 use crate::kit::process::spawn_once_free;
 use crate::{note, procfs};
 
-/// What a ping found.
+/// The result of a ping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pulse {
     /// The child answered.
@@ -35,24 +34,24 @@ pub struct Line {
     from: OwnedFd,
 }
 
-/// The child's ends.
+/// The child's ends of the pipes.
 #[derive(Debug)]
 pub struct Echoer {
     from: OwnedFd,
     to: OwnedFd,
 }
 
-/// A pair of pipes, made before the child.
+/// Makes the two pipes. Call this before the child is made.
 pub fn line() -> Result<(Line, Echoer)> {
     let (from_parent, to_child) = pipe_with(PipeFlags::CLOEXEC)?;
     let (from_child, to_parent) = pipe_with(PipeFlags::CLOEXEC)?;
     Ok((Line { to: to_child, from: from_child }, Echoer { from: from_parent, to: to_parent }))
 }
 
-/// In a freshly forked child: closes its copies of descriptors of the parent's.
+/// In a freshly forked child: closes its copies of the parent's descriptors.
 fn close_copies(fds: [&OwnedFd; 2]) {
     for fd in fds {
-        // SAFETY: this copy of the descriptor belongs to the child, which never uses or drops its owner.
+        // SAFETY: this copy of the descriptor belongs to the child, which never uses or drops its `OwnedFd`.
         unsafe { rustix::io::close(fd.as_raw_fd()) };
     }
 }
@@ -63,7 +62,7 @@ impl Line {
         close_copies([&self.to, &self.from]);
     }
 
-    /// The process `pid` at the other end must be found like this.
+    /// Fails unless a ping finds the process `pid` at the other end as expected.
     #[track_caller]
     fn is(&self, expected: Pulse, pid: i32, when: &str) -> Result {
         let got = self.ping().map_err(|failure| {
@@ -77,13 +76,13 @@ impl Line {
         check::equal(format_args!("child {pid} {when} ({now})"), got, expected)
     }
 
-    /// The process `pid` at the other end must answer.
+    /// Fails unless the process `pid` at the other end answers.
     #[track_caller]
     pub fn is_alive(&self, pid: i32, when: &str) -> Result {
         self.is(Pulse::Alive, pid, when)
     }
 
-    /// The process `pid` at the other end must be dead: it must not answer once more.
+    /// Fails unless the process `pid` at the other end is dead; it must not answer even once more.
     #[track_caller]
     pub fn is_dead(&self, pid: i32, when: &str) -> Result {
         self.is(Pulse::Dead, pid, when)
@@ -103,12 +102,12 @@ impl Line {
 }
 
 impl Echoer {
-    /// In a process that made the echoing child: closes its copies of the child's ends.
+    /// In the process that made the echoing child: closes its copies of the child's ends.
     pub fn close_in_child(&self) {
         close_copies([&self.from, &self.to]);
     }
 
-    /// Echoes until the parent closes its end. Two system calls a round, safe after any clone.
+    /// Echoes until the parent closes its end. Makes two system calls per round; safe after any clone.
     pub fn serve(&self) -> i32 {
         let mut byte = [0_u8; 1];
         while rustix::io::read(&self.from, &mut byte) == Ok(1) {
@@ -119,12 +118,12 @@ impl Echoer {
         0
     }
 
-    /// The echoer whose descriptors a helper inherited.
+    /// Makes an echoer from descriptors that a helper inherited.
     pub fn adopt(from: OwnedFd, to: OwnedFd) -> Echoer {
         Echoer { from, to }
     }
 
-    /// The descriptors, for a helper that is to inherit them through exec: input, output.
+    /// Returns the descriptors (input, output), for a helper that inherits them through exec.
     pub fn into_fds(self) -> (OwnedFd, OwnedFd) {
         (self.from, self.to)
     }
@@ -138,17 +137,17 @@ pub struct Echo {
 }
 
 impl Echo {
-    /// Makes one, and proves that it answers.
+    /// Makes an echoing child and checks that it answers.
     #[track_caller]
     pub fn spawn(call: &Clone3) -> Result<Echo> {
         Echo::serving(call, Echoer::serve)
     }
 
-    /// Makes one that first runs `prepare` (which must succeed), and proves that it answers. The call may ask for
-    /// the pid of a process that is just gone.
+    /// Makes an echoing child that first runs `prepare` (which must succeed), and checks that it answers. The call may ask
+    /// for the pid of a process that has only just been reaped.
     ///
     /// # Errors
-    /// That of `prepare`, if it fails.
+    /// The error of `prepare`, if it fails.
     #[track_caller]
     pub fn prepared(call: &Clone3, mut prepare: impl FnMut() -> Result) -> Result<Echo> {
         let told = Channel::new()?;
@@ -163,7 +162,7 @@ impl Echo {
     fn serving(call: &Clone3, mut serve: impl FnMut(&Echoer) -> i32) -> Result<Echo> {
         let (line, echoer) = line()?;
         let child = spawn_once_free(call, || {
-            // A copy of the parent's end here would hide the parent's death, and the child's own.
+            // A copy of the parent's end here would hide the death of the parent and of the child itself.
             line.close_in_child();
             serve(&echoer)
         })?;
@@ -173,16 +172,16 @@ impl Echo {
         Ok(echo)
     }
 
-    /// Makes one that execs first, and proves that it answers from the new program.
+    /// Makes an echoing child that execs first, and checks that the new program answers.
     #[track_caller]
     pub fn execed(call: &Clone3) -> Result<Echo> {
         Echo::execed_from(call, helper::program()?, || Ok(()))
     }
 
-    /// As [`Echo::execed`], from this copy of this program, after running `prepare` (which must succeed).
+    /// Like [`Echo::execed`], but execs this copy of the program, after running `prepare` (which must succeed).
     ///
     /// # Errors
-    /// That of `prepare`, or of the exec, if it fails.
+    /// The error of `prepare` or of the exec, if it fails.
     #[track_caller]
     pub fn execed_from(
         call: &Clone3,
@@ -201,23 +200,23 @@ impl Echo {
         Ok(echo)
     }
 
-    /// The child alone; without a line it ends by itself.
+    /// Returns the child only. Dropping its line makes it exit.
     pub fn into_child(self) -> Child {
         self.child
     }
 
-    /// The child, and the line to it.
+    /// Returns the child and its line.
     pub fn into_parts(self) -> (Child, Line) {
         (self.child, self.line)
     }
 
-    /// The child must answer.
+    /// Fails unless the child answers.
     #[track_caller]
     pub fn is_alive(&self, when: &str) -> Result {
         self.line.is_alive(self.child.pid(), when)
     }
 
-    /// The child must be dead: it must not answer once more.
+    /// Fails unless the child is dead; it must not answer even once more.
     #[track_caller]
     pub fn is_dead(&self, when: &str) -> Result {
         self.line.is_dead(self.child.pid(), when)
@@ -238,15 +237,15 @@ impl DerefMut for Echo {
     }
 }
 
-/// In a child that cannot do what it was made for: tells its parent, and gives the exit status.
+/// In a child that cannot do its work: sends the failure to the parent and returns the exit status.
 fn tell(parent: &Channel<Failure>, failure: &Failure) -> i32 {
     note!("in the child: {}", failure.message);
-    // Without it the parent sees no more than that the child is dead.
+    // If this fails, the parent sees only that the child is dead.
     let _ = parent.send(failure);
     98
 }
 
-/// Why the child is dead: what it told, if it did.
+/// Returns the failure that the child sent, or `dead` if it sent none.
 fn why(child: &Channel<Failure>, dead: Failure) -> Failure {
     child.try_recv().ok().flatten().unwrap_or(dead)
 }

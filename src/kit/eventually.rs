@@ -1,4 +1,4 @@
-//! What the kernel does at leisure, and tells nobody when it is done.
+//! Polling for what the kernel does asynchronously without a notification.
 
 use std::time::{Duration, Instant};
 
@@ -6,11 +6,11 @@ use nix::poll::{PollTimeout, poll};
 
 use crate::check::Result;
 
-/// Milliseconds between two looks, of which each may be a fork.
+/// Milliseconds between two polls, each of which may be a fork.
 const PAUSE: u8 = 3;
 
-/// Looks again and again until there is an answer; `None` when `patience` has passed without. Where anything can be waited for, wait
-/// for that.
+/// Calls `look` repeatedly until it returns a value; returns `None` if `patience` passes without one. If there is an event
+/// to wait for, wait for that instead.
 pub fn eventually<T>(patience: Duration, mut look: impl FnMut() -> Result<Option<T>>) -> Result<Option<T>> {
     let start = Instant::now();
     loop {

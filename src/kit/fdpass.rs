@@ -1,4 +1,4 @@
-//! Descriptors over UNIX sockets (`SCM_RIGHTS`).
+//! Passing descriptors over UNIX sockets (`SCM_RIGHTS`).
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -17,12 +17,12 @@ use crate::kit::fds;
 use crate::pidfd::Pidfd;
 use crate::sandbox;
 
-/// Sends one descriptor, along with one byte.
+/// Sends one descriptor with one byte.
 pub fn send(socket: impl AsFd, fd: impl AsFd) -> Result {
     Ok(try_send(socket, fd)?)
 }
 
-/// As [`send`], where whether it may be sent is the question.
+/// Like [`send`], for tests of whether the descriptor may be sent; returns the errno.
 pub fn try_send(socket: impl AsFd, fd: impl AsFd) -> std::result::Result<(), Errno> {
     let fds = [fd.as_fd()];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -39,7 +39,7 @@ pub fn receive(socket: impl AsFd) -> Result<OwnedFd> {
     receive_with(socket, RecvFlags::CMSG_CLOEXEC)
 }
 
-/// Receives one descriptor with these flags; `RecvFlags::PEEK` leaves the message where it is.
+/// Receives one descriptor with these flags; `RecvFlags::PEEK` leaves the message in the queue.
 pub fn receive_with(socket: impl AsFd, flags: RecvFlags) -> Result<OwnedFd> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -54,21 +54,20 @@ pub fn receive_with(socket: impl AsFd, flags: RecvFlags) -> Result<OwnedFd> {
         .ok_or_else(|| Failure::broken("no descriptor came over the socket"))
 }
 
-/// A connected pair of stream sockets.
+/// Makes a connected pair of stream sockets.
 ///
-/// Make it *after* an auto-kill child: a child that inherits a socket in which its own pidfd is in flight keeps
-/// itself alive.
+/// Make it *after* an auto-kill child: a child that inherits a socket with its own pidfd in flight keeps itself alive.
 pub fn pair() -> Result<(UnixStream, UnixStream)> {
     Ok(UnixStream::pair()?)
 }
 
-/// A connected pair of datagram sockets. Make it after an auto-kill child, as [`pair`].
+/// Makes a connected pair of datagram sockets. Make it after an auto-kill child, as for [`pair`].
 pub fn datagram_pair() -> Result<(UnixDatagram, UnixDatagram)> {
     Ok(UnixDatagram::pair()?)
 }
 
-/// Receives the byte that came with a descriptor, with no room for the descriptor itself. Gives whether the
-/// kernel says that control data was cut off (`MSG_CTRUNC`).
+/// Receives the byte that came with a descriptor, without buffer space for the descriptor. Returns whether the kernel
+/// reports truncated control data (`MSG_CTRUNC`).
 pub fn receive_without_room(socket: impl AsFd) -> Result<bool> {
     let mut byte = [0];
     let mut none = RecvAncillaryBuffer::default();
@@ -80,13 +79,13 @@ pub fn receive_without_room(socket: impl AsFd) -> Result<bool> {
 const SO_PASSPIDFD: libc::c_int = 76;
 const SCM_PIDFD: libc::c_int = 4;
 
-/// Has every message that this socket receives from now on come with a pidfd of its sender.
+/// Makes every message that this socket receives from now on carry a pidfd of its sender.
 ///
 /// # Errors
-/// `unsupported` where the kernel knows nothing of it.
+/// `unsupported` if the kernel has no `SO_PASSPIDFD`.
 pub fn ask_for_pidfds(socket: impl AsFd) -> Result {
     let (fd, on) = (socket.as_fd().as_raw_fd(), 1_i32);
-    // SAFETY: the option's value is a live int of the size that is stated.
+    // SAFETY: the option's value is a live int of the given size.
     let set = unsafe {
         libc::setsockopt(fd, libc::SOL_SOCKET, SO_PASSPIDFD, (&raw const on).cast(), size_of::<i32>() as u32)
     };
@@ -96,11 +95,11 @@ pub fn ask_for_pidfds(socket: impl AsFd) -> Result {
     }
 }
 
-/// Receives a byte from a socket that [asked](ask_for_pidfds), and gives the pidfd that came with it.
+/// Receives a byte from a socket that [asked](ask_for_pidfds), and returns the pidfd that came with it.
 pub fn receive_pidfd(socket: impl AsFd) -> Result<OwnedFd> {
     let mut byte = [0_u8; 1];
     let mut data = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: byte.len() };
-    // Words, as control messages are aligned to them.
+    // An array of words, because control messages are word-aligned.
     let mut control = [0_usize; 8];
     // SAFETY: plain data for which all zeroes is a valid value.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
@@ -108,10 +107,10 @@ pub fn receive_pidfd(socket: impl AsFd) -> Result<OwnedFd> {
     message.msg_iovlen = 1;
     message.msg_control = control.as_mut_ptr().cast();
     message.msg_controllen = size_of_val(&control);
-    // SAFETY: the message points to live buffers of the sizes that it states.
+    // SAFETY: the message points to live buffers of the given sizes.
     let got = unsafe { libc::recvmsg(socket.as_fd().as_raw_fd(), &mut message, libc::MSG_CMSG_CLOEXEC) };
     Errno::result(got)?;
-    // SAFETY: recvmsg left a valid message, whose control part the macros walk.
+    // SAFETY: recvmsg left a valid message, whose control data the macros walk.
     let header = unsafe { libc::CMSG_FIRSTHDR(&message).as_ref() };
     let Some(one) = header.filter(|one| (one.cmsg_level, one.cmsg_type) == (libc::SOL_SOCKET, SCM_PIDFD))
     else {
@@ -123,14 +122,14 @@ pub fn receive_pidfd(socket: impl AsFd) -> Result<OwnedFd> {
         let errno = Named(Errno::from_raw(-number));
         return Err(Failure::fail(format!("SCM_PIDFD of the message: expected a descriptor, got {errno}")));
     }
-    // SAFETY: the kernel has just made the descriptor, for whoever receives the message.
+    // SAFETY: the kernel has just created the descriptor for the receiver of the message.
     Ok(unsafe { fds::adopt(number) })
 }
 
-/// Has the kernel collect the garbage among UNIX sockets until that reaps the process of this pidfd.
+/// Triggers the garbage collection of UNIX sockets until it has killed the process of this pidfd and the process is reaped.
 ///
-/// Every release of a socket asks for a collection, unless one is under way that may have come too early. No
-/// event says that one has run, so sockets are made and released within the patience of the case.
+/// Every release of a socket requests a collection, except during a running collection, which may have started too early.
+/// No event reports the end of a collection, so this makes and releases sockets until the time limit of the case.
 #[track_caller]
 pub fn collect_garbage_until_reaped(observer: &Pidfd) -> Result {
     while observer.poll_now(PollFlags::empty())? != PollFlags::POLLHUP {

@@ -1,4 +1,4 @@
-//! Descriptor calls that no crate has, or only for a bare number.
+//! Descriptor system calls that no crate provides, or provides only for a bare number.
 
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
@@ -13,59 +13,59 @@ use crate::note;
 /// `fcntl(fd, F_DUPFD_QUERY, other)` (Linux 6.10).
 const F_DUPFD_QUERY: libc::c_int = 1024 + 3;
 
-/// In a forked process: closes its copy of a descriptor of the parent's.
+/// In a forked process: closes its copy of a descriptor of the parent.
 ///
 /// # Safety
-/// The copy of whatever owns that number is neither used nor dropped in this process.
+/// This process must neither use nor drop its copy of the owner of that number.
 pub(crate) unsafe fn close_copy(fd: RawFd) -> Result {
-    // SAFETY: passed on to the caller.
+    // SAFETY: the caller upholds the contract of this function.
     Errno::result(unsafe { libc::close(fd) })?;
     Ok(())
 }
 
-/// `close_range(fd, fd, 0)`.
+/// Calls `close_range(fd, fd, 0)`.
 pub fn close_by_range(fd: impl Into<OwnedFd>) -> std::result::Result<(), Errno> {
-    // SAFETY: the descriptor was owned, and is given up here.
+    // SAFETY: the descriptor was owned, and ownership is given up here.
     unsafe { close_range(fd.into().into_raw_fd(), 0) }
 }
 
-/// `close_range(fd, fd, CLOSE_RANGE_CLOEXEC)`, which closes nothing before an exec.
+/// Calls `close_range(fd, fd, CLOSE_RANGE_CLOEXEC)`, which closes nothing before an exec.
 pub fn mark_by_range(fd: impl AsFd) -> std::result::Result<(), Errno> {
     // SAFETY: the descriptor stays open.
     unsafe { close_range(fd.as_fd().as_raw_fd(), libc::CLOSE_RANGE_CLOEXEC) }
 }
 
-/// `close_range(fd, fd, CLOSE_RANGE_UNSHARE)` in a thread other than the leader: it gets a table of descriptors of its own, in
-/// which the one with this number is closed. Whoever owns it does so in the table that the other threads go on sharing.
+/// Calls `close_range(fd, fd, CLOSE_RANGE_UNSHARE)` in a thread other than the leader: the thread gets its own descriptor
+/// table, in which this descriptor is closed. The owner keeps it in the table that the other threads still share.
 pub fn close_apart_by_range(fd: RawFd) -> std::result::Result<(), Errno> {
     assert_ne!(own_tid(), own_pid(), "the leader would leave its table to the others");
-    // SAFETY: what is closed is a copy, whose owner is in the table of the other threads.
+    // SAFETY: this closes a copy; the owner's descriptor is in the table of the other threads.
     unsafe { close_range(fd, libc::CLOSE_RANGE_UNSHARE) }
 }
 
-/// `close_range(fd, fd, flags)`.
+/// Calls `close_range(fd, fd, flags)`.
 ///
 /// # Safety
-/// What owns the number is neither used nor dropped afterwards, unless the flags leave it open.
+/// The owner of the number must be neither used nor dropped afterwards, unless the flags leave it open.
 unsafe fn close_range(fd: RawFd, flags: u32) -> std::result::Result<(), Errno> {
-    // SAFETY: passed on to the caller.
+    // SAFETY: the caller upholds the contract of this function.
     let done = unsafe { libc::syscall(libc::SYS_close_range, fd, fd, flags) };
     note!("close_range({fd}, {fd}, {flags:#x}) = {done}");
     Errno::result(done).map(drop)
 }
 
-/// `fcntl(fd, F_DUPFD, 0)`.
+/// Calls `fcntl(fd, F_DUPFD, 0)`.
 pub fn dupfd(fd: impl AsFd) -> std::result::Result<OwnedFd, Errno> {
     // SAFETY: no pointers are passed.
     let copy = Errno::result(unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), libc::F_DUPFD, 0) })?;
-    // SAFETY: the kernel has just made it, and nobody else owns it.
+    // SAFETY: the kernel has just created it, and nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
-/// `dup2(fd, fd)`, which does nothing to an open descriptor.
+/// Calls `dup2(fd, fd)`, which does nothing to an open descriptor.
 pub fn dup2_onto_itself(fd: impl AsFd) -> std::result::Result<(), Errno> {
     let fd = fd.as_fd().as_raw_fd();
-    // SAFETY: the descriptor is open and stays what it is.
+    // SAFETY: the descriptor is open and stays open.
     Errno::result(unsafe { libc::dup2(fd, fd) }).map(drop)
 }
 
@@ -74,10 +74,10 @@ pub fn keep_over_exec(fd: impl AsFd) -> Result {
     Ok(rustix::io::fcntl_setfd(fd, FdFlags::empty())?)
 }
 
-/// Whether two descriptors are one open file.
+/// Returns whether two descriptors refer to the same open file description.
 ///
 /// # Errors
-/// `unsupported` where the kernel has no `F_DUPFD_QUERY`.
+/// `unsupported` if the kernel has no `F_DUPFD_QUERY`.
 pub fn are_one_file(one: impl AsFd, other: impl AsFd) -> Result<bool> {
     let (one, other) = (one.as_fd().as_raw_fd(), other.as_fd().as_raw_fd());
     // SAFETY: no pointers are passed.
@@ -87,11 +87,11 @@ pub fn are_one_file(one: impl AsFd, other: impl AsFd) -> Result<bool> {
     }
 }
 
-/// Takes possession of a descriptor that a system call has just returned as a number.
+/// Takes ownership of a descriptor that a system call has just returned as a number.
 ///
 /// # Safety
-/// The number is that of an open descriptor, and nobody else owns it.
+/// The number must be that of an open descriptor that nothing else owns.
 pub(crate) unsafe fn adopt(fd: RawFd) -> OwnedFd {
-    // SAFETY: passed on to the caller.
+    // SAFETY: the caller upholds the contract of this function.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }

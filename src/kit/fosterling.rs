@@ -1,6 +1,6 @@
 //! A child that the init of the whole system has adopted.
 //!
-//! Whatever a case starts is adopted by the case, by its lane or by the init of a pid namespace. So this has a
+//! A process that a case starts is adopted by the case, by its lane or by the init of a pid namespace. So this has a
 //! [program without a subreaper above it](crate::kit::outsider) make the child and exit.
 
 use std::os::unix::net::UnixStream;
@@ -27,15 +27,15 @@ pub struct Fosterling {
 }
 
 impl Fosterling {
-    /// One that clone3 made with `flags`. Once let go it exits with 3.
+    /// Has the helper make a child by clone3 with `flags`. Once let go, the child exits with 3.
     ///
     /// # Errors
-    /// `blocked` where core dumps start no helper, or where pid 1 is not who adopts.
+    /// `blocked` if core dumps start no helper program, or if pid 1 does not adopt the child.
     #[track_caller]
     pub fn made_with(flags: Flags) -> Result<Fosterling> {
         let Outsider { own, line } = outsider::start("foster", &flags.bits().to_string())?;
         let pidfd = fdpass::receive(&line)?;
-        // When the helper is gone, its child has been adopted.
+        // Once the helper is reaped, its child has been reparented.
         own.wait_reaped()?;
         let fosterling = Fosterling { pidfd: Pidfd::from(pidfd), line };
         if fosterling.pidfd.info(InfoMask::PID).err() == Some(Errno::EREMOTE) {
@@ -51,7 +51,7 @@ impl Fosterling {
         }
     }
 
-    /// Lets it come to its end.
+    /// Lets it exit.
     pub fn let_go(&self) -> Result {
         rustix::io::write(&self.line, b"g")?;
         Ok(())

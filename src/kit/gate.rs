@@ -1,4 +1,4 @@
-//! A gate that holds a child until its parent opens it.
+//! A gate that blocks a child until its parent opens it.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -8,9 +8,9 @@ use crate::check::{self, Failure, Result};
 use crate::pidfd::Pidfd;
 use crate::{note, sandbox};
 
-/// Made before the child; the child [waits](Gate::wait) at it, the parent [opens](Gate::open) it.
+/// A gate, made before the child: the child [waits](Gate::wait) at it, the parent [opens](Gate::open) it.
 ///
-/// Opening is a byte, not a close: forked siblings that inherited the pipe cannot keep the gate shut.
+/// A byte opens the gate, not a close, so forked siblings that inherited the pipe cannot keep it shut.
 #[derive(Debug)]
 pub struct Gate {
     inner: OwnedFd,
@@ -18,19 +18,19 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// A closed gate.
+    /// Makes a closed gate.
     pub fn new() -> Result<Gate> {
         let (inner, outer) = pipe_with(PipeFlags::CLOEXEC)?;
         Ok(Gate { inner, outer })
     }
 
-    /// Blocks until the gate opens. One system call, safe in any thread and after any clone.
+    /// Blocks until the gate opens. Makes one system call; safe in any thread and after any clone.
     pub fn wait(&self) {
         let mut byte = [0_u8; 1];
         while rustix::io::read(&self.inner, &mut byte) == Err(rustix::io::Errno::INTR) {}
     }
 
-    /// As [`Gate::wait`], for the word of a process that may be dead by mistake: that is a failure then.
+    /// Like [`Gate::wait`], for a gate that another process opens. Fails if that process ends first.
     #[track_caller]
     pub fn wait_for(&self, process: &Pidfd) -> Result {
         use nix::poll::{PollFd, PollFlags, poll};
@@ -51,7 +51,7 @@ impl Gate {
         }
     }
 
-    /// As [`Gate::wait`], but looks all the time and so goes on at once.
+    /// Like [`Gate::wait`], but polls in a busy loop, so that the caller continues without having to be woken.
     pub fn wait_awake(&self) {
         use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
         let closed = || {
@@ -64,12 +64,12 @@ impl Gate {
         self.wait();
     }
 
-    /// The end at which one waits, for a helper that inherits it: it goes on after reading a byte.
+    /// Returns the end to wait at, for a helper that inherits it and reads a byte.
     pub fn waiting_end(&self) -> BorrowedFd<'_> {
         self.inner.as_fd()
     }
 
-    /// The end from which the gate is opened, for a helper that inherits it and writes a byte.
+    /// Returns the end that opens the gate, for a helper that inherits it and writes a byte.
     pub fn opening_end(&self) -> BorrowedFd<'_> {
         self.outer.as_fd()
     }
@@ -88,7 +88,7 @@ mod tests {
     use crate::abi::Flags;
     use crate::clone3::Clone3;
 
-    /// What comes of waiting for a child that does this.
+    /// Returns the result of waiting for a child that runs `open`.
     fn waited_for(open: fn(&Gate) -> i32) -> Result {
         let gate = Gate::new()?;
         let child = Clone3::fork().with(Flags::PIDFD).spawn(|| open(&gate))?;

@@ -1,4 +1,4 @@
-//! A child of a child, whose parent ends when it is told to.
+//! A grandchild of the case, whose parent exits when it is told to.
 
 use crate::check::Result;
 use crate::clone3::Clone3;
@@ -10,20 +10,20 @@ use crate::pidfd::Pidfd;
 pub struct Grandchild {
     /// Its pid.
     pub pid: i32,
-    /// The pidfd that clone3 returned to its parent, who has closed its own copy.
+    /// The pidfd that clone3 returned to its parent, which has closed its own copy.
     pub pidfd: Pidfd,
     gate: Gate,
     parent: Actor<(), i32>,
 }
 
 impl Grandchild {
-    /// One made by `call` that anybody may trace, and that once let go exits with `code`.
+    /// Makes a grandchild by `call` that any process may trace and that exits with `code` once let go.
     #[track_caller]
     pub fn traceable(call: &Clone3, code: i32) -> Result<Grandchild> {
         Grandchild::prepared(&Clone3::fork(), call, code, tracer::let_anyone_trace_me)
     }
 
-    /// One made by `call`, whose parent was made by a call of its own. Once let go it exits with `code`.
+    /// Makes a grandchild by `call`, below a parent made by the call `parent`. Once let go, it exits with `code`.
     #[track_caller]
     pub fn below(parent: &Clone3, call: &Clone3, code: i32) -> Result<Grandchild> {
         Grandchild::prepared(parent, call, code, || ())
@@ -44,12 +44,12 @@ impl Grandchild {
         Ok(Grandchild { pid, pidfd: Pidfd::from(fdpass::receive(&ours)?), gate, parent })
     }
 
-    /// Lets it go on.
+    /// Opens the gate, so that the grandchild continues.
     pub fn let_go(&self) -> Result {
         self.gate.open()
     }
 
-    /// Has its parent end, and waits until that is gone. Drains the SIGCHLD that this sent.
+    /// Has its parent exit, and waits until the parent is gone. Takes the SIGCHLD that this sent.
     #[track_caller]
     pub fn orphan(self) -> Result<Orphan> {
         self.parent.dismiss()?;

@@ -1,4 +1,4 @@
-//! The pidfd of a child, from the process that made the child to the case.
+//! Passing the pidfd of a child from the process that made the child to the case.
 
 use std::os::unix::net::UnixStream;
 
@@ -7,9 +7,10 @@ use crate::clone3::Child;
 use crate::kit::{Channel, fdpass};
 use crate::pidfd::Pidfd;
 
-/// What is arranged before the process that makes the child.
+/// The channel and sockets for passing a pidfd, set up before the process that makes the child.
 ///
-/// That one says whether it could: clone3 refused there is the answer of the case, and not a descriptor that never came.
+/// That process also reports whether clone3 succeeded, so that a refusal becomes the result of the case instead of a
+/// missing descriptor.
 #[derive(Debug)]
 pub struct Handover {
     said: Channel<Result>,
@@ -18,24 +19,24 @@ pub struct Handover {
 }
 
 impl Handover {
-    /// Arranges one.
+    /// Sets up the channel and the sockets.
     pub fn arrange() -> Result<Handover> {
         let (ours, theirs) = fdpass::pair()?;
         Ok(Handover { said: Channel::new()?, ours, theirs })
     }
 
-    /// In the process that has made the child, or failed to: hands over the child's pidfd and closes it here, or says why there
-    /// is none. Gives whether the case has it.
+    /// In the process that made the child or failed to: sends the child's pidfd and closes it here, or reports why there is
+    /// none. Returns whether the case has received it.
     pub fn give(&self, made: Result<Child>) -> bool {
         let given = made.and_then(|child| fdpass::send(&self.theirs, child.pidfd()?));
         let said = self.said.send(&given);
         given.and(said).is_ok()
     }
 
-    /// In the case, whose child `giver` is.
+    /// In the case, which is the parent of `giver`: receives the pidfd.
     ///
     /// # Errors
-    /// Why the giver has no such pidfd.
+    /// Why `giver` could not provide the pidfd.
     #[track_caller]
     pub fn take_from(self, giver: &Child) -> Result<Pidfd> {
         drop(self.theirs);

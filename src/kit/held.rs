@@ -1,4 +1,4 @@
-//! A child that is provably alive until it is let go.
+//! A child that blocks at a gate and stays alive until it is let go.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, PoisonError};
@@ -14,12 +14,12 @@ use crate::kit::tracer::let_anyone_trace_me;
 use crate::kit::{Channel, Gate};
 use crate::procfs;
 
-/// What the next child is to exec.
+/// The command that the next child execs.
 static COMMAND: Mutex<Option<Command>> = Mutex::new(None);
 
-/// Execs. Comes back only if that fails.
+/// Execs [`COMMAND`]; returns only if that fails.
 extern "C" fn exec_command(_: usize) -> i32 {
-    // The lock is let go of before the exec, after which nobody could.
+    // Release the lock before the exec, because it cannot be released afterwards.
     let command = COMMAND.lock().map(|mut command| command.take());
     if let Ok(Some(command)) = command {
         let _ = command.exec();
@@ -35,13 +35,13 @@ pub struct Held {
 }
 
 impl Held {
-    /// A child that, once let go, exits with `code`.
+    /// Makes a child that exits with `code` once let go.
     #[track_caller]
     pub fn exiting_with(call: &Clone3, code: i32) -> Result<Held> {
         Held::running(call, move || code)
     }
 
-    /// A child that anybody may trace, and that once let go exits with `code`.
+    /// Makes a child that any process may trace and that exits with `code` once let go.
     #[track_caller]
     pub fn traceable(call: &Clone3, code: i32) -> Result<Held> {
         Held::prepared(call, code, || {
@@ -50,10 +50,10 @@ impl Held {
         })
     }
 
-    /// A child that has run `prepare` when this returns, and once let go exits with `code`.
+    /// Makes a child that has run `prepare` by the time this returns, and that exits with `code` once let go.
     ///
     /// # Errors
-    /// That of `prepare`, if it fails.
+    /// The error of `prepare`, if it fails.
     #[track_caller]
     pub fn prepared(call: &Clone3, code: i32, prepare: impl FnOnce() -> Result) -> Result<Held> {
         let gate = Gate::new()?;
@@ -61,7 +61,7 @@ impl Held {
         Ok(Held { child, gate })
     }
 
-    /// As [`Held::prepared`], for a child that waits at a gate of the caller's.
+    /// Like [`Held::prepared`], for a child that waits at the caller's gate.
     #[track_caller]
     pub(super) fn prepared_at(
         gate: &Gate,
@@ -71,7 +71,7 @@ impl Held {
     ) -> Result<Child> {
         let ready = Channel::<Result>::new()?;
         let child = call.spawn(|| {
-            // A failure to report is seen as the end of the stream.
+            // If this fails, the parent sees the end of the stream.
             let _ = ready.send(&prepare());
             gate.wait();
             code
@@ -80,7 +80,7 @@ impl Held {
         Ok(child)
     }
 
-    /// A child that, once let go, runs `body` and exits with what it returns.
+    /// Makes a child that, once let go, runs `body` and exits with the result.
     #[track_caller]
     pub fn running(call: &Clone3, body: impl FnOnce() -> i32) -> Result<Held> {
         let gate = Gate::new()?;
@@ -91,14 +91,15 @@ impl Held {
         Ok(Held { child, gate })
     }
 
-    /// A child on this processor that, once let go, exits with `code`. It waits awake, or whoever lets it go might be held up
-    /// by its waking until all is over: how it ends can be seen from another processor.
+    /// Makes a child on this processor that exits with `code` once let go. The child waits in a busy loop: if it slept,
+    /// waking it could delay the process that lets it go until everything is over, and another processor could observe the
+    /// exit.
     #[track_caller]
     pub fn awake(call: &Clone3, code: i32, processor: usize) -> Result<Held> {
         Held::prepared_awake(call, code, processor, || ())
     }
 
-    /// As [`Held::awake`], for a child of which the kernel remembers so much in `/proc` that it takes long to release.
+    /// Like [`Held::awake`], for a child with so many `/proc` entries cached in the kernel that releasing it takes long.
     #[track_caller]
     pub fn slow_to_release(call: &Clone3, code: i32, processor: usize) -> Result<Held> {
         let held = Held::prepared_awake(call, code, processor, || {
@@ -115,10 +116,10 @@ impl Held {
     fn prepared_awake(call: &Clone3, code: i32, processor: usize, prepare: impl FnOnce()) -> Result<Held> {
         let (gate, ready) = (Gate::new()?, Channel::<()>::new()?);
         let child = call.spawn(|| {
-            // Where this is forbidden, it may run there all the same.
+            // If setting the CPU affinity is forbidden, the child may still happen to run there.
             let _ = stay_on(processor);
             prepare();
-            // A failure to report is seen as the end of the stream.
+            // If this fails, the parent sees the end of the stream.
             let _ = ready.send(&());
             gate.wait_awake();
             code
@@ -127,7 +128,7 @@ impl Held {
         Ok(Held { child, gate })
     }
 
-    /// As [`Held::execed`], for a child that execs from a second thread while its leader lives.
+    /// Like [`Held::execed`], but a second thread of the child execs while the leader is alive.
     #[track_caller]
     pub fn execed_by_thread(call: &Clone3, code: i32) -> Result<Held> {
         let replacing = Replacing::new(call, code, park)?;
@@ -135,7 +136,7 @@ impl Held {
         Ok(replacing.into_held())
     }
 
-    /// As [`Held::execed`], for a child that until its exec shares the memory of its creator and holds it up, as by vfork(2).
+    /// Like [`Held::execed`], but until its exec the child shares the memory of its creator and blocks it, as with vfork(2).
     #[track_caller]
     pub fn execed_as_by_vfork(call: &Clone3, code: i32) -> Result<Held> {
         let (gate, ready) = (Gate::new()?, Channel::<Result>::new()?);
@@ -143,25 +144,25 @@ impl Held {
         let hold = hold.with_fd(&gate.waiting_end()).number(code);
         *COMMAND.lock().unwrap_or_else(PoisonError::into_inner) = Some(hold);
         let call = call.clone().with(Flags::CLONE_VM | Flags::CLONE_VFORK);
-        // SAFETY: anybody may call it, and it execs or ends the child.
+        // SAFETY: `exec_command` has no preconditions, and it execs or ends the child.
         let exec = unsafe { Errand::whole(exec_command, 0) };
         let child = call.spawn_on(&Stack::new()?, exec)?;
         ready.recv_from(&child)??;
         Ok(Held { child, gate })
     }
 
-    /// This child, of which a part waits at this gate.
+    /// Wraps a child of which some thread waits at this gate.
     pub(super) fn at(child: Child, gate: Gate) -> Held {
         Held { child, gate }
     }
 
-    /// A child that execs, proves that it runs the new program, and once let go exits with `code`.
+    /// Makes a child that execs, proves that it runs the new program, and exits with `code` once let go.
     #[track_caller]
     pub fn execed(call: &Clone3, code: i32) -> Result<Held> {
         Held::execed_after(call, code, 1, || Ok(()))
     }
 
-    /// As [`Held::execed`], for a child that runs `prepare` first and then execs `times` times.
+    /// Like [`Held::execed`], for a child that first runs `prepare` and then execs `times` times.
     #[track_caller]
     pub fn execed_after(
         call: &Clone3,
@@ -174,7 +175,7 @@ impl Held {
         let hold = hold.with_fd(&ready.sending_end()?).with_fd(&gate.waiting_end()).number(code);
         let child = call.spawn(|| {
             let failure = prepare().map_or_else(|failure| failure, |()| hold.exec());
-            // Nobody is there to be told of an error.
+            // If this fails, there is no other way to report an error.
             let _ = ready.send(&Err(failure));
             98
         })?;
@@ -182,12 +183,12 @@ impl Held {
         Ok(Held { child, gate })
     }
 
-    /// Lets the child go on.
+    /// Opens the gate, so that the child continues.
     pub fn let_go(&self) -> Result {
         self.gate.open()
     }
 
-    /// The child alone, without its gate.
+    /// Returns the child without its gate.
     pub fn into_child(self) -> Child {
         self.child
     }

@@ -1,7 +1,7 @@
-//! Programs to exec: this program itself, under another name.
+//! Helper programs to exec: this program itself, under another name.
 //!
-//! Cases that need a child which execs hand it one of these. The program is reached through a descriptor that
-//! was opened at the start, so that neither a missing `/proc` nor a changed root matters.
+//! Cases that need a child which execs give it one of these. The program is reached through a descriptor that was opened at
+//! the start, so neither a missing `/proc` nor a changed root matters.
 
 use std::ffi::{CStr, CString};
 use std::fs::File;
@@ -14,24 +14,24 @@ use crate::check::{Failure, Result};
 use crate::clone3::exit_now;
 use crate::note;
 
-/// What a helper program is called by: `argv[0]`, or the last part of it.
+/// The name under which a helper program is called: `argv[0]`, or its last path component.
 pub const NAME: &str = "clone3-helper";
 
-/// A helper program: gets its arguments, gives its exit status.
+/// A helper program, which takes its arguments and returns its exit status.
 pub struct Helper {
-    /// How it is asked for.
+    /// The name that selects it.
     pub name: &'static str,
-    /// What it does.
+    /// The function that it runs.
     pub main: fn(&[String]) -> i32,
 }
 
-/// Every helper that this program declares, in no order.
+/// Every helper of this program, in no particular order.
 #[distributed_slice]
 pub static HELPERS: [Helper];
 
 static PROGRAM: OnceLock<OwnedFd> = OnceLock::new();
 
-/// To be called first in `main`: if this process was started as a helper, runs it and does not return.
+/// Runs the helper and does not return if this process was started as a helper. Call this first in `main`.
 pub fn run_if_asked() {
     if let Ok(file) = File::open("/proc/self/exe") {
         let _ = PROGRAM.set(file.into());
@@ -45,13 +45,13 @@ pub fn run_if_asked() {
     exit_now(run(&name, &rest))
 }
 
-/// Runs the helper `name` in this process; 127 says that there is none.
+/// Runs the helper `name` in this process; returns 127 if there is none.
 pub(crate) fn run(name: &str, arguments: &[String]) -> i32 {
     let helper = HELPERS.iter().find(|helper| helper.name == name);
     helper.map_or(127, |helper| (helper.main)(arguments))
 }
 
-/// This program as an open file.
+/// Returns this program as an open file.
 pub fn program() -> Result<BorrowedFd<'static>> {
     PROGRAM
         .get()
@@ -59,7 +59,7 @@ pub fn program() -> Result<BorrowedFd<'static>> {
         .ok_or_else(|| Failure::blocked("needs /proc/self/exe to exec this program as a helper"))
 }
 
-/// A command line, made before the clone so that nothing allocates after it.
+/// A command line, built before the clone so that nothing allocates after it.
 #[derive(Debug)]
 pub struct Command {
     arguments: Vec<CString>,
@@ -67,10 +67,10 @@ pub struct Command {
 }
 
 impl Command {
-    /// The helper `name` with these arguments.
+    /// Makes a command line for the helper `name` with these arguments.
     ///
     /// # Errors
-    /// `blocked` where this program cannot be execed.
+    /// `blocked` if this program cannot be execed.
     pub fn new(name: &str, arguments: &[&str]) -> Result<Command> {
         program()?;
         let empty = Command { arguments: Vec::new(), kept: Vec::new() };
@@ -78,27 +78,27 @@ impl Command {
         words.into_iter().try_fold(empty, Command::word)
     }
 
-    /// With this word as the next argument.
+    /// Appends this word as an argument.
     pub fn word(mut self, word: &str) -> Result<Command> {
         self.arguments
             .push(CString::new(word).map_err(|_| Failure::broken("a helper's argument holds a NUL"))?);
         Ok(self)
     }
 
-    /// With this number as the next argument.
+    /// Appends this number as an argument.
     pub fn number(mut self, number: i32) -> Command {
-        // Digits hold no NUL.
+        // Digits contain no NUL.
         self.arguments.extend(CString::new(number.to_string()));
         self
     }
 
-    /// With this descriptor left open across the exec, and its number as the next argument.
+    /// Keeps this descriptor open across the exec and appends its number as an argument.
     pub fn with_fd(mut self, fd: &impl AsRawFd) -> Command {
         self.kept.push(fd.as_raw_fd());
         self.number(fd.as_raw_fd())
     }
 
-    /// Execs it from this program's own file. Returns only if that fails.
+    /// Execs the helper from this program's own file. Returns only if that fails.
     pub fn exec(&self) -> Failure {
         match program() {
             Ok(program) => self.exec_file(program),
@@ -106,11 +106,11 @@ impl Command {
         }
     }
 
-    /// Execs it from this file. Returns only if that fails.
+    /// Execs the helper from this file. Returns only if that fails.
     pub fn exec_file(&self, file: BorrowedFd<'_>) -> Failure {
         note!("execveat({:?})", self.arguments);
         for fd in &self.kept {
-            // SAFETY: F_SETFD takes no pointer; the caller of `with_fd` says that the descriptor may be kept.
+            // SAFETY: F_SETFD takes no pointer; the caller of `with_fd` allows the descriptor to stay open.
             unsafe { libc::fcntl(*fd, libc::F_SETFD, 0) };
         }
         let environment: [&CStr; 0] = [];

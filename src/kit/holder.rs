@@ -1,12 +1,12 @@
-//! A process that holds descriptors, and lets go of them on command: by close, exit, exec or a violent death.
+//! A process that holds descriptors and drops them on command: by close, exit, exec or a fatal signal.
 //!
 //! ```text
-//! let holder = Holder::fork()?;            // a copy of all that is open here
-//! child.close_pidfd()?;                    // now the holder's copy is the last
-//! holder.end(End::Killed)?;                // the holder is dead and reaped
+//! let holder = Holder::fork()?;    // holds a copy of every descriptor that is open here
+//! child.close_pidfd()?;            // now the holder's copy is the last one
+//! holder.end(End::Killed)?;        // the holder is dead and reaped
 //! ```
 //!
-//! Every command returns after the deed: what a kernel does when the last reference goes away is done by then.
+//! Every command returns after the action is complete, including what the kernel does when the last reference is dropped.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, RawFd};
@@ -34,7 +34,7 @@ pub enum End {
     Exit,
     /// A thread other than the leader calls exit_group.
     ExitByThread,
-    /// SIGABRT by its own hand.
+    /// SIGABRT that the process raises itself.
     Abort,
     /// SIGSEGV.
     Segfault,
@@ -43,10 +43,10 @@ pub enum End {
 }
 
 impl End {
-    /// All of them.
+    /// All ways to end.
     pub const ALL: [End; 5] = [End::Exit, End::ExitByThread, End::Abort, End::Segfault, End::Killed];
 
-    /// How its parent sees it.
+    /// Returns the wait status that the parent sees.
     fn status(self) -> Status {
         match self {
             End::Exit | End::ExitByThread => Status::exited(0),
@@ -56,9 +56,9 @@ impl End {
         }
     }
 
-    /// Ends the calling process this way.
+    /// Ends the calling process in this way.
     fn come(self) -> ! {
-        // No core dump: it would take time, and core_pattern is not ours.
+        // Suppress the core dump: it would take time, and core_pattern belongs to the system.
         let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
         match self {
             End::Exit => exit_now(0),
@@ -74,13 +74,13 @@ impl End {
 }
 
 fn die_of(number: Signal) {
-    // Rust's runtime has a SIGSEGV handler, which would swallow one that no fault caused.
-    // SAFETY: the default action runs no code of ours.
+    // Rust's runtime installs a SIGSEGV handler, which would swallow a SIGSEGV that no fault caused. SAFETY: the default
+    // action runs no code of ours.
     let _ = unsafe { signal(number, SigHandler::SigDfl) };
     let _ = raise(number);
 }
 
-/// What a holder is told to do.
+/// A command to a holder.
 #[derive(Debug, Serialize, Deserialize)]
 enum Order {
     Close(RawFd),
@@ -97,14 +97,14 @@ pub struct Holder {
 }
 
 impl Holder {
-    /// A fork of the caller: it holds a copy of every descriptor that is open here, under the same number.
+    /// Forks the caller: the holder has a copy of every descriptor that is open here, under the same number.
     #[track_caller]
     pub fn fork() -> Result<Holder> {
         Holder::running(|| Ok(())).map(|(holder, ())| holder)
     }
 
-    /// A fork of the caller that first runs `prepare` and hands over what that returns. What `prepare` shall
-    /// keep open it must leak, or hand over as a number.
+    /// Forks the caller; the holder first runs `prepare` and sends back its result. To keep a descriptor open, `prepare`
+    /// must leak it or return it as a number.
     #[track_caller]
     pub fn running<T: Serialize + DeserializeOwned>(
         prepare: impl FnOnce() -> Result<T>,
@@ -123,32 +123,32 @@ impl Holder {
         Ok((Holder { child, orders }, value))
     }
 
-    /// Its pid.
+    /// Returns the pid of the holder.
     pub fn pid(&self) -> i32 {
         self.child.pid()
     }
 
-    /// It closes this descriptor of its own.
+    /// Has the holder close this descriptor of its own.
     #[track_caller]
     pub fn close(&self, fd: RawFd) -> Result {
         self.order(&Order::Close(fd))
     }
 
-    /// It clears FD_CLOEXEC of this descriptor.
+    /// Has the holder clear FD_CLOEXEC of this descriptor.
     #[track_caller]
     pub fn keep_over_exec(&self, fd: RawFd) -> Result {
         self.order(&Order::KeepOverExec(fd))
     }
 
-    /// It execs, and goes on taking orders as the new program.
+    /// Has the holder exec; the new program continues to take commands.
     #[track_caller]
     pub fn exec(&self) -> Result {
-        // Asked here, where the answer is the case's: without it the holder would just end.
+        // Check this here, where the error reaches the case; the holder would just exit.
         helper::program()?;
         self.order(&Order::Exec)
     }
 
-    /// It ends this way, and is reaped.
+    /// Ends the holder in this way and reaps it.
     #[track_caller]
     pub fn end(self, how: End) -> Result {
         note!("holder {} ends: {how:?}", self.pid());
@@ -159,7 +159,7 @@ impl Holder {
         self.child.reap_expecting(how.status()).context("the holder")
     }
 
-    /// Has it carry out an order, and waits until it has.
+    /// Sends a command to the holder and waits until it is done.
     #[track_caller]
     fn order(&self, order: &Order) -> Result {
         note!("holder {}: {order:?}", self.pid());
@@ -176,7 +176,7 @@ impl Holder {
     }
 }
 
-/// In the holder: carries out orders until nobody is left to give one.
+/// In the holder: executes commands until no process is left to send one.
 fn serve(orders: UnixStream) -> i32 {
     let mut lines = BufReader::new(&orders).lines();
     while let Some(Ok(line)) = lines.next() {
@@ -193,7 +193,7 @@ fn serve(orders: UnixStream) -> i32 {
 }
 
 fn acknowledge(orders: &UnixStream) {
-    // Nobody is there to be told of an error.
+    // If this fails, there is no other way to report an error.
     let _ = rustix::io::write(orders, b"k");
 }
 
@@ -202,9 +202,9 @@ fn obey(order: &Order, orders: &UnixStream) -> Result {
         Order::Close(fd) if fd == orders.as_raw_fd() => {
             return Err(Failure::broken("a holder that closes its orders gets no more"));
         }
-        // SAFETY: a holder uses no other descriptor than its orders, and drops none.
+        // SAFETY: a holder uses no descriptor except that of its commands, and drops none.
         Order::Close(fd) => unsafe { close_copy(fd)? },
-        // SAFETY: it is open for the call, which says EBADF if not.
+        // SAFETY: the descriptor is only used during the call, which fails with EBADF if it is not open.
         Order::KeepOverExec(fd) => keep_over_exec(unsafe { BorrowedFd::borrow_raw(fd) })?,
         Order::Exec => {
             keep_over_exec(orders)?;
@@ -218,10 +218,10 @@ fn obey(order: &Order, orders: &UnixStream) -> Result {
 #[distributed_slice(HELPERS)]
 static HOLDER: Helper = Helper { name: "holder", main };
 
-/// The holder after its exec: says that it is there, and takes orders from the descriptor in its argument.
+/// Entry point of the holder after its exec: acknowledges the exec, and takes commands from the descriptor in its argument.
 fn main(arguments: &[String]) -> i32 {
     let Some(fd) = arguments.first().and_then(|word| word.parse().ok()) else { return 2 };
-    // SAFETY: whoever starts this program hands it the descriptor.
+    // SAFETY: the process that starts this program passes it the descriptor.
     let orders = unsafe { UnixStream::from_raw_fd(fd) };
     acknowledge(&orders);
     serve(orders)

@@ -1,18 +1,18 @@
-//! Shared set-up of the cases: each piece is one race-free way to do one thing.
+//! Shared helpers for the cases, each of which does one thing without a race.
 //!
-//! The processes that a case can have, beside a plain [`Child`](crate::clone3::Child) that runs a closure:
+//! Besides a plain [`Child`](crate::clone3::Child) that runs a closure, a case can use these processes:
 //!
 //! | | made by | does | ends |
 //! |---|---|---|---|
-//! | [`Held`] | the case | waits at a gate | when it is let go, as was said when it was made |
-//! | [`Echo`] | the case | answers a ping: that shows whether it lives, at once and for certain | when it is killed |
+//! | [`Held`] | the case | waits at a gate | when it is let go, as chosen at its creation |
+//! | [`Echo`] | the case | answers pings, which show at once and reliably whether it is alive | when it is killed |
 //! | [`Tied`] | the case, for auto-kill | as `Echo`, with a second pidfd to watch it by | with the last close of its pidfd |
-//! | [`Actor`] | the case | one instruction after the other, each answered when done | when it is dismissed |
-//! | [`Creator`] | the case | waits at a gate, makes one child, and sees it off | when that is gone |
-//! | [`Holder`] | the case | holds descriptors | as one says: killed, by exec, by a crash … |
-//! | [`Pair`](pair::Pair) | the case | waits in two threads, at a gate each | thread by thread |
-//! | [`Grandchild`] | a child of the case, which is alive | waits at a gate | when it is let go; its parent by `orphan()` |
-//! | [`Orphan`] | a child of the case, which is gone | waits at a gate | when it is let go |
+//! | [`Actor`] | the case | executes instructions one by one and answers each when it is done | when it is dismissed |
+//! | [`Creator`] | the case | waits at a gate, makes one child, and waits until it is gone | when the child is gone |
+//! | [`Holder`] | the case | holds descriptors | as requested: killed, by exec, by a crash … |
+//! | [`Pair`](pair::Pair) | the case | waits in two threads, each at its own gate | thread by thread |
+//! | [`Grandchild`] | a live child of the case | waits at a gate | when it is let go; its parent by `orphan()` |
+//! | [`Orphan`] | a child of the case that has exited | waits at a gate | when it is let go |
 //! | [`Fosterling`](fosterling::Fosterling) | a program without a subreaper above it | is a child of process 1 | when it is let go |
 
 pub mod actor;

@@ -1,4 +1,4 @@
-//! A child whose parent is gone.
+//! A process whose parent has exited.
 
 use nix::errno::Errno;
 
@@ -9,28 +9,28 @@ use crate::kit::{Gate, fdpass, sigchld, threads};
 use crate::pidfd::Pidfd;
 use crate::wait::{self, Event, Who};
 
-/// A process whose parent made it, handed over its pidfd and ended. It waits at a gate.
+/// A process whose parent made it, passed on its pidfd and exited. It waits at a gate.
 #[derive(Debug)]
 pub struct Orphan {
     /// Its pid.
     pub pid: i32,
     /// The pidfd that clone3 returned to the dead parent.
     pub pidfd: Pidfd,
-    /// Whether a SIGCHLD about it was pending when its parent had ended. That would have come before the
-    /// parent's own, which is drained.
+    /// Whether a SIGCHLD about it was pending when its parent had exited. The kernel would have sent that before the
+    /// parent's own SIGCHLD, which is taken from the queue.
     pub announced: bool,
     gate: Gate,
 }
 
 impl Orphan {
-    /// One made by `call`, which once let go exits with `code`. Drains the SIGCHLD that the end of the process
-    /// in between sent.
+    /// Makes an orphan by `call` that exits with `code` once let go. Takes the SIGCHLD that the exit of the process in
+    /// between sent.
     #[track_caller]
     pub fn exiting_with(call: &Clone3, code: i32) -> Result<Orphan> {
         Orphan::running(call, || code)
     }
 
-    /// One made by `call`, which once let go runs `body` and exits with what it returns.
+    /// Makes an orphan by `call` that, once let go, runs `body` and exits with the result.
     #[track_caller]
     pub fn running(call: &Clone3, body: impl FnOnce() -> i32) -> Result<Orphan> {
         Orphan::made(|gate| {
@@ -41,20 +41,20 @@ impl Orphan {
         })
     }
 
-    /// One made by `call` whose leader thread ended with `code` before its parent did; once let go, its last
-    /// thread ends with `last`.
+    /// Makes an orphan by `call` whose leader thread exited with `code` before its parent did. Once let go, its last thread
+    /// exits with `last`.
     #[track_caller]
     pub fn leaderless(call: &Clone3, code: i32, last: i32) -> Result<Orphan> {
         Orphan::made(|gate| threads::leaderless_at(gate, call, code, || last))
     }
 
-    /// The child that `make` makes, in a process that then ends. Nothing holds it at a gate.
+    /// Has `make` make a child in a process that then exits. The child does not wait at a gate.
     #[track_caller]
     pub fn left_by(make: impl FnOnce() -> Result<Child>) -> Result<Orphan> {
         Orphan::made(|_| make())
     }
 
-    /// One that `make` makes, in the process that ends.
+    /// Has `make` make the orphan, in a process that then exits.
     #[track_caller]
     fn made(make: impl FnOnce(&Gate) -> Result<Child>) -> Result<Orphan> {
         let (gate, (ours, theirs)) = (Gate::new()?, fdpass::pair()?);
@@ -68,29 +68,29 @@ impl Orphan {
         Ok(Orphan { pid, pidfd, announced, gate })
     }
 
-    /// This process, which waits at this gate.
+    /// Wraps a process that waits at this gate.
     pub(super) fn at(gate: Gate, pid: i32, pidfd: Pidfd, announced: bool) -> Orphan {
         Orphan { pid, pidfd, announced, gate }
     }
 
-    /// Lets it go on.
+    /// Opens the gate, so that the orphan continues.
     pub fn let_go(&self) -> Result {
         self.gate.open()
     }
 
-    /// What waitid(WEXITED|WNOHANG|WNOWAIT) finds of it, without `__WALL`: the caller is its parent by now,
-    /// which made its exit signal SIGCHLD.
+    /// Returns the result of waitid(WEXITED|WNOHANG|WNOWAIT) for it. `__WALL` is not needed: the caller has become its
+    /// parent, and reparenting set its exit signal to SIGCHLD.
     pub fn wait_now(&self) -> std::result::Result<Option<Event>, Errno> {
         wait::waitid(Who::Pid(self.pid), libc::WEXITED | libc::WNOHANG | libc::WNOWAIT)
     }
 
-    /// Its parent now, as PIDFD_GET_INFO says.
+    /// Returns its current parent, as reported by PIDFD_GET_INFO.
     pub fn parent(&self) -> Result<i32> {
         parent_of(&self.pidfd)
     }
 }
 
-/// The parent of a live process, as PIDFD_GET_INFO gives it in the caller's pid namespace.
+/// Returns the parent of a live process, as PIDFD_GET_INFO reports it in the caller's pid namespace.
 pub fn parent_of(pidfd: &Pidfd) -> Result<i32> {
     let info = pidfd.info(crate::abi::InfoMask::PID);
     let info = info.map_err(|errno| Failure::fail(format!("PIDFD_GET_INFO on {pidfd}: {errno:?}")))?;

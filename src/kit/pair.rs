@@ -1,27 +1,27 @@
-//! A child of two threads, each of which ends when it is let go.
+//! A child with two threads, each of which exits when it is let go.
 
 use crate::check::Result;
 use crate::clone3::{Child, Clone3, exit_thread};
 use crate::kit::{Channel, Gate, threads, tracer};
 
-/// The status that the leader ends with. That of the process is the status of the thread which ends last.
+/// The exit status of the leader. The last thread to exit determines the status of the process.
 pub const LEADER: i32 = 11;
 
-/// The status that the other thread ends with.
+/// The exit status of the other thread.
 pub const OTHER: i32 = 22;
 
-/// A child with a leader and one other thread, at a gate each. Anybody may trace them.
+/// A child with a leader and one other thread, each waiting at its own gate. Any process may trace them.
 #[derive(Debug)]
 pub struct Pair {
     /// The process.
     pub child: Child,
-    /// The thread that is not the leader.
+    /// The tid of the other thread.
     pub other: i32,
     gates: [Gate; 2],
 }
 
 impl Pair {
-    /// One made by `call`; both threads are there.
+    /// Makes a pair by `call`; both threads exist when this returns.
     #[track_caller]
     pub fn new(call: &Clone3) -> Result<Pair> {
         let (tid, gates) = (Channel::<i32>::new()?, [Gate::new()?, Gate::new()?]);
@@ -29,7 +29,7 @@ impl Pair {
             tracer::let_anyone_trace_me();
             std::thread::scope(|scope| {
                 scope.spawn(|| {
-                    // A failure to report is seen as the end of the stream.
+                    // If this fails, the parent sees the end of the stream.
                     let _ = tid.send(&threads::own_tid());
                     gates[1].wait();
                     exit_thread(OTHER)
@@ -42,14 +42,14 @@ impl Pair {
         Ok(Pair { child, other, gates })
     }
 
-    /// Ends the leader, and waits until it is dead.
+    /// Lets the leader exit, and waits until it is dead.
     #[track_caller]
     pub fn end_leader(&self) -> Result {
         self.gates[0].open()?;
         threads::wait_for_dead_leader(self.child.pid())
     }
 
-    /// Lets the other thread go.
+    /// Lets the other thread exit.
     pub fn let_other_go(&self) -> Result {
         self.gates[1].open()
     }

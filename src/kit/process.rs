@@ -1,4 +1,4 @@
-//! Ordinary helper processes: code that must run as somebody else's child, or as somebody else.
+//! Helpers that run code in another process: forked children, their reports, and process-related system calls.
 
 use nix::errno::Errno;
 use nix::poll::{PollFlags, PollTimeout};
@@ -13,13 +13,13 @@ use crate::procfs::Stat;
 use crate::sandbox;
 use crate::wait::{self, Status};
 
-/// The caller's process id.
+/// Returns the caller's process id.
 pub fn own_pid() -> i32 {
     std::process::id() as i32
 }
 
-/// Runs `body` in a child made by `call` and gives what it returned, along with the child, which exits with 0
-/// right after. Failures of checks inside are this process's failures.
+/// Runs `body` in a child made by `call` and returns the result of `body` and the child, which exits with 0 right after. A
+/// failed check in the child becomes a failure of the caller.
 #[track_caller]
 pub fn child_reporting<T: Serialize + DeserializeOwned>(
     call: &Clone3,
@@ -34,14 +34,14 @@ pub fn child_reporting<T: Serialize + DeserializeOwned>(
     Ok((child, report?))
 }
 
-/// In a child made by `call` that reports to its parent.
+/// Shortens the time limit in a child made by `call`, so that it gives up before the parent that waits for its report.
 pub(super) fn lose_patience_first(call: &Clone3) {
     if !call.flags().contains(Flags::CLONE_VM) {
         sandbox::give_up_earlier();
     }
 }
 
-/// Runs `body` in an ordinary child, waits for its end, and gives what it returned.
+/// Runs `body` in a forked child, waits until the child has exited, and returns the result of `body`.
 #[track_caller]
 pub fn apart<T: Serialize + DeserializeOwned>(body: impl FnOnce() -> Result<T>) -> Result<T> {
     let (child, value) = child_reporting(&Clone3::fork(), body)?;
@@ -49,8 +49,8 @@ pub fn apart<T: Serialize + DeserializeOwned>(body: impl FnOnce() -> Result<T>) 
     Ok(value)
 }
 
-/// As [`apart`], in a child of a child: the body's process may hand children to its parent with `CLONE_PARENT`
-/// without those ending up outside the case. The process in between reaps all of them.
+/// Like [`apart`], but runs `body` in a grandchild, so that children which it gives to its parent with `CLONE_PARENT` stay
+/// within the case. The process in between reaps all of them.
 #[track_caller]
 pub fn two_apart<T: Serialize + DeserializeOwned>(body: impl FnOnce() -> Result<T>) -> Result<T> {
     apart(|| {
@@ -60,7 +60,7 @@ pub fn two_apart<T: Serialize + DeserializeOwned>(body: impl FnOnce() -> Result<
     })
 }
 
-/// Reaps every child of the caller, blocking until each has ended.
+/// Reaps all children of the caller; blocks until each has exited.
 pub fn reap_all() -> Result {
     loop {
         match wait::waitpid(-1, libc::__WALL) {
@@ -71,16 +71,15 @@ pub fn reap_all() -> Result {
     }
 }
 
-/// Whether `question`, asked in a forked child so that it changes nothing here, is answered with yes.
+/// Returns whether `question` is true. Evaluates it in a forked child, so that it changes nothing in the caller.
 pub fn answers(question: impl FnOnce() -> bool) -> bool {
     ending_of(|| i32::from(!question())) == Some(Status::exited(0))
 }
 
-/// How a forked child ends that runs `body` and exits with what it returns; `None` where there can be none.
+/// Runs `body` in a forked child, which exits with the result, and returns the wait status. Returns `None` if fork fails.
 pub fn ending_of(body: impl FnOnce() -> i32) -> Option<Status> {
-    // fork(2) and not clone3, which may be what is missing here.
-    // SAFETY: the C library's fork leaves its allocator usable in the child, whatever other threads (those of a test harness)
-    // did; the child leaves without unwinding.
+    // Uses fork(2) because clone3 may be missing here. SAFETY: the C library's fork keeps the allocator usable in the
+    // child, whatever other threads (those of a test harness) were doing; the child exits without unwinding.
     match unsafe { nix::unistd::fork() } {
         Ok(nix::unistd::ForkResult::Child) => crate::clone3::exit_child(body),
         Ok(nix::unistd::ForkResult::Parent { child }) => {
@@ -90,44 +89,45 @@ pub fn ending_of(body: impl FnOnce() -> i32) -> Option<Status> {
     }
 }
 
-/// A plain fork(2) that returns in both processes: the child's pid in the caller, `None` in the copy, which
-/// runs on as if it were the caller. Only for code that wants just that.
+/// Calls plain fork(2) and returns in both processes: the child's pid in the caller, `None` in the child, which continues
+/// as a copy of the caller. Use it only where that is exactly what is needed.
 pub fn stray_copy() -> Result<Option<i32>> {
-    // SAFETY: called by programs with one thread, so that the copy may do anything.
+    // SAFETY: only single-threaded programs call this, so the child may do anything.
     match unsafe { nix::unistd::fork() }? {
         nix::unistd::ForkResult::Parent { child } => Ok(Some(child.as_raw())),
         nix::unistd::ForkResult::Child => Ok(None),
     }
 }
 
-/// `tgkill(2)`: asks whether a thread of a process could be signalled.
+/// Calls `tgkill(2)` with signal 0: checks whether a thread of a process could be signaled.
 pub fn tgkill_nothing(pid: i32, tid: i32) -> std::result::Result<(), Errno> {
-    // SAFETY: no pointers are passed, and signal 0 is never sent.
+    // SAFETY: no pointers are passed, and signal 0 is never delivered.
     Errno::result(unsafe { libc::syscall(libc::SYS_tgkill, pid, tid, 0) }).map(drop)
 }
 
-/// `sched_getscheduler(2)`: the scheduling policy of a thread, as a number.
+/// Calls `sched_getscheduler(2)`: returns the scheduling policy of a thread, as a number.
 pub fn sched_getscheduler(tid: i32) -> std::result::Result<i32, Errno> {
     // SAFETY: no pointers are passed.
     Errno::result(unsafe { libc::sched_getscheduler(tid) })
 }
 
-/// `sched_setscheduler(2)` for the caller: the policy as a number, and the priority.
+/// Calls `sched_setscheduler(2)` for the caller, with the policy as a number and the priority.
 pub fn set_scheduler(policy: i32, priority: i32) -> std::result::Result<(), Errno> {
-    // SAFETY: sched_param is plain data for which all zeroes is a valid value.
+    // SAFETY: sched_param is plain data, for which all zeroes is a valid value.
     let mut parameters: libc::sched_param = unsafe { std::mem::zeroed() };
     parameters.sched_priority = priority;
-    // SAFETY: `parameters` is live, and only read.
+    // SAFETY: `parameters` is live and is only read.
     Errno::result(unsafe { libc::sched_setscheduler(0, policy, &parameters) }).map(drop)
 }
 
-/// Makes a call whose set_tid is the number of a process that is gone.
+/// Makes a call whose set_tid is the pid of a process that has been reaped.
 ///
-/// After it reports POLLHUP nobody is found by the number, which the kernel gives back a few instructions later, and tells nobody;
-/// until then the call is EEXIST. So this asks again, without pause and within the patience of the case.
+/// When the pidfd of that process reports POLLHUP, the pid can no longer be looked up, but the kernel frees the number only
+/// a few instructions later and sends no notification. Until then clone3 fails with EEXIST, so this retries without pause
+/// until the time limit of the case.
 ///
 /// # Errors
-/// `blocked` if somebody else has got the number: it may be given to any new process of the machine.
+/// `blocked` if another process has taken the pid, which the kernel may give to any new process.
 #[track_caller]
 pub fn spawn_once_free(call: &Clone3, mut body: impl FnMut() -> i32) -> Result<Child> {
     loop {
@@ -141,7 +141,7 @@ pub fn spawn_once_free(call: &Clone3, mut body: impl FnMut() -> i32) -> Result<C
     }
 }
 
-/// Every state that `/proc` shows of a child from now until it is reaped, repetitions left out.
+/// Returns every state that `/proc` shows for a child from now until it is reaped, without repetitions.
 #[track_caller]
 pub fn states_until_reaped(child: &Child) -> Result<String> {
     let mut seen = String::new();

@@ -1,4 +1,4 @@
-//! Threads of the case: seen blocked before the event, and joined after it.
+//! Helpers for threads: wait until a thread is blocked or dead, delay its exit, and join it.
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -20,12 +20,12 @@ use crate::procfs::Stat;
 use crate::sandbox;
 use crate::wait::{self, Who};
 
-/// The caller's thread id.
+/// Returns the caller's thread id.
 pub fn own_tid() -> i32 {
     rustix::thread::gettid().as_raw_nonzero().get()
 }
 
-/// The process must be there to every one who asks: its end is neither announced nor recorded.
+/// Checks that the process still exists for every interface: its exit is neither reported nor recorded.
 #[track_caller]
 pub fn is_not_over(child: &Child) -> Result {
     let (pid, pidfd) = (child.pid(), child.pidfd()?);
@@ -41,8 +41,8 @@ pub fn is_not_over(child: &Child) -> Result {
     )
 }
 
-/// A child whose leader thread has ended with `code`, while another thread waits at the gate. Once let go,
-/// that thread runs `body` and ends itself alone, with what it returns.
+/// Makes a child whose leader thread has exited with `code`, while another thread waits at the gate. Once let go, that
+/// thread runs `body` and exits alone, with the result.
 #[track_caller]
 pub fn leaderless(call: &Clone3, code: i32, body: impl FnOnce() -> i32 + Send) -> Result<Held> {
     let gate = Gate::new()?;
@@ -50,7 +50,7 @@ pub fn leaderless(call: &Clone3, code: i32, body: impl FnOnce() -> i32 + Send) -
     Ok(Held::at(child, gate))
 }
 
-/// As [`leaderless`], at a gate of the caller's.
+/// Like [`leaderless`], with the caller's gate.
 #[track_caller]
 pub fn leaderless_at(
     gate: &Gate,
@@ -63,8 +63,8 @@ pub fn leaderless_at(
     Ok(child)
 }
 
-/// What the leader of a process does to end with `code` while another thread waits at the gate, which runs `body` then and ends
-/// itself alone, with what it returns.
+/// In the leader of a process: exits with `code` while another thread waits at the gate. Once let go, that thread runs
+/// `body` and exits alone, with the result.
 pub fn leave_to_another(gate: &Gate, code: i32, body: impl FnOnce() -> i32 + Send) -> ! {
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -75,11 +75,11 @@ pub fn leave_to_another(gate: &Gate, code: i32, body: impl FnOnce() -> i32 + Sen
     })
 }
 
-/// What the body of a process does so that its leader ends with `code` and still is the last thread to be
-/// gone, after another one ended the whole group with `group_code`.
+/// In the body of a process: makes the leader exit with `code` and still be the last thread to go, after another thread has
+/// ended the whole group with `group_code`.
 ///
-/// The leader alone has watches on a directory. Once it has left user mode, giving them up makes it sleep in the
-/// kernel, which no signal cuts short.
+/// Only the leader has inotify watches on a directory. After it has left user mode, releasing them makes it sleep in the
+/// kernel, which no signal interrupts.
 pub fn leader_gone_last(code: i32, group_code: i32) -> i32 {
     let word: &AtomicU32 = Box::leak(Box::new(AtomicU32::new(1)));
     std::thread::scope(|scope| {
@@ -91,7 +91,7 @@ pub fn leader_gone_last(code: i32, group_code: i32) -> i32 {
     })
 }
 
-/// As [`leader_gone_last`], for another thread than the leader: the leader is long dead, with `leader_code`.
+/// Like [`leader_gone_last`], for a thread other than the leader: the leader is long dead, with `leader_code`.
 pub fn other_gone_last(leader_code: i32, code: i32, group_code: i32) -> i32 {
     let word: &AtomicU32 = Box::leak(Box::new(AtomicU32::new(1)));
     std::thread::scope(|scope| {
@@ -107,7 +107,8 @@ pub fn other_gone_last(leader_code: i32, code: i32, group_code: i32) -> i32 {
     })
 }
 
-/// Ends the calling thread with `code`: `word` is cleared when it has left user mode, and it is not gone for a while.
+/// Ends the calling thread with `code`. The kernel clears `word` when the thread has left user mode; the thread is gone
+/// only a while later.
 fn go_slowly(code: i32, word: &'static AtomicU32) -> ! {
     match slow_exit(word) {
         Ok(()) => exit_thread(code),
@@ -118,7 +119,7 @@ fn go_slowly(code: i32, word: &'static AtomicU32) -> ! {
 /// Waits until the kernel has cleared the word.
 fn wait_until_cleared(word: &AtomicU32) {
     while word.load(Ordering::Acquire) != 0 {
-        // Whatever the reason for waking, the word tells.
+        // Wakeups may be spurious; the word decides.
         let _ = futex::wait(word, futex::Flags::empty(), 1, None);
     }
 }
@@ -129,10 +130,10 @@ const INSTANCES: usize = 4;
 /// How many must be free: some cases have two such threads, and two cases may run at a time.
 const SPARE: usize = 4 * INSTANCES;
 
-/// Whether [`be_slow_to_go`] has what it needs here.
+/// Checks whether [`be_slow_to_go`] can work here.
 ///
 /// # Errors
-/// `blocked` where it has not.
+/// `blocked` if it cannot.
 pub fn can_be_slow_to_go() -> Result {
     let spare = || -> rustix::io::Result<Vec<OwnedFd>> {
         (0..SPARE).map(|_| inotify::init(inotify::CreateFlags::CLOEXEC)).collect()
@@ -145,26 +146,26 @@ pub fn can_be_slow_to_go() -> Result {
     }
 }
 
-/// Makes the calling thread slow to go: whatever ends it, it still sleeps in the kernel for a while.
+/// Makes the exit of the calling thread slow: whatever ends it, it sleeps in the kernel for a while.
 pub fn be_slow_to_go() -> Result {
     slow_exit(Box::leak(Box::new(AtomicU32::new(1))))
 }
 
-/// Starts a thread that does nothing and is slow to go, whatever ends it. `word` is cleared when that has begun.
+/// Starts a thread that does nothing and whose exit is slow, whatever ends it. The kernel clears `word` when the exit begins.
 pub fn start_one_slow_to_go(word: &'static AtomicU32) -> Result {
     let (ready, made_ready) = std::sync::mpsc::channel();
     std::thread::Builder::new().spawn(move || {
-        // Whoever waits for it sees the end of the channel in its place.
+        // If this fails, the receiver sees the end of the channel.
         let _ = ready.send(slow_exit(word));
         park()
     })?;
     made_ready.recv().unwrap_or_else(|_| Err(Failure::broken("the thread ended before its time")))
 }
 
-/// Makes the calling thread's exit slow, and clear `word` before it becomes so.
+/// Makes the calling thread's exit slow, and has `word` cleared before the slow part.
 fn slow_exit(word: &'static AtomicU32) -> Result {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_FILES)?;
-    // One would do, were it not that the other thread may be slow too.
+    // One watch would do if the other thread were not possibly slow too.
     for _ in 0..INSTANCES {
         let watch = inotify::init(inotify::CreateFlags::CLOEXEC)?;
         inotify::add_watch(&watch, "/", inotify::WatchFlags::MOVE_SELF)?;
@@ -174,22 +175,21 @@ fn slow_exit(word: &'static AtomicU32) -> Result {
     Ok(())
 }
 
-/// Has the kernel clear a word when the calling thread exits, if somebody else has its memory then, too.
+/// Has the kernel clear a word when the calling thread exits, if another task still shares its memory then.
 pub fn have_cleared_at_exit(word: &'static AtomicU32) {
     // SAFETY: the word is never freed, and the kernel writes to it once, when this thread exits.
     unsafe { libc::syscall(libc::SYS_set_tid_address, word.as_ptr()) };
 }
 
-/// Waits until the leader thread of a process has ended while others run on: the process then shows as `Z`.
+/// Waits until the leader thread of a process has exited while others run on: the process is then shown as `Z`.
 ///
-/// The kernel reports that nowhere else, so this looks again and again, without pause and within the patience
-/// of the case.
+/// The kernel reports this nowhere else, so this polls without pause until the time limit of the case.
 #[track_caller]
 pub fn wait_for_dead_leader(pid: i32) -> Result {
     wait_for_state(&format!("/proc/{pid}/stat"), 'Z')
 }
 
-/// Waits until a thread of the caller sleeps in the kernel.
+/// Waits until a thread of the calling process sleeps in the kernel.
 #[track_caller]
 pub fn wait_until_asleep(tid: i32) -> Result {
     wait_for_state(&format!("/proc/self/task/{tid}/stat"), 'S')
@@ -201,7 +201,7 @@ pub fn wait_until_process_sleeps(pid: i32) -> Result {
     wait_for_state(&format!("/proc/{pid}/stat"), 'S')
 }
 
-/// Waits until a process is blocked in the kernel in a way that only a fatal signal cuts short, as in vfork(2).
+/// Waits until a process is blocked in the kernel where only a fatal signal interrupts it, as in vfork(2).
 #[track_caller]
 pub fn wait_until_process_is_blocked(pid: i32) -> Result {
     wait_for_state(&format!("/proc/{pid}/stat"), 'D')
@@ -225,13 +225,13 @@ fn wait_for_state(path: &str, wanted: char) -> Result {
     }
 }
 
-/// Runs `body` in a thread of its own, which is over for user mode on return.
+/// Runs `body` in a new thread, which has left user mode when this returns.
 pub fn in_a_thread<T: Send>(body: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     std::thread::scope(|scope| join(scope.spawn(body)))
 }
 
-/// Waits for who was started on this stack, whom `end` ends, and gives what that returns. It is called by another thread once the
-/// caller sleeps, so that the kernel has somebody to wake.
+/// Joins what was started on this stack and `end` ends, and returns the result of `end`. Another thread calls `end` once
+/// the caller sleeps, so that the kernel has a sleeper to wake.
 #[track_caller]
 pub fn join_ending<T: Send>(stack: &Stack, end: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     let sleeper = own_tid();
@@ -251,10 +251,10 @@ pub fn join<T>(thread: std::thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T
     thread.join().unwrap_or_else(|_| Err(Failure::broken("a thread of the case panicked")))
 }
 
-/// Runs `body` while another thread of this process lives, which does nothing.
+/// Runs `body` while this process has another live thread, which does nothing.
 pub fn beside_another<T>(body: impl FnOnce() -> T) -> T {
     let (end, until_then) = std::sync::mpsc::channel::<()>();
-    // Owned by the scope, so that a panic of the body lets the thread go as well.
+    // The scope owns the sender, so that a panic of the body also releases the thread.
     std::thread::scope(move |scope| {
         scope.spawn(move || until_then.recv());
         let result = body();
@@ -263,7 +263,7 @@ pub fn beside_another<T>(body: impl FnOnce() -> T) -> T {
     })
 }
 
-/// A pidfd for the calling thread, which reports its end exactly: a join may return a little before it.
+/// Returns a pidfd for the calling thread, which reports its exit exactly: a join may return slightly earlier.
 pub fn own_pidfd() -> Result<Pidfd> {
     Pidfd::of_thread(own_tid())
 }

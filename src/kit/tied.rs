@@ -1,4 +1,4 @@
-//! A child tied to its pidfd: it answers pings until the last reference to clone3's pidfd is gone.
+//! A child tied to its pidfd: it answers pings until the last reference to clone3's pidfd is dropped.
 
 use std::os::fd::{AsRawFd, RawFd};
 
@@ -14,7 +14,7 @@ use crate::kit::holder::Holder;
 use crate::pidfd::Pidfd;
 use crate::wait::{self, Status};
 
-/// An auto-kill child that echoes, the pidfd that clone3 returned for it, and a plain one to watch it with.
+/// An auto-kill child that echoes, with the pidfd that clone3 returned and a plain pidfd to watch it with.
 #[derive(Debug)]
 pub struct Tied {
     pid: i32,
@@ -24,13 +24,13 @@ pub struct Tied {
 }
 
 impl Tied {
-    /// A child as anybody may create it.
+    /// Makes a child with the flags that an unprivileged user may use.
     #[track_caller]
     pub fn new() -> Result<Tied> {
         Tied::by(&Clone3::new(Flags::KILLED_NNP))
     }
 
-    /// The control of what must *not* kill: the last close of an auto-kill pidfd does.
+    /// Control for tests of what must *not* kill: checks that the last close of an auto-kill pidfd kills.
     #[track_caller]
     pub fn control() -> Result {
         let mut child = Tied::new()?;
@@ -38,13 +38,13 @@ impl Tied {
         child.dies("control: after the last close of its pidfd")
     }
 
-    /// A child made by this call.
+    /// Makes a child by this call.
     #[track_caller]
     pub fn by(call: &Clone3) -> Result<Tied> {
         Tied::prepared(call, || Ok(()))
     }
 
-    /// A child that first runs `prepare`, which must succeed.
+    /// Makes a child that first runs `prepare`, which must succeed.
     #[track_caller]
     pub fn prepared(call: &Clone3, prepare: impl FnMut() -> Result) -> Result<Tied> {
         let (mut child, line) = Echo::prepared(call, prepare)?.into_parts();
@@ -52,7 +52,7 @@ impl Tied {
         Ok(Tied { pid: child.pid(), pidfd, line, observer: child.observe()? })
     }
 
-    /// A child made by another process, which holds the only reference, under the number given.
+    /// Has another process make the child and hold the only reference to its pidfd, under the returned number.
     #[track_caller]
     pub fn elsewhere() -> Result<(Holder, RawFd, Tied)> {
         let (line, echoer) = line()?;
@@ -73,7 +73,7 @@ impl Tied {
         Ok((holder, fd, tied))
     }
 
-    /// A child that somebody else made, who holds the references to its pidfd.
+    /// Wraps a child that another process made, whose pidfd references are held elsewhere.
     #[track_caller]
     pub fn met(pid: i32, observer: Pidfd, line: Line) -> Result<Tied> {
         let tied = Tied { pid, pidfd: None, line, observer };
@@ -81,57 +81,57 @@ impl Tied {
         Ok(tied)
     }
 
-    /// Its pid.
+    /// Returns its pid.
     pub fn pid(&self) -> i32 {
         self.pid
     }
 
-    /// A plain pidfd of it, which neither holds nor kills.
+    /// Returns a plain pidfd of the child, which neither keeps it alive nor kills it.
     pub fn observer(&self) -> &Pidfd {
         &self.observer
     }
 
-    /// The pidfd that clone3 returned.
+    /// Returns the pidfd that clone3 returned.
     #[track_caller]
     pub fn pidfd(&self) -> Result<&Pidfd> {
         self.pidfd.as_ref().ok_or_else(gone)
     }
 
-    /// The pidfd that clone3 returned, out of these hands.
+    /// Takes the pidfd that clone3 returned.
     #[track_caller]
     pub fn take(&mut self) -> Result<Pidfd> {
         self.pidfd.take().ok_or_else(gone)
     }
 
-    /// Closes the pidfd that clone3 returned; in a process forked later, its copy of it.
+    /// Closes the pidfd that clone3 returned; in a process forked later, closes that process's copy.
     #[track_caller]
     pub fn close(&mut self) -> Result {
         self.take()?.close()
     }
 
-    /// It must answer.
+    /// Fails unless the child answers.
     #[track_caller]
     pub fn lives(&self, when: &str) -> Result {
         self.line.is_alive(self.pid, when)
     }
 
-    /// It must be dead already, and then be found killed by SIGKILL, reaped and gone.
+    /// Fails unless the child is dead already, and then reaped with SIGKILL as its status.
     #[track_caller]
     pub fn dies(&self, when: &str) -> Result {
         self.line.is_dead(self.pid, when)?;
         self.dies_in_time(when)
     }
 
-    /// It must be killed by SIGKILL some time: the kernel may let go of a reference after the call that gave
-    /// it up has returned.
+    /// Fails unless SIGKILL kills the child within the time limit: the kernel may drop a reference only after the system
+    /// call that released it has returned.
     #[track_caller]
     pub fn dies_in_time(&self, when: &str) -> Result {
         self.observer.reaped_with(Status::SIGKILLED).context(when)?;
         wait::no_child(self.pid).context(when)
     }
 
-    /// What `get` makes of clone3's pidfd is a pidfd like any other: neither does its close kill the child, nor does it hold the
-    /// child when it is open. It is made twice.
+    /// Checks that `get` turns clone3's pidfd into an ordinary pidfd: closing it does not kill the child, and keeping it
+    /// open does not keep the child alive. Calls `get` twice.
     #[track_caller]
     pub fn is_not_tied_to(mut self, what: &str, get: impl Fn(&Pidfd) -> Result<Pidfd>) -> Result {
         let other = get(self.pidfd()?)?;
@@ -143,7 +143,7 @@ impl Tied {
         self.dies(&format!("after the last close of clone3's pidfd, with {what} open"))
     }
 
-    /// This pidfd must be the child's, have no mark, and serve as any plain one does.
+    /// Fails unless this pidfd refers to the child, has no auto-kill mark, and works like any plain pidfd.
     #[track_caller]
     fn has_plain(&self, what: &str, pidfd: &Pidfd) -> Result {
         let mark = pidfd.status_flags()? & AUTOKILL_MARK;
@@ -154,10 +154,10 @@ impl Tied {
         check::succeeds(format_args!("pidfd_send_signal on {what}"), pidfd.send_signal(Signal::SIGCONT))
     }
 
-    /// Lets go of everything at the end of a case in which the child outlives its pidfd.
+    /// Cleans up at the end of a case in which the child outlives its pidfd.
     #[track_caller]
     pub fn clear_away(self) -> Result {
-        // ESRCH says that it is gone already.
+        // ESRCH means that it is gone already.
         let _ = self.observer.send_signal(Signal::SIGKILL);
         self.observer.wait_reaped()
     }

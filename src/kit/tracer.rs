@@ -1,4 +1,4 @@
-//! Tracing with ptrace(2): by the caller, or by a process that follows instructions.
+//! Tracing with ptrace(2), by the caller or by a process that executes instructions.
 
 use nix::sys::ptrace::{self, Options};
 use nix::sys::signal::Signal;
@@ -11,7 +11,7 @@ use crate::kit::{Actor, sigchld};
 use crate::note;
 use crate::wait::{self, Event, Status};
 
-/// `PTRACE_SEIZE`: traces a process without stopping it.
+/// Calls `PTRACE_SEIZE`: traces a process without stopping it.
 #[track_caller]
 pub fn seize(pid: i32, options: Options) -> Result {
     let seized = ptrace::seize(Pid::from_raw(pid), options);
@@ -19,10 +19,10 @@ pub fn seize(pid: i32, options: Options) -> Result {
     check::succeeds(format_args!("ptrace(SEIZE, {pid})"), seized)
 }
 
-/// As [`seize`], for a caller who may have had more privileges when it was found that tracing is permitted.
+/// Like [`seize`], for a caller that may have dropped privileges since the check that tracing is permitted.
 ///
 /// # Errors
-/// `blocked` where it is not permitted now, as Yama has it from ptrace_scope 2 on.
+/// `blocked` if tracing is not permitted now, as with Yama's ptrace_scope 2 and above.
 pub fn seize_as_ordinary_user(pid: i32) -> Result {
     match ptrace::seize(Pid::from_raw(pid), Options::empty()) {
         Err(nix::errno::Errno::EPERM) => {
@@ -32,7 +32,7 @@ pub fn seize_as_ordinary_user(pid: i32) -> Result {
     }
 }
 
-/// `PTRACE_ATTACH`: traces a process and stops it. Returns when it has stopped.
+/// Calls `PTRACE_ATTACH`: traces a process and stops it. Returns when it has stopped.
 #[track_caller]
 pub fn attach(pid: i32) -> Result {
     let attached = ptrace::attach(Pid::from_raw(pid));
@@ -41,20 +41,20 @@ pub fn attach(pid: i32) -> Result {
     stops_with(pid, Signal::SIGSTOP)
 }
 
-/// Waits for the next stop of a tracee, which must be by `signal`.
+/// Waits for the next stop of a tracee, which must be caused by `signal`.
 #[track_caller]
 pub fn stops_with(pid: i32, signal: Signal) -> Result {
     wait::reap_expecting(pid, Status::stopped(signal))
 }
 
-/// `PTRACE_DETACH`, without a signal.
+/// Calls `PTRACE_DETACH`, without a signal.
 pub fn detach(pid: i32) -> nix::Result<()> {
     let detached = ptrace::detach(Pid::from_raw(pid), None);
     note!("ptrace(DETACH, {pid}) = {detached:?}");
     detached
 }
 
-/// `PTRACE_CONT`, with a signal to deliver or none.
+/// Calls `PTRACE_CONT`, with or without a signal to deliver.
 #[track_caller]
 pub fn go_on(pid: i32, signal: Option<Signal>) -> Result {
     let continued = ptrace::cont(Pid::from_raw(pid), signal);
@@ -62,18 +62,18 @@ pub fn go_on(pid: i32, signal: Option<Signal>) -> Result {
     check::succeeds(format_args!("ptrace(CONT, {pid})"), continued)
 }
 
-/// How a stopped tracee goes on.
+/// The way in which a stopped tracee is resumed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resume {
     /// `PTRACE_CONT`.
     Continue,
-    /// `PTRACE_SYSCALL`: to the beginning or the end of its next system call.
+    /// `PTRACE_SYSCALL`: until it enters or leaves its next system call.
     ToNextCall,
-    /// `PTRACE_LISTEN`: it stays stopped, as its group is.
+    /// `PTRACE_LISTEN`: it stays in the group-stop.
     Listen,
 }
 
-/// Lets a stopped tracee go on, with any signal, those without a name included, or 0.
+/// Resumes a stopped tracee, with any signal (including those without a name) or 0.
 pub fn resume(pid: i32, how: Resume, signal: i32) -> nix::Result<()> {
     let request = match how {
         Resume::Continue => libc::PTRACE_CONT,
@@ -85,23 +85,22 @@ pub fn resume(pid: i32, how: Resume, signal: i32) -> nix::Result<()> {
     nix::errno::Errno::result(done).map(drop)
 }
 
-/// To be called by a tracee: lets any process of the same user trace it, also where the Yama security module
-/// keeps that to ancestors.
+/// In a tracee: lets any process of the same user trace it, even where the Yama security module restricts that to ancestors.
 pub fn let_anyone_trace_me() {
-    // Without Yama the call fails, and nothing needs allowing.
+    // Without Yama the call fails, and no permission is needed.
     let _ = rustix::process::set_ptracer(rustix::process::PTracer::Any);
 }
 
-/// What a process of an ordinary user that traces another is told.
+/// An order to a process of an unprivileged user that traces another one.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Order {
-    /// To trace this process.
+    /// Trace this process.
     Seize(i32),
-    /// To wait for its end.
+    /// Wait until this process ends.
     WaitFor(i32),
 }
 
-/// What that process does, as an [`Actor`].
+/// Carries out an order, in that process, which is an [`Actor`].
 pub fn trace(order: Order) -> Result {
     match order {
         Order::Seize(pid) => seize_as_ordinary_user(pid),
@@ -125,10 +124,10 @@ enum Answer {
     Reaped(Status),
 }
 
-/// A process of its own that traces a child of the caller, which is a sibling to it, or another process.
+/// A process that traces a child of the caller (its sibling) or another process.
 ///
-/// The caller must have [blocked](sigchld::block()) SIGCHLD. The end of the tracer takes the tracee from it
-/// before it is announced itself, so the one SIGCHLD that can be pending then shows if the tracee sent one.
+/// The caller must have [blocked](sigchld::block()) SIGCHLD. When the tracer exits, the kernel detaches the tracee before
+/// it announces the tracer's exit. Only one SIGCHLD can be pending, so that one shows whether the tracee sent one.
 #[derive(Debug)]
 pub struct Tracer {
     actor: Actor<Instruction, Answer>,
@@ -136,13 +135,13 @@ pub struct Tracer {
 }
 
 impl Tracer {
-    /// One that has seized this process, which must have called [`let_anyone_trace_me`].
+    /// Makes a tracer that has seized this process, which must have called [`let_anyone_trace_me`].
     #[track_caller]
     pub fn of(pid: i32) -> Result<Tracer> {
         Tracer::seizing(pid, false)
     }
 
-    /// As [`Tracer::of`], with `PTRACE_O_EXITKILL`: the end of the tracer kills the process.
+    /// Like [`Tracer::of`], with `PTRACE_O_EXITKILL`: the exit of the tracer kills the process.
     #[track_caller]
     pub fn killing_on_exit(pid: i32) -> Result<Tracer> {
         Tracer::seizing(pid, true)
@@ -155,7 +154,7 @@ impl Tracer {
         Ok(Tracer { actor, tracee: pid })
     }
 
-    /// Blocks until the tracee is a zombie to the tracer, which leaves it one.
+    /// Blocks until the tracer sees the tracee as a zombie, without reaping it.
     #[track_caller]
     pub fn find_zombie(&self) -> Result<Event> {
         match self.actor.ask(Instruction::FindZombie(self.tracee))? {
@@ -164,7 +163,7 @@ impl Tracer {
         }
     }
 
-    /// Takes a pending SIGCHLD of the tracer's: its `si_code` and the pid it speaks of.
+    /// Takes a pending SIGCHLD of the tracer; returns its `si_code` and the pid that it is about.
     #[track_caller]
     pub fn take_sigchld(&self) -> Result<Option<(i32, i32)>> {
         match self.actor.ask(Instruction::TakeSigchld)? {
@@ -173,7 +172,7 @@ impl Tracer {
         }
     }
 
-    /// The tracer waits for the tracee, and gives the status.
+    /// Has the tracer wait for the tracee, and returns the status.
     #[track_caller]
     pub fn reap(&self) -> Result<Status> {
         match self.actor.ask(Instruction::Reap(self.tracee))? {
@@ -222,7 +221,7 @@ fn follow(instruction: Instruction) -> Result<Answer> {
     })
 }
 
-/// Whether the caller may trace, asked in a process that does nothing else.
+/// Tries `PTRACE_TRACEME` in the caller, a process that does nothing else; returns whether it is permitted.
 pub(crate) fn try_tracing() -> bool {
     ptrace::traceme().is_ok()
 }
