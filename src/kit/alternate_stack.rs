@@ -1,4 +1,4 @@
-//! The stack on which signal handlers run that ask for another one: see sigaltstack(2).
+//! The alternate stack for signal handlers: see sigaltstack(2).
 
 use nix::errno::Errno;
 
@@ -6,26 +6,26 @@ use crate::check::Result;
 use crate::clone3::Stack;
 use crate::errand::Errand;
 
-/// Gives the calling thread one.
+/// Gives the calling thread an alternate stack.
 pub fn set() -> Result {
     let stack = libc::stack_t { ss_sp: Stack::new()?.base(), ss_flags: 0, ss_size: Stack::SIZE };
-    // SAFETY: the structure is live, and the memory that it names is never unmapped or used for anything else.
+    // SAFETY: the structure is live, and its memory is never unmapped or used for anything else.
     Errno::result(unsafe { libc::sigaltstack(&stack, std::ptr::null_mut()) })?;
     Ok(())
 }
 
-/// Exits with what [`is_missing`] says.
+/// Returns an errand that exits with the result of [`is_missing`].
 pub fn tell_if_missing() -> Errand {
     extern "C" fn tell(_: usize) -> i32 {
         is_missing()
     }
-    // SAFETY: one system call, which has no reason to fail and so sets no errno.
+    // SAFETY: it makes one system call, which has no reason to fail and so does not set errno.
     unsafe { Errand::small(tell, 0) }
 }
 
-/// 1 if the calling thread has none, 0 if it has one, 2 if it cannot say.
+/// Returns 1 if the calling thread has no alternate stack, 0 if it has one, 2 if that is unknown.
 pub fn is_missing() -> i32 {
-    // SAFETY: stack_t is plain data for which all zeroes is a valid value.
+    // SAFETY: stack_t is plain data, for which all zeroes is a valid value.
     let mut found: libc::stack_t = unsafe { std::mem::zeroed() };
     // SAFETY: a null new stack changes nothing, and `found` is live.
     match unsafe { libc::sigaltstack(std::ptr::null(), &mut found) } {

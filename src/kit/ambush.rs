@@ -1,4 +1,4 @@
-//! A child that ends in the middle of what its parent does.
+//! A child that exits in the middle of a system call of its parent.
 
 use std::os::fd::OwnedFd;
 
@@ -13,10 +13,10 @@ use crate::kit::Channel;
 use crate::kit::processors::{go_first, stay_on, this};
 use crate::note;
 
-/// A child on its parent's own processor, and with priority there, asleep until a timer goes off. Wherever the parent is at
-/// that moment, in the kernel too, it stands still until the child has ended.
+/// A child on its parent's CPU, with a higher priority, that sleeps until a timer expires. It then preempts the parent at
+/// whatever point, also in the kernel, until it has exited.
 ///
-/// An ordinary user may not have priority: there, the two take turns as all processes do.
+/// An unprivileged user may not raise the priority; then the two are scheduled as usual.
 #[derive(Debug)]
 pub struct Ambush {
     child: Child,
@@ -24,12 +24,12 @@ pub struct Ambush {
 }
 
 impl Ambush {
-    /// One in each round: each child, auto-reaped, exits with `code` while the caller asks about it. The caller
-    /// stays on one processor from here on.
+    /// Runs one ambush per round: an auto-reaped child exits with `code` while the caller runs `ask` on it. Binds the
+    /// caller to one CPU.
     pub fn each(mut rounds: impl Iterator<Item = u32>, code: i32, ask: impl Fn(&Child) -> Result) -> Result {
         rounds.try_for_each(|round| {
             let ambush = Ambush::lay(code)?;
-            // A little later each time: what is in between takes less than a microsecond.
+            // Vary the delay by a microsecond per round: the window of interest is shorter than that.
             ambush.spring_after(100 + round % 10)?;
             ask(&ambush.child)?;
             ambush.child.pidfd()?.wait_reaped()
@@ -43,7 +43,7 @@ impl Ambush {
         let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC)?;
         let child = Clone3::new(Flags::REAPED).spawn(|| {
             go_first();
-            // A failure to report is seen as the end of the stream.
+            // If this fails, the parent sees the end of the stream.
             let _ = ready.send(&());
             let mut expirations = [0; 8];
             while rustix::io::read(&timer, &mut expirations) == Err(rustix::io::Errno::INTR) {}

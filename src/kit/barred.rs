@@ -1,7 +1,8 @@
-//! System calls that something in front of the kernel refuses, as the seccomp filter of a container does.
+//! Detection of system calls that a filter in front of the kernel refuses, such as the seccomp filter of a container.
 //!
-//! The kernel too may say EPERM. So such a call is asked about what nobody has: a descriptor that is no pidfd, a pid that no process can
-//! have, an address that cannot be read. The kernel says just that, and before it looks at permissions; a filter says what it says always.
+//! The kernel may return EPERM too. So such a call is made with a target that does not exist: a descriptor that is not a
+//! pidfd, an impossible pid, an unreadable address. The kernel reports exactly that, before it checks permissions; a filter
+//! returns the same errno as always.
 
 use nix::errno::Errno;
 use nix::unistd::Pid;
@@ -10,23 +11,24 @@ use rustix::event::{EventfdFlags, eventfd};
 use crate::check::{Failure, Result};
 use crate::pidfd::Pidfd;
 
-/// A pid that no process has: more than any kernel gives.
+/// A pid that no process has: higher than any pid that the kernel assigns.
 pub const NOBODY: Pid = Pid::from_raw(i32::MAX);
 
-/// A descriptor that is no pidfd.
+/// Makes a descriptor that is not a pidfd.
 pub fn no_pidfd() -> Result<Pidfd> {
     Ok(Pidfd::from(eventfd(0, EventfdFlags::CLOEXEC)?))
 }
 
-/// Whether a call does not get to the kernel, or to one that has it, by what it says when it is asked about nobody.
+/// Returns whether a call does not reach the kernel, or the kernel does not implement it, according to its result for a
+/// nonexistent target.
 pub fn is_barred<T>(asked_about_nobody: &std::result::Result<T, Errno>) -> bool {
     matches!(asked_about_nobody, Err(Errno::EPERM | Errno::EACCES | Errno::ENOSYS))
 }
 
-/// Makes sure that a call gets to the kernel, by what it says when it is asked about nobody.
+/// Checks that a call reaches the kernel, according to its result for a nonexistent target.
 ///
 /// # Errors
-/// `blocked` where it does not.
+/// `blocked` if it does not.
 pub fn reaches_kernel<T>(name: &str, asked_about_nobody: std::result::Result<T, Errno>) -> Result {
     match asked_about_nobody {
         Err(errno) if is_barred(&asked_about_nobody) => Err(Failure::blocked(format!(

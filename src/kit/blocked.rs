@@ -1,4 +1,4 @@
-//! A thread of the case that is blocked in a wait call, provably, before the event that should end it.
+//! A thread of the case that is verifiably blocked in a wait call before the event that should end the call.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::mpsc;
@@ -19,32 +19,32 @@ use crate::{note, sandbox};
 pub struct Blocked {
     call: WaitCall,
     tid: i32,
-    /// Has a byte in it once the call has returned.
+    /// Contains a byte once the call has returned.
     returned: OwnedFd,
     thread: JoinHandle<Found>,
 }
 
 impl Blocked {
-    /// Starts a thread that makes the call, and returns once it sleeps in it.
+    /// Starts a thread that makes the call, and returns once the thread sleeps in it.
     #[track_caller]
     pub fn in_call(call: WaitCall) -> Result<Blocked> {
         Blocked::after(|| Ok(()), call)
     }
 
-    /// As [`Blocked::in_call`], for a thread that first runs `prepare`.
+    /// Like [`Blocked::in_call`], for a thread that first runs `prepare`.
     ///
     /// # Errors
-    /// That of `prepare`, if it fails.
+    /// The error of `prepare`, if it fails.
     #[track_caller]
     pub fn after(prepare: impl FnOnce() -> Result + Send + 'static, call: WaitCall) -> Result<Blocked> {
         let (returned, tell) = pipe_with(PipeFlags::CLOEXEC)?;
         let (send_tid, tid) = mpsc::channel();
         let thread = std::thread::spawn(move || {
-            // The receiver waits for it. After a failure nobody asks what the call gives.
+            // The receiver waits for this. After a failure, the result of the call is not used.
             let _ = send_tid.send(prepare().map(|()| own_tid()));
             let found = call.make();
             note!("{call} = {found:?}");
-            // The reader outlives this thread, or nobody cares any more.
+            // If this fails, the reader is gone and the result is not needed any more.
             let _ = rustix::io::write(tell, b"r");
             found
         });
@@ -55,7 +55,7 @@ impl Blocked {
         Ok(blocked)
     }
 
-    /// The thread must be, or be about to be again, asleep in the call.
+    /// Fails unless the thread sleeps in the call, or is about to sleep in it again.
     #[track_caller]
     pub fn is_blocked(&self, when: &str) -> Result {
         match self.is_over().context(when)? {
@@ -64,11 +64,11 @@ impl Blocked {
         }
     }
 
-    /// Whether the call has returned, or else the thread is asleep in it.
+    /// Returns true if the call has returned, and false once the thread sleeps in it.
     ///
-    /// `/proc/self/task/TID/syscall` names the system call of a thread that sleeps, or that has been woken and of which its
-    /// processor does not know yet: `stat` has the latter as running. A thread that has been woken for nothing looks around and
-    /// goes back to sleep, so this looks until it has.
+    /// `/proc/self/task/TID/syscall` shows the system call of a thread that sleeps, or that has been woken but not
+    /// scheduled yet; `stat` shows the latter as running. A thread that was woken for nothing checks its condition and goes
+    /// back to sleep, so this polls until it has.
     #[track_caller]
     pub fn is_over(&self) -> Result<bool> {
         let path = format!("/proc/self/task/{}/syscall", self.tid);
@@ -82,7 +82,7 @@ impl Blocked {
                     return Err(Failure::broken(format!("the thread for {} is at {text:?}", self.call)));
                 }
                 Ok(_) => std::thread::yield_now(),
-                // It may have returned and ended since.
+                // The call may have returned in the meantime, and the thread may have exited.
                 Err(_) if self.has_returned(PollTimeout::ZERO)? => {}
                 Err(error) => return Err(Failure::blocked(format!("needs {path}: {error}"))),
             }
@@ -112,7 +112,7 @@ impl Blocked {
         }
     }
 
-    /// Waits until the call returns, and gives what it found.
+    /// Waits until the call returns, and returns its result.
     #[track_caller]
     pub fn join(self) -> Result<Found> {
         if self.has_returned(sandbox::time_left())? {

@@ -1,8 +1,8 @@
-//! A cgroup of the case's own, on the version 2 hierarchy.
+//! A private cgroup of the case on the version 2 hierarchy.
 //!
-//! Reached through the mount that is there, or else through one that is attached nowhere and goes with its last
-//! descriptor, so that nothing is left to unmount. A mounted hierarchy is never mounted a second time: that
-//! would reset its options for the whole system.
+//! The hierarchy is reached through the existing mount, or else through a detached mount that disappears with its last
+//! descriptor, so that there is nothing to unmount. A mounted hierarchy is never mounted a second time, because that would
+//! reset its options for the whole system.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
@@ -16,7 +16,7 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, 
 use crate::check::{Failure, Result, errno_of};
 use crate::{note, procfs, sandbox};
 
-/// A fresh cgroup without children or limits. Dropping it kills what is still inside and removes it.
+/// A new cgroup without children or limits. Dropping it kills the remaining processes and removes it.
 #[derive(Debug)]
 pub struct Cgroup {
     parent: &'static OwnedFd,
@@ -26,15 +26,15 @@ pub struct Cgroup {
     owner: u32,
 }
 
-/// Whether the version 2 hierarchy can be reached; what [`Need::Cgroup2`](crate::need::Need::Cgroup2) asks.
+/// Returns whether the version 2 hierarchy can be reached, for [`Need::Cgroup2`](crate::need::Need::Cgroup2).
 pub fn is_reachable() -> bool {
     hierarchy().is_ok()
 }
 
-/// Whether the kernel knows what a cgroup is, mounted or not.
+/// Checks whether the kernel supports cgroups, mounted or not.
 ///
 /// # Errors
-/// `blocked` where `/proc` says that it does not.
+/// `blocked` if `/proc` shows that it does not.
 pub fn is_built_in() -> Result {
     match procfs::is_mounted() && !std::path::Path::new("/proc/self/cgroup").exists() {
         true => Err(Failure::blocked("needs control groups (CONFIG_CGROUPS)")),
@@ -42,8 +42,8 @@ pub fn is_built_in() -> Result {
     }
 }
 
-/// The root directory of the hierarchy, as far up as the caller's cgroup namespace shows it. Opened once in a
-/// process: a mount comes and goes slowly.
+/// Returns the root directory of the hierarchy, as seen from the caller's cgroup namespace. It is opened once per process,
+/// because making and removing a mount is slow.
 fn hierarchy() -> std::result::Result<&'static OwnedFd, Errno> {
     static ROOT: OnceLock<std::result::Result<OwnedFd, Errno>> = OnceLock::new();
     ROOT.get_or_init(open_hierarchy).as_ref().map_err(|errno| *errno)
@@ -61,7 +61,7 @@ fn open_hierarchy() -> std::result::Result<OwnedFd, Errno> {
     openat(mount, ".", directory, Mode::empty()).map_err(errno_of)
 }
 
-/// Where `/proc/self/mountinfo` shows a cgroup2: the fifth field of a line with that type behind the dash.
+/// Returns where `/proc/self/mountinfo` shows a cgroup2: the fifth field of a line with that type after the dash.
 fn mounted_at() -> Option<String> {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
     let line = mounts.lines().find(|line| line.contains(" - cgroup2 "))?;
@@ -69,13 +69,13 @@ fn mounted_at() -> Option<String> {
 }
 
 impl Cgroup {
-    /// A new cgroup in which these controllers can be set.
+    /// Makes a new cgroup in which these controllers can be set.
     ///
-    /// A controller that is not on yet is switched on for all children of the root cgroup, and stays on for as
-    /// long as the sandbox lives: the case next door may have begun to use it.
+    /// A controller that is off is switched on for all children of the root cgroup and stays on as long as the sandbox
+    /// lives, because a case that runs in parallel may have begun to use it.
     ///
     /// # Errors
-    /// `blocked` if the hierarchy cannot be reached or written, or has not got a controller.
+    /// `blocked` if the hierarchy cannot be reached or written, or lacks a controller.
     #[track_caller]
     pub fn create(controllers: &[&str]) -> Result<Cgroup> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -93,7 +93,7 @@ impl Cgroup {
         Ok(Cgroup { parent, dir, name, owner })
     }
 
-    /// A new one of this name below it, to be dropped first.
+    /// Makes a new cgroup of this name below it, which must be dropped first.
     pub fn create_below(&self, name: &str) -> Result<Cgroup> {
         mkdirat(&self.dir, name, Mode::from_raw_mode(0o755))?;
         let directory = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -102,18 +102,18 @@ impl Cgroup {
         Ok(Cgroup { parent, dir, name: name.to_owned(), owner: self.owner })
     }
 
-    /// Gives the user of this number the right to move processes into it.
+    /// Allows the user of this number to move processes into it.
     pub fn give_to(&self, user: u32) -> Result {
         use rustix::fs::{Uid, chownat};
         Ok(chownat(&self.dir, "cgroup.procs", Some(Uid::from_raw(user)), None, AtFlags::empty())?)
     }
 
-    /// Its directory, as `CLONE_INTO_CGROUP` takes it.
+    /// Returns its directory, for `CLONE_INTO_CGROUP`.
     pub fn dir(&self) -> BorrowedFd<'_> {
         self.dir.as_fd()
     }
 
-    /// Its id, as `PIDFD_GET_INFO` gives it: the inode number.
+    /// Returns its id, as in `PIDFD_GET_INFO`: the inode number.
     pub fn id(&self) -> Result<u64> {
         Ok(fstat(&self.dir)?.st_ino)
     }
@@ -142,7 +142,7 @@ impl Cgroup {
     pub fn wait_for(&self, line: &str) -> Result {
         let events = open_at(&self.dir, "cgroup.events", OFlags::RDONLY)?;
         loop {
-            // Reading arms the next notice of a change.
+            // Reading arms the next notification of a change.
             let now = read_from_start(&events)?;
             if now.lines().any(|has| has == line) {
                 return Ok(());
@@ -159,7 +159,7 @@ impl Cgroup {
         }
     }
 
-    /// Removes it, once the last process has left it: a dead one leaves a moment after it was reaped.
+    /// Removes it once it is empty: a dead process leaves it shortly after it was reaped.
     #[track_caller]
     pub fn remove(self) -> Result {
         self.wait_for("populated 0")?;
@@ -173,7 +173,7 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        // Gone already after remove(); else a case failed half-way, and its processes are in the way.
+        // After remove() it is gone already; otherwise the case failed midway, and its processes prevent the removal.
         if std::process::id() == self.owner && self.unlink() == Err(rustix::io::Errno::BUSY) {
             let _ = self.write("cgroup.kill", "1").and_then(|()| self.wait_for("populated 0"));
             let _ = self.unlink();
@@ -181,15 +181,15 @@ impl Drop for Cgroup {
     }
 }
 
-/// What every cgroup of the suite is called by.
+/// The prefix of the names of all cgroups of the suite.
 const PREFIX: &str = "clone3-conformance-";
 
-/// How all cgroups that a process makes begin.
+/// Returns the prefix of the names of all cgroups that a process makes.
 fn names_of(pid: i32) -> String {
     format!("{PREFIX}{}-", sandbox::number_of(pid))
 }
 
-/// Removes the cgroups that a process made and left, killing what is inside; gives their names.
+/// Removes the cgroups that a process left behind, killing the processes inside; returns their names.
 pub(crate) fn remove_left_by(pid: i32) -> Vec<String> {
     let Ok(root) = hierarchy() else { return Vec::new() };
     let mut left = names_below(root);
@@ -206,7 +206,7 @@ fn kill_and_remove(root: &'static OwnedFd, name: &str) -> Result {
     cgroup.write("cgroup.kill", "1")?;
     cgroup.wait_for("populated 0")?;
     for below in names_below(&cgroup.dir) {
-        // What is no directory stays.
+        // Entries that are not directories remain.
         let _ = unlinkat(&cgroup.dir, &below, AtFlags::REMOVEDIR);
     }
     cgroup.remove()
@@ -217,11 +217,11 @@ fn names_below(dir: &OwnedFd) -> Vec<String> {
     entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
-/// Which controllers are on for the children of the root cgroup, to be put back.
+/// The controllers that are on for the children of the root cgroup, to be restored later.
 pub(crate) struct Controllers(Vec<String>);
 
 impl Controllers {
-    /// As they are now; `None` where none can be switched on anyway.
+    /// Returns the current ones; `None` if none can be switched on anyway.
     pub(crate) fn now() -> Option<Controllers> {
         let root = nix::unistd::geteuid().is_root().then(hierarchy)?.ok()?;
         Some(Controllers(switched_on(root)))
@@ -234,7 +234,7 @@ impl Controllers {
             return;
         }
         for new in switched_on(root).iter().filter(|name| !self.0.contains(name)) {
-            // There is nobody to be told of an error.
+            // There is no way to report an error.
             let _ = write_at(root, "cgroup.subtree_control", &format!("-{new}"));
         }
     }
@@ -267,7 +267,7 @@ fn open_at(dir: &OwnedFd, file: &str, access: OFlags) -> rustix::io::Result<Owne
 }
 
 fn write_at(dir: &OwnedFd, file: &str, text: &str) -> rustix::io::Result<()> {
-    // The kernel takes such a file's new value in one write or not at all.
+    // The kernel accepts a new value of such a file only in a single write.
     rustix::io::write(open_at(dir, file, OFlags::WRONLY)?, text.as_bytes()).map(drop)
 }
 

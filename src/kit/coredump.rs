@@ -1,5 +1,4 @@
-//! Core dumps, taken by the case over a socket (`core_pattern` `@/path`, Linux 6.16) or by a helper program
-//! (`|/path %F`).
+//! Core dumps, received by the case over a socket (`core_pattern` `@/path`, Linux 6.16) or by a helper program (`|/path %F`).
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -23,7 +22,7 @@ use crate::pidfd::Pidfd;
 use crate::procfs::Stat;
 use crate::{note, sandbox, wait};
 
-/// The server of core dumps: while it exists, every core dump of the system comes to it.
+/// A core dump server: while it exists, it receives every core dump of the system.
 #[derive(Debug)]
 pub struct Server {
     // Dropped first, so that no dump goes to a socket that is gone.
@@ -33,15 +32,15 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts it, and proves that core dumps of ordinary children come to it.
+    /// Starts the server and checks that it receives the core dumps of ordinary children.
     ///
     /// # Errors
-    /// `blocked` if they do not.
+    /// `blocked` if it does not.
     pub fn start() -> Result<Server> {
         let place = Place::new()?;
         let socket = place.of("socket");
         let listener = place.listen("socket")?;
-        // What is seen by poll may be gone when it is accepted.
+        // A connection that poll reports may be gone when it is accepted.
         listener.set_nonblocking(true)?;
         let server = Server { pattern: Sysctl::CorePattern.set(&format!("@{socket}"))?, listener, place };
         let child = Clone3::fork().with(Flags::PIDFD).spawn(|| Crash::Abort.now())?;
@@ -61,11 +60,11 @@ impl Server {
         Ok(server)
     }
 
-    /// Waits until this process begins to dump core; `None` if it ends without.
+    /// Waits until this process begins to dump core; returns `None` if it ends without a dump.
     #[track_caller]
     pub fn accept(&self, process: &Pidfd) -> Result<Option<Dump>> {
         loop {
-            // In this order: a process that is seen dead has connected by then, or never will.
+            // The order matters: a process that is seen dead has either connected by then or never will.
             let ended = self.wait_for_news(process)?;
             match self.listener.accept() {
                 Ok((stream, _)) => {
@@ -85,20 +84,20 @@ impl Server {
         }
     }
 
-    /// As [`Server::accept`], for a process that must dump core.
+    /// Like [`Server::accept`], for a process that must dump core.
     #[track_caller]
     pub fn begin_dump_of(&self, process: &Pidfd) -> Result<Dump> {
         let nothing = || Failure::fail("the child ended without dumping core, where the control did");
         self.accept(process)?.ok_or_else(nothing)
     }
 
-    /// As [`Server::begin_dump_of`]; takes the whole dump.
+    /// Like [`Server::begin_dump_of`], but reads the whole dump.
     #[track_caller]
     pub fn take_dump_of(&self, process: &Pidfd) -> Result {
         self.begin_dump_of(process)?.take()
     }
 
-    /// Blocks until there is a connection or `process` has ended, which it answers.
+    /// Blocks until there is a connection or `process` has ended; returns whether it has ended.
     #[track_caller]
     fn wait_for_news(&self, process: &Pidfd) -> Result<bool> {
         let ended = PollFd::new(process.as_fd(), PollFlags::POLLIN);
@@ -114,35 +113,35 @@ impl Server {
         }
     }
 
-    /// Sends dumps to a socket that nobody listens at.
+    /// Sends dumps to a socket without a listener.
     pub fn to_nobody(&self) -> Result {
         self.pattern.change(&format!("@{}", self.place.of("nobody")))
     }
 
-    /// Asks for each dump how it is to be made (`@@/path`, Linux 6.17): see [`Dump::answer`].
+    /// Has the kernel ask the server how to make each dump (`@@/path`, Linux 6.17): see [`Dump::answer`].
     pub fn to_asked_server(&self) -> Result {
         self.pattern.change(&format!("@@{}", self.place.of("socket")))
     }
 
-    /// Sends dumps to a plain file. The process that dumps must allow large ones: see [`allow_core_files`].
+    /// Sends dumps to a regular file. The dumping process must allow large ones: see [`allow_core_files`].
     pub fn to_file(&self) -> Result {
         self.pattern.change(&self.place.of("core"))
     }
 
-    /// Sends dumps to a helper program that reads them to their end; with `pidfd` it is handed a pidfd (`%F`).
+    /// Sends dumps to a helper program that reads them to the end; with `pidfd`, the helper gets a pidfd (`%F`).
     pub fn to_helper(&self, pidfd: bool) -> Result {
         let name = self.helper()?;
         self.pattern.change(&format!("|{name} drain{}", if pidfd { " %F" } else { "" }))
     }
 
-    /// Sends dumps to a helper program that asks its pidfd before it reads them.
+    /// Sends dumps to a helper program that queries its pidfd before it reads them.
     pub fn to_asking_helper(&self) -> Result {
         let name = self.helper()?;
         self.pattern.change(&format!("|{name} ask %F {}", self.place.of("told")))
     }
 
-    /// Sends dumps to helper programs that stay after they have read them, and makes the processes that dump wait for them; proves
-    /// that the dump of an ordinary child starts one.
+    /// Sends dumps to helper programs that stay after they have read them, and makes the dumping processes wait for them.
+    /// Checks that the dump of an ordinary child starts such a helper.
     ///
     /// # Errors
     /// `blocked` if it does not.
@@ -157,10 +156,11 @@ impl Server {
         Ok(Lingering { _limit: limit, listener })
     }
 
-    /// What the pidfd told the helper of the last dump: `coredump_mask`, and `coredump_signal` by its name. To be asked once for each.
+    /// Returns what the pidfd reported to the helper of the last dump: `coredump_mask`, and `coredump_signal` by its name.
+    /// Call this once per dump.
     ///
     /// # Errors
-    /// What the helper met, as when the pidfd that it was handed answers nothing; `broken` if it has left no answer.
+    /// The error that the helper got, for example if its pidfd could not be queried; `broken` if it left no answer.
     #[track_caller]
     pub fn told(&self) -> Result<(CoredumpMask, String)> {
         let file = self.place.of("told");
@@ -174,7 +174,7 @@ impl Server {
         Ok((CoredumpMask::from_bits_retain(mask), wait::signal_name(signal as i32)))
     }
 
-    /// The path of a helper program: this program under another name, as the kernel looks for it by its path.
+    /// Returns the path of a helper program: a symbolic link to this program, because the kernel looks the helper up by its path.
     fn helper(&self) -> Result<String> {
         let program = fs::read_link("/proc/self/exe")?;
         let name = self.place.of(helper::NAME);
@@ -187,7 +187,7 @@ impl Server {
     }
 }
 
-/// Where helper programs that stay after they have read a dump introduce themselves.
+/// The socket to which helper programs connect that stay after they have read a dump.
 #[derive(Debug)]
 pub struct Lingering {
     _limit: Changed,
@@ -207,7 +207,7 @@ impl Lingering {
     }
 }
 
-/// Waits for a helper, or for the end of the process that dumps core for it.
+/// Waits for a helper to connect, or for the end of the process that dumps core.
 #[track_caller]
 pub(super) fn accept_before_end(listener: &UnixListener, process: &Pidfd) -> Result<UnixStream> {
     let ended = PollFd::new(process.as_fd(), PollFlags::POLLIN);
@@ -224,7 +224,7 @@ pub(super) fn accept_before_end(listener: &UnixListener, process: &Pidfd) -> Res
 pub struct Lingerer(UnixStream);
 
 impl Lingerer {
-    /// The process whose dump it took must wait for it, and not have exited.
+    /// Fails unless the process whose dump it read waits for it and has not exited.
     #[track_caller]
     pub fn is_waited_for(&self, process: &Pidfd, pid: i32) -> Result {
         sleeps(
@@ -241,10 +241,10 @@ impl Lingerer {
     }
 }
 
-/// A process that has dumped core must sleep, and not have exited, while `reason` says why.
+/// Fails unless a process that has dumped core sleeps and has not exited; `reason` says why it should.
 #[track_caller]
 fn sleeps(process: &Pidfd, pid: i32, reason: &str) -> Result {
-    // On its way to its end it would still be seen for a while, but not asleep.
+    // An exiting process is still visible for a while too, but it does not sleep.
     while Stat::of(pid).is_none_or(|stat| stat.state != 'S') {
         if process.poll_now(PollFlags::POLLIN)?.contains(PollFlags::POLLIN) {
             return Err(Failure::fail(format!("process {pid} has exited while {reason}")));
@@ -260,7 +260,7 @@ fn sleeps(process: &Pidfd, pid: i32, reason: &str) -> Result {
     Ok(())
 }
 
-/// Lets the calling process write a core file of any size.
+/// Allows the calling process to write a core file of any size.
 pub fn allow_core_files() -> Result {
     use rustix::process::{Resource, Rlimit, setrlimit};
     Ok(setrlimit(Resource::Core, Rlimit { current: None, maximum: None })?)
@@ -271,36 +271,36 @@ pub fn allow_core_files() -> Result {
 pub enum Wish {
     /// The kernel writes it (`COREDUMP_KERNEL`).
     FromKernel = 1,
-    /// The server makes it itself (`COREDUMP_USERSPACE`).
+    /// The server generates it (`COREDUMP_USERSPACE`).
     OwnWork = 2,
-    /// There is to be none (`COREDUMP_REJECT`).
+    /// No dump (`COREDUMP_REJECT`).
     None = 4,
-    /// As `OwnWork`, and the process is to wait until the server has closed the connection (`COREDUMP_WAIT`).
+    /// As `OwnWork`, and the process waits until the server has closed the connection (`COREDUMP_WAIT`).
     OwnWorkWithTime = 2 | 8,
 }
 
-/// A core dump under way: the process that dumps is at the other end.
+/// A core dump in progress: the dumping process is at the other end of the connection.
 #[derive(Debug)]
 pub struct Dump {
     stream: UnixStream,
 }
 
 impl Dump {
-    /// A pidfd of the process that dumps, from the socket.
+    /// Returns a pidfd of the dumping process, from the socket.
     pub fn peer(&self) -> Result<Pidfd> {
         let pidfd: OwnedFd =
             getsockopt(&self.stream, sockopt::PeerPidfd).map_err(Failure::from).context("SO_PEERPIDFD")?;
         Ok(Pidfd::from(pidfd))
     }
 
-    /// Reads the kernel's question how the dump is to be made, and answers it.
+    /// Reads the kernel's request about how to make the dump, and answers it.
     #[track_caller]
     pub fn answer(&mut self, wish: Wish) -> Result {
         const SIZE: u32 = 16;
-        // `struct coredump_req`: two sizes, and which answers the kernel takes.
+        // `struct coredump_req`: two sizes, and the mask of answers that the kernel accepts.
         let (mut question, mut mark) = ([0; SIZE as usize], [0; 4]);
         self.stream.read_exact(&mut question)?;
-        // `struct coredump_ack`: its size, nothing, and the answer.
+        // `struct coredump_ack`: its size, a spare field, and the answer.
         let mut answer = [0; SIZE as usize];
         answer[..4].copy_from_slice(&SIZE.to_ne_bytes());
         answer[8..].copy_from_slice(&(wish as u64).to_ne_bytes());
@@ -311,19 +311,19 @@ impl Dump {
         check::equal("the kernel's mark behind the server's answer", u32::from_ne_bytes(mark), 0)
     }
 
-    /// The process must wait for the server to close the connection, and not have exited.
+    /// Fails unless the process waits for the server to close the connection and has not exited.
     #[track_caller]
     pub fn is_waited_for(&self, process: &Pidfd, pid: i32) -> Result {
         sleeps(process, pid, "the server that answered COREDUMP_WAIT has the connection")
     }
 
     fn is_of(&self, process: &Pidfd) -> Result<bool> {
-        // By the file that stands for the process: it may be dead and reaped by now, and have no pid any more.
+        // Compares the inodes on pidfs: the process may be dead and reaped by now, without a pid.
         let number = |pidfd: &Pidfd| rustix::fs::fstat(pidfd).map(|stat| stat.st_ino);
         Ok(number(&self.peer()?)? == number(process)?)
     }
 
-    /// Reads it to its end, and lets the process go on.
+    /// Reads the dump to the end, and lets the process continue.
     pub fn take(mut self) -> Result {
         let (mut piece, mut length) = (vec![0; 128 * 1024], 0);
         loop {
@@ -340,7 +340,7 @@ impl Dump {
 #[distributed_slice(HELPERS)]
 static DRAIN: Helper = Helper { name: "drain", main: drain };
 
-/// The helper that the kernel starts: reads the core to its end.
+/// Helper that the kernel starts: reads the core dump to the end.
 fn drain(_: &[String]) -> i32 {
     i32::from(io::copy(&mut io::stdin(), &mut io::sink()).is_err())
 }
@@ -348,8 +348,8 @@ fn drain(_: &[String]) -> i32 {
 #[distributed_slice(HELPERS)]
 static LINGER: Helper = Helper { name: "linger", main: |arguments| or_wrong(linger(arguments)) };
 
-/// `linger PIDFD SOCKET`, started by the kernel: reads the core to its end, says so, and stays until it is told to go or nobody is left
-/// who could.
+/// `linger PIDFD SOCKET`, started by the kernel: reads the core dump to the end, reports that, and stays until it is told
+/// to exit or the connection is closed.
 fn linger(arguments: &[String]) -> Result<i32> {
     let line = UnixStream::connect(arguments.get(1).map_or("", String::as_str))?;
     io::copy(&mut io::stdin(), &mut io::sink())?;
@@ -361,7 +361,8 @@ fn linger(arguments: &[String]) -> Result<i32> {
 #[distributed_slice(HELPERS)]
 static ASK: Helper = Helper { name: "ask", main: |arguments| or_wrong(ask(arguments)) };
 
-/// `ask PIDFD FILE`, started by the kernel: writes to FILE what the pidfd tells of the dump, and then reads the core to its end.
+/// `ask PIDFD FILE`, started by the kernel: writes to FILE what the pidfd reports about the dump, and then reads the core
+/// dump to the end.
 fn ask(arguments: &[String]) -> Result<i32> {
     let file = arguments.get(1).ok_or_else(|| Failure::broken("no file for the answer"))?;
     let told = serde_json::to_vec(&dump_as_told_by(arguments))
@@ -370,7 +371,7 @@ fn ask(arguments: &[String]) -> Result<i32> {
     Ok(drain(&[]))
 }
 
-/// What PIDFD_GET_INFO says of the dump by the pidfd that the first argument names.
+/// Returns what PIDFD_GET_INFO reports about the dump, for the pidfd in the first argument.
 fn dump_as_told_by(arguments: &[String]) -> Result<(u32, u32)> {
     let pidfd = Pidfd::from(fd(arguments, 0)?);
     let request = InfoMask::COREDUMP | InfoMask::COREDUMP_SIGNAL;

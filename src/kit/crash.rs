@@ -12,35 +12,35 @@ use crate::check::Result;
 use crate::clone3::Stack;
 use crate::wait::Status;
 
-/// How a process crashes.
+/// The way in which a process crashes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Crash {
-    /// It reads where nothing is mapped.
+    /// It reads from an unmapped address.
     Unmapped,
-    /// It writes to a page that may only be read.
+    /// It writes to a read-only page.
     ReadOnly,
-    /// It runs into an instruction that no program survives.
+    /// It executes an instruction that raises a fatal trap.
     Trap(Trap),
-    /// It is to handle a signal on a stack to which nobody can write.
+    /// It handles a signal on an alternate stack that is not writable.
     NoStack,
     /// It sends itself SIGABRT.
     Abort,
 }
 
-/// `si_code`: sent by the kernel, for no reason that has a name.
+/// `si_code`: sent by the kernel, without a specific reason.
 const SI_KERNEL: i32 = 128;
 
 /// `si_code`: sent by `tgkill(2)`, as abort and raise do.
 pub const SI_TKILL: i32 = -6;
 
 impl Crash {
-    /// All of them.
+    /// Returns all ways to crash.
     pub fn all() -> impl Iterator<Item = Crash> {
         let everywhere = [Crash::Unmapped, Crash::ReadOnly, Crash::NoStack, Crash::Abort];
         everywhere.into_iter().chain(Trap::ALL.map(Crash::Trap))
     }
 
-    /// The signal that comes of it.
+    /// Returns the signal that this causes.
     pub const fn signal(self) -> Signal {
         match self {
             Crash::Unmapped | Crash::ReadOnly | Crash::NoStack => Signal::SIGSEGV,
@@ -49,7 +49,7 @@ impl Crash {
         }
     }
 
-    /// The `si_code` of that signal: `SEGV_MAPERR`, `SEGV_ACCERR`, the trap's, `SI_KERNEL`, `SI_TKILL`.
+    /// Returns the `si_code` of that signal: `SEGV_MAPERR`, `SEGV_ACCERR`, the trap's, `SI_KERNEL`, `SI_TKILL`.
     pub const fn code(self) -> i32 {
         match self {
             Crash::Unmapped => 1,
@@ -60,20 +60,20 @@ impl Crash {
         }
     }
 
-    /// The wait status when core is dumped.
+    /// Returns the wait status when core is dumped.
     pub const fn dumped(self) -> Status {
         Status::dumped(self.signal())
     }
 
-    /// Crashes the calling process. Should it live on, it exits with 94.
+    /// Crashes the calling process; returns the exit status 94 if it survives.
     pub fn now(self) -> i32 {
         expect_death_by(self.signal());
         self.happen();
         94
     }
 
-    /// As [`Crash::now`], with more memory in the core than any socket holds unread: the dump cannot end before
-    /// somebody takes it.
+    /// Like [`Crash::now`], but with more memory in the core dump than any socket buffers: the dump cannot finish before a
+    /// reader takes it.
     pub fn with_large_core(self) -> i32 {
         expect_large_core_by(self.signal());
         self.happen();
@@ -82,45 +82,45 @@ impl Crash {
 
     fn happen(self) {
         match self {
-            // Nothing is mapped there.
+            // Nothing is mapped at this address.
             Crash::Unmapped => arch::load(std::ptr::without_provenance(8)),
             Crash::ReadOnly => write_to_read_only_page(),
             Crash::Trap(trap) => trap.happen(),
-            // Should it not come to the crash, the caller sees that.
+            // If the crash does not happen, the caller notices.
             Crash::NoStack => drop(handle_without_stack()),
             Crash::Abort => drop(raise(Signal::SIGABRT)),
         }
     }
 }
 
-/// In a process that will be sent `signal` by somebody else: lets it dump core, a small one.
+/// In a process to which another process will send `signal`: lets it dump a small core.
 pub fn expect_death_by(signal: Signal) {
     choose_memory("0");
     prepare(signal);
 }
 
-/// As [`expect_death_by`], with as much memory in the core as by [`Crash::with_large_core`].
+/// Like [`expect_death_by`], with as much memory in the core dump as with [`Crash::with_large_core`].
 pub fn expect_large_core_by(signal: Signal) {
     std::hint::black_box(vec![1_u8; 1 << 19].leak());
     choose_memory("0x1");
     prepare(signal);
 }
 
-/// The default action of the signal, and leave to dump.
+/// Sets the default action of the signal, and makes the process dumpable.
 fn prepare(number: Signal) {
     let _ = set_dumpable_behavior(DumpableBehavior::Dumpable);
     // SAFETY: the default action runs no code of ours.
     let _ = unsafe { signal(number, SigHandler::SigDfl) };
 }
 
-/// Which memory goes into the core, see core(5). With "0" there are registers and a map of the memory, nothing
-/// of the memory itself.
+/// Selects the memory that goes into the core dump, see core(5). With "0" it contains registers and a map of the memory,
+/// but no memory contents.
 fn choose_memory(filter: &str) {
     // Cases that dump core need /proc anyway.
     let _ = std::fs::write("/proc/self/coredump_filter", filter);
 }
 
-/// Sends the caller a signal that it handles, for which the kernel finds no place on the stack.
+/// Sends the caller a signal that it handles, but for which the kernel cannot write a stack frame.
 fn handle_without_stack() -> Result {
     extern "C" fn never(_: c_int) {}
     // SAFETY: a new mapping at an address of the kernel's choice aliases nothing.
@@ -139,7 +139,7 @@ fn write_to_read_only_page() {
     // SAFETY: a new mapping at an address of the kernel's choice aliases nothing.
     let page = unsafe { mmap_anonymous(std::ptr::null_mut(), 4096, ProtFlags::READ, MapFlags::PRIVATE) };
     if let Ok(page) = page {
-        // SAFETY: the page is ours, and the kernel does not let it be written.
+        // SAFETY: the page is ours, and the kernel does not allow writes to it.
         unsafe { arch::store(page) };
     }
 }

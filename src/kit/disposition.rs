@@ -1,4 +1,4 @@
-//! What a process does with a signal.
+//! Signal dispositions of a process, and handlers that report signals.
 
 use std::ffi::c_int;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -35,21 +35,21 @@ pub fn set(signal: Signal, disposition: Disposition) -> Result {
     Ok(())
 }
 
-/// Sets the disposition of every signal that has one to choose.
+/// Sets the disposition of every signal for which it can be set.
 pub fn set_all(disposition: Disposition) {
     for signal in Signal::iterator() {
-        // SIGKILL and SIGSTOP refuse.
+        // This fails for SIGKILL and SIGSTOP.
         let _ = set(signal, disposition);
     }
 }
 
 static WIRE: AtomicI32 = AtomicI32::new(-1);
 
-/// Says that a signal was caught.
+/// Reports that a signal was caught.
 extern "C" fn report(_: c_int) {
-    // SAFETY: the descriptor was handed over for this, and stays open until the process ends.
+    // SAFETY: the descriptor was passed for this, and stays open until the process ends.
     let wire = unsafe { BorrowedFd::borrow_raw(WIRE.load(Ordering::Relaxed)) };
-    // Nobody is there to be told of an error.
+    // There is no other way to report an error.
     let _ = rustix::io::write(wire, b"s");
 }
 
@@ -58,21 +58,21 @@ pub fn report_all(wire: &impl AsRawFd) {
     WIRE.store(wire.as_raw_fd(), Ordering::Relaxed);
     let action = SigAction::new(SigHandler::Handler(report), SaFlags::SA_RESTART, SigSet::empty());
     for signal in Signal::iterator() {
-        // SAFETY: the handler makes one system call. SIGKILL and SIGSTOP refuse, as they must.
+        // SAFETY: the handler makes one system call. This fails for SIGKILL and SIGSTOP, as it must.
         let _ = unsafe { sigaction(signal, &action) };
     }
 }
 
-/// Sends the calling process a signal that takes a place in its queue, as `sigqueue(3)` does.
+/// Sends the calling process a signal that occupies a queue entry, as `sigqueue(3)` does.
 pub fn queue(signal: c_int) -> std::result::Result<(), nix::errno::Errno> {
     let value = libc::sigval { sival_ptr: std::ptr::null_mut() };
-    // SAFETY: the value is passed along and looked at by nobody.
+    // SAFETY: the value is passed along and never dereferenced.
     nix::errno::Errno::result(unsafe { libc::sigqueue(libc::getpid(), signal, value) }).map(drop)
 }
 
-/// The disposition of a signal in the calling process.
+/// Returns the disposition of a signal in the calling process.
 pub fn of(signal: Signal) -> Result<Disposition> {
-    // SAFETY: sigaction is plain data for which all zeroes is a valid value.
+    // SAFETY: sigaction is plain data, for which all zeroes is a valid value.
     let mut found: libc::sigaction = unsafe { std::mem::zeroed() };
     // SAFETY: a null new action changes nothing, and `found` is live.
     let asked = unsafe { libc::sigaction(signal as c_int, std::ptr::null(), &mut found) };

@@ -1,4 +1,4 @@
-//! One descriptor under epoll.
+//! Watching one descriptor with epoll.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -10,7 +10,7 @@ use rustix::time::Timespec;
 use crate::check::{Failure, Result};
 use crate::sandbox;
 
-/// An epoll instance that watches one descriptor. It holds no reference to it.
+/// An epoll instance that watches one descriptor. It holds no reference to the watched file.
 #[derive(Debug)]
 pub struct Watch(OwnedFd);
 
@@ -22,19 +22,19 @@ impl Watch {
         Ok(Watch(epoll))
     }
 
-    /// Watches `fd`, the same one, for these events from now on.
+    /// Changes the events for which it watches `fd`, which must be the same descriptor.
     pub fn modify(&self, fd: impl AsFd, events: EventFlags) -> Result {
         Ok(epoll::modify(&self.0, fd, EventData::new_u64(0), events)?)
     }
 
-    /// The event that epoll_wait(2) has at this moment.
+    /// Returns the event that epoll_wait(2) reports at this moment.
     pub fn now(&self) -> Result<Option<EventFlags>> {
         let mut events = [Event { flags: EventFlags::empty(), data: EventData::new_u64(0) }];
         let count = epoll::wait(&self.0, &mut events[..], Some(&Timespec::default()))?;
         Ok((count > 0).then(|| events[0].flags))
     }
 
-    /// As [`Watch::next`], but blocked in epoll_wait(2) itself, where `EPOLLEXCLUSIVE` counts.
+    /// Like [`Watch::next`], but blocks in epoll_wait(2) itself, where `EPOLLEXCLUSIVE` matters.
     #[track_caller]
     pub fn block(&self) -> Result<EventFlags> {
         loop {

@@ -1,4 +1,4 @@
-//! What children do that may share their creator's memory: see [`Errand`].
+//! Code for children that may share their creator's memory: see [`Errand`].
 
 use std::ffi::c_int;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -11,36 +11,36 @@ use crate::errand::Errand;
 use crate::kit::Gate;
 use crate::kit::disposition::{self, Disposition};
 
-/// Exits at once with this code.
+/// Returns an errand that exits at once with this code.
 pub fn exit(code: c_int) -> Errand {
     extern "C" fn exit(code: usize) -> c_int {
         code as c_int
     }
-    // SAFETY: it touches nothing.
+    // SAFETY: it accesses no memory.
     unsafe { Errand::small(exit, code as usize) }
 }
 
-/// Reads one byte from this descriptor, however long that takes, and exits with 0; with 1 if it cannot.
+/// Returns an errand that reads one byte from this descriptor, however long that takes, and exits with 0, or with 1 on error.
 pub fn wait_for_input(fd: &impl AsFd) -> Errand {
     extern "C" fn wait(fd: usize) -> c_int {
         i32::from(rustix::io::read(borrowed(fd), &mut [0_u8; 1]).is_err())
     }
-    // SAFETY: one system call of rustix's.
+    // SAFETY: it makes one system call through rustix.
     unsafe { Errand::small(wait, number_of(fd)) }
 }
 
-/// Waits at this gate and exits with 0.
+/// Returns an errand that waits at this gate and exits with 0.
 pub fn wait_at(gate: &'static Gate) -> Errand {
     extern "C" fn wait(gate: usize) -> c_int {
-        // SAFETY: the address is that of a gate which is never freed.
+        // SAFETY: the address is that of a gate that is never freed.
         unsafe { &*(gate as *const Gate) }.wait();
         0
     }
-    // SAFETY: a gate is waited at by a system call of rustix's.
+    // SAFETY: waiting at a gate makes one system call through rustix.
     unsafe { Errand::small(wait, std::ptr::from_ref(gate) as usize) }
 }
 
-/// Lets others run as often as they like, writes a byte to this descriptor and exits with `code`; with 98 if it cannot.
+/// Returns an errand that yields the CPU many times, writes a byte to this descriptor and exits with `code`, or with 98 on error.
 pub fn dawdle_and_say_so(fd: &impl AsFd, code: u8) -> Errand {
     extern "C" fn dawdle(both: usize) -> c_int {
         let (fd, code) = (both >> 8, both & 0xff);
@@ -49,55 +49,55 @@ pub fn dawdle_and_say_so(fd: &impl AsFd, code: u8) -> Errand {
         }
         if rustix::io::write(borrowed(fd), b"r") == Ok(1) { code as c_int } else { 98 }
     }
-    // SAFETY: system calls of rustix's.
+    // SAFETY: it makes system calls through rustix only.
     unsafe { Errand::small(dawdle, number_of(fd) << 8 | usize::from(code)) }
 }
 
-/// Exits with 1 if it has no_new_privs, with 0 if not.
+/// Returns an errand that exits with 1 if no_new_privs is set, with 0 if not.
 pub fn tell_no_new_privs() -> Errand {
     extern "C" fn tell(_: usize) -> c_int {
         i32::from(rustix::thread::no_new_privs() == Ok(true))
     }
-    // SAFETY: one system call of rustix's.
+    // SAFETY: it makes one system call through rustix.
     unsafe { Errand::small(tell, 0) }
 }
 
-/// Exits with 0 if this is its thread-local storage, with 1 if not.
+/// Returns an errand that exits with 0 if this is its thread-local storage, with 1 if not.
 pub fn look_for_tls_at(storage: &'static [u64]) -> Errand {
     extern "C" fn look(address: usize) -> c_int {
         i32::from(arch::thread_pointer() != address as u64)
     }
-    // SAFETY: one system call, made without the C library.
+    // SAFETY: it makes one system call without the C library.
     unsafe { Errand::small(look, storage.as_ptr() as usize) }
 }
 
-/// Makes itself undumpable (`PR_SET_DUMPABLE`) and exits with 0; with 1 if it cannot.
+/// Returns an errand that makes itself undumpable (`PR_SET_DUMPABLE`) and exits with 0, or with 1 on error.
 pub fn become_undumpable() -> Errand {
     extern "C" fn become_undumpable(_: usize) -> c_int {
         i32::from(set_dumpable_behavior(DumpableBehavior::NotDumpable).is_err())
     }
-    // SAFETY: one system call of rustix's.
+    // SAFETY: it makes one system call through rustix.
     unsafe { Errand::small(become_undumpable, 0) }
 }
 
-/// Ignores this signal and exits with 0; with 1 if it cannot.
+/// Returns an errand that ignores this signal and exits with 0, or with 1 on error.
 pub fn ignore(signal: Signal) -> Errand {
     extern "C" fn ignore(number: usize) -> c_int {
         let signal = Signal::try_from(number as c_int);
         i32::from(!signal.is_ok_and(|signal| disposition::set(signal, Disposition::Ignored).is_ok()))
     }
-    // SAFETY: anybody may call it.
+    // SAFETY: it has no preconditions.
     unsafe { Errand::whole(ignore, signal as usize) }
 }
 
-/// What a child does that should not exist: it says so through this pipe.
+/// Returns an errand for a child that should not exist: it reports its existence through this pipe.
 pub(crate) fn trip(wire: &impl AsFd) -> Errand {
     extern "C" fn trip(wire: usize) -> c_int {
-        // Nobody is there to be told of an error.
+        // There is no other way to report an error.
         let _ = rustix::io::write(borrowed(wire), b"x");
         99
     }
-    // SAFETY: one system call of rustix's.
+    // SAFETY: it makes one system call through rustix.
     unsafe { Errand::small(trip, number_of(wire)) }
 }
 
@@ -105,8 +105,8 @@ fn number_of(fd: &impl AsFd) -> usize {
     fd.as_fd().as_raw_fd() as usize
 }
 
-/// The descriptor with this number, which the child has from its creator.
+/// Returns the descriptor with this number, which the child has inherited from its creator.
 fn borrowed(fd: usize) -> BorrowedFd<'static> {
-    // SAFETY: it was open when the errand was given; a child that shares a table in which it has been closed since gets EBADF.
+    // SAFETY: it was open when the errand was made; a child that shares a table in which it has been closed since gets EBADF.
     unsafe { BorrowedFd::borrow_raw(fd as RawFd) }
 }

@@ -1,4 +1,4 @@
-//! A child in which a thread other than the leader is about to exec: what the last close of its pidfd races with.
+//! A child in which a thread other than the leader is about to exec, for races with the last close of its pidfd.
 
 use std::sync::atomic::AtomicU32;
 
@@ -10,21 +10,21 @@ use crate::kit::processors::stay_on;
 use crate::kit::threads::start_one_slow_to_go;
 use crate::kit::{Gate, helper::Command};
 
-/// An auto-kill child in which a second thread waits at the gate and then execs an echoing program, on whose line
-/// only that program answers.
+/// Makes an auto-kill child in which a second thread waits at the gate and then execs an echoing program. Only that program
+/// answers on the returned line.
 #[track_caller]
 pub fn about_to_exec(gate: &Gate) -> Result<(Child, Line)> {
     prepared(gate, || Ok(()))
 }
 
-/// As [`about_to_exec`], with all of the child on this processor.
+/// Like [`about_to_exec`], with the whole child on this processor.
 #[track_caller]
 pub fn about_to_exec_on(processor: usize, gate: &Gate) -> Result<(Child, Line)> {
     prepared(gate, || stay_on(processor))
 }
 
-/// As [`about_to_exec`], for an exec that takes its time: it has to wait for a further thread, which is slow to go and
-/// clears `going` when that has begun.
+/// Like [`about_to_exec`], with a slow exec: it has to wait for another thread whose exit is slow and which clears `going`
+/// when that exit begins.
 #[track_caller]
 pub fn about_to_exec_slowly(gate: &Gate, going: &'static AtomicU32) -> Result<(Child, Line)> {
     prepared(gate, || start_one_slow_to_go(going))

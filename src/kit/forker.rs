@@ -1,4 +1,4 @@
-//! A process that makes children as it would without the new flags, and sees what those are.
+//! A check that the caller's own children are unaffected by the new flags.
 
 use linkme::distributed_slice;
 
@@ -10,8 +10,8 @@ use crate::kit::programs::{fd, or_wrong};
 use crate::kit::{Channel, legacy, sigchld};
 use crate::wait::{self, Event, Status};
 
-/// What the caller forks must be an ordinary child: a zombie until it is waited for, announced by SIGCHLD, which must be
-/// [blocked](sigchld::block()) in every thread. The control is a child that is made to reap itself.
+/// Checks that fork makes ordinary children: each stays a zombie until it is waited for and sends SIGCHLD, which must be
+/// [blocked](sigchld::block()) in every thread. The control is an auto-reaped child.
 #[track_caller]
 pub fn forks_ordinary_children() -> Result {
     let own = Clone3::new(Flags::REAPED).spawn(|| 77)?;
@@ -27,7 +27,7 @@ pub fn forks_ordinary_children() -> Result {
 #[distributed_slice(HELPERS)]
 static FORK: Helper = Helper { name: "fork", main: |arguments| or_wrong(fork(arguments)) };
 
-/// `fork REPORT`: says on the channel REPORT whether it [forks ordinary children](forks_ordinary_children).
+/// `fork REPORT`: reports on the channel REPORT whether it [forks ordinary children](forks_ordinary_children).
 fn fork(arguments: &[String]) -> Result<i32> {
     let report = Channel::<Result>::adopt(fd(arguments, 0)?)?;
     report.send(&forks_ordinary_children())?;

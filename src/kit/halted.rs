@@ -1,4 +1,4 @@
-//! A process that is halted, whoever's it is: it does nothing, and no signal tells it why.
+//! A process of any parent that is stopped by ptrace, without a signal that shows why.
 
 use nix::errno::Errno;
 use nix::sys::ptrace::{self, Options};
@@ -9,25 +9,25 @@ use crate::kit::tracer;
 use crate::note;
 use crate::wait;
 
-/// What `PTRACE_INTERRUPT` stops with, above the signal in the wait status (`linux/ptrace.h`).
+/// The event of a stop by `PTRACE_INTERRUPT`, above the signal in the wait status (`linux/ptrace.h`).
 const PTRACE_EVENT_STOP: i32 = 128;
 
-/// A process in a ptrace stop. It goes on at the drop, and at the end of the process that halted it.
+/// A process in a ptrace stop. It continues when this is dropped, or when the process that stopped it exits.
 #[derive(Debug)]
 pub struct Halted {
     pid: Pid,
 }
 
 impl Halted {
-    /// Halts a process of one thread. Signals that come for it before it stops are delivered, later ones when it goes on.
+    /// Stops a single-threaded process. Signals sent before it stops are delivered; later ones are delivered when it continues.
     ///
     /// # Errors
-    /// `blocked` where it may not be traced.
+    /// `blocked` if it may not be traced.
     pub fn process(pid: i32) -> Result<Halted> {
         let seized = ptrace::seize(Pid::from_raw(pid), Options::empty());
         note!("ptrace(SEIZE, {pid}) = {seized:?}");
         match seized {
-            // A security module may say EACCES.
+            // A security module may return EACCES.
             Err(Errno::EPERM | Errno::EACCES) => {
                 return Err(Failure::blocked(format!("process {pid} may not be traced")));
             }

@@ -8,13 +8,13 @@ use crate::check::{Failure, Result};
 use crate::kit::barred;
 use crate::note;
 
-/// Where a handle is opened when no descriptor on pidfs is at hand (Linux 6.18).
+/// The special descriptor for opening a handle without a descriptor on pidfs (Linux 6.18).
 const FD_PIDFS_ROOT: libc::c_int = -10002;
 
-/// More than any handle of pidfs takes.
+/// A size larger than any handle of pidfs.
 const ROOM: usize = 64;
 
-/// `struct file_handle` with its bytes.
+/// `struct file_handle` with its data.
 #[repr(C)]
 #[derive(Clone, Debug)]
 pub struct Handle {
@@ -24,10 +24,10 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// The handle of a pidfd's file, to be opened.
+    /// Returns the handle of a pidfd's file, for opening it later.
     ///
     /// # Errors
-    /// `blocked` where the kernel is without file handles, or where something in front of it lets none be opened.
+    /// `blocked` if the kernel does not support file handles, or if a filter prevents opening them.
     pub fn of(fd: impl AsFd) -> Result<Handle> {
         match Handle::try_of(&fd) {
             Err(Errno::ENOSYS) => Err(Failure::blocked("name_to_handle_at is ENOSYS: CONFIG_FHANDLE is off")),
@@ -35,7 +35,8 @@ impl Handle {
                 Err(Failure::blocked(format!("name_to_handle_at of a pidfd is {errno:?}")))
             }
             got => {
-                // By the pidfd, which an ordinary user may do too: otherwise Linux 6.16 says EPERM before it looks for a handle.
+                // With the pidfd as the mount, which unprivileged users may pass too: otherwise Linux 6.16 returns EPERM
+                // before it looks at the handle.
                 let of_nothing = open_at(fd.as_fd().as_raw_fd(), std::ptr::null(), 0);
                 barred::reaches_kernel("open_by_handle_at", of_nothing)?;
                 Ok(got?)
@@ -43,11 +44,11 @@ impl Handle {
         }
     }
 
-    /// `name_to_handle_at(2)` as it is.
+    /// Calls `name_to_handle_at(2)` and returns its errno.
     pub fn try_of(fd: impl AsFd) -> std::result::Result<Handle, Errno> {
         let mut handle = Handle { bytes: ROOM as u32, kind: 0, handle: [0; ROOM] };
         let mut mount = 0;
-        // SAFETY: an empty path, a handle with the room that it states, and a live int.
+        // SAFETY: an empty path, a handle with the capacity that it states, and a live int.
         let got = unsafe {
             libc::syscall(
                 libc::SYS_name_to_handle_at,
@@ -61,24 +62,23 @@ impl Handle {
         Errno::result(got).map(|_| handle)
     }
 
-    /// Opens it by way of a descriptor on pidfs.
+    /// Opens the handle through a descriptor on pidfs.
     pub fn open(&self, pidfs: impl AsFd, flags: i32) -> std::result::Result<OwnedFd, Errno> {
         open_at(pidfs.as_fd().as_raw_fd(), self, flags)
     }
 
-    /// Opens it by way of `FD_PIDFS_ROOT`.
+    /// Opens the handle through `FD_PIDFS_ROOT`.
     pub fn open_at_root(&self, flags: i32) -> std::result::Result<OwnedFd, Errno> {
         open_at(FD_PIDFS_ROOT, self, flags)
     }
 }
 
-/// `open_by_handle_at(2)` as it is. With a pidfd for the mount, no handle is EFAULT.
+/// Calls `open_by_handle_at(2)`. With a pidfd as the mount, a null handle fails with EFAULT.
 fn open_at(mount: libc::c_int, handle: *const Handle, flags: i32) -> std::result::Result<OwnedFd, Errno> {
-    // SAFETY: the kernel reads the handle alone, and as much of it as it says is there; at an address that nobody can read it
-    // fails.
+    // SAFETY: the kernel only reads the handle, of the size that it states; for an unreadable address the call fails.
     let fd = unsafe { libc::syscall(libc::SYS_open_by_handle_at, mount, handle, flags) };
     note!("open_by_handle_at({mount}, flags {flags:#x}) = {fd}");
     let fd = Errno::result(fd)?;
-    // SAFETY: the kernel just made this descriptor, and nobody else owns it.
+    // SAFETY: the kernel has just created this descriptor, and nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }

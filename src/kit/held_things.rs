@@ -1,4 +1,4 @@
-//! What a process holds that the kernel gives back for it when it ends: a robust futex, a semaphore, a mapping.
+//! Resources that the kernel releases when a process exits: a robust futex, a semaphore, a mapping.
 
 use std::mem::size_of;
 use std::os::fd::OwnedFd;
@@ -13,7 +13,7 @@ use crate::check::{Failure, Result};
 use crate::kit::shared;
 use crate::kit::threads::own_tid;
 
-/// In the word of a robust futex: who held it has died (`FUTEX_OWNER_DIED` of `linux/futex.h`).
+/// Flag in the word of a robust futex: its owner has died (`FUTEX_OWNER_DIED` of `linux/futex.h`).
 pub const OWNER_DIED: u32 = 0x4000_0000;
 
 /// `struct robust_list_head` of `linux/futex.h`.
@@ -24,30 +24,31 @@ struct RobustList {
     pending: usize,
 }
 
-/// Takes this word as a robust futex of the calling thread. For a process that does nothing else with such: the C library's
-/// own list is replaced.
+/// Locks this word as a robust futex of the calling thread. This replaces the C library's own list, so the process must not
+/// use other robust futexes.
 pub fn take_robustly(word: &'static AtomicU32) -> Result {
     word.store(own_tid() as u32, Ordering::Release);
     let list = Box::leak(Box::new(RobustList { next: std::ptr::null(), futex_offset: 0, pending: 0 }));
-    // An empty list points to itself; the word is found at the pending entry, as one that is just being taken.
+    // An empty list points to itself; the kernel finds the word through the pending entry, like a futex that is just being
+    // locked.
     list.next = &raw const *list;
     list.pending = word.as_ptr() as usize;
-    // SAFETY: the list and the word are never freed, and the kernel reads the one and writes the other when the thread ends.
+    // SAFETY: the list and the word are never freed; the kernel reads the list and writes the word when the thread exits.
     Errno::result(unsafe {
         libc::syscall(libc::SYS_set_robust_list, &raw const *list, size_of::<RobustList>())
     })?;
     Ok(())
 }
 
-/// One more than the identifier of the semaphore that the case which runs has, in memory that its lane shares.
+/// The identifier of the running case's semaphore plus 1, or 0 if it has none, in memory that is shared with its lane.
 static SEMAPHORE: LazyLock<Option<&AtomicU32>> = LazyLock::new(|| shared::word(0).ok());
 
-/// Makes what [`remove_left`] is told by, before cases are forked.
+/// Allocates the shared memory that [`remove_left`] reads. Call this before cases are forked.
 pub(crate) fn prepare() {
     LazyLock::force(&SEMAPHORE);
 }
 
-/// A System V semaphore of the case's own, with the value 1. Dropping it removes it; if the case dies, its lane does.
+/// A System V semaphore of the case, with the value 1. Dropping it removes it; if the case dies, its lane removes it.
 #[derive(Debug)]
 pub struct Semaphore {
     id: i32,
@@ -55,10 +56,10 @@ pub struct Semaphore {
 }
 
 impl Semaphore {
-    /// A new one without a key. A case has one at a time, in the IPC namespace that it came with.
+    /// Makes a new semaphore without a key. A case may have one at a time, in the IPC namespace in which it started.
     ///
     /// # Errors
-    /// `blocked` where the kernel has none, or the lane cannot be told of it.
+    /// `blocked` if the kernel has no semaphores, or if there is no memory shared with the lane.
     pub fn new() -> Result<Semaphore> {
         let told =
             SEMAPHORE.ok_or_else(|| Failure::blocked("there is no memory to share with the sandbox"))?;
@@ -71,7 +72,7 @@ impl Semaphore {
         Ok(semaphore)
     }
 
-    /// Takes it from 1 to 0, to be given back at the end of the calling process (SEM_UNDO).
+    /// Decrements it from 1 to 0; the kernel undoes this when the calling process exits (SEM_UNDO).
     pub fn take(&self) -> Result {
         let mut down =
             libc::sembuf { sem_num: 0, sem_op: -1, sem_flg: (libc::SEM_UNDO | libc::IPC_NOWAIT) as i16 };
@@ -80,9 +81,9 @@ impl Semaphore {
         Ok(())
     }
 
-    /// Its value.
+    /// Returns its value.
     pub fn value(&self) -> Result<i32> {
-        // SAFETY: GETVAL takes nothing.
+        // SAFETY: GETVAL takes no argument.
         Ok(Errno::result(unsafe { libc::semctl(self.id, 0, libc::GETVAL) })?)
     }
 }
@@ -96,26 +97,26 @@ impl Drop for Semaphore {
     }
 }
 
-/// Removes the semaphore that the case has, or has left. Gives its identifier.
+/// Removes the semaphore that the case has or has left behind, and returns its identifier.
 pub(crate) fn remove_left() -> Option<i32> {
     let id = SEMAPHORE.map_or(0, |told| told.swap(0, Ordering::AcqRel)).checked_sub(1)? as i32;
-    // SAFETY: IPC_RMID takes nothing.
+    // SAFETY: IPC_RMID takes no argument.
     Errno::result(unsafe { libc::semctl(id, 0, libc::IPC_RMID) }).ok().map(|_| id)
 }
 
-/// A file in memory that cannot be sealed against writing while any process has mapped it.
+/// A memory file that cannot be sealed against writing while a process has mapped it.
 #[derive(Debug)]
 pub struct Mappable(OwnedFd);
 
 impl Mappable {
-    /// A new one of a page.
+    /// Makes a new file of one page.
     pub fn new() -> Result<Mappable> {
         let file = rustix::fs::memfd_create("mapped", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
         rustix::fs::ftruncate(&file, 4096)?;
         Ok(Mappable(file))
     }
 
-    /// Maps it for as long as the calling process has its memory.
+    /// Maps the file for as long as the calling process has its memory.
     pub fn map(&self) -> Result {
         let access = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a new mapping at an address of the kernel's choice aliases nothing.
@@ -123,7 +124,7 @@ impl Mappable {
         Ok(())
     }
 
-    /// Whether some process has mapped it; if none has, none can from now on.
+    /// Returns whether any process has mapped it. If none has, the file is sealed and cannot be mapped from now on.
     pub fn is_mapped(&self) -> Result<bool> {
         match rustix::fs::fcntl_add_seals(&self.0, SealFlags::WRITE) {
             Ok(()) => Ok(false),

@@ -1,11 +1,11 @@
-//! What a process has of its creator, as far as it can be asked for: two children of one creator can be compared by it.
+//! The readable attributes that a process inherits from its creator, for comparing two children of one creator.
 
 use std::collections::BTreeMap;
 use std::fs;
 
 use rustix::process::{child_subreaper, dumpable_behavior, parent_process_death_signal};
 
-/// Lines of `/proc/PID/status` that say something of the creator, and nothing of the process's own life.
+/// Lines of `/proc/PID/status` with inherited attributes, which do not depend on the process's own history.
 const STATUS: [&str; 17] = [
     "Umask",
     "TracerPid",
@@ -29,7 +29,7 @@ const STATUS: [&str; 17] = [
 /// Fields of `/proc/PID/stat`, by their numbers in proc(5): process group, session, terminal, nice value, and scheduling.
 const STAT: [usize; 6] = [5, 6, 7, 19, 40, 41];
 
-/// Files of `/proc/PID`, read whole.
+/// Files in `/proc/PID`, compared as a whole.
 const FILES: [&str; 8] = [
     "comm",
     "oom_score_adj",
@@ -41,16 +41,16 @@ const FILES: [&str; 8] = [
     "sessionid",
 ];
 
-/// Links of `/proc/PID`.
+/// Symbolic links in `/proc/PID`.
 const LINKS: [&str; 10] =
     ["cwd", "root", "ns/cgroup", "ns/ipc", "ns/mnt", "ns/net", "ns/time", "ns/user", "ns/uts", "ns/pid"];
 
-/// What it is, by what it is called.
+/// The attributes by name.
 pub type Inherited = BTreeMap<String, String>;
 
-/// The caller's. What cannot be had is told as the error that says so.
+/// Returns the caller's attributes. An attribute that cannot be read is recorded as the error.
 ///
-/// Of a namespace it is told whether it is the one in `creators`, which [`namespaces`] gives.
+/// A namespace is recorded as equal to or different from the one in `creators`, which [`namespaces`] returns.
 pub fn own(creators: &Inherited) -> Inherited {
     let mut found = Inherited::new();
     let status = file("status");
@@ -58,7 +58,7 @@ pub fn own(creators: &Inherited) -> Inherited {
     let wanted = lines.filter(|(name, _)| STATUS.contains(name));
     found.extend(wanted.map(|(name, value)| (name.to_owned(), value.trim().to_owned())));
     let stat = file("stat");
-    // Behind the name in parentheses comes field 3.
+    // Field 3 follows the name in parentheses.
     let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
     let field = |number: usize| fields.get(number - 3).copied().unwrap_or_default().to_owned();
     found.extend(STAT.map(|number| (format!("stat field {number}"), field(number))));
@@ -75,12 +75,12 @@ pub fn own(creators: &Inherited) -> Inherited {
     found
 }
 
-/// The caller's namespaces and directories, to be compared with a child's.
+/// Returns the caller's namespaces and directories, for comparison with a child's.
 pub fn namespaces() -> Inherited {
     LINKS.map(|name| (name.to_owned(), link(name))).into_iter().collect()
 }
 
-/// Each thing in which the two differ: its name, what the first has, and what the second.
+/// Returns each difference: the name of the attribute, the value in the first, and the value in the second.
 pub fn differences(one: &Inherited, other: &Inherited) -> Vec<String> {
     let nothing = String::new();
     let names: std::collections::BTreeSet<&String> = one.keys().chain(other.keys()).collect();
@@ -103,7 +103,7 @@ fn link(name: &str) -> String {
     }
 }
 
-/// Another namespace has another number in each child.
+/// Removes the number of a namespace, because a new namespace has a different number in each child.
 fn anonymous(link: &str) -> String {
     match link.split_once(":[") {
         Some((kind, _)) => format!("another {kind}"),
@@ -111,11 +111,11 @@ fn anonymous(link: &str) -> String {
     }
 }
 
-/// Where signal handlers run that ask for another stack.
+/// Returns the alternate stack for signal handlers.
 fn alternate_stack() -> String {
-    // SAFETY: stack_t is plain data for which all zeroes is a valid value.
+    // SAFETY: stack_t is plain data, for which all zeroes is a valid value.
     let mut stack: libc::stack_t = unsafe { std::mem::zeroed() };
-    // SAFETY: `stack` is a live structure that the kernel may fill; nothing is set.
+    // SAFETY: `stack` is a live structure that the kernel may fill; a null new stack changes nothing.
     let done = unsafe { libc::sigaltstack(std::ptr::null(), &mut stack) };
     format!("{done}: {:#x}, {} bytes, {:#x}", stack.ss_sp as usize, stack.ss_size, stack.ss_flags)
 }

@@ -1,4 +1,4 @@
-//! The older ways to make a child, called with whatever bits one likes.
+//! The older system calls that make a child, with arbitrary flags.
 
 use std::ffi::c_ulong;
 
@@ -10,8 +10,8 @@ use crate::kit::fds;
 use crate::pidfd::Pidfd;
 use crate::{arch, note};
 
-/// `clone(2)` as fork uses it: no stack of its own. The child runs `body` and exits with what it returns. With
-/// `CLONE_PIDFD` among the flags there is a pidfd.
+/// Calls `clone(2)` as fork does, without a separate stack. The child runs `body` and exits with the result. Returns a
+/// pidfd if the flags contain `CLONE_PIDFD`.
 pub fn clone(flags: u64, body: impl FnOnce() -> i32) -> Result<(i32, Option<Pidfd>), Errno> {
     assert!(flags & Flags::CLONE_VM.bits() == 0, "a child that shares memory needs a stack of its own");
     assert!(flags & Flags::CLONE_SETTLS.bits() == 0, "a body needs the thread-local storage that it knows");
@@ -25,11 +25,11 @@ pub fn clone(flags: u64, body: impl FnOnce() -> i32) -> Result<(i32, Option<Pidf
     note!("clone({flags:#x}) = {pid}");
     let pid = Errno::result(pid)? as i32;
     let wrote = flags & Flags::PIDFD.bits() != 0 && pidfd >= 0;
-    // SAFETY: on success the kernel wrote a new descriptor that nobody else owns.
+    // SAFETY: on success the kernel wrote a new descriptor that nothing else owns.
     Ok((pid, wrote.then(|| Pidfd::from(unsafe { fds::adopt(pidfd) }))))
 }
 
-/// `fork(2)`. The child exits with `code`.
+/// Calls `fork(2)`. The child exits with `code`.
 pub fn fork(code: i32) -> Result<i32, Errno> {
     // SAFETY: the child exits at once.
     let pid = unsafe { arch::fork() };
@@ -40,14 +40,14 @@ pub fn fork(code: i32) -> Result<i32, Errno> {
     Errno::result(pid).map(|pid| pid as i32)
 }
 
-/// `vfork(2)`. The child exits with `code`, before the call returns.
+/// Calls `vfork(2)`. The child exits with `code` before the call returns.
 pub fn vfork(code: i32) -> Result<i32, Errno> {
     let pid = arch::vfork_and_exit(code);
     note!("vfork() = {pid}");
     if pid < 0 { Err(Errno::from_raw(-pid as i32)) } else { Ok(pid as i32) }
 }
 
-/// `unshare(2)` with any bits.
+/// Calls `unshare(2)` with arbitrary flags.
 pub fn unshare(flags: u64) -> Result<(), Errno> {
     // SAFETY: no pointers are passed.
     Errno::result(unsafe { libc::syscall(libc::SYS_unshare, flags) }).map(drop)

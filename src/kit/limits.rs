@@ -1,11 +1,11 @@
-//! Resource limits: lowered for the length of one step, or too low for a case.
+//! Resource limits: lowered for one step, or too low for a case.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::check::{Failure, Result};
 use crate::note;
 
-/// Runs `body` with this soft limit, and puts the old one back.
+/// Runs `body` with this soft limit, and restores the old one.
 pub fn lowered<T>(resource: Resource, soft: u64, body: impl FnOnce() -> T) -> Result<T> {
     let before = getrlimit(resource);
     setrlimit(resource, Rlimit { current: Some(soft), maximum: before.maximum })?;
@@ -15,10 +15,10 @@ pub fn lowered<T>(resource: Resource, soft: u64, body: impl FnOnce() -> T) -> Re
     Ok(value)
 }
 
-/// Makes sure that signals can be queued, with what they say of themselves.
+/// Checks that signals can be queued together with their siginfo.
 ///
 /// # Errors
-/// `blocked` where RLIMIT_SIGPENDING is 0.
+/// `blocked` if RLIMIT_SIGPENDING is 0.
 pub fn signals_can_be_queued() -> Result {
     match getrlimit(Resource::Sigpending).current {
         Some(0) => Err(Failure::blocked("RLIMIT_SIGPENDING lets no signal be queued")),

@@ -1,4 +1,4 @@
-//! The user namespaces that the kernel lists as being in use: listns(2), since Linux 6.19.
+//! The user namespaces that the kernel lists as active: listns(2), since Linux 6.19.
 
 use std::fs::File;
 use std::mem::size_of;
@@ -15,7 +15,7 @@ const SYS_LISTNS: libc::c_long = 470;
 /// `_IOR(0xb7, 13, __u64)` of `linux/nsfs.h`.
 const NS_GET_ID: u32 = 0x8008_b70d;
 
-/// Those that the caller's user namespace owns (`LISTNS_CURRENT_USER`).
+/// Selects those that the caller's user namespace owns (`LISTNS_CURRENT_USER`).
 const OF_CALLERS_USER_NAMESPACE: u64 = u64::MAX;
 
 /// `struct ns_id_req` of `linux/nsfs.h`.
@@ -29,25 +29,25 @@ struct Request {
     owner: u64,
 }
 
-/// The number of the user namespace of a process. Nothing of ours is left open that would keep it in use.
+/// Returns the id of the user namespace of a process. Leaves no descriptor open that would keep the namespace active.
 ///
 /// # Errors
-/// `blocked` where /proc shows none.
+/// `blocked` if /proc shows none.
 pub fn user_namespace_of(pid: i32) -> Result<u64> {
     let path = format!("/proc/{pid}/ns/user");
     let file = File::open(&path).map_err(|error| Failure::blocked(format!("{path}: {error}")))?;
     let mut id = 0_u64;
-    // SAFETY: the argument is a live word, as large as the request states.
+    // SAFETY: the argument is a live word of the size in the request number.
     Errno::result(unsafe { libc::ioctl(file.as_raw_fd(), NS_GET_ID as libc::Ioctl, &raw mut id) })?;
     Ok(id)
 }
 
-/// Whether this user namespace, a child of the caller's, is listed. For root in the initial pid namespace.
+/// Returns whether this user namespace, a child of the caller's, is listed. Requires root in the initial pid namespace.
 ///
 /// # Errors
-/// `blocked` where the system call is not to be had.
+/// `blocked` if the system call is not available.
 pub fn is_listed(id: u64) -> Result<bool> {
-    // Linux 7.1 and 7.2 continue a list only behind a number that is in it, so all of it is asked for at once.
+    // Linux 7.1 and 7.2 continue a list only after an id that is in it, so this requests the whole list at once.
     let mut numbers = [0_u64; 4096];
     let request = Request {
         size: size_of::<Request>() as u32,
@@ -57,7 +57,7 @@ pub fn is_listed(id: u64) -> Result<bool> {
         spare2: 0,
         owner: OF_CALLERS_USER_NAMESPACE,
     };
-    // SAFETY: the request is live and as long as it says, and so are the numbers.
+    // SAFETY: the request is live and of the size that it states, and so are the numbers.
     let found = Errno::result(unsafe {
         libc::syscall(SYS_LISTNS, &raw const request, numbers.as_mut_ptr(), numbers.len(), 0_u32)
     });
@@ -67,7 +67,7 @@ pub fn is_listed(id: u64) -> Result<bool> {
     }
 }
 
-/// Waits until it is listed no more, or gives up. The kernel tells nobody.
+/// Waits until the namespace is no longer listed; returns false if that takes too long. The kernel sends no notification.
 pub fn vanishes(id: u64) -> Result<bool> {
     let gone = || Ok((!is_listed(id)?).then_some(()));
     Ok(eventually(sandbox::patience() / 2, gone)?.is_some())

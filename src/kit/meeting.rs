@@ -1,4 +1,4 @@
-//! Somebody else's child, met and watched: it introduces itself to the case, and then answers pings.
+//! A child of another process that sends the case its pidfd and then answers pings.
 
 use std::os::unix::net::UnixStream;
 
@@ -10,7 +10,7 @@ use crate::kit::process::own_pid;
 use crate::kit::{Channel, Tied, fdpass};
 use crate::pidfd::Pidfd;
 
-/// What is arranged before any of the processes is made.
+/// The channel, pipes and sockets, which are set up before any of the processes is made.
 #[derive(Debug)]
 pub struct Meeting {
     made: Channel<Result>,
@@ -21,13 +21,13 @@ pub struct Meeting {
 }
 
 impl Meeting {
-    /// Arranges one.
+    /// Sets up the channel, the pipes and the sockets.
     pub fn arrange() -> Result<Meeting> {
         let ((line, echoer), (ours, theirs)) = (line()?, fdpass::pair()?);
         Ok(Meeting { made: Channel::new()?, line, echoer, ours, theirs })
     }
 
-    /// In the process to be watched: hands over a plain pidfd of itself, and answers pings.
+    /// In the process to be watched: sends a plain pidfd of itself, and answers pings.
     pub fn attend(&self) -> i32 {
         match self.introduce() {
             Ok(()) => self.echoer.serve(),
@@ -41,29 +41,29 @@ impl Meeting {
         fdpass::send(&self.theirs, &own)
     }
 
-    /// In the process that has made the one to be watched, or failed to: says which. Gives whether there is one.
+    /// In the process that has made the one to be watched, or failed to: reports which. Returns whether it was made.
     pub fn announce(&self, made: &Result<Child>) -> bool {
         let made = made.as_ref().map(drop).map_err(Failure::clone);
         let said = self.made.send(&made);
         made.and(said).is_ok()
     }
 
-    /// In the case, of which `maker` is a child: meets the process that this one [announces](Meeting::announce), at the latest
-    /// when it is gone.
+    /// In the case, which is the parent of `maker`: receives the process that `maker` [announces](Meeting::announce),
+    /// waiting at most until `maker` is gone.
     ///
     /// # Errors
-    /// Why the maker could not make it.
+    /// Why `maker` could not make it.
     #[track_caller]
     pub fn meet_child_of(self, maker: &Child) -> Result<Tied> {
         drop((self.echoer, self.theirs));
         match fdpass::receive(&self.ours) {
             Ok(observer) => met(observer.into(), self.line),
-            // Nobody is left who could send it.
+            // No process is left that could send the pidfd.
             Err(failure) => Err(self.made.recv_from(maker)?.err().unwrap_or(failure)),
         }
     }
 
-    /// In the case: meets the process, which is known to have been made.
+    /// In the case: receives the process, which is known to have been made.
     #[track_caller]
     pub fn meet(self) -> Result<Tied> {
         drop((self.echoer, self.theirs));
@@ -71,15 +71,15 @@ impl Meeting {
     }
 }
 
-/// The process of this pidfd, which must answer.
+/// Returns the process of this pidfd, which must answer.
 #[track_caller]
 fn met(observer: Pidfd, line: Line) -> Result<Tied> {
     let info = check::succeeds("PIDFD_GET_INFO", observer.info(InfoMask::PID))?;
     Tied::met(info.pid as i32, observer, line)
 }
 
-/// A child made by `call`, and a child that it makes through `make`, which attends the meeting. The parent of the
-/// two generations then stays, with all descriptors that it has.
+/// Makes a child by `call`, and a grandchild that the child makes by `make` and that attends the meeting. The child then
+/// stays alive with all its descriptors.
 #[track_caller]
 pub fn parent_and_child(
     call: &Clone3,

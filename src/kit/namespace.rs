@@ -1,7 +1,7 @@
 //! Namespaces, and the init of a pid namespace.
 //!
-//! Cases that make namespaces say [`Need::PidNamespace`](crate::need::Need::PidNamespace) (or `SysAdmin`): an
-//! ordinary user's case then starts as root of a user namespace of its own, and may.
+//! Cases that make namespaces declare [`Need::PidNamespace`](crate::need::Need::PidNamespace) (or `SysAdmin`): for an
+//! unprivileged user, such a case starts as root of its own user namespace, where it may make them.
 
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns, unshare};
@@ -17,12 +17,12 @@ use crate::kit::process::child_reporting;
 use crate::note;
 use crate::wait::Status;
 
-/// The call for the init of a new pid namespace, which is otherwise an ordinary child.
+/// Returns the call for the init of a new pid namespace, which is otherwise an ordinary child.
 pub fn init() -> Clone3 {
     Clone3::fork().with(Flags::CLONE_NEWPID)
 }
 
-/// Runs `body` as the init of a new pid namespace and gives what it returned; the namespace ends with it.
+/// Runs `body` as the init of a new pid namespace, which ends with it, and returns the result.
 #[track_caller]
 pub fn as_init<T: Serialize + DeserializeOwned>(body: impl FnOnce() -> Result<T>) -> Result<T> {
     let (child, value) = init_reporting(&init(), body)?;
@@ -30,8 +30,8 @@ pub fn as_init<T: Serialize + DeserializeOwned>(body: impl FnOnce() -> Result<T>
     Ok(value)
 }
 
-/// Runs `body` as an init made by `call` with `CLONE_NEWPID`, and gives the child, which exits with 0 right
-/// after, along with what the body returned.
+/// Runs `body` as an init made by `call` with `CLONE_NEWPID`, and returns the child, which exits with 0 right after, and
+/// the result of `body`.
 #[track_caller]
 pub fn init_reporting<T: Serialize + DeserializeOwned>(
     call: &Clone3,
@@ -43,14 +43,13 @@ pub fn init_reporting<T: Serialize + DeserializeOwned>(
     })
 }
 
-/// Mounts the `/proc` of the caller's pid namespace over the one that is there. For a process in a mount namespace
-/// of its own.
+/// Mounts the `/proc` of the caller's pid namespace over the existing one. The caller must be in its own mount namespace.
 ///
 /// # Errors
-/// `blocked` where the environment forbids it, as containers do that hide a part of `/proc`.
+/// `blocked` if the environment forbids it, as do containers that hide a part of `/proc`.
 pub fn mount_proc() -> Result {
     use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
-    // Nothing mounted from here on may show up outside.
+    // Keep later mounts from propagating outside.
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .and_then(|()| mount("proc", "/proc", "proc", MountFlags::empty(), None))
         .map_err(|errno| {
@@ -62,13 +61,13 @@ fn check_that_this_is_init() -> Result {
     check::equal("the pid of a pid namespace's first process", std::process::id(), 1)
 }
 
-/// Moves the calling process's *future* children into a new pid namespace; the first one is its init.
+/// Moves the *future* children of the calling process into a new pid namespace; the first one is its init.
 pub fn unshare_pid() -> Result {
     unshare(CloneFlags::CLONE_NEWPID)
         .map_err(|errno| Failure::blocked(format!("unshare(CLONE_NEWPID) says {errno:?}")))
 }
 
-/// Becomes root of a new user namespace, and enters the mount namespace of a child by its pidfd (`setns(2)`).
+/// Makes the caller root of a new user namespace, and enters the mount namespace of a child through its pidfd (`setns(2)`).
 #[track_caller]
 pub fn enter_mount_namespace_of_a_child() -> Result {
     unshare(CloneFlags::CLONE_NEWUSER)?;
@@ -78,7 +77,7 @@ pub fn enter_mount_namespace_of_a_child() -> Result {
     child.clear_away()
 }
 
-/// Who one is outside, taken before a user namespace is entered: inside, nobody is mapped yet.
+/// The caller's ids outside a user namespace, taken before it enters the namespace: inside, they are not mapped yet.
 #[derive(Clone, Copy, Debug)]
 pub struct Outside {
     uid: Uid,
@@ -86,23 +85,23 @@ pub struct Outside {
 }
 
 impl Outside {
-    /// The caller, as it is known here.
+    /// Returns the caller's ids in the current user namespace.
     pub fn here() -> Outside {
         Outside { uid: geteuid(), gid: getegid() }
     }
 
-    /// In a user namespace just entered: becomes its root, all that an ordinary user can map there.
+    /// In a user namespace just entered: becomes its root, the only mapping that an unprivileged user can write there.
     pub fn becomes_root(self) -> Result {
         self.becomes(0)
     }
 
-    /// In a user namespace just entered: becomes the user and group of that number.
+    /// In a user namespace just entered: becomes the user and group with this id.
     fn becomes(self, id: u32) -> Result {
         let Outside { uid, gid } = self;
         if !crate::procfs::is_mounted() {
             return Err(Failure::blocked("needs /proc to become the root of a user namespace"));
         }
-        // Where security modules let anybody make a user namespace, and do nothing in it.
+        // Some security modules allow any user to make a user namespace, but not to do anything in it.
         let write = |file: &str, text: String| {
             std::fs::write(format!("/proc/self/{file}"), text).map_err(|error| {
                 let errno = Errno::from_raw(error.raw_os_error().unwrap_or_default());
@@ -119,23 +118,23 @@ impl Outside {
     }
 }
 
-/// Moves into a new user namespace, in which the caller is the user and group of that number.
+/// Moves into a new user namespace in which the caller is the user and group with this id.
 ///
 /// # Errors
-/// `blocked` where the environment forbids it.
+/// `blocked` if the environment forbids it.
 pub fn enter_user_namespace_as(id: u32) -> Result {
     let outside = Outside::here();
     crate::kit::privilege::unshare_user_namespace()?;
     outside.becomes(id)
 }
 
-/// Moves real root into a new user namespace in which these ids, users' and groups', are what they are outside.
+/// Moves real root into a new user namespace in which these user and group ids are mapped to themselves.
 ///
 /// # Errors
-/// `blocked` where the environment forbids it.
+/// `blocked` if the environment forbids it.
 pub fn enter_user_namespace_with(ids: &[u32]) -> Result {
     let map: String = ids.iter().map(|id| format!("{id} {id} 1\n")).collect();
-    // More than one id can be mapped from outside alone.
+    // Only a process outside can map more than one id.
     let outside = Actor::spawn(&Clone3::fork(), |pid: u32| {
         for file in ["uid_map", "gid_map"] {
             std::fs::write(format!("/proc/{pid}/{file}"), &map).map_err(|error| {
@@ -149,8 +148,8 @@ pub fn enter_user_namespace_with(ids: &[u32]) -> Result {
     outside.dismiss()
 }
 
-/// Whether the caller can make a pid namespace, if need be inside a user namespace of its own. For a process
-/// that does nothing else: it changes the caller.
+/// Checks whether the caller can make a pid namespace, if necessary in a new user namespace. This changes the caller, so
+/// call it in a process that does nothing else.
 pub(crate) fn try_pid_namespace() -> Result {
     if unshare(CloneFlags::CLONE_NEWPID).is_err() {
         try_user_namespace()?;
@@ -159,8 +158,8 @@ pub(crate) fn try_pid_namespace() -> Result {
     Ok(())
 }
 
-/// Whether the caller can make a user namespace and become somebody in it, as far as that can be told: without `/proc` nobody can.
-/// For a process that does nothing else: it changes the caller.
+/// Checks whether the caller can make a user namespace and map an id in it. Without `/proc` no id can be mapped, and only
+/// the former is checked. This changes the caller, so call it in a process that does nothing else.
 pub(crate) fn try_user_namespace() -> Result {
     match crate::procfs::is_mounted() {
         true => crate::kit::privilege::enter_user_namespace(),
@@ -168,7 +167,8 @@ pub(crate) fn try_user_namespace() -> Result {
     }
 }
 
-/// The id that stands for those that are not mapped in a user namespace: `overflowuid` or `overflowgid` of proc_sys_kernel(5).
+/// Returns the id that stands for ids that are not mapped in a user namespace: `overflowuid` or `overflowgid` of
+/// proc_sys_kernel(5).
 pub fn overflow_id(file: &str) -> Result<u32> {
     let text = std::fs::read_to_string(format!("/proc/sys/kernel/{file}"))?;
     text.trim().parse().map_err(|_| Failure::broken(format!("{file} says {text:?}")))

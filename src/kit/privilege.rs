@@ -1,4 +1,4 @@
-//! Fewer privileges, or more of them in a user namespace.
+//! Dropping privileges, or gaining some in a user namespace.
 
 use std::hash::{BuildHasher as _, RandomState};
 
@@ -12,23 +12,23 @@ use crate::kit::namespace;
 use crate::need::Setting;
 use crate::note;
 
-/// The uid and gid of an ordinary user, as cases that were started by root become it.
+/// The uid and gid of the unprivileged user that cases become if root started them.
 pub const ORDINARY: u32 = 1000;
 
-/// The id of a user and a group whom nobody is, nor becomes in another case that runs now: far from those that are given out, by
-/// chance.
+/// Returns a random id that no user or group has and that no other running case uses: from a range far away from assigned ids.
 pub fn unused_id() -> u32 {
     const BASE: u64 = 1 << 30;
-    // Forked processes share what is random about this, and have nothing but their pids to themselves.
+    // Forked processes share the random state; only their pids differ.
     (BASE | (RandomState::new().hash_one(std::process::id()) & (BASE - 1))) as u32
 }
 
-/// Becomes an ordinary user for good: no uid 0 to go back to, no groups, no capabilities.
+/// Becomes an unprivileged user for good: no uid 0 to return to, no groups, no capabilities.
 pub fn become_ordinary_user() -> Result {
     become_user(ORDINARY)
 }
 
-/// Becomes an ordinary user for good, if the caller is root, and gives up what capabilities an ordinary user may have been given.
+/// Becomes an unprivileged user for good if the caller is root, and drops any capabilities that an unprivileged user may
+/// have been given.
 pub fn become_unprivileged() -> Result {
     if nix::unistd::geteuid().is_root() {
         become_ordinary_user()?;
@@ -38,15 +38,15 @@ pub fn become_unprivileged() -> Result {
 
 /// Becomes this user for good, with the group of the same number.
 ///
-/// The process stays dumpable, as one that was always this user's would be: `/proc/self` stays its own.
+/// The process stays dumpable, like one that always belonged to this user, so `/proc/self` remains accessible to it.
 ///
 /// # Errors
-/// `blocked` where the caller may not, or where the user does not exist in its user namespace.
+/// `blocked` if the caller may not do this, or if the user does not exist in its user namespace.
 pub fn become_user(id: u32) -> Result {
     become_member(id, &[])
 }
 
-/// As [`become_user`], as a member of these groups as well.
+/// Like [`become_user`], but also as a member of these groups.
 pub fn become_member(id: u32, groups: &[Gid]) -> Result {
     let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
     setgroups(groups)
@@ -58,28 +58,28 @@ pub fn become_member(id: u32, groups: &[Gid]) -> Result {
     Ok(())
 }
 
-/// Moves into a new user namespace, as its root, with the caller mapped to uid and gid 0.
+/// Moves into a new user namespace as its root: the caller is mapped to uid and gid 0.
 ///
 /// # Errors
-/// `blocked` where the system forbids user namespaces.
+/// `blocked` if the system forbids user namespaces.
 pub fn enter_user_namespace() -> Result {
     namespace::enter_user_namespace_as(0)
 }
 
-/// Becomes a user who has no processes but this one, and for whom RLIMIT_NPROC counts.
+/// Becomes a user that has no other process and to which RLIMIT_NPROC applies.
 pub fn become_lonely_user() -> Result {
     if Setting::get().probe.privileges.root {
         become_user(unused_id())
     } else {
-        // Processes are counted for each user in each namespace.
+        // The kernel counts processes per user and user namespace.
         enter_user_namespace()
     }
 }
 
-/// Moves into a new user namespace, as nobody who is mapped there.
+/// Moves into a new user namespace in which the caller is not mapped.
 ///
 /// # Errors
-/// `blocked` where the system forbids user namespaces, if only to the user that the caller is now.
+/// `blocked` if the system forbids user namespaces, perhaps only to the caller's current user.
 pub fn unshare_user_namespace() -> Result {
     unshare(CloneFlags::CLONE_NEWUSER)
         .map_err(|errno| Failure::blocked(format!("unshare(CLONE_NEWUSER) says {errno:?}")))
@@ -89,23 +89,23 @@ fn caps_error(error: caps::errors::CapsError) -> Failure {
     Failure::broken(format!("capabilities: {error}"))
 }
 
-/// Makes exactly these capabilities effective; what is permitted stays.
+/// Makes exactly these capabilities effective; the permitted set is unchanged.
 pub fn set_effective(wanted: &[Capability]) -> Result {
     let set: CapsHashSet = wanted.iter().copied().collect();
     caps::set(None, CapSet::Effective, &set).map_err(caps_error)
 }
 
-/// What is permitted now.
+/// Returns the permitted capabilities.
 pub fn permitted() -> Result<Vec<Capability>> {
     Ok(caps::read(None, CapSet::Permitted).map_err(caps_error)?.into_iter().collect())
 }
 
-/// Empties one of the caller's sets, effective or ambient, tries to raise a permitted capability in it, and gives what the set
-/// holds then.
+/// Clears one of the caller's sets (effective or ambient), tries to raise a permitted capability in it, and returns the
+/// resulting set.
 pub fn emptied_and_raised(set: CapSet, capability: Capability) -> Result<Caps> {
     caps::clear(None, set).map_err(caps_error)?;
     if matches!(set, CapSet::Ambient) {
-        // What is ambient must be inheritable.
+        // An ambient capability must also be inheritable.
         caps::set(None, CapSet::Inheritable, &[capability].into()).map_err(caps_error)?;
     }
     let raised = caps::raise(None, set, capability);
@@ -113,7 +113,7 @@ pub fn emptied_and_raised(set: CapSet, capability: Capability) -> Result<Caps> {
     Caps::own(set)
 }
 
-/// Gives up all capabilities for good, whatever the uid.
+/// Drops all capabilities for good, whatever the uid.
 pub fn drop_capabilities() -> Result {
     for set in [CapSet::Ambient, CapSet::Effective, CapSet::Inheritable, CapSet::Permitted] {
         caps::clear(None, set).map_err(caps_error)?;
@@ -122,13 +122,13 @@ pub fn drop_capabilities() -> Result {
     Ok(())
 }
 
-/// Becomes this user for good, but keeps one capability: permitted, effective and ambient, so that it survives
-/// the exec of a plain program.
+/// Becomes this user for good, but keeps one capability: permitted, effective and ambient, so that it survives the exec of
+/// an ordinary program.
 pub fn become_user_with(id: u32, capability: Capability) -> Result {
     let one: CapsHashSet = [capability].into();
     caps::securebits::set_keepcaps(true).map_err(caps_error)?;
     become_user(id)?;
-    // In this order: each set must be within another one.
+    // The order matters: each set must be a subset of another one.
     for set in [CapSet::Effective, CapSet::Permitted, CapSet::Inheritable, CapSet::Ambient] {
         caps::set(None, set, &one).map_err(caps_error)?;
     }
@@ -136,7 +136,7 @@ pub fn become_user_with(id: u32, capability: Capability) -> Result {
     Ok(())
 }
 
-/// Becomes this user for good, without capabilities but one that is inheritable alone.
+/// Becomes this user for good, with one capability in the inheritable set only.
 pub fn become_user_inheriting(id: u32, capability: Capability) -> Result {
     caps::set(None, CapSet::Inheritable, &[capability].into()).map_err(caps_error)?;
     become_user(id)?;
@@ -147,7 +147,7 @@ pub fn become_user_inheriting(id: u32, capability: Capability) -> Result {
     Ok(())
 }
 
-/// A set of capabilities as the kernel writes it: bit N is capability N.
+/// A set of capabilities in the kernel's representation: bit N is capability N.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Caps(u64);
 
@@ -155,29 +155,29 @@ impl Caps {
     /// No capability.
     pub const NONE: Caps = Caps(0);
 
-    /// Exactly these.
+    /// Returns the set of exactly these capabilities.
     pub fn of(capabilities: &[Capability]) -> Caps {
         Caps(capabilities.iter().fold(0, |bits, capability| bits | capability.bitmask()))
     }
 
-    /// One of the caller's own sets.
+    /// Returns one of the caller's own sets.
     pub fn own(set: CapSet) -> Result<Caps> {
         let found: Vec<Capability> = caps::read(None, set).map_err(caps_error)?.into_iter().collect();
         Ok(Caps::of(&found))
     }
 
-    /// As a number.
+    /// Returns the set as a number.
     pub fn bits(self) -> u64 {
         self.0
     }
 
-    /// Whether this one is among them.
+    /// Returns whether the set contains this capability.
     pub fn contains(self, capability: Capability) -> bool {
         self.0 & capability.bitmask() != 0
     }
 }
 
-/// As `/proc/PID/status` shows it, with names if they are few.
+/// Formats the set as `/proc/PID/status` shows it, with names if there are only a few.
 impl std::fmt::Debug for Caps {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut names: Vec<String> =

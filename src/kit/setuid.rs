@@ -1,8 +1,8 @@
-//! Programs whose exec raises privileges: set-user-ID, set-group-ID or with file capabilities.
+//! Programs whose exec raises privileges: set-user-ID, set-group-ID, or with file capabilities.
 //!
-//! Each is a stand-in for this program, or a copy of it, on a tmpfs of its own, in a mount namespace of its own: nothing is
-//! left on any disk, no mount option of the system (`nosuid`, `noexec`) is in the way, and because the file is executed
-//! through its descriptor, no directory has to be reachable by an ordinary user.
+//! Each is a stand-in for this program, or a copy of it, on a private tmpfs in a new mount namespace. So nothing is left on
+//! any disk, mount options of the system (`nosuid`, `noexec`) do not interfere, and because the file is executed through
+//! its descriptor, an unprivileged user needs no access to any directory.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
@@ -24,7 +24,7 @@ use crate::kit::stand_in::stand_in;
 use crate::wait::Status;
 use crate::{note, procfs};
 
-/// What a program finds itself to be after its exec.
+/// The credentials and related attributes of a program after its exec.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Credentials {
     /// Real, effective and saved user id.
@@ -37,16 +37,16 @@ pub struct Credentials {
     pub effective: Caps,
     /// CapAmb.
     pub ambient: Caps,
-    /// AT_SECURE: the kernel tells the dynamic linker to trust nothing it inherited.
+    /// Whether AT_SECURE is set: the kernel tells the dynamic linker not to trust anything inherited.
     pub at_secure: bool,
     /// no_new_privs.
     pub no_new_privs: bool,
-    /// Whether it is dumpable, and so may be traced by its own user.
+    /// Whether it is dumpable, so that its own user may trace it.
     pub dumpable: bool,
 }
 
 impl Credentials {
-    /// The caller's.
+    /// Returns those of the caller.
     pub fn own() -> Result<Credentials> {
         let (uid, gid) = (nix::unistd::getresuid()?, nix::unistd::getresgid()?);
         Ok(Credentials {
@@ -63,7 +63,7 @@ impl Credentials {
 }
 
 fn at_secure() -> bool {
-    // SAFETY: getauxval only looks a number up.
+    // SAFETY: getauxval only looks up a number.
     unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
 }
 
@@ -71,7 +71,7 @@ fn at_secure() -> bool {
 static CREDENTIALS: Helper =
     Helper { name: "credentials", main: |arguments| or_wrong(say_credentials(arguments)) };
 
-/// `credentials REPORT`: says on the channel REPORT what it is.
+/// `credentials REPORT`: sends its credentials on the channel REPORT.
 fn say_credentials(arguments: &[String]) -> Result<i32> {
     Channel::<Result<Credentials>>::adopt(fd(arguments, 0)?)?.send(&Credentials::own())?;
     Ok(0)
@@ -80,11 +80,11 @@ fn say_credentials(arguments: &[String]) -> Result<i32> {
 #[distributed_slice(HELPERS)]
 static INTERPRET: Helper = Helper { name: INTERPRETER, main: interpret };
 
-/// What a script of [`Script`] asks its interpreter for.
+/// The helper name that a [`Script`] passes to its interpreter.
 const INTERPRETER: &str = "interpret";
 
-/// `interpret SCRIPT HELPER ARGUMENT…`: as the kernel starts the interpreter of a script that was given HELPER and its
-/// arguments. Is that helper, whatever the script says.
+/// `interpret SCRIPT HELPER ARGUMENT…`: the arguments with which the kernel starts the interpreter of a script that was
+/// given HELPER and its arguments. Runs that helper, whatever the script contains.
 fn interpret(arguments: &[String]) -> i32 {
     match arguments {
         [_, name, rest @ ..] => helper::run(name, rest),
@@ -92,7 +92,7 @@ fn interpret(arguments: &[String]) -> i32 {
     }
 }
 
-/// Makes a child by `call`, which runs `prepare` and execs `program`; gives what it is then.
+/// Makes a child by `call` that runs `prepare` and execs `program`; returns its credentials after the exec.
 #[track_caller]
 pub fn credentials_after_exec(
     call: &Clone3,
@@ -104,8 +104,8 @@ pub fn credentials_after_exec(
     })
 }
 
-/// As [`credentials_after_exec`], for a child whose leader runs `in_leader` and then starts another thread, which runs `in_thread`
-/// and execs.
+/// Like [`credentials_after_exec`], for a child whose leader runs `in_leader` and then starts another thread, which runs
+/// `in_thread` and execs.
 #[track_caller]
 pub fn credentials_after_exec_by_thread(
     call: &Clone3,
@@ -123,7 +123,7 @@ pub fn credentials_after_exec_by_thread(
     })
 }
 
-/// Makes a child by `call`, which execs a command that says what it is; `exec` returns only if that fails.
+/// Makes a child by `call` that execs a command which reports its credentials; `exec` returns only if that fails.
 #[track_caller]
 fn credentials_said(call: &Clone3, exec: impl FnOnce(&Command) -> Failure) -> Result<Credentials> {
     let channel = Channel::<Result<Credentials>>::new()?;
@@ -135,53 +135,52 @@ fn credentials_said(call: &Clone3, exec: impl FnOnce(&Command) -> Failure) -> Re
     Ok(credentials)
 }
 
-/// This program as a file that belongs to root and has this mode, say 04755. For root alone, real or of a
-/// user namespace, which may become somebody else afterwards, but make no user namespace; moves the caller into a mount
-/// namespace of its own.
+/// Makes a copy of this program as a file of root with this mode, for example 04755. Requires root, real or of a user
+/// namespace, and moves the caller into a new mount namespace. The caller may change its user afterwards, but must not make
+/// a user namespace.
 ///
 /// # Errors
-/// `blocked` where the environment forbids mounts.
+/// `blocked` if the environment forbids mounts.
 pub fn file_with_mode(mode: u32) -> Result<OwnedFd> {
     make(mode, &[])
 }
 
-/// This program as a file with these file capabilities, permitted and effective; else as [`file_with_mode`].
+/// Like [`file_with_mode`], but the file has these file capabilities, permitted and effective.
 ///
 /// # Errors
-/// `blocked` also where a tmpfs cannot have file capabilities.
+/// `blocked` also if a tmpfs cannot have file capabilities.
 pub fn file_with_capabilities(capabilities: &[Capability]) -> Result<OwnedFd> {
     make(0o755, &file_capabilities(capabilities, &[]))
 }
 
-/// As [`file_with_capabilities`], with these inheritable in place of permitted.
+/// Like [`file_with_capabilities`], but the capabilities are inheritable instead of permitted.
 ///
 /// # Errors
-/// `blocked` also where a tmpfs cannot have file capabilities.
+/// `blocked` also if a tmpfs cannot have file capabilities.
 pub fn file_with_inheritable(capabilities: &[Capability]) -> Result<OwnedFd> {
     make(0o755, &file_capabilities(&[], capabilities))
 }
 
-/// A script (`#!`) that passes its arguments on to its interpreter, which is this program.
+/// A script (`#!`) that passes its arguments to its interpreter, which is this program.
 #[derive(Debug)]
 pub struct Script {
     file: OwnedFd,
-    /// The interpreter's path leads through it.
+    /// Kept open because the interpreter's path goes through it.
     _directory: OwnedFd,
 }
 
 impl Script {
-    /// One whose interpreter is a file that belongs to root and has this mode, and which itself is an ordinary file; else as
-    /// [`file_with_mode`].
+    /// Makes an ordinary script whose interpreter is a file of root with this mode; otherwise like [`file_with_mode`].
     ///
     /// # Errors
-    /// `blocked` where the environment forbids mounts.
+    /// `blocked` if the environment forbids mounts.
     pub fn interpreted_with_mode(mode: u32) -> Result<Script> {
         let directory = tmpfs()?;
         make_in(&directory, mode, &[])?;
         let (number, name) = (directory.as_raw_fd(), helper::NAME);
         let text = format!("#!/proc/self/fd/{number}/{name} {INTERPRETER}\n");
         write_in(&directory, "script", 0o755, |file| channel::write_all(file, text.as_bytes()))?;
-        // Left open across the exec: the interpreter is given a path that leads through it.
+        // Not close-on-exec: the script's path that the interpreter receives goes through this descriptor.
         let file = rustix::fs::openat(&directory, "script", OFlags::RDONLY, Mode::empty())?;
         Ok(Script { file, _directory: directory })
     }
@@ -197,7 +196,7 @@ fn make(mode: u32, capabilities: &[u8]) -> Result<OwnedFd> {
     make_in(&tmpfs()?, mode, capabilities)
 }
 
-/// Makes the file with this value of `security.capability`, or without any.
+/// Makes the file with this value of `security.capability`, or without one if it is empty.
 fn make_in(directory: &OwnedFd, mode: u32, capabilities: &[u8]) -> Result<OwnedFd> {
     write_in(directory, helper::NAME, mode, |file| {
         write_program(file)?;
@@ -211,13 +210,13 @@ fn make_in(directory: &OwnedFd, mode: u32, capabilities: &[u8]) -> Result<OwnedF
     Ok(rustix::fs::openat(directory, helper::NAME, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
-/// Makes a file of root's and has it filled. It is closed then: one that somebody has open for writing cannot be executed.
+/// Makes a file of root, fills it by `fill`, and closes it: a file that is open for writing cannot be executed.
 fn write_in(directory: &OwnedFd, name: &str, mode: u32, fill: impl FnOnce(&OwnedFd) -> Result) -> Result {
     let writable = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     let file = rustix::fs::openat(directory, name, writable, Mode::RWXU)?;
     rustix::fs::fchown(&file, Some(Uid::ROOT), Some(Gid::ROOT))?;
     fill(&file)?;
-    // After what is written, which would take a set-user-ID bit away.
+    // After the writes, because a write clears the set-user-ID bit.
     rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?;
     Ok(())
 }
@@ -227,43 +226,43 @@ fn tmpfs() -> Result<OwnedFd> {
         .map_err(|errno| Failure::blocked(format!("a tmpfs in a mount namespace of its own: {errno:?}")))
 }
 
-/// Writes a stand-in for this program to a file, or, where there can be none, the whole program.
+/// Writes a stand-in for this program to a file, or the whole program if no stand-in is possible.
 fn write_program(to: &OwnedFd) -> Result {
     let mut beginning = [0; 4096];
     let length = rustix::io::pread(helper::program()?, &mut beginning, 0)?;
-    // Without /proc, it would not find the program.
+    // The stand-in needs /proc to find the program.
     match stand_in(&beginning[..length]).filter(|_| procfs::is_mounted()) {
         Some(small) => channel::write_all(to, &small),
         None => copy_program(to),
     }
 }
 
-/// Writes this program to a file. From where it is mapped and in one piece: sendfile(2) would take it through a pipe, a
-/// few pages at a time.
+/// Writes this program to a file. Maps the program and writes it in one piece, because sendfile(2) would copy it through a
+/// pipe, a few pages at a time.
 fn copy_program(to: &OwnedFd) -> Result {
     use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
     let program = helper::program()?;
     let size = rustix::fs::fstat(program)?.st_size as usize;
-    // SAFETY: a new mapping at an address of the kernel's choice aliases nothing, and nobody writes to a program that
-    // is being executed.
+    // SAFETY: a new mapping at an address of the kernel's choice aliases nothing, and a program that is being executed
+    // cannot be written to.
     let mapped = unsafe { mmap(std::ptr::null_mut(), size, ProtFlags::READ, MapFlags::PRIVATE, program, 0)? };
-    // SAFETY: mapped above, for reading and as long.
+    // SAFETY: mapped above, readable and of this length.
     let bytes: &[u8] = unsafe { std::slice::from_raw_parts(mapped.cast(), size) };
     let copied = channel::write_all(to, bytes);
-    // SAFETY: `bytes` is not used any more.
+    // SAFETY: `bytes` is not used after this.
     unsafe { munmap(mapped, size)? };
     copied
 }
 
-/// A new tmpfs. It must be attached somewhere, or the kernel would treat it as `nosuid`; the root directory is
-/// always there, and nobody looks up a path through it.
+/// Mounts a new tmpfs. It must be attached somewhere, or the kernel would treat it as `nosuid`; the root directory always
+/// exists, and no path lookup goes through this mount.
 fn private_tmpfs() -> rustix::io::Result<OwnedFd> {
     use rustix::mount::{fsconfig_create, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount};
     unshare(CloneFlags::CLONE_NEWNS).map_err(|errno| rustix::io::Errno::from_raw_os_error(errno as i32))?;
-    // Nothing mounted from here on may show up outside.
+    // Keep later mounts from propagating outside.
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
     let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    // Fewer and larger pages are filled sooner. Not every kernel has them.
+    // Fewer and larger pages are faster to fill. Not every kernel supports this.
     let _ = fsconfig_set_string(context.as_fd(), "huge", "always");
     fsconfig_create(context.as_fd())?;
     let mount = fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
@@ -271,12 +270,12 @@ fn private_tmpfs() -> rustix::io::Result<OwnedFd> {
     Ok(mount)
 }
 
-/// The value of `security.capability`: `struct vfs_cap_data` of `linux/capability.h`, revision 2.
+/// Returns a value of `security.capability`: `struct vfs_cap_data` of `linux/capability.h`, revision 2.
 fn file_capabilities(permitted: &[Capability], inheritable: &[Capability]) -> [u8; 20] {
     const REVISION_2_EFFECTIVE: u32 = 0x0200_0000 | 1;
     let [permitted, inheritable] = [permitted, inheritable].map(|set| Caps::of(set).bits());
     let upper = |bits: u64| (bits >> 32) as u32;
-    // Permitted and inheritable, twice: the lower and the upper half of each.
+    // Permitted and inheritable: first the lower half of each, then the upper half.
     let words =
         [REVISION_2_EFFECTIVE, permitted as u32, inheritable as u32, upper(permitted), upper(inheritable)];
     let mut value = [0; 20];
