@@ -74,8 +74,9 @@ impl End {
 }
 
 fn die_of(number: Signal) {
-    // Rust's runtime installs a SIGSEGV handler, which would swallow a SIGSEGV that no fault caused. SAFETY: the default
-    // action runs no code of ours.
+    // Rust's runtime installs a SIGSEGV handler, which would swallow a SIGSEGV that no fault caused.
+    //
+    // SAFETY: the default action runs no code of ours.
     let _ = unsafe { signal(number, SigHandler::SigDfl) };
     let _ = raise(number);
 }

@@ -1,8 +1,8 @@
-//! A program above which no subreaper is.
+//! A program without a subreaper above it.
 //!
-//! Whatever a case starts is below the case and its lane, which are subreapers, and a process that was born below one stays
-//! marked so. Only a program that the kernel itself starts has none above it: the helper that `core_pattern` names. So this
-//! lets an ordinary child dump core, and the kernel start the helper.
+//! A process that a case starts is below the case and its lane, which are subreapers, and a process that was born below a
+//! subreaper stays marked as such. Only a program that the kernel itself starts has none above it: the helper in
+//! `core_pattern`. So this makes an ordinary child dump core, so that the kernel starts the helper.
 
 use std::fs;
 use std::io;
@@ -22,18 +22,18 @@ use crate::kit::sysctl::Sysctl;
 use crate::kit::{Channel, Place, fdpass, subject};
 use crate::pidfd::Pidfd;
 
-/// The helper, and the socket over which it has said that it is there.
+/// The helper, and the socket over which it has reported that it runs.
 #[derive(Debug)]
 pub(super) struct Outsider {
     pub(super) own: Pidfd,
     pub(super) line: UnixStream,
 }
 
-/// Has the kernel start the helper `name` with one argument of its own, behind which follows the path of a socket. It must
-/// begin with [`arrive`].
+/// Has the kernel start the helper `name` with one argument, followed by the path of a socket. The helper must begin with
+/// [`arrive`].
 ///
 /// # Errors
-/// `blocked` where core dumps start no helper.
+/// `blocked` if core dumps start no helper.
 #[track_caller]
 pub(super) fn start(name: &str, argument: &str) -> Result<Outsider> {
     let place = Place::new()?;
@@ -42,7 +42,7 @@ pub(super) fn start(name: &str, argument: &str) -> Result<Outsider> {
     let program = place.of(helper::NAME);
     std::os::unix::fs::symlink(fs::read_link("/proc/self/exe")?, &program)?;
     let pattern = Sysctl::CorePattern.set(&format!("|{program} {name} {argument} {socket}"))?;
-    // The end of its dump says that no helper was started: it needs somebody to read so much.
+    // The dump is too large to finish without a reader, so if it finishes without a connection, no helper was started.
     let crashing = Clone3::fork().with(Flags::PIDFD).spawn(|| Crash::Abort.with_large_core())?;
     let line = accept_before_end(&listener, crashing.pidfd()?)?;
     let own = Pidfd::from(fdpass::receive(&line)?);
@@ -51,21 +51,21 @@ pub(super) fn start(name: &str, argument: &str) -> Result<Outsider> {
     Ok(Outsider { own, line })
 }
 
-/// In the helper: says over the socket of this path that it is there.
+/// In the helper: reports over the socket of this path that it runs.
 pub(super) fn arrive(socket: Option<&String>) -> Result<UnixStream> {
-    // Before the dump can end.
+    // Connect before the dump can end.
     let line = UnixStream::connect(socket.map_or("", String::as_str))?;
     io::copy(&mut io::stdin(), &mut io::sink())?;
-    // No child is to hold the other end of somebody's dump.
+    // Close the pipe of the dump, so that no child inherits it.
     nix::unistd::close(0)?;
     fdpass::send(&line, Pidfd::open(own_pid())?)?;
     Ok(line)
 }
 
-/// Has the kernel start the helper `name`, which must [report], and gives what it says.
+/// Has the kernel start the helper `name`, which must [report], and returns what it reports.
 ///
 /// # Errors
-/// `blocked` where core dumps start no helper.
+/// `blocked` if core dumps start no helper.
 #[track_caller]
 pub fn ask<T: Serialize + DeserializeOwned>(name: &str, argument: &str) -> Result<T> {
     let Outsider { own, line } = start(name, argument)?;
@@ -74,7 +74,7 @@ pub fn ask<T: Serialize + DeserializeOwned>(name: &str, argument: &str) -> Resul
     found
 }
 
-/// In such a helper: hands what `body` makes of its own argument to who [asks](ask()).
+/// In such a helper: runs `body` with the helper's own argument, and sends the result to the process that [asks](ask()).
 pub fn report<T: Serialize + DeserializeOwned>(
     arguments: &[String],
     body: impl FnOnce(&str) -> Result<T>,

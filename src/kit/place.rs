@@ -1,4 +1,4 @@
-//! A place for a case's files.
+//! A directory for the files of a case.
 
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixListener;
@@ -8,7 +8,7 @@ use std::{fs, io};
 use crate::check::{Failure, Result};
 use crate::sandbox;
 
-/// A directory of the case's own under the directory for temporary files, removed when dropped.
+/// A private directory of the case below the directory for temporary files, removed when dropped.
 #[derive(Debug)]
 pub struct Place {
     path: PathBuf,
@@ -16,7 +16,7 @@ pub struct Place {
 }
 
 impl Place {
-    /// A new one, for the case's own process. Its path has no symbolic link in it: the kernel would not follow one.
+    /// Makes one for the case's own process. Its path contains no symbolic link, because the kernel would not follow one.
     ///
     /// # Errors
     /// `blocked` if it cannot be made.
@@ -29,15 +29,15 @@ impl Place {
         Ok(Place { path, owner: std::process::id() })
     }
 
-    /// Where it is.
+    /// Returns its path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// A socket of this name in it, at which one listens.
+    /// Makes a listening socket of this name in it.
     ///
     /// # Errors
-    /// `blocked` where the directory for temporary files has so long a path that the name of a socket in it is too long.
+    /// `blocked` if the path of the directory for temporary files is too long for the name of a socket.
     pub(crate) fn listen(&self, name: &str) -> Result<UnixListener> {
         let path = self.of(name);
         UnixListener::bind(&path).map_err(|error| match error.kind() {
@@ -48,7 +48,7 @@ impl Place {
         })
     }
 
-    /// The path of a file in it.
+    /// Returns the path of a file in it.
     pub(crate) fn of(&self, name: &str) -> String {
         self.path.join(name).display().to_string()
     }
@@ -57,7 +57,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         if std::process::id() == self.owner {
-            // Nothing depends on it any more.
+            // Nothing depends on the directory any more.
             let _ = fs::remove_dir_all(&self.path);
         }
     }

@@ -78,8 +78,10 @@ pub fn answers(question: impl FnOnce() -> bool) -> bool {
 
 /// Runs `body` in a forked child, which exits with the result, and returns the wait status. Returns `None` if fork fails.
 pub fn ending_of(body: impl FnOnce() -> i32) -> Option<Status> {
-    // Uses fork(2) because clone3 may be missing here. SAFETY: the C library's fork keeps the allocator usable in the
-    // child, whatever other threads (those of a test harness) were doing; the child exits without unwinding.
+    // Use fork(2) because clone3 may be missing here.
+    //
+    // SAFETY: the C library's fork keeps the allocator usable in the child, whatever other threads (those of a test
+    // harness) were doing; the child exits without unwinding.
     match unsafe { nix::unistd::fork() } {
         Ok(nix::unistd::ForkResult::Child) => crate::clone3::exit_child(body),
         Ok(nix::unistd::ForkResult::Parent { child }) => {

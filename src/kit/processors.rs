@@ -1,4 +1,4 @@
-//! On which processor something runs, and who goes first there: how to see a thing while it happens.
+//! Control over which processor a thread runs on and with what priority, to observe events while they happen.
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
@@ -6,7 +6,7 @@ use nix::unistd::Pid;
 use crate::check::Result;
 use crate::pidfd::Pidfd;
 
-/// Two processors on which the caller may run; where there is only one, that one twice.
+/// Returns two processors on which the caller may run; if there is only one, that one twice.
 fn two() -> Result<[usize; 2]> {
     let allowed = sched_getaffinity(Pid::from_raw(0))?;
     let mut allowed = (0..CpuSet::count()).filter(|processor| allowed.is_set(*processor) == Ok(true));
@@ -14,53 +14,54 @@ fn two() -> Result<[usize; 2]> {
     Ok([first, allowed.next().unwrap_or(first)])
 }
 
-/// One processor on which the caller may run.
+/// Returns one processor on which the caller may run.
 pub(super) fn this() -> Result<usize> {
     Ok(two()?[0])
 }
 
-/// Keeps the calling thread, and those that it starts, on this processor.
+/// Binds the calling thread, and threads that it starts, to this processor.
 pub fn stay_on(processor: usize) -> Result {
     let mut only = CpuSet::new();
     only.set(processor)?;
     Ok(sched_setaffinity(Pid::from_raw(0), &only)?)
 }
 
-/// Has the calling thread, but none of its children, run before all others as soon as it can. Says whether that is permitted.
+/// Gives the calling thread, but none of its children, real-time priority. Returns whether that is permitted.
 pub(super) fn go_first() -> bool {
     schedule(libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, 1)
 }
 
-/// Has the calling thread run as all others do.
+/// Gives the calling thread normal priority.
 fn go_along() -> bool {
     schedule(libc::SCHED_OTHER, 0)
 }
 
 fn schedule(policy: i32, priority: i32) -> bool {
     let parameters = libc::sched_param { sched_priority: priority };
-    // SAFETY: the call reads the structure, which outlives it.
+    // SAFETY: the call only reads the structure, which outlives it.
     unsafe { libc::sched_setscheduler(0, policy, &parameters) == 0 }
 }
 
-/// From where the release of a child is seen while it happens.
+/// A position from which the caller observes the release of a child while it happens.
 ///
-/// Best on the child's own processor, asleep: what wakes the caller then stops the child in its tracks. That takes a priority
-/// for which an ordinary user may not ask. Who has to look from another processor, all the time, may be held up just then.
+/// The best one is asleep on the child's own processor: the event that wakes the caller then preempts the child at exactly
+/// that point. That needs a real-time priority, which an unprivileged user may not set. Otherwise the caller polls in a
+/// busy loop from another processor, and may be preempted at the decisive moment.
 #[derive(Debug)]
 pub struct Lookout {
     goes_first: bool,
-    /// The processor that the child is to be on.
+    /// The processor on which the child should run.
     pub there: usize,
 }
 
 impl Lookout {
-    /// The caller stays on one processor from here on.
+    /// Binds the caller to one processor.
     pub fn take() -> Result<Lookout> {
         Ok(Lookout::take_after(|_| Ok(()))?.0)
     }
 
-    /// As [`Lookout::take`], after `prepare`, which is told the processor that children are to be on: who waits for something by
-    /// looking again and again must not go before all others meanwhile.
+    /// Like [`Lookout::take`], but first runs `prepare`, with the processor for the children, at normal priority: a caller
+    /// that polls for something must not have real-time priority meanwhile.
     pub fn take_after<T>(prepare: impl FnOnce(usize) -> Result<T>) -> Result<(Lookout, T)> {
         let [here, other] = two()?;
         stay_on(here)?;
@@ -70,20 +71,20 @@ impl Lookout {
         Ok((Lookout { goes_first: goes_first && go_first(), there }, prepared))
     }
 
-    /// Goes on as soon as the child has exited: it may not be reaped yet.
+    /// Returns as soon as the child has exited, possibly before it is reaped.
     #[track_caller]
     pub fn see_exited(&self, pidfd: &Pidfd) -> Result {
         if self.goes_first { pidfd.wait_exited() } else { pidfd.spin_until_exited() }
     }
 
-    /// Goes on as soon as the child is reaped.
+    /// Returns as soon as the child is reaped.
     #[track_caller]
     pub fn see_reaped(&self, pidfd: &Pidfd) -> Result {
         if self.goes_first { pidfd.wait_reaped() } else { pidfd.spin_until_reaped() }
     }
 }
 
-/// The processor for what the caller looks at all the time: another than its own, on which it stays from here on.
+/// Binds the caller to one processor and returns another one, for a process that the caller polls in a busy loop.
 pub fn stay_apart() -> Result<usize> {
     let [here, there] = two()?;
     stay_on(here)?;

@@ -3,13 +3,13 @@
 //! | program | does |
 //! |---|---|
 //! | `exit CODE` | exits with CODE |
-//! | `hold READY GATE CODE` | says on the channel READY that it runs, waits for a byte from GATE, exits with CODE |
+//! | `hold READY GATE CODE` | reports on the channel READY that it runs, waits for a byte from GATE, exits with CODE |
 //! | `echo FROM TO` | echoes bytes until the end of FROM |
 //! | `again COUNT PROGRAM ARGUMENT…` | execs itself COUNT times, then runs PROGRAM |
-//! | `watch-end GATE PID REPORT` | opens GATE for its child PID and says on the channel REPORT how its end showed |
-//! | `clone-parent REPORT` | tries `CLONE_PARENT` and says on the channel REPORT what came of it |
+//! | `watch-end GATE PID REPORT` | opens GATE for its child PID and reports on the channel REPORT how it saw the child end |
+//! | `clone-parent REPORT` | tries `CLONE_PARENT` and reports the results on the channel REPORT |
 //!
-//! Arguments in capitals that are no CODE or COUNT are inherited descriptors: see [`Command::with_fd`].
+//! Uppercase arguments other than CODE and COUNT are inherited descriptors: see [`Command::with_fd`].
 
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
@@ -26,7 +26,7 @@ use crate::kit::sigchld;
 use crate::kit::{Channel, Gate, legacy};
 use crate::wait::{self, Status, Who};
 
-/// What helpers exit with when something goes wrong in them.
+/// The exit status of a helper that fails.
 const WENT_WRONG: i32 = 97;
 
 #[distributed_slice(HELPERS)]
@@ -43,7 +43,7 @@ static WATCH_END: Helper = Helper { name: "watch-end", main: |arguments| or_wron
 static CLONE_PARENT: Helper =
     Helper { name: "clone-parent", main: |arguments| or_wrong(clone_parent(arguments)) };
 
-/// The exit status of a helper whose main function is fallible.
+/// Returns the exit status of a helper whose main function is fallible.
 pub fn or_wrong(result: Result<i32>) -> i32 {
     result.unwrap_or_else(|failure| {
         eprintln!("helper: {} at {}", failure.message, failure.at);
@@ -51,16 +51,16 @@ pub fn or_wrong(result: Result<i32>) -> i32 {
     })
 }
 
-/// A number among a helper's arguments.
+/// Returns a number from a helper's arguments.
 pub fn number(arguments: &[String], index: usize) -> Result<i32> {
     let parsed = arguments.get(index).and_then(|argument| argument.parse().ok());
     parsed.ok_or_else(|| Failure::broken(format!("helper argument {index} of {arguments:?} is no number")))
 }
 
-/// A descriptor among a helper's arguments. Each may be taken once.
+/// Returns a descriptor from a helper's arguments. Each may be taken once.
 pub fn fd(arguments: &[String], index: usize) -> Result<OwnedFd> {
     let raw: RawFd = number(arguments, index)?;
-    // SAFETY: whoever execed the helper handed over this descriptor, and each argument is taken once.
+    // SAFETY: the process that execed the helper passed this descriptor, and each argument is taken once.
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
 }
 
@@ -88,11 +88,11 @@ fn again(arguments: &[String]) -> Result<i32> {
     Err(command.exec())
 }
 
-/// How the end of a child showed: the event that waitid(WEXITED|__WALL) gave, `None` being ECHILD, and the
+/// How the parent saw the end of a child: the event that waitid(WEXITED|__WALL) returned (`None` for ECHILD), and the
 /// pending SIGCHLD, each as (si_code, si_status or si_pid).
 pub type EndReport = (Option<(i32, i32)>, Option<(i32, i32)>);
 
-/// Has a process make a child by `call` and exec `watch-end`: how that sees the child end.
+/// Has a process make a child by `call` and exec `watch-end`; returns how the new program sees the child end.
 pub fn end_seen_after_parents_exec(call: &Clone3) -> Result<EndReport> {
     let (gate, report) = (Gate::new()?, Channel::<Result<EndReport>>::new()?);
     let parent = Clone3::fork().spawn(|| {
@@ -125,10 +125,10 @@ fn watch_end(arguments: &[String]) -> Result<i32> {
     Ok(0)
 }
 
-/// How each way to ask for `CLONE_PARENT` went: what was called, and the errno's number, or 0 for success.
+/// The result of each way to use `CLONE_PARENT`: the call, and the errno as a number, or 0 for success.
 pub type CloneParentReport = Vec<(String, i32)>;
 
-/// Tries the ways to use `CLONE_PARENT`. Children that come to be are the caller's parent's to reap.
+/// Tries the ways to use `CLONE_PARENT`. The caller's parent has to reap any children made.
 pub fn try_clone_parent() -> Result<CloneParentReport> {
     let number_of =
         |outcome: std::result::Result<(), Errno>| outcome.map_or_else(|errno| errno as i32, |()| 0);

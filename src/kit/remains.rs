@@ -1,8 +1,9 @@
-//! Whether the kernel still keeps something of processes that are gone.
+//! Detection of kernel objects that are left of processes which are gone.
 //!
-//! Nothing says so outright. But a process number keeps its pid namespace, and a task or an open file keeps, by its credentials,
-//! its user namespace; and how many namespaces there may be can be limited, by each user namespace for itself. Where the limit
-//! is one, the next can be made only when nothing keeps the last: a single reference that was leaked is seen, and for certain.
+//! No interface reports them directly. But a struct pid keeps its pid namespace alive, a task or an open file keeps its
+//! user namespace alive through its credentials, and each user namespace can limit the number of namespaces. With a limit
+//! of one, the next namespace can be made only when nothing keeps the last one alive: even a single leaked reference is
+//! detected reliably.
 
 use std::time::Duration;
 
@@ -19,25 +20,25 @@ use crate::kit::{namespace, privilege};
 use crate::sandbox;
 use crate::wait::Status;
 
-/// Runs `body` in namespaces of its own, as their root and init; behind its end, and that of all its processes, nothing of them
-/// may be left in the kernel.
+/// Runs `body` in new namespaces, as their root and init, and checks that nothing of its processes is left in the kernel
+/// after they have all exited.
 ///
-/// In there, `/proc` is still the one of the case, where processes have other numbers.
+/// Inside, `/proc` is still the one of the case, in which processes have other pids.
 ///
 /// # Errors
-/// `blocked` where the environment forbids user namespaces, or limits of its own for them, and where the kernel does not clear up
-/// behind an ordinary child in time either.
+/// `blocked` if the environment forbids user namespaces or setting their limits, or if the kernel does not clean up after
+/// an ordinary child in time either.
 #[track_caller]
 pub fn none_of(body: impl FnOnce() -> Result) -> Result {
     of(body)?.map_or(Ok(()), Err)
 }
 
-/// As [`none_of`], but gives the failure that something is left.
+/// Like [`none_of`], but returns the failure if something is left.
 #[track_caller]
 pub fn of(body: impl FnOnce() -> Result) -> Result<Option<Failure>> {
     let patience = sandbox::patience() / 2;
     let Some(kept) = apart(|| room_after(&with_pidfd(), body, patience))? else { return Ok(None) };
-    // Without a pidfd anywhere: what they leave is no excuse.
+    // The control uses no pidfd at all, so that leftovers of pidfds do not excuse a failure.
     let ordinary = || Clone3::fork().spawn(|| 0)?.reap_expecting(Status::exited(0));
     match apart(|| room_after(&Clone3::fork(), ordinary, patience / 2)).context("control")? {
         None => Ok(Some(kept.still(patience))),
@@ -47,22 +48,23 @@ pub fn of(body: impl FnOnce() -> Result) -> Result<Option<Failure>> {
     }
 }
 
-/// The init of namespaces whose end can be waited for with patience.
+/// Returns the call for an init whose exit can be awaited with a timeout.
 fn with_pidfd() -> Clone3 {
     Clone3::fork().with(Flags::PIDFD)
 }
 
-/// What has no room, this long after `body` has lived and died in it, in an init made by this call; moves the caller.
+/// Runs `body` in an init made by this call and returns what still has no room this long after its end. Moves the caller
+/// into a user namespace.
 fn room_after(init: &Clone3, body: impl FnOnce() -> Result, patience: Duration) -> Result<Option<Kept>> {
     let room = Room::make()?;
     room.used_by(init, body)?;
     room.full_after(patience)
 }
 
-/// Makes a child in a namespace of its own where a limit allows it, which the kernel may see late.
+/// Makes a child in a new namespace as soon as a limit permits it; the kernel may notice late that there is room again.
 ///
 /// # Errors
-/// `blocked` where the kernel has no such namespaces.
+/// `blocked` if the kernel has no such namespaces.
 #[track_caller]
 pub fn spawn_once_there_is_room(call: &Clone3, mut body: impl FnMut() -> i32) -> Result<Child> {
     let made = eventually(sandbox::patience() / 2, || match call.try_spawn(&mut body) {
@@ -75,16 +77,16 @@ pub fn spawn_once_there_is_room(call: &Clone3, mut body: impl FnMut() -> i32) ->
     }
 }
 
-/// What is kept alive by what remains of a process.
+/// A namespace that leftovers of a process keep alive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kept {
-    /// The pid namespace: by a process number.
+    /// The pid namespace, kept by a struct pid.
     PidNamespace,
-    /// The user namespace: by a task, or an open file.
+    /// The user namespace, kept by a task or an open file.
     UserNamespace,
 }
 
-/// The order in which they are tried: a process in a new user namespace would have a limit of its own for the other.
+/// The order in which they are tried: a process in a new user namespace would have a separate limit for pid namespaces.
 const ALL: &[Kept] = &[Kept::PidNamespace, Kept::UserNamespace];
 
 impl Kept {
@@ -102,7 +104,7 @@ impl Kept {
         }
     }
 
-    /// It was there for too long.
+    /// Returns the failure that the namespace still exists after this time.
     #[track_caller]
     fn still(self, waited: Duration) -> Failure {
         let (what, by) = match self {
@@ -115,19 +117,19 @@ impl Kept {
     }
 }
 
-/// A user namespace, now the caller's, with room for few pid namespaces and one user namespace.
+/// A user namespace, entered by the caller, with limits for a few pid namespaces and one user namespace.
 #[derive(Debug)]
 pub struct Room(());
 
 impl Room {
-    /// One with room for one of each; moves the caller into it.
+    /// Makes one with room for one of each, and moves the caller into it.
     pub fn make() -> Result<Room> {
         Room::with_pid_namespaces(1)
     }
 
-    /// One with room for one user namespace and for so many pid namespaces; moves the caller into it.
+    /// Makes one with room for one user namespace and `count` pid namespaces, and moves the caller into it.
     pub fn with_pid_namespaces(count: u32) -> Result<Room> {
-        // Tried beside it: the look itself takes that room for a while.
+        // Check this in another process, because the check itself occupies the room for a while.
         apart(|| {
             privilege::enter_user_namespace()?;
             privilege::unshare_user_namespace()
@@ -162,17 +164,17 @@ impl Room {
         })
     }
 
-    /// The control: no second namespace can be had.
+    /// Checks, as a control, that no second namespace can be made.
     fn is_full(&self) -> Result {
         check::equal("control: what has no room for a second one", self.without_space(ALL)?, ALL.to_vec())
     }
 
-    /// Whether another one could be made now.
+    /// Returns whether another one can be made now.
     pub fn has_space(&self, kept: Kept) -> Result<bool> {
         Ok(self.without_space(&[kept])?.is_empty())
     }
 
-    /// Of which of these no other one could be made now.
+    /// Returns those of which no other one can be made now.
     fn without_space(&self, asked: &[Kept]) -> Result<Vec<Kept>> {
         apart(|| {
             let full = asked.iter().filter_map(|&kept| match unshare(kept.flag()) {
@@ -191,12 +193,12 @@ impl Room {
         self.full_after(patience)?.map_or(Ok(()), |kept| Err(kept.still(patience)))
     }
 
-    /// Waits until there is room again, or else says for what there was none for so long. The kernel clears up behind the dead at
-    /// leisure, and tells nobody.
+    /// Waits until there is room again; after `patience`, returns the namespace that still has no room. The kernel cleans
+    /// up asynchronously, without a notification.
     fn full_after(&self, patience: Duration) -> Result<Option<Kept>> {
         let mut full = ALL.to_vec();
         eventually(patience, || {
-            // What has had room is not looked at again: the look itself takes that room for a while.
+            // Do not check again what has had room, because the check itself occupies the room for a while.
             full = self.without_space(&full)?;
             Ok(full.is_empty().then_some(()))
         })?;

@@ -1,16 +1,16 @@
-//! A process whose second thread is about to exec, and so to take the place of its leader.
+//! A process whose second thread is about to exec, and thereby to replace its leader.
 
 use crate::check::Result;
 use crate::clone3::{Child, Clone3, exit_now};
 use crate::kit::helper::Command;
 use crate::kit::{Channel, Gate, Held, threads, tracer};
 
-/// Such a child. Anyone may trace it.
+/// A child whose second thread is about to exec. Any process may trace it.
 #[derive(Debug)]
 pub struct Replacing {
     /// The child.
     pub child: Child,
-    /// Its second thread, the one that is to exec.
+    /// The tid of its second thread, which execs.
     pub other: i32,
     exec: Gate,
     end: Gate,
@@ -18,7 +18,8 @@ pub struct Replacing {
 }
 
 impl Replacing {
-    /// One made by this call, whose leader runs `leader` until the exec ends it. The new program exits with `code` once it is let go.
+    /// Makes a child by this call; its leader runs `leader` until the exec ends it. The new program exits with `code` once
+    /// it is let go.
     #[track_caller]
     pub fn new(call: &Clone3, code: i32, leader: impl FnOnce() -> i32) -> Result<Replacing> {
         let (exec, end, ready) = (Gate::new()?, Gate::new()?, Channel::<Result>::new()?);
@@ -29,7 +30,7 @@ impl Replacing {
             tracer::let_anyone_trace_me();
             std::thread::scope(|scope| {
                 scope.spawn(|| {
-                    // A failure to report is seen as the end of the stream.
+                    // If this fails, the parent sees the end of the stream.
                     let _ = other.send(&threads::own_tid());
                     exec.wait();
                     let _ = ready.send(&Err(hold.exec()));
@@ -49,7 +50,7 @@ impl Replacing {
         self.ready.recv_from(&self.child)?
     }
 
-    /// As a child that is held by the new program.
+    /// Returns the child, which the new program holds at a gate.
     pub fn into_held(self) -> Held {
         Held::at(self.child, self.end)
     }

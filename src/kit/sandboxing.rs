@@ -1,4 +1,4 @@
-//! What a process can only do to itself with no_new_privs or a privilege: seccomp filters and Landlock.
+//! Restrictions that a process may impose on itself only with no_new_privs or a privilege, such as seccomp filters and Landlock.
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
@@ -7,10 +7,10 @@ use nix::errno::Errno;
 use crate::check::{Failure, Result};
 use crate::note;
 
-/// Makes sure that the kernel has seccomp filters.
+/// Checks that the kernel has seccomp filters.
 ///
 /// # Errors
-/// `blocked` where it has not.
+/// `blocked` if it does not.
 pub fn seccomp_filters_exist() -> Result {
     const GET_ACTION_AVAIL: libc::c_uint = 2;
     let action = libc::SECCOMP_RET_ALLOW;
@@ -22,12 +22,12 @@ pub fn seccomp_filters_exist() -> Result {
     }
 }
 
-/// `seccomp(SECCOMP_SET_MODE_FILTER)` with a filter that allows everything.
+/// Calls `seccomp(SECCOMP_SET_MODE_FILTER)` with a filter that allows everything.
 pub fn install_seccomp_filter() -> std::result::Result<(), Errno> {
     seccomp_filter_with(0)
 }
 
-/// As [`install_seccomp_filter`], for all threads of the process: `SECCOMP_FILTER_FLAG_TSYNC`.
+/// Like [`install_seccomp_filter`], for all threads of the process: `SECCOMP_FILTER_FLAG_TSYNC`.
 pub fn install_seccomp_filter_for_all_threads() -> std::result::Result<(), Errno> {
     seccomp_filter_with(libc::SECCOMP_FILTER_FLAG_TSYNC)
 }
@@ -35,19 +35,19 @@ pub fn install_seccomp_filter_for_all_threads() -> std::result::Result<(), Errno
 fn seccomp_filter_with(flags: libc::c_ulong) -> std::result::Result<(), Errno> {
     let mut allow = allow_everything();
     let filter = libc::sock_fprog { len: 1, filter: &raw mut allow };
-    // SAFETY: the kernel copies the one instruction that `filter` speaks of; both are live.
+    // SAFETY: the kernel copies the one instruction that `filter` points to; both are live.
     let done =
         unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const filter) };
     note!("seccomp(SECCOMP_SET_MODE_FILTER, {flags}) = {done}");
     Errno::result(done).map(drop)
 }
 
-/// `prctl(PR_SET_SECCOMP)` with a filter that allows everything.
+/// Calls `prctl(PR_SET_SECCOMP)` with a filter that allows everything.
 pub fn install_seccomp_filter_by_prctl() -> std::result::Result<(), Errno> {
     let mut allow = allow_everything();
     let filter = libc::sock_fprog { len: 1, filter: &raw mut allow };
     let mode = libc::SECCOMP_MODE_FILTER as libc::c_ulong;
-    // SAFETY: the kernel copies the one instruction that `filter` speaks of; both are live.
+    // SAFETY: the kernel copies the one instruction that `filter` points to; both are live.
     let done = unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const filter, 0_u64, 0_u64) };
     note!("prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER) = {done}");
     Errno::result(done).map(drop)
@@ -58,7 +58,7 @@ fn allow_everything() -> libc::sock_filter {
     libc::sock_filter { code: ret, jt: 0, jf: 0, k: libc::SECCOMP_RET_ALLOW }
 }
 
-/// `struct io_uring_task_restriction` of `linux/io_uring.h` with one `struct io_uring_restriction` behind it.
+/// `struct io_uring_task_restriction` of `linux/io_uring.h`, followed by one `struct io_uring_restriction`.
 #[repr(C)]
 #[derive(Default)]
 struct RingRestriction {
@@ -71,13 +71,13 @@ struct RingRestriction {
     spare3: [u32; 3],
 }
 
-/// `io_uring_register(IORING_REGISTER_RESTRICTIONS)` without a ring: from then on, rings that the calling thread makes allow
-/// nothing but `IORING_OP_NOP`. A thread that has restrictions is refused others: EPERM.
+/// Calls `io_uring_register(IORING_REGISTER_RESTRICTIONS)` without a ring: from then on, rings of the calling thread allow
+/// only `IORING_OP_NOP`. If the thread has restrictions already, the call fails with EPERM.
 pub fn restrict_own_rings() -> std::result::Result<(), Errno> {
     const REGISTER_RESTRICTIONS: libc::c_uint = 11;
     const RESTRICTION_SQE_OP: u16 = 1;
     let only_nop = RingRestriction { count: 1, kind: RESTRICTION_SQE_OP, ..RingRestriction::default() };
-    // SAFETY: the kernel reads the live structure, which says how long it is.
+    // SAFETY: the kernel reads the live structure, which contains its length.
     let done = unsafe {
         libc::syscall(libc::SYS_io_uring_register, -1, REGISTER_RESTRICTIONS, &raw const only_nop, 1_u32)
     };
@@ -85,7 +85,7 @@ pub fn restrict_own_rings() -> std::result::Result<(), Errno> {
     Errno::result(done).map(drop)
 }
 
-/// `fchroot(2)` to this descriptor.
+/// Calls `fchroot(2)` with this descriptor.
 fn fchroot(fd: i32) -> std::result::Result<(), Errno> {
     const SYS_FCHROOT: libc::c_long = 472;
     // SAFETY: no pointers are passed.
@@ -94,12 +94,12 @@ fn fchroot(fd: i32) -> std::result::Result<(), Errno> {
     Errno::result(done).map(drop)
 }
 
-/// Whether there is fchroot(2), and nothing refuses it outright.
+/// Returns whether the kernel has fchroot(2) and no filter refuses it.
 pub fn fchroot_exists() -> bool {
     fchroot(-1) == Err(Errno::EBADF)
 }
 
-/// `fchroot(FD_FAILFS_ROOT)` (Linux 7.3): from then on, no path leads anywhere for the caller.
+/// Calls `fchroot(FD_FAILFS_ROOT)` (Linux 7.3): from then on, no path resolves for the caller.
 pub fn give_up_root_directory() -> std::result::Result<(), Errno> {
     const FAILFS_ROOT: i32 = -10004;
     fchroot(FAILFS_ROOT)
@@ -114,10 +114,10 @@ struct LandlockRulesetAttr {
     scoped: u64,
 }
 
-/// What a Landlock domain takes away.
+/// What a Landlock domain forbids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Landlock {
-    /// Executing files. Any Landlock can do this.
+    /// Executing files (every ABI).
     Execute,
     /// Sending signals to processes outside the domain (ABI 6).
     Signals,
@@ -136,20 +136,20 @@ impl Landlock {
         const SCOPE_SIGNAL: u64 = 1 << 1;
         let none = LandlockRulesetAttr::default();
         match self {
-            // Older kernels know the first word alone.
+            // Older kernels know only the first word.
             Landlock::Execute => (LandlockRulesetAttr { handled_access_fs: ACCESS_FS_EXECUTE, ..none }, 8),
             Landlock::Signals => (LandlockRulesetAttr { scoped: SCOPE_SIGNAL, ..none }, 24),
         }
     }
 
-    /// Makes sure that the kernel can restrict this.
+    /// Checks that the kernel supports this restriction.
     ///
     /// # Errors
-    /// `blocked` where it cannot.
+    /// `blocked` if it does not.
     pub fn exists(self) -> Result {
         const CREATE_RULESET_VERSION: u32 = 1;
         let none: *const LandlockRulesetAttr = std::ptr::null();
-        // SAFETY: with this flag the call takes no structure, and gives a number.
+        // SAFETY: with this flag the call takes no structure and returns a number.
         let abi = unsafe {
             libc::syscall(libc::SYS_landlock_create_ruleset, none, 0_usize, CREATE_RULESET_VERSION)
         };
@@ -168,7 +168,7 @@ impl Landlock {
         self.restrict_with(0)
     }
 
-    /// Puts all threads of the process into a new domain: `LANDLOCK_RESTRICT_SELF_TSYNC` (ABI 8). An older kernel says EINVAL.
+    /// Puts all threads of the process into a new domain: `LANDLOCK_RESTRICT_SELF_TSYNC` (ABI 8). Older kernels return EINVAL.
     pub fn restrict_all_threads(self) -> std::result::Result<(), Errno> {
         const RESTRICT_SELF_TSYNC: u32 = 1 << 3;
         self.restrict_with(RESTRICT_SELF_TSYNC)
@@ -188,7 +188,7 @@ impl Landlock {
         let fd =
             unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, &raw const attributes, size, 0_u32) };
         let fd = Errno::result(fd)?;
-        // SAFETY: the kernel just made this descriptor, and nobody else owns it.
+        // SAFETY: the kernel has just created this descriptor, and nothing else owns it.
         Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
     }
 }

@@ -1,5 +1,5 @@
-//! Seccomp filters in front of one system call: what a hardened host or a container puts between a program and the
-//! kernel. For those who test the suite in such places.
+//! Seccomp filters for one system call, such as a hardened host or a container installs. For tests of the suite in such
+//! environments.
 
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
@@ -11,16 +11,16 @@ use rustix::ioctl::{Ioctl, Opcode, Updater, ioctl};
 use crate::check::{Failure, Result, errno_of};
 use crate::kit::fdpass;
 
-/// What becomes of the call.
+/// The result of the system call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// It fails.
     Errno(Errno),
-    /// The process dies of SIGSYS.
+    /// SIGSYS kills the process.
     KillProcess,
-    /// The thread dies of SIGSYS, and its process with it if it is the only one.
+    /// SIGSYS kills the thread, and the process if that is its only thread.
     KillThread,
-    /// The thread is sent SIGSYS.
+    /// The thread gets SIGSYS.
     Trap,
 }
 
@@ -35,23 +35,22 @@ impl Refusal {
     }
 }
 
-/// Refuses this system call to the calling process and all that comes of it, for good. Needs no_new_privs or
-/// CAP_SYS_ADMIN.
+/// Refuses this system call to the calling process and its descendants, permanently. Needs no_new_privs or CAP_SYS_ADMIN.
 pub fn refuse(syscall: libc::c_long, refusal: Refusal) -> std::result::Result<(), Errno> {
     install(syscall, refusal.action(), 0).map(drop)
 }
 
-/// As [`refuse`], but a supervisor is asked each time: the one who has the descriptor.
+/// Like [`refuse`], but each call is reported to a supervisor, the process that holds the returned descriptor.
 pub fn ask_supervisor(syscall: libc::c_long) -> std::result::Result<OwnedFd, Errno> {
     let fd = install(syscall, libc::SECCOMP_RET_USER_NOTIF, libc::SECCOMP_FILTER_FLAG_NEW_LISTENER)?;
-    // SAFETY: with this flag the kernel gives a new descriptor, which nobody else owns.
+    // SAFETY: with this flag the kernel returns a new descriptor, which nothing else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
-/// As [`ask_supervisor`], in a process that hands its supervisor, at the other end of `line`, the descriptor and keeps none.
+/// Like [`ask_supervisor`], but sends the descriptor to the supervisor at the other end of `line` and keeps none.
 ///
 /// # Errors
-/// `blocked` where there can be no such filter.
+/// `blocked` if there can be no such filter.
 pub fn hand_to_supervisor(syscall: libc::c_long, line: impl AsFd) -> Result {
     rustix::thread::set_no_new_privs(true)?;
     let listener = ask_supervisor(syscall)
@@ -59,7 +58,7 @@ pub fn hand_to_supervisor(syscall: libc::c_long, line: impl AsFd) -> Result {
     fdpass::send(line, listener)
 }
 
-/// A filter of four instructions: the number of the call, whether it is this one, and what then.
+/// Installs a filter of four instructions: load the number of the system call, compare it, and return one of two actions.
 fn install(
     syscall: libc::c_long,
     action: u32,
@@ -67,14 +66,14 @@ fn install(
 ) -> std::result::Result<libc::c_long, Errno> {
     let instruction = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
     let mut program = [
-        // The number stands at the beginning of struct seccomp_data.
+        // The number is at the beginning of struct seccomp_data.
         instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
         instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, syscall as u32),
         instruction(libc::BPF_RET | libc::BPF_K, 0, 0, action),
         instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
     ];
     let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
-    // SAFETY: the kernel copies the instructions that `filter` speaks of; both are live.
+    // SAFETY: the kernel copies the instructions that `filter` points to; both are live.
     let done =
         unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const filter) };
     Errno::result(done)
@@ -83,16 +82,16 @@ fn install(
 const RECEIVE: Opcode = libc::SECCOMP_IOCTL_NOTIF_RECV as Opcode;
 const SEND: Opcode = libc::SECCOMP_IOCTL_NOTIF_SEND as Opcode;
 
-/// A call that waits for its supervisor.
+/// A system call that waits for its supervisor.
 pub struct Call(libc::seccomp_notif);
 
 impl Call {
-    /// Its arguments.
+    /// Returns its arguments.
     pub fn arguments(&self) -> [u64; 6] {
         self.0.data.args
     }
 
-    /// A word of the caller's memory.
+    /// Reads a word of the caller's memory.
     pub fn word_at(&self, address: u64) -> std::io::Result<u64> {
         let mut word = [0; 8];
         std::fs::File::open(format!("/proc/{}/mem", self.0.pid))?.read_exact_at(&mut word, address)?;
@@ -100,17 +99,17 @@ impl Call {
     }
 }
 
-/// Who decides over the calls behind a descriptor of [`ask_supervisor`].
+/// The supervisor of the system calls behind a descriptor of [`ask_supervisor`].
 #[derive(Debug)]
 pub struct Supervisor(OwnedFd);
 
 impl Supervisor {
-    /// The supervisor of this descriptor.
+    /// Makes a supervisor from this descriptor.
     pub fn new(listener: OwnedFd) -> Supervisor {
         Supervisor(listener)
     }
 
-    /// Waits for the next call; `None` when nobody is left who could make one.
+    /// Waits for the next system call; returns `None` when no process is left that could make one.
     pub fn next(&self) -> std::result::Result<Option<Call>, Errno> {
         loop {
             let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
@@ -118,19 +117,19 @@ impl Supervisor {
             if !fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLIN)) {
                 return Ok(None);
             }
-            // SAFETY: plain numbers, of which all may be zero; the kernel wants them so.
+            // SAFETY: plain numbers, all of which may be zero; the kernel requires that they are.
             let mut call: libc::seccomp_notif = unsafe { std::mem::zeroed() };
-            // SAFETY: the kernel reads and writes this structure, which has its layout.
+            // SAFETY: the kernel reads and writes this structure, which has the layout of the request.
             match self.control(unsafe { Updater::<RECEIVE, _>::new(&mut call) }) {
                 Ok(()) => return Ok(Some(Call(call))),
-                // The caller was killed meanwhile.
+                // The caller has been killed meanwhile.
                 Err(Errno::ENOENT | Errno::EINTR) => {}
                 Err(errno) => return Err(errno),
             }
         }
     }
 
-    /// Answers a call with an error, or leaves it to the kernel.
+    /// Answers a system call with an error, or lets the kernel execute it.
     pub fn answer(&self, call: &Call, error: Option<Errno>) -> std::result::Result<(), Errno> {
         let (error, flags) = match error {
             Some(errno) => (-(errno as i32), 0),
@@ -145,7 +144,7 @@ impl Supervisor {
     }
 
     fn control<T>(&self, operation: impl Ioctl<Output = T>) -> std::result::Result<T, Errno> {
-        // SAFETY: the operations above are those of this kind of descriptor.
+        // SAFETY: the operations above are valid for this kind of descriptor.
         unsafe { ioctl(&self.0, operation) }.map_err(errno_of)
     }
 }

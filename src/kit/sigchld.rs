@@ -1,4 +1,4 @@
-//! Whether SIGCHLD was sent.
+//! Detection of SIGCHLD, and of other exit signals.
 
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -11,54 +11,53 @@ use crate::check::{self, Failure, Result};
 use crate::wait::Event;
 use crate::{sandbox, wait};
 
-/// Blocks SIGCHLD in the calling thread, so that one which is sent stays pending and can be found.
+/// Blocks SIGCHLD in the calling thread, so that a SIGCHLD stays pending and can be detected.
 pub fn block() -> Result {
     let mut set = SigSet::empty();
     set.add(Signal::SIGCHLD);
     Ok(sigprocmask(SigmaskHow::SIG_BLOCK, Some(&set), None)?)
 }
 
-/// Takes a pending SIGCHLD: its `si_code` and the pid it speaks of. Never blocks.
+/// Takes a pending SIGCHLD; returns its `si_code` and the pid that it is about. Never blocks.
 pub fn take() -> Option<(i32, i32)> {
     take_exit_signal(libc::SIGCHLD)
 }
 
-/// As [`take`], of the exit signal of a child, by its number. A signalfd would not have the pid: for any other signal than SIGCHLD it
-/// takes `si_code` to be of another kind.
+/// Like [`take`], for the exit signal of a child with this number. A signalfd would not provide the pid: for signals other
+/// than SIGCHLD it interprets `si_code` differently.
 pub fn take_exit_signal(signal: i32) -> Option<(i32, i32)> {
-    // SAFETY: both are plain data for which all zeroes is a valid value.
+    // SAFETY: both are plain data, for which all zeroes is a valid value.
     let (mut info, mut set): (libc::siginfo_t, libc::sigset_t) = unsafe { std::mem::zeroed() };
     let at_once = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: all three are live, and the set is a valid one.
+    // SAFETY: all three are live, and the set is valid.
     let got = unsafe {
         libc::sigemptyset(&mut set);
         libc::sigaddset(&mut set, signal);
         libc::sigtimedwait(&set, &mut info, &at_once)
     };
-    // SAFETY: whatever signal it is that tells of a child, the kernel fills these fields, and copies all of the structure.
+    // SAFETY: for any signal about a child, the kernel fills these fields, and it copies the whole structure.
     (got == signal).then(|| (info.si_code, unsafe { info.si_pid() }))
 }
 
-/// No SIGCHLD may be pending. It must be [blocked](block()), and whatever would send it must be over.
+/// Fails if a SIGCHLD is pending. SIGCHLD must be [blocked](block()), and anything that could send it must be over.
 #[track_caller]
 pub fn none_pending() -> Result {
     let got = take();
     check::holds(got.is_none(), format_args!("expected no SIGCHLD, got one: {}", in_words(got)))
 }
 
-/// What [`take`] gave, by name: `CLD_EXITED of 38`.
+/// Formats a result of [`take`] by name: `CLD_EXITED of 38`.
 pub fn in_words(taken: Option<(i32, i32)>) -> String {
     taken.map_or_else(|| "none".to_owned(), |(code, pid)| format!("{} of {pid}", wait::code_name(code)))
 }
 
-/// A SIGCHLD about this child must be pending.
+/// Fails unless a SIGCHLD about this child is pending.
 #[track_caller]
 pub fn pending_for(pid: i32, code: i32) -> Result {
     check::equal("pending SIGCHLD", in_words(take()), in_words(Some((code, pid))))
 }
 
-/// Blocks until there is a SIGCHLD, which must be about this child and say `code`. It must be
-/// [blocked](block()).
+/// Blocks until a SIGCHLD arrives, which must be about this child, with this `code`. SIGCHLD must be [blocked](block()).
 #[track_caller]
 pub fn arrives_for(pid: i32, code: i32) -> Result {
     let mut set = SigSet::empty();
@@ -72,13 +71,13 @@ pub fn arrives_for(pid: i32, code: i32) -> Result {
     pending_for(pid, code)
 }
 
-/// Blocks until there is a SIGCHLD, and gives all that it says of a child. It must be [blocked](block()).
+/// Blocks until a SIGCHLD arrives, and returns what it reports about a child. SIGCHLD must be [blocked](block()).
 #[track_caller]
 pub fn next() -> Result<Event> {
     next_info().map(|info| Event { pid: info.ssi_pid as i32, code: info.ssi_code, status: info.ssi_status })
 }
 
-/// As [`next`], which must be about this child; gives whose it is (`si_uid`): the child's real user id.
+/// Like [`next`], but the SIGCHLD must be about this child; returns its `si_uid`, the child's real user id.
 #[track_caller]
 pub fn next_user(pid: i32) -> Result<u32> {
     let info = next_info()?;
@@ -95,7 +94,7 @@ fn next_info() -> Result<siginfo> {
     info.ok_or_else(|| Failure::fail(format!("no SIGCHLD came within {:.1?}", sandbox::patience())))
 }
 
-/// What the caller does about SIGCHLD.
+/// The caller's disposition of SIGCHLD.
 #[derive(Clone, Copy, Debug)]
 pub enum Reaction {
     /// SIG_DFL.
@@ -112,12 +111,12 @@ extern "C" fn count(_: i32) {
     HANDLED.fetch_add(1, Ordering::Relaxed);
 }
 
-/// How often the handler ran since this was asked last.
+/// Returns how often the handler has run since the last call.
 pub fn handled() -> u32 {
     HANDLED.swap(0, Ordering::Relaxed)
 }
 
-/// Sets the caller's reaction; system calls that a handler interrupts are restarted.
+/// Sets the caller's disposition; system calls that a handler interrupts are restarted.
 pub fn react(reaction: Reaction, flags: SaFlags) -> Result {
     let handler = match reaction {
         Reaction::Default => SigHandler::SigDfl,
@@ -125,7 +124,7 @@ pub fn react(reaction: Reaction, flags: SaFlags) -> Result {
         Reaction::Count => SigHandler::Handler(count),
     };
     let action = SigAction::new(handler, flags | SaFlags::SA_RESTART, SigSet::empty());
-    // SAFETY: the only handler there is does one atomic addition.
+    // SAFETY: the only handler performs one atomic addition.
     unsafe { sigaction(Signal::SIGCHLD, &action)? };
     Ok(())
 }

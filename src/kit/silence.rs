@@ -1,4 +1,4 @@
-//! Why a child does not say or do what it was to: how it ended.
+//! Explanations of why a child did not report or do what was expected: how it ended.
 
 use crate::check::{Failure, Kind};
 use crate::clone3::Child;
@@ -6,9 +6,10 @@ use crate::pidfd::Pidfd;
 use crate::procfs;
 use crate::wait::{self, Status};
 
-/// `failure` of a wait for something from a child of the caller's, with how that ended.
+/// Adds to the `failure` of a wait for a child of the caller how the child ended.
 ///
-/// SIGKILL is the kernel's doing until shown otherwise, as where it ends the case itself. Any other end is the suite's own mistake.
+/// A SIGKILL is attributed to the kernel until shown otherwise, as when it ends the case itself. Any other end is an error
+/// of the suite.
 pub(super) fn explained(child: &Child, failure: Failure) -> Failure {
     let (message, pid) = (failure.message, child.pid());
     match end_of(child) {
@@ -30,7 +31,8 @@ fn in_words(status: Status) -> String {
     format!("{was}{status}")
 }
 
-/// How the child ended, if it has, or does so soon: what it had open is closed a moment before that. An ordinary one is reaped.
+/// Returns the status of the child if it has ended or ends soon: its descriptors are closed slightly before its end. Reaps
+/// an ordinary child.
 fn end_of(child: &Child) -> Option<Status> {
     let pidfd = match child.pidfd() {
         Ok(pidfd) => pidfd.try_clone(),
@@ -52,7 +54,7 @@ mod tests {
     use super::*;
     use crate::clone3::Clone3;
 
-    /// What is said of a child that ends like this without a word.
+    /// Returns the failure for a child that ends in this way without a report.
     fn said_of(end: fn() -> i32) -> Failure {
         let child = Clone3::fork().spawn(end).unwrap();
         explained(&child, Failure::broken("no word"))

@@ -1,4 +1,4 @@
-//! A thread that sleeps in a call which waits for a descriptor, and can be woken by a signal.
+//! A thread that sleeps in a system call which waits for a descriptor, and that a signal can wake.
 
 use std::os::fd::RawFd;
 use std::sync::mpsc;
@@ -11,7 +11,7 @@ use crate::check::{Failure, Result};
 use crate::kit::threads::wait_until_asleep;
 use crate::note;
 
-/// A thread asleep in a call that gives a `T`.
+/// A thread asleep in a call that returns a `T`.
 #[derive(Debug)]
 pub struct Sleeper<T> {
     tid: i32,
@@ -19,12 +19,12 @@ pub struct Sleeper<T> {
 }
 
 impl<T: Send + 'static> Sleeper<T> {
-    /// Starts a thread that makes the call, and returns once it sleeps in it.
+    /// Starts a thread that makes the call, and returns once the thread sleeps in it.
     #[track_caller]
     pub fn start(call: impl FnOnce() -> T + Send + 'static) -> Result<Sleeper<T>> {
         let (send, tid) = mpsc::channel();
         let thread = thread::spawn(move || {
-            // The receiver waits for it. From here to the call nothing else can put this thread to sleep.
+            // The receiver waits for this. From here to the call, nothing else can put this thread to sleep.
             let _ = send.send(rustix::thread::gettid().as_raw_nonzero().get());
             call()
         });
@@ -33,7 +33,7 @@ impl<T: Send + 'static> Sleeper<T> {
         Ok(Sleeper { tid, thread })
     }
 
-    /// Interrupts the call with a signal whose handler does nothing, and gives what the call then returned.
+    /// Interrupts the call with a signal whose handler does nothing, and returns the result of the call.
     pub fn interrupt(self) -> Result<T> {
         extern "C" fn nothing(_: i32) {}
         let handler = SigAction::new(SigHandler::Handler(nothing), SaFlags::empty(), SigSet::empty());
@@ -46,16 +46,16 @@ impl<T: Send + 'static> Sleeper<T> {
         self.join()
     }
 
-    /// Waits for the end of the call and of the thread, and gives what the call returned.
+    /// Waits until the call and the thread have ended, and returns the result of the call.
     pub fn join(self) -> Result<T> {
         self.thread.join().map_err(|_| Failure::broken("a sleeping thread panicked"))
     }
 }
 
-/// A call that waits without end for input on the descriptor that has this number when it begins.
+/// A call that waits indefinitely for input on the descriptor that has this number when the call begins.
 pub type Call = fn(RawFd) -> std::result::Result<i32, Errno>;
 
-/// The calls that hold the file while they wait, by name.
+/// The calls that hold a reference to the file while they wait, by name.
 pub const CALLS: [(&str, Call); 3] = [("poll", poll), ("ppoll", ppoll), ("select", select)];
 
 fn poll(fd: RawFd) -> std::result::Result<i32, Errno> {

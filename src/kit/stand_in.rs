@@ -1,9 +1,9 @@
-//! A small file that stands in for this program: its mode, owner and capabilities are its own, the code that runs is this
-//! program's.
+//! A small file that stands in for this program: it has its own mode, owner and capabilities, but the code that runs is
+//! this program's.
 //!
 //! It is an ELF file that names this program as its interpreter. The kernel takes the credentials from the file and starts
-//! the interpreter, which finds itself where it always is. A whole copy would do as well, but its code is new to an emulator
-//! each time: the nine cases that need such a file took a tenth of all the time.
+//! the interpreter, which is mapped at its usual address. A complete copy would work too, but its code is new to an
+//! emulator each time: the nine cases that need such a file took a tenth of the total time.
 
 use std::mem::offset_of;
 
@@ -14,25 +14,25 @@ use libc::{
 
 use crate::elf::{kind, program_headers, u16_at};
 
-/// The interpreter's path, with its end: the program that execs.
+/// The interpreter's path, NUL-terminated: the program that execs.
 const INTERPRETER: &[u8] = b"/proc/self/exe\0";
 
-/// Where the file is mapped, far from everything: its headers, in which the C library looks for what it needs.
+/// The address at which the file is mapped, far from everything else. It contains the headers that the C library reads.
 const ADDRESS: u64 = 0x1000_0000;
 
 const EHDR: usize = size_of::<Elf64_Ehdr>();
 const PHDR: usize = size_of::<Elf64_Phdr>();
 const PAGE: u64 = 4096;
 
-/// The stand-in for the program that begins with these bytes; `None` if it can be nobody's interpreter, as it has one itself
-/// or may be mapped anywhere.
+/// Returns the stand-in for the program that begins with these bytes; `None` if that cannot be an interpreter, because it
+/// has an interpreter itself or is position-independent.
 pub(super) fn stand_in(program: &[u8]) -> Option<Vec<u8>> {
     let own = program_headers(program)?;
     let is_fixed = u16_at(program, offset_of!(Elf64_Ehdr, e_type))? == usize::from(ET_EXEC);
     if !is_fixed || own.iter().any(|header| kind(header) == Some(PT_INTERP)) {
         return None;
     }
-    // What the C library looks for in the headers of the program is where they say. The kernel looks there for nothing.
+    // Copy the headers that the C library reads: they describe where the program is mapped. The kernel does not use them.
     let told = [PT_TLS, PT_GNU_EH_FRAME, PT_GNU_STACK, PT_GNU_RELRO];
     let is_told = |header: &&[u8]| kind(header).is_some_and(|kind| told.contains(&kind));
     let told: Vec<&[u8]> = own.into_iter().filter(is_told).collect();
@@ -44,7 +44,7 @@ pub(super) fn stand_in(program: &[u8]) -> Option<Vec<u8>> {
     let mut put = |at: usize, number: &[u8]| file[at..at + number.len()].copy_from_slice(number);
     put(offset_of!(Elf64_Ehdr, e_phoff), &(EHDR as u64).to_le_bytes());
     put(offset_of!(Elf64_Ehdr, e_phnum), &u16::try_from(count).ok()?.to_le_bytes());
-    // It has no sections.
+    // The file has no sections.
     put(offset_of!(Elf64_Ehdr, e_shoff), &[0; 8]);
     put(offset_of!(Elf64_Ehdr, e_shnum), &[0; 2]);
     put(offset_of!(Elf64_Ehdr, e_shstrndx), &[0; 2]);
@@ -55,7 +55,7 @@ pub(super) fn stand_in(program: &[u8]) -> Option<Vec<u8>> {
     Some(file)
 }
 
-/// A header for this part of the file.
+/// Makes a program header for this part of the file.
 fn program_header(kind: u32, offset: usize, size: usize, align: u64) -> Vec<u8> {
     let (offset, size) = (offset as u64, size as u64);
     let address = ADDRESS + offset;
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
     use crate::elf::segment;
 
-    /// A program of this type with these headers, and nothing else.
+    /// Makes a program of this type that consists of these headers only.
     fn program(kind: u16, headers: &[u32]) -> Vec<u8> {
         let mut bytes = vec![0; EHDR];
         bytes[..6].copy_from_slice(b"\x7fELF\x02\x01");

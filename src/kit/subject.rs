@@ -1,5 +1,5 @@
-//! The children of whom something is claimed that the new flags do not matter to: an ordinary one, and one with
-//! new flags where the kernel has them. What is true of both is claimed of both.
+//! The kinds of children for claims that the new flags do not matter: ordinary children, and children with the new flags if
+//! the kernel has them. What holds for both is checked for both.
 
 use nix::errno::Errno;
 
@@ -12,8 +12,8 @@ use crate::note;
 use crate::pidfd::Pidfd;
 use crate::wait::{self, Status};
 
-/// One call of each kind that the kernel has: the plainest, one with each new flag that can go alone, and one with all of them. What
-/// clone3 says of the other arguments is the same for each.
+/// Returns one call of each kind that the kernel has: the plainest, one with each new flag that can be used alone, and one
+/// with all of them. The checks of clone3's other arguments are the same for each.
 pub fn kinds() -> Vec<Clone3> {
     let has = &Setting::get().probe.features;
     let mut calls = vec![Clone3::fork()];
@@ -29,17 +29,17 @@ pub fn kinds() -> Vec<Clone3> {
     calls
 }
 
-/// The call for an auto-reaped child, with a pidfd.
+/// Returns the call for an auto-reaped child, with a pidfd.
 pub fn reaped() -> Clone3 {
     Clone3::new(Flags::REAPED)
 }
 
-/// The call for its control: a child with exit_signal 0, as an auto-reaped one, that leaves a zombie.
+/// Returns the call for its control: a child with exit_signal 0, like an auto-reaped one, that leaves a zombie.
 pub fn leaves_zombie() -> Clone3 {
     Clone3::new(Flags::PIDFD)
 }
 
-/// The calls that make the children whom `PIDFD_GET_INFO` is asked about, each with a pidfd.
+/// Returns the calls that make the children for tests of `PIDFD_GET_INFO`, each with a pidfd.
 pub fn calls() -> Vec<Clone3> {
     let mut calls = vec![Clone3::fork().with(Flags::PIDFD)];
     if Setting::get().probe.features.autoreap {
@@ -48,7 +48,7 @@ pub fn calls() -> Vec<Clone3> {
     calls
 }
 
-/// Runs `body` for each of these [`calls`]. A failure says with which.
+/// Runs `body` for each of these [`calls`]. A failure names the call.
 pub fn each(mut body: impl FnMut(Clone3) -> Result) -> Result {
     calls().into_iter().try_for_each(|call| {
         let whose = call.to_string();
@@ -59,7 +59,7 @@ pub fn each(mut body: impl FnMut(Clone3) -> Result) -> Result {
     })
 }
 
-/// The flags that put a child into namespaces of its own.
+/// The flags that put a child into a new namespace.
 const NAMESPACES: [Flags; 9] = [
     Flags::CLONE_NEWNS,
     Flags::CLONE_EMPTY_MNTNS,
@@ -72,11 +72,11 @@ const NAMESPACES: [Flags; 9] = [
     Flags::CLONE_NEWCGROUP,
 ];
 
-/// Runs `body` for each flag that puts a child into namespaces of its own, of those that the kernel has. The caller may make them
-/// ([`Need::SysAdmin`](crate::need::Need::SysAdmin)).
+/// Runs `body` for each flag that puts a child into a new namespace, if the kernel has it. The caller must be allowed to
+/// make them ([`Need::SysAdmin`](crate::need::Need::SysAdmin)).
 ///
 /// # Errors
-/// `blocked` where an ordinary child is refused one that the kernel has, or where it has none.
+/// `blocked` if an ordinary child is refused a namespace that the kernel has, or if the kernel has none.
 pub fn in_namespaces(mut body: impl FnMut(Flags) -> Result) -> Result {
     let mut any = false;
     for flag in NAMESPACES {
@@ -87,7 +87,7 @@ pub fn in_namespaces(mut body: impl FnMut(Flags) -> Result) -> Result {
                 note!("this kernel has no {flag}");
                 continue;
             }
-            // No word about namespaces, but one about processes.
+            // EAGAIN is about the number of processes, not about namespaces.
             Err(Errno::EAGAIN) => return Err(Errno::EAGAIN.into()),
             Err(errno) => return Err(Failure::blocked(format!("{ordinary} is {errno:?}"))),
         }
@@ -97,8 +97,7 @@ pub fn in_namespaces(mut body: impl FnMut(Flags) -> Result) -> Result {
     if any { Ok(()) } else { Err(Failure::blocked("needs namespaces (CONFIG_NAMESPACES)")) }
 }
 
-/// Waits until nothing is left of a child that ends by itself. An ordinary one is reaped, and its wait status
-/// given.
+/// Waits until nothing is left of a child that exits by itself. Reaps an ordinary child and returns its wait status.
 #[track_caller]
 pub fn see_off(child: &Child) -> Result<Option<Status>> {
     let status = if child.reaps_itself() { None } else { Some(wait::reap(child.pid())?) };
@@ -106,8 +105,8 @@ pub fn see_off(child: &Child) -> Result<Option<Status>> {
     Ok(status)
 }
 
-/// As [`Child::ends_with`], of a child by `call` of which only pid and pidfd are known: it is gone by itself, or, without
-/// CLONE_AUTOREAP, a zombie that the caller waits for.
+/// Like [`Child::ends_with`], for a child made by `call` of which only pid and pidfd are known: it must be auto-reaped or,
+/// without CLONE_AUTOREAP, a zombie, which this reaps.
 #[track_caller]
 pub fn ends_by_its_kind(call: &Clone3, pid: i32, pidfd: &Pidfd, status: Status) -> Result {
     if call.flags().contains(Flags::AUTOREAP) {
@@ -118,10 +117,10 @@ pub fn ends_by_its_kind(call: &Clone3, pid: i32, pidfd: &Pidfd, status: Status) 
     }
 }
 
-/// How a system call goes.
+/// The result of a system call.
 pub type Outcome = std::result::Result<(), Errno>;
 
-/// How `call` goes in a child with these flags.
+/// Returns the result of `call` in a child with these flags.
 pub fn outcome_with(flags: Flags, call: impl FnOnce() -> Result<Outcome>) -> Result<Outcome> {
     let (child, errno) =
         child_reporting(&Clone3::fork().with(flags), || Ok(call()?.err().map(|errno| errno as i32)))?;
@@ -129,7 +128,7 @@ pub fn outcome_with(flags: Flags, call: impl FnOnce() -> Result<Outcome>) -> Res
     Ok(errno.map_or(Ok(()), |number| Err(Errno::from_raw(number))))
 }
 
-/// `call` succeeds in a child with CLONE_NNP, as it does in an ordinary one.
+/// Checks that `call` succeeds in a child with CLONE_NNP, as it does in an ordinary child.
 pub fn allowed_as_ever(what: &str, call: impl Fn() -> Result<Outcome>) -> Result {
     outcome_with(Flags::empty(), &call)?
         .map_err(|errno| Failure::blocked(format!("{what} says {errno:?} to an ordinary child")))?;

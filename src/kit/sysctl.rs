@@ -1,8 +1,8 @@
-//! Settings of the whole system (`/proc/sys`), changed for the time of one case.
+//! System-wide settings (`/proc/sys`) that are changed during one case.
 //!
-//! They are global, so they are put back whatever becomes of the case: by the case itself when it ends or fails, by
-//! its lane when the case dies, and by a guard process when the lane dies too. Cases that change one declare
-//! [`Need::GlobalChanges`](crate::need::Need::GlobalChanges): nothing else runs meanwhile.
+//! They are global, so they are restored whatever happens to the case: by the case itself when it ends or fails, by its
+//! lane when the case dies, and by a guard process when the lane dies too. Cases that change one declare
+//! [`Need::GlobalChanges`](crate::need::Need::GlobalChanges): no other case runs at the same time.
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::os::fd::AsFd;
@@ -13,16 +13,17 @@ use crate::kit::process::own_pid;
 use crate::note;
 use crate::pidfd::Pidfd;
 
-/// A setting that some case changes.
+/// A setting that a case may change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sysctl {
-    /// Where core dumps go, see core(5).
+    /// The destination of core dumps, see core(5).
     CorePattern,
-    /// How many core dumps a helper may take at once; with any but 0 the process that dumped waits for its helper, see core(5).
+    /// The maximum number of core dumps that helpers read at once; if it is not 0, the dumping process waits for its
+    /// helper, see core(5).
     CorePipeLimit,
     /// Who may read the core of a process that changed its credentials, see `proc_sys_fs(5)`.
     SuidDumpable,
-    /// How many threads there may be in all, see `proc_sys_kernel(5)`.
+    /// The maximum number of threads in the system, see `proc_sys_kernel(5)`.
     ThreadsMax,
 }
 
@@ -43,30 +44,30 @@ impl Sysctl {
         format!("/proc/sys/{}", self.name().replace('.', "/"))
     }
 
-    /// The value as it is, or `None` where there is none: no `/proc`, or a kernel that never dumps core.
+    /// Returns the current value, or `None` if there is none: no `/proc`, or a kernel without core dumps.
     pub fn read(self) -> Option<String> {
         let text = std::fs::read_to_string(self.file()).ok()?;
         Some(text.strip_suffix('\n').unwrap_or(&text).to_owned())
     }
 
-    /// One write of a whole line: an empty value would otherwise be no write at all.
+    /// Writes a value as one line; without the newline, an empty value would be no write at all.
     fn write(self, value: &str) -> std::io::Result<()> {
         std::fs::write(self.file(), format!("{value}\n"))
     }
 
-    /// Puts a value back, if another one is in force.
+    /// Restores a value if the current one differs.
     fn put_back(self, value: &str) {
         if self.read().is_some_and(|now| now != value) {
-            // There is nobody to be told of an error.
+            // There is no way to report an error.
             let _ = self.write(value);
         }
     }
 
-    /// Puts `value` in force, until what this gives is dropped.
+    /// Sets `value` until the returned object is dropped.
     ///
     /// # Errors
-    /// `blocked` where the kernel takes none, or not this one: a socket's path as core_pattern, outside the initial
-    /// mount namespace.
+    /// `blocked` if the kernel accepts no value or not this one, for example a socket's path as core_pattern outside the
+    /// initial mount namespace.
     pub fn set(self, value: &str) -> Result<Changed> {
         let before = self.read().ok_or_else(|| Failure::blocked(format!("cannot read {}", self.file())))?;
         let guard = Some(guard(self, &before)?);
@@ -76,17 +77,17 @@ impl Sysctl {
     }
 }
 
-/// All settings that a case may change, with their values, for whoever outlives the case.
+/// All settings that a case may change, with their values, for a process that outlives the case.
 #[derive(Debug, Default)]
 pub(crate) struct Snapshot(Vec<(Sysctl, String)>);
 
 impl Snapshot {
-    /// What they are now.
+    /// Records the current values.
     pub(crate) fn take() -> Snapshot {
         Snapshot(Sysctl::ALL.into_iter().filter_map(|setting| Some((setting, setting.read()?))).collect())
     }
 
-    /// Makes them so again.
+    /// Restores the recorded values.
     pub(crate) fn put_back(&self) {
         for (setting, value) in &self.0 {
             setting.put_back(value);
@@ -94,19 +95,19 @@ impl Snapshot {
     }
 }
 
-/// A setting that has another value until this is dropped.
+/// A setting that is changed until this is dropped.
 #[derive(Debug)]
 pub struct Changed {
     setting: Sysctl,
     before: String,
-    /// Taken when it is dismissed.
+    /// Taken when the guard is dismissed.
     guard: Option<Child>,
-    /// The process that changed the setting: forked copies do not put it back.
+    /// The process that changed the setting: forked copies do not restore it.
     owner: u32,
 }
 
 impl Changed {
-    /// Puts another value in force.
+    /// Sets another value.
     pub fn change(&self, value: &str) -> Result {
         let name = self.setting.name();
         note!("{name} := {value:?}");
@@ -131,13 +132,13 @@ impl Drop for Changed {
         }
         self.setting.put_back(&self.before);
         if let Some(guard) = self.guard.take() {
-            // Its task is done; should this fail, the census finds it.
+            // The guard is not needed any more; if this fails, the census finds it.
             let _ = guard.clear_away();
         }
     }
 }
 
-/// A process in a session of its own that waits for the death of the caller, and then puts `value` back.
+/// Makes a process in a new session that waits for the death of the caller and then restores `value`.
 fn guard(setting: Sysctl, value: &str) -> Result<Child> {
     let case = Pidfd::open(own_pid())?;
     Clone3::fork().spawn(|| {

@@ -1,4 +1,4 @@
-//! A terminal of the case's own.
+//! A private terminal of the case.
 
 use std::os::fd::OwnedFd;
 
@@ -11,21 +11,21 @@ use crate::check::{Failure, Named, Result, errno_of};
 use crate::kit::process::apart;
 use crate::note;
 
-/// A pseudo-terminal, which is nobody's controlling terminal yet.
+/// A pseudo-terminal that is not yet the controlling terminal of any session.
 #[derive(Debug)]
 pub struct Terminal {
-    /// As long as one has it open, the terminal is connected.
+    /// Keeps the terminal connected while it is open.
     _user: OwnedFd,
     line: OwnedFd,
 }
 
 impl Terminal {
-    /// A new one.
+    /// Makes a new one.
     ///
     /// # Errors
-    /// `blocked` where there can be none.
+    /// `blocked` if none can be made.
     pub fn new() -> Result<Terminal> {
-        // The name of the other end is not looked up: that may be another mount's.
+        // Do not look up the name of the other end, which may be in another mount.
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         let opened = openpt(flags).and_then(|user| {
             unlockpt(&user)?;
@@ -38,14 +38,14 @@ impl Terminal {
         })
     }
 
-    /// `TIOCSCTTY`: makes it the caller's controlling terminal. The caller must lead a session that has none.
+    /// Makes it the caller's controlling terminal (`TIOCSCTTY`). The caller must be the leader of a session without one.
     pub fn take(&self) -> std::result::Result<(), Errno> {
         let taken = rustix::process::ioctl_tiocsctty(&self.line);
         note!("ioctl(TIOCSCTTY) = {taken:?}");
         taken.map_err(errno_of)
     }
 
-    /// What [`Terminal::take`] says to a leader of another session than the one whose terminal it may be.
+    /// Returns the result of [`Terminal::take`] for the leader of a new session, while it may be the terminal of another session.
     pub fn taken_by_another(&self) -> Result<std::result::Result<(), Errno>> {
         let taken = apart(|| {
             setsid()?;
@@ -54,7 +54,7 @@ impl Terminal {
         Ok(taken.map_err(Errno::from_raw))
     }
 
-    /// Puts a process group of the caller's session into the foreground of its terminal, which this must be.
+    /// Makes a process group of the caller's session the foreground group of its controlling terminal, which this must be.
     pub fn put_into_foreground(&self, group: i32) -> Result {
         let group =
             Pid::from_raw(group).ok_or_else(|| Failure::broken("no process group has the number 0"))?;

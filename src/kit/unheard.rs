@@ -1,4 +1,4 @@
-//! Signals that are sent to the caller and that nobody is to notice.
+//! Signals that are sent to the caller and must have no effect.
 
 use std::ffi::c_int;
 use std::mem::zeroed;
@@ -8,9 +8,9 @@ use nix::errno::Errno;
 
 use crate::check::Result;
 
-/// A signal that does not act from now on. At the [end](Unheard::end) it is neither pending nor blocked unless it was before.
+/// A signal that has no effect from now on. At the [end](Unheard::end) it is neither pending nor blocked unless it was before.
 ///
-/// For a caller with one thread: another could be the one that the signal goes to.
+/// The caller must be single-threaded, because another thread could receive the signal.
 pub(crate) struct Unheard {
     signal: c_int,
     mask: libc::sigset_t,
@@ -18,7 +18,7 @@ pub(crate) struct Unheard {
 }
 
 impl Unheard {
-    /// Begins.
+    /// Blocks the signal.
     pub(crate) fn begin(signal: c_int) -> Result<Unheard> {
         let (one, mut mask) = (only(signal)?, only(signal)?);
         // SAFETY: both sets are live and valid.
@@ -26,11 +26,11 @@ impl Unheard {
         Ok(Unheard { signal, mask, was_pending: is_pending(signal)? })
     }
 
-    /// Ends, after whatever sends the signal.
+    /// Discards the signal and unblocks it. Call this after whatever sends the signal.
     pub(crate) fn end(self) -> Result {
         let one = only(self.signal)?;
         if !self.was_pending {
-            // As often as a real-time signal was queued.
+            // Repeat, because a real-time signal may be queued several times.
             while take(&one) == self.signal {}
         }
         // SAFETY: the set is live and valid.
@@ -39,17 +39,17 @@ impl Unheard {
     }
 }
 
-/// The set of this signal, which may be one that [`nix::sys::signal::Signal`] does not know.
+/// Returns the set of this signal, which may be one that [`nix::sys::signal::Signal`] does not know.
 fn only(signal: c_int) -> Result<libc::sigset_t> {
-    // SAFETY: a set is plain data for which all zeroes is a valid value.
+    // SAFETY: a set is plain data, for which all zeroes is a valid value.
     let mut set: libc::sigset_t = unsafe { zeroed() };
-    // SAFETY: the set is live; a number that is no signal is an error.
+    // SAFETY: the set is live; an invalid signal number is an error.
     Errno::result(unsafe { libc::sigaddset(&mut set, signal) })?;
     Ok(set)
 }
 
 fn is_pending(signal: c_int) -> Result<bool> {
-    // SAFETY: a set is plain data for which all zeroes is a valid value.
+    // SAFETY: a set is plain data, for which all zeroes is a valid value.
     let mut set: libc::sigset_t = unsafe { zeroed() };
     // SAFETY: the set is live.
     Errno::result(unsafe { libc::sigpending(&mut set) })?;
@@ -57,7 +57,7 @@ fn is_pending(signal: c_int) -> Result<bool> {
     Ok(unsafe { libc::sigismember(&set, signal) } == 1)
 }
 
-/// Takes a signal of this set, if one is pending; -1 if not.
+/// Takes a pending signal of this set; returns -1 if none is pending.
 fn take(set: &libc::sigset_t) -> c_int {
     let at_once = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the set and the time are live and valid.
@@ -72,7 +72,7 @@ mod tests {
     use crate::clone3::Clone3;
     use crate::kit::process::answers;
 
-    /// Whether SIGUSR1 is blocked, and whether it is pending.
+    /// Returns whether SIGUSR1 is blocked, and whether it is pending.
     fn state() -> (bool, bool) {
         let blocked = SigSet::thread_get_mask().unwrap().contains(Signal::SIGUSR1);
         (blocked, is_pending(libc::SIGUSR1).unwrap())

@@ -1,6 +1,6 @@
-//! An io_uring, and the few requests that take or give up references to a descriptor.
+//! An io_uring with the few requests that take or drop references to a descriptor.
 //!
-//! A ring lets go of what it holds some time after the call that told it to: wait for POLLHUP, not for a ping.
+//! A ring drops its references some time after the call that requested it: wait for POLLHUP, do not use a ping.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
@@ -12,23 +12,23 @@ use crate::check::{self, Failure, Result};
 use crate::note;
 use crate::wait::Who;
 
-/// What the completion of a pending poll is known by.
+/// The user data of a pending poll.
 const POLL: u64 = 1;
-/// What the completion of a pending wait is known by.
+/// The user data of a pending wait.
 const WAIT: u64 = 3;
-/// What the completion of any other request is known by.
+/// The user data of any other request.
 const OTHER: u64 = 2;
 
 /// A ring. Make it *after* an auto-kill child, which would inherit it.
 pub struct Ring(IoUring);
 
-/// Makes a ring that a thread of the kernel's serves (`IORING_SETUP_SQPOLL`), runs `meanwhile`, and gives it up.
+/// Makes a ring that a kernel thread serves (`IORING_SETUP_SQPOLL`), runs `meanwhile`, and drops the ring.
 ///
 /// # Errors
-/// `blocked` where there is no io_uring or where it is forbidden.
+/// `blocked` if there is no io_uring or if it is forbidden.
 #[track_caller]
 pub fn is_served_by_kernel(meanwhile: impl FnOnce() -> Result) -> Result {
-    // It waits no longer than a millisecond for something to do before it sleeps.
+    // The kernel thread polls for requests for at most a millisecond before it sleeps.
     let made: io::Result<IoUring> = IoUring::builder().setup_sqpoll(1).build(4);
     match made {
         Ok(ring) => {
@@ -40,7 +40,7 @@ pub fn is_served_by_kernel(meanwhile: impl FnOnce() -> Result) -> Result {
     }
 }
 
-/// Why there is no ring: an errno, if it is not one that the environment is to blame for.
+/// Returns why there is no ring: the errno, unless the environment is the cause.
 fn not_set_up(error: io::Error) -> Result<Errno> {
     let why = match error.raw_os_error().map(Errno::from_raw) {
         Some(Errno::ENOSYS) => "ENOSYS: CONFIG_IO_URING is off, or a filter",
@@ -53,10 +53,10 @@ fn not_set_up(error: io::Error) -> Result<Errno> {
 }
 
 impl Ring {
-    /// A new one.
+    /// Makes a new ring.
     ///
     /// # Errors
-    /// `blocked` where there is no io_uring or where it is forbidden.
+    /// `blocked` if there is no io_uring or if it is forbidden.
     pub fn new() -> Result<Ring> {
         IoUring::new(4)
             .map(Ring)
@@ -102,7 +102,7 @@ impl Ring {
         check::equal("result of the removed poll", of(&results, POLL), Some(-libc::ECANCELED))
     }
 
-    /// Starts a wait for one of these children to end (`__WALL`). See [`Ring::is_idle`] for whether it stays pending.
+    /// Starts a wait for one of these children to end (`__WALL`). [`Ring::is_idle`] shows whether it stays pending.
     pub fn start_wait(&mut self, who: Who<'_>) -> Result {
         note!("IORING_OP_WAITID, {who:?}, WEXITED|__WALL");
         let (kind, number) = who.as_arguments();
@@ -112,18 +112,18 @@ impl Ring {
         Ok(())
     }
 
-    /// Whether nothing that was started is over yet.
+    /// Returns whether no request has completed yet.
     pub fn is_idle(&mut self) -> bool {
         self.0.completion().is_empty()
     }
 
-    /// Blocks until the pending wait is over, and gives its result: 0, or a negative errno.
+    /// Blocks until the pending wait has completed, and returns its result: 0, or a negative errno.
     pub fn finish_wait(&mut self) -> Result<Option<i32>> {
         let results = self.completions(1)?;
         Ok(of(&results, WAIT))
     }
 
-    /// Closes a descriptor by a request of the ring's.
+    /// Closes a descriptor through a request on the ring.
     pub fn close(&mut self, fd: impl Into<OwnedFd>) -> Result {
         let fd = fd.into().into_raw_fd();
         note!("IORING_OP_CLOSE of descriptor {fd}");
@@ -137,7 +137,7 @@ impl Ring {
         unsafe { self.0.submission().push(entry) }.map_err(|_| Failure::broken("the ring is full"))
     }
 
-    /// Submits, and waits for that many completions: pairs of what they are known by and the result.
+    /// Submits requests and waits for that many completions; returns pairs of user data and result.
     fn completions(&mut self, count: usize) -> Result<Vec<(u64, i32)>> {
         while let Err(error) = self.0.submit_and_wait(count) {
             if error.kind() != io::ErrorKind::Interrupted {

@@ -1,4 +1,4 @@
-//! What the dead have used, as `wait4(2)` and `getrusage(2)` tell it.
+//! The resource usage of processes that have exited, as `wait4(2)` and `getrusage(2)` report it.
 
 use nix::errno::Errno;
 use nix::sys::resource::{UsageWho, getrusage};
@@ -7,18 +7,18 @@ use serde::{Deserialize, Serialize};
 use crate::check::Result;
 use crate::wait::Status;
 
-/// Counts of an account: none of them is measured by a clock, so that a single child is seen for certain.
+/// Counters of resource usage. None of them is measured by a clock, so even a single child shows up reliably.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
-    /// Page faults that needed no disk.
+    /// Page faults that needed no I/O.
     pub minor_faults: i64,
-    /// How often a thread gave its processor away, to wait for something.
+    /// The number of times that a thread gave up its processor to wait for something.
     pub voluntary_switches: i64,
-    /// How often a processor was taken from a thread.
+    /// The number of times that a thread was preempted.
     pub involuntary_switches: i64,
 }
 
-/// RUSAGE_CHILDREN of the caller.
+/// Returns RUSAGE_CHILDREN of the caller.
 pub fn of_children() -> Result<Usage> {
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
     Ok(Usage {
@@ -28,10 +28,10 @@ pub fn of_children() -> Result<Usage> {
     })
 }
 
-/// `wait4(pid, &status, __WALL, &usage)`: how a child or tracee ended, and what it has used.
+/// Calls `wait4(pid, &status, __WALL, &usage)`; returns the status and the resource usage of a child or tracee.
 pub fn wait4(pid: i32) -> std::result::Result<(Status, Usage), Errno> {
     let mut status = 0;
-    // SAFETY: rusage is plain data for which all zeroes is a valid value.
+    // SAFETY: rusage is plain data, for which all zeroes is a valid value.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
     // SAFETY: both are live, and the kernel may fill them.
     Errno::result(unsafe { libc::wait4(pid, &mut status, libc::__WALL, &mut usage) })?;

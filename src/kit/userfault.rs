@@ -50,10 +50,10 @@ const UFFDIO_REGISTER: libc::Ioctl = 0xC020_AA00_u32 as libc::Ioctl;
 /// `_IOWR(0xAA, 0x04, struct uffdio_zeropage)`
 const UFFDIO_ZEROPAGE: libc::Ioctl = 0xC020_AA04_u32 as libc::Ioctl;
 const MODE_MISSING: u64 = 1;
-/// `UFFD_USER_MODE_ONLY` (Linux 5.11): what an ordinary user may ask for.
+/// `UFFD_USER_MODE_ONLY` (Linux 5.11): the only mode that is open to unprivileged users.
 const USER_MODE_ONLY: UserfaultfdFlags = UserfaultfdFlags::from_bits_retain(1);
 
-/// A page that blocks whoever touches it.
+/// A page that blocks any thread that accesses it.
 #[derive(Debug)]
 pub struct Trap {
     uffd: OwnedFd,
@@ -61,26 +61,26 @@ pub struct Trap {
 }
 
 impl Trap {
-    /// Lays one out.
+    /// Makes a trap.
     ///
     /// # Errors
-    /// `blocked` where the kernel has no userfaultfd, or does not let the caller have one.
+    /// `blocked` if the kernel has no userfaultfd, or denies it to the caller.
     pub fn lay() -> Result<Trap> {
         Trap::laid_with(USER_MODE_ONLY)
     }
 
-    /// As [`Trap::lay`], for one that blocks the kernel, too, when it writes there on behalf of a thread.
+    /// Like [`Trap::lay`], but the page also blocks the kernel when it writes there on behalf of a thread.
     ///
     /// # Errors
-    /// `blocked` also where the caller lacks the privilege.
+    /// `blocked` also if the caller lacks the privilege.
     pub fn lay_for_kernel() -> Result<Trap> {
         Trap::laid_with(UserfaultfdFlags::empty())
     }
 
     fn laid_with(flags: UserfaultfdFlags) -> Result<Trap> {
-        // poll(2) says nothing of faults where a read could block.
+        // poll(2) reports no faults on a blocking descriptor.
         let flags = UserfaultfdFlags::CLOEXEC | UserfaultfdFlags::NONBLOCK | flags;
-        // SAFETY: the descriptor is used for a mapping of this module's own and nothing else.
+        // SAFETY: the descriptor is used only for a mapping of this module.
         let uffd = unsafe { userfaultfd(flags) };
         let uffd = uffd.map_err(|errno| {
             let errno = errno_of(errno);
@@ -96,12 +96,12 @@ impl Trap {
         // SAFETY: `api` is the live structure that this request takes.
         Errno::result(unsafe { libc::ioctl(uffd.as_raw_fd(), UFFDIO_API, &raw mut api) })?;
         let mut register = Register { start: page as u64, len: length as u64, mode: MODE_MISSING, ioctls: 0 };
-        // SAFETY: `register` is the live structure that this request takes; the page is of this module's own.
+        // SAFETY: `register` is the live structure that this request takes; the page belongs to this module.
         Errno::result(unsafe { libc::ioctl(uffd.as_raw_fd(), UFFDIO_REGISTER, &raw mut register) })?;
         Ok(Trap { uffd, page })
     }
 
-    /// A child made by `call`, with `CLONE_VM`, that walks into the trap and is blocked there on return.
+    /// Makes a child by `call`, with `CLONE_VM`, that accesses the page and is blocked there when this returns.
     #[track_caller]
     pub fn catch(&self, call: &Clone3) -> Result<Child> {
         // SAFETY: it makes no call, and the page is never unmapped.
@@ -112,13 +112,13 @@ impl Trap {
         Ok(child)
     }
 
-    /// Its address, for a system call that writes there.
+    /// Returns its address, for a system call that writes there.
     pub fn address(&self) -> Address {
-        // SAFETY: the page is never unmapped, and all that is done with it here is to read from it, in children.
+        // SAFETY: the page is never unmapped, and this module only reads from it, in children.
         unsafe { Address::of_number(self.page as u64) }
     }
 
-    /// Blocks until somebody is in the trap.
+    /// Blocks until a thread is blocked in the trap.
     #[track_caller]
     pub fn wait_for_someone(&self) -> Result {
         let mut fds = [PollFd::new(self.uffd.as_fd(), PollFlags::POLLIN)];
@@ -144,18 +144,18 @@ impl Trap {
         }
     }
 
-    /// Gives the page its memory, which lets everybody go on.
+    /// Provides the page, so that all blocked threads continue.
     pub fn open(&self) -> Result {
         let mut zeroes = ZeroPage { start: self.page as u64, len: page_size() as u64, mode: 0, filled: 0 };
-        // SAFETY: `zeroes` is the live structure that this request takes; the page is of this module's own, and empty.
+        // SAFETY: `zeroes` is the live structure that this request takes; the page belongs to this module, and is empty.
         Errno::result(unsafe { libc::ioctl(self.uffd.as_raw_fd(), UFFDIO_ZEROPAGE, &raw mut zeroes) })?;
         note!("the page has its memory");
         Ok(())
     }
 }
 
-/// Reads a byte there. Runs in a child that shares this memory: no call, no allocation.
+/// Reads a byte of the page. Runs in a child that shares this memory: no call, no allocation.
 extern "C" fn touch(page: usize) -> c_int {
-    // SAFETY: the page is mapped for reading, and is never unmapped.
+    // SAFETY: the page is mapped readable and is never unmapped.
     unsafe { std::ptr::read_volatile(page as *const u8) }.into()
 }

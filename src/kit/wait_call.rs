@@ -1,4 +1,4 @@
-//! A wait call as a value: to be listed in a table, named in a message, and made by another thread.
+//! A wait call as a value, for use in a table, in a message, or in another thread.
 
 use std::fmt;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
@@ -7,11 +7,10 @@ use nix::errno::Errno;
 
 use crate::wait::{self, Who};
 
-/// What a wait call gave: the pid of the child that it found, or `None` where WNOHANG found children but no
-/// event.
+/// The result of a wait call: the pid of the child that it found, or `None` if WNOHANG found children but no event.
 pub type Found = std::result::Result<Option<i32>, Errno>;
 
-/// One call of `waitpid(2)` or `waitid(2)`, not made yet.
+/// A call of `waitpid(2)` or `waitid(2)` that has not been made yet.
 #[derive(Clone, Copy, Debug)]
 pub enum WaitCall {
     /// `waitpid(pid, &status, options)`.
@@ -27,12 +26,12 @@ pub enum WaitCall {
 }
 
 impl WaitCall {
-    /// `waitid(P_PIDFD, …)`. The call does not keep the descriptor open.
+    /// Returns `waitid(P_PIDFD, …)`. It does not keep the descriptor open.
     pub fn pidfd(pidfd: &impl AsRawFd, options: i32) -> WaitCall {
         WaitCall::Pidfd(pidfd.as_raw_fd(), options)
     }
 
-    /// The call that a system call of this number and with these arguments is, if it is one.
+    /// Returns the wait call of a system call with this number and these arguments, if it is one.
     pub fn from_arguments(number: i64, arguments: &[u64]) -> Option<WaitCall> {
         let argument = |index: usize| arguments.get(index).map(|value| *value as i32);
         match number {
@@ -60,14 +59,14 @@ impl WaitCall {
             WaitCall::Pid(pid, options) => waitid(Who::Pid(pid), options),
             WaitCall::Group(pgid, options) => waitid(Who::Group(pgid), options),
             WaitCall::Pidfd(fd, options) => {
-                // SAFETY: the number is only handed to waitid, which answers EBADF should it be closed.
+                // SAFETY: the number is only passed to waitid, which returns EBADF if it is closed.
                 let fd = unsafe { BorrowedFd::borrow_raw(fd) };
                 waitid(Who::Pidfd(fd), options)
             }
         }
     }
 
-    /// The number of the system call.
+    /// Returns the number of the system call.
     pub fn syscall(self) -> i64 {
         match self {
             WaitCall::Waitpid(..) => libc::SYS_wait4,
@@ -84,7 +83,7 @@ impl WaitCall {
         options
     }
 
-    /// The options by name. WSTOPPED and WUNTRACED are the same bit.
+    /// Returns the options by name. WSTOPPED and WUNTRACED are the same bit.
     fn option_names(self) -> String {
         let stopped = if matches!(self, WaitCall::Waitpid(..)) { "WUNTRACED" } else { "WSTOPPED" };
         let names = [
@@ -103,7 +102,7 @@ impl WaitCall {
     }
 }
 
-/// `waitid(P_PIDFD 5, WEXITED|__WALL)`.
+/// Formats the call, for example as `waitid(P_PIDFD 5, WEXITED|__WALL)`.
 impl fmt::Display for WaitCall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let options = self.option_names();
