@@ -35,7 +35,7 @@ impl Creator {
         self.held.let_go()
     }
 
-    /// Returns whether the creator succeeded. Call this when the creator has exited.
+    /// Receives the creator's report. Call this when the creator has exited.
     ///
     /// # Errors
     /// Why it could not make the child, or what it found left of the child.

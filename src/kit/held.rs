@@ -91,9 +91,9 @@ impl Held {
         Ok(Held { child, gate })
     }
 
-    /// Makes a child on this processor that exits with `code` once let go. The child waits in a busy loop: if it slept,
-    /// waking it could delay the process that lets it go until everything is over, and another processor could observe the
-    /// exit.
+    /// Makes a child on this processor that exits with `code` once let go. The child waits in a busy loop, so that its exit
+    /// can be observed from another processor: if it slept, waking it could delay the process that lets it go until
+    /// everything is over.
     #[track_caller]
     pub fn awake(call: &Clone3, code: i32, processor: usize) -> Result<Held> {
         Held::prepared_awake(call, code, processor, || ())

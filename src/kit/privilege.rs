@@ -15,7 +15,8 @@ use crate::note;
 /// The uid and gid of the unprivileged user that cases become if root started them.
 pub const ORDINARY: u32 = 1000;
 
-/// Returns a random id that no user or group has and that no other running case uses: from a range far away from assigned ids.
+/// Returns a random id from a range far away from assigned ids, so that no user or group has it and no other running case
+/// uses it.
 pub fn unused_id() -> u32 {
     const BASE: u64 = 1 << 30;
     // Forked processes share the random state; only their pids differ.

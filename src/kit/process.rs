@@ -34,7 +34,8 @@ pub fn child_reporting<T: Serialize + DeserializeOwned>(
     Ok((child, report?))
 }
 
-/// Shortens the time limit in a child made by `call`, so that it gives up before the parent that waits for its report.
+/// Shortens the time limit in a child made by `call`, so that it gives up before the parent that waits for its report. Does
+/// nothing if the two share memory, because that would shorten the parent's limit too.
 pub(super) fn lose_patience_first(call: &Clone3) {
     if !call.flags().contains(Flags::CLONE_VM) {
         sandbox::give_up_earlier();

@@ -32,7 +32,8 @@ pub(super) fn stand_in(program: &[u8]) -> Option<Vec<u8>> {
     if !is_fixed || own.iter().any(|header| kind(header) == Some(PT_INTERP)) {
         return None;
     }
-    // Copy the headers that the C library reads: they describe where the program is mapped. The kernel does not use them.
+    // Copy the headers that the C library reads: what they describe is at the addresses that they state. The kernel maps
+    // nothing for them.
     let told = [PT_TLS, PT_GNU_EH_FRAME, PT_GNU_STACK, PT_GNU_RELRO];
     let is_told = |header: &&[u8]| kind(header).is_some_and(|kind| told.contains(&kind));
     let told: Vec<&[u8]> = own.into_iter().filter(is_told).collect();

@@ -230,8 +230,8 @@ pub fn in_a_thread<T: Send>(body: impl FnOnce() -> Result<T> + Send) -> Result<T
     std::thread::scope(|scope| join(scope.spawn(body)))
 }
 
-/// Joins what was started on this stack and `end` ends, and returns the result of `end`. Another thread calls `end` once
-/// the caller sleeps, so that the kernel has a sleeper to wake.
+/// Joins the task that runs on this stack and that `end` ends, and returns the result of `end`. Another thread calls `end`
+/// once the caller sleeps, so that the kernel has a sleeper to wake.
 #[track_caller]
 pub fn join_ending<T: Send>(stack: &Stack, end: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     let sleeper = own_tid();

@@ -50,7 +50,7 @@ const UFFDIO_REGISTER: libc::Ioctl = 0xC020_AA00_u32 as libc::Ioctl;
 /// `_IOWR(0xAA, 0x04, struct uffdio_zeropage)`
 const UFFDIO_ZEROPAGE: libc::Ioctl = 0xC020_AA04_u32 as libc::Ioctl;
 const MODE_MISSING: u64 = 1;
-/// `UFFD_USER_MODE_ONLY` (Linux 5.11): the only mode that is open to unprivileged users.
+/// `UFFD_USER_MODE_ONLY` (Linux 5.11), which unprivileged users may request.
 const USER_MODE_ONLY: UserfaultfdFlags = UserfaultfdFlags::from_bits_retain(1);
 
 /// A page that blocks any thread that accesses it.
