@@ -1,4 +1,4 @@
-//! Whether this machine can run a guest on its own processor (KVM), or has to emulate one (TCG).
+//! The choice between KVM, which runs the guest on the host's CPU, and TCG, which emulates a CPU.
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -15,7 +15,7 @@ use crate::note;
 use crate::process::run_within;
 use crate::system::find;
 
-/// What the user asks for.
+/// The value of `--accel`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub enum Wish {
     /// KVM where it works, TCG elsewhere.
@@ -30,23 +30,23 @@ pub enum Wish {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Accel {
     Kvm,
-    /// One host thread for each processor, or one for all.
+    /// Emulation, with one host thread per guest CPU or one for all.
     Tcg {
         threads: Threads,
     },
 }
 
-/// How an emulated machine's processors share the host's.
+/// How the CPUs of an emulated machine share the host's.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Threads {
-    /// At the same time: faster, and now and then wrong where the guest patches its own code.
+    /// In parallel: faster, but occasionally wrong when the guest patches its own code.
     Multi,
-    /// In turn.
+    /// One at a time.
     Single,
 }
 
 impl Accel {
-    /// The name in results.
+    /// Returns the name used in results.
     pub fn name(self) -> &'static str {
         match self {
             Self::Kvm => "kvm",
@@ -54,7 +54,7 @@ impl Accel {
         }
     }
 
-    /// As QEMU's option says it.
+    /// Returns the argument of QEMU's `-accel` option.
     pub fn option(self) -> &'static str {
         match self {
             Self::Kvm => "kvm",
@@ -64,27 +64,27 @@ impl Accel {
     }
 }
 
-/// What the payload says on QEMU's debug port, and how QEMU's exit status says it again.
+/// The byte that the payload writes to QEMU's debug port, and the exit status that QEMU derives from it.
 const ALIVE: u8 = 0x2a;
 const ALIVE_STATUS: i32 = (ALIVE as i32) << 1 | 1;
 
-/// A working KVM runs the payload in a tenth of this.
+/// The timeout of a trial: a working KVM runs the payload in a tenth of this.
 const DEADLINE: Duration = Duration::from_secs(2);
 
-/// What QEMU says where the kernel's KVM, or the processor, stopped the guest.
+/// QEMU's messages when the kernel's KVM or the CPU stopped the guest.
 const KVM_FAILURES: [&str; 2] = ["KVM internal error", "kvm run failed"];
 
-/// What came of trying KVM.
+/// The result of trying KVM.
 #[derive(Debug, PartialEq)]
 enum Trial {
     Works,
-    /// It does not, and will not before something changes here.
+    /// KVM does not work, and will not until something on this machine changes.
     Fails(String),
-    /// It did not in time, which a busy host may have taken from it: another trial may end otherwise.
+    /// The trial timed out. The host may just have been busy, so another trial may succeed.
     Slow(String),
 }
 
-/// Decides what runs the guest.
+/// Decides which accelerator runs the guest.
 pub fn choose(wish: Wish, arch: Arch, cache: &Cache, interrupts: &Interrupts) -> Result<Accel> {
     let tcg = Accel::Tcg { threads: Threads::Multi };
     match wish {
@@ -104,7 +104,7 @@ pub fn choose(wish: Wish, arch: Arch, cache: &Cache, interrupts: &Interrupts) ->
     }
 }
 
-/// Whether KVM works, or why not: tried once for each start of this machine and each QEMU, and again if `anew` says so.
+/// Returns whether KVM works, or why not. Tries it once per host boot and QEMU binary, and again if `anew` is set.
 fn kvm_works(anew: bool, cache: &Cache, interrupts: &Interrupts) -> Result<Result<(), String>> {
     if let Err(error) = fs::OpenOptions::new().read(true).write(true).open("/dev/kvm") {
         return Ok(Err(format!("/dev/kvm: {error}")));
@@ -112,7 +112,7 @@ fn kvm_works(anew: bool, cache: &Cache, interrupts: &Interrupts) -> Result<Resul
     answer(&cache.path(&format!("kvm-{}", circumstances())), anew, || try_kvm(interrupts))
 }
 
-/// The answer that is remembered at `path`, or that of a new trial, which is remembered if it is not one of the moment.
+/// Returns the answer cached at `path`, or the result of a new trial, which is cached unless the trial timed out.
 fn answer(path: &Path, anew: bool, trial: impl FnOnce() -> Result<Trial>) -> Result<Result<(), String>> {
     if let Some(known) = fs::read_to_string(path).ok().filter(|_| !anew) {
         return Ok(if known.is_empty() { Ok(()) } else { Err(known) });
@@ -134,7 +134,7 @@ fn answer(path: &Path, anew: bool, trial: impl FnOnce() -> Result<Trial>) -> Res
     }
 }
 
-/// What the answer holds for: this start of the machine, and this QEMU.
+/// Returns the key under which an answer is cached: the host's boot and the QEMU binary.
 fn circumstances() -> String {
     let start = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let qemu =
@@ -144,8 +144,8 @@ fn circumstances() -> String {
 
 /// Runs a guest of a few instructions under KVM.
 ///
-/// It takes a real kernel's way: through the firmware, in and out of protected mode, to the entry point of a kernel image.
-/// A KVM that opens, and even runs the firmware's first instructions, has been seen to stop on that way.
+/// The guest boots the way a real kernel does: through the firmware, in and out of protected mode, to the entry point of a kernel
+/// image. Some KVMs open, and even run the firmware's first instructions, but stop further on.
 fn try_kvm(interrupts: &Interrupts) -> Result<Trial> {
     let folder = tempfile::tempdir()?;
     let (kernel, complaint) = (folder.path().join("payload"), folder.path().join("complaint"));
@@ -158,12 +158,12 @@ fn try_kvm(interrupts: &Interrupts) -> Result<Trial> {
     Ok(outcome(status, &String::from_utf8_lossy(&fs::read(complaint)?)))
 }
 
-/// What a trial showed that ended so, or did not end in time, and in which QEMU said this.
+/// Classifies a trial by QEMU's exit status (`None` after a timeout) and its error output.
 fn outcome(status: Option<ExitStatus>, said: &str) -> Trial {
     match status {
         Some(status) if status.code() == Some(ALIVE_STATUS) => Trial::Works,
         Some(status) => Trial::Fails(format!("QEMU cannot run a guest with it ({status})")),
-        // QEMU keeps a guest that KVM has stopped.
+        // QEMU does not exit when KVM has stopped the guest.
         None => match said.lines().find(|line| KVM_FAILURES.iter().any(|failure| line.contains(failure))) {
             Some(failure) => Trial::Fails(format!("QEMU cannot run a guest with it ({})", failure.trim())),
             None => Trial::Slow(format!(
@@ -174,13 +174,13 @@ fn outcome(status: Option<ExitStatus>, said: &str) -> Trial {
     }
 }
 
-/// The smallest kernel image by the boot protocol: it says that it is alive, and halts.
+/// Returns the smallest kernel image that the boot protocol allows: it writes `ALIVE` to the debug port, and halts.
 fn payload() -> Vec<u8> {
     const SECTORS: u8 = 4;
     let mut image = vec![0; 512 * (usize::from(SECTORS) + 1) + 16];
     let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
     put(0x1f1, &[SECTORS]);
-    put(0x1f4, &1_u32.to_le_bytes()); // the part after the set-up code: 16 bytes
+    put(0x1f4, &1_u32.to_le_bytes()); // size of the part after the setup code: 16 bytes
     put(0x1fe, &[0x55, 0xaa]);
     put(0x200, &[0xeb, 0x66]); // jump over the header, to 0x268
     put(0x202, b"HdrS");

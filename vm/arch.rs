@@ -1,20 +1,20 @@
-//! The processor that a guest has, and what it comes with.
-/// A processor architecture, by Debian's name of it.
+//! The CPU architectures of guests, and the tools, names and devices that belong to each.
+/// A CPU architecture, as Debian names it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Arch {
-    /// x86-64: that of the host, too.
+    /// x86-64, the host's own architecture.
     Amd64,
-    /// 64-bit ARM, which is emulated.
+    /// 64-bit ARM, always emulated.
     Arm64,
-    /// 64-bit RISC-V, likewise.
+    /// 64-bit RISC-V, always emulated.
     Riscv64,
 }
 
 impl Arch {
-    /// All of them.
+    /// All architectures.
     pub const ALL: [Self; 3] = [Self::Amd64, Self::Arm64, Self::Riscv64];
 
-    /// Debian's name of it.
+    /// Returns Debian's name for the architecture.
     pub fn name(self) -> &'static str {
         match self {
             Self::Amd64 => "amd64",
@@ -23,7 +23,7 @@ impl Arch {
         }
     }
 
-    /// The flavours of Debian's kernels for it; where one ends as another does, the longer is first.
+    /// Returns the flavors of Debian's kernels. If one is a suffix of another, the longer one comes first.
     pub fn flavours(self) -> &'static [&'static str] {
         match self {
             Self::Amd64 => &["cloud-amd64", "rt-amd64", "amd64"],
@@ -32,12 +32,12 @@ impl Arch {
         }
     }
 
-    /// The one that is in the name of this flavour.
+    /// Returns the architecture whose name the flavor contains.
     pub fn of_flavour(flavour: &str) -> Self {
         Self::ALL.into_iter().find(|arch| flavour.contains(arch.name())).unwrap_or(Self::Amd64)
     }
 
-    /// Rust's name of it, with the system and its C library.
+    /// Returns Rust's target triple.
     pub fn target(self) -> &'static str {
         match self {
             Self::Amd64 => "x86_64-unknown-linux-gnu",
@@ -46,17 +46,17 @@ impl Arch {
         }
     }
 
-    /// The number of it in programs (`e_machine`, elf(5)).
+    /// Returns the architecture's `e_machine` number in ELF files (elf(5)).
     pub fn machine_in_elf(self) -> u16 {
         match self {
             Self::Amd64 => libc::EM_X86_64,
             Self::Arm64 => libc::EM_AARCH64,
-            // Newer than the list that libc has.
+            // The libc crate does not define EM_RISCV.
             Self::Riscv64 => 243,
         }
     }
 
-    /// QEMU for it.
+    /// Returns the name of the QEMU program.
     pub fn emulator(self) -> &'static str {
         match self {
             Self::Amd64 => "qemu-system-x86_64",
@@ -65,17 +65,17 @@ impl Arch {
         }
     }
 
-    /// Debian's package with that.
+    /// Returns the Debian package that contains the QEMU program.
     pub fn package(self) -> &'static str {
         match self {
             Self::Amd64 => "qemu-system-x86",
             Self::Arm64 => "qemu-system-arm",
-            // What different releases put into packages of different names; all provide this one.
+            // The package's name differs between releases, but all of them provide this one.
             Self::Riscv64 => "qemu-system-riscv64",
         }
     }
 
-    /// The machine that QEMU makes.
+    /// Returns the machine type that QEMU emulates.
     pub fn machine(self) -> &'static str {
         match self {
             Self::Amd64 => "q35",
@@ -83,7 +83,7 @@ impl Arch {
         }
     }
 
-    /// The serial line of that machine which is the kernel's console.
+    /// Returns the serial device of that machine that is the kernel's console.
     pub fn console(self) -> &'static str {
         match self {
             Self::Amd64 | Self::Riscv64 => "ttyS0",
@@ -91,16 +91,16 @@ impl Arch {
         }
     }
 
-    /// The device, in the guest, of one of the other serial lines, which are counted from 0.
+    /// Returns the guest's device for one of the other serial lines, numbered from 0.
     pub fn line(self, number: usize) -> String {
         match self {
-            // The first of the kind is the console.
+            // The first device of this type is the console.
             Self::Amd64 | Self::Riscv64 => format!("/dev/ttyS{}", number + 1),
             Self::Arm64 => format!("/dev/ttyS{number}"),
         }
     }
 
-    /// Where a kernel build tree has the image to boot.
+    /// Returns the path of the bootable image in a kernel build tree.
     pub fn image_in_tree(self) -> &'static str {
         match self {
             Self::Amd64 => "arch/x86/boot/bzImage",

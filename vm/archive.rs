@@ -1,7 +1,7 @@
-//! Debian's archive: which kernels it has, and getting one without installing it.
+//! Debian's archive: listing its kernels, and downloading one without installing it.
 //!
-//! The package manager does the talking, with settings of our own beside the machine's: it knows proxies and mirrors, and
-//! it checks signatures. It needs no privilege, since nothing is installed.
+//! apt does the work, with settings kept apart from the machine's: it knows about proxies and mirrors, and checks signatures. It
+//! needs no privileges, since nothing is installed.
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use crate::note;
 use crate::process::{self, output};
 use crate::version::{compare, is_prefix, upstream};
 
-/// The suites that have kernels, and whether they come from the archive for security updates.
+/// The suites that have kernels, and whether they come from the security archive.
 const SUITES: [(&str, bool); 13] = [
     ("bullseye", false),
     ("bullseye-security", true),
@@ -35,20 +35,20 @@ const SUITES: [(&str, bool); 13] = [
     ("experimental", false),
 ];
 
-/// Where the archive is, on a machine that does not say.
+/// The archive to use if the machine's apt is not configured for one.
 const USUAL_ARCHIVE: &str = "http://deb.debian.org/debian";
 const USUAL_SECURITY_ARCHIVE: &str = "http://deb.debian.org/debian-security";
 
 const KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 const HELPER: &str = "/usr/lib/apt/apt-helper";
 
-/// After this time the archive is asked for its lists again.
+/// The package lists are fetched again when they are older than this.
 const FRESH: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The archive changes no more often than this, where a kernel could not be had.
+/// After a kernel could not be downloaded, lists younger than this are not fetched again: the archive changes no more often.
 const CHANGES: Duration = Duration::from_secs(60 * 60);
 
-/// In which folder of the cache it is kept what the archive has.
+/// Returns the folder of the cache that holds the package lists.
 fn folder(arch: Arch) -> &'static str {
     match arch {
         Arch::Amd64 => "apt",
@@ -57,13 +57,13 @@ fn folder(arch: Arch) -> &'static str {
     }
 }
 
-/// In which file there.
+/// The file in that folder that holds the [`Index`].
 const INDEX: &str = "index.json";
 
-/// A package this small holds no kernel: it only names the one that does.
+/// The minimum size of a package with a kernel. Smaller ones only depend on the one that has it.
 const SMALLEST: u64 = 1 << 20;
 
-/// A package that holds a kernel image.
+/// A package that contains a kernel image.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Package {
     pub name: String,
@@ -74,30 +74,30 @@ pub struct Package {
     pub size: u64,
 }
 
-/// What the archive has.
+/// The kernel packages that the archive offers.
 #[derive(Debug, Default, Deserialize, Serialize)]
 pub struct Index {
     pub packages: Vec<Package>,
-    /// Other names of suites: `stable`, `trixie`.
+    /// Other names of suites, as pairs such as `stable` and `trixie`.
     aliases: Vec<(String, String)>,
 }
 
-/// What a package's name says.
+/// The parts of a package's name.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Name<'a> {
-    /// The kernel release without the flavour: `7.1.13+deb13`, `6.1.0-56`.
+    /// The kernel release without the flavor: `7.1.13+deb13`, `6.1.0-56`.
     pub base: &'a str,
     pub flavour: &'a str,
 }
 
 impl Package {
-    /// What the name says; packages that do not say so are not in the index.
+    /// Parses the name. Packages whose name cannot be parsed are not in the index.
     pub fn parsed(&self) -> Option<Name<'_>> {
         parse_name(&self.name)
     }
 
-    /// The version with which `--kernel` means this kernel and no other: `7.1.13`, `6.1.0-56`, and of a candidate, whose
-    /// release is that of its series, the tag: `7.3-rc7`.
+    /// Returns the version with which `--kernel` selects exactly this kernel: `7.1.13`, `6.1.0-56`, or the tag of a release
+    /// candidate, `7.3-rc7`, since its release is only that of its series.
     pub fn exact_version(&self) -> String {
         let version = upstream(&self.version);
         match self.parsed().map_or(version, |name| name.base) {
@@ -107,13 +107,13 @@ impl Package {
         }
     }
 
-    /// The kernel's release, as `uname -r` gives it.
+    /// Returns the kernel's release, as `uname -r` prints it.
     pub fn release(&self) -> String {
         self.parsed().map_or_else(|| self.name.clone(), |name| format!("{}-{}", name.base, name.flavour))
     }
 }
 
-/// Takes a package's name apart, if the package may hold a kernel.
+/// Parses a package's name, if the package may contain a kernel.
 fn parse_name(name: &str) -> Option<Name<'_>> {
     let name = name.strip_prefix("linux-")?;
     let rest = name.strip_prefix("image-").or_else(|| name.strip_prefix("binary-"))?;
@@ -124,14 +124,14 @@ fn parse_name(name: &str) -> Option<Name<'_>> {
 }
 
 impl Index {
-    /// The kernel images, oldest first.
+    /// Returns the kernel images, oldest first.
     pub fn images(&self) -> Vec<&Package> {
         let mut images: Vec<&Package> = self.packages.iter().collect();
         images.sort_by(|a, b| compare(&a.version, &b.version).then_with(|| a.name.cmp(&b.name)));
         images
     }
 
-    /// The newest kernel whose version, or whose release, begins with `prefix`.
+    /// Returns the newest kernel whose version or release starts with `prefix`.
     pub fn newest(&self, prefix: &str, flavour: &str) -> Option<&Package> {
         self.images().into_iter().rfind(|package| {
             let means = |name: Name| {
@@ -142,7 +142,7 @@ impl Index {
         })
     }
 
-    /// The newest kernel of each series, and the newest release candidate, oldest first.
+    /// Returns the newest kernel of each series, and the newest release candidate, oldest first.
     pub fn newest_of_each_series(&self, flavour: &str) -> Vec<&Package> {
         let mut newest: Vec<(String, &Package)> = Vec::new();
         for package in self.images() {
@@ -156,7 +156,7 @@ impl Index {
         newest.into_iter().map(|(_, package)| package).collect()
     }
 
-    /// The newest kernel of a suite.
+    /// Returns the newest kernel of a suite.
     pub fn newest_of_suite(&self, suite: &str, flavour: &str) -> Option<&Package> {
         let alias = self.aliases.iter().find(|(alias, _)| alias == suite);
         let suite = alias.map_or(suite, |(_, suite)| suite);
@@ -166,7 +166,7 @@ impl Index {
     }
 }
 
-/// What a version belongs to: `7.1`, or, for whatever is not released, the candidates.
+/// Returns the series of a version, such as `7.1`, or `rc` for all release candidates.
 fn series(upstream: &str) -> String {
     match upstream.contains('~') {
         true => "rc".to_owned(),
@@ -174,7 +174,7 @@ fn series(upstream: &str) -> String {
     }
 }
 
-/// The way to the archive, or to the part of it for one architecture.
+/// Access to the archive, or to its part for one architecture.
 pub struct Archive<'a> {
     pub cache: &'a Cache,
     pub interrupts: &'a Interrupts,
@@ -182,17 +182,17 @@ pub struct Archive<'a> {
 }
 
 impl Archive<'_> {
-    /// Whether what is known of the archive is so old that it may be wrong by now.
+    /// Returns whether the local index is old enough that it may be outdated.
     pub fn may_have_changed(&self) -> bool {
         !is_younger(&self.folder().join(INDEX), CHANGES)
     }
 
-    /// Where it is kept what is known of it.
+    /// Returns the folder that holds the package lists.
     fn folder(&self) -> PathBuf {
         self.cache.path(folder(self.arch))
     }
 
-    /// What the archive has: as known here, and asked again when that was too long ago or `refresh` says so.
+    /// Returns the index of the archive's kernels; fetches it again if the local one is too old or `refresh` is set.
     pub fn index(&self, refresh: bool) -> Result<Index> {
         let path = self.folder().join(INDEX);
         let known = || -> Option<Index> { serde_json::from_slice(&fs::read(&path).ok()?).ok() };
@@ -214,7 +214,7 @@ impl Archive<'_> {
         Ok(index)
     }
 
-    /// Asks the archive for its lists, and picks the kernels out of them; lists that it does not give stay as they were.
+    /// Fetches the archive's package lists, and extracts the kernels from them. Lists that cannot be fetched stay as they were.
     fn ask(&self) -> Result<Index> {
         let folder = self.folder();
         let settings = write_settings(&folder, self.arch)?;
@@ -238,7 +238,7 @@ impl Archive<'_> {
         Ok(index)
     }
 
-    /// Downloads a package to `path`; the download is checked against the signed list.
+    /// Downloads a package to `path`, and checks it against the signed list.
     pub fn download(&self, package: &Package, path: &Path) -> Result<()> {
         note!("downloading {} {} ({} MB)", package.name, package.version, package.size.div_ceil(1_000_000));
         let settings = write_settings(&self.folder(), self.arch)?;
@@ -250,7 +250,7 @@ impl Archive<'_> {
     }
 }
 
-/// Writes the package manager's settings: lists and downloads of our own, nothing of the machine's state, and no hooks.
+/// Writes apt's settings: separate lists and downloads, nothing of the machine's state, and no hooks.
 fn write_settings(folder: &Path, arch: Arch) -> Result<PathBuf> {
     for name in ["lists/partial", "archives/partial", "sources"] {
         fs::create_dir_all(folder.join(name))?;
@@ -293,7 +293,7 @@ Dir::Cache::Archives "{folder}/archives";
     Ok(path)
 }
 
-/// Writes a file unless it says that already: another run may be reading it.
+/// Writes a file unless it already has this content, since another run may be reading it.
 fn write_if_new(path: &Path, text: &str) -> Result<()> {
     match fs::read_to_string(path) {
         Ok(old) if old == text => Ok(()),
@@ -301,7 +301,7 @@ fn write_if_new(path: &Path, text: &str) -> Result<()> {
     }
 }
 
-/// Where this machine gets Debian's packages from: the archive, and the one for security updates.
+/// Returns the URLs from which this machine gets Debian's packages: the archive and the security archive.
 fn archives() -> (String, String) {
     let mut targets = Command::new("apt-get");
     targets.args(["indextargets", "--format", "$(ORIGIN)/$(LABEL) $(REPO_URI)", "Created-By: Packages"]);
@@ -314,7 +314,7 @@ fn archives() -> (String, String) {
     (of("Debian/Debian", USUAL_ARCHIVE), of("Debian/Debian-Security", USUAL_SECURITY_ARCHIVE))
 }
 
-/// Reads every list in the folder.
+/// Reads all package lists in the folder.
 fn read_lists(folder: &Path) -> Result<Index> {
     let mut index = Index::default();
     for entry in fs::read_dir(folder)? {
@@ -332,14 +332,14 @@ fn read_lists(folder: &Path) -> Result<Index> {
     Ok(index)
 }
 
-/// The archive's address, from the name of the file that keeps its list.
+/// Returns the archive's URL, given the address in a list's file name.
 fn archive_url(address: &str) -> String {
     let (archive, security) = archives();
     let is_security = security.rsplit('/').next().is_some_and(|last| address.ends_with(last));
     if is_security { security } else { archive }
 }
 
-/// The kernel packages of one list.
+/// Reads the kernel packages from one list.
 fn read_list(path: &Path, suite: &str, url: &str) -> Result<Vec<Package>> {
     let mut reader = Command::new(HELPER);
     let mut reader =
@@ -350,7 +350,7 @@ fn read_list(path: &Path, suite: &str, url: &str) -> Result<Vec<Package>> {
     packages
 }
 
-/// The kernel packages of a list in the archive's format: stanzas of `Field: value` lines.
+/// Parses the kernel packages of a list in the archive's format: stanzas of `Field: value` lines.
 fn parse_list(lines: impl BufRead, suite: &str, url: &str) -> Result<Vec<Package>> {
     let mut packages = Vec::new();
     let mut package: Option<Package> = None;
@@ -384,7 +384,7 @@ fn parse_list(lines: impl BufRead, suite: &str, url: &str) -> Result<Vec<Package
     Ok(packages)
 }
 
-/// The other name that a suite's release file gives it.
+/// Returns the suite's other name, from its release file.
 fn alias(release: &Path) -> Result<Option<String>> {
     let lines = BufReader::new(File::open(release)?).lines();
     for line in lines.take(20) {
@@ -395,7 +395,7 @@ fn alias(release: &Path) -> Result<Option<String>> {
     Ok(None)
 }
 
-/// Takes files out of a package: `wanted` gives a file's new name, and the search ends when it says so.
+/// Extracts files from a package. `wanted` returns the new name of a file to extract; extraction stops after `most` files.
 pub fn unpack(
     package: &Path,
     folder: &Path,
@@ -410,7 +410,7 @@ pub fn unpack(
     drop(files);
     let whole = reader.wait()?.success();
     match taken {
-        // With all that was wanted, nobody reads to the end.
+        // When all wanted files were found, the rest is not read, and dpkg-deb fails.
         Ok(taken) if taken == most || whole => Ok(taken),
         Ok(_) => bail!("{} is no whole Debian package", package.display()),
         Err(error) => Err(error).with_context(|| format!("{} is no whole Debian package", package.display())),
@@ -443,7 +443,7 @@ fn take_files(
     Ok(taken)
 }
 
-/// Whether the file was written less than this time ago.
+/// Returns whether the file was written less than `than` ago.
 fn is_younger(path: &Path, than: Duration) -> bool {
     let age = || SystemTime::now().duration_since(fs::metadata(path).ok()?.modified().ok()?).ok();
     age().is_some_and(|age| age < than)

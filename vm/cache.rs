@@ -1,4 +1,4 @@
-//! The project's cache: what was downloaded, unpacked or found out once, for every run on this machine.
+//! The project's cache of downloads, unpacked files and the answer whether KVM works, shared by all runs on this machine.
 use std::env;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use rustix::event::{PollFd, PollFlags};
 use crate::interrupt::Interrupts;
 use crate::process::wait_until;
 
-/// How often a run looks whether another has let go of what it waits for.
+/// How often a run that waits for a lock tries again.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// The cache's folder.
@@ -18,13 +18,13 @@ pub struct Cache {
     root: PathBuf,
 }
 
-/// Held while something in the cache is being made; dropping it lets go.
+/// A lock held while an entry of the cache is created; dropping it releases the lock.
 pub struct Lock {
     _file: File,
 }
 
 impl Cache {
-    /// Finds the cache, and makes it where there is none.
+    /// Opens the cache, and creates it if it does not exist.
     pub fn open() -> Result<Self> {
         let base = env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty()).map(PathBuf::from);
         let base = base.or_else(|| Some(env::home_dir()?.join(".cache")));
@@ -34,12 +34,12 @@ impl Cache {
         Ok(Self { root })
     }
 
-    /// Where `name` lies in the cache.
+    /// Returns the path of `name` in the cache.
     pub fn path(&self, name: &str) -> PathBuf {
         self.root.join(name)
     }
 
-    /// The folder `name`, filled by `make` if it is not there yet: whole or not at all, and by one run only.
+    /// Returns the folder `name`. If it does not exist, one run fills it with `make`, and it appears only when complete.
     pub fn folder(
         &self,
         name: &str,
@@ -55,7 +55,7 @@ impl Cache {
             return Ok(folder);
         }
         let part = self.path(&format!("{name}.part"));
-        // What a run left behind that was killed outright.
+        // A run that was killed may have left this behind.
         remove(&part)?;
         fs::create_dir_all(&part).with_context(|| format!("cannot make {}", part.display()))?;
         let made = make(&part).and_then(|()| Ok(fs::rename(&part, &folder)?));
@@ -65,7 +65,7 @@ impl Cache {
         made.map(|()| folder)
     }
 
-    /// Waits until no other run holds `name`, and holds it.
+    /// Waits until no other run holds the lock `name`, and takes it.
     pub fn lock(&self, name: &str, interrupts: &Interrupts) -> Result<Lock> {
         let path = self.path(&format!("{name}.lock"));
         fs::create_dir_all(path.parent().unwrap_or(&self.root))?;
@@ -88,7 +88,7 @@ impl Cache {
     }
 }
 
-/// Removes a folder that may not be there.
+/// Removes a folder, if it exists.
 fn remove(folder: &Path) -> Result<()> {
     match fs::remove_dir_all(folder) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -98,7 +98,7 @@ fn remove(folder: &Path) -> Result<()> {
     }
 }
 
-/// Writes a file whole or not at all.
+/// Writes a file atomically.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     clone3_conformance::results::write_whole(path, bytes)
         .with_context(|| format!("cannot write {}", path.display()))

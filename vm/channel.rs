@@ -1,4 +1,4 @@
-//! A line out of the guest: a named pipe into which QEMU writes what a serial port of the guest sends.
+//! Output channels of the guest: named pipes into which QEMU writes what the guest's serial ports send.
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -8,20 +8,20 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 
-/// The most that is taken at once, so that a guest that floods one line does not keep us from the others.
+/// The maximum size of one read, so that a guest that floods one channel does not keep us from reading the others.
 const MOUTHFUL: usize = 1 << 20;
 
 /// Our end of the pipe.
 pub struct Channel {
     pub path: PathBuf,
-    /// Open for both directions: QEMU never waits for a reader, and we never see an end.
+    /// Open for reading and writing: QEMU never blocks for lack of a reader, and we never see end of file.
     pipe: File,
-    /// The beginning of a line whose end has not come yet.
+    /// The start of a line whose end has not arrived yet.
     partial: Vec<u8>,
 }
 
 impl Channel {
-    /// Makes the pipe.
+    /// Creates the pipe.
     pub fn create(directory: &Path, name: &str) -> Result<Self> {
         let path = directory.join(name);
         mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)
@@ -31,7 +31,7 @@ impl Channel {
         Ok(Self { path, pipe, partial: Vec::new() })
     }
 
-    /// What has come; nothing if nothing has.
+    /// Returns the bytes that are available, possibly none.
     pub fn read(&mut self) -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
         let mut part = [0; 1 << 16];
@@ -46,7 +46,7 @@ impl Channel {
         Ok(bytes)
     }
 
-    /// The lines that have become whole.
+    /// Returns the lines that are now complete.
     pub fn lines(&mut self) -> Result<Vec<Vec<u8>>> {
         let bytes = self.read()?;
         self.partial.extend(bytes);
@@ -56,7 +56,7 @@ impl Channel {
         Ok(whole.split_inclusive(|byte| *byte == b'\n').map(|line| line.trim_ascii_end().to_vec()).collect())
     }
 
-    /// The line whose end will not come any more.
+    /// Returns the incomplete last line, once no more output will come.
     pub fn rest(&mut self) -> Option<Vec<u8>> {
         let rest = std::mem::take(&mut self.partial);
         (!rest.is_empty()).then_some(rest)
@@ -64,7 +64,7 @@ impl Channel {
 }
 
 impl AsFd for Channel {
-    /// Readable when something has come.
+    /// Readable when output is available.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.pipe.as_fd()
     }

@@ -168,17 +168,17 @@ pub enum Engine {
     Qemu,
 }
 
-/// In MiB.
+/// The default of `--memory`, in MiB.
 pub const USUAL_MEMORY: &str = "1024";
 
 impl MachineOptions {
-    /// `--accel`, as it was given.
+    /// Returns `--accel` and its value.
     pub fn accel_option(&self) -> String {
         let value = self.accel.to_possible_value();
         format!("--accel {}", value.as_ref().map_or("auto", clap::builder::PossibleValue::get_name))
     }
 
-    /// The same options, for another program of ours.
+    /// Returns the same options as arguments for another of this project's programs.
     pub fn again(&self) -> Vec<String> {
         let word = |value: Option<clap::builder::PossibleValue>| {
             value.map_or_else(String::new, |value| value.get_name().to_owned())
@@ -194,7 +194,8 @@ impl MachineOptions {
     }
 }
 
-/// A word for the runner. It runs in the guest, where a file of the host is not, and what it writes is forgotten.
+/// Checks an argument for the runner. The runner runs in the guest, which has none of the host's files and loses what is written
+/// there.
 fn runner_word(word: &str) -> Result<String, String> {
     const WITH_FILE: [&str; 4] = ["--results", "--report", "--events", "--expect"];
     let name = word.split('=').next().unwrap_or(word);
@@ -206,7 +207,7 @@ fn runner_word(word: &str) -> Result<String, String> {
     }
 }
 
-/// A file of expectations, which is correct.
+/// A file of expected failures, already checked.
 #[derive(Clone, Debug)]
 pub struct Expectations {
     pub path: String,
@@ -218,7 +219,7 @@ fn expectations(path: &str) -> Result<Expectations, String> {
     expect::parse(&text).map(|_| Expectations { path: path.to_owned(), text })
 }
 
-/// What is compared is kernels, not surroundings: the engine that boots fastest, and every kernel in the same way.
+/// Makes QEMU the default engine: a comparison is about kernels, and QEMU boots fastest, and all kernels the same way.
 fn usually_qemu(engine: clap::Arg) -> clap::Arg {
     engine.default_value("qemu").help(
         "What boots the kernel: QEMU with our binary as init, which boots fastest and every kernel in the same way, \
@@ -226,7 +227,7 @@ fn usually_qemu(engine: clap::Arg) -> clap::Arg {
     )
 }
 
-/// A year.
+/// One year.
 const MOST_SECONDS: u64 = 31_536_000;
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -236,7 +237,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// The smallest memory that the kernels of distributions boot with.
+/// The smallest memory with which distribution kernels boot.
 const LEAST_MEMORY: u64 = 256;
 
 fn memory(text: &str) -> Result<String, String> {

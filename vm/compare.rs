@@ -1,4 +1,4 @@
-//! Many kernels, one after another or some at once, each in a run of its own, and at last side by side in tables.
+//! `vm/compare.sh`: runs the suite on several kernels, one by one or in parallel, and compares the results in tables.
 use std::collections::{BTreeSet, VecDeque};
 use std::fs::{self, File};
 use std::io::{IsTerminal, Read, Write, stderr, stdout};
@@ -29,23 +29,23 @@ use crate::run;
 use crate::spec::Spec;
 use crate::system::{self, Thing};
 
-/// What a guest takes of the host's memory beside its own, in MiB.
+/// The host memory that a guest needs besides its own, in MiB.
 const OVERHEAD: u64 = 512;
 
-/// How wide the table is that is written to a file.
+/// The width of the table that is written to a file.
 const FILE_WIDTH: usize = 120;
 
 /// One kernel of the comparison.
 struct Column {
     spec: String,
-    /// How the files of its results are called.
+    /// The base name of its result files.
     name: String,
 }
 
-/// Boots every kernel; the result is the exit status.
+/// Runs the suite on every kernel and returns the exit status.
 pub fn compare(cli: &CompareCli, cache: &Cache, interrupts: &Interrupts) -> Result<u8> {
     let started = Instant::now();
-    // What the runs would otherwise do all at once.
+    // Done once here, so that the runs do not all do it at the same time.
     let usual = Arch::of_flavour(&cli.flavour);
     let said = cli.kernels.iter().map(|spec| spec.or_flavour(&cli.flavour).arch());
     for arch in Arch::ALL.into_iter().filter(|arch| said.clone().chain([usual]).any(|said| said == *arch)) {
@@ -59,7 +59,7 @@ pub fn compare(cli: &CompareCli, cache: &Cache, interrupts: &Interrupts) -> Resu
     fs::create_dir_all(&cli.output).with_context(|| format!("cannot make {}", cli.output.display()))?;
 
     let board = Board::new(columns.iter().map(|column| column.name.clone()).collect());
-    // The newest first: they have the most to do, and the short runs then fill the gaps at the end.
+    // Newest first: these run longest, and the shorter runs then fill the gaps at the end.
     let waiting: Mutex<VecDeque<(usize, &Column)>> = Mutex::new(columns.iter().enumerate().rev().collect());
     let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
     let work = || -> Result<u8> {
@@ -85,18 +85,18 @@ pub fn compare(cli: &CompareCli, cache: &Cache, interrupts: &Interrupts) -> Resu
     Ok(status)
 }
 
-/// Sees to what a guest of this architecture needs.
+/// Prepares what a guest of this architecture needs.
 fn prepare(cli: &CompareCli, arch: Arch, cache: &Cache, interrupts: &Interrupts) -> Result<()> {
     system::ensure(&[(arch.package(), Thing::Program(arch.emulator()))], interrupts)?;
     accel::choose(cli.machine.accel, arch, cache, interrupts)?;
-    // What the host has, vm/run.sh has built.
+    // vm/run.sh has already built the host's binary.
     if arch != Arch::Amd64 && std::env::var_os("CLONE3_SUITE").is_none() {
         run::build(arch, interrupts)?;
     }
     Ok(())
 }
 
-/// Puts all results side by side: on the screen, and in a file of each kind.
+/// Writes the table of all results to the terminal and to a file of each format.
 fn show_tables(cli: &CompareCli, columns: &[Column]) -> Result<()> {
     let table = Table::of(columns.iter().map(|column| (column.name.clone(), column.results(cli))).collect());
     let file = |path: &Path, text: &str| {
@@ -123,7 +123,7 @@ impl Column {
         cli.output.join(format!("{}.{end}", self.name))
     }
 
-    /// What its run wrote; a run that wrote nothing has a column all the same, that says so.
+    /// Returns the results that the run wrote. A run that wrote none gets a column that says so.
     fn results(&self, cli: &CompareCli) -> Results {
         let known = fs::read_to_string(self.file(cli, "json")).map_err(|error| error.to_string());
         known.and_then(|text| Results::parse(&text)).unwrap_or_else(|why| Results {
@@ -139,7 +139,7 @@ impl Column {
     }
 }
 
-/// The kernels that are asked for, or the newest of each series.
+/// Returns the requested kernels, or the newest of each series.
 fn columns(cli: &CompareCli, archive: &Archive) -> Result<Vec<Column>> {
     let column =
         |spec: String| Column { name: spec.replace(['/', ':'], "-").trim_matches('-').to_owned(), spec };
@@ -155,13 +155,13 @@ fn columns(cli: &CompareCli, archive: &Archive) -> Result<Vec<Column>> {
     Ok(cli.kernels.iter().map(|spec| column(spec.or_flavour(&cli.flavour).to_string())).collect())
 }
 
-/// The name that two columns have, if two have one: their runs would write the same files.
+/// Returns the first name that two columns share, if any: their runs would write the same files.
 fn twice(columns: &[Column]) -> Option<&str> {
     let mut names = BTreeSet::new();
     columns.iter().map(|column| column.name.as_str()).find(|name| !names.insert(*name))
 }
 
-/// How many guests the machine has processors and memory for.
+/// Returns the number of guests for which the host has enough CPUs and memory.
 fn jobs_for(cli: &CompareCli) -> usize {
     let processors = thread::available_parallelism().map_or(1, usize::from);
     let guest = cli.machine.memory.parse::<u64>().unwrap_or_default() + OVERHEAD;
@@ -169,17 +169,17 @@ fn jobs_for(cli: &CompareCli) -> usize {
     processors.min(usize::try_from(memory).unwrap_or(usize::MAX)).max(1)
 }
 
-/// The memory that is free for programs, in MiB.
+/// Returns the memory that is available to programs, in MiB.
 fn free_memory() -> Option<u64> {
     let text = fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     Some(line.split_whitespace().next()?.parse::<u64>().ok()? / 1024)
 }
 
-/// Runs the suite on one kernel; the result is 0 if the kernel was judged, whatever the verdict.
+/// Runs the suite on one kernel. Returns 0 if the kernel was judged, whatever the verdict.
 fn run(cli: &CompareCli, column: &Column, interrupts: &Interrupts, show: &dyn Fn(State)) -> Result<u8> {
     let (results, log_path) = (column.file(cli, "json"), column.file(cli, "log"));
-    // Of a comparison before this one.
+    // Left by an earlier comparison.
     let _ = fs::remove_file(&results);
     let mut log = File::create(&log_path).with_context(|| format!("cannot write {}", log_path.display()))?;
     let started = Instant::now();
@@ -211,13 +211,13 @@ fn run(cli: &CompareCli, column: &Column, interrupts: &Interrupts, show: &dyn Fn
     show(State::Ended(format!("{} ({seconds:.1} s)", summary(&column.results(cli), status, &log_path))));
     Ok(match status {
         GOOD | FAILED => 0,
-        // The suite was asked for what it has not: nothing was judged.
+        // The run was asked for something that the suite does not have: nothing was judged.
         USAGE | NOTHING_SELECTED | NO_VERDICT => status,
         _ => BROKEN,
     })
 }
 
-/// How far a run has come, by what it shows.
+/// The progress of a run, parsed from its output.
 #[derive(Default)]
 struct Progress {
     line: Vec<u8>,
@@ -244,7 +244,7 @@ impl Progress {
     }
 }
 
-/// What a run came to, in a few words.
+/// Summarizes the result of a run in a few words.
 fn summary(results: &Results, status: u8, log: &Path) -> String {
     match status {
         NO_VERDICT => format!("no verdict; see {}", log.display()),
@@ -253,7 +253,7 @@ fn summary(results: &Results, status: u8, log: &Path) -> String {
     }
 }
 
-/// Where a kernel stands.
+/// The state of one kernel's run.
 #[derive(Clone)]
 enum State {
     Waits,
@@ -262,7 +262,7 @@ enum State {
     Ended(String),
 }
 
-/// One line for each kernel: on a terminal always as they stand, elsewhere when they end.
+/// The progress display, one line per kernel: always up to date on a terminal, otherwise printed when a run ends.
 struct Board {
     names: Vec<String>,
     width: usize,
@@ -286,7 +286,7 @@ impl Board {
         let ended = matches!(state, State::Ended(_));
         states[number] = state;
         if self.redraws {
-            // Up to the first line, and each line anew.
+            // Move up to the first line, and redraw all lines.
             let lines: Vec<String> =
                 states.iter().zip(0..).map(|(state, number)| self.line(number, state)).collect();
             eprintln!("\x1b[{}A{}", lines.len(), lines.join("\n"));

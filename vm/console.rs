@@ -1,24 +1,24 @@
-//! What the guest's kernel says on its console, and which of it means that the kernel itself went wrong.
+//! Parsing of the guest kernel's console: which lines report a fault of the kernel itself.
 
 use std::fmt;
 
 /// One line of the console.
 pub struct Line {
     pub text: String,
-    /// The cases that were running when it came.
+    /// The cases that were running when the line was printed.
     pub running: Vec<String>,
 }
 
-/// What a line of the console accuses the kernel of.
+/// The kind of fault that a console line reports.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Fault {
     Panic,
     Oops,
-    /// The kernel met a breakpoint that it had itself patched in: a real kernel bug, or an emulator's.
+    /// The kernel hit a breakpoint that it had patched in itself: a bug of the kernel, or of the emulator.
     Int3,
     Bug,
     Warning,
-    /// A watchdog saw no progress for a time: a kernel that hangs, or a host that gave the guest no time.
+    /// A watchdog saw no progress for some time: the kernel hangs, or the host gave the guest no CPU time.
     Stall,
 }
 
@@ -35,23 +35,23 @@ impl fmt::Display for Fault {
     }
 }
 
-/// The first line of an accusation, and what follows it.
+/// A fault report on the console.
 pub struct Finding {
-    /// The worst of what it says.
+    /// [`Fault::Panic`] if the report contains one, otherwise the fault of its first line.
     pub fault: Fault,
-    /// What it begins with, of which the rest may come.
+    /// The fault of its first line, which may have caused the rest.
     pub origin: Fault,
     pub running: Vec<String>,
     pub excerpt: Vec<String>,
 }
 
-/// How many lines of the console an accusation shows.
+/// The maximum number of console lines in a report's excerpt.
 const EXCERPT: usize = 40;
 
-/// Prefixes under which the kernel's subsystems report; they say nothing about what is reported.
+/// Prefixes of kernel subsystems, which say nothing about the fault.
 const SPEAKERS: [&str; 5] = ["rcu: ", "watchdog: ", "NMI watchdog: ", "clocksource: ", "INFO: "];
 
-/// How an accusation begins, the strongest first.
+/// How a line that reports a fault starts; the first match counts.
 const ACCUSATIONS: [(&str, Fault); 22] = [
     ("Kernel panic - not syncing", Fault::Panic),
     ("Oops: int3", Fault::Int3),
@@ -63,7 +63,7 @@ const ACCUSATIONS: [(&str, Fault); 22] = [
     ("invalid opcode: 0000", Fault::Oops),
     ("stack segment: 0000", Fault::Oops),
     ("traps: PANIC", Fault::Oops),
-    // As 64-bit ARM and RISC-V say it.
+    // The wording on 64-bit ARM and RISC-V.
     ("Internal error: ", Fault::Oops),
     ("Unable to handle kernel ", Fault::Oops),
     ("BUG: soft lockup", Fault::Stall),
@@ -78,13 +78,13 @@ const ACCUSATIONS: [(&str, Fault); 22] = [
     ("suspicious RCU usage", Fault::Warning),
 ];
 
-/// How the reports of the stall detectors go on, whoever is stalled.
+/// What the reports of stall detectors contain, whatever is stalled.
 const STALLS: [&str; 3] = ["detected stall", "self-detected stall", " blocked for more than "];
 
-/// Panics of watchdogs that are set to panic: the kernel's last word on a stall.
+/// Panics of watchdogs that are configured to panic on a stall.
 const PANICS_OF_STALLS: [&str; 4] = ["softlockup: ", "Hard LOCKUP", "hung_task: ", "RCU Stall"];
 
-/// What a line of the console accuses the kernel of, if it does.
+/// Returns the fault that a console line reports, if any.
 pub fn accusation(line: &str) -> Option<Fault> {
     let report =
         SPEAKERS.iter().fold(message(line), |rest, speaker| rest.strip_prefix(speaker).unwrap_or(rest));
@@ -95,7 +95,7 @@ pub fn accusation(line: &str) -> Option<Fault> {
         .or_else(|| (informs && STALLS.iter().any(|stall| report.contains(stall))).then_some(Fault::Stall))
 }
 
-/// A line of the kernel's log without the time (and, on some kernels, the task or processor) before it.
+/// Strips the timestamp (and, on some kernels, the task or CPU) from a line of the kernel's log.
 fn message(mut line: &str) -> &str {
     while let Some((_, rest)) = line.strip_prefix('[').and_then(|stamped| stamped.split_once(']')) {
         line = rest.trim_start();
@@ -103,7 +103,7 @@ fn message(mut line: &str) -> &str {
     line
 }
 
-/// The accusations among `lines`; what follows one closely is its excerpt and no accusation of its own.
+/// Returns the fault reports among `lines`. A fault inside the excerpt of another report is not a separate report.
 pub fn findings(lines: &[Line]) -> Vec<Finding> {
     let mut found = Vec::new();
     let mut next = 0;
@@ -120,13 +120,13 @@ pub fn findings(lines: &[Line]) -> Vec<Finding> {
     found
 }
 
-/// Where the report begins whose accusation stands at `at`: the line that draws the frame belongs to the picture.
+/// Returns the index of the report's first line: the "cut here" line before `at`, if there is one, otherwise `at`.
 fn start(lines: &[Line], at: usize) -> usize {
     at - usize::from(at > 0 && lines[at - 1].text.contains("[ cut here ]"))
 }
 
-/// Where the report that begins at `at` ends: at the kernel's own end mark, before another report that it may not cover, or after
-/// enough lines.
+/// Returns the end of the report that starts at `at`: after the kernel's end marker, before another report that it may not
+/// include, or after the maximum number of lines.
 fn excerpt_end(lines: &[Line], at: usize) -> usize {
     let most = lines.len().min(at + EXCERPT);
     let is_stall = accusation(&lines[at].text) == Some(Fault::Stall);
@@ -135,8 +135,8 @@ fn excerpt_end(lines: &[Line], at: usize) -> usize {
     (at..most).find(|&at| lines[at].text.contains("[ end ")).map_or(most, |last| last + 1)
 }
 
-/// Whether a line accuses the kernel of what no stall explains. A host that gives the guest no time makes a kernel report a stall,
-/// and nothing else: that must not be held for a part of the report, which has no end mark.
+/// Returns whether a line reports a fault that a stall does not explain. A host that gives the guest no CPU time makes the kernel
+/// report stalls, but nothing else, and stall reports have no end marker, so such a line must not be taken as part of one.
 fn is_worse_than_a_stall(line: &str) -> bool {
     match accusation(line) {
         None | Some(Fault::Stall) => false,
@@ -145,14 +145,14 @@ fn is_worse_than_a_stall(line: &str) -> bool {
     }
 }
 
-/// The text of a console line: no colours or cursor movements, and no byte that is not text.
+/// Converts a console line to plain text, without colors, cursor movements and other control characters.
 pub fn plain(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     let mut plain = String::with_capacity(text.len());
     let mut rest = text.chars();
     while let Some(char) = rest.next() {
         match char {
-            // A control sequence ends with its first letter.
+            // An escape sequence ends with its first letter.
             '\u{1b}' => drop(rest.by_ref().find(char::is_ascii_alphabetic)),
             char if char.is_control() && char != '\t' => {}
             char => plain.push(char),

@@ -1,4 +1,4 @@
-//! What boots a kernel: two ways to the same verdict.
+//! The two engines that boot a kernel, virtme-ng and QEMU alone, behind one interface.
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -10,35 +10,35 @@ use crate::machine::Machine;
 use crate::watch::{Listener, Session};
 use crate::{qemu, virtme};
 
-/// What is to be done.
+/// What to boot and run.
 pub struct Job<'a> {
     pub kernel: &'a Kernel,
     pub machine: &'a Machine,
     pub plan: &'a Plan,
     /// The suite's static binary.
     pub binary: &'a Path,
-    /// What else is put beside it, where the guest has nothing but what it is given.
+    /// Other files to put beside it, with an engine whose guest sees no files of the host.
     pub carried: &'a [PathBuf],
     pub interrupts: &'a Interrupts,
 }
 
 impl Job<'_> {
-    /// The image to boot.
+    /// Returns the image to boot.
     pub fn image(&self) -> &Path {
         self.uncompressed().unwrap_or(&self.kernel.image)
     }
 
-    /// The uncompressed kernel, if that is what boots: then in the ways that spare an emulator time.
+    /// Returns the uncompressed kernel, if the machine boots that one to save an emulator time.
     pub fn uncompressed(&self) -> Option<&Path> {
         self.kernel.uncompressed.as_deref().filter(|_| self.machine.spares())
     }
 }
 
-/// What does it.
+/// The program that boots the kernel.
 pub enum Engine {
     /// virtme-ng: the guest's root is a folder of the host, read-only.
     Virtme(virtme::Tools),
-    /// QEMU alone: the guest has nothing but the suite.
+    /// QEMU alone: the guest has no files but the suite.
     Qemu,
 }
 
@@ -50,9 +50,9 @@ impl Engine {
         }
     }
 
-    /// Boots the kernel and follows the suite in it, which the listener hears.
+    /// Boots the kernel, and follows the suite in it, passing its output to the listener.
     ///
-    /// Beside what was seen of the guest, the result is what the engine itself complained of.
+    /// Returns what was observed of the guest, and the engine's own error messages.
     pub fn boot(&self, job: &Job, listener: &mut dyn Listener) -> Result<(Session, String)> {
         match self {
             Self::Virtme(tools) => tools.boot(job, listener).map(|session| (session, String::new())),

@@ -1,13 +1,13 @@
-//! An initial file system of one file: the suite's own binary, which is also its init.
+//! An initramfs with the suite's binary, which is also its init.
 use std::io::{self, Write};
 
 use anyhow::{Context, Result};
 use clone3_conformance::guest::{PLAN, Plan};
 
-/// Where the binary lies in the guest.
+/// The path of the binary in the guest.
 const SUITE: &str = "suite/clone3-conformance";
 
-/// Where other files lie.
+/// The folder of other files.
 const CARRIED: &str = "suite/carried";
 
 const FOLDER: u32 = 0o40755;
@@ -21,7 +21,7 @@ pub struct Carried {
     pub bytes: Vec<u8>,
 }
 
-/// Writes the archive that the kernel unpacks: the binary, `/init` pointing to it, the plan, and what else is carried.
+/// Writes the archive that the kernel unpacks: the binary, `/init` as a link to it, the plan, and the carried files.
 pub fn write(out: &mut impl Write, binary: &[u8], carried: &[Carried], plan: &Plan) -> Result<()> {
     let plan = serde_json::to_vec(plan)?;
     let mut files: Vec<(&str, u32, &[u8])> = vec![
@@ -40,7 +40,7 @@ pub fn write(out: &mut impl Write, binary: &[u8], carried: &[Carried], plan: &Pl
     Ok(())
 }
 
-/// Writes one file in the `newc` format: a header of hexadecimal numbers, the name, the bytes, each padded to four.
+/// Writes one file in the `newc` format: a header of hexadecimal numbers, the name, and the content, each padded to four bytes.
 fn entry(out: &mut impl Write, number: usize, name: &str, mode: u32, bytes: &[u8]) -> io::Result<()> {
     let (size, name_size) = (bytes.len(), name.len() + 1);
     let (zero, links) = (0, 1);

@@ -1,4 +1,4 @@
-//! Being asked to stop (Ctrl-C, a CI system's SIGTERM, a closed terminal), as something to wait for.
+//! Requests to stop (Ctrl-C, SIGTERM from a CI system, a closed terminal), as a file descriptor to wait for.
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -9,18 +9,19 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::{flag, low_level};
 
-/// The signals that ask the driver to stop: kept instead of obeyed at once, so that everything is put away first.
+/// The signals that ask the driver to stop. They are recorded rather than acted on at once, so that the driver can clean up
+/// first.
 pub struct Interrupts {
     last: Arc<AtomicUsize>,
     wake: UnixStream,
 }
 
-/// The driver was asked to stop by this signal.
+/// The error that the driver was stopped by this signal.
 #[derive(Clone, Copy, Debug)]
 pub struct Interrupted(pub u8);
 
 impl Interrupts {
-    /// Keeps the signals from now on.
+    /// Starts to record the signals.
     pub fn keep() -> io::Result<Self> {
         let last = Arc::new(AtomicUsize::new(0));
         let (wake, waker) = UnixStream::pair()?;
@@ -31,7 +32,7 @@ impl Interrupts {
         Ok(Self { last, wake })
     }
 
-    /// Fails if a signal has come.
+    /// Fails if a signal has arrived.
     pub fn check(&self) -> Result<(), Interrupted> {
         match u8::try_from(self.last.load(Ordering::Acquire)) {
             Ok(0) | Err(_) => Ok(()),
@@ -41,7 +42,7 @@ impl Interrupts {
 }
 
 impl AsFd for Interrupts {
-    /// Readable once a signal has come, and for everybody who waits.
+    /// Readable, for every waiter, once a signal has arrived.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.wake.as_fd()
     }

@@ -1,24 +1,24 @@
-//! The runner's journal of events, as far as the driver has to understand it.
+//! Parsing of the runner's journal, as far as the driver needs it.
 use clone3_conformance::guest::Exit;
 use serde_json::Value;
 
-/// What the journal has said so far.
+/// The state that the journal has reported so far.
 #[derive(Default)]
 pub struct Journal {
-    /// Every line, as it came.
+    /// Every line, unchanged.
     pub lines: Vec<String>,
-    /// Whether the suite's first line has come: before it, nothing is the suite's doing.
+    /// Whether the suite's first line has arrived. Nothing before that is caused by the suite.
     pub begun: bool,
-    /// How many processors it found there.
+    /// The number of CPUs that the suite found.
     pub cpus: Option<u16>,
-    /// The cases that have started and not ended.
+    /// The cases that have started but not ended.
     pub running: Vec<String>,
-    /// How the runner ended, as the guest's init saw it.
+    /// How the runner ended, as reported by the guest's init.
     pub exit: Option<Exit>,
 }
 
 impl Journal {
-    /// Takes the next line.
+    /// Processes the next line.
     pub fn push(&mut self, line: String) {
         let Ok(event) = serde_json::from_str::<Value>(&line) else { return };
         let case = || event["case"].as_str().unwrap_or_default().to_owned();

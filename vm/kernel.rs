@@ -1,4 +1,4 @@
-//! From what `--kernel` says to a kernel image that can be booted.
+//! Resolution of `--kernel` to a bootable kernel image.
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -15,33 +15,33 @@ use crate::spec::{Spec, or_usual};
 use crate::virtme::Tools;
 use crate::vmlinux;
 
-/// A kernel that can be booted.
+/// A bootable kernel.
 pub struct Kernel {
     pub image: PathBuf,
-    /// The same kernel uncompressed, where that can be booted.
+    /// The uncompressed image of the same kernel, if it is bootable.
     pub uncompressed: Option<PathBuf>,
-    /// Whether it is known to back files in memory with huge pages if asked to.
+    /// Whether the kernel is known to use huge pages for files in memory, if asked to.
     pub huge_pages: bool,
-    /// Its release, as `uname -r` gives it.
+    /// Its release, as `uname -r` prints it.
     pub release: String,
     pub arch: Arch,
-    /// The package of the archive that it came from.
+    /// The package in the archive that it came from.
     pub package: Option<Package>,
-    /// Kept as long as the kernel, where the image was unpacked for this run only.
+    /// Keeps the temporary folder, if the image was unpacked for this run only.
     _unpacked: Option<TempDir>,
 }
 
-/// The empty file in the cache that says so of a kernel.
+/// The empty file in the cache that marks such a kernel.
 const HUGE_PAGES: &str = "huge-pages";
 
-/// Gets the kernel that `spec` means.
+/// Gets the kernel that `spec` selects.
 pub fn get(spec: &Spec, archive: &Archive, refresh: bool) -> Result<Kernel> {
     match spec {
         Spec::Path(path) => from_path(path),
         Spec::Version { .. } | Spec::Suite { .. } => {
             let known = from_archive(find(spec, &archive.index(refresh)?)?, archive);
             match known {
-                // The archive may have put a newer one in its place since it was asked.
+                // The archive may have replaced the package since its lists were fetched.
                 Err(error) if !refresh && !error.is::<Interrupted>() && archive.may_have_changed() => {
                     note!("{error:#}; asking the archive again");
                     from_archive(find(spec, &archive.index(true)?)?, archive)
@@ -56,7 +56,7 @@ pub fn get(spec: &Spec, archive: &Archive, refresh: bool) -> Result<Kernel> {
     }
 }
 
-/// The package in the index that `spec` means.
+/// Returns the package in the index that `spec` selects.
 fn find<'a>(spec: &Spec, index: &'a Index) -> Result<&'a Package> {
     match spec {
         Spec::Suite { suite, flavour } => {
@@ -73,7 +73,7 @@ fn find<'a>(spec: &Spec, index: &'a Index) -> Result<&'a Package> {
     }
 }
 
-/// Why there is no such kernel, and what there is in its place.
+/// Explains that there is no such kernel, and names the closest one that exists.
 fn nothing_like(index: &Index, prefix: &str, flavour: &str) -> String {
     let image = Arch::of_flavour(flavour).flavours().iter().find_map(|flavour| index.newest(prefix, flavour));
     match image {
@@ -82,7 +82,7 @@ fn nothing_like(index: &Index, prefix: &str, flavour: &str) -> String {
     }
 }
 
-/// A kernel of the archive, unpacked in the cache.
+/// Gets a kernel of the archive, unpacked in the cache.
 fn from_archive(package: &Package, archive: &Archive) -> Result<Kernel> {
     let release = package.release();
     let name = format!("kernels/{release}_{}", package.version);
@@ -93,7 +93,7 @@ fn from_archive(package: &Package, archive: &Archive) -> Result<Kernel> {
         fs::remove_file(&file)?;
         match archive.arch {
             Arch::Amd64 => unpack_image(folder).context("cannot unpack the kernel"),
-            // They are not packed.
+            // These images are not compressed.
             Arch::Arm64 | Arch::Riscv64 => Ok(()),
         }
     })?;
@@ -103,7 +103,7 @@ fn from_archive(package: &Package, archive: &Archive) -> Result<Kernel> {
     Ok(Kernel { package: Some(package.clone()), uncompressed, huge_pages, ..kernel })
 }
 
-/// Puts the uncompressed kernel beside the image, if it can be booted, and what is to be known of it.
+/// Writes the uncompressed kernel beside the image, if it is bootable, and the `HUGE_PAGES` marker.
 fn unpack_image(folder: &Path) -> Result<()> {
     let target = folder.join("vmlinux");
     if vmlinux::unpack(&folder.join("vmlinuz"), &target)? && vmlinux::has_huge_pages(&fs::read(&target)?) {
@@ -112,7 +112,7 @@ fn unpack_image(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A kernel that lies on this machine.
+/// Gets a kernel from a path on this machine.
 fn from_path(path: &Path) -> Result<Kernel> {
     ensure!(path.exists(), "{} is not there", path.display());
     if path.is_dir() {
@@ -128,7 +128,7 @@ fn from_path(path: &Path) -> Result<Kernel> {
     from_image(path)
 }
 
-/// The image in a kernel build tree.
+/// Returns the image in a kernel build tree.
 fn image_of_tree(tree: &Path) -> Result<PathBuf> {
     let places = Arch::ALL.map(Arch::image_in_tree);
     let image = places.iter().map(|place| tree.join(place)).find(|image| image.exists());
@@ -137,11 +137,11 @@ fn image_of_tree(tree: &Path) -> Result<PathBuf> {
     })
 }
 
-/// Takes the kernel image out of a package: into `folder`, as `vmlinuz`.
+/// Extracts the kernel image from a package, to `vmlinuz` in `folder`.
 fn take_image(package: &Path, folder: &Path) -> Result<()> {
     let image = |path: &str| {
         let path = path.trim_start_matches("./");
-        // Where it is not packed, it is not called so.
+        // Uncompressed images are called vmlinux.
         let old = path.starts_with("boot/vmlinuz-") || path.starts_with("boot/vmlinux-");
         let new = path.starts_with("usr/lib/modules/") && path.ends_with("/vmlinuz");
         (old || new).then(|| "vmlinuz".to_owned())
@@ -151,7 +151,7 @@ fn take_image(package: &Path, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A kernel image, looked at closely enough to say that it is one.
+/// Reads a kernel image, and checks that it is one.
 fn from_image(path: &Path) -> Result<Kernel> {
     let no_image = || {
         format!(
@@ -191,7 +191,7 @@ fn from_image(path: &Path) -> Result<Kernel> {
     kernel(header.release, Arch::Amd64)
 }
 
-/// The release of a kernel that is not compressed and can be started so; none of anything else.
+/// Returns the release of an uncompressed kernel that can be booted directly, or `None` for any other file.
 fn unpacked_release(path: &Path) -> Result<Option<String>> {
     let mut magic = Vec::new();
     let cannot_read = || format!("cannot read {}", path.display());
@@ -203,19 +203,19 @@ fn unpacked_release(path: &Path) -> Result<Option<String>> {
     Ok(vmlinux::is_bootable(&kernel).then(|| vmlinux::release(&kernel)).flatten())
 }
 
-/// How much of an image has to be read to know it.
+/// The length of an image's start that is read to identify it.
 const HEAD: u64 = 1 << 16;
 
-/// What the boot protocol's header says about an image.
+/// What the header of the boot protocol says about an image.
 #[derive(Debug, Eq, PartialEq)]
 struct Header {
     release: String,
-    /// How long the file must be.
+    /// The minimum length of the file.
     length: u64,
 }
 
 impl Header {
-    /// Reads the header, if the file begins as a bzImage does.
+    /// Parses the header, if the file starts like a bzImage.
     fn parse(head: &[u8]) -> Option<Self> {
         let bytes = |at: usize, count: usize| head.get(at..at + count);
         if bytes(0x202, 4)? != b"HdrS" {

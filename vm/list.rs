@@ -1,4 +1,4 @@
-//! `--list-kernels`: what can be had.
+//! `vm/run.sh --list-kernels`: the list of available kernels.
 use std::io::Write;
 
 use anyhow::Result;
@@ -9,7 +9,7 @@ use crate::cli::Cli;
 use crate::interrupt::Interrupts;
 use crate::version::upstream;
 
-/// Shows the archive's kernels, oldest first, with the versions that `--kernel` takes.
+/// Prints the archive's kernels, oldest first, with the versions that `--kernel` accepts.
 pub fn show(cli: &Cli, cache: &Cache, interrupts: &Interrupts) -> Result<u8> {
     let index = Archive { cache, interrupts, arch: cli.kernel.arch() }.index(cli.refresh)?;
     let mut rows: Vec<[&str; 4]> = Vec::new();

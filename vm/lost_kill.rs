@@ -1,5 +1,5 @@
-//! What vm/lost-kill.sh boots: the last close of an auto-kill pidfd on one processor against the exec of a thread of the
-//! child on the other, once. Ends with 0 if the child is dead, with 1 if it has outlived the close.
+//! The guest program of vm/lost-kill.sh: races the last close of an auto-kill pidfd on one CPU against the exec of a thread of
+//! the child on another, once. Exits with 0 if the child died, and with 1 if it survived the close.
 #![forbid(unsafe_code)]
 
 #[path = "../runner/counters.rs"]
@@ -17,7 +17,7 @@ use clone3_conformance::kit::exec_race::about_to_exec_on;
 use clone3_conformance::kit::processors::stay_on;
 use clone3_conformance::kit::{Gate, helper};
 
-/// Where the debugger has to stop the two processors.
+/// The functions at which the debugger stops the two CPUs.
 const SYMBOLS: [&str; 4] = ["__x64_sys_sethostname", "begin_new_exec", "do_send_sig_info", "unshare_files"];
 
 fn main() -> ExitCode {
@@ -41,7 +41,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// For the driver, which waits for the suite's first line.
+/// Writes an event to the journal: the driver waits for the suite's first line.
 fn tell(event: &str) {
     let arguments: Vec<String> = std::env::args().collect();
     let events = arguments.iter().skip_while(|argument| *argument != "--events").nth(1);
@@ -53,7 +53,7 @@ fn tell(event: &str) {
     }
 }
 
-/// The addresses of the functions, as `name=0x…`.
+/// Returns the addresses of the functions, as `name=0x…`.
 fn places() -> Option<String> {
     let table = fs::read_to_string("/proc/kallsyms").ok()?;
     let address = |name: &&str| {
@@ -64,10 +64,10 @@ fn places() -> Option<String> {
     Some(found.collect::<Option<Vec<_>>>()?.join(" "))
 }
 
-/// One meeting of close and exec; whether the child lives on.
+/// Races close and exec once, and returns whether the child survived.
 fn survives() -> Result<bool> {
     stay_on(0)?;
-    // The debugger shows that it is there by having this call refused.
+    // The debugger makes this call fail to show that it is attached.
     while nix::unistd::sethostname("waiting").is_ok() {}
     let gate = Gate::new()?;
     let (mut child, line) = about_to_exec_on(1, &gate)?;

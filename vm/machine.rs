@@ -1,68 +1,68 @@
-//! The virtual machine that is asked for, whatever engine boots it.
+//! The configuration of the virtual machine, independent of the engine that boots it.
 use std::path::{Path, PathBuf};
 
 use crate::accel::Accel;
 use crate::arch::Arch;
 use crate::watch::Limits;
 
-/// The machine.
+/// A virtual machine.
 #[derive(Clone, Debug)]
 pub struct Machine {
     pub arch: Arch,
     pub accel: Accel,
     pub cpus: u16,
-    /// Whether each is a socket of its own. What QEMU makes by itself is the cores of one, of which the table that kernels
-    /// without ACPI read has the first only.
+    /// Whether each CPU has its own socket. By default QEMU creates the CPUs as cores of one socket, and the table that kernels
+    /// without ACPI read lists only the first core.
     pub sockets: bool,
-    /// As QEMU's option says it: a number of MiB, or with a letter.
+    /// The memory size, as QEMU's option takes it: a number of MiB, or with a suffix.
     pub memory: String,
     pub limits: Limits,
-    /// Whether to spare an emulator time, if there is one: by an uncompressed kernel, firmware that does no more than start it, a
-    /// processor with little beyond the basics, and parts of the boot left out.
+    /// Whether to save an emulator time: with an uncompressed kernel, firmware that only starts it, a CPU with few features
+    /// beyond the basics, and parts of the boot left out.
     pub sparing: bool,
-    /// The socket at which QEMU's gdbstub is to listen.
+    /// The socket on which QEMU's gdbstub listens.
     pub gdb: Option<PathBuf>,
-    /// More for the kernel's command line.
+    /// Text to append to the kernel's command line.
     pub append: String,
-    /// Where the counters go of a kernel that was built with gcov.
+    /// The file for the counters of a kernel that was built with gcov.
     pub counters: Option<PathBuf>,
 }
 
-/// What an emulated kernel is told to leave out, to be quick.
+/// Kernel options that make an emulated kernel boot faster.
 const SPARING: &str =
     "initcall_blacklist=load_system_certificate_list cryptomgr.notests damon_stat.enabled=N noautogroup";
 
-/// What it is told to leave out since an emulator gets it wrong.
+/// Kernel options for what an emulator gets wrong.
 const STEADY: &str = "initcall_blacklist=init_tsc_clocksource,sched_clock_init_late no_timer_check";
 
 impl Machine {
-    /// Whether an emulator is to be spared time.
+    /// Returns whether to save an emulator time.
     pub fn spares(&self) -> bool {
         self.sparing && self.accel != Accel::Kvm
     }
 
-    /// The processor that the guest sees, as QEMU's option says it.
+    /// Returns the guest's CPU model, as QEMU's option takes it.
     pub fn processor(&self) -> &'static str {
         match self.accel {
             Accel::Kvm => "host",
-            // What a processor has beyond the basics (five levels of page tables, SMAP, SMEP, protection keys) costs an
-            // emulator time at every step, and none of it matters here. RDRAND spares the wait for entropy.
+            // CPU features beyond the basics (five-level page tables, SMAP, SMEP, protection keys) cost an emulator time at every
+            // step, and do not matter here. RDRAND avoids the wait for entropy.
             Accel::Tcg { .. } if self.spares() && self.arch == Arch::Amd64 => "qemu64,+rdrand",
-            // Signed pointers are to be checked, but need not be kept from anybody, and to compute the usual signature takes long.
+            // Pointer authentication should be emulated but need not be secure, and QEMU's default algorithm is slow.
             Accel::Tcg { .. } if self.spares() && self.arch == Arch::Arm64 => "max,pauth-impdef=on",
-            // Of RISC-V, QEMU has one that is no particular one.
+            // QEMU's generic RISC-V CPU.
             Accel::Tcg { .. } if self.arch == Arch::Riscv64 => "rv64",
             Accel::Tcg { .. } => "max",
         }
     }
 
-    /// QEMU's options that let a debugger in, if one is to be.
+    /// Returns QEMU's options for a debugger, if one is wanted.
     pub fn debugger(&self) -> Vec<String> {
         let option = |socket: &PathBuf| format!("unix:{},server=on,wait=off", in_option(socket));
         self.gdb.iter().flat_map(|socket| ["-gdb".to_owned(), option(socket)]).collect()
     }
 
-    /// What an emulator gets wrong.
+    /// Returns the kernel options for what an emulator gets wrong.
     fn steady(&self) -> &'static str {
         match self.arch {
             Arch::Amd64 => STEADY,
@@ -70,17 +70,17 @@ impl Machine {
         }
     }
 
-    /// What every guest's kernel is told.
+    /// Returns the options for the guest kernel's command line.
     ///
-    /// Warnings come to the console; what is less does not, since an emulated serial port is slow. An emulated kernel need
-    /// not check the signatures of the certificates that are built into it, which takes it as long as anything else at
-    /// boot: they serve only to check modules, and none is loaded. Nor need it test its cryptography, in threads that may
-    /// go on beside the first cases, or watch every few milliseconds who uses its memory, or schedule each session as a group.
+    /// Only warnings and worse go to the console, since an emulated serial port is slow. An emulated kernel skips what costs
+    /// time: the signatures of its built-in certificates, which take as long as anything else at boot and serve only to check
+    /// modules, none of which is loaded; its cryptography self-tests, which run in threads that may overlap the first cases;
+    /// monitoring of memory accesses every few milliseconds; and group scheduling of sessions.
     ///
-    /// It should not measure its clock anew and change to it a second after the boot, in the middle of the suite, or find late
-    /// in the boot that the scheduler's clock is stable: for both it patches its own code, which several emulated processors
-    /// may meet half done (an int3 oops; one boot in a hundred panicked). Nor should it check that its timer interrupts come in
-    /// time: on a busy host an emulated one is late, and the kernel panics.
+    /// It also must not recalibrate the TSC and switch to it a second after boot, in the middle of the suite, or find out late in
+    /// the boot that the scheduler's clock is stable: for both it patches its own code, and other emulated CPUs may execute the
+    /// code half patched (an int3 oops; one boot in a hundred panicked). Nor should it check that timer interrupts are on time:
+    /// on a busy host they are late, and the kernel panics.
     pub fn kernel_options(&self) -> String {
         let left_out = match self.accel {
             Accel::Kvm => Vec::new(),
@@ -91,7 +91,7 @@ impl Machine {
     }
 }
 
-/// A path inside an option of QEMU's, which takes one comma for its end, and two for one.
+/// Formats a path for an option of QEMU's, in which a comma ends the value and two stand for one.
 pub fn in_option(path: &Path) -> String {
     path.display().to_string().replace(',', ",,")
 }

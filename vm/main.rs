@@ -1,4 +1,4 @@
-//! Boots kernels in virtual machines and runs the suite in them: what `vm/run.sh` starts.
+//! The program behind `vm/run.sh`, which boots kernels in virtual machines and runs the suite in them.
 #![forbid(unsafe_code)]
 mod accel;
 mod arch;
@@ -38,10 +38,10 @@ use crate::interrupt::{Interrupted, Interrupts};
 use crate::outcome::NO_VERDICT;
 use crate::process::{SUPERVISE, supervise};
 
-/// The first argument of vm/compare.sh's calls.
+/// The first argument with which vm/compare.sh calls this program.
 const COMPARE: &str = "compare";
 
-/// Says something about the run that is not the suite's own output.
+/// Prints a message that is not part of the suite's own output.
 #[macro_export]
 macro_rules! note {
     ($($text:tt)*) => { eprintln!("run.sh: {}", format_args!($($text)*)) };
@@ -58,7 +58,7 @@ fn main() -> ExitCode {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
             note!("{error:#}");
-            // As a shell reports a program that a signal ended.
+            // The exit status that a shell reports for a program that a signal killed.
             ExitCode::from(error.downcast_ref().map_or(NO_VERDICT, |Interrupted(signal)| 128 + signal))
         }
     }
