@@ -1,15 +1,15 @@
-# The static build that every guest gets, for the scripts beside this one: to be sourced.
+# Static builds for guests, for the scripts in this folder; to be sourced.
 #
 # shellcheck shell=bash disable=SC2034
 
 project=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")
-# A target folder of its own: with other flags in the usual one, cargo would build everything anew each time.
+# Use a separate target folder: other flags in the default one would make cargo rebuild everything each time.
 built=${CARGO_TARGET_DIR:-$project/target}/vm
-# Where the programs are then.
+# Where cargo puts the programs.
 released=$built/x86_64-unknown-linux-gnu/release
 
-# Says what is wrong with the Rust that is installed here, if anything is. Cargo would say it too, of every package that it builds
-# with, and an old one of Cargo.toml itself.
+# Prints what is wrong with the installed Rust, if anything. Cargo would also report it, but for every package it builds, and an
+# old version would only complain about Cargo.toml.
 rust_problem() {
     local needed found
     needed=$(sed -n 's/^rust-version = "\(.*\)"$/\1/p' "$project/Cargo.toml")
@@ -21,7 +21,7 @@ rust_problem() {
     fi
 }
 
-# Says so, in one line, if there is no good Rust here.
+# Checks that there is a suitable Rust, and otherwise prints one line.
 good_rust() {
     local problem
     problem=$(rust_problem || true)
@@ -29,10 +29,10 @@ good_rust() {
     [[ -z $problem ]]
 }
 
-# Builds what it is told to, as arguments of cargo, as static programs.
+# Builds static programs; the arguments are cargo's.
 #
-# What they read and execute fills whole huge pages of their file: the guest's kernel then maps each as one piece, which
-# spares every process of a case most of its page faults.
+# Their code and read-only data fill whole huge pages of the file, so that the guest's kernel maps each as one unit, which saves
+# every process of a case most of its page faults.
 build_static() {
     local links=() option
     for option in '-Wl,-z,max-page-size=0x200000' '-Wl,--no-rosegment' "-T$project/vm/huge-pages.ld"; do
@@ -41,11 +41,11 @@ build_static() {
     build_with x86_64-unknown-linux-gnu "${links[@]}" -- "$@"
 }
 
-# The same for another target of Rust's, without the huge pages.
+# Builds static programs for another target triple, without the huge pages.
 build_static_for() {
     local target=$1
     shift
-    # The C compiler is there to link, and has the C library.
+    # The C compiler is used as linker, and provides the C library.
     local -A compilers=(
         [aarch64-unknown-linux-gnu]='aarch64-linux-gnu-gcc gcc-aarch64-linux-gnu libc6-dev-arm64-cross'
         [riscv64gc-unknown-linux-gnu]='riscv64-linux-gnu-gcc gcc-riscv64-linux-gnu libc6-dev-riscv64-cross'
@@ -66,7 +66,7 @@ build_static_for() {
     build_with "$target" -C "linker=${compiler[0]}" -- "$@"
 }
 
-# Builds static programs for a target, with further flags of the compiler; behind the -- are cargo's arguments.
+# Builds static programs for a target, with additional compiler flags; cargo's arguments follow the --.
 build_with() {
     local target=$1 flags=(-C target-feature=+crt-static -C relocation-model=static)
     shift
@@ -81,7 +81,7 @@ build_with() {
         --target "$target" --target-dir "$built" "$@"
 }
 
-# Installs system packages, as root or by a sudo that asks for no password; fails with a line that says what is missing.
+# Installs system packages, as root or with a passwordless sudo; otherwise prints what is missing and fails.
 install_packages() {
     local root=()
     if ((EUID != 0)); then

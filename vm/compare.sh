@@ -1,4 +1,4 @@
 #!/usr/bin/env bash
-# Boots many kernels, runs the suite in each and compares what they do. See vm/compare.sh --help.
+# Boots several kernels, runs the suite in each and compares the results. See vm/compare.sh --help.
 set -euo pipefail
 exec "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/run.sh" compare "$@"

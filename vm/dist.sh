@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the suite as one static binary that runs on any Linux of its architecture, and names its commit: without an argument
+# Builds the suite, with its commit embedded, as one static binary that runs on any Linux of its architecture: without an argument
 # dist/clone3-conformance for x86-64, with aarch64 or riscv64 dist/clone3-conformance-aarch64 or -riscv64.
 set -euo pipefail
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Boots a kernel and runs the suite in it in one hostile environment after the other. See vm/environments.sh --help.
+# Boots a kernel and runs the suite in it in a series of hostile environments. See vm/environments.sh --help.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=build.sh
 . "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/build.sh"
@@ -25,8 +25,8 @@ fi
 
 build_static --bin clone3-conformance --bin clone3-vm --example environments --example self-test
 
-# What of strace and gdb is installed here goes into the guest too, with its libraries. A gdb that has Python in it would need
-# much more than those; gdb-minimal has none.
+# If strace and gdb are installed here, they go into the guest too, with their libraries. A gdb with Python would need many more
+# files; gdb-minimal has no Python.
 carried=("$released/clone3-conformance" "$released/examples/self-test")
 tools=()
 if command -v strace >/dev/null; then

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# The lost kill, on purpose: the last close of an auto-kill pidfd meets the exec of a thread of the child, and the child
-# lives on. An unmodified kernel is booted; a debugger holds one processor while the other goes on.
+# Reproduces the lost kill deterministically: the last close of an auto-kill pidfd races with the exec of a thread of the child,
+# and the child survives. Boots an unmodified kernel, in which a debugger holds one CPU while the other continues.
 #
 #   vm/lost-kill.sh [--control] [vm/run.sh's options: --kernel SPEC …]
 #
-# CPU 0 closes the pidfd. pidfs_file_release() has looked up the child's leader thread and calls do_send_sig_info(),
-# where CPU 0 is held. CPU 1 then runs the exec of another thread of the child, past de_thread(), which releases that
-# leader. Then CPU 0 goes on: do_send_sig_info() finds no signal handlers to lock, returns -ESRCH (-3), and nobody tries
-# again. With --control CPU 0 goes on before the exec gets there, and the child dies.
+# CPU 0 closes the pidfd. pidfs_file_release() has looked up the child's leader thread and calls do_send_sig_info(), where CPU 0
+# is held. CPU 1 then runs the exec of another thread of the child, past de_thread(), which releases that leader. Then CPU 0
+# continues: do_send_sig_info() finds no sighand to lock and returns -ESRCH (-3), and nothing retries. With --control CPU 0
+# continues before the exec gets there, and the child dies.
 #
-# Ends with 0 if the child fared as said: lived, or with --control died. 1 if not, 69 if nothing could be shown.
+# Exit status: 0 if the child survived, or with --control died; 1 if not; 69 if there is no result.
 set -euo pipefail
 
 here=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
@@ -31,14 +31,14 @@ build_static --example lost-kill || no_verdict 'the guest does not build'
 
 scratch=$(mktemp -d)
 guest=
-# The driver ends QEMU with itself.
+# QEMU dies with the driver.
 trap '[[ -z $guest ]] || kill "$guest" 2>/dev/null || true; rm -rf "$scratch"' EXIT
 mkfifo "$scratch/output"
 "$here/run.sh" --engine qemu --accel tcg --cpus 2 --gdb "$scratch/gdb" \
     --suite "$released/examples/lost-kill" "$@" >"$scratch/output" &
 guest=$!
 
-# Holds one processor where the other can pass it. $1: the addresses, as the guest says them.
+# Holds one CPU while the other passes it. $1: the addresses, as printed by the guest.
 debug() {
     local place settings=()
     for place in $1; do
@@ -60,7 +60,7 @@ while read -r line; do
     *' is dead '*) status=$((lose)) ;;
     esac
 done <"$scratch/output"
-# The guest's own verdict is the opposite: that a child lives on is a failure.
+# The guest's own verdict is the opposite: there, a child that survives is a failure.
 wait "$guest" || true
 guest=
 [[ $status != 69 ]] || no_verdict 'the guest ended without a word about the child'

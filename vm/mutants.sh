@@ -4,13 +4,13 @@ set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=build.sh
 . "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/build.sh"
 
-# What a kernel is built with.
+# The programs that a kernel build needs.
 missing=()
 for program in flex bison bc make; do
     command -v "$program" >/dev/null || missing+=("$program")
 done
 [[ -e /usr/include/gelf.h ]] || missing+=(libelf-dev)
-# No kernel is built to answer these.
+# These options build no kernel.
 [[ " $* " =~ ' '(--help|-h|--list)' ' ]] && missing=()
 ((${#missing[@]} == 0)) || install_packages "${missing[@]}" || exit 3
 

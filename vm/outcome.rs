@@ -1,4 +1,4 @@
-//! The verdict on a session, as an exit status and in words.
+//! The verdict on a session: its exit status and explanation.
 use std::process::ExitStatus;
 
 use clone3_conformance::guest::Exit;
@@ -13,38 +13,38 @@ use crate::watch::{Ending, Session};
 pub const GOOD: u8 = 0;
 /// Exit status: some case failed, or the kernel complained while the suite ran.
 pub const FAILED: u8 = 1;
-/// Exit status: the command line makes no sense.
+/// Exit status: the command line is invalid.
 pub const USAGE: u8 = 2;
 /// Exit status: the harness is broken.
 pub const BROKEN: u8 = 3;
-/// Exit status: the selection holds no case.
+/// Exit status: no case is selected.
 pub const NOTHING_SELECTED: u8 = 4;
-/// Exit status: there is no verdict, since there was no kernel, no boot or no end.
+/// Exit status: there is no verdict, because there was no kernel, no boot or no end.
 pub const NO_VERDICT: u8 = 69;
 
-/// How many lines of the console are shown where a guest went away.
+/// How many console lines are shown when a guest died.
 const LAST_LINES: usize = 20;
 
-/// What the sandbox says of a case that it had to end; its own test holds it to these words.
+/// Part of the sandbox's message about a case that it had to kill; the sandbox has a test of this wording.
 const HUNG: &str = "did not end within ";
 
-/// What a session comes to.
+/// The outcome of a session.
 pub enum Outcome {
     /// The runner's own verdict.
     Verdict { status: u8, why: Option<String> },
-    /// The kernel went wrong while the suite ran. Where the machine alone might explain what the kernel said, it does not explain why
-    /// the cases of `unexplained` failed.
+    /// The kernel reported a fault while the suite ran. If the host or emulator may have caused it, that still does not explain
+    /// why the cases in `unexplained` failed.
     Accused { faults: Vec<Finding>, unexplained: Vec<String> },
-    /// Something that may be the machine's doing went wrong while the suite ran, and so may be that these cases failed: to be seen
-    /// twice before it counts.
+    /// The kernel reported a fault that the host or emulator may have caused while the suite ran, and that may be why these cases
+    /// failed. It counts only if it happens again.
     Suspected { faults: Vec<Finding>, failed: Vec<String> },
-    /// The guest did not come to the suite's first line; `again` says that another boot may.
+    /// The guest did not reach the suite's first line. `again` says whether another boot may succeed.
     NoBoot { why: String, last: Vec<String>, again: bool },
-    /// The guest went away, or went on for too long, while the suite ran.
+    /// The guest died, or took too long, while the suite ran.
     Lost { why: String, running: Vec<String>, last: Vec<String> },
 }
 
-/// Judges a session; `believed` says that it repeats one in which something was suspected.
+/// Judges a session. `believed` says that it repeats a session whose fault was suspected to be caused by the host or emulator.
 pub fn judge(session: &Session, accel: Accel, believed: bool) -> Outcome {
     let last = || last_lines(&session.console);
     let exit = session.journal.exit;
@@ -61,8 +61,8 @@ pub fn judge(session: &Session, accel: Accel, believed: bool) -> Outcome {
     let since = session.suite_at.unwrap_or_default();
     let mut found = findings(&session.console[since..]);
     if exit.is_none() {
-        // The guest's lines are read one after the other: that a case had begun may have come an instant after the
-        // kernel's last words.
+        // The guest's serial lines are read one after another, so the journal's entry for the start of a case may be read just
+        // after the console's last lines.
         for finding in found.iter_mut().filter(|finding| finding.running.is_empty()) {
             finding.running.clone_from(&session.journal.running);
         }
@@ -83,19 +83,19 @@ pub fn judge(session: &Session, accel: Accel, believed: bool) -> Outcome {
     }
 }
 
-/// The boot's own accusations: told, and not held against the kernel's conduct under the suite.
+/// Returns the faults that the kernel reported during boot, which are printed but do not affect the verdict.
 pub fn boot_findings(session: &Session) -> Vec<Finding> {
     let end = session.suite_at.filter(|_| session.journal.begun).unwrap_or(session.console.len());
     findings(&session.console[..end])
 }
 
-/// Whether QEMU would not even start: it says why, and will say the same again.
+/// Returns whether QEMU refused to start. It prints why, and would fail the same way again.
 fn was_refused(session: &Session) -> bool {
     let failed = |status: &ExitStatus| status.code().is_some_and(|code| code != 0);
     session.console.is_empty() && matches!(&session.ending, Ending::Died(status) if failed(status))
 }
 
-/// What the runner's end means.
+/// Maps the runner's exit to an outcome.
 fn verdict(exit: Exit) -> Outcome {
     match exit {
         Exit { status: Some(status @ 0..=4), .. } => {
@@ -112,16 +112,16 @@ fn verdict(exit: Exit) -> Outcome {
     }
 }
 
-/// Whether all of it may be the emulator's or the host's doing. Whatever follows an int3 oops counts as its consequence: a kernel
-/// that met one in an interrupt panics.
+/// Returns whether the emulator or the host may have caused all of the faults. Everything after an int3 oops counts as its
+/// consequence: a kernel that hits one in an interrupt panics.
 fn are_suspect(found: &[Finding], accel: Accel) -> bool {
     let oops = found.iter().position(|finding| finding.origin == Fault::Int3);
     let independent = oops.map_or(found, |oops| &found[..=oops]);
     independent.iter().all(|finding| is_suspect(finding.origin, accel))
 }
 
-/// What becomes of findings that may be the machine's doing. A case that failed beside them, and not for them, is the kernel's: it
-/// may take many runs to fail once more, and so another must not outweigh this one.
+/// Decides the outcome of faults that the host or emulator may have caused. If a case failed that the faults do not explain, the
+/// kernel failed it: it may take many runs to fail again, so a good rerun must not override this one.
 fn suspicion(session: &Session, faults: Vec<Finding>) -> Outcome {
     let results = Results::from_journal(&session.journal.lines.join("\n")).unwrap_or_default();
     let failed = results.cases.iter().filter(|record| record.is_bad());
@@ -134,8 +134,8 @@ fn suspicion(session: &Session, faults: Vec<Finding>) -> Outcome {
     }
 }
 
-/// Whether a machine that made the kernel say this may have made the case fail, too. One that stalls does so to what runs at the
-/// time, to what has to end in time, and to the suite's own preparations; a kernel that met half-patched code may do anything.
+/// Returns whether the cause of the fault may also have made the case fail. A stalled machine affects what runs at the time, what
+/// has a deadline, and the suite's own preparations; a kernel that executed half-patched code may do anything.
 fn explains(fault: &Finding, record: &Record) -> bool {
     fault.origin != Fault::Stall
         || fault.running.contains(&record.case)
@@ -143,8 +143,8 @@ fn explains(fault: &Finding, record: &Record) -> bool {
         || record.message.contains(HUNG)
 }
 
-/// Several processors emulated at once meet half-patched code, and a guest that the host gives no time to sees its own
-/// processors stall.
+/// Returns whether the host or emulator may cause such a fault: several CPUs emulated in parallel may execute half-patched code,
+/// and a guest that gets no CPU time from the host sees its own CPUs stall.
 fn is_suspect(origin: Fault, accel: Accel) -> bool {
     match origin {
         Fault::Int3 => accel == Accel::Tcg { threads: Threads::Multi },
@@ -153,7 +153,7 @@ fn is_suspect(origin: Fault, accel: Accel) -> bool {
     }
 }
 
-/// How a session ended short of `goal`, in words.
+/// Describes how a session ended before `goal`.
 fn ending(ending: &Ending, goal: &str) -> String {
     match ending {
         Ending::Finished => format!("the guest's init ended before {goal}"),
@@ -176,7 +176,7 @@ fn signal_name(signal: i32) -> String {
     signal_hook::low_level::signal_name(signal).map_or_else(|| format!("signal {signal}"), str::to_owned)
 }
 
-/// The end of the console; what the kernel accuses itself of there is shown from its beginning.
+/// Returns the end of the console. If the kernel reported a fault shortly before, it starts with that.
 fn last_lines(console: &[Line]) -> Vec<String> {
     let texts: Vec<&str> =
         console.iter().map(|line| line.text.as_str()).filter(|text| !text.trim().is_empty()).collect();
@@ -200,7 +200,7 @@ mod tests {
     const INT3: &str = "[   30.0] Oops: int3: 0000 [#1] SMP NOPTI";
     const TCG: Accel = Accel::Tcg { threads: Threads::Multi };
 
-    /// A session of some failed cases, in which the kernel said something while `slow` was running.
+    /// Creates a session with some failed cases, in which the kernel printed `said` while `slow` was running.
     fn session(said: &str, failed: &[(&str, Verdict, &str)]) -> Session {
         let suite = Suite::default();
         let header =

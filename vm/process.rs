@@ -1,4 +1,4 @@
-//! Programs that the driver starts: each in a process group of its own that ends with the driver, whatever ends it.
+//! Child processes of the driver: each has its own process group, which is killed when the driver ends for any reason.
 use std::ffi::OsString;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -14,7 +14,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, getpgrp, kill_process, kill_proce
 
 use crate::interrupt::Interrupts;
 
-/// A running program, and all that it has started; dropping it ends them.
+/// A running program and everything it started; dropping it kills them all.
 pub struct Process {
     child: Child,
     group: Pid,
@@ -22,7 +22,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts the program, which gets `signal` should the driver die before it.
+    /// Starts the program, which receives `signal` if the driver dies first.
     pub fn spawn(command: &mut Command, signal: Signal) -> Result<Self> {
         let name = command.get_program().to_string_lossy().into_owned();
         dies_with_parent(command.process_group(0), signal);
@@ -32,28 +32,28 @@ impl Process {
         Ok(Self { child, group, pidfd })
     }
 
-    /// What the program writes to its standard output, if that was asked for.
+    /// Returns the program's standard output, if it is piped.
     pub fn take_stdout(&mut self) -> Option<ChildStdout> {
         self.child.stdout.take()
     }
 
-    /// How the program ended; waits for that.
+    /// Waits for the program to end, and returns its exit status.
     pub fn wait(&mut self) -> io::Result<ExitStatus> {
         self.child.wait()
     }
 
-    /// How the program ended, if it has.
+    /// Returns the program's exit status, if it has ended.
     pub fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
         self.child.try_wait()
     }
 
-    /// Asks the program to end, which puts away what it has made.
+    /// Sends SIGTERM to the program, so that it can clean up, and waits for it to end.
     pub fn ask_to_end(&mut self) -> io::Result<ExitStatus> {
         let _ = kill_process(self.group, Signal::TERM);
         self.child.wait()
     }
 
-    /// Ends the program and what it has started.
+    /// Kills the program and everything it started.
     pub fn end(&mut self) -> io::Result<ExitStatus> {
         let _ = kill_process_group(self.group, Signal::KILL);
         self.child.wait()
@@ -73,20 +73,20 @@ impl Drop for Process {
     }
 }
 
-/// The argument that makes this program a supervisor.
+/// The argument that makes this executable a supervisor.
 pub const SUPERVISE: &str = "supervise";
 
-/// A command that runs `program` under a supervisor, to be started with [`Signal::TERM`].
+/// Returns a command that runs `program` under a supervisor, to be started with [`Signal::TERM`].
 ///
-/// A signal at the driver's death reaches only what the driver itself started. A program that starts others needs somebody
-/// who is told and ends them all.
+/// The parent-death signal reaches only the driver's own children. A program that starts others needs a supervisor that receives
+/// the signal and kills them all.
 pub fn supervised(program: &Path) -> Result<Command> {
     let mut command = Command::new(std::env::current_exe()?);
     command.arg(SUPERVISE).arg(program);
     Ok(command)
 }
 
-/// Runs the program that the arguments name in this process's own group; ends the whole group when told to stop.
+/// Runs the program named by the arguments in this process's own group; kills the whole group when asked to stop.
 pub fn supervise(mut arguments: impl Iterator<Item = OsString>) -> Result<u8> {
     let interrupts = Interrupts::keep()?;
     let program = arguments.next().context("no program to supervise")?;
@@ -103,12 +103,12 @@ pub fn supervise(mut arguments: impl Iterator<Item = OsString>) -> Result<u8> {
     }
 }
 
-/// Runs a program to its end.
+/// Runs a program until it exits.
 pub fn run(command: &mut Command, interrupts: &Interrupts) -> Result<ExitStatus> {
     run_within(command, None, interrupts)?.context("no deadline was set")
 }
 
-/// Runs a program to its end, or to its deadline: then there is no exit status.
+/// Runs a program until it exits or the deadline passes, in which case there is no exit status.
 pub fn run_within(
     command: &mut Command,
     deadline: Option<Duration>,
@@ -128,7 +128,7 @@ pub fn run_within(
     }
 }
 
-/// Runs a program that must succeed; its complaint is the error.
+/// Runs a program that must succeed; its output becomes the error message.
 pub fn succeed(command: &mut Command, interrupts: &Interrupts) -> Result<()> {
     let name = command.get_program().to_string_lossy().into_owned();
     let mut said = tempfile::tempfile()?;
@@ -143,7 +143,7 @@ pub fn succeed(command: &mut Command, interrupts: &Interrupts) -> Result<()> {
     bail!("{name}: {status}: {}", last_lines(&text, 3))
 }
 
-/// The output of a program that must succeed.
+/// Returns the output of a program that must succeed.
 pub fn output(command: &mut Command) -> Result<Vec<u8>> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot start {name}"))?;
@@ -152,7 +152,7 @@ pub fn output(command: &mut Command) -> Result<Vec<u8>> {
     Ok(output.stdout)
 }
 
-/// Waits until one of `waiting` has something, or the deadline has come.
+/// Waits until one of `waiting` is ready or the deadline passes.
 pub fn wait_until(waiting: &mut [PollFd], deadline: Option<Instant>) -> Result<()> {
     let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
     let left = left.map(Timespec::try_from).transpose()?;
@@ -162,7 +162,7 @@ pub fn wait_until(waiting: &mut [PollFd], deadline: Option<Instant>) -> Result<(
     }
 }
 
-/// The end of what a program said, on one line.
+/// Joins the last lines of a program's output into one.
 fn last_lines(text: &str, count: usize) -> String {
     let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     lines[lines.len().saturating_sub(count)..].join("; ")

@@ -1,4 +1,4 @@
-//! The engine that needs nothing of the guest's kernel but an initrd and a serial port: QEMU, and the suite as init.
+//! The engine that needs only an initrd and a serial port from the guest's kernel: QEMU with the suite as init.
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -15,14 +15,14 @@ use crate::machine::in_option;
 use crate::process::Process;
 use crate::watch::{Channels, Listener, Session, watch};
 
-/// What is told only to kernels that this engine boots, beside where the console is: to restart at once after a panic.
+/// The kernel option, besides the console, that only this engine sets: reboot immediately after a panic.
 const USUAL: &str = "panic=-1";
 
-/// What lets the kernel keep the suite, which it unpacks to memory, in huge pages: each process of a case then has a fraction of
-/// its page faults. A kernel before 6.18 leaves the word alone, one without huge pages would panic.
+/// Lets the kernel keep the suite, which it unpacks to memory, in huge pages, so that each process of a case has a fraction of
+/// the page faults. Kernels before 6.18 ignore the option; one without huge pages would panic.
 const HUGE_PAGES: &str = "initramfs_options=huge=always";
 
-/// Firmware that does no more than start a kernel. QEMU's usual one takes an emulator a quarter of a second.
+/// Firmware that only starts a kernel. QEMU's default firmware takes a quarter of a second when emulated.
 const FIRMWARE: &str = "/usr/share/qemu/qboot.rom";
 
 /// Boots the kernel, and runs the plan in it.
@@ -64,11 +64,11 @@ pub fn boot(job: &Job, listener: &mut dyn Listener) -> Result<(Session, String)>
     Ok((session, fs::read_to_string(&complaint).unwrap_or_default()))
 }
 
-/// QEMU's options for a serial line that is not the console.
+/// Returns QEMU's options for a serial line other than the console.
 fn serial_line(arch: Arch, number: usize, file: &Path) -> Vec<String> {
     match arch {
         Arch::Amd64 => vec!["-serial".to_owned(), format!("file:{}", file.display())],
-        // The machine has room for one line, but the bus for others.
+        // The machine has only one serial port; the others are on the PCI bus.
         Arch::Arm64 | Arch::Riscv64 => vec![
             "-chardev".to_owned(),
             format!("file,id=line{number},path={}", in_option(file)),
@@ -78,7 +78,7 @@ fn serial_line(arch: Arch, number: usize, file: &Path) -> Vec<String> {
     }
 }
 
-/// The files that the job wants beside the suite.
+/// Reads the files that the job puts beside the suite.
 fn carried(job: &Job) -> Result<Vec<Carried>> {
     let read = |path: &PathBuf| {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();

@@ -1,4 +1,4 @@
-//! The results of a run, as documents: the suite's own words, and what the driver knows of kernel and machine.
+//! The results of a run as documents: what the suite reports, plus what the driver knows about the kernel and the machine.
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -15,40 +15,40 @@ use crate::machine::Machine;
 use crate::process::output;
 use crate::watch::Session;
 
-/// Where the results go, and what is in them that no guest tells.
+/// Where the results go, and the parts of them that the guest does not report.
 #[derive(Clone, Default)]
 pub struct Account {
-    /// Written anew with everything that the guest tells.
+    /// Rewritten whenever the guest reports something.
     documents: Vec<PathBuf>,
     /// Written once, at the end.
     reports: Vec<(PathBuf, Format)>,
     claims: Vec<Claim>,
-    /// What is known before the kernel is booted.
+    /// What is known before the kernel boots.
     known: Results,
 }
 
 impl Account {
-    /// Before anything is known of kernel and machine.
+    /// Creates the account before anything is known about the kernel and the machine.
     pub fn open(cli: &Cli) -> Self {
         let (documents, reports): (Vec<_>, Vec<_>) =
             cli.report.iter().cloned().partition(|(_, format)| *format == Format::Json);
         let documents = cli.results.iter().cloned().chain(documents.into_iter().map(|(path, _)| path));
         let known = Results {
             schema: SCHEMA,
-            // vm/run.sh says from which commit it has just built driver and suite.
+            // vm/run.sh passes the commit from which it has just built driver and suite.
             suite: Suite::this(&std::env::var("CLONE3_CONFORMANCE_COMMIT").unwrap_or_default()),
             ..Results::default()
         };
         Self { documents: documents.collect(), reports, claims: Vec::new(), known }
     }
 
-    /// Writes everything as it is before a kernel is booted, which tells whether it can be written.
+    /// Writes all files as they are before the boot, to find out early whether they can be written.
     pub fn begin(&self) -> Result<()> {
         self.write(&self.known)
     }
 
-    /// Asks the suite what its claims say, if anybody will want to read it. A suite that does not know has nothing to
-    /// add.
+    /// Asks the suite for the texts of its claims, if any document or report will contain them. A suite that does not know the
+    /// option adds nothing.
     pub fn ask_for_claims(&mut self, suite: &Path) {
         if !self.documents.is_empty() || !self.reports.is_empty() {
             let told = output(Command::new(suite).args(["--claims", "json"])).unwrap_or_default();
@@ -56,7 +56,7 @@ impl Account {
         }
     }
 
-    /// Adds what is known of a kernel, and of the machine that it is about to be booted on.
+    /// Adds what is known about the kernel and the machine that is about to boot it.
     pub fn knows(&mut self, kernel: &Kernel, machine: &Machine, engine: &Engine, rerun: &str) {
         self.known.kernel.release.clone_from(&kernel.release);
         self.known.kernel.package = kernel.package.as_ref().map(|package| document::Package {
@@ -74,14 +74,14 @@ impl Account {
         rerun.clone_into(&mut self.known.rerun);
     }
 
-    /// Writes what the guest has told so far. That this goes wrong is said at the end, when it matters.
+    /// Writes what the guest has reported so far. An error is reported only at the end, when it matters.
     pub fn keep(&self, journal: &[String]) {
         if !self.documents.is_empty() {
             let _ = self.write_documents(&self.results(journal));
         }
     }
 
-    /// Writes everything, each file whole or not at all.
+    /// Writes all files, each atomically.
     pub fn close(&self, session: Option<&Session>, ending: &Ending) -> Result<()> {
         let journal = session.map_or(&[][..], |session| &session.journal.lines);
         let mut results = self.results(journal);
@@ -89,7 +89,7 @@ impl Account {
         self.write(&results)
     }
 
-    /// Writes documents and reports; one that cannot be written keeps none of the others from it.
+    /// Writes documents and reports; an error in one does not prevent the others from being written.
     fn write(&self, results: &Results) -> Result<()> {
         let documents = self.write_documents(results);
         let report = |(path, format): &(PathBuf, Format)| write(path, &format.render(results));
@@ -103,7 +103,7 @@ impl Account {
         written.into_iter().collect()
     }
 
-    /// The guest's words and ours.
+    /// Combines the guest's reports with what the driver knows.
     fn results(&self, journal: &[String]) -> Results {
         let Some(mut results) = Results::from_journal(&journal.join("\n")) else { return self.known.clone() };
         let known = self.known.clone();
@@ -125,14 +125,14 @@ fn write(path: &Path, text: &str) -> Result<()> {
         .with_context(|| format!("the results are lost: cannot write {}", path.display()))
 }
 
-/// How the guest ended, beside what the suite itself says.
+/// How the guest ended, in addition to what the suite itself reports.
 #[derive(Default)]
 pub struct Ending {
     /// The exit status of the whole run.
     pub status: u8,
-    /// Where a run without a verdict came to its end, and why.
+    /// The stage in which a run without a verdict ended, and the reason.
     pub no_verdict: Option<(&'static str, String)>,
-    /// What the kernel reported about itself while the suite ran.
+    /// The faults that the kernel reported while the suite ran.
     pub faults: Vec<Finding>,
 }
 

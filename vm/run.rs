@@ -1,4 +1,4 @@
-//! One run: a kernel, a machine, the suite in it, a verdict.
+//! One run of `vm/run.sh`: gets a kernel, boots a machine, runs the suite, and reports the verdict.
 use std::fs;
 use std::io::{self, IsTerminal, Seek as _, StdoutLock, Write as _, stdout};
 use std::mem::offset_of;
@@ -29,16 +29,16 @@ use crate::system::{self, Thing};
 use crate::virtme::{Tools, knows_no_virtiofs};
 use crate::watch::{Limits, Listener, Session};
 
-/// How long a kernel may take to come to the suite's first line, on the slowest of machines.
+/// How long a kernel may take to reach the suite's first line, even on the slowest machine.
 const BOOT: Duration = Duration::from_secs(180);
 
-/// How often a guest that does not boot is tried.
+/// How many times a guest that does not boot is started.
 const BOOTS: u32 = 3;
 
-/// Does what the command line says; the result is the exit status.
+/// Runs the suite as the command line says, and returns the exit status.
 pub fn run(cli: &Cli, cache: &Cache, interrupts: &Interrupts) -> Result<u8> {
     let account = Account::open(cli);
-    // What cannot be written is better known now than after the run.
+    // Find out before the run whether the files can be written.
     if !succeeds(account.begin()) || !succeeds(write_console(cli, &[])) {
         return Ok(BROKEN);
     }
@@ -47,7 +47,7 @@ pub fn run(cli: &Cli, cache: &Cache, interrupts: &Interrupts) -> Result<u8> {
             run.announce();
             let (session, ending) = match run.verdict() {
                 Err(error) if !error.is::<Interrupted>() => {
-                    // As when nobody reads the output any more: the documents say so.
+                    // For example because the reader of the output has exited; the documents record it.
                     let ending = no_verdict("run", format!("{error:#}"), &[], "");
                     succeeds(run.account.close(None, &ending));
                     return Ok(ending.status);
@@ -67,7 +67,7 @@ pub fn run(cli: &Cli, cache: &Cache, interrupts: &Interrupts) -> Result<u8> {
     }
 }
 
-/// Says what is in the way of a file, if anything is, and tells the caller. The verdict does not depend on it.
+/// Prints why a file could not be written, and returns whether it was. The verdict does not depend on it.
 fn succeeds(written: Result<()>) -> bool {
     if let Err(error) = &written {
         note!("{error:#}");
@@ -75,14 +75,14 @@ fn succeeds(written: Result<()>) -> bool {
     written.is_ok()
 }
 
-/// Writes what the kernel said to the file that was named for it.
+/// Writes the console's lines to the `--console` file, if there is one.
 fn write_console(cli: &Cli, console: &[Line]) -> Result<()> {
     let Some(path) = &cli.console else { return Ok(()) };
     let text: String = console.iter().map(|line| format!("{}\n", line.text)).collect();
     write_whole(path, text.as_bytes())
 }
 
-/// Who hears the guest: whoever started this, and the documents.
+/// The receivers of the guest's output: the terminal and the documents.
 struct Audience<'a> {
     screen: StdoutLock<'a>,
     account: &'a Account,
@@ -99,7 +99,7 @@ impl Listener for Audience<'_> {
     }
 }
 
-/// The engine that was asked for, or the one that can do it here.
+/// Returns the requested engine, or QEMU if virtme-ng does not work here.
 fn engine(wish: cli::Engine, kernel: &Kernel, cache: &Cache, interrupts: &Interrupts) -> Result<Engine> {
     if wish == cli::Engine::Qemu {
         return Ok(Engine::Qemu);
@@ -122,15 +122,15 @@ fn engine(wish: cli::Engine, kernel: &Kernel, cache: &Cache, interrupts: &Interr
     }
 }
 
-/// Where it is remembered why virtme-ng cannot boot a kernel.
+/// Returns the path of the cache file that records why virtme-ng cannot boot a kernel.
 fn unbootable(kernel: &Kernel, cache: &Cache) -> PathBuf {
     cache.path(&format!("virtme-cannot/{}", kernel.release))
 }
 
-/// What the guest is to do.
+/// Returns the plan for the guest.
 fn plan(cli: &Cli, kernel: &Kernel, cpus: u16) -> Plan {
     let mut args = vec!["--allow-global-changes".to_owned()];
-    // The guest's output is a serial line; whether it ends at a terminal is known here.
+    // The guest's output is a serial line; only the driver knows whether it ends at a terminal.
     if !cli.runner.iter().any(|arg| arg.starts_with("--color")) {
         let colour = stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
         args.push(format!("--color={}", if colour { "always" } else { "never" }));
@@ -148,7 +148,7 @@ fn plan(cli: &Cli, kernel: &Kernel, cpus: u16) -> Plan {
     }
 }
 
-/// What boots this very kernel again, whatever the archive's newest is by then.
+/// Returns the command that boots exactly this kernel again, even if the archive has a newer one by then.
 fn rerun(cli: &Cli, kernel: &Kernel, cpus: u16) -> String {
     let exact = |package: &Package| Spec::Version {
         prefix: package.exact_version(),
@@ -174,7 +174,7 @@ fn rerun(cli: &Cli, kernel: &Kernel, cpus: u16) -> String {
     words.join(" ")
 }
 
-/// The runner's options on which it depends what comes of a case.
+/// Returns the runner's options that affect a case's verdict.
 fn judging(runner: &[String]) -> Vec<String> {
     const WITH_VALUE: [&str; 3] = ["--stress", "--timeout-scale", "--require"];
     let mut words = Vec::new();
@@ -191,7 +191,7 @@ fn judging(runner: &[String]) -> Vec<String> {
     words
 }
 
-/// The suite's binary for the guest: the one that was named, or else beside the driver's, or built for it.
+/// Returns the suite's binary for the guest: the named one, the one beside the driver, or one built for the architecture.
 fn binary(cli: &Cli, arch: Arch, interrupts: &Interrupts) -> Result<PathBuf> {
     let path = match (&cli.suite, arch) {
         (Some(named), _) => named.clone(),
@@ -210,18 +210,18 @@ fn binary(cli: &Cli, arch: Arch, interrupts: &Interrupts) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// The suite's binary for the host.
+/// Returns the path of the suite's binary for the host.
 fn beside() -> Result<PathBuf> {
     Ok(std::env::current_exe()?.with_file_name("clone3-conformance"))
 }
 
-/// Has the suite built for a guest of this architecture, and gives where it is.
+/// Builds the suite for a guest of this architecture, and returns its path.
 pub fn build(arch: Arch, interrupts: &Interrupts) -> Result<PathBuf> {
     let script = std::env::var_os("CLONE3_BUILD").context("vm/run.sh builds the suite for such a guest")?;
     note!("building the suite for {}", arch.target());
     let mut said = tempfile::tempfile()?;
     let mut build = process::supervised(Path::new(&script))?;
-    // The driver itself says in the results which commit it was.
+    // The driver itself records the commit in the results.
     build.arg(arch.target()).env_remove("CLONE3_CONFORMANCE_COMMIT").stdout(said.try_clone()?);
     let status = process::run(&mut build, interrupts)?;
     ensure!(status.success(), "the suite does not build for {}", arch.target());
@@ -233,7 +233,7 @@ struct Run<'a> {
     kernel: Kernel,
     machine: Machine,
     engine: Engine,
-    /// Whether KVM was only found to work, and not asked for.
+    /// Whether KVM was chosen automatically rather than requested.
     may_leave_kvm: bool,
     plan: Plan,
     binary: PathBuf,
@@ -244,7 +244,7 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    /// Sees to everything that has to be there before a kernel can be booted; an error comes with its stage.
+    /// Prepares everything that is needed before a kernel can boot. An error comes with the stage in which it happened.
     fn prepare(
         cli: &Cli,
         mut account: Account,
@@ -281,7 +281,7 @@ impl<'a> Run<'a> {
         let binary = binary(cli, arch, interrupts).map_err(at("build"))?;
         let may_leave_kvm = accel == Accel::Kvm && options.accel == Wish::Auto;
         let plan = plan(cli, &kernel, machine.cpus);
-        // Where the guest's own does not run, another of the same sources does.
+        // The host cannot run the guest's binary, so it asks its own, which is built from the same sources.
         let claims = if arch == Arch::Amd64 { Ok(binary.clone()) } else { beside() };
         account.ask_for_claims(&claims.map_err(at("build"))?);
         let carried = cli.carry.clone();
@@ -303,7 +303,7 @@ impl<'a> Run<'a> {
         );
     }
 
-    /// Boots until there is a verdict, or none to be had.
+    /// Boots until there is a verdict or no hope of one.
     fn verdict(&mut self) -> Result<(Session, Ending)> {
         let mut boots = 1;
         let mut believed = false;
@@ -345,7 +345,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// What is worth a line of a guest that has ended: processors that lay idle, and the times.
+    /// Prints what is notable after a guest has ended: unused CPUs, and the times.
     fn tell_of_end(&self, session: &Session) {
         if let Some(used) = session.journal.cpus.filter(|used| *used < self.machine.cpus) {
             note!("the kernel uses {used} of its {} processors (try --sockets)", self.machine.cpus);
@@ -356,7 +356,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Boots once, and tells what the kernel said before the suite began; if that did not begin, the caller does.
+    /// Boots once. If the suite starts, prints the faults reported before that; otherwise the caller does.
     fn boot(&mut self) -> Result<(Session, String)> {
         self.account.knows(&self.kernel, &self.machine, &self.engine, &self.plan.rerun);
         let job = Job {
@@ -375,7 +375,7 @@ impl<'a> Run<'a> {
         Ok((session, complaint))
     }
 
-    /// Gets ready for another boot, in another way if that may help; says why.
+    /// Prepares another boot, in a different way if that may help, and prints why.
     fn try_differently(&mut self, session: &Session, why: &str, boot: u32) -> Result<()> {
         if std::mem::take(&mut self.may_leave_kvm) {
             note!("{why}; booting again without KVM");
@@ -386,7 +386,7 @@ impl<'a> Run<'a> {
         if by_virtme && knows_no_virtiofs(session) {
             return self.give_up_virtme(session, why);
         }
-        // As the kernel's makers meant it to be started.
+        // Boot without shortcuts.
         self.machine.sparing = false;
         if by_virtme && boot == BOOTS {
             return self.give_up_virtme(session, why);
@@ -395,13 +395,13 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Goes on with QEMU alone; says why, and remembers it if virtme-ng never boots this kernel.
+    /// Switches to QEMU alone, prints why, and records it if virtme-ng can never boot this kernel.
     fn give_up_virtme(&mut self, session: &Session, why: &str) -> Result<()> {
         let why = match knows_no_virtiofs(session) {
             true => "it has no virtiofs built in, and so no root",
             false => why,
         };
-        // A kernel of the archive stays as it is; one that lies elsewhere may be built anew.
+        // A kernel of the archive never changes; one from elsewhere may be rebuilt.
         if knows_no_virtiofs(session) && self.kernel.package.is_some() {
             let path = unbootable(&self.kernel, self.cache);
             fs::create_dir_all(path.parent().unwrap_or(&path))?;
@@ -413,7 +413,7 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Tells in a line each what the kernel accused itself of before the suite began.
+/// Prints one line for each fault that the kernel reported before the suite started.
 fn tell_of_boot(session: &Session) {
     for finding in boot_findings(session) {
         let line = finding.excerpt.iter().find(|line| accusation(line).is_some());
@@ -421,14 +421,14 @@ fn tell_of_boot(session: &Session) {
     }
 }
 
-/// Says something about cases, if there are any.
+/// Prints a message about cases, if there are any.
 fn tell_of_cases(what: &str, cases: &[String]) {
     if !cases.is_empty() {
         note!("{what}: {}", cases.join(", "));
     }
 }
 
-/// Shows what the kernel said, and what was running.
+/// Prints a fault report, and what was running.
 fn show(finding: &Finding) {
     note!("the kernel reported a fault ({}){}:", finding.fault, while_running(&finding.running));
     finding.excerpt.iter().for_each(|line| eprintln!("    {line}"));
@@ -442,7 +442,7 @@ fn while_running(cases: &[String]) -> String {
     }
 }
 
-/// Shows where and how a guest went away.
+/// Prints at which stage and why there is no verdict.
 fn no_verdict(stage: &'static str, why: String, last: &[String], complaint: &str) -> Ending {
     note!("no verdict ({stage}): {why}");
     complaint.lines().for_each(|line| eprintln!("    {line}"));

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the suite as a static binary, boots a kernel and runs the suite in it. See vm/run.sh --help.
 #
-# This script only builds: what finds kernels, boots them and judges is the program clone3-vm, from the *.rs beside it.
+# This script only builds. The program clone3-vm, from the *.rs files in this folder, finds kernels, boots them and judges.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=build.sh
 . "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/build.sh"
@@ -17,11 +17,11 @@ problem=$(rust_problem || true)
 command -v cc >/dev/null || install_packages build-essential || no_verdict "there is no C compiler"
 build_static --bin clone3-conformance --bin clone3-vm || no_verdict "the suite does not build"
 
-# After the build, which is none of its business: a suite that names its commit is built by vm/dist.sh.
+# Set only after the build, so that the suite does not embed the commit: vm/dist.sh builds a suite that does.
 CLONE3_CONFORMANCE_COMMIT=$(git -C "$project" describe --always --dirty --abbrev=12 --exclude='*' 2>/dev/null || true)
 export CLONE3_CONFORMANCE_COMMIT
 
-# What builds the suite once more, for a guest of another architecture.
+# The script that builds the suite for a guest of another architecture.
 export CLONE3_BUILD=$project/vm/suite.sh
 
 exec "$released/clone3-vm" "$@"

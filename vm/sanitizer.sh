@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Builds the suite with the address sanitizer, boots a kernel and runs the suite in it:
+# Builds the suite with AddressSanitizer, boots a kernel and runs the suite in it:
 # vm/sanitizer.sh [OPTIONS OF vm/run.sh] [-- RUNNER ARGS]
 #
-# For those who change `unsafe` code. A report of the sanitizer ends the process that it is about, and so fails the case.
+# For changes to `unsafe` code. A sanitizer report aborts the process, and so fails the case.
 set -euo pipefail
 
 options=()
@@ -10,7 +10,7 @@ while (($# > 0)) && [[ $1 != -- ]]; do
     options+=("$1")
     shift
 done
-# What is left is for the runner.
+# The remaining arguments are for the runner.
 (($# == 0)) || shift
 
 # shellcheck source-path=SCRIPTDIR source=build.sh
@@ -18,8 +18,8 @@ done
 
 build_static --bin clone3-vm
 
-# The sanitizer needs the shared C library, which the guest has where --carry puts it. Its option is one of unstable
-# compilers; a stable one takes it when it is told to trust us.
+# The sanitizer needs the shared C library, which --carry puts into the guest. -Zsanitizer is an unstable option; RUSTC_BOOTSTRAP
+# makes a stable compiler accept it.
 guest=/suite/carried
 target=x86_64-unknown-linux-gnu
 loader=ld-linux-x86-64.so.2
@@ -33,6 +33,6 @@ for library in libc.so.6 libm.so.6 libgcc_s.so.1; do
     carry+=(--carry "$(cc -print-file-name="$library")")
 done
 
-# The sanitizer keeps a process that it watches from dumping a core of many terabytes.
+# The sanitizer prevents the process from dumping a core of many terabytes.
 exec "$released/clone3-vm" --engine qemu --memory 4G --timeout 1800 --suite "$suite" "${carry[@]}" "${options[@]}" \
     -- --timeout-scale 3 --skip coredump --skip core_dump --skip global_init "$@"

@@ -1,19 +1,19 @@
-//! What `--kernel` can say.
+//! The forms of `--kernel`.
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use super::arch::Arch;
 
-/// The flavour that is booted where none is named: the smallest, made for virtual machines.
+/// The default flavor: the smallest one, made for virtual machines.
 pub const USUAL_FLAVOUR: &str = "cloud-amd64";
 
-/// Which kernel is meant.
+/// The kernel that `--kernel` selects.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Spec {
     /// A kernel image, a kernel build tree or a kernel package.
     Path(PathBuf),
-    /// The newest kernel in the archive whose version begins so.
+    /// The newest kernel in the archive whose version starts with `prefix`.
     Version { prefix: String, flavour: Option<String> },
     /// The newest kernel of one suite of the archive.
     Suite { suite: String, flavour: Option<String> },
@@ -22,7 +22,7 @@ pub enum Spec {
 }
 
 impl Spec {
-    /// The architecture of the kernel that is meant, as far as that is said; of a file it is not.
+    /// Returns the architecture of the selected kernel, as far as the spec says; a path does not.
     pub fn arch(&self) -> Arch {
         match self {
             Self::Version { flavour, .. } | Self::Suite { flavour, .. } => {
@@ -32,7 +32,7 @@ impl Spec {
         }
     }
 
-    /// The same, of this flavour if none was said.
+    /// Returns a copy that has this flavor if it has none.
     pub fn or_flavour(&self, usual: &str) -> Self {
         let mut spec = self.clone();
         if let Self::Version { flavour, .. } | Self::Suite { flavour, .. } = &mut spec {
@@ -75,12 +75,12 @@ impl FromStr for Spec {
     }
 }
 
-/// The flavour that was said, or the usual one.
+/// Returns the given flavor, or the default one.
 pub fn or_usual(flavour: &Option<String>) -> &str {
     flavour.as_deref().unwrap_or(USUAL_FLAVOUR)
 }
 
-/// Takes the flavour off the end, if there is one.
+/// Splits off the flavor, if there is one.
 fn split_flavour(text: &str) -> Result<(&str, Option<String>), String> {
     let Some((rest, flavour)) = text.split_once('/') else { return Ok((text, None)) };
     match is_word(flavour) {
@@ -91,7 +91,7 @@ fn split_flavour(text: &str) -> Result<(&str, Option<String>), String> {
     }
 }
 
-/// The flavour's name in full: `rt` is `rt-amd64`.
+/// Returns the flavor's full name: `rt` becomes `rt-amd64`.
 pub fn flavour_name(flavour: &str) -> String {
     let is_in_full = Arch::ALL.iter().any(|arch| flavour.contains(arch.name()));
     match flavour {
@@ -101,7 +101,7 @@ pub fn flavour_name(flavour: &str) -> String {
     }
 }
 
-/// Takes a whole kernel release apart, as `uname -r` gives it: `7.1.13+deb13-rt-amd64`.
+/// Splits a full kernel release, as `uname -r` prints it: `7.1.13+deb13-rt-amd64`.
 fn split_release(text: &str) -> Option<(String, Option<String>)> {
     let mut flavours = Arch::ALL.iter().flat_map(|arch| arch.flavours());
     flavours.find_map(|flavour| {
@@ -130,7 +130,7 @@ impl fmt::Display for Spec {
     }
 }
 
-/// A flavour as it stands behind a version: not at all if it is the usual one.
+/// A flavor as written after a version: nothing for the default one.
 struct Unusual<'a>(&'a Option<String>);
 
 impl fmt::Display for Unusual<'_> {

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Says how long the suite takes, and how much of it is the machine's start. See vm/speed.sh --help.
+# Measures how long the suite takes, and how much of that is the machine's boot. See vm/speed.sh --help.
 set -euo pipefail
 project=$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")
 pairs=6
@@ -27,11 +27,11 @@ suite() {
 
 milliseconds_since() {
     local now=$EPOCHREALTIME
-    # The decimal point is the locale's.
+    # The decimal point depends on the locale.
     printf '%s\n' $(((${now/[.,]/} - ${1/[.,]/}) / 1000))
 }
 
-# An init that restarts the machine never comes to a first case. vm/run.sh says so, and would boot once more.
+# An init that restarts the machine never runs a case. vm/run.sh reports that, and would boot again.
 bare_boot() {
     local begin=$EPOCHREALTIME line
     exec {said}< <(exec "$project/vm/run.sh" --engine qemu "$@" --suite "$folder/init" 2>&1)
@@ -67,7 +67,7 @@ suite "$@" -- --speed
 
 printf '#include <sys/reboot.h>\nint main(void) { return reboot(RB_AUTOBOOT); }\n' >"$folder/init.c"
 cc -static -O2 -o "$folder/init" "$folder/init.c"
-# Not always in the same order: on some machines, every other boot is slower than the one before, by a tenth.
+# Vary the order: on some machines, every other boot is a tenth slower than the one before.
 for ((pair = 0; pair < pairs; pair += 2)); do
     bare_boot "$@" >>"$folder/bare"
     verdict "$@" >>"$folder/verdict"

@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# Builds the suite for a guest of another architecture than the host's, and says where it is: vm/suite.sh TARGET, for
-# clone3-vm.
+# Builds the suite for a guest of another architecture, and prints its path, for clone3-vm. Usage: vm/suite.sh TARGET
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=build.sh
 . "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/build.sh"

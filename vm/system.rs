@@ -1,4 +1,4 @@
-//! What the machine must have installed, and installing it where that is allowed.
+//! System packages that the driver needs, and their installation where that is permitted.
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,22 +12,22 @@ use crate::interrupt::{Interrupted, Interrupts};
 use crate::note;
 use crate::process::succeed;
 
-/// Something of a system package.
+/// Something that a system package contains.
 #[derive(Clone, Copy, Debug)]
 pub enum Thing {
     /// A program in the search path.
     Program(&'static str),
-    /// The same, and it needs no library.
+    /// A program in the search path that is statically linked.
     Static(&'static str),
     File(&'static str),
     /// A module of the system's Python.
     Python(&'static str),
 }
 
-/// A system package, and what of it must be there.
+/// A system package, and the part of it that must be present.
 pub type Need = (&'static str, Thing);
 
-/// Sees to it that everything is there; installs the packages that are missing.
+/// Ensures that everything is present, and installs the missing packages.
 pub fn ensure(needs: &[Need], interrupts: &Interrupts) -> Result<()> {
     let missing: Vec<&str> =
         needs.iter().filter(|(_, thing)| !thing.is_there()).map(|(package, _)| *package).collect();
@@ -46,14 +46,14 @@ pub fn ensure(needs: &[Need], interrupts: &Interrupts) -> Result<()> {
     };
     let install = [&["install", "--yes", "--no-install-recommends"], missing.as_slice()].concat();
     match apt(&install) {
-        // The machine's lists of packages may be missing, or too old.
+        // The machine's package lists may be missing or outdated.
         Err(error) if !error.is::<Interrupted>() => apt(&["update"]).and_then(|()| apt(&install)),
         done => done,
     }
     .with_context(|| format!("cannot install {wanted}"))
 }
 
-/// What a command must begin with to be run as root: nothing for root, `sudo` where it asks for no password.
+/// Returns the prefix of a command that must run as root: empty for root, `sudo` if it needs no password.
 fn way_to_root() -> Option<&'static [&'static str]> {
     let sudo =
         || Command::new("sudo").args(["-n", "true"]).output().is_ok_and(|output| output.status.success());
@@ -83,7 +83,7 @@ impl Thing {
     }
 }
 
-/// Where the search path has a program.
+/// Returns the path of a program in the search path.
 pub fn find(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path).map(|folder| folder.join(program)).find(|path| path.is_file())

@@ -1,7 +1,7 @@
-//! Debian's version numbers: which is newer, and which one a prefix means.
+//! Debian's version numbers: comparison, and prefixes.
 use std::cmp::Ordering;
 
-/// Orders two version numbers as the package manager does: digits by value, `~` before everything, even the end.
+/// Compares two version numbers as dpkg does: digits by value, and `~` before everything, even the end.
 pub fn compare(left: &str, right: &str) -> Ordering {
     let (mut left, mut right) = (left.as_bytes(), right.as_bytes());
     while !left.is_empty() || !right.is_empty() {
@@ -13,7 +13,7 @@ pub fn compare(left: &str, right: &str) -> Ordering {
     Ordering::Equal
 }
 
-/// Compares, and takes, what comes before the next digit on both sides.
+/// Compares and consumes the text before the next digit on both sides.
 fn compare_text(left: &mut &[u8], right: &mut &[u8]) -> Ordering {
     loop {
         let (a, b) = (take_text(left), take_text(right));
@@ -30,7 +30,7 @@ fn take_text(side: &mut &[u8]) -> Option<u8> {
     Some(*first)
 }
 
-/// Where a byte of text stands: `~`, then the end of the text, letters, and the rest.
+/// Returns the sort order of a character: `~`, then the end of the text, letters, and the rest.
 fn rank(byte: Option<u8>) -> i32 {
     match byte {
         Some(b'~') => -1,
@@ -40,13 +40,13 @@ fn rank(byte: Option<u8>) -> i32 {
     }
 }
 
-/// Compares, and takes, the number that comes next on both sides.
+/// Compares and consumes the next number on both sides.
 fn compare_number(left: &mut &[u8], right: &mut &[u8]) -> Ordering {
     let (a, b) = (take_number(left), take_number(right));
     a.len().cmp(&b.len()).then_with(|| a.cmp(b))
 }
 
-/// The digits that come next, without leading zeros.
+/// Consumes the next digits, and returns them without leading zeros.
 fn take_number<'a>(side: &mut &'a [u8]) -> &'a [u8] {
     let length = side.iter().take_while(|byte| byte.is_ascii_digit()).count();
     let (number, rest) = side.split_at(length);
@@ -55,14 +55,14 @@ fn take_number<'a>(side: &mut &'a [u8]) -> &'a [u8] {
     &number[zeros..]
 }
 
-/// The kernel's own version in a package's: `7.1.13` in `7.1.13-1~bpo13+1`.
+/// Returns the kernel's own version from a package's: `7.1.13` from `7.1.13-1~bpo13+1`.
 pub fn upstream(version: &str) -> &str {
     version.rsplit_once('-').map_or(version, |(upstream, _)| upstream)
 }
 
-/// Whether `prefix` means `version`: `7.1` means 7.1.13 and 7.1~rc2, and not 7.13.
+/// Returns whether `prefix` matches `version`: `7.1` matches 7.1.13 and 7.1~rc2, but not 7.13.
 pub fn is_prefix(prefix: &str, version: &str) -> bool {
-    // As in the kernel's own tags: 7.3-rc7.
+    // The kernel's own tags look like 7.3-rc7.
     let prefix = prefix.replace("-rc", "~rc");
     version.strip_prefix(&prefix).is_some_and(|rest| !rest.starts_with(|next: char| next.is_ascii_digit()))
 }

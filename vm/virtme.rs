@@ -1,4 +1,4 @@
-//! The engine that most kernel developers have at hand: virtme-ng, which gives the guest a folder of the host as its root.
+//! The virtme-ng engine, which most kernel developers know; the guest's root is a folder of the host.
 use std::env;
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions, Permissions};
@@ -21,22 +21,22 @@ use crate::process::{Process, output, succeed, supervised};
 use crate::system::{self, Need, Thing};
 use crate::watch::{Channels, Listener, Session, watch};
 
-/// The version that this engine was written for.
+/// The version of virtme-ng that this engine was written for.
 const VERSION: &str = "1.42";
-/// The version of the file server that is built where the machine has none.
+/// The version of virtiofsd that is built if the machine has none.
 const VIRTIOFSD_VERSION: &str = "1.14.0";
 
-/// What its build needs.
+/// The packages that the build of virtiofsd needs.
 const VIRTIOFSD_NEEDS: [Need; 2] = [
     ("libcap-ng-dev", Thing::File("/usr/include/cap-ng.h")),
     ("libseccomp-dev", Thing::File("/usr/include/seccomp.h")),
 ];
 
-/// Where distributions install the file server.
+/// Where distributions install virtiofsd.
 const VIRTIOFSD_PLACES: [&str; 3] =
     ["/usr/libexec/virtiofsd", "/usr/lib/virtiofsd", "/usr/lib/qemu/virtiofsd"];
 
-/// What the guest's root must have for virtme-ng's own first steps.
+/// The folders that virtme-ng's own init steps need in the guest's root.
 const FOLDERS: [&str; 14] = [
     "bin",
     "dev",
@@ -53,11 +53,11 @@ const FOLDERS: [&str; 14] = [
     "usr/bin",
     "var/tmp",
 ];
-/// The programs that these steps run: all of them the one static program that has them all.
+/// The programs that these steps run, all of them links to busybox.
 const APPLETS: [&str; 5] = ["cat", "ln", "mkdir", "mount", "sh"];
 const SHELL: &str = "busybox";
 
-/// virtme-ng and its file server, installed.
+/// An installed virtme-ng and virtiofsd.
 pub struct Tools {
     python: PathBuf,
     shell: PathBuf,
@@ -65,7 +65,7 @@ pub struct Tools {
 }
 
 impl Tools {
-    /// Finds the tools, and installs in the cache what is missing.
+    /// Finds the tools, and installs the missing ones in the cache.
     pub fn prepare(cache: &Cache, interrupts: &Interrupts) -> Result<Self> {
         let python = python(cache, interrupts)?;
         system::ensure(&[("busybox-static", Thing::Static(SHELL))], interrupts)?;
@@ -89,7 +89,7 @@ impl Tools {
             journal: Channel::create(folder.path(), "journal")?,
         };
         let mut virtme = supervised(&self.python)?;
-        // Its settings, sockets and exit status go where they are removed again.
+        // Its settings, sockets and exit status go to the temporary folder.
         virtme.env("HOME", folder.path()).env("TMPDIR", folder.path()).env("PATH", &self.path);
         virtme.args([
             "-m",
@@ -112,24 +112,24 @@ impl Tools {
         let options = job.machine.kernel_options();
         virtme.args(options.split_whitespace().map(|option| format!("--kopt={option}")));
         virtme.arg("--root").arg(&root).args(["--script-sh", "exec /suite/init"]);
-        // The rest of the command line is QEMU's.
+        // The rest of the command line is for QEMU.
         virtme.arg("--qemu-opts");
         for channel in [&channels.output, &channels.journal] {
             virtme.arg("-serial").arg(format!("file:{}", channel.path.display()));
         }
         virtme.args(["-accel", job.machine.accel.option(), "-cpu", job.machine.processor()]);
         virtme.args(job.machine.debugger());
-        // It sends the kernel's console to its standard error.
+        // virtme-ng sends the kernel's console to its standard error.
         let console = OpenOptions::new().write(true).open(&channels.console.path)?;
         virtme.stdin(Stdio::null()).stdout(Stdio::null()).stderr(console);
         let mut process = Process::spawn(&mut virtme, Signal::TERM)?;
         watch(&mut process, channels, job.machine.limits, job.interrupts, listener)
     }
 
-    /// Makes the guest's root: the suite, the plan, and a shell.
+    /// Creates the guest's root: the suite, the plan, and a shell.
     ///
-    /// The host's own root would do, and cost more than boot and suite together: virtme-ng starts what it finds there of
-    /// the host's device manager, and waits for it.
+    /// The host's own root would work too, but would cost more time than boot and suite together: virtme-ng starts the host's
+    /// udev if it finds it, and waits for it.
     fn furnish(&self, root: &Path, job: &Job) -> Result<()> {
         for folder in FOLDERS {
             fs::create_dir_all(root.join(folder))?;
@@ -150,7 +150,7 @@ impl Tools {
         Ok(fs::write(root.join(PLAN.trim_start_matches('/')), serde_json::to_vec(job.plan)?)?)
     }
 
-    /// The kernel image of a mainline tag, as virtme-ng downloads it.
+    /// Returns the kernel image of a mainline tag, which virtme-ng downloads.
     pub fn download(&self, tag: &str, cache: &Cache, interrupts: &Interrupts) -> Result<PathBuf> {
         let folder = cache.folder(&format!("mainline/{tag}"), interrupts, |folder| {
             note!("virtme-ng is downloading Linux {tag}");
@@ -168,7 +168,7 @@ impl Tools {
     }
 }
 
-/// The interpreter of the environment in which virtme-ng is installed.
+/// Returns the interpreter of the virtual environment in which virtme-ng is installed.
 fn python(cache: &Cache, interrupts: &Interrupts) -> Result<PathBuf> {
     let name = format!("virtme-ng-{VERSION}");
     let folder = cache.folder(&name, interrupts, |folder| {
@@ -186,13 +186,13 @@ fn python(cache: &Cache, interrupts: &Interrupts) -> Result<PathBuf> {
     Ok(folder.join("bin/python3"))
 }
 
-/// The server through which the guest sees the host's files.
+/// Returns virtiofsd, the server through which the guest sees the host's files.
 ///
-/// An old QEMU has another server of the same name, which virtme-ng cannot use.
+/// Old versions of QEMU include a different server of the same name, which virtme-ng cannot use.
 fn virtiofsd(cache: &Cache, interrupts: &Interrupts) -> Result<PathBuf> {
     let is_usable = |path: &PathBuf| {
         let version = output(Command::new(path).arg("--version")).unwrap_or_default();
-        // The old one says "virtiofsd version 7.2.0".
+        // The old one prints "virtiofsd version 7.2.0".
         version.strip_prefix(b"virtiofsd ").is_some_and(|version| version.starts_with(b"1"))
     };
     if let Some(path) = VIRTIOFSD_PLACES.map(PathBuf::from).into_iter().find(is_usable) {
@@ -226,7 +226,7 @@ fn virtiofsd(cache: &Cache, interrupts: &Interrupts) -> Result<PathBuf> {
     Ok(server)
 }
 
-/// Whether the kernel said that it does not know the file system of the host's root.
+/// Returns whether the kernel reported that it does not support virtiofs, the file system of its root.
 pub fn knows_no_virtiofs(session: &Session) -> bool {
     let said = |line: &str| line.contains("Cannot open root device \"ROOTFS\"") && line.contains("error -19");
     session.console.iter().any(|line| said(&line.text))

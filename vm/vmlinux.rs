@@ -1,8 +1,8 @@
-//! A kernel image without its compression.
+//! Decompression of kernel images.
 //!
-//! An emulated processor takes more than a second to unpack a distribution's kernel. QEMU can start one that is unpacked
-//! already, if it has the entry point that Xen and QEMU know (CONFIG_PVH); where it has not, or where this machine lacks
-//! the program to unpack it, it is booted as it is.
+//! An emulated CPU takes more than a second to decompress a distribution's kernel. QEMU can start an uncompressed kernel if it
+//! has the PVH entry point (CONFIG_PVH). If it does not, or if this machine lacks the program to decompress it, the kernel is
+//! booted compressed.
 use std::fs;
 use std::io::{Read, Write};
 use std::path::Path;
@@ -13,7 +13,7 @@ use regex::bytes::Regex;
 
 use crate::arch::Arch;
 
-/// How a compressed kernel begins, what unpacks it, and whether its length is appended to it.
+/// The magic number of a compressed kernel, the program that decompresses it, and whether its length is appended to it.
 const PACKERS: [(&[u8], &str, bool); 4] = [
     (&[0x28, 0xb5, 0x2f, 0xfd], "zstd", true),
     (&[0x02, 0x21, 0x4c, 0x18], "lz4", true),
@@ -21,11 +21,11 @@ const PACKERS: [(&[u8], &str, bool); 4] = [
     (&[0xfd, b'7', b'z', b'X', b'Z'], "xz", true),
 ];
 
-/// The note that gives the entry point: its owner and its type.
+/// The owner and type of the ELF note that contains the entry point.
 const ENTRY_OWNER: &[u8] = b"Xen\0";
 const ENTRY_TYPE: u32 = 18;
 
-/// Unpacks the kernel in `image` to `target`, if that gives something to boot.
+/// Decompresses the kernel in `image` to `target`, if the result is bootable.
 pub fn unpack(image: &Path, target: &Path) -> std::io::Result<bool> {
     let image = fs::read(image)?;
     let Some((packer, packed)) = payload(&image) else { return Ok(false) };
@@ -37,12 +37,12 @@ pub fn unpack(image: &Path, target: &Path) -> std::io::Result<bool> {
     Ok(bootable)
 }
 
-/// Whether this is a kernel that QEMU can start as it is.
+/// Returns whether QEMU can start this kernel directly.
 pub fn is_bootable(kernel: &[u8]) -> bool {
     elf::segment(kernel, libc::PT_NOTE).is_some_and(has_entry)
 }
 
-/// Whose processor an image is for that begins as uncompressed ones do (Documentation/arch/arm64/booting.rst,
+/// Returns the architecture of an uncompressed image, from its header (Documentation/arch/arm64/booting.rst,
 /// Documentation/arch/riscv/boot-image-header.rst).
 pub fn arch_of_image(head: &[u8]) -> Option<Arch> {
     match head.get(56..60)? {
@@ -52,18 +52,19 @@ pub fn arch_of_image(head: &[u8]) -> Option<Arch> {
     }
 }
 
-/// The release of an uncompressed kernel, as its banner says it.
+/// Returns the release of an uncompressed kernel, from its banner.
 pub fn release(kernel: &[u8]) -> Option<String> {
     let banner = Regex::new(r"Linux version (\d\S*)").ok()?;
     Some(String::from_utf8_lossy(banner.captures(kernel)?.get(1)?.as_bytes()).into_owned())
 }
 
-/// Whether the kernel can back files in memory with huge pages (CONFIG_TRANSPARENT_HUGEPAGE): then it has this option.
+/// Returns whether the kernel supports huge pages for files in memory (CONFIG_TRANSPARENT_HUGEPAGE), which is the case if it has
+/// this kernel option.
 pub fn has_huge_pages(kernel: &[u8]) -> bool {
     Regex::new(r"\x00transparent_hugepage=\x00").is_ok_and(|option| option.is_match(kernel))
 }
 
-/// The compressed kernel inside an image, and what unpacks it, as the boot protocol's header says.
+/// Returns the compressed kernel in an image, which the boot protocol's header locates, and the program to decompress it.
 fn payload(image: &[u8]) -> Option<(&'static str, &[u8])> {
     let number = |at: usize| Some(u32_at(image, at)? as usize);
     let sectors = match image.get(0x1f1)? {
@@ -77,7 +78,7 @@ fn payload(image: &[u8]) -> Option<(&'static str, &[u8])> {
     Some((packer, &packed[..length]))
 }
 
-/// Sends the bytes through the program; nothing comes of it where there is no such program.
+/// Pipes the bytes through the program; fails if the program does not exist.
 fn run_packer(packer: &str, packed: &[u8]) -> std::io::Result<Vec<u8>> {
     let mut program = Command::new(packer);
     let mut program =
@@ -85,7 +86,7 @@ fn run_packer(packer: &str, packed: &[u8]) -> std::io::Result<Vec<u8>> {
     let (mut input, output) = (program.stdin.take(), program.stdout.take());
     let mut kernel = Vec::new();
     std::thread::scope(|scope| {
-        // It ends with an error if the program does not want all; what it gave is looked at anyway.
+        // This fails if the program does not read everything; its output is checked anyway.
         scope.spawn(move || input.as_mut().map(|input| input.write_all(packed)));
         output.map(|mut output| output.read_to_end(&mut kernel)).transpose()
     })?;
@@ -93,7 +94,8 @@ fn run_packer(packer: &str, packed: &[u8]) -> std::io::Result<Vec<u8>> {
     Ok(kernel)
 }
 
-/// Whether the note with the entry point is among these: each has the lengths of its owner and its text, its type, and both padded to four.
+/// Returns whether `notes` contain the entry point. Each note has the lengths of its owner and its text, its type, then both,
+/// each padded to four bytes.
 fn has_entry(mut notes: &[u8]) -> bool {
     while let (Some(owner), Some(text), Some(kind)) = (u32_at(notes, 0), u32_at(notes, 4), u32_at(notes, 8)) {
         let rest = &notes[12..];
@@ -111,7 +113,7 @@ fn has_entry(mut notes: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    /// A program with one segment, for notes.
+    /// Creates an ELF file with one segment of notes.
     fn program(owner: &[u8; 4], kind: u32) -> Vec<u8> {
         let mut file = vec![0; 120];
         file[..6].copy_from_slice(b"\x7fELF\x02\x01");

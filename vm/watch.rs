@@ -1,4 +1,4 @@
-//! Following a guest from power-on to its last word.
+//! Following a guest from power-on to its end.
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
@@ -12,35 +12,33 @@ use crate::interrupt::Interrupts;
 use crate::journal::Journal;
 use crate::process::{Process, wait_until};
 
-/// How long what the suite tells is left to gather; what the kernel tells is rare, and heard at once.
+/// How long to let the suite's output accumulate before it is read. The kernel's output is rare, and read at once.
 ///
-/// Serial lines give one byte at a time: to wake for each would take from the guest a good part of the processors that
-/// emulate it.
+/// Serial lines deliver one byte at a time: waking up for each would take much CPU time from the emulator.
 const GATHER: Duration = Duration::from_millis(5);
 
-/// How long the documents are left alone that a listener keeps: each time they are written whole, which takes time from the
-/// processors, too.
+/// The minimum time between two updates of the listener's documents: each update rewrites them, which also takes CPU time.
 const KEEP: Duration = Duration::from_millis(500);
 
-/// The lines out of a guest.
+/// The output channels of a guest.
 pub struct Channels {
     /// The kernel's console.
     pub console: Channel,
-    /// What the runner says to a person.
+    /// The runner's output for the user.
     pub output: Channel,
-    /// What it says to us.
+    /// The runner's journal for the driver.
     pub journal: Channel,
 }
 
-/// Who hears what a guest tells, as it comes.
+/// The receiver of a guest's output.
 pub trait Listener {
-    /// What the runner says to a person.
+    /// Receives the runner's output for the user.
     fn hear(&mut self, output: &[u8]) -> Result<()>;
-    /// The journal so far, when it has grown: at once, or half a second after it was last told.
+    /// Receives the whole journal so far when it has grown, at most every half second.
     fn keep(&mut self, journal: &[String]);
 }
 
-/// How long a guest may take.
+/// The timeouts of a guest.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// From power-on to the suite's first line.
@@ -49,30 +47,30 @@ pub struct Limits {
     pub whole: Duration,
 }
 
-/// How following a guest came to its end.
+/// Why following a guest ended.
 pub enum Ending {
-    /// The guest said that it had nothing more to say.
+    /// The guest announced the end of its output.
     Finished,
     /// The virtual machine ended before that.
     Died(ExitStatus),
-    /// It took longer than it may.
+    /// The guest exceeded this time limit.
     TooLate(Duration),
 }
 
-/// What was seen of a guest.
+/// What was observed of a guest.
 pub struct Session {
     pub ending: Ending,
     pub console: Vec<Line>,
-    /// Where in the console the suite begins.
+    /// The index of the console line at which the suite starts.
     pub suite_at: Option<usize>,
     pub journal: Journal,
     /// From power-on to the suite's first line.
     pub boot: Option<Duration>,
-    /// From power-on to the end.
+    /// From power-on to the guest's end.
     pub whole: Duration,
 }
 
-/// Follows the guest in `machine`, and passes on what it tells.
+/// Follows the guest in `machine`, and passes on its output.
 pub fn watch(
     machine: &mut Process,
     channels: Channels,
@@ -82,7 +80,7 @@ pub fn watch(
 ) -> Result<Session> {
     let mut watch = Watch::new(channels);
     let ending = watch.follow(machine, limits, interrupts, listener);
-    // Whatever came between.
+    // Even if following failed.
     watch.keep(listener);
     let ending = ending?;
     machine.end()?;
@@ -98,11 +96,11 @@ struct Watch {
     channels: Channels,
     power_on: Instant,
     session: Session,
-    /// Whether the kernel's log has come to the suite's end.
+    /// Whether the kernel's log has reached the suite's end.
     ended: bool,
-    /// The cases that ran when last any did.
+    /// The cases that were running when any last were.
     lately: Vec<String>,
-    /// How many lines of the journal the listener has been told to keep, and when.
+    /// How many lines of the journal the listener has received, and when.
     kept: (usize, Option<Instant>),
 }
 
@@ -140,7 +138,7 @@ impl Watch {
             };
             self.wait(machine, self.power_on + limit, interrupts)?;
             interrupts.check()?;
-            // Looked at before the channels: what a machine that has ended said is all there then.
+            // Checked before the channels are read: if the machine has ended, they already contain all of its output.
             let died = machine.try_wait()?;
             self.take(listener)?;
             match died {
@@ -152,7 +150,7 @@ impl Watch {
         }
     }
 
-    /// Waits for the next thing to happen, and a little longer while the suite only tells.
+    /// Waits for the next event, and a little longer if it is only output of the suite.
     fn wait(&self, machine: &Process, deadline: Instant, interrupts: &Interrupts) -> Result<()> {
         let Channels { console, output, journal } = &self.channels;
         let deadline = self.to_be_kept().map_or(deadline, |due| deadline.min(due));
@@ -172,9 +170,9 @@ impl Watch {
         wait_until(&mut waiting, Some(deadline))
     }
 
-    /// Takes what has come over every channel. The console is read before the journal, so that its lines are never blamed on a case
-    /// that began after them, and its lines are attributed after the journal's, to the cases that ran when last any did: a case may
-    /// end between the two readings.
+    /// Reads all channels. The console is read before the journal, so that its lines are never attributed to a case that started
+    /// after them. They are attributed after the journal is read, to the cases that were running when any last were: a case may
+    /// end between the two reads.
     fn take(&mut self, listener: &mut dyn Listener) -> Result<()> {
         let said = self.channels.console.lines()?;
         let output = self.channels.output.read()?;
@@ -190,14 +188,14 @@ impl Watch {
         Ok(())
     }
 
-    /// When the listener is to be told of the journal, if it has grown.
+    /// Returns when the listener should receive the journal, if it has grown.
     fn to_be_kept(&self) -> Option<Instant> {
         let (lines, last) = self.kept;
         let due = last.map_or(self.power_on, |last| last + KEEP);
         (self.session.journal.lines.len() > lines).then_some(due)
     }
 
-    /// Tells the listener of the journal, if it has grown.
+    /// Passes the journal to the listener, if it has grown.
     fn keep(&mut self, listener: &mut dyn Listener) {
         let lines = &self.session.journal.lines;
         if lines.len() > self.kept.0 {
@@ -235,7 +233,7 @@ mod tests {
 
     use super::*;
 
-    /// How many lines there were each time that it was told of the journal.
+    /// The length of the journal each time that it was received.
     #[derive(Default)]
     struct Reader(Vec<usize>);
 
