@@ -1,4 +1,4 @@
-//! `--claims`: all claims, as the table that docs/claims.md holds, or for programs.
+//! `--claims`: prints all claims, as the table in docs/claims.md or as JSON.
 
 use std::fmt::Write as _;
 
@@ -8,7 +8,7 @@ use clone3_conformance::results::Claim;
 
 use super::cli::ClaimsFormat;
 
-/// The whole document.
+/// Returns the whole document.
 pub fn text(format: ClaimsFormat) -> String {
     match format {
         ClaimsFormat::Markdown => markdown(),
@@ -18,7 +18,7 @@ pub fn text(format: ClaimsFormat) -> String {
 
 fn json() -> String {
     let claims: Vec<Claim> = case::all().iter().copied().map(Claim::from).collect();
-    // A list of strings always has a text.
+    // A list of strings always serializes.
     serde_json::to_string_pretty(&claims).unwrap_or_default() + "\n"
 }
 

@@ -1,4 +1,4 @@
-//! The command line: libtest's own, and ours.
+//! The command line: libtest's options, and the suite's own.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -15,22 +15,22 @@ use libtest_mimic::FormatSetting;
 
 /// Exit status: every verdict is good.
 pub const GOOD: u8 = 0;
-/// Exit status: some case failed, or the kernel complained.
+/// Exit status: some case failed, or the kernel reported a fault.
 pub const FAILED: u8 = 1;
-/// Exit status: the command line makes no sense.
+/// Exit status: the command line is invalid.
 pub const USAGE: u8 = 2;
-/// Exit status: the harness itself does not work.
+/// Exit status: the harness is broken.
 pub const BROKEN: u8 = 3;
-/// Exit status: the selection holds no case.
+/// Exit status: no case is selected.
 pub const NOTHING_SELECTED: u8 = 4;
 
-/// The commit that this was built from, if the build said it.
+/// The commit from which the suite was built, if the build set it.
 pub const COMMIT: &str = match option_env!("CLONE3_CONFORMANCE_COMMIT") {
     Some(commit) => commit,
     None => "",
 };
 
-/// Version, commit and target.
+/// The version, commit and target.
 static VERSION: LazyLock<String> = LazyLock::new(|| {
     let Suite { version, commit, target, .. } = Suite::this(COMMIT);
     let commit = if commit.is_empty() { "not known" } else { &commit };
@@ -38,7 +38,7 @@ static VERSION: LazyLock<String> = LazyLock::new(|| {
     format!("{version} (commit {commit}, {target}, {linked})")
 });
 
-/// What libtest-mimic shows in the place of this leaves out what the program is and how it ends.
+/// The help template. libtest-mimic's own leaves out the description and the exit status.
 const HELP: &str = "{about-with-newline}\n{usage-heading} {usage}\n\n{all-args}{after-help}";
 
 const MORE: &str = "\
@@ -148,10 +148,10 @@ pub enum Required {
     All,
 }
 
-/// The loops count in 32 bits, and none has a base of more than a few thousand.
+/// The upper limit of `--stress`: the loops count in 32 bits, and none has a base of more than a few thousand.
 const MOST_STRESS: i64 = 100_000;
 
-/// Eleven days for a case.
+/// The upper limit of `--timeout-scale`: eleven days per case.
 const LARGEST_SCALE: f64 = 100_000.0;
 
 fn scale(text: &str) -> Result<f64, String> {
@@ -161,7 +161,7 @@ fn scale(text: &str) -> Result<f64, String> {
     }
 }
 
-/// A file of expectations, and what it says.
+/// A file of expected failures, and its content.
 #[derive(Clone, Debug)]
 pub struct Expected {
     pub path: String,
@@ -173,7 +173,7 @@ fn expectations(path: &str) -> Result<Expected, String> {
     Ok(Expected { path: path.to_owned(), expectations: expect::parse(&text)? })
 }
 
-/// libtest's formats, and ours: for `--format`, which libtest-mimic declares.
+/// Adds the suite's own formats to the `--format` option, which libtest-mimic declares.
 fn with_our_formats(option: clap::Arg) -> clap::Arg {
     let to_libtest = |name: String| match name.as_str() {
         "terse" => FormatSetting::Terse,
@@ -189,14 +189,14 @@ fn with_our_formats(option: clap::Arg) -> clap::Arg {
 }
 
 impl Options {
-    /// Reads the command line; says what is wrong with it and exits with [`USAGE`] where something is.
+    /// Parses the command line; if it is invalid, prints why and exits with [`USAGE`].
     pub fn from_command_line() -> Options {
         Options::of(std::env::args_os()).unwrap_or_else(|error| error.exit())
     }
 
-    /// Reads these words, the first of which is the program's name.
+    /// Parses these arguments, the first of which is the program's name.
     pub fn of(words: impl IntoIterator<Item: Into<OsString> + Clone>) -> Result<Options, clap::Error> {
-        // libtest has no --version, and libtest-mimic switches it off.
+        // libtest has no --version, and so libtest-mimic disables it.
         let command = Options::command().disable_version_flag(false).help_template(HELP);
         let matches = command.mut_arg("format", with_our_formats).try_get_matches_from(words)?;
         let mut options = Options::from_arg_matches(&matches)?;
@@ -207,19 +207,19 @@ impl Options {
             _ => None,
         };
         if options.format.is_some() {
-            // libtest-mimic always prints; this keeps it off stdout.
+            // libtest-mimic always prints; this keeps its output off stdout.
             options.libtest.logfile = Some("/dev/null".to_owned());
         }
         Ok(options)
     }
 
-    /// Where the results go as the run goes.
+    /// Returns the paths of the JSON results, which are updated during the run.
     pub fn documents(&self) -> Vec<PathBuf> {
         let reports = self.report.iter().filter(|(_, format)| *format == Format::Json);
         self.results.iter().chain(reports.map(|(path, _)| path)).cloned().collect()
     }
 
-    /// The words among these options on which it depends what comes of a case.
+    /// Returns those of the options that affect the verdict on a case.
     pub fn judging(&self) -> Vec<String> {
         let mut words = Vec::new();
         let flags = [("--allow-global-changes", self.allow_global_changes), ("--strict", self.strict)];
@@ -241,7 +241,7 @@ impl Options {
         words
     }
 
-    /// How verdicts are to be judged.
+    /// Returns the policy for judging verdicts.
     pub fn policy(&self) -> Policy {
         let need = |required: &Required| match required {
             Required::Autoreap => Some(Need::Autoreap),
@@ -258,7 +258,7 @@ impl Options {
         }
     }
 
-    /// How long a case may take.
+    /// Returns the timeout of a case.
     pub fn deadline(&self, emulated: bool) -> Duration {
         let scale = self.timeout_scale.unwrap_or(if emulated { 3.0 } else { 1.0 });
         Duration::from_secs(10).mul_f64(scale)

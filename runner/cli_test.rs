@@ -1,14 +1,14 @@
-//! The runner as its users meet it: command lines in, exit status and output out.
+//! Tests of the runner's command line: options, exit status and output.
 #![forbid(unsafe_code)]
 
 mod command;
 
 use command::{run, status, stderr, stdout};
 
-/// Exists in every build of the suite, needs nothing but the flag.
+/// A case that every build of the suite has, and that needs only the flag.
 const CASE: &str = "autoreap_without_pidfd";
 
-/// Whether the running kernel has a feature, in the runner's own words.
+/// Returns whether the running kernel has a feature, according to `--list-features`.
 fn kernel_has(feature: &str) -> bool {
     let features = stdout(&run(&["--list-features"]));
     let line = features.lines().find(|line| line.starts_with(feature)).expect("the feature is listed");
@@ -47,7 +47,7 @@ fn selecting_nothing_is_an_error_of_its_own() {
     let output = run(&["no_such_case"]);
     assert_eq!(status(&output), 4);
     assert!(stderr(&output).contains("no case is selected"), "{}", stderr(&output));
-    // Benchmarks alone, and there is none.
+    // Only benchmarks, and there are none.
     let output = run(&["--bench", "--exact", CASE]);
     assert_eq!(status(&output), 4, "{}", stdout(&output));
     assert!(stderr(&output).contains("no selected case is to run"), "{}", stderr(&output));
@@ -113,8 +113,8 @@ fn a_reader_that_has_seen_enough_is_no_error() {
     assert_eq!((status(&output), &stderr(&output)[..]), (0, ""));
 }
 
-/// What counts as a promise to those who write programs: a commit's message, a mail, a manual page, a header for user space, the
-/// kernel's documentation, the kernel's own selftest, or a comment of the kernel's that is quoted.
+/// The sources of a MUST, on which programs can rely: a commit message, a mail, a manual page, a UAPI header, the kernel's
+/// documentation, the kernel's own selftest, or a quoted kernel comment.
 const DOCUMENTS: &str = r#"(?x) \bcommits?\ " | \bLKML\b | \(\d(const)?\) | include/uapi/ | Documentation/ | pull\ request
     | selftest | \("[A-Za-z] | \bPOSIX\b"#;
 

@@ -1,4 +1,4 @@
-//! The runner, started as its users start it. Shared by the tests of its command line and of its files.
+//! Helpers for tests that run the runner's binary.
 
 use std::process::{Command, Output};
 

@@ -1,4 +1,4 @@
-//! `clone3-conformance compare`: the results of many kernels, side by side.
+//! `clone3-conformance compare`: shows the results of several kernels side by side.
 
 use std::io::{self, IsTerminal as _};
 use std::path::{Path, PathBuf};
@@ -12,10 +12,10 @@ use clone3_conformance::results::{Results, write_whole};
 use super::cli;
 use super::output::print;
 
-/// The first argument, which asks for this.
+/// The first argument, which selects this command.
 pub const WORD: &str = "compare";
 
-/// How wide a table is where nobody says how wide it may be.
+/// The width of a table if neither the terminal nor an option sets it.
 const USUAL_WIDTH: usize = 100;
 
 /// Shows the results of several kernels side by side: claims in rows, kernels in columns.
@@ -67,7 +67,7 @@ enum Colour {
     Never,
 }
 
-/// Does what the command line says.
+/// Runs the command.
 pub fn run() -> ExitCode {
     let options = Options::parse_from(std::env::args_os().skip(1));
     match carry_out(&options) {
@@ -106,7 +106,7 @@ fn carry_out(options: &Options) -> Result<u8, String> {
     Ok(cli::GOOD)
 }
 
-/// The results in a file, and its name without folder and end.
+/// Reads the results from a file, and returns them with the file's name without folder and suffix.
 fn read(path: &Path) -> Result<(String, Results), String> {
     let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
     let results = Results::parse(&text).map_err(|error| format!("{}: {error}", path.display()))?;

@@ -1,14 +1,14 @@
-//! The counters of a kernel that was built with gcov: how often each of its lines was run.
+//! The counters of a kernel that was built with gcov, which show how often each line ran.
 use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 
 use rustix::mount::{MountFlags, mount};
 
-/// Where the kernel shows them.
+/// The kernel's folder of counters.
 const FOLDER: &str = "/sys/kernel/debug/gcov";
 
-/// Begins to count, so that the boot does not.
+/// Resets the counters, so that they exclude the boot.
 pub fn reset() -> io::Result<()> {
     if !Path::new(FOLDER).exists() {
         mount("debugfs", "/sys/kernel/debug", "debugfs", MountFlags::empty(), c"")?;
@@ -23,7 +23,7 @@ pub fn write(out: impl Write) -> io::Result<()> {
     archive.into_inner()?.flush()
 }
 
-/// Adds what is below the folder. The kernel does not tell the size of such a file before it is read.
+/// Adds the files below a folder. The kernel does not report the size of such a file before it is read.
 fn add(archive: &mut tar::Builder<impl Write>, folder: &Path) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;

@@ -1,12 +1,12 @@
-//! `--describe NAME`.
+//! `--describe NAME`: prints everything about one case.
 
 use clone3_conformance::case::{self, Case};
 use clone3_conformance::check::source_path;
 
-/// What there is to say of a case.
+/// Returns the description of a case.
 ///
 /// # Errors
-/// There is no case of that name; says which names come near.
+/// There is no case of that name; the error suggests similar names.
 pub fn one(name: &str) -> Result<String, String> {
     case::find(name).map(text).ok_or_else(|| format!("there is no case '{name}'{}", near(name)))
 }

@@ -1,7 +1,7 @@
-//! The guest's side of `vm/run.sh`: the same static binary, started under the name `init`.
+//! The guest's init for `vm/run.sh`: the same static binary, started under the name `init`.
 //!
-//! It makes the file systems that a program expects, runs the suite as an ordinary child and reports how that ended. In an
-//! initramfs it is process 1, and restarts the machine at last, which ends it; in another init's guest it just ends.
+//! It mounts the file systems that a program expects, runs the suite as an ordinary child and reports how it ended. In an
+//! initramfs it is process 1, and finally reboots, which ends the machine; in a guest with another init it just exits.
 use std::error::Error;
 use std::ffi::CStr;
 use std::fs::{self, File, OpenOptions};
@@ -24,24 +24,24 @@ use rustix::termios::{OptionalActions, tcdrain, tcgetattr, tcsetattr};
 
 use super::counters;
 
-/// Where the suite finds the expectations that the plan has.
+/// The file in which the suite finds the plan's expected failures.
 const EXPECTATIONS: &str = "/run/expectations.toml";
 
-/// The helper that keeps a processor busy.
+/// The name of the helper that keeps a CPU busy.
 const BUSY: &str = "busy";
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-/// Whether this process was started to be the guest's init.
+/// Returns whether this process was started as the guest's init.
 ///
-/// The name says it, not process number 1: in a container the runner itself may well be process 1.
+/// The program's name decides, not pid 1: in a container the runner itself may well be process 1.
 pub fn is_init() -> bool {
     std::env::args_os().next().is_some_and(|name| Path::new(&name).file_name() == Some("init".as_ref()))
 }
 
-/// Runs the plan and ends the machine, or, in another init's guest, this process.
+/// Runs the plan and ends the machine, or, in a guest with another init, this process.
 ///
-/// `meanwhile` is for a second processor that has nothing to do before the first case: it runs in a process of its own.
+/// `meanwhile` runs in a separate process, on a second CPU that would otherwise be idle until the first case.
 pub fn run(meanwhile: Option<fn()>) -> ! {
     let alone = getpid().is_init();
     mount_missing(&BASIS);
@@ -51,7 +51,7 @@ pub fn run(meanwhile: Option<fn()>) -> ! {
         beside(deed);
     }
     furnish();
-    // As process 1 it is handed those words of the kernel's command line that the kernel does not know.
+    // The kernel passes those of its command line options that it does not know to process 1.
     let named = std::env::args().nth(1).filter(|_| !alone);
     let plan = named.unwrap_or_else(|| PLAN.to_owned());
     carry_out(&plan, cgroups);
@@ -61,19 +61,19 @@ pub fn run(meanwhile: Option<fn()>) -> ! {
     }
 }
 
-/// A file system that a program expects: its kind, where, and how it is mounted.
+/// A file system that a program expects: its type, target, flags and options.
 type Mount = (&'static str, &'static str, MountFlags, &'static CStr);
 
 const RESTRICTED: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
 
-/// What the others stand on.
+/// The file systems that the others depend on.
 const BASIS: [Mount; 3] = [
     ("proc", "/proc", RESTRICTED, c""),
     ("sysfs", "/sys", RESTRICTED, c""),
     ("devtmpfs", "/dev", MountFlags::NOSUID, c""),
 ];
 
-/// The slow one: the kernel waits for all processors.
+/// The slow one: the kernel waits for all CPUs.
 const CGROUPS: [Mount; 1] = [("cgroup2", "/sys/fs/cgroup", RESTRICTED, c"")];
 
 const REST: [Mount; 4] = [
@@ -83,16 +83,15 @@ const REST: [Mount; 4] = [
     ("tmpfs", "/run", MountFlags::NOSUID.union(MountFlags::NODEV), c"mode=0755"),
 ];
 
-/// Makes what is missing of the surroundings that a program expects: the kernel's file systems, and room for temporary
-/// files.
+/// Completes the environment that a program expects: the kernel's file systems, and space for temporary files.
 fn furnish() {
     mount_missing(&REST);
-    // An ordinary user must be able to walk the tree.
+    // Unprivileged users must be able to access the root directory.
     let _ = fs::set_permissions("/", fs::Permissions::from_mode(0o755));
     let _ = setsid();
 }
 
-/// Does something in a process of its own, if there can be one.
+/// Runs something in a separate process, if one can be created.
 fn beside(deed: impl FnOnce()) -> Option<Child> {
     let child = Clone3::fork().spawn(|| {
         deed();
@@ -113,13 +112,13 @@ fn mount_missing(mounts: &[Mount]) {
     }
 }
 
-/// Whether something is mounted there; nothing is, as long as there is no /proc to say it.
+/// Returns whether something is mounted there; false if /proc is not mounted yet.
 fn is_mounted(target: &str) -> bool {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     mounts.lines().any(|mount| mount.split(' ').nth(1) == Some(target))
 }
 
-/// Runs the suite as the plan says, once all is mounted, and reports how it ended; what is in the way is told on the console.
+/// Runs the suite according to the plan, once everything is mounted, and reports how it ended. Errors go to the console.
 fn carry_out(plan: &str, mounting: Option<Child>) {
     match start(plan, mounting) {
         Ok(suite) => {
@@ -131,7 +130,7 @@ fn carry_out(plan: &str, mounting: Option<Child>) {
     }
 }
 
-/// The suite, once it runs, and the lines that are told of its end.
+/// The running suite, and the serial lines on which its end is reported.
 struct Suite {
     process: i32,
     output: File,
@@ -139,7 +138,7 @@ struct Suite {
     counters: Option<File>,
 }
 
-/// Opens the lines and starts the suite.
+/// Opens the serial lines and starts the suite.
 fn start(plan: &str, mounting: Option<Child>) -> Result<Suite> {
     let plan: Plan = serde_json::from_slice(&fs::read(plan)?)?;
     let output = serial(&plan.output)?;
@@ -159,7 +158,7 @@ fn start(plan: &str, mounting: Option<Child>) -> Result<Suite> {
 }
 
 impl Suite {
-    /// Waits for the suite's end, and tells it.
+    /// Waits until the suite ends, and reports its exit.
     fn report(mut self) -> Result<()> {
         let exit = reap_all_until(self.process)?;
         tcdrain(&self.output)?;
@@ -176,7 +175,7 @@ impl Suite {
     }
 }
 
-/// Starts processes that use processor time and do nothing, this many for each processor. They end with the guest.
+/// Starts `each` busy loops per CPU, which end with the guest.
 fn keep_busy(each: u16) -> Result<()> {
     for _ in 0..std::thread::available_parallelism()?.get() * usize::from(each) {
         Command::new(std::env::current_exe()?).arg0(helper::NAME).arg(BUSY).spawn()?;
@@ -192,11 +191,11 @@ static BUSY_HELPER: Helper = Helper {
     },
 };
 
-/// Where the suite is run from in another init's guest.
+/// The tmpfs from which the suite runs in a guest with another init.
 const OWN_PLACE: &str = "/run/clone3-conformance";
 
-/// The program to run: this one. In another init's guest it lies on a file system of the host, which is asked at each exec; a
-/// copy in memory is not, and in huge pages saves every process of a case most of its page faults.
+/// Returns the program to run: this one. In a guest with another init it is on a file system of the host, which is accessed at
+/// each exec. A copy in memory avoids that, and in huge pages it saves every process of a case most of its page faults.
 fn program() -> io::Result<PathBuf> {
     let this = std::env::current_exe()?;
     if getpid().is_init() {
@@ -210,7 +209,7 @@ fn program() -> io::Result<PathBuf> {
     Ok(copy)
 }
 
-/// Starts the runner as a child like any other; the result is its number.
+/// Starts the runner as an ordinary child, and returns its pid.
 fn start_suite(plan: &Plan, output: &File) -> Result<i32> {
     let mut command = Command::new(program()?);
     command.arg0("clone3-conformance").args(["--events", &plan.journal]);
@@ -231,7 +230,7 @@ fn start_suite(plan: &Plan, output: &File) -> Result<i32> {
     Ok(i32::try_from(command.spawn()?.id())?)
 }
 
-/// Waits for the end of this child, and reaps whatever else is left to this process meanwhile.
+/// Waits until this child exits, and reaps all other children in the meantime.
 fn reap_all_until(child: i32) -> Result<Exit> {
     loop {
         let Some((pid, status)) = wait(WaitOptions::empty())? else { continue };
@@ -242,7 +241,7 @@ fn reap_all_until(child: i32) -> Result<Exit> {
     }
 }
 
-/// Opens a serial line that passes every byte as it is, and that the suite may open whoever it runs as.
+/// Opens a serial line that passes every byte unchanged, and that every user may open.
 fn serial(device: &str) -> Result<File> {
     let no_terminal = i32::try_from(OFlags::NOCTTY.bits())?;
     let line = OpenOptions::new().read(true).write(true).custom_flags(no_terminal).open(device)?;
@@ -253,7 +252,7 @@ fn serial(device: &str) -> Result<File> {
     Ok(line)
 }
 
-/// Puts a line into the kernel's log, loud enough for every console; one write is one line there.
+/// Writes a line to the kernel's log, at a level that every console shows; one write is one line.
 fn log(line: &str) {
     let written = OpenOptions::new().write(true).open("/dev/kmsg");
     let written = written.and_then(|mut log| log.write_all(format!("<1>{line}\n").as_bytes()));
@@ -262,7 +261,7 @@ fn log(line: &str) {
     }
 }
 
-/// Ends the machine: the host's QEMU is told to stop where a real machine would start again.
+/// Reboots; QEMU's -no-reboot makes it exit instead.
 fn restart() -> ! {
     let _ = io::stderr().flush();
     let error = reboot(RebootCommand::Restart);

@@ -11,16 +11,16 @@ use clone3_conformance::case;
 use clone3_conformance::report::Event;
 use clone3_conformance::results::{Claim, Results, write_whole};
 
-/// How long the documents are left alone after they were written. Each time they are written whole: with every event, that would
-/// cost more than the cases themselves.
+/// The minimum time between two updates of the documents. Each update rewrites them, which at every event would cost more than
+/// the cases themselves.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Keeps the events, appends each to a file if there is one, and keeps documents up to date with them.
+/// Stores the events, appends each to the file if there is one, and keeps the documents up to date with them.
 pub struct Journal {
     written: Mutex<Written>,
-    /// Told when documents are out of date.
+    /// Notified when the documents are outdated.
     stale: Condvar,
-    /// Held while documents are written, so that an older state never comes after a newer one.
+    /// Held while documents are written, so that an older state never overwrites a newer one.
     pen: Mutex<()>,
     file: Option<File>,
     documents: Vec<PathBuf>,
@@ -31,16 +31,16 @@ pub struct Journal {
 #[derive(Default)]
 struct Written {
     events: Vec<Event>,
-    /// Whether the documents are out of date.
+    /// Whether the documents are outdated.
     is_stale: bool,
-    /// Why an event is missing in the file.
+    /// Why an event is missing from the file.
     lost: Option<String>,
     /// Why the last document could not be written.
     error: Option<String>,
 }
 
 impl Journal {
-    /// A journal that appends to `path`, if one is given, and keeps `documents` up to date, from a thread of its own.
+    /// Opens a journal that appends to `path`, if given, and starts a thread that keeps `documents` up to date.
     pub fn open(path: Option<&Path>, documents: Vec<PathBuf>, rerun: String) -> io::Result<Arc<Journal>> {
         let file = path.map(|path| OpenOptions::new().create(true).append(true).open(path)).transpose()?;
         let journal = Arc::new(Journal {
@@ -53,14 +53,14 @@ impl Journal {
         });
         if !journal.documents.is_empty() {
             let writer = Arc::clone(&journal);
-            // Where there may be no further thread, the documents are written at the beginning and at the end.
+            // If there can be no other thread, the documents are written at the start and at the end.
             let _ = thread::Builder::new().spawn(move || writer.keep_up());
         }
         Ok(journal)
     }
 
-    /// Adds an event: one write of one line, so that a crash cuts off nothing that came before. Documents have it within half a
-    /// second; when the run begins and when it ends, at once.
+    /// Adds an event, as one line in one write, so that a crash cannot truncate earlier events. The documents include it within
+    /// half a second, or immediately when the run starts and ends.
     pub fn add(&self, event: Event) {
         let is_outermost = matches!(event, Event::Run(_) | Event::Done(_));
         self.append(event);
@@ -82,7 +82,7 @@ impl Journal {
         written.is_stale = true;
     }
 
-    /// Writes the documents whenever they are out of date, and not too often.
+    /// Writes the documents whenever they are outdated, at most once per [`PAUSE`].
     fn keep_up(&self) {
         loop {
             let is_fresh = |written: &mut Written| !written.is_stale;
@@ -92,7 +92,7 @@ impl Journal {
         }
     }
 
-    /// Brings the documents up to date, if they are not.
+    /// Updates the documents, if they are outdated.
     fn write_documents(&self) {
         let _pen = self.pen.lock().unwrap_or_else(PoisonError::into_inner);
         let mut written = self.lock();
@@ -100,7 +100,7 @@ impl Journal {
             return;
         }
         let events = written.events.clone();
-        // Nobody who has something to tell waits for the disk.
+        // Do not make threads that add events wait for the disk.
         drop(written);
         let error = self.try_write(events).err();
         self.lock().error = error;
@@ -115,7 +115,7 @@ impl Journal {
         Ok(())
     }
 
-    /// All so far, as one document.
+    /// Returns everything so far as one document.
     pub fn results(&self) -> Option<Results> {
         let events = self.lock().events.clone();
         self.document(events)
@@ -132,18 +132,18 @@ impl Journal {
         Some(results)
     }
 
-    /// Whether no case has ended.
+    /// Returns whether no case has ended.
     pub fn is_without_cases(&self) -> bool {
         !self.lock().events.iter().any(|event| matches!(event, Event::End(_)))
     }
 
-    /// Why the file or the documents are not up to date, if they are not.
+    /// Returns why the file or the documents are not up to date, if they are not.
     pub fn error(&self) -> Option<String> {
         let written = self.lock();
         written.lost.clone().or_else(|| written.error.clone())
     }
 
-    /// A poisoned lock guards nothing half done: the events are pushed whole.
+    /// Locks `written`. A poisoned lock is no problem: a panic cannot leave an event half pushed.
     fn lock(&self) -> MutexGuard<'_, Written> {
         self.written.lock().unwrap_or_else(PoisonError::into_inner)
     }

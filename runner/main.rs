@@ -21,17 +21,17 @@ use std::process::ExitCode;
 use clone3_conformance::kit::disposition::{self, Disposition};
 use nix::sys::signal::Signal;
 
-/// Runs what the command line asks for.
+/// Runs what the command line requests.
 pub fn main() -> ExitCode {
     if init::is_init() {
         init::run(Some(rehearsal::rehearse));
     }
     clone3_conformance::kit::helper::run_if_asked();
-    // A caller that ignores SIGCHLD would have our children reaped behind our back; a file that may not grow is
-    // an error to report, and not a death.
+    // If a caller ignores SIGCHLD, the kernel would reap our children before we wait for them. Exceeding RLIMIT_FSIZE should be
+    // an error to report, rather than kill us.
     let _ = disposition::set(Signal::SIGCHLD, Disposition::Default);
     let _ = disposition::set(Signal::SIGXFSZ, Disposition::Ignored);
-    // Under cargo test, the word is a filter like any other.
+    // Under cargo test, this word is an ordinary filter.
     if !cfg!(test) && std::env::args_os().nth(1).is_some_and(|word| word == compare::WORD) {
         return compare::run();
     }
@@ -57,7 +57,7 @@ pub fn main() -> ExitCode {
     run::run(options)
 }
 
-/// Prints what was asked for, and gives the exit status.
+/// Prints a text, and returns the exit status.
 fn shown(text: &str) -> ExitCode {
     match output::print(text) {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,13 +1,13 @@
-//! Standard output that may take nothing: a full disk, a pipe that nobody reads any more.
+//! Handling of errors on standard output, such as a full disk or a closed pipe.
 
 use std::io::{self, Write, stderr, stdout};
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
 use std::thread;
 
-/// Runs what prints, and gives what it returns; `None` where stdout did not take it, which is told on stderr in one
-/// line. A verdict that nobody got to see is none, so the caller must not end as if all were well.
+/// Runs code that prints, and returns its result, or `None` if writing to stdout failed, which it reports on stderr in one line.
+/// A verdict that could not be printed does not count, so the caller must not exit successfully.
 pub fn guarded<T>(prints: impl FnOnce() -> T) -> Option<T> {
-    // To those who print, an error is a panic of this thread; it is told below. Other threads tell theirs.
+    // The print macros panic in this thread on an error, which is reported below. Other threads report their own panics.
     let usual = take_hook();
     let printer = thread::current().id();
     set_hook(Box::new(move |panic| {
@@ -25,15 +25,15 @@ pub fn guarded<T>(prints: impl FnOnce() -> T) -> Option<T> {
         Ok(Err(error)) => format!("cannot write to stdout: {error}"),
         Err(panic) => explain(panic.downcast_ref::<String>().map_or("a panic", String::as_str)),
     };
-    // If stderr takes nothing either, the exit status has to do.
+    // If stderr fails too, only the exit status reports it.
     let _ = writeln!(stderr(), "error: {why}");
     None
 }
 
-/// Prints a text that is no verdict. A reader that has seen enough, as `head`, is no error.
+/// Prints a text that is not a verdict. A reader that stops early, such as `head`, is not an error.
 ///
 /// # Errors
-/// Those of stdout, in words.
+/// Returns the error of stdout, as text.
 pub fn print(text: &str) -> Result<(), String> {
     match stdout().write_all(text.as_bytes()).and_then(|()| stdout().flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
@@ -43,7 +43,7 @@ pub fn print(text: &str) -> Result<(), String> {
     }
 }
 
-/// Tells output that is not taken from a mistake of our own.
+/// Distinguishes a failed write to stdout from a bug of our own.
 fn explain(panic: &str) -> String {
     match rustix::io::write(rustix::stdio::stdout(), b"\n") {
         Err(errno) => format!("cannot write to stdout: {errno}"),

@@ -1,5 +1,5 @@
-//! The runner's way to the end of its first case, gone by somebody else: when the runner comes there, an emulator has
-//! translated the code.
+//! Warm-up for emulators: runs the runner's code up to the end of a first case in another process, so that the code is already
+//! translated when the runner gets there.
 
 use std::time::Duration;
 
@@ -8,13 +8,12 @@ use clone3_conformance::sandbox;
 
 use super::cli::Options;
 
-/// An empty case that hangs is not waited for.
+/// The timeout of the empty case.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Reads a command line, tries privileges, and runs an empty case. What goes wrong is nobody's news: the runner will meet it,
-/// too.
+/// Parses a command line, probes privileges, and runs an empty case. Ignores errors, since the runner will hit them too.
 ///
-/// Nothing here may ask the kernel for what the suite is about: should it be broken, the suite has to be the first to meet it.
+/// This must not use the kernel features that the suite tests: if they are broken, the suite must be the first to hit that.
 pub fn rehearse() {
     let _ = Options::of(["clone3-conformance", "--upstream"]);
     let _ = Privileges::find(0, true);

@@ -1,4 +1,4 @@
-//! Results, reports, comparisons and expectations, as their readers meet them: command lines in, files out.
+//! Tests of results, reports, comparisons and expected failures, through the command line and the files that it writes.
 #![forbid(unsafe_code)]
 
 mod command;
@@ -17,12 +17,12 @@ use tempfile::TempDir;
 
 use command::{RUNNER, run, status, stderr, stdout};
 
-/// Needs nothing but the flag, and so is unsupported or passes.
+/// A case that needs only the flag, and so is unsupported or passes.
 const CASE: &str = "autoreap_without_pidfd";
-/// Passes on every kernel.
+/// A case that passes on every kernel.
 const PASSING: &str = "abi_size_small_einval";
 
-/// Files of one test.
+/// The files of one test.
 struct Files(TempDir);
 
 impl Files {
@@ -48,7 +48,7 @@ impl Files {
     }
 }
 
-/// Fails with all that is wrong unless the text is as docs/results.schema.json says.
+/// Panics with all violations unless the text conforms to docs/results.schema.json.
 fn assert_valid(text: &str) {
     let schema = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/results.schema.json");
     let (mut schemas, mut compiler) = (boon::Schemas::new(), boon::Compiler::new());
@@ -74,7 +74,7 @@ fn results_are_as_the_schema_and_the_journal_say() {
     assert!(whole.interrupted.is_empty() && whole.exit == Some(0) && whole.selected == Some(2));
     assert!(whole.cases.iter().all(|record| !record.claim.is_empty() && !record.source.is_empty()));
     assert!(whole.rerun(CASE).ends_with(" --exact autoreap_without_pidfd"), "{}", whole.rerun);
-    // The journal is short, and has all but what the claims say.
+    // The journal has everything except what the claims add.
     let mut told = files.results("r.jsonl");
     told.rerun.clone_from(&whole.rerun);
     for (record, explained) in told.cases.iter_mut().zip(&whole.cases) {
@@ -120,7 +120,7 @@ fn the_same_run_gives_the_same_bytes_but_for_times() {
 fn a_harness_that_is_killed_loses_nothing_and_marks_what_was_running() {
     let files = Files::new();
     let cases = format!("{CASE},{PASSING}");
-    // The second of the two runs for ever.
+    // The second of the two runs forever.
     let mut harness = Command::new(RUNNER)
         .args(["--case", &cases, "--test-threads=1", "--repeat=1000000", "--results", &files.path("r.json")])
         .stdout(Stdio::null())
@@ -145,7 +145,7 @@ fn a_harness_that_is_killed_loses_nothing_and_marks_what_was_running() {
     assert!(left.len() <= 1, "more than the one file that was being written: {left:?}");
 }
 
-/// What is no regular file gets one document after the other.
+/// A file that is not a regular file receives one document after another.
 #[test]
 fn documents_are_written_now_and_then_and_at_last() {
     let files = Files::new();
@@ -207,7 +207,7 @@ fn formats_for_tools_are_all_that_is_printed() {
     assert!(ktap.starts_with("KTAP version 1\n1..1\n") && ktap.ends_with("ok 1 arguments\n"), "{ktap}");
     let junit = print("junit");
     assert!(junit.starts_with("<?xml") && junit.trim_end().ends_with("</testsuites>"), "{junit}");
-    // libtest's own events, one JSON object a line, as cargo and its relatives read them.
+    // libtest's own events, one JSON object per line, as cargo and similar tools read them.
     let events = print("json");
     let is_event = |line: &str| {
         serde_json::from_str::<serde_json::Value>(line).is_ok_and(|event| event["type"].is_string())
@@ -217,7 +217,7 @@ fn formats_for_tools_are_all_that_is_printed() {
     assert_eq!(status(&run(&["--format", "yaml"])), 2);
 }
 
-/// The kernel's own parser is in its source, which `vm/mutants.sh` keeps in the cache; where it is not, nothing is said.
+/// The kernel's own parser is in its source, which `vm/mutants.sh` keeps in the cache. Without it, nothing is tested.
 #[test]
 fn the_kernels_own_parser_reads_ktap() {
     let cache = std::env::home_dir().expect("a home").join(".cache/clone3-conformance/linux-source-7.3");
@@ -324,7 +324,8 @@ fn the_case_that_the_readme_shows_is_one_of_the_suite() {
     assert!(text("cases/autokill.rs").contains(example), "cases/autokill.rs has it otherwise:\n{example}");
 }
 
-/// A backport of two flags alone, for which the example is, has everything else excused, and nothing that it has but the one bug.
+/// Checks the example for a backport of two flags: it excuses every case that needs anything else, and of the other cases only
+/// the one case with the bug.
 fn assert_backport_may_be_required(example: &str) {
     let rules = expect::parse(example).expect("the example is correct");
     let claims: Vec<Claim> =
@@ -352,7 +353,7 @@ fn the_version_names_target_and_commit() {
     assert!(text.contains(&format!("{}-unknown-linux-", std::env::consts::ARCH)), "{text}");
 }
 
-/// Results as some kernel could have given them.
+/// Creates the results of a kernel.
 fn kernel(files: &Files, name: &str, release: &str, cases: &[(&str, Verdict, &str)]) -> String {
     let record = |(case, verdict, message): &(&str, Verdict, &str)| Record {
         case: (*case).to_owned(),
@@ -432,7 +433,7 @@ fn tables_are_printed_and_written() {
     assert!(stdout(&run(&[&arguments[..], &["--color=always"]].concat())).contains("\u{1b}[32m✓"));
 }
 
-/// Opens a page in a browser without a window, and gives what it has become; nothing where there is no browser.
+/// Opens a page in a headless browser, and returns the resulting DOM, or `None` if there is no browser.
 fn opened(files: &Files, page: &str) -> Option<String> {
     let browser = ["chromium", "chromium-browser", "google-chrome"];
     let browser = browser.into_iter().find(|name| Command::new(name).arg("--version").output().is_ok())?;

@@ -1,4 +1,4 @@
-//! A run: the selected cases through the sandbox, as libtest shows them.
+//! A run: executes the selected cases in the sandbox, with libtest's output.
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,26 +19,26 @@ use super::cli::{self, Options};
 use super::journal::Journal;
 use super::{output, summary};
 
-/// What the worker threads share.
+/// The state that the worker threads share.
 struct Shared {
     sandbox: Sandbox,
     setting: &'static Setting,
     journal: Arc<Journal>,
-    /// The kernel's taint before it was probed.
+    /// The kernel's taint flags before it was probed.
     tainted: Option<u64>,
     policy: Policy,
     deadline: Duration,
     repeat: u32,
     fail_fast: bool,
-    /// Some case has failed.
+    /// Whether some case has failed.
     failed: AtomicBool,
-    /// `--ignored`: only what cannot run here, as [`list`] says it.
+    /// `--ignored`: run only what cannot run here, as determined by [`list`].
     only_ignored: bool,
-    /// Held for writing by a case that must run alone.
+    /// Write-locked by a case that must run alone.
     alone: RwLock<()>,
 }
 
-/// Runs the selection and gives the exit status.
+/// Runs the selection and returns the exit status.
 pub fn run(options: Options) -> ExitCode {
     if let Some(unknown) = options.case.iter().find(|name| case::all().iter().all(|case| case.name != **name))
     {
@@ -74,7 +74,7 @@ fn names() -> Vec<&'static str> {
     case::all().iter().map(|case| case.name).collect()
 }
 
-/// How verdicts are to be judged on this kernel.
+/// Returns the policy for judging verdicts on this kernel.
 fn policy(options: &Options, setting: &Setting) -> Policy {
     let cases = || case::all().iter().map(|case| (case.name, case.needs));
     let expected =
@@ -82,7 +82,7 @@ fn policy(options: &Options, setting: &Setting) -> Policy {
     Policy { expected: expected.unwrap_or_default(), ..options.policy() }
 }
 
-/// The cases that libtest's filters choose from: those that were named, those of the kernel's selftest, or all.
+/// Returns the cases to which libtest's filters apply: the named ones, those of the kernel's selftest, or all.
 fn candidates(options: &Options) -> impl Iterator<Item = &'static Case> {
     let is_meant = |case: &&Case| {
         let is_named = options.case.is_empty() || options.case.iter().any(|name| name == case.name);
@@ -91,8 +91,8 @@ fn candidates(options: &Options) -> impl Iterator<Item = &'static Case> {
     case::all().iter().copied().filter(is_meant)
 }
 
-/// What this program would run knows what it would skip: to tools that list first and then run case by case, a
-/// case that cannot run here is an ignored test.
+/// Lists the cases. A case that cannot run here is listed as an ignored test, for tools that list first and then run case by
+/// case.
 fn list(options: &Options) -> ExitCode {
     let setting = setting(options);
     let policy = policy(options, setting);
@@ -104,7 +104,7 @@ fn list(options: &Options) -> ExitCode {
     libtest_mimic::run(&options.libtest, trials.collect()).exit_code()
 }
 
-/// Probes, once.
+/// Probes the kernel and the environment, once.
 pub fn setting(options: &Options) -> &'static Setting {
     Setting {
         probe: Probe::run(),
@@ -114,7 +114,7 @@ pub fn setting(options: &Options) -> &'static Setting {
     .install()
 }
 
-/// libtest's rule: the filter matches, if there is one, and no skip does.
+/// Implements libtest's selection: the filter matches, if there is one, and no skip does.
 fn is_selected(arguments: &libtest_mimic::Arguments, name: &str) -> bool {
     let matches = |filter: &String| {
         if arguments.exact { name == filter } else { name.contains(filter.as_str()) }
@@ -124,7 +124,7 @@ fn is_selected(arguments: &libtest_mimic::Arguments, name: &str) -> bool {
 }
 
 impl Shared {
-    /// Probes, then forks the zygote: both before the first thread.
+    /// Probes, then forks the zygote, both before the first thread is created.
     fn new(options: &Options) -> std::io::Result<Shared> {
         let tainted = taint::now();
         let setting = setting(options);
@@ -147,9 +147,9 @@ impl Shared {
         })
     }
 
-    /// Runs a case as often as asked, stopping at nothing.
+    /// Runs a case as often as requested, regardless of failures.
     fn run(&self, case: &'static Case) -> Record {
-        // Who waits for its turn has not begun: nothing that happens meanwhile is to be blamed on it.
+        // A case that waits for its turn has not started, so nothing that happens in the meantime is attributed to it.
         let _turn = self.turn(case);
         self.journal.add(Event::Start { case: case.name.to_owned() });
         let record = match need::unmet(case.needs, self.setting) {
@@ -169,9 +169,9 @@ impl Shared {
         (1..self.repeat).fold(once(), |record, _| record.and(once()))
     }
 
-    /// Waits until the case may run: alone, or beside others.
+    /// Waits until the case may run, alone or concurrently with others.
     fn turn(&self, case: &Case) -> Turn<'_> {
-        // A poisoned lock guards no data: whoever panicked is no longer running its case.
+        // A poisoned lock guards no data: the thread that panicked is no longer running its case.
         match case.runs_alone() {
             true => Turn::Alone(self.alone.write().unwrap_or_else(|poison| poison.into_inner())),
             false => Turn::Together(self.alone.read().unwrap_or_else(|poison| poison.into_inner())),
@@ -179,7 +179,7 @@ impl Shared {
     }
 }
 
-/// A case's permission to run, until it is dropped.
+/// A case's permission to run, held until dropped.
 #[expect(dead_code, reason = "held, and never looked at")]
 enum Turn<'a> {
     Alone(RwLockWriteGuard<'a, ()>),
@@ -192,12 +192,12 @@ fn execute(options: &Options, shared: Arc<Shared>, selected: usize) -> u8 {
         return cli::BROKEN;
     }
     let mut cases: Vec<_> = candidates(options).collect();
-    // At the end: whoever runs alone keeps all processors but one from working.
+    // Last, because a case that runs alone leaves all CPUs but one idle.
     cases.sort_by_key(|case| case.runs_alone());
     let trials = cases.into_iter().map(|case| trial(case, &shared)).collect();
     let exit = match output::guarded(|| libtest_mimic::run(&arguments(options, shared.setting), trials)) {
         Some(conclusion) if conclusion.has_failed() => cli::FAILED,
-        // As with --ignored, where every case can run.
+        // For example with --ignored, if every case can run.
         Some(_) if shared.journal.is_without_cases() => {
             eprintln!("error: no selected case is to run with these options; --list shows those that are");
             cli::NOTHING_SELECTED
@@ -211,12 +211,12 @@ fn execute(options: &Options, shared: Arc<Shared>, selected: usize) -> u8 {
     if is_told(options, &shared, exit) {
         return exit;
     }
-    // Whoever still reads the journal should not hold the run for a good one.
+    // Readers of the journal must not take the run for a successful one.
     shared.journal.add(Event::Done(Footer { exit: cli::BROKEN, tainted }));
     cli::BROKEN
 }
 
-/// Opens the journal and all documents: what cannot be written is better known now than after the run.
+/// Opens the journal and all documents, to find out before the run whether they can be written.
 fn begin(options: &Options, shared: &Shared, selected: usize) -> Result<(), String> {
     shared.journal.add(Event::Run(Header {
         schema: report::SCHEMA,
@@ -234,7 +234,7 @@ fn begin(options: &Options, shared: &Shared, selected: usize) -> Result<(), Stri
     shared.journal.error().map_or(Ok(()), Err)
 }
 
-/// Shows what the run came to and writes the reports; says on stderr what was in the way, and tells the caller.
+/// Prints the summary and writes the reports. Prints errors to stderr, and returns whether there were none.
 fn is_told(options: &Options, shared: &Shared, exit: u8) -> bool {
     let Some(results) = shared.journal.results() else { return false };
     let shown = match exit {
@@ -252,8 +252,8 @@ fn is_told(options: &Options, shared: &Shared, exit: u8) -> bool {
     shown.is_some() && error.is_none()
 }
 
-/// Says whether the kernel has complained meanwhile, on stderr, and tells the caller. It may be about something else that went on
-/// at the same time; nobody but its log knows.
+/// Prints to stderr if the kernel reported a fault during the run, and returns whether it did. Concurrent activity may have
+/// caused it; only the kernel's log shows what did.
 fn tell_complaints(before: Option<u64>, after: Option<u64>) -> bool {
     let (Some(before), Some(after)) = (before, after) else { return false };
     let complaints = taint::complaints(before, after);
@@ -274,25 +274,25 @@ fn write_reports(options: &Options, results: &Results) -> Result<(), String> {
     Ok(())
 }
 
-/// How many processors this program may use, and libtest has threads.
+/// Returns the number of CPUs that this program may use, which is also libtest's number of threads.
 pub fn processors() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// What libtest is to do: all at once, or one by one where there can be no threads.
+/// Returns the arguments for libtest: run cases in parallel, or one by one if there can be no threads.
 fn arguments(options: &Options, setting: &Setting) -> libtest_mimic::Arguments {
     let one = (!can_have_threads(setting)).then_some(1);
     libtest_mimic::Arguments { test_threads: one.or(options.libtest.test_threads), ..options.libtest.clone() }
 }
 
-/// Whether a second thread can be had: not behind a filter that refuses clone3 with anything but ENOSYS, which is
-/// what makes the C library fall back on clone.
+/// Returns whether a second thread can be created. It cannot under a filter that refuses clone3 with an error other than ENOSYS,
+/// since only ENOSYS makes the C library fall back to clone.
 fn can_have_threads(setting: &Setting) -> bool {
     let refused = matches!(setting.probe.clone3, Clone3State::Blocked(_));
     !refused && std::thread::Builder::new().spawn(|| {}).is_ok_and(|thread| thread.join().is_ok())
 }
 
-/// A case as libtest sees it: neither pass nor fail is `ignored`, with the reason.
+/// Wraps a case for libtest: a case that neither passes nor fails is `ignored`, with the reason.
 fn trial(case: &'static Case, shared: &Arc<Shared>) -> Trial {
     let asked_for = shared.only_ignored && need::unmet(case.needs, shared.setting).is_some();
     let shared = Arc::clone(shared);

@@ -1,4 +1,4 @@
-//! How fast the suite is, and how fast it could be: `--speed`.
+//! `--speed`: measures how fast the suite is, and how fast it could be.
 
 use std::fmt;
 use std::process::ExitCode;
@@ -16,10 +16,10 @@ use clone3_conformance::wait::Status;
 use super::cli::{self, Options};
 use super::run;
 
-/// How often the short things are measured.
+/// How often the short operations are measured.
 const ROUNDS: usize = 200;
 
-/// Measures, and prints a table. Nothing is said of verdicts: that is what a run is for.
+/// Measures, and prints a table. Ignores verdicts, which are the purpose of a normal run.
 pub fn measure(options: &Options) -> ExitCode {
     let setting = run::setting(options);
     let sandbox = match Sandbox::start() {
@@ -53,8 +53,8 @@ pub fn measure(options: &Options) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// The least that a case could cost, and what an empty one does. In turn, so that a machine that grows slower meanwhile does so
-/// for both; and before the first thread, since the program forks.
+/// Measures the minimum cost of a case, and the cost of an empty one. Alternates between them, so that a machine that slows down
+/// affects both. Must run before the first thread is created, since the program forks.
 fn floors(sandbox: &Sandbox, deadline: Duration) -> check::Result<(Times, Times)> {
     let [mut bare, mut empty] = [Times::default(), Times::default()];
     for _ in 0..ROUNDS {
@@ -68,7 +68,7 @@ fn bare_fork() -> check::Result {
     Clone3::fork().spawn(|| 0)?.reap_expecting(Status::exited(0))
 }
 
-/// Runs these cases as a run does: on every processor, and alone where a case must.
+/// Runs these cases like a normal run: on every CPU, and alone if a case must.
 fn run_all(sandbox: &Sandbox, cases: &[&Case], deadline: Duration) {
     let (alone, together): (Vec<&Case>, Vec<&Case>) = cases.iter().partition(|case| case.runs_alone());
     let next = AtomicUsize::new(0);
@@ -83,7 +83,7 @@ fn run_all(sandbox: &Sandbox, cases: &[&Case], deadline: Duration) {
     alone.iter().for_each(|case| drop(sandbox.run(case.name, deadline)));
 }
 
-/// Wall times of one thing done again and again, in the order of the runs.
+/// The wall times of a repeated operation, in the order of the runs.
 #[derive(Default)]
 struct Times(Vec<Duration>);
 
@@ -102,7 +102,7 @@ impl Times {
     }
 }
 
-/// First, median and slowest, in milliseconds.
+/// Formats the first, median and slowest time in milliseconds.
 impl fmt::Display for Times {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let first = self.0.first().copied().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What a run prints about itself: failures, totals, repeats, the slowest cases.
+//! The runner's summary: failures, totals, repeats, and the slowest cases.
 
 use std::fmt::Write as _;
 
@@ -10,11 +10,11 @@ use clone3_conformance::results::{Claim, Results};
 
 use super::cli::Options;
 
-/// The command that runs a case again on this kernel and judges it likewise, up to `--exact NAME`. Who starts the runner
-/// elsewhere (in a guest) says how in CLONE3_CONFORMANCE_RERUN.
+/// Returns the command that runs a case again on this kernel and judges it the same way, up to `--exact NAME`. A program that
+/// starts the runner elsewhere (in a guest) passes the command in CLONE3_CONFORMANCE_RERUN.
 pub fn rerun_prefix(options: &Options) -> String {
     std::env::var("CLONE3_CONFORMANCE_RERUN").unwrap_or_else(|_| {
-        // cargo says that it is there.
+        // cargo sets this variable.
         let program = match std::env::var_os("CARGO") {
             Some(_) => "cargo test --test conformance --".to_owned(),
             None => quoted(&std::env::args().next().unwrap_or_else(|| env!("CARGO_PKG_NAME").to_owned())),
@@ -23,7 +23,7 @@ pub fn rerun_prefix(options: &Options) -> String {
     })
 }
 
-/// A failure of a case as it could be mailed to a maintainer; `rerun` is the command that runs it again.
+/// Formats a failure of a case as it could be mailed to a maintainer; `rerun` is the command that runs it again.
 pub fn failure(case: &Case, record: &Record, probe: &Probe, rerun: &str) -> String {
     let mut record = record.clone();
     Claim::from(case).explain(&mut record);
@@ -32,7 +32,7 @@ pub fn failure(case: &Case, record: &Record, probe: &Probe, rerun: &str) -> Stri
     bug_report(&record, &kernel, &format!("{rerun} --exact {}", case.name))
 }
 
-/// All that follows libtest's own summary.
+/// Returns everything that follows libtest's own summary.
 pub fn text(results: &Results, options: &Options) -> String {
     let mut text = String::new();
     text.push_str(&remarks(results));
@@ -46,7 +46,7 @@ pub fn text(results: &Results, options: &Options) -> String {
     text
 }
 
-/// Deviations and known defects: no failures, but nobody should miss them.
+/// Lists deviations and known defects: they are not failures, but the user should see them.
 fn remarks(results: &Results) -> String {
     let remarkable = |record: &&Record| matches!(record.verdict, Verdict::Deviation | Verdict::KnownDefect);
     let mut text = String::new();
@@ -96,7 +96,7 @@ fn slowest(results: &Results, count: usize) -> String {
 }
 
 fn totals(results: &Results) -> String {
-    // Nobody should have to conclude from silence that nothing failed.
+    // Print zero counts explicitly, so that their absence need not be interpreted.
     let none =
         |verdict, words: &str| if results.count(verdict) == 0 { words.to_owned() } else { String::new() };
     let (passed, failed) = (none(Verdict::Pass, "0 pass, "), none(Verdict::Fail, ", 0 fail"));

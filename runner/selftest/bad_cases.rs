@@ -1,4 +1,4 @@
-//! Cases as nobody should write them, and what the sandbox must say of each.
+//! Cases that misbehave, and the result that the sandbox must report for each.
 
 use std::mem::ManuallyDrop;
 
@@ -16,16 +16,16 @@ use nix::unistd::{Pid, getpgrp, getppid, setsid};
 use rustix::mount::{MountFlags, mount};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
-/// What the sandbox must make of a case. Numbers in the message are written `N`.
+/// The sandbox's expected report on a case. Each number in the message is written `N`.
 pub struct Expected {
     pub case: &'static str,
     pub kind: Option<Kind>,
     pub message: &'static str,
-    /// At least so many bytes of output must have been kept.
+    /// The minimum number of bytes of output that must be kept.
     pub output: usize,
 }
 
-/// More than a pipe holds, once a report writes six characters for each of these.
+/// More than a pipe holds, because a report writes six characters for each of these bytes.
 const BELLS: &str = match std::str::from_utf8(&[7; 12_000]) {
     Ok(text) => text,
     Err(_) => "",
@@ -277,17 +277,17 @@ fn hangs_in_a_thread() -> Result {
     let child = child_called("endless", || {})?;
     let waiter = std::thread::Builder::new().name("waiter".to_owned());
     let thread = waiter.spawn(move || waitpid(child.as_raw(), libc::__WALL))?;
-    // It returns when the child ends, which is never.
+    // waitpid() returns when the child exits, which never happens.
     let _ = thread.join();
     Ok(())
 }
 
-/// A child of that name that sleeps once it has prepared itself.
+/// Creates a child of that name that sleeps once it has run `prepare`.
 fn child_called(name: &str, prepare: impl FnOnce()) -> Result<Pid> {
     child_of(&Clone3::fork(), name, prepare)
 }
 
-/// The same, made by this call.
+/// Creates such a child with the given call.
 fn child_of(call: &Clone3, name: &str, prepare: impl FnOnce()) -> Result<Pid> {
     let ready = Channel::<()>::new()?;
     let child = call.spawn(|| {
@@ -354,7 +354,7 @@ fn closes_every_descriptor() -> Result {
 bad_case!(reports_garbage);
 fn reports_garbage() -> Result {
     for fd in 3..64 {
-        // Whichever of these is the channel; the others are not open or not for writing.
+        // One of these is the channel; the others are not open or not writable.
         let _ = std::fs::write(format!("/proc/self/fd/{fd}"), "garbage\0");
     }
     exit_now(0)
@@ -362,7 +362,7 @@ fn reports_garbage() -> Result {
 
 bad_case!(lets_a_copy_report);
 fn lets_a_copy_report() -> Result {
-    // The copy goes on as if it were the case, and reports; the case waits for it and then dies.
+    // The copy continues as if it were the case, and reports; the case waits for it and then exits.
     let copy = clone3_conformance::kit::process::stray_copy()?;
     if let Some(pid) = copy {
         clone3_conformance::wait::reap(pid)?;
@@ -409,7 +409,7 @@ bad_case!(storms);
 fn storms() -> Result {
     for _ in 0..40 {
         child_called("storm", || {
-            // As many again, one step away.
+            // The same number of grandchildren.
             let _ = child_called("storm", || {});
         })?;
     }
@@ -427,7 +427,7 @@ fn eats_memory() -> Result {
     })
 }
 
-/// The directory that a case may make, which nobody removes.
+/// Creates the directory that a case may create, and does not remove it.
 fn own_directory() -> Result<std::path::PathBuf> {
     let place = ManuallyDrop::new(Place::new()?);
     Ok(place.path().to_owned())

@@ -1,5 +1,4 @@
-//! The sandbox tested with cases that misbehave: each must get exactly its verdict and message, and leave
-//! nothing behind.
+//! Test of the sandbox with cases that misbehave: each must get exactly its verdict and message, and leave nothing behind.
 #![forbid(unsafe_code)]
 mod bad_cases;
 
@@ -15,10 +14,10 @@ use clone3_conformance::procfs;
 use clone3_conformance::sandbox::{Outcome, Sandbox};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
-/// What a hanging case gets: long enough for every other one on a loaded machine.
+/// The timeout of a case: long enough for every case that does not hang, on a loaded machine.
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// Runs the cases, and looks for what the sandbox itself leaves.
+/// Runs the cases, and checks for leftovers of the sandbox itself.
 pub fn main() -> ExitCode {
     helper::run_if_asked();
     let arguments = Arguments::from_args();
@@ -29,7 +28,7 @@ pub fn main() -> ExitCode {
         )
         .exit_code();
     }
-    // Found out here once, as the runner does, and not in each case.
+    // Probed once here, as in the runner, and not in each case.
     Setting::get();
     let sandbox = match Sandbox::start() {
         Ok(sandbox) => Arc::new(sandbox),
@@ -59,7 +58,7 @@ fn trial(expected: &'static Expected, sandbox: &Arc<Sandbox>) -> Trial {
     })
 }
 
-/// Some cases can misbehave only where they may: as root, or in a namespace.
+/// Returns the missing need of a case that can only misbehave as root or in a namespace.
 fn need_that_is_missing(outcome: &Outcome) -> Option<String> {
     let failure = outcome.failure.as_ref().filter(|failure| failure.kind == Kind::Blocked)?;
     Some(failure.message.clone())
@@ -83,9 +82,9 @@ fn compare(expected: &Expected, got: &Outcome) -> Result<(), Failed> {
     Ok(())
 }
 
-/// Pids, durations and line numbers differ from run to run: every number becomes `N`.
+/// Replaces every number by `N`, since pids, durations and line numbers differ between runs.
 fn without_numbers(text: &str) -> String {
-    // How the guest's copy of this test reaches this folder.
+    // The path by which the guest's copy of this test includes this folder.
     let text = text.replace("vm/environments/../../", "");
     let mut plain = String::new();
     for c in text.chars() {
@@ -97,7 +96,7 @@ fn without_numbers(text: &str) -> String {
     plain
 }
 
-/// Below this process there may be the zygote, and below it the lanes, and nothing else.
+/// Returns the processes below the lanes. Below this process there may be only the zygote, and below that the lanes.
 fn grandchildren_of_lanes() -> Vec<String> {
     let below = |pid: i32| procfs::children_of(pid).into_iter();
     let lanes = below(std::process::id() as i32).flat_map(|zygote| below(zygote.pid));
