@@ -1,4 +1,4 @@
-//! What the process does that becomes the suite: each step changes the process itself, and the last one is exec.
+//! The steps of a row that change the process which then becomes the suite; the last step is exec.
 use std::ffi::CString;
 use std::fs;
 use std::io::{self, Read as _};
@@ -31,13 +31,13 @@ use crate::outside::CGROUP;
 use crate::row::{Answer, CARRIED, Inside, Instead, Row, Tool, Trace};
 use crate::{Result, THIS, table};
 
-/// What the exit status is where a step goes wrong: nothing that the suite ends with.
+/// The exit status when a step fails; the suite never exits with it.
 pub const COULD_NOT: u8 = 77;
 
-/// What a subreaper exits with that was left an orphan.
+/// The exit status of a subreaper to which an orphan was reparented.
 pub const ORPHAN_LEFT: u8 = 78;
 
-/// Takes the steps of a row from one on, and becomes the suite with the arguments behind.
+/// Takes the steps of a row, starting with the given one, and becomes the suite with the remaining arguments.
 pub fn become_suite(arguments: &[String]) -> Result<ExitCode> {
     let [name, from, stop, rest @ ..] = arguments else {
         return Err("inside ROW FROM STOP ARGUMENT…".into());
@@ -80,14 +80,14 @@ fn take_steps(row: &Row, from: usize, arguments: &[String]) -> Result<ExitCode> 
     execute(row.program.path(), words)
 }
 
-/// Becomes that program, with these words; exec(3) of the standard library would put SIGPIPE back.
+/// Becomes the program with these arguments. std's exec() would reset SIGPIPE.
 fn execute<'a>(program: &str, words: impl Iterator<Item = &'a str>) -> Result<ExitCode> {
     let words: Vec<CString> = words.map(CString::new).collect::<std::result::Result<_, _>>()?;
     nix::unistd::execv(&CString::new(program)?, &words)?;
     Err("exec returned".into())
 }
 
-/// Becomes a program of the host's that starts the suite. It finds its libraries beside it, and so does its loader.
+/// Becomes a program of the host that starts the suite. Its loader and libraries are in the same folder.
 fn become_tool(tool: Tool, suite: &str, arguments: &[String]) -> Result<ExitCode> {
     let loader = format!("{CARRIED}/ld-linux-x86-64.so.2");
     let program = format!("{CARRIED}/{}", tool.name);
@@ -96,7 +96,7 @@ fn become_tool(tool: Tool, suite: &str, arguments: &[String]) -> Result<ExitCode
     execute(&loader, words.chain(arguments.iter().map(String::as_str)))
 }
 
-/// This program again, to take the steps from this one on.
+/// Returns the command that runs this program again, to take the steps from this one on.
 fn command(row: &str, from: usize, arguments: &[String]) -> Command {
     let mut command = Command::new(THIS);
     command.args(["inside", row, &from.to_string(), "go"]).args(arguments);
@@ -109,7 +109,7 @@ fn command_that_stops(row: &str, from: usize, arguments: &[String]) -> Command {
     command
 }
 
-/// The exit status that says how somebody else ended, as a shell does.
+/// Converts the exit status of another process to an exit code, as a shell does.
 fn mirror(status: ExitStatus) -> ExitCode {
     let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default());
     ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))
@@ -173,7 +173,7 @@ fn take(step: Inside) -> Result<()> {
     Ok(())
 }
 
-/// From `linux/personality.h`: a 64-bit kernel calls itself a 32-bit one.
+/// From `linux/personality.h`: makes a 64-bit kernel report itself as a 32-bit one.
 const PER_LINUX32: i32 = 0x0008;
 
 fn refuse(answer: Answer) -> Result<()> {
@@ -187,7 +187,7 @@ fn refuse(answer: Answer) -> Result<()> {
     Ok(seccomp::refuse(libc::SYS_clone3, refusal)?)
 }
 
-/// Puts something else in the place of a descriptor. The other end of a full pipe stays open beside it.
+/// Replaces a descriptor. The read end of a full pipe is leaked to keep it open.
 fn give(fd: i32, instead: Instead) -> Result<()> {
     let new = match instead {
         Instead::FullDevice => rustix::fs::open("/dev/full", OFlags::WRONLY, Mode::empty())?,
@@ -207,7 +207,7 @@ fn give(fd: i32, instead: Instead) -> Result<()> {
     Ok(())
 }
 
-/// Fills a pipe, which does not block after that. Gives the number of bytes that are in it.
+/// Makes a pipe nonblocking and fills it. Returns the number of bytes in it.
 fn fill(writer: &OwnedFd) -> Result<usize> {
     rustix::io::ioctl_fionbio(writer, true)?;
     let mut total = 0;
@@ -227,7 +227,7 @@ fn make_read_only() -> Result<()> {
     Ok(())
 }
 
-/// Becomes a subreaper, and makes sure that nothing but its child was ever its child.
+/// Becomes a subreaper, and checks that no child but its own is reparented to it.
 fn reap_beneath(rest: &mut Command) -> Result<ExitCode> {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     let status = rest.status()?;
@@ -240,14 +240,14 @@ fn reap_beneath(rest: &mut Command) -> Result<ExitCode> {
     }
 }
 
-/// Runs the rest with a full pipe as its stdout, of which nothing is read before the rest is blocked on it.
+/// Runs the remaining steps with a full pipe as stdout, and reads from it only once the suite is blocked on it.
 fn read_late(rest: &mut Command) -> Result<ExitCode> {
     let (reader, writer) = io::pipe()?;
     let writer = OwnedFd::from(writer);
     let filling = fill(&writer)?;
     rustix::io::ioctl_fionbio(&writer, false)?;
     let mut suite = rest.stdout(writer).spawn()?;
-    // The command holds a copy of the writing end; without it, the pipe ends with the suite.
+    // The command holds a copy of the write end; without it, the pipe reaches end of file when the suite exits.
     rest.stdout(Stdio::null());
     while !writes_to_stdout(suite.id())? && suite.try_wait()?.is_none() {
         std::thread::yield_now();
@@ -257,16 +257,16 @@ fn read_late(rest: &mut Command) -> Result<ExitCode> {
     Ok(mirror(suite.wait()?))
 }
 
-/// Whether some thread of the process is blocked in a write(2) to descriptor 1.
+/// Returns whether some thread of the process is blocked in a write(2) to descriptor 1.
 fn writes_to_stdout(process: u32) -> Result<bool> {
     let write = format!("{} 0x1 ", libc::SYS_write);
     let threads = fs::read_dir(format!("/proc/{process}/task"))?;
-    // Threads come and go.
+    // Threads may exit while they are listed.
     let calls = threads.flatten().flat_map(|thread| fs::read_to_string(thread.path().join("syscall")));
     Ok(calls.into_iter().any(|call| call.starts_with(&write)))
 }
 
-/// Runs the rest as a tracee, and everything that comes of it, until nothing is left to trace.
+/// Runs the remaining steps as a tracee, and traces all its descendants, until no tracee is left.
 fn trace(rest: &mut Command, how: Trace) -> Result<ExitCode> {
     let follow = Options::PTRACE_O_TRACEFORK | Options::PTRACE_O_TRACEVFORK | Options::PTRACE_O_TRACECLONE;
     let options = match how {
@@ -287,7 +287,7 @@ fn trace(rest: &mut Command, how: Trace) -> Result<ExitCode> {
         }
         let (signal, event) = ((status.0 >> 8) & 0xff, status.0 >> 16);
         let stops_group = [libc::SIGSTOP, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU].contains(&signal);
-        // A tracee may be killed while it is stopped: then it says so next.
+        // A tracee may be killed while it is stopped; its next wait status reports that.
         let _ = match event {
             libc::PTRACE_EVENT_STOP if stops_group => tracer::resume(pid, Resume::Listen, 0),
             0 if signal != libc::SIGTRAP | SYSTEM_CALL => tracer::resume(pid, go_on, signal),
@@ -297,10 +297,10 @@ fn trace(rest: &mut Command, how: Trace) -> Result<ExitCode> {
     Ok(mirror(end.ok_or("the suite was lost")?))
 }
 
-/// What marks the stop at a system call, with `PTRACE_O_TRACESYSGOOD`.
+/// The bit that marks a system call stop, with `PTRACE_O_TRACESYSGOOD`.
 const SYSTEM_CALL: i32 = 0x80;
 
-/// Answers the clone3 calls of the rest as one who does not know the flags of Linux 7.1.
+/// Supervises the clone3 calls of the remaining steps and the suite, and answers like a supervisor that does not know the flags of Linux 7.1.
 fn supervise(row: &str, index: usize, arguments: &[String]) -> Result<ExitCode> {
     let address = SocketAddr::from_abstract_name("environments-supervisor")?;
     if std::env::var_os("SUPERVISED").is_some() {

@@ -1,4 +1,4 @@
-//! Whether the suite said of an environment what it should.
+//! Compares the suite's results in an environment with what its row expects.
 use std::collections::BTreeMap;
 
 use clone3_conformance::report::{self, Record};
@@ -6,21 +6,21 @@ use clone3_conformance::report::{self, Record};
 use crate::row::Row;
 use crate::trial::Outcome;
 
-/// What is shown of the output of a row that is wrong.
+/// The number of output lines that are shown for a wrong row.
 const LINES_SHOWN: usize = 12;
 
 /// The verdict on a row.
 pub struct Verdict {
     pub name: &'static str,
     pub words: &'static str,
-    /// What had to come.
+    /// The expected result, as text.
     pub expected: String,
-    /// How many cases came to which verdict.
+    /// The number of cases with each verdict.
     pub counts: BTreeMap<report::Verdict, usize>,
-    /// How often which reason was given.
+    /// How often each reason was given.
     pub reasons: BTreeMap<String, usize>,
     pub status: Option<i32>,
-    /// What is not as it should be.
+    /// What differs from the expectation.
     pub wrong: Vec<String>,
     pub seconds: f64,
 }
@@ -31,7 +31,7 @@ impl Verdict {
     }
 }
 
-/// Compares every row with what root sees in the plain guest.
+/// Compares every row with the results of root in the plain guest.
 pub struct Judge {
     measure: BTreeMap<String, report::Verdict>,
     quick: bool,
@@ -91,7 +91,7 @@ impl Judge {
         }
     }
 
-    /// What is wrong with the verdict on one case.
+    /// Returns what is wrong with the verdict on one case, if anything.
     fn complaint(&self, row: &Row, record: &Record) -> Option<String> {
         let usual = self.measure.get(&record.case);
         let Record { case, verdict, at, .. } = record;
@@ -105,7 +105,7 @@ impl Judge {
                 let allowed = row.expected.blocked.iter().chain(row.expected.maybe);
                 (!each_is_among(message, allowed)).then(|| told("for no good reason "))?
             }
-            // What a kernel before the change does, and did right.
+            // The expected verdict on a kernel from before the change.
             report::Verdict::Unsupported if message.starts_with("true since Linux") => None,
             report::Verdict::Unsupported => {
                 let allowed = row.expected.unsupported.iter();
@@ -115,7 +115,7 @@ impl Judge {
         }
     }
 
-    /// Every case must have come to a verdict.
+    /// Checks that every case has a verdict.
     fn completeness(&self, row: &Row, outcome: &Outcome, records: &[Record]) -> Option<String> {
         let (come, all) = (records.len(), self.measure.len());
         if row.expected.no_case {
@@ -129,7 +129,7 @@ impl Judge {
             .then(|| format!("{come} of {all} cases came to a verdict; end of the run told: {ended}"))
     }
 
-    /// Reasons that should have been given by some case.
+    /// Returns the expected reasons that no case gave.
     fn unsaid(&self, row: &Row, reasons: &BTreeMap<String, usize>) -> Vec<String> {
         let expected = row.expected.blocked.iter().chain(row.expected.unsupported);
         let unsaid = expected.filter(|wanted| !reasons.keys().any(|reason| reason.contains(**wanted)));
@@ -138,7 +138,7 @@ impl Judge {
     }
 }
 
-/// Whether it was the program around the suite that ended otherwise, in a way that is allowed, and not the suite.
+/// Returns whether the suite ended as expected, but the program around it ended in another, permitted way.
 fn ended_otherwise(row: &Row, outcome: &Outcome) -> bool {
     let told = outcome.results.as_ref().and_then(|results| results.exit);
     let is_so =
@@ -146,7 +146,7 @@ fn ended_otherwise(row: &Row, outcome: &Outcome) -> bool {
     told.map(i32::from) == Some(row.expected.status) && row.expected.or_else.is_some_and(is_so)
 }
 
-/// A reason without what it led to, and without the numbers that differ from case to case.
+/// Returns a reason without its consequence, and with the numbers that differ between cases replaced.
 fn reason(message: &str) -> String {
     let reason = message.split(", so that ").next().unwrap_or_default();
     let without_numbers = |text: &str| {
@@ -163,12 +163,12 @@ fn reason(message: &str) -> String {
     }
 }
 
-/// Whether each part of a message, which may list several reasons, is one that is allowed.
+/// Returns whether each part of a message, which may list several reasons, is permitted.
 fn each_is_among<'a>(message: &str, allowed: impl Iterator<Item = &'a &'static str> + Clone) -> bool {
     reason(message).split("; ").all(|part| allowed.clone().any(|reason| part.contains(reason)))
 }
 
-/// What a row expects, in words.
+/// Describes what a row expects.
 fn in_words(row: &Row) -> String {
     let expected = &row.expected;
     let mut words = match (expected.no_case, expected.blocked, expected.unsupported) {

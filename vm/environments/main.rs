@@ -1,9 +1,9 @@
-//! The suite in one hostile environment after the other: what `vm/environments.sh` boots in place of the suite.
+//! The program that `vm/environments.sh` boots in place of the suite; it runs the suite in one hostile environment after another.
 //!
-//! This program is the guest's init, and then the one that goes through the table: for each row it makes the environment,
-//! runs the suite itself (`/suite/carried/clone3-conformance`, as it is shipped) in it, compares every verdict with what
-//! the row expects, and looks for what is left. It also plays the other parts: the process that gives up a privilege and
-//! then becomes the suite, the tracer, the load, the bystander that must never be signalled.
+//! The program is the guest's init, and then processes the table: for each row it creates the environment, runs the released
+//! suite (`/suite/carried/clone3-conformance`) in it, compares every verdict with what the row expects, and looks for leftovers.
+//! It also provides the helper processes: the one that drops a privilege and then becomes the suite, the tracer, the load, and
+//! the bystander that must never be signaled.
 #![forbid(unsafe_code)]
 
 #[path = "../../runner/counters.rs"]
@@ -32,7 +32,7 @@ use snapshot::Bystanders;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-/// This program, in the guest.
+/// The path of this program in the guest.
 const THIS: &str = "/suite/clone3-conformance";
 
 fn main() -> ExitCode {
@@ -51,7 +51,7 @@ fn main() -> ExitCode {
     })
 }
 
-/// What was asked for.
+/// The requested run.
 struct Options {
     journal: String,
     quick: bool,
@@ -60,7 +60,7 @@ struct Options {
 }
 
 impl Options {
-    /// What the guest's init adds for the suite is no concern of ours.
+    /// Parses the arguments; ignores those that the guest's init adds for the suite.
     fn parse(arguments: &[String]) -> Options {
         let has = |name: &str| arguments.iter().any(|argument| argument == name);
         let journal = arguments.iter().skip_while(|argument| *argument != "--events").nth(1);
@@ -82,11 +82,11 @@ impl Options {
     }
 }
 
-/// Every row that was asked for, behind the one that the others are compared with.
+/// Runs every requested row, after the one with which the others are compared.
 fn go_through_table(options: &Options) -> Result<ExitCode> {
     let mut journal = OpenOptions::new().append(true).open(&options.journal)?;
     let mut tell = |event: String| writeln!(journal, "{event}").and_then(|()| File::flush(&mut journal));
-    // The driver takes what comes before this line for the boot's doing.
+    // The driver attributes everything before this line to the boot.
     tell(r#"{"event":"run","schema":1}"#.to_owned())?;
     let bystanders = Bystanders::start()?;
     let mut judge = Judge::new(options.quick);

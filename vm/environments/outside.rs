@@ -1,4 +1,4 @@
-//! What is done to the machine for the time of one row.
+//! The steps that change the machine for the duration of one row.
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -7,31 +7,31 @@ use std::process::{Child, Command, Stdio};
 use crate::row::Outside;
 use crate::{Result, THIS};
 
-/// The cgroup of rows that have one.
+/// The cgroup of rows that use one.
 pub const CGROUP: &str = "/sys/fs/cgroup/environment";
 
-/// Something that was done, and how it is undone.
+/// A completed step, with what is needed to undo it.
 enum Done {
     Files(Vec<Changed>),
-    /// What the snapshots call the thing that stays changed.
+    /// The name under which snapshots list what stays changed.
     ForGood(&'static str),
     Cgroup {
         controller: &'static str,
         was_on: bool,
     },
     Parts(Vec<Child>),
-    /// Ends by itself when its input ends, and says by its exit status whether it was signalled.
+    /// Exits when its input ends; its exit status says whether a process was signaled.
     Churn(Child),
 }
 
-/// A file of `/proc/sys` or `/sys`, and what it held and holds.
+/// A file in `/proc/sys` or `/sys`, with its old and new content.
 struct Changed {
     path: PathBuf,
     before: String,
     now: String,
 }
 
-/// All that was done for a row.
+/// All completed steps of a row.
 pub struct Arrangement(Vec<Done>);
 
 impl Arrangement {
@@ -44,13 +44,13 @@ impl Arrangement {
         Ok(made)
     }
 
-    /// Whether a difference is what was to be changed for good.
+    /// Returns whether a difference is a permanent change that the row makes.
     pub fn stays_changed(&self, difference: &str) -> bool {
         let is_it = |done: &Done| matches!(done, Done::ForGood(name) if difference.starts_with(&format!("sysctl {name} ")));
         self.0.iter().any(is_it)
     }
 
-    /// Undoes everything, last things first; gives what the suite had changed or left in it.
+    /// Undoes all steps in reverse order, and returns what the suite changed or left behind.
     pub fn undo(&mut self) -> Result<Vec<String>> {
         let mut wrong = Vec::new();
         for done in self.0.iter_mut().rev() {
@@ -136,7 +136,7 @@ fn set(path: PathBuf, value: &str) -> Result<Changed> {
     Ok(Changed { path, before, now })
 }
 
-/// One write, even of nothing: that empties a sysctl.
+/// Writes with a single write(2), even if the text is empty: that clears a sysctl.
 fn write(path: &Path, text: &str) -> Result<()> {
     let line = format!("{text}\n");
     let written =
@@ -144,7 +144,7 @@ fn write(path: &Path, text: &str) -> Result<()> {
     Ok(written.map_err(|error| format!("{text:?} to {}: {error}", path.display()))?)
 }
 
-/// Another process of this program.
+/// Starts another process of this program.
 pub fn part(name: &str) -> Result<Child> {
     let mut command = Command::new(THIS);
     command.args(["part", name]).stdin(Stdio::piped()).stdout(Stdio::piped());

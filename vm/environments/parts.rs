@@ -1,4 +1,4 @@
-//! The other processes of this program: bystanders, load, and who is in the way.
+//! The helper processes of this program: bystanders, load, and sources of interference.
 use std::fs;
 use std::io::{Write, stdin, stdout};
 use std::os::fd::AsFd;
@@ -14,10 +14,10 @@ use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
 
 use crate::Result;
 
-/// How many processes of the churn live at once.
+/// The number of concurrent processes of the churn.
 const CROWD: usize = 24;
 
-/// An hour and a bit, in seconds.
+/// A little over an hour, in seconds.
 const STEP: i64 = 3_700;
 
 pub fn play(arguments: &[String]) -> Result<ExitCode> {
@@ -30,7 +30,7 @@ pub fn play(arguments: &[String]) -> Result<ExitCode> {
     }
 }
 
-/// Blocks every signal, so that any that comes stays pending for all to see.
+/// Blocks every signal, so that any signal it receives stays pending and visible.
 fn stand_by(user: Option<u32>) -> Result<ExitCode> {
     SigSet::all().thread_block()?;
     if let Some(user) = user {
@@ -42,7 +42,7 @@ fn stand_by(user: Option<u32>) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Makes children that live for an instant, a crowd at a time, until the input ends. Fails if one was signalled.
+/// Creates short-lived children, `CROWD` at a time, until the input ends. Fails if one was signaled.
 fn churn() -> Result<ExitCode> {
     SigSet::all().thread_block()?;
     let mut alive = 0;
@@ -51,7 +51,7 @@ fn churn() -> Result<ExitCode> {
         while alive < CROWD && !input_has_ended()? {
             match Clone3::fork().try_spawn(live_for_an_instant) {
                 Ok(_) => alive += 1,
-                // All pids are taken: the suite's turn.
+                // All pids are in use: let the suite have the next one.
                 Err(_) => break,
             }
         }
@@ -66,7 +66,7 @@ fn churn() -> Result<ExitCode> {
     Ok(ExitCode::from(u8::from(signalled > 0)))
 }
 
-/// Exits with 1 if a signal came.
+/// Exits with 1 if a signal arrived.
 fn live_for_an_instant() -> i32 {
     let all = SigSet::all();
     let Ok(signals) = SignalFd::with_flags(&all, SfdFlags::SFD_NONBLOCK) else { return 2 };
@@ -87,7 +87,7 @@ fn load() -> Result<ExitCode> {
     }
 }
 
-/// Sets the clock of the day forth and back, a hundred times a second.
+/// Steps the realtime clock forward and back, a hundred times a second.
 fn step_clock() -> Result<ExitCode> {
     loop {
         for step in [STEP, -STEP] {
@@ -98,7 +98,7 @@ fn step_clock() -> Result<ExitCode> {
     }
 }
 
-/// What `/proc` says of the signals that wait for a process.
+/// Returns the pending signals of a process, from `/proc`.
 pub fn pending_signals(pid: u32) -> Result<String> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let of = |name: &str| status.lines().find(|line| line.starts_with(name)).unwrap_or_default().to_owned();

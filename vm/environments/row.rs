@@ -1,61 +1,61 @@
-//! What a row of the table can say.
+//! The types of which the table's rows consist.
 use caps::Capability;
 use nix::sys::signal::Signal;
 use rustix::process::Resource;
 
-/// An environment, and what the suite must make of it.
+/// An environment, and what the suite is expected to do in it.
 pub struct Row {
     pub name: &'static str,
-    /// The environment in words, for the table in the documentation.
+    /// A description of the environment, for the table in the documentation.
     pub words: &'static str,
-    /// What is done to the machine, and undone afterwards.
+    /// The changes to the machine, undone afterwards.
     pub outside: Vec<Outside>,
-    /// What the process does that then becomes the suite.
+    /// The steps of the process that then becomes the suite.
     pub inside: Vec<Inside>,
-    /// What runs there.
+    /// The program to run.
     pub program: Program,
-    /// Further arguments of the suite.
+    /// Additional arguments of the suite.
     pub arguments: &'static [&'static str],
-    /// What happens once the suite's first case has begun.
+    /// What happens once the suite's first case has started.
     pub meanwhile: Option<Meanwhile>,
     pub expected: Expected,
-    /// Only for another kernel or for another boot.
+    /// Run only if named: for another kernel or another boot.
     pub only_if_named: bool,
 }
 
-/// What must come of it. Beyond this, no case may fail, nothing may be left, and everything that passes for root in
-/// the plain guest must pass.
+/// The expected result. In addition, no case may fail, there may be no leftovers, and every case that passes for root in the
+/// plain guest must pass.
 #[derive(Default)]
 pub struct Expected {
     /// The suite's exit status.
     pub status: i32,
-    /// Why cases may be blocked; each of these must be said, and no other reason.
+    /// The reasons for which cases may be blocked. Each must occur, and no others.
     pub blocked: &'static [&'static str],
-    /// Why cases may be blocked here too; what need not be said.
+    /// Further reasons for which cases may be blocked, which need not occur.
     pub maybe: &'static [&'static str],
-    /// Why cases are unsupported, likewise.
+    /// The reasons for which cases may be unsupported. Each must occur, and no others.
     pub unsupported: &'static [&'static str],
-    /// The suite does not come to run a case.
+    /// The suite runs no case.
     pub no_case: bool,
-    /// The suite ends before its last case, and says so.
+    /// The suite ends before its last case, and reports that.
     pub cut_short: bool,
-    /// What the suite must say, on stdout or stderr.
+    /// The texts that the suite must print to stdout or stderr.
     pub says: &'static [&'static str],
-    /// How a program around the suite may end instead, though the suite itself ended well: its exit status and its words.
+    /// Another way in which a program around the suite may end although the suite ended as expected: its exit status and output.
     pub or_else: Option<(i32, &'static str)>,
 }
 
-/// What runs in an environment.
+/// The program that runs in an environment.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Program {
-    /// The suite, as it is shipped.
+    /// The released suite.
     Suite,
     /// The sandbox's own test, with cases that misbehave.
     SelfTest,
 }
 
 impl Program {
-    /// Where the guest has it.
+    /// Returns the program's path in the guest.
     pub fn path(self) -> &'static str {
         match self {
             Program::Suite => "/suite/carried/clone3-conformance",
@@ -64,140 +64,139 @@ impl Program {
     }
 }
 
-/// Where the guest has what the host gave it.
+/// The guest's folder for files from the host.
 pub const CARRIED: &str = "/suite/carried";
 
 /// What happens while the suite runs.
 #[derive(Clone, Copy)]
 pub enum Meanwhile {
-    /// This is sent to the suite's process group, or SIGKILL to itself alone.
+    /// The suite's process group receives this signal; SIGKILL goes to the suite alone.
     Interrupt(Signal),
-    /// The kernel takes note that it has given a warning, which it does for root as well as by itself. That stays.
+    /// The kernel's taint flag for a warning is set, by a write as root instead of a real warning. The flag stays set.
     Warning,
 }
 
 impl Meanwhile {
-    /// Whether a difference is what is to stay.
+    /// Returns whether a difference is one that stays.
     pub fn stays_changed(self, difference: &str) -> bool {
         matches!(self, Meanwhile::Warning) && difference.starts_with("sysctl kernel/tainted ")
     }
 }
 
-/// What is done to the machine.
+/// A change to the machine.
 #[derive(Clone, Copy)]
 pub enum Outside {
-    /// A file under `/proc/sys`, and what it is to hold; rows without it on this kernel are left out.
+    /// Sets a file in `/proc/sys` to a value; fails if this kernel lacks the file.
     Sysctl(&'static str, &'static str),
-    /// The same, for good: the machine ends with it.
+    /// Sets a file in `/proc/sys` permanently: the machine has to be discarded afterwards.
     SysctlForGood(&'static str, &'static str),
-    /// A cgroup for the suite, with this limit.
+    /// Creates a cgroup for the suite, with this limit.
     Cgroup { controller: &'static str, file: &'static str, limit: &'static str },
-    /// As many busy processes as ten times the processors.
+    /// Starts ten busy processes per CPU.
     Load,
-    /// A process that sets the clock forth and back.
+    /// Starts a process that steps the clock forward and back.
     SteppingClock,
-    /// All processors but the first are taken away.
+    /// Takes all CPUs but the first offline.
     OneProcessor,
-    /// Processes that are born and die as fast as they can, and know if anybody signals them.
+    /// Starts a process that creates and reaps children as fast as it can, and detects whether one is signaled.
     Churn,
 }
 
-/// What the process does that becomes the suite.
+/// A step of the process that then becomes the suite.
 #[derive(Clone, Copy)]
 pub enum Inside {
     /// Becomes this user and its group, without supplementary groups.
     User(u32),
-    /// Likewise, and keeps a capability over exec (ambient).
+    /// Becomes this user, and keeps a capability across exec (ambient).
     UserWith(u32, Capability),
-    /// Sets the `oom_score_adj` below which it cannot go as an ordinary user.
+    /// Sets an `oom_score_adj` that an unprivileged user cannot lower.
     OomScore(i32),
-    /// Takes this nice value.
+    /// Sets the nice value.
     Nice(i32),
-    /// Gives up a capability for good.
+    /// Drops a capability permanently.
     Without(Capability),
-    /// Becomes the root of a new user namespace.
+    /// Becomes root in a new user namespace.
     UserNamespace,
     NoNewPrivs,
-    /// Puts a filter in front of clone3.
+    /// Installs a seccomp filter for clone3.
     Clone3Answers(Answer),
-    /// Puts a filter in front of each of these system calls, which fails with EPERM.
+    /// Installs a seccomp filter that makes each of these system calls fail with EPERM.
     Forbidden(&'static [libc::c_long]),
     Ignore(Signal),
     Block(Signal),
     BlockAll,
     /// Closes a descriptor.
     Close(i32),
-    /// Puts something else in the place of a descriptor.
+    /// Replaces a descriptor.
     Give(i32, Instead),
     Limit(Resource, u64),
-    /// A mount namespace of its own, to change.
+    /// Enters a new mount namespace, so that its mounts can be changed.
     OwnMounts,
-    /// Takes away what is mounted there.
+    /// Unmounts what is mounted there.
     Unmount(&'static str),
-    /// Mounts something there.
+    /// Mounts a file system there.
     Mount {
         kind: &'static str,
         at: &'static str,
         options: &'static str,
     },
-    /// Every mount becomes read-only.
+    /// Remounts every mount but /proc and /sys read-only.
     ReadOnly,
-    /// Goes on as the first process of a new pid namespace.
+    /// Continues as the first process of a new pid namespace.
     PidNamespace,
-    /// Goes on as the child of a subreaper, which must be left no orphan.
+    /// Continues as the child of a subreaper, to which no orphan may be reparented.
     UnderSubreaper,
-    /// Goes on as a tracee; the tracer follows all that comes of it.
+    /// Continues as a tracee, whose tracer also traces its descendants.
     Traced(Trace),
-    /// Goes on as the child of a program of the host's, with these arguments. Rows whose program the host has not are left
-    /// out.
+    /// Continues as the child of a program of the host, with these arguments. Rows whose program the host lacks are skipped.
     Under(Tool),
     ThirtyTwoBit,
-    /// Goes on as the child of a process that gives it a full pipe as its stdout, reads none of it before the child is
-    /// blocked on it, and then passes all of it on.
+    /// Continues as the child of a process that gives it a full pipe as stdout, reads nothing until the child is blocked on it,
+    /// and then forwards all of it.
     ReadLate,
-    /// Moves into the cgroup that was made outside.
+    /// Moves into the cgroup that was created outside.
     EnterCgroup,
-    /// A working directory that does not exist any more.
+    /// Changes to a working directory that is then removed.
     LostDirectory,
 }
 
-/// What clone3 answers behind a filter.
+/// The result of clone3 under a filter.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Answer {
     Errno(nix::errno::Errno),
-    /// EINVAL for flags of Linux 7.1, as a supervisor answers that does not know them.
+    /// EINVAL for the flags of Linux 7.1, as from a supervisor that does not know them.
     EinvalForNewFlags,
     KillProcess,
     KillThread,
     Trap,
 }
 
-/// What a descriptor is instead.
+/// What replaces a descriptor.
 #[derive(Clone, Copy)]
 pub enum Instead {
     /// `/dev/full`.
     FullDevice,
-    /// A pipe that is full, that nobody reads, and that does not block.
+    /// A full, nonblocking pipe that no process reads.
     FullPipe,
-    /// A pipe whose reader is gone.
+    /// A pipe whose read end is closed.
     BrokenPipe,
 }
 
-/// A program of the host's that starts another.
+/// A program of the host that starts another program.
 #[derive(Clone, Copy)]
 pub struct Tool {
     pub name: &'static str,
     pub arguments: &'static [&'static str],
 }
 
-/// How closely a tracer looks.
+/// How closely a tracer observes.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Trace {
-    /// As a debugger that follows forks: signals and events.
+    /// Like a debugger that follows forks: signals and events.
     Events,
-    /// As strace: every system call.
+    /// Like strace: every system call.
     Calls,
-    /// As a debugger that does not follow forks.
+    /// Like a debugger that does not follow forks.
     OneProcess,
 }
 
@@ -216,18 +215,18 @@ impl Row {
         }
     }
 
-    /// With these reasons for cases that may be blocked here too, and need not be.
+    /// Adds reasons for which cases may be blocked here, but need not be.
     pub fn perhaps(mut self, reasons: &'static [&'static str]) -> Row {
         self.expected.maybe = reasons;
         self
     }
 
-    /// The program of the host's that the suite is started by, if that is the row's environment.
+    /// Returns the program of the host that starts the suite, if the row has one.
     pub fn tool(&self) -> Option<Tool> {
         self.inside.iter().find_map(|step| if let Inside::Under(tool) = step { Some(*tool) } else { None })
     }
 
-    /// Whether the other rows are compared with this one.
+    /// Returns whether the other rows are compared with this one.
     pub fn is_the_measure(&self) -> bool {
         self.name == crate::table::MEASURE
     }

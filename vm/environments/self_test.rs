@@ -1,4 +1,4 @@
-//! The sandbox's own test, as a program that a guest can carry: there it runs as root, so that every bad case can be bad.
+//! The sandbox's own test as a program for guests, where it runs as root, so that every bad case can misbehave.
 #![forbid(unsafe_code)]
 
 #[path = "../../runner/selftest/main.rs"]

@@ -1,4 +1,4 @@
-//! What a person reads of it all.
+//! The output for the terminal and the documentation.
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
@@ -6,7 +6,7 @@ use clone3_conformance::report;
 
 use crate::judge::Verdict;
 
-/// What the page says before the table.
+/// The text of the page before the table.
 const INTRODUCTION: &str = "\
 # The suite in hostile environments
 
@@ -25,10 +25,10 @@ $ vm/environments.sh -- --markdown | sed '1,/^<!-- the page begins here/d' >docs
 The environments themselves are in [vm/environments/table.rs](../vm/environments/table.rs).
 ";
 
-/// How many things that are wrong with a row are shown.
+/// The maximum number of problems that are shown for a row.
 const SHOWN: usize = 30;
 
-/// A row as it ends.
+/// Formats the result of a row.
 pub fn line(verdict: &Verdict) -> String {
     let word = if verdict.is_wrong() { "WRONG" } else { "right" };
     let mut text =
@@ -58,7 +58,7 @@ pub fn totals(verdicts: &[Verdict]) -> String {
     format!("{} environments, {} wrong{names}; {seconds:.0} s\n", verdicts.len(), wrong.len())
 }
 
-/// The page of the documentation, behind a line that shows where it begins.
+/// Formats the page of the documentation, after a marker line for its start.
 pub fn markdown(verdicts: &[Verdict], quick: bool) -> String {
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     let processors = std::thread::available_parallelism().map_or(1, usize::from);

@@ -1,4 +1,4 @@
-//! What the machine looks like, and how that differs from what it looked like before.
+//! Snapshots of the machine's state, and their differences.
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use crate::parts::pending_signals;
 use crate::{Result, THIS};
 
-/// Everything that a run of the suite must leave as it was, by name.
+/// Everything that a run of the suite must leave unchanged, by name.
 pub struct Snapshot(BTreeMap<String, String>);
 
 /// Sysctls that change by themselves.
@@ -25,7 +25,7 @@ const RESTLESS: [&str; 9] = [
     "vm/stat_refresh",
 ];
 
-/// Kernel threads come and go.
+/// The flag of kernel threads, which are ignored: they come and go.
 const PF_KTHREAD: u64 = 0x0020_0000;
 
 impl Snapshot {
@@ -45,7 +45,7 @@ impl Snapshot {
         Ok(Snapshot(found))
     }
 
-    /// What is new, gone or changed since.
+    /// Returns what is new, gone or changed in the later snapshot.
     pub fn differences(&self, later: &Snapshot) -> Vec<String> {
         let mut differences = Vec::new();
         for (name, before) in &self.0 {
@@ -70,7 +70,7 @@ fn processes(found: &mut BTreeMap<String, String>) -> Result<()> {
         if !name.starts_with(|c: char| c.is_ascii_digit()) {
             continue;
         }
-        // It may end while it is looked at.
+        // The process may exit in the meantime.
         let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
         let Some((head, tail)) = stat.rsplit_once(") ") else { continue };
         let flags: u64 = tail.split(' ').nth(6).unwrap_or_default().parse()?;
@@ -117,7 +117,7 @@ fn sysctls(folder: &Path, found: &mut BTreeMap<String, String>) -> Result<()> {
         if entry.file_type()?.is_dir() {
             sysctls(&path, found)?;
         } else if !RESTLESS.iter().any(|restless| name.starts_with(restless)) {
-            // Some can only be written, and some need a device that is not there.
+            // Some sysctls are write-only, and some need a device that does not exist.
             let mut value = Vec::new();
             let _ = fs::File::open(&path).and_then(|mut file| file.read_to_end(&mut value));
             found.insert(format!("sysctl {name}"), String::from_utf8_lossy(&value).into_owned());
@@ -126,7 +126,7 @@ fn sysctls(folder: &Path, found: &mut BTreeMap<String, String>) -> Result<()> {
     Ok(())
 }
 
-/// Processes that are none of the suite's business, of root and of an ordinary user.
+/// Processes unrelated to the suite, one of root and one of an unprivileged user.
 pub struct Bystanders(Vec<(Child, String)>);
 
 impl Bystanders {
@@ -134,7 +134,7 @@ impl Bystanders {
         Ok(Bystanders(vec![bystander(None)?, bystander(Some("1000"))?]))
     }
 
-    /// Those that have been signalled or are gone.
+    /// Describes the bystanders that were signaled or are gone.
     pub fn disturbed(&self) -> Vec<String> {
         let now = |child: &Child| pending_signals(child.id()).unwrap_or_else(|_| "gone".to_owned());
         let disturbed = self.0.iter().filter(|(child, before)| now(child) != *before);
@@ -152,7 +152,7 @@ fn bystander(user: Option<&str>) -> Result<(Child, String)> {
         .stdout(Stdio::piped())
         .spawn()?;
     child.stdout.take().ok_or("no output")?.read_exact(&mut [0])?;
-    // It says that it is ready before it sleeps.
+    // It reports that it is ready before it sleeps.
     loop {
         let state = pending_signals(child.id())?;
         if state.contains("sleeping") {

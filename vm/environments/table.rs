@@ -1,4 +1,4 @@
-//! The table: every environment, and what the suite must make of it.
+//! The table of environments, and of what the suite is expected to do in them.
 use caps::Capability;
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
@@ -7,10 +7,10 @@ use rustix::process::Resource;
 use crate::row::Inside::*;
 use crate::row::{Answer, Expected, Inside, Instead, Meanwhile, Outside, Program, Row, Tool, Trace};
 
-/// The row that the others are compared with.
+/// The row with which the others are compared.
 pub const MEASURE: &str = "root";
 
-/// What a quick run consists of: a case or two of every theme and of everything that a case can need.
+/// The cases of a quick run: one or two of every theme, and of everything that a case can need.
 pub const QUICK: [&str; 28] = [
     "abi_compat_i386",
     "abi_flag_bit_values",
@@ -54,19 +54,19 @@ const NO_USERNS_OF_USERS: &str = "needs user namespaces, which here an ordinary 
 const PIDNS: &str = "needs pid namespaces";
 const ADMIN: &str = "needs CAP_SYS_ADMIN";
 const NO_USER: &str = "needs an ordinary user";
-/// As long as the kernel lets only root open what `/proc/PID/fd` shows of a pidfd.
+/// The kernel lets only root reopen a pidfd through `/proc/PID/fd`.
 const REOPEN: &str = "opening a pidfd through /proc is EACCES: needs root";
 const BECOME: &str = "becoming uid 1000 says EPERM";
 const INOTIFY: &str = "inotify instances, more than fs.inotify.max_user_instances leaves this user";
 const NPROC: &str = "RLIMIT_NPROC does not limit this user";
-/// As Yama has it, from ptrace_scope 2 on.
+/// Refused by Yama from ptrace_scope 2 on.
 const GETFD: &str = "pidfd_getfd from an own child is refused";
 const HELPER: &str = "the kernel's helper is in another pid namespace";
-/// To who is not in the initial pid namespace.
+/// Applies outside the initial pid namespace.
 const LISTNS: &str = "listns(2) does not list the user namespace of a living child";
 const QUEUE: &str = "RLIMIT_SIGPENDING lets no signal be queued";
 const NO_NAMESPACE: &str = "no kind of namespace can be made";
-/// That the sandbox cannot fork, or that a case cannot: it depends on who takes the last processes.
+/// The sandbox or a case cannot fork, depending on which process takes the last pids.
 const TIGHT: &str = "a pids cgroup";
 const CORE: &str = "cannot set kernel.core_pattern to";
 const TERMINAL: &str = "needs a pseudo-terminal";
@@ -76,8 +76,8 @@ const NO_SETGROUPS: Tool = Tool {
     name: "strace",
     arguments: &["-f", "-o", "/dev/null", "-P", "/proc/self/setgroups", "-e", "inject=openat:error=EACCES"],
 };
-/// How strace ends when it waits for a thread that took over the number of its process in exec and was killed before the exec
-/// was reported: nobody tells a tracer that the old number is gone.
+/// How strace ends when it waits for a thread that took over its process's pid in exec and was killed before the exec was
+/// reported: the kernel does not tell a tracer that the old tid is gone.
 const STRACE_AT_A_LOSS: (i32, &str) = (1, "strace: wait4(__WALL): No child processes");
 const GDB: Tool = Tool {
     name: "gdb",
@@ -92,8 +92,8 @@ const GDB: Tool = Tool {
     ],
 };
 
-/// What the filter of a container forbids who has not the capability for it, as podman's does, and of what is newer or more
-/// dangerous what one or another forbids. Not ptrace, unshare and setns, which are allowed there.
+/// System calls that a container's seccomp filter refuses without the corresponding capability, as podman's does, and newer or
+/// more dangerous ones that some filters refuse. Not ptrace, unshare and setns, which such filters permit.
 const FORBIDDEN_IN_CONTAINERS: &[libc::c_long] = &[
     libc::SYS_acct,
     libc::SYS_bpf,
@@ -113,7 +113,7 @@ const FORBIDDEN_IN_CONTAINERS: &[libc::c_long] = &[
     libc::SYS_userfaultfd,
 ];
 
-/// What cases are about that a filter in front of these calls keeps from them.
+/// The reasons for which cases are blocked by a filter for these calls.
 const BEHIND_CONTAINERS_FILTER: &[&str] = &[
     GETFD,
     "io_uring_setup is EPERM",
@@ -126,7 +126,7 @@ const BEHIND_CONTAINERS_FILTER: &[&str] = &[
     "userfaultfd says EPERM",
 ];
 
-/// What every ordinary user is without.
+/// The reasons that apply to every unprivileged user.
 const ORDINARY: &[&str] = &[ROOT, CGROUP, SET_TID];
 
 fn row(
@@ -377,7 +377,7 @@ fn descriptors() -> Vec<Row> {
     ]
 }
 
-/// Not even the sandbox can be had.
+/// The sandbox itself cannot start.
 fn cannot_start() -> Expected {
     let says = &["error: the harness cannot start"];
     Expected { status: 3, no_case: true, says, ..Expected::default() }
@@ -433,7 +433,7 @@ fn limits() -> Vec<Row> {
             vec![Limit(Resource::Memlock, 0), User(1000)],
             ORDINARY,
         )
-        // Linux 7.3 does not count an io_uring there.
+        // Linux 7.3 does not charge an io_uring to that limit.
         .perhaps(&[REOPEN, "io_uring_setup is ENOMEM"]),
         row(
             "sigpending-0",
@@ -533,7 +533,7 @@ fn cgroups() -> Vec<Row> {
             "pids",
             "pids.max",
             "6",
-            // A case for 32-bit programs asks for a process before all others.
+            // A case for 32-bit programs forks before all others.
             Expected { blocked: &[TIGHT], maybe: &["a limit on processes"], ..Expected::default() },
         ),
         limited(
@@ -542,7 +542,7 @@ fn cgroups() -> Vec<Row> {
             "pids",
             "pids.max",
             "30",
-            // One case or another, if it happens to begin while many of its neighbours' children live.
+            // Any case that starts while many children of concurrent cases are alive.
             Expected { maybe: &[TIGHT], ..Expected::default() },
         ),
         limited(
@@ -601,7 +601,7 @@ fn processes() -> Vec<Row> {
     ]
 }
 
-/// As where AppArmor restricts them.
+/// User namespaces without privileges, as restricted by AppArmor.
 fn powerless_namespaces() -> Row {
     let row = row(
         "userns-powerless",
@@ -627,7 +627,7 @@ fn strace() -> Row {
     Row { expected: Expected { or_else: Some(STRACE_AT_A_LOSS), ..row.expected }, ..row }
 }
 
-/// Somebody ends it, in the middle of a case.
+/// The suite is interrupted in the middle of a case.
 fn interruptions() -> Vec<Row> {
     let ended = |name, words, signal: Signal| Row {
         meanwhile: Some(Meanwhile::Interrupt(signal)),
@@ -641,7 +641,7 @@ fn interruptions() -> Vec<Row> {
     ]
 }
 
-/// What a case can do wrong, with nothing in the way of it.
+/// Cases that misbehave in every possible way, with nothing to prevent them.
 fn misbehaviour() -> Vec<Row> {
     let all = Expected { no_case: true, says: &["; 0 failed; 0 ignored"], ..Expected::default() };
     vec![Row {
@@ -699,7 +699,7 @@ fn machine() -> Vec<Row> {
             },
             ..row("warning", "a kernel that gives a warning meanwhile", vec![], &[])
         },
-        // The last one: nothing but a restart takes it back.
+        // The last row, since only a reboot reverts it.
         with(
             "yama-3",
             "root, yama ptrace_scope 3",

@@ -1,4 +1,4 @@
-//! One row, carried out: the environment, the suite in it, and what both leave.
+//! The execution of one row: creates the environment, runs the suite in it, and checks for leftovers.
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Seek};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -17,23 +17,23 @@ use crate::row::{Meanwhile, Program, Row};
 use crate::snapshot::{Bystanders, Snapshot};
 use crate::{Result, THIS, table};
 
-/// Where the suite's journal goes: a pipe, which can be written on a read-only file system too.
+/// The pipe for the suite's journal, which is writable even on a read-only file system.
 const JOURNAL: &str = "/suite/journal";
 
-/// When the suite hangs: many times what it takes in the slowest environment.
+/// The timeout of the suite: many times what it takes in the slowest environment.
 const DEADLINE: Duration = Duration::from_secs(600);
 
-/// How long clearing up may take behind a suite that was ended.
+/// How long the cleanup after an interrupted suite may take.
 const CLEARING_UP: Duration = Duration::from_secs(20);
 
-/// What came of it.
+/// The result of a row.
 pub struct Outcome {
-    /// How the suite ended; `None` if it hung.
+    /// The suite's exit status; `None` if it hung.
     pub status: Option<i32>,
-    /// What it said on stdout and stderr.
+    /// Its output on stdout and stderr.
     pub output: String,
     pub results: Option<Results>,
-    /// What it left or changed.
+    /// What it left behind or changed.
     pub left: Vec<String>,
     pub seconds: f64,
 }
@@ -48,7 +48,7 @@ pub fn carry_out(row: &Row, quick: bool, bystanders: &Bystanders) -> Result<Outc
     let status = journal.follow(suite, row.meanwhile)?;
     let seconds = start.elapsed().as_secs_f64();
     let mut left = arrangement.undo()?;
-    // A suite that was killed outright has nobody but its sandbox, which clears up at once but not before.
+    // After a SIGKILL of the suite only its sandbox can clean up, which starts immediately but takes time.
     let deadline = Instant::now() + if row.meanwhile.is_some() { CLEARING_UP } else { Duration::ZERO };
     let differences = loop {
         let mut differences = before.differences(&Snapshot::take()?);
@@ -97,7 +97,7 @@ fn happen(meanwhile: Meanwhile, suite: &Child) -> Result<()> {
             nix::sys::signal::kill(suite, signal)?
         }
         Meanwhile::Interrupt(signal) => nix::sys::signal::killpg(suite, signal)?,
-        // The bit of a warning.
+        // The taint bit of a warning.
         Meanwhile::Warning => fs::write("/proc/sys/kernel/tainted", "512")?,
     }
     Ok(())
@@ -109,7 +109,7 @@ struct Journal {
 }
 
 impl Journal {
-    /// Opens the pipe, and makes it the first time.
+    /// Opens the pipe, and creates it the first time.
     fn open() -> Result<Journal> {
         if !Path::new(JOURNAL).exists() {
             mknodat(CWD, JOURNAL, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?;
@@ -120,7 +120,7 @@ impl Journal {
         Ok(Journal { pipe, text: Vec::new() })
     }
 
-    /// Takes what comes until the suite has ended; kills everything if that does not happen in time.
+    /// Reads the journal until the suite exits; kills everything if the deadline passes first.
     fn follow(&mut self, mut suite: Child, mut meanwhile: Option<Meanwhile>) -> Result<Option<ExitStatus>> {
         let pidfd = pidfd_open(Pid::from_child(&suite), PidfdFlags::empty())?;
         let deadline = Instant::now() + DEADLINE;
