@@ -1,4 +1,4 @@
-//! One row of the table, carried out: surroundings, the driver in them, and a look at what it leaves.
+//! The execution of one row of the table: prepares the setting, runs the driver in it, and checks what it leaves behind.
 use std::error::Error;
 use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, pipe};
@@ -18,24 +18,24 @@ use tempfile::TempDir;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-/// A fault, and what is promised for it.
+/// A fault, and the driver's expected reaction.
 #[derive(Default)]
 pub struct Row {
     pub name: &'static str,
-    /// How the guest goes wrong; without it, the run never comes to a guest.
+    /// The fault of the guest; `None` if the run never gets to a guest.
     pub guest: Option<&'static str>,
-    /// The kernel, if the surroundings do not say it.
+    /// The kernel, if `cache` does not determine it.
     pub kernel: Option<&'static str>,
-    /// The engine; QEMU alone, if it is not named.
+    /// The engine; QEMU alone if empty.
     pub engine: &'static str,
     pub options: &'static [&'static str],
     pub cache: Cache,
     pub act: Act,
-    /// The exit status, or less than 0: the signal.
+    /// The exit status, or if negative, the signal.
     pub status: i32,
-    /// What must be said.
+    /// The texts that the output must contain.
     pub says: &'static [&'static str],
-    /// Whether the results must have the case that ended, and name the one that was running.
+    /// Whether the results must contain the case that ended, and name the one that was running.
     pub keeps: bool,
 }
 
@@ -44,52 +44,52 @@ pub struct Row {
 pub enum Act {
     #[default]
     Nothing,
-    /// The driver gets this signal.
+    /// The driver receives this signal.
     Signal(&'static str),
-    /// The driver is killed outright.
+    /// The driver is killed with SIGKILL.
     Kill,
-    /// QEMU is killed outright.
+    /// QEMU is killed with SIGKILL.
     KillQemu,
-    /// A folder takes the place of the results.
+    /// A folder replaces the results file.
     BlockResults,
 }
 
-/// What the run finds: the cache, the archive, the programs of the machine.
+/// The setting of the run: the cache, the archive, and the machine's programs.
 #[derive(Clone, Copy, Default, PartialEq)]
 pub enum Cache {
     /// Those of this machine.
     #[default]
     Usual,
-    /// A kernel image that is cut off.
+    /// A truncated kernel image.
     CutImage,
-    /// A kernel package that is cut off.
+    /// A truncated kernel package.
     CutPackage,
     /// A package without a kernel.
     WrongPackage,
-    /// An archive that answers nothing.
+    /// An archive that does not respond.
     NoArchive,
-    /// An archive that does not come to an end.
+    /// An archive whose response never ends.
     SlowArchive,
-    /// A package in the archive that is not the one that the list names.
+    /// A package in the archive that does not match its list.
     Forged,
-    /// A cache without room for the kernel.
+    /// A cache without enough space for the kernel.
     Full,
     /// A QEMU that cannot use KVM.
     NoKvm,
-    /// The Rust of Debian 13.
+    /// The Rust version of Debian 13.
     OldRust,
 }
 
-/// Says which processes are of which run.
+/// The environment variable that identifies a run's processes.
 const MARK: &str = "CLONE3_FAULTS_RUN";
 
-/// How long a process may take to die that has been killed.
+/// How long a killed process may take to die.
 const DYING: Duration = Duration::from_secs(10);
 
-/// What shows that the run has come to where something can be done to it.
+/// The output that shows that the run has reached the point where `Act` applies.
 const UNDER_WAY: [&str; 2] = ["under way", "asking Debian's archive"];
 
-/// The kernel image that is in no package and no archive.
+/// The version of a kernel image that is in no package and no archive.
 const FOREIGN: &str = "9.9.9";
 
 /// The static guest, built once.
@@ -112,7 +112,7 @@ static GUEST: LazyLock<PathBuf> = LazyLock::new(|| {
     folder.join(target).join("release/examples/bad-guest")
 });
 
-/// The surroundings of one run.
+/// The setting of one run.
 pub struct Bench {
     folder: TempDir,
     command: Command,
@@ -121,14 +121,14 @@ pub struct Bench {
 }
 
 impl Bench {
-    /// Makes the surroundings.
+    /// Creates the setting.
     pub fn set_up(row: &Row) -> Result<Self> {
         let folder = TempDir::new()?;
         let at = |name: &str| folder.path().join(name);
         for name in ["tmp", "cache/clone3-conformance/apt", "bin"] {
             fs::create_dir_all(at(name))?;
         }
-        // The script that builds the driver, where that is what goes wrong.
+        // The script that builds the driver, if the build is what fails.
         let mut command = Command::new(match row.cache {
             Cache::OldRust => concat!(env!("CARGO_MANIFEST_DIR"), "/vm/run.sh"),
             _ => env!("CARGO_BIN_EXE_clone3-vm"),
@@ -151,7 +151,7 @@ impl Bench {
         self.folder.path().join(name)
     }
 
-    /// Makes what the row's run is to find.
+    /// Creates what the row's run uses.
     fn furnish(&mut self, row: &Row) -> Result<()> {
         let usual = std::env::var("CLONE3_FAULTS_KERNEL").unwrap_or_else(|_| "7.1".to_owned());
         let mut kernel = row.kernel.map_or(usual, str::to_owned);
@@ -196,14 +196,14 @@ impl Bench {
         Ok(())
     }
 
-    /// A program that this run finds before the machine's own.
+    /// Writes a program that this run finds before the machine's own.
     fn program(&self, name: &str, script: &str) -> Result<()> {
         let path = self.at("bin").join(name);
         fs::write(&path, format!("#!/bin/sh\n{script}\n"))?;
         Ok(fs::set_permissions(path, Permissions::from_mode(0o755))?)
     }
 
-    /// A file that begins as a kernel image of a mebibyte does, and is this long.
+    /// Writes a file of this length that starts like a kernel image of one MiB.
     fn image(&self, length: usize) -> Result<String> {
         let mut image = vec![0x5a; length];
         image[0x1f1] = 1;
@@ -216,7 +216,7 @@ impl Bench {
         Ok(path.display().to_string())
     }
 
-    /// A package that holds one file that begins as a kernel image does.
+    /// Creates a package with one file that starts like a kernel image.
     fn package(&self, file: &str) -> Result<String> {
         let root = self.at("root");
         let file = root.join(file);
@@ -226,7 +226,7 @@ impl Bench {
         let control = "Package: p\nVersion: 1\nArchitecture: amd64\nMaintainer: m <m@m>\nDescription: d\n";
         fs::write(root.join("DEBIAN/control"), control)?;
         let package = self.at("package.deb");
-        // Stored as it is, so that cutting it off cuts the file off.
+        // Stored uncompressed, so that truncating the package truncates the file.
         let mut build = Command::new("dpkg-deb");
         build.args(["-Znone", "--root-owner-group", "--build"]).arg(&root).arg(&package);
         let built = build.output()?;
@@ -236,7 +236,7 @@ impl Bench {
         Ok(package.display().to_string())
     }
 
-    /// An archive, as far as the cache knows, of this one package.
+    /// Writes a cached index of an archive with this package only.
     fn archive(&self, package: &str, sha256: &str) -> Result<()> {
         let package = json!({
             "name": format!("linux-image-{FOREIGN}-cloud-amd64"),
@@ -252,7 +252,7 @@ impl Bench {
         Ok(fs::write(path, index.to_string())?)
     }
 
-    /// Makes the cache a file system of its own with room for little more than the index.
+    /// Mounts the cache as a file system with space for little more than the index.
     fn mount_small_cache(&mut self) -> Result<()> {
         let cache = self.at("cache");
         mount("tmpfs", &cache, "tmpfs", MountFlags::empty(), c"size=256k")
@@ -261,7 +261,7 @@ impl Bench {
         Ok(())
     }
 
-    /// Runs the driver, and compares all that it did with what the row promises.
+    /// Runs the driver, and compares everything it did with the expectation.
     pub fn judge(&mut self, row: &Row) -> Result<()> {
         let (output, status) = self.run(row.act)?;
         let mut wrong: Vec<String> = Vec::new();
@@ -274,7 +274,7 @@ impl Bench {
                 .filter(|text| !output.contains(**text))
                 .map(|text| format!("it does not say: {text}")),
         );
-        // Which would be the other engine's row, passed twice.
+        // If it fell back to QEMU, this would be the other engine's row.
         let fell_back = row.engine == "virtme" && output.contains("using QEMU alone");
         wrong.extend(fell_back.then(|| "virtme-ng did not boot it".to_owned()));
         if row.keeps {
@@ -290,7 +290,7 @@ impl Bench {
         }
     }
 
-    /// Whether the results are there, with one case that ended and one that was running; an error says what they are.
+    /// Checks that the results have one case that ended and one that was running; the error describes them.
     fn kept(&self) -> std::result::Result<(), String> {
         let text =
             fs::read_to_string(self.at("results.json")).map_err(|error| format!("no results: {error}"))?;
@@ -302,12 +302,12 @@ impl Bench {
         }
     }
 
-    /// Runs the driver to its end; the result is what it said, and how it ended.
+    /// Runs the driver to its end, and returns its output and exit status.
     fn run(&mut self, act: Act) -> Result<(String, i32)> {
         let (reader, writer) = pipe()?;
         self.command.stdout(writer.try_clone()?).stderr(writer);
         let mut driver = self.command.spawn()?;
-        // The command keeps our copies of the pipe's other end.
+        // The command holds copies of the pipe's write end.
         self.command.stdout(Stdio::null()).stderr(Stdio::null());
         let mut output = String::new();
         let mut acted = false;
@@ -346,7 +346,7 @@ impl Bench {
         Ok(())
     }
 
-    /// The processes of this run, and what they are called.
+    /// Returns the processes of this run, with their names.
     fn processes(&self) -> Result<Vec<(Pid, String)>> {
         let mark = format!("{MARK}={}", self.mark);
         let mut found = Vec::new();
@@ -354,7 +354,7 @@ impl Bench {
             let path = entry?.path();
             let number = path.file_name().and_then(|name| name.to_str()?.parse().ok());
             let Some(pid) = number.and_then(Pid::from_raw) else { continue };
-            // A process may go away while it is looked at.
+            // The process may exit in the meantime.
             let environment = fs::read(path.join("environ")).unwrap_or_default();
             if environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes()) {
                 found
@@ -364,7 +364,7 @@ impl Bench {
         Ok(found)
     }
 
-    /// The processes of this run that do not die.
+    /// Returns the processes of this run that do not die.
     fn living(&self) -> Result<Vec<String>> {
         let deadline = Instant::now() + DYING;
         for (pid, _) in self.processes()? {
@@ -379,7 +379,7 @@ impl Bench {
             .collect())
     }
 
-    /// What the run should have removed: temporary files, unless it was killed outright, and half-made things.
+    /// Returns what the run should have removed: temporary files, unless it was killed with SIGKILL, and incomplete files.
     fn left_behind(&self, act: Act) -> Result<Vec<PathBuf>> {
         let mut left = Vec::new();
         if !matches!(act, Act::Kill) {
@@ -401,7 +401,7 @@ impl Drop for Bench {
     }
 }
 
-/// Every file and folder under this one.
+/// Returns every file and folder below this one.
 fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder)? {

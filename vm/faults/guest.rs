@@ -1,7 +1,7 @@
-//! A guest that goes wrong in the way that its last argument names: what the faults test boots in place of the suite.
+//! A guest that fails in the way that its last argument names; the faults test boots it in place of the suite.
 //!
-//! Panics are real. What would need a broken kernel is written into the kernel's log, from where it takes the same way
-//! over the console as if the kernel had said it.
+//! Panics are real. What would need a broken kernel is written to the kernel's log, and reaches the console just like the
+//! kernel's own messages.
 #![forbid(unsafe_code)]
 
 #[path = "../../runner/counters.rs"]
@@ -32,7 +32,7 @@ fn main() {
     go_wrong(arguments.last().expect("no fault"), journal);
 }
 
-/// Goes wrong before the suite's first line, or after it.
+/// Fails before or after the suite's first line.
 fn go_wrong(fault: &str, mut journal: File) {
     match fault {
         "panic-before" => crash(),
@@ -41,7 +41,7 @@ fn go_wrong(fault: &str, mut journal: File) {
         _ => {}
     }
     begin(&mut journal);
-    // What is told is with the driver before anything is done to it.
+    // Ensures that the driver has the journal before anything is done to it.
     let _ = tcdrain(&journal);
     println!("under way");
     match fault {
@@ -61,7 +61,7 @@ fn go_wrong(fault: &str, mut journal: File) {
             crash();
         }
         "stall" => say("rcu: INFO: rcu_preempt self-detected stall on CPU"),
-        // No frame: the report of a stall has no end mark.
+        // No end marker: the report of a stall has none.
         "stall-bug" => {
             log("rcu: INFO: rcu_preempt self-detected stall on CPU");
             say("BUG: KASAN: slab-use-after-free in pidfd_poll+0x1/0x2");
@@ -78,7 +78,7 @@ fn go_wrong(fault: &str, mut journal: File) {
     exit(status);
 }
 
-/// One case ends, and another begins.
+/// Reports that one case ended, and another started.
 fn begin(journal: &mut File) {
     let suite = Suite::this("");
     let header = Header { schema: SCHEMA, suite, probe: Probe::run(), tainted: None, cpus: 1, selected: 2 };
@@ -100,14 +100,14 @@ fn tell(journal: &mut File, event: &str) {
     journal.write_all(format!("{event}\n").as_bytes()).expect("the journal is gone");
 }
 
-/// Puts a report into the kernel's log.
+/// Writes a report to the kernel's log.
 fn say(report: &str) {
     for line in ["------------[ cut here ]------------", report, "---[ end trace 0000000000000000 ]---"] {
         log(line);
     }
 }
 
-/// Puts a line into it.
+/// Writes a line to the kernel's log.
 fn log(line: &str) {
     fs::write("/dev/kmsg", format!("<4>{line}\n")).expect("no kernel log");
 }
@@ -124,7 +124,7 @@ fn hang() {
     }
 }
 
-/// Takes the line away from all who have it open, as the end of a terminal's session does, and ends as if all were well.
+/// Hangs up the serial line for all processes that have it open, as the end of a terminal's session does, and exits successfully.
 fn hang_up(line: &File) -> ! {
     let session = Clone3::fork().spawn(|| {
         let held = setsid().and_then(|_| ioctl_tiocsctty(line));
@@ -135,7 +135,7 @@ fn hang_up(line: &File) -> ! {
     exit(0)
 }
 
-/// Says more over both lines than any pipe holds.
+/// Writes more to both lines than any pipe holds.
 fn flood(journal: &mut File) {
     let filler = "x".repeat(1000);
     for number in 0..1000 {

@@ -1,14 +1,14 @@
-//! What `vm/run.sh` promises when something goes wrong: exit status, message, and nothing left behind.
+//! Tests of what `vm/run.sh` guarantees when something fails: exit status, message, and no leftovers.
 //!
-//! Each row is a real run of the driver. They are ignored unless asked for, since they boot kernels:
-//! `cargo test --test vm-faults -- --include-ignored`, and with `gate/` behind it those that the gate runs.
+//! Each row is a real run of the driver. The rows are ignored by default, since they boot kernels: `cargo test --test vm-faults
+//! -- --include-ignored` runs all of them, and with `gate/` added those that CI runs.
 #![forbid(unsafe_code)]
 mod bench;
 
 use bench::{Act, Bench, Cache, Row};
 use libtest_mimic::{Arguments, Trial};
 
-/// The rows of the gate: every one that boots no kernel, and one of each way to end that does.
+/// The rows that CI runs: all that boot no kernel, and one of each other kind.
 const GATE: [&str; 23] = [
     "exit-1",
     "panic",
@@ -36,7 +36,7 @@ const GATE: [&str; 23] = [
 ];
 
 impl Row {
-    /// Its name, led by `gate/` where the gate runs it, and by the engine where that is not QEMU alone.
+    /// Returns the row's name, prefixed with `gate/` if CI runs it, and with the engine if that is not QEMU alone.
     fn title(&self) -> String {
         let prefix = if self.engine == "virtme" && !self.name.starts_with("virtme") { "virtme-" } else { "" };
         let name = format!("{prefix}{}", self.name);
@@ -44,7 +44,7 @@ impl Row {
     }
 }
 
-/// The table.
+/// Returns the table.
 fn rows() -> Vec<Row> {
     let guest = |name, status, says| Row { name, guest: Some(name), status, says, ..Row::default() };
     let cut_short = |name, status, says| Row { keeps: true, ..guest(name, status, says) };
@@ -58,8 +58,7 @@ fn rows() -> Vec<Row> {
         ..Row::default()
     };
     vec![
-        // What the runner ends with is what the run ends with.
-        // It says that it found one processor.
+        // The runner's exit status becomes the run's. This guest reports one CPU.
         guest("exit-0", 0, &["the kernel uses 1 of its 2 processors"]),
         guest("exit-1", 1, &[]),
         guest("exit-3", 3, &[]),
@@ -68,7 +67,7 @@ fn rows() -> Vec<Row> {
         guest("exit-9", 3, &["the runner ended with exit status 9"]),
         cut_short("abort", 3, &["the runner ended by SIGABRT", "while running was running"]),
         guest("flood", 0, &["999 x"]),
-        // What the kernel says of itself while the suite runs.
+        // The kernel reports a fault while the suite runs.
         cut_short("panic", 1, &["a fault (panic) while running was running", "sysrq triggered crash"]),
         guest(
             "warning",
@@ -81,9 +80,9 @@ fn rows() -> Vec<Row> {
         cut_short("int3-panic", 1, &["may be the host's doing", "running it all again", "a fault (panic)"]),
         guest("stall", 1, &["may be the host's doing", "running it all again", "a fault (stall)"]),
         guest("stall-bug", 1, &["a fault (stall)", "a fault (bug)"]),
-        // What failed beside it is not run away from.
+        // A case that failed for another reason counts.
         guest("stall-beside", 1, &["a fault (stall)", "that does not explain what failed: wrong"]),
-        // A guest that goes away.
+        // The guest dies.
         cut_short(
             "restart",
             69,
@@ -129,7 +128,7 @@ fn rows() -> Vec<Row> {
             says: &["booting again (2 of 2)", "no verdict (boot)", "Kernel panic - not syncing"],
             ..Row::default()
         },
-        // Somebody ends it.
+        // A process is killed or interrupted.
         under_way(
             "qemu-killed",
             Act::KillQemu,
@@ -139,7 +138,7 @@ fn rows() -> Vec<Row> {
         under_way("ctrl-c", Act::Signal("INT"), 130, &["stopped by SIGINT"]),
         under_way("terminated", Act::Signal("TERM"), 143, &["stopped by SIGTERM"]),
         under_way("hung-up", Act::Signal("HUP"), 129, &["stopped by SIGHUP"]),
-        // Killed in the instant in which it hears of the case: that may be before it has written so.
+        // The driver is killed as soon as it reads that the case started, possibly before it has written that.
         Row { keeps: false, ..under_way("driver-killed", Act::Kill, -9, &[]) },
         Row {
             engine: "virtme",
@@ -148,7 +147,7 @@ fn rows() -> Vec<Row> {
         Row { engine: "virtme", keeps: false, ..under_way("virtme-driver-killed", Act::Kill, -9, &[]) },
         Row { engine: "virtme", ..guest("panic", 1, &["a fault (panic) while running was running"]) },
         Row { engine: "virtme", ..guest("exit-4", 4, &[]) },
-        // Files that cannot be written: told before a kernel is asked for, and after a run that comes to its end.
+        // Files that cannot be written: reported before the kernel is looked up, and after a run that completes.
         Row {
             name: "no-folder",
             kernel: Some("./no-such"),
@@ -177,7 +176,7 @@ fn rows() -> Vec<Row> {
             says: &["no verdict (build): this needs Rust 1.95 or newer, and 1.85.0 is installed here"],
             ..Row::default()
         },
-        // What is no kernel.
+        // Kernels that do not exist or are invalid.
         Row {
             name: "no-spec",
             kernel: Some("no-such"),
@@ -241,7 +240,7 @@ fn rows() -> Vec<Row> {
             says: &["holds no kernel image"],
             ..Row::default()
         },
-        // An archive that goes wrong.
+        // The archive fails.
         Row {
             name: "no-archive",
             cache: Cache::NoArchive,
@@ -271,7 +270,7 @@ fn rows() -> Vec<Row> {
             says: &["stopped by SIGINT"],
             ..Row::default()
         },
-        // A machine that is not there.
+        // The machine cannot be started.
         Row {
             name: "too-much-memory",
             guest: Some("exit-0"),
