@@ -6,38 +6,38 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-/// One broken kernel: a behaviour that a backport, a merge conflict or another implementation could plausibly have.
+/// One broken kernel, with a behavior that a backport, a merge conflict or another implementation could plausibly have.
 #[derive(Debug, Clone)]
 pub struct Mutant {
     pub id: String,
-    /// What somebody who uses such a kernel would see.
+    /// What a user of such a kernel would see.
     pub sees: String,
-    /// The claims it violates, by the names of the cases that check them.
+    /// The claims that it violates, by the names of the cases that check them.
     pub claims: Vec<String>,
-    /// Why no program can tell it from the right kernel, where that is so.
+    /// Why no program can distinguish it from the correct kernel, if that is so.
     pub equivalent: Option<String>,
     pub edits: Vec<Edit>,
 }
 
-/// The smallest change of a source file that makes the mistake.
+/// The smallest change of a source file that introduces the mistake.
 #[derive(Debug, Clone, Serialize)]
 pub struct Edit {
     pub file: String,
-    /// Where in the file the anchor is looked for; all of it when absent.
+    /// The function to search for the anchor; the whole file if absent.
     pub function: Option<String>,
-    /// A unique place in the function: the anchor is the first match behind it.
+    /// A unique text in the function; the anchor is the first match after it.
     pub after: Option<String>,
-    /// What is replaced. White space in it stands for any white space. Unless `after` is given it must match once.
+    /// The text to replace. White space in it matches any white space. Unless `after` is given, it must match exactly once.
     pub anchor: String,
-    /// What it becomes; `$0` in it stands for the text that matched.
+    /// The replacement; `$0` in it stands for the matched text.
     pub replace: String,
 }
 
-/// A file of the catalogue as it is written.
+/// A file of the catalogue as written.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Sheet {
-    /// The kernel source file that its mutants edit, unless they say otherwise.
+    /// The kernel source file that its mutants edit by default.
     file: String,
     #[serde(rename = "mutant")]
     mutants: Vec<Entry>,
@@ -50,7 +50,7 @@ struct Entry {
     sees: String,
     claims: Vec<String>,
     equivalent: Option<String>,
-    /// Another file than the sheet's.
+    /// A file other than the sheet's.
     file: Option<String>,
     function: Option<String>,
     after: Option<String>,
@@ -64,7 +64,7 @@ struct Entry {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Also {
-    /// Another file than the sheet's.
+    /// A file other than the sheet's.
     file: Option<String>,
     function: Option<String>,
     after: Option<String>,
@@ -98,7 +98,7 @@ impl Entry {
     }
 }
 
-/// Reads every sheet in `dir`, in the order of their names.
+/// Reads every sheet in `dir`, ordered by name.
 pub fn load(dir: &Path) -> Result<Vec<Mutant>> {
     let mut sheets = Vec::new();
     for entry in dir.read_dir().with_context(|| format!("{}", dir.display()))? {
@@ -118,7 +118,7 @@ pub fn load(dir: &Path) -> Result<Vec<Mutant>> {
     Ok(mutants)
 }
 
-/// A catalogue in which two mutants are called or made alike counts one of them twice.
+/// Checks that no two mutants have the same name or the same edits: one of them would be counted twice.
 fn check(mutants: &[Mutant]) -> Result<()> {
     let mut ids = BTreeSet::new();
     let mut edits = BTreeSet::new();

@@ -1,5 +1,5 @@
-//! How much of the kernel's own code the suite runs: the base kernel with gcov in the files that matter, the suite on it, and
-//! what was not reached of the ranges that mention or serve the flags.
+//! Coverage of the kernel's own code: builds the base kernel with gcov in the relevant files, runs the suite on it, and reports
+//! which parts of the ranges that mention or implement the flags were not reached.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -16,13 +16,13 @@ use crate::source::{Source, find_once, function};
 use crate::suite::Suite;
 use crate::sweep::Place;
 
-/// What makes a compiler count: the options of the kernel's own build system.
+/// The compiler options for counting, from the kernel's own build system.
 pub const COUNTING: &str = "-fprofile-arcs -ftest-coverage -fno-tree-loop-im -fprofile-update=prefer-atomic";
 
-/// What the configuration needs for it.
+/// The configuration that counting needs.
 pub const CONFIG: &str = "CONFIG_DEBUG_FS=y\nCONFIG_GCOV_KERNEL=y\nCONFIG_GCOV_PROFILE_ALL=n\n";
 
-/// `coverage/ranges.toml`: what is looked at, and what is known of the rest.
+/// `coverage/ranges.toml`: the ranges to examine, and the explanations for what is not reached.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Sheet {
@@ -32,13 +32,13 @@ pub struct Sheet {
     reasons: Vec<Reason>,
 }
 
-/// A part of a source file: a function, or a stretch of one.
+/// A part of a source file: a function, or a section of one.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Range {
     file: String,
     function: String,
-    /// Where it begins in the function, and where it ends: texts that are unique there. The whole function without them.
+    /// The start and the end within the function: texts that are unique in it. The whole function if absent.
     from: Option<String>,
     to: Option<String>,
 }
@@ -60,7 +60,7 @@ impl Sheet {
         toml::from_str(&text).with_context(|| format!("{}", path.display()))
     }
 
-    /// Where the ranges are, for a sweep.
+    /// Returns the places of the ranges, for a sweep.
     pub fn places(&self, source: &Source) -> Result<Vec<Place>> {
         let place = |range: &Range| {
             let region = range.region(&source.read(&range.file)?)?;
@@ -69,13 +69,13 @@ impl Sheet {
         self.ranges.iter().map(place).collect()
     }
 
-    /// The files that have to be compiled for counting.
+    /// Returns the files that have to be compiled for counting.
     pub fn files(&self) -> BTreeSet<&str> {
         self.ranges.iter().map(|range| range.file.as_str()).collect()
     }
 }
 
-/// What gcov says of a source line.
+/// gcov's data about a source line.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
 struct Line {
     line_number: usize,
@@ -88,12 +88,12 @@ struct Branch {
     count: u64,
 }
 
-/// The lines of a file, by their numbers.
+/// The lines of a file, by line number.
 type Lines = BTreeMap<usize, Line>;
 
-/// Builds the kernel, runs the suite on it and writes the document; whether all that is not reached is explained.
+/// Builds the kernel, runs the suite on it and writes the document. Returns whether everything that is not reached is explained.
 pub fn measure(builder: &Builder, suite: &Suite, sheet: &Sheet, document: &Path) -> Result<bool> {
-    // Known in a moment, where the rest takes a while.
+    // Check this first: it is fast, and the rest takes a while.
     sheet.fits(builder.source())?;
     let scratch = builder.scratch()?;
     let folder = scratch.path();
@@ -115,7 +115,7 @@ pub fn measure(builder: &Builder, suite: &Suite, sheet: &Sheet, document: &Path)
     Ok(report.unexplained.is_empty())
 }
 
-/// Puts each file of counters beside the notes that its compiler left.
+/// Unpacks each file of counters beside the notes that the compiler wrote.
 fn unpack(archive: &Path, folder: &Path) -> Result<()> {
     let name = folder.to_string_lossy().trim_start_matches('/').to_owned();
     for entry in tar::Archive::new(File::open(archive)?).entries()? {
@@ -128,7 +128,7 @@ fn unpack(archive: &Path, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What gcov makes of the notes and the counters of a file.
+/// Returns gcov's output for the notes and the counters of a file.
 fn ask_gcov(folder: &Path, file: &str) -> Result<Lines> {
     #[derive(Deserialize)]
     struct Answer {
@@ -156,7 +156,8 @@ fn ask_gcov(folder: &Path, file: &str) -> Result<Lines> {
     Ok(lines)
 }
 
-/// A line of an inlined function is there once for each place: reached anywhere is reached.
+/// Merges a line into `lines`. gcov lists a line of an inlined function once per call site; it is reached if it is reached at any
+/// of them.
 fn merge(lines: &mut Lines, line: Line) {
     let known = lines
         .entry(line.line_number)
@@ -173,7 +174,7 @@ fn merge(lines: &mut Lines, line: Line) {
     }
 }
 
-/// How many there are, and how many were reached.
+/// The total number, and the number reached.
 #[derive(Clone, Copy, Default)]
 struct Tally {
     reached: usize,
@@ -193,7 +194,7 @@ impl std::fmt::Display for Tally {
     }
 }
 
-/// What has been found out so far.
+/// The findings so far.
 #[derive(Default)]
 struct Report {
     lines: Tally,
@@ -265,7 +266,7 @@ impl Report {
 }
 
 impl Range {
-    /// Where it is in the text of its file.
+    /// Returns the range's position in the text of its file.
     fn region(&self, text: &str) -> Result<std::ops::Range<usize>> {
         let mut region = function(text, &self.function)?;
         if let Some(from) = &self.from {
@@ -277,7 +278,7 @@ impl Range {
         Ok(region)
     }
 
-    /// The numbers of its lines.
+    /// Returns the range's line numbers.
     fn lines(&self, text: &str) -> Result<RangeInclusive<usize>> {
         let region = self.region(text)?;
         Ok(line_at(text, region.start)..=line_at(text, region.end))
@@ -285,7 +286,7 @@ impl Range {
 }
 
 impl Sheet {
-    /// Looks for every range and every reason in the tree.
+    /// Checks that every range and every reason is found in the tree.
     fn fits(&self, source: &Source) -> Result<()> {
         for range in &self.ranges {
             let text = source.read(&range.file)?;
@@ -296,7 +297,7 @@ impl Sheet {
         Ok(())
     }
 
-    /// Why what is on this line is not reached, if that is known.
+    /// Returns the reason why the code on this line is not reached, if there is one.
     fn reason(&self, range: &Range, text: &str, line: usize) -> Result<Option<&str>> {
         for reason in &self.reasons {
             if (&reason.file, &reason.function) == (&range.file, &range.function) {
@@ -311,7 +312,7 @@ impl Sheet {
     }
 }
 
-/// The number of the line that a byte is on.
+/// Returns the number of the line that contains a byte.
 fn line_at(text: &str, at: usize) -> usize {
     text[..at].matches('\n').count() + 1
 }

@@ -1,4 +1,4 @@
-//! A kernel tree for those who bring none: the source package of Debian's archive.
+//! The default kernel tree: the source package in Debian's archive.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,14 +6,14 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
-/// The cache that the driver keeps, for everything that is downloaded or built.
+/// Returns the cache of the driver, for everything that is downloaded or built.
 pub fn cache() -> Result<PathBuf> {
     let base = std::env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty()).map(PathBuf::from);
     let base = base.or_else(|| Some(std::env::home_dir()?.join(".cache")));
     Ok(base.context("no place for a cache: set HOME or XDG_CACHE_HOME")?.join("clone3-conformance"))
 }
 
-/// The unpacked tree of a source package, as `linux-source-7.3`; downloaded once.
+/// Returns the unpacked tree of a source package, such as `linux-source-7.3`; downloads it once.
 pub fn tree(package: &str, driver: &Path) -> Result<PathBuf> {
     let cache = cache()?;
     let tree = cache.join(package);
@@ -25,11 +25,11 @@ pub fn tree(package: &str, driver: &Path) -> Result<PathBuf> {
         fs::remove_dir_all(&part)?;
     }
     fs::create_dir_all(part.join("tree"))?;
-    // The driver asks the archive for its lists, and leaves the settings with which they can be used.
+    // The driver fetches the archive's lists, and writes the apt settings for using them.
     run(Command::new(driver).arg("--list-kernels"))?;
     let settings = cache.join("apt/apt.conf");
     let mut download = Command::new("apt-get");
-    // The driver reads the lists itself, and so forbids the index that apt-get needs.
+    // The driver reads the lists itself, and so its settings disable the index that apt-get needs.
     download.arg("-c").arg(settings).args(["-o", "pkgCacheFile::Generate=true", "download", package]);
     run(download.current_dir(&part))?;
     unpack(package, &part)?;
@@ -38,7 +38,7 @@ pub fn tree(package: &str, driver: &Path) -> Result<PathBuf> {
     Ok(tree)
 }
 
-/// The package holds one archive, with all of the tree in one folder.
+/// Unpacks the package, which contains one archive with the whole tree in one folder.
 fn unpack(package: &str, part: &Path) -> Result<()> {
     let files: Vec<PathBuf> =
         part.read_dir()?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;

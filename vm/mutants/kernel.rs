@@ -1,4 +1,4 @@
-//! The base kernel, built once by its own build system in a folder of ours beside the tree.
+//! Builds of the base kernel, made once with its own build system in a separate folder, and of the mutants.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -14,7 +14,7 @@ use crate::catalogue::Mutant;
 use crate::link::Parts;
 use crate::source::Source;
 
-/// Makes the same source give the same image, so that an image's hash says what it was built from.
+/// Variables that make builds reproducible, so that an image's hash identifies its source.
 const REPRODUCIBLE: [(&str, &str); 4] = [
     ("KBUILD_BUILD_TIMESTAMP", "Thu Jan  1 00:00:00 UTC 1970"),
     ("KBUILD_BUILD_USER", "clone3"),
@@ -22,39 +22,39 @@ const REPRODUCIBLE: [(&str, &str); 4] = [
     ("KBUILD_BUILD_VERSION", "1"),
 ];
 
-/// A kernel that was built.
+/// A built kernel.
 #[derive(Debug, Clone)]
 pub struct Kernel {
     pub image: PathBuf,
     pub sha256: String,
 }
 
-/// What became of a mutant's build.
+/// The result of building a mutant.
 pub enum Built {
     Kernel(Kernel),
     /// An anchor does not match this tree.
     DoesNotApply(String),
-    /// The compiler refuses it.
+    /// The compiler rejects it.
     DoesNotBuild(String),
-    /// The compiler makes the same kernel of it.
+    /// The compiler produces the same kernel.
     Same,
 }
 
-/// Builds kernels from a source tree, which is only read, and keeps every image.
+/// Builds kernels from a source tree, which it only reads, and keeps every image.
 pub struct Builder {
     source: Source,
     /// The base kernel and its parts.
     base: Kernel,
     parts: Parts,
-    /// What kernels are made from: the hash of what make built, which does not depend on the files that are edited.
+    /// The origin of all kernels: the hash of what make built, which does not depend on the files that are edited.
     origin: String,
     release: String,
     images: PathBuf,
 }
 
 impl Builder {
-    /// Builds the base in `folder`, from a configuration; images are kept in `images`. `files` are those that will be edited,
-    /// or compiled in another way.
+    /// Builds the base in `folder` from a configuration; images are kept in `images`. `files` are those that will be edited, or
+    /// compiled with other options.
     pub fn new(
         source: Source,
         folder: &Path,
@@ -76,12 +76,12 @@ impl Builder {
         Ok(Self { source, base, parts, origin, release, images: images.to_owned() })
     }
 
-    /// The kernel without any mistake.
+    /// Returns the kernel without mistakes.
     pub fn base(&self) -> &Kernel {
         &self.base
     }
 
-    /// The base with `files` compiled with `more` options; what compilers leave besides is in `folder`.
+    /// Builds the base with `files` compiled with `more` options. The compiler's other output files go to `folder`.
     pub fn counting(&self, files: &BTreeSet<&str>, more: &str, folder: &Path) -> Result<Kernel> {
         let mut objects = Vec::new();
         for file in files {
@@ -94,22 +94,22 @@ impl Builder {
         Ok(Kernel { image, sha256 })
     }
 
-    /// A folder to work in; it goes away when it is dropped.
+    /// Creates a temporary folder, which is removed when dropped.
     pub fn scratch(&self) -> Result<TempDir> {
         self.parts.scratch()
     }
 
-    /// The tree that kernels are built from.
+    /// Returns the tree from which kernels are built.
     pub fn source(&self) -> &Source {
         &self.source
     }
 
-    /// What the base calls itself.
+    /// Returns the base's kernel release.
     pub fn release(&self) -> &str {
         &self.release
     }
 
-    /// The mutant's kernel, from the cache or newly built.
+    /// Returns the mutant's kernel, from the cache or newly built.
     pub fn mutant(&self, mutant: &Mutant) -> Result<Built> {
         let edits = serde_json::to_string(&mutant.edits)?;
         let folder = self.images.join(&hex(format!("{}{edits}", self.origin).as_bytes())[..16]);
@@ -142,15 +142,15 @@ impl Builder {
     }
 }
 
-/// Where in its folder a kernel is built.
+/// The subfolder in which a kernel is built.
 const BUILD: &str = "build";
 
-/// Builds a kernel in `folder`, from a configuration, and by its own build system alone.
+/// Builds a kernel in `folder` from a configuration, using only its own build system.
 pub fn make(source: &Source, folder: &Path, config: &str, jobs: u16) -> Result<Kernel> {
     let build = folder.join(BUILD);
     fs::create_dir_all(&build)?;
     let tree = Tree { source: &source.tree, build: &build, jobs };
-    // Several runs can go on at once, but for this.
+    // Several runs may be concurrent, but only one may run make.
     let lock = File::create(folder.join("lock"))?;
     lock.lock()?;
     tree.configure(config)?;
@@ -169,7 +169,7 @@ struct Tree<'a> {
 }
 
 impl Tree<'_> {
-    /// The smallest configuration, plus what is wanted; left alone while that stays the same.
+    /// Configures tinyconfig plus `wanted`; does nothing if `wanted` has not changed.
     fn configure(&self, wanted: &str) -> Result<()> {
         let used = self.build.join("../fragment.config");
         if fs::read_to_string(&used).is_ok_and(|text| text == wanted) {
@@ -202,7 +202,8 @@ impl Tree<'_> {
     }
 }
 
-/// Moves an image into the cache, to the folder that its hash may name, so that a half-written one is never found there.
+/// Moves an image into the cache, to a folder that its hash may name. The rename ensures that an incomplete one is never found
+/// there.
 fn keep(built: &Path, folder: impl FnOnce(&str) -> PathBuf) -> Result<Kernel> {
     let sha256 = hex(&fs::read(built)?);
     let folder = folder(&sha256);

@@ -1,7 +1,7 @@
-//! From one edited file to a kernel: only that file is compiled, and linked with all the rest.
+//! Fast builds of mutants: compiles only the edited file, and links it with the rest of the kernel.
 //!
-//! make would look at thousands of files to find the one that changed. The compiler and the linker are asked directly, with
-//! the commands that make has noted; everything between two files that mutants edit was linked to one object before.
+//! make would check thousands of files to find the one that changed. Instead, this runs the compiler and the linker directly,
+//! with the commands that make has recorded; everything between two files that mutants edit was linked into one object before.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -12,35 +12,35 @@ use anyhow::{Context, Result, ensure};
 use regex::Regex;
 use tempfile::TempDir;
 
-/// What a compiler or a linker came to: its complaint, if it failed.
+/// The result of a compiler or linker: its error output if it failed.
 pub type Outcome<T> = std::result::Result<T, String>;
 
-/// A part of the kernel, in the order in which parts are linked.
+/// A part of the kernel, in link order.
 #[derive(Debug, Eq, PartialEq)]
 enum Part {
     /// The object of a source file that mutants edit.
     File { source: String, object: PathBuf },
-    /// Everything up to the next.
+    /// Everything up to the next such file.
     Rest(PathBuf),
 }
 
-/// A kernel that was built, taken apart.
+/// A built kernel, split into parts.
 pub struct Parts {
     tree: PathBuf,
     build: PathBuf,
     parts: Vec<Part>,
-    /// The linker's command, up to the output's name, and what comes after the parts.
+    /// The linker's command up to the output's name, and what follows the parts.
     linker: String,
     tail: String,
     folder: TempDir,
-    /// The folder itself, locked: who finds it unlocked knows that nobody uses it any more.
+    /// The folder itself, locked: an unlocked one is abandoned.
     _in_use: File,
 }
 
 const PREFIX: &str = "parts-";
 
 impl Parts {
-    /// Takes the kernel in `build` apart into `files` and the rest; `scratch` is where there is room for that.
+    /// Splits the kernel in `build` into `files` and the rest; the working folder is created in `scratch`.
     pub fn new(tree: &Path, build: &Path, scratch: &Path, files: &BTreeSet<&str>) -> Result<Self> {
         let members = members(build)?;
         clear_away_abandoned(scratch)?;
@@ -74,12 +74,12 @@ impl Parts {
         Ok(parts)
     }
 
-    /// A folder to work in; it goes away when it is dropped.
+    /// Creates a temporary folder, which is removed when dropped.
     pub fn scratch(&self) -> Result<TempDir> {
         Ok(TempDir::new_in(self.folder.path())?)
     }
 
-    /// Links objects that no mutant touches to one.
+    /// Links objects that no mutant edits into one.
     fn join(&mut self, members: Vec<&str>) -> Result<()> {
         if members.is_empty() {
             return Ok(());
@@ -93,7 +93,7 @@ impl Parts {
         Ok(())
     }
 
-    /// Compiles the text in the place of a file, with `more` options; the result is the object, in `folder`.
+    /// Compiles `text` in place of a file, with `more` options, and returns the object, which is in `folder`.
     pub fn compile(&self, file: &str, text: &str, folder: &Path, more: &str) -> Result<Outcome<PathBuf>> {
         let object = object(file)?;
         let (edited, target) = (folder.join(file), folder.join(&object));
@@ -110,7 +110,7 @@ impl Parts {
                 (&dependencies(&object), ""),
             ],
         );
-        // The file's neighbours are still where it was, and messages must name it as if it were there.
+        // The file's neighbors are still in the original folder, and messages must name it as if it were there.
         let place = original.parent().context("a file without a folder")?;
         let more =
             format!(" {more} -iquote {} -fmacro-prefix-map={}/= -c -o ", place.display(), folder.display());
@@ -118,7 +118,7 @@ impl Parts {
         Ok(self.run(&command.replace(" -c -o ", &more))?.map(|()| target))
     }
 
-    /// Links the kernel, with these objects in the place of those of their files.
+    /// Links the kernel, with these objects in place of those of their files.
     pub fn link(&self, objects: &[(&str, PathBuf)], image: &Path) -> Result<Outcome<()>> {
         let chosen = self.parts.iter().map(|part| match part {
             Part::Rest(object) => object,
@@ -137,7 +137,7 @@ impl Parts {
         ))
     }
 
-    /// Runs a command where make would.
+    /// Runs a command in the folder in which make would.
     fn run(&self, command: &str) -> Result<Outcome<()>> {
         let output = Command::new("sh")
             .args(["-c", command])
@@ -153,14 +153,14 @@ impl Parts {
     }
 }
 
-/// The objects that the kernel consists of, in their order.
+/// Returns the objects that the kernel consists of, in link order.
 fn members(build: &Path) -> Result<Vec<String>> {
     let list = Command::new("ar").args(["t", "vmlinux.a"]).current_dir(build).output().context("ar")?;
     ensure!(list.status.success(), "ar: {}", String::from_utf8_lossy(&list.stderr));
     Ok(String::from_utf8(list.stdout)?.lines().map(str::to_owned).collect())
 }
 
-/// The linker with the options that it links the kernel with.
+/// Returns the linker with the options for linking the kernel.
 fn linker(build: &Path) -> Result<String> {
     let noted = saved_command(build, "vmlinux.unstripped")?;
     let strings = Regex::new(r#""([^"]*)""#)?;
@@ -172,30 +172,30 @@ fn linker(build: &Path) -> Result<String> {
     Ok(format!("{program} {usual} {options} --script=arch/x86/kernel/vmlinux.lds"))
 }
 
-/// The program and the emulation: what even a partial link needs.
+/// Returns the program and the emulation option, which even a partial link needs.
 fn first_words(linker: &str) -> String {
     linker.split(' ').take(3).collect::<Vec<_>>().join(" ")
 }
 
-/// The libraries that fill what is still missing.
+/// Returns the libraries that provide the remaining symbols.
 fn libraries(build: &Path) -> Result<String> {
     let noted = saved_command(build, "vmlinux.o")?;
     let group = Regex::new("--start-group.*--end-group")?;
     Ok(group.find(&noted).map_or_else(String::new, |found| found.as_str().to_owned()))
 }
 
-/// The command that made `target`, as make noted it beside it.
+/// Returns the command that built `target`, as make recorded it in a file beside it.
 fn saved_command(build: &Path, target: &str) -> Result<String> {
     let path = build.join(dependencies_file(target, "cmd"));
     let text = fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?;
     let line = text.lines().next().unwrap_or_default();
     let (_, command) =
         line.split_once(" := ").with_context(|| format!("no command in {}", path.display()))?;
-    // As make escapes it.
+    // Undo make's escaping.
     Ok(command.replace("$$", "$").replace("\\#", "#").replace("$(pound)", "#"))
 }
 
-/// The name of a hidden file that belongs to a target.
+/// Returns the name of a hidden file that belongs to a target.
 fn dependencies_file(target: &str, suffix: &str) -> String {
     match target.rsplit_once('/') {
         Some((folder, name)) => format!("{folder}/.{name}.{suffix}"),
@@ -203,24 +203,24 @@ fn dependencies_file(target: &str, suffix: &str) -> String {
     }
 }
 
-/// The option that would write down what the object depends on, beside the one that make has.
+/// Returns the option in make's command that writes the object's dependency file.
 fn dependencies(object: &str) -> String {
     format!("-Wp,-MMD,{}", dependencies_file(object, "d"))
 }
 
-/// The object of a source file.
+/// Returns the object of a source file.
 fn object(file: &str) -> Result<String> {
     let stem = file.strip_suffix(".c").with_context(|| format!("{file} is no C file"))?;
     Ok(format!("{stem}.o"))
 }
 
-/// The command with some of its words replaced.
+/// Returns the command with some of its words replaced.
 fn replaced(command: &str, words: &[(&str, &str)]) -> String {
     let replace = |word| words.iter().find(|(old, _)| *old == word).map_or(word, |(_, new)| *new);
     command.split(' ').map(replace).collect::<Vec<_>>().join(" ")
 }
 
-/// Takes away what runs have left that were interrupted.
+/// Removes the folders of interrupted runs.
 fn clear_away_abandoned(scratch: &Path) -> Result<()> {
     for entry in fs::read_dir(scratch)? {
         let entry = entry?;

@@ -1,4 +1,4 @@
-//! Builds broken kernels, runs the suite on each, and says which mistakes it does not notice.
+//! Builds broken kernels, runs the suite on each, and reports which mistakes it does not notice.
 #![forbid(unsafe_code)]
 
 mod catalogue;
@@ -31,7 +31,7 @@ use suite::Suite;
 use sweep::Place;
 use variant::Variant;
 
-/// Exit status: the run itself failed, which says nothing of the suite.
+/// Exit status: the run itself failed, which says nothing about the suite.
 const BROKEN: u8 = 3;
 
 /// Build broken kernels (mutants), run the suite on each, and report which ones it does not notice.
@@ -106,7 +106,7 @@ struct Arguments {
 }
 
 impl Arguments {
-    /// The configuration that is asked for in place of the base's.
+    /// Returns the configuration that is requested in place of the base's, if any.
     fn variant(&self) -> Option<Variant> {
         match (self.lean, self.checked) {
             (true, _) => Some(variant::LEAN),
@@ -138,7 +138,7 @@ fn start(arguments: &Arguments) -> Result<ExitCode> {
     let cache =
         arguments.cache.clone().map_or_else(|| Ok(fetch::cache()?.join("mutants")), Ok::<_, Error>)?;
     let source = source()?;
-    // Known in a moment, where building takes minutes.
+    // Check this first: it is fast, and building takes minutes.
     for (mutant, why) in mutants.iter().filter_map(|mutant| Some((mutant, source.misfit(mutant)?))) {
         println!("{}: does not apply: {why}", mutant.id);
     }
@@ -160,7 +160,7 @@ fn start(arguments: &Arguments) -> Result<ExitCode> {
     }
     let mut fates = try_all(&builder, mutants, suite.as_ref(), arguments)?;
     if arguments.sweep.is_some() {
-        // As a variable without its declaration: no kernel, and so no mistake in one.
+        // Such as a variable without its declaration: not a kernel, and so not a mistake in one.
         fates.retain(|(_, fate)| !matches!(fate, Fate::DoesNotBuild(_)));
     }
     match suite {
@@ -172,7 +172,7 @@ fn start(arguments: &Arguments) -> Result<ExitCode> {
     }
 }
 
-/// All small mistakes in these functions; without a name, in those that coverage looks at.
+/// Returns all small mistakes in these functions, or if there are none, in those of the coverage ranges.
 fn swept(arguments: &Arguments, names: &[String], source: &Source) -> Result<Vec<Mutant>> {
     let places = match names {
         [] => Sheet::load(&arguments.catalogue.join("coverage/ranges.toml"))?.places(source)?,
@@ -181,7 +181,7 @@ fn swept(arguments: &Arguments, names: &[String], source: &Source) -> Result<Vec
     sweep::mutants(&places, source)
 }
 
-/// Builds the base; with `more` in its configuration it is another, in a folder of its own.
+/// Builds the base; with `more` in its configuration it is a different base, in a separate folder.
 fn builder(
     arguments: &Arguments,
     source: Source,
@@ -193,7 +193,7 @@ fn builder(
     Builder::new(source, &folder, &cache.join("images"), &config, files, arguments.jobs)
 }
 
-/// The configuration of the base with `more`, and the folder for it.
+/// Returns the configuration of the base with `more`, and the folder for it.
 fn base(arguments: &Arguments, source: &Source, cache: &Path, more: &str) -> Result<(String, PathBuf)> {
     let config = read_config(arguments, "kernel.config")? + more;
     let tree = source.tree.as_os_str().as_encoded_bytes();
@@ -205,7 +205,7 @@ fn read_config(arguments: &Arguments, name: &str) -> Result<String> {
     std::fs::read_to_string(&path).with_context(|| format!("{}", path.display()))
 }
 
-/// Runs the suite on a base that counts, and says what it did not reach.
+/// Runs the suite on a base that counts, and reports what it did not reach.
 fn measure(arguments: &Arguments, source: Source, cache: &Path, document: &Path) -> Result<ExitCode> {
     let sheet = Sheet::load(&arguments.catalogue.join("coverage/ranges.toml"))?;
     let builder = builder(arguments, source, cache, coverage::CONFIG, &sheet.files())?;
@@ -213,7 +213,7 @@ fn measure(arguments: &Arguments, source: Source, cache: &Path, document: &Path)
     Ok(if is_whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The tree that was given, or one from the archive.
+/// Returns the given tree, or one from the archive.
 fn tree(arguments: &Arguments) -> Result<PathBuf> {
     match &arguments.tree {
         Some(tree) => tree.canonicalize().with_context(|| format!("kernel tree {}", tree.display())),
@@ -229,7 +229,7 @@ fn chosen(mutants: Vec<Mutant>, only: &[String]) -> Result<Vec<Mutant>> {
     Ok(mutants.into_iter().filter(|mutant| only.is_empty() || only.contains(&mutant.id)).collect())
 }
 
-/// Builds each mutant and runs the suite on it, `--jobs` at a time. Without a suite, the kernels are all that is wanted.
+/// Builds each mutant and runs the suite on it, `--jobs` at a time. Without a suite, it only builds the kernels.
 fn try_all(
     builder: &Builder,
     mutants: Vec<Mutant>,
@@ -256,7 +256,7 @@ fn try_all(
     Ok(fates)
 }
 
-/// What becomes of a mutant.
+/// Builds and judges a mutant.
 fn fate(builder: &Builder, mutant: &Mutant, suite: Option<&Suite>, keep: bool) -> Result<Fate> {
     let kernel = match builder.mutant(mutant)? {
         Built::Kernel(kernel) => kernel,
@@ -271,7 +271,7 @@ fn fate(builder: &Builder, mutant: &Mutant, suite: Option<&Suite>, keep: bool) -
     })
 }
 
-/// What a thread came to; its panic is ours.
+/// Returns a thread's result, and propagates its panic.
 fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
@@ -292,7 +292,7 @@ fn report(
         if fate.is_hole() {
             println!("{}: {}: {}{claims}", fate.word(), mutant.id, mutant.sees);
         }
-        // Either its claims are incomplete, or the case that checks them is weak.
+        // Either the mutant's claims are incomplete, or the case that checks them is weak.
         if let Some(case) = fate.noticed_by().filter(|case| is_unexpected(mutant, case)) {
             println!("noticed only by {case}: {}: {}{claims}", mutant.id, mutant.sees);
         }
@@ -311,7 +311,7 @@ fn report(
     Ok(if is_whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The document that an earlier run has written, if one has.
+/// Returns the document that an earlier run has written, or an empty one.
 fn earlier(path: &Path) -> Result<String> {
     match std::fs::read_to_string(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
@@ -319,7 +319,7 @@ fn earlier(path: &Path) -> Result<String> {
     }
 }
 
-/// Whether the mutant has claims, and the case is about none of them.
+/// Returns whether the mutant has claims, but the case checks none of them.
 fn is_unexpected(mutant: &Mutant, case: &str) -> bool {
     !mutant.claims.is_empty() && mutant.claims.iter().all(|claim| claim != case)
 }

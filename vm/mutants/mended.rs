@@ -1,5 +1,5 @@
-//! The other way round: kernels in which a bug that mainline has is mended. The case that met it must pass there, and no other
-//! case may fail: it is the bug that the case is about, and nothing else.
+//! Kernels in which a bug of mainline is fixed. The case that hit the bug must pass there, and no other case may fail, which
+//! shows that the case is about this bug and nothing else.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -12,14 +12,14 @@ use crate::kernel::{Builder, Built, Kernel};
 use crate::proof::cell;
 use crate::suite::{Notice, Said, Suite, in_a_line};
 
-/// Where their sheets are, beside those of the broken kernels.
+/// The folder of their sheets, within that of the broken kernels.
 pub const FOLDER: &str = "mended";
 
-/// What became of a mended kernel.
+/// The result of a fixed kernel.
 enum Fate {
-    /// The base meets the bugs, in these words; here they are not met, and none of so many cases fails.
+    /// The base hits the bugs, with these messages; the fixed kernel does not, and none of `cases` cases fails.
     Mended { on_base: Vec<Notice>, cases: usize },
-    /// Why it does not count.
+    /// Why the kernel does not count as fixed.
     Not(String),
 }
 
@@ -43,7 +43,7 @@ fn fate(builder: &Builder, suite: &Suite, mended: &Mutant) -> Result<Fate> {
         Built::DoesNotBuild(why) => return Ok(Fate::Not(format!("does not build: {why}"))),
         Built::Same => return Ok(Fate::Not("the compiler makes the same kernel of it".to_owned())),
     };
-    // A case that passes where the bug is would pass here as well.
+    // A case that passes despite the bug would also pass on the fixed kernel.
     let on_base = match met(suite, builder.base(), mended)? {
         Ok(bugs) if bugs.len() == mended.claims.len() => bugs,
         Ok(bugs) => {
@@ -62,7 +62,7 @@ fn fate(builder: &Builder, suite: &Suite, mended: &Mutant) -> Result<Fate> {
     })
 }
 
-/// Which of its bugs its cases meet in a kernel, or why they say nothing of that.
+/// Returns which of the bugs the cases hit on a kernel, or why they give no answer.
 fn met(suite: &Suite, kernel: &Kernel, mended: &Mutant) -> Result<Result<Vec<Notice>, String>> {
     Ok(match suite.ask_long(kernel, &mended.claims)? {
         Said::Nothing { defects, .. } => Ok(defects),
@@ -78,7 +78,7 @@ impl Fate {
         }
     }
 
-    /// The columns "before" and "after" of the report.
+    /// Returns the columns "before" and "after" of the report.
     fn cells(&self) -> [String; 2] {
         let before = match self {
             Fate::Mended { on_base, .. } => on_base.iter().map(Notice::cell).collect::<Vec<_>>().join("; "),
@@ -88,7 +88,7 @@ impl Fate {
     }
 }
 
-/// The document.
+/// Formats the document.
 fn report(release: &str, rows: &[(&Mutant, Fate)]) -> String {
     let mended = rows.iter().filter(|(_, fate)| matches!(fate, Fate::Mended { .. })).count();
     let mut text = format!(

@@ -1,4 +1,4 @@
-//! The report: which mistakes the suite notices, as text for the terminal and as docs/proof.md.
+//! The report on which mistakes the suite notices, as text for the terminal and as docs/proof.md.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -6,20 +6,20 @@ use std::fmt::Write as _;
 use crate::catalogue::Mutant;
 use crate::suite::{Notice, Said, in_a_line};
 
-/// What became of a mutant.
+/// The result for a mutant.
 pub enum Fate {
-    /// Its kernel is there, and more was not wanted.
+    /// Its kernel was built, and nothing more was requested.
     Built,
     /// The suite ran on it.
     Judged(Said),
-    /// Its image is the base's, or an argument says that nobody can tell.
+    /// Its image equals the base's, or there is an argument that no program can distinguish them.
     Equivalent(String),
     DoesNotApply(String),
     DoesNotBuild(String),
 }
 
 impl Fate {
-    /// One word for it.
+    /// Returns a word that summarizes the result.
     pub fn word(&self) -> &'static str {
         match self {
             Fate::Built => "built",
@@ -32,7 +32,7 @@ impl Fate {
         }
     }
 
-    /// The story to the word.
+    /// Returns the explanation of the result.
     pub fn story(&self) -> String {
         match self {
             Fate::Built => String::new(),
@@ -41,7 +41,7 @@ impl Fate {
         }
     }
 
-    /// Both.
+    /// Returns the word and the explanation.
     pub fn line(&self) -> String {
         match self {
             Fate::Built => self.word().to_owned(),
@@ -49,7 +49,7 @@ impl Fate {
         }
     }
 
-    /// The case that noticed, where one did.
+    /// Returns the case that noticed, if one did.
     pub fn noticed_by(&self) -> Option<&str> {
         match self {
             Fate::Judged(Said::Noticed(notices)) => notices.first().map(|first| first.case.as_str()),
@@ -61,13 +61,13 @@ impl Fate {
         self.word() == "killed"
     }
 
-    /// Whether the proof has a hole: an unnoticed mistake, or one that could not be tried.
+    /// Returns whether the proof has a gap: an unnoticed mistake, or one that could not be tested.
     pub fn is_hole(&self) -> bool {
         !self.is_killed() && !matches!(self, Fate::Equivalent(_))
     }
 }
 
-/// The totals, in one line.
+/// Returns the totals, in one line.
 pub fn totals(fates: &[(Mutant, Fate)]) -> String {
     let count = |word: &str| fates.iter().filter(|(_, fate)| fate.word() == word).count();
     let equivalent = count("equivalent");
@@ -91,12 +91,12 @@ const SECTIONS: [(&str, [&str; 3]); 3] = [
 
 const KEPT: &str = "A kernel that an earlier version of the suite noticed, by a case that still exists, was not tested again (`--keep`).\n";
 
-/// The rows of each section, by the id that they begin with.
+/// The rows of each section, by the id with which they start.
 #[derive(Default)]
 struct Tables([BTreeMap<String, String>; 3]);
 
 impl Tables {
-    /// Those of a document.
+    /// Reads the rows of a document.
     fn read(text: &str) -> Tables {
         let mut tables = Tables::default();
         let mut section = None;
@@ -112,7 +112,7 @@ impl Tables {
         tables
     }
 
-    /// Leaves those that this is true of.
+    /// Keeps the rows whose id satisfies the predicate.
     fn retain(&mut self, is_wanted: impl Fn(&str) -> bool) {
         self.0.iter_mut().for_each(|rows| rows.retain(|id, _| is_wanted(id)));
     }
@@ -133,8 +133,8 @@ impl Tables {
     }
 }
 
-/// The document: of this run, and of the mutants that it left alone what an earlier document says, as long as they are in the
-/// catalogue.
+/// Formats the document from this run's results and, for mutants that were not tested, from an earlier document's rows, if they
+/// are still in the catalogue.
 pub fn document(
     release: &str,
     fates: &[(Mutant, Fate)],
@@ -174,7 +174,7 @@ pub fn document(
     text
 }
 
-/// The story as a cell: the name of the case first, where there is one.
+/// Formats the explanation as a table cell, with the name of the case first, if there is one.
 fn story(fate: &Fate) -> String {
     match fate {
         Fate::Judged(Said::Noticed(notices)) => notices.first().map_or_else(String::new, Notice::cell),
@@ -183,13 +183,13 @@ fn story(fate: &Fate) -> String {
 }
 
 impl Notice {
-    /// The name of the case and its message, as a cell.
+    /// Formats the name of the case and its message as a table cell.
     pub fn cell(&self) -> String {
         format!("`{}`: {}", self.case, cell(&self.message))
     }
 }
 
-/// Text that does not break a table.
+/// Escapes text for a table cell.
 pub fn cell(text: &str) -> String {
     text.replace('|', "\\|").replace('<', "&lt;").replace('\n', " ")
 }

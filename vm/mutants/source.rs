@@ -1,4 +1,4 @@
-//! Applying a mutant to the source files of a kernel.
+//! Application of mutants to the source files of a kernel.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,13 +10,13 @@ use regex::Regex;
 
 use crate::catalogue::{Edit, Mutant};
 
-/// A kernel source tree. It is only read.
+/// A kernel source tree, which is only read.
 pub struct Source {
     pub tree: PathBuf,
 }
 
 impl Source {
-    /// The files that the mutant edits, as it wants them.
+    /// Returns the files that the mutant edits, with the edits applied.
     pub fn edited(&self, mutant: &Mutant) -> Result<BTreeMap<String, String>> {
         let mut files = BTreeMap::new();
         for edit in &mutant.edits {
@@ -29,19 +29,19 @@ impl Source {
         Ok(files)
     }
 
-    /// Why the mutant's edits do not fit this tree, if they do not.
+    /// Returns why the mutant's edits do not match this tree, if they do not.
     pub fn misfit(&self, mutant: &Mutant) -> Option<String> {
         self.edited(mutant).err().map(|error| format!("{error:#}"))
     }
 
-    /// The text of a file.
+    /// Reads a file.
     pub fn read(&self, file: &str) -> Result<String> {
         let path = self.tree.join(file);
         fs::read_to_string(&path).with_context(|| format!("{}", path.display()))
     }
 }
 
-/// The text of a file after an edit.
+/// Applies an edit to the text of a file.
 fn apply(text: &str, edit: &Edit) -> Result<String> {
     let mut region = match &edit.function {
         Some(name) => function(text, name)?,
@@ -58,9 +58,9 @@ fn apply(text: &str, edit: &Edit) -> Result<String> {
     Ok(format!("{}{replacement}{}", &text[..found.start], &text[found.end..]))
 }
 
-/// Where a function is, from the first line of its definition to the brace that closes it; `sys_…` is a system call.
+/// Returns the position of a function, from the first line of its definition to its closing brace; `sys_…` is a system call.
 ///
-/// Kernel style makes that easy: only definitions begin in the first column, and so does the last brace.
+/// Kernel style makes that easy: only definitions start in the first column, and so does the closing brace.
 pub fn function(text: &str, name: &str) -> Result<Range<usize>> {
     let head = match name.strip_prefix("sys_") {
         Some(call) => format!(r"SYSCALL_DEFINE\d\({},", regex::escape(call)),
@@ -74,7 +74,7 @@ pub fn function(text: &str, name: &str) -> Result<Range<usize>> {
     Ok(start..start + end + 2)
 }
 
-/// The only place in the region that reads like the anchor.
+/// Returns the only match of the anchor in the region.
 pub fn find_once(text: &str, region: Range<usize>, anchor: &str) -> Result<Range<usize>> {
     let mut found = find_all(text, region, anchor)?;
     match found.len() {
@@ -83,7 +83,7 @@ pub fn find_once(text: &str, region: Range<usize>, anchor: &str) -> Result<Range
     }
 }
 
-/// Every place in the region that reads like the anchor, whatever its white space is.
+/// Returns every match of the anchor in the region, regardless of white space.
 fn find_all(text: &str, region: Range<usize>, anchor: &str) -> Result<Vec<Range<usize>>> {
     let words: Vec<String> = anchor.split_whitespace().map(regex::escape).collect();
     let pattern = Regex::new(&words.join(r"\s+"))?;

@@ -1,4 +1,4 @@
-//! Running the suite on a kernel, and remembering what it said.
+//! Runs of the suite on a kernel, and the cache of their results.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -12,33 +12,33 @@ use serde::{Deserialize, Serialize};
 use crate::catalogue::Mutant;
 use crate::kernel::{Kernel, hex};
 
-/// The driver's exit status after an interrupt at the keyboard.
+/// The driver's exit status after Ctrl-C.
 const INTERRUPTED: i32 = 130;
 
-/// How long a guest may take. A broken kernel may well never end.
+/// The timeout of a guest: a broken kernel may hang.
 const SECONDS: &str = "240";
 
-/// For a mutant that all cases have passed: how much longer statistical loops are, and the time for it.
+/// For a mutant that all cases have passed: the factor for statistical loops, and the longer timeout that they need.
 const LONGER: [&str; 4] = ["--stress", "100", "--timeout-scale", "15"];
 
-/// How the driver boots the kernels: a configuration without ACPI needs the sockets.
+/// The driver's options for booting the kernels: a configuration without ACPI needs the sockets.
 const MACHINE: [&str; 5] = ["--engine", "qemu", "--cpus", "2", "--sockets"];
 
-/// What the suite said of a kernel.
+/// The suite's result on a kernel.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Said {
-    /// Cases that failed.
+    /// The cases that failed.
     Noticed(Vec<Notice>),
-    /// The guest crashed, hung or complained: the line that says so.
+    /// The guest crashed, hung or reported a fault: the line that says so.
     Fault(String),
-    /// No case failed, with so many processors; these met what mainline is known to get wrong.
+    /// No case failed, with this number of CPUs; `defects` are the cases that hit a known bug of mainline.
     Nothing {
         cases: usize,
         processors: Option<usize>,
         #[serde(default)]
         defects: Vec<Notice>,
     },
-    /// The guest did not come as far as the suite.
+    /// The guest did not get as far as the suite.
     NoBoot(String),
 }
 
@@ -49,18 +49,18 @@ pub struct Notice {
     pub message: String,
 }
 
-/// The suite and the driver that boots it, and where its answers are kept.
+/// The suite and the driver that boots it, and the folder of cached results.
 pub struct Suite {
     driver: PathBuf,
     binary: PathBuf,
     sha256: String,
-    /// The cases that there are.
+    /// The names of all cases.
     cases: BTreeSet<String>,
     answers: PathBuf,
 }
 
 impl Suite {
-    /// The driver and the suite that were built beside this program.
+    /// Returns the driver and the suite that were built beside this program.
     pub fn beside_us(cache: &Path) -> Result<Self> {
         let driver = driver()?;
         let binary = driver.with_file_name("clone3-conformance");
@@ -71,10 +71,10 @@ impl Suite {
         Ok(Self { driver, binary, sha256: hex(&bytes), cases, answers })
     }
 
-    /// Runs the suite on the kernel without mistakes: it must have nothing to say.
+    /// Runs the suite on the kernel without mistakes: no case may fail.
     pub fn accepts(&self, base: &Kernel) -> Result<()> {
         match self.ask_all(base)? {
-            // Much of what is noticed happens on one processor while the other looks.
+            // Many mistakes are noticed on one CPU while the other is observed.
             Said::Nothing { processors: Some(2), .. } => Ok(()),
             Said::Nothing { processors, .. } => {
                 bail!("the base kernel uses {processors:?} processors, not 2")
@@ -83,10 +83,10 @@ impl Suite {
         }
     }
 
-    /// What the suite says of a mutant: first the cases of the claims that it violates, and all only if they pass; if these
-    /// do, too, the first again and for longer.
+    /// Returns the suite's result on a mutant. Runs the cases of the claims that it violates first, all cases only if those pass,
+    /// and if these pass too, the first ones again for longer.
     ///
-    /// What a suite noticed, or how a kernel broke down under it, is noted beside the kernel; with `keeps` that is enough.
+    /// What the suite noticed, or how a kernel failed, is recorded beside the kernel; with `keeps` that record is enough.
     pub fn judges(&self, kernel: &Kernel, mutant: &Mutant, keeps: bool) -> Result<Said> {
         let note = kernel.image.with_file_name("noticed.json");
         if keeps && let Some(said) = self.remembers(&note)? {
@@ -99,7 +99,7 @@ impl Suite {
         Ok(said)
     }
 
-    /// What an earlier suite said, unless by a case that is no more.
+    /// Returns the recorded result of an earlier suite, unless it names a case that no longer exists.
     fn remembers(&self, note: &Path) -> Result<Option<Said>> {
         let Ok(text) = fs::read(note) else { return Ok(None) };
         Ok(match serde_json::from_slice(&text)? {
@@ -122,7 +122,7 @@ impl Suite {
         if claimed.is_empty() || mutant.equivalent.is_some() || !matches!(said, Said::Nothing { .. }) {
             return Ok(said);
         }
-        // What takes luck to meet.
+        // Some mistakes are noticed only with luck.
         let arguments = [&["--fail-fast", "--case", &claimed], &LONGER[..]].concat();
         match self.ask(kernel, &arguments)? {
             Said::Nothing { .. } => Ok(said),
@@ -130,13 +130,14 @@ impl Suite {
         }
     }
 
-    /// What these cases say, each for longer than usual, since some bugs take luck to meet. All of them must run.
+    /// Returns the result of these cases, each run for longer than usual, since some bugs are hit only with luck. All of them
+    /// must run.
     pub fn ask_long(&self, kernel: &Kernel, cases: &[String]) -> Result<Said> {
         self.ask(kernel, &[&["--require", "all", "--case", &cases.join(",")], &LONGER[..]].concat())
     }
 
-    /// Runs all cases. One that has nothing to do with the mistake may fail by accident, on a machine that is busy with
-    /// many guests: it counts only if it fails again when it runs alone.
+    /// Runs all cases. One that is unrelated to the mistake may fail by accident on a machine that is busy with many guests, so a
+    /// failure counts only if the case fails again when run alone.
     pub fn ask_all(&self, kernel: &Kernel) -> Result<Said> {
         let mut skipped: Vec<String> = Vec::new();
         loop {
@@ -156,7 +157,7 @@ impl Suite {
         }
     }
 
-    /// Runs all cases on a kernel that counts, and has it write its counters to `archive`.
+    /// Runs all cases on a kernel that counts, which writes its counters to `archive`.
     pub fn counts(&self, kernel: &Kernel, archive: &Path) -> Result<()> {
         let output = archive.with_extension("log");
         let log = File::create(&output)?;
@@ -174,7 +175,7 @@ impl Suite {
         Ok(())
     }
 
-    /// The command that boots the kernel and runs the suite on it, within so many seconds.
+    /// Returns the command that boots the kernel and runs the suite on it, with a timeout in seconds.
     pub fn run_of(&self, kernel: &Kernel, seconds: &str) -> Command {
         let mut command = Command::new(&self.driver);
         command.args(MACHINE).args(["--timeout", seconds, "--kernel"]).arg(&kernel.image);
@@ -182,18 +183,18 @@ impl Suite {
         command
     }
 
-    /// How many cases there are.
+    /// Returns the number of cases.
     pub fn len(&self) -> usize {
         self.cases.len()
     }
 
-    /// The claims of the mutants that no case checks (yet).
+    /// Returns the claims of the mutants that no case checks (yet).
     pub fn unchecked<'a>(&self, mutants: impl Iterator<Item = &'a Mutant>) -> BTreeSet<&'a str> {
         let claims = mutants.flat_map(|mutant| &mutant.claims);
         claims.filter(|claim| !self.cases.contains(*claim)).map(String::as_str).collect()
     }
 
-    /// The answer to a question that was asked before, or a new one. No verdict is no answer: that is asked again.
+    /// Returns the cached result, or runs the suite. A guest that does not boot gives no result to cache.
     fn ask(&self, kernel: &Kernel, arguments: &[&str]) -> Result<Said> {
         let question = format!("{} {} {MACHINE:?} {arguments:?}", kernel.sha256, self.sha256);
         let question = hex(question.as_bytes());
@@ -209,7 +210,7 @@ impl Suite {
         Ok(said)
     }
 
-    /// Boots the kernel and runs the suite in it. What is undocumented counts, and so does a flag that is not there.
+    /// Boots the kernel and runs the suite in it. Deviations count as failures, and so do missing flags.
     fn boot(&self, kernel: &Kernel, arguments: &[&str], answer: &Path) -> Result<Said> {
         let (results, log) = (answer.with_extension("results"), answer.with_extension("log"));
         let output = File::create(&log)?;
@@ -227,7 +228,7 @@ impl Suite {
         let text =
             fs::read(&results).with_context(|| format!("the driver does not work, see {}", log.display()))?;
         let said = serde_json::from_slice::<Document>(&text)?.says()?;
-        // A kernel that ends the runner itself leaves no record of a case.
+        // A kernel that kills the runner itself leaves no record of a case.
         match said {
             Said::Nothing { .. } if !status.success() => Ok(Said::Fault(last_words(&log)?)),
             said => Ok(said),
@@ -235,7 +236,7 @@ impl Suite {
     }
 }
 
-/// Why the driver says that there is no good end: the last of its own lines but for that with the times.
+/// Returns why the driver reports a failure: the last of its own lines, except for the one with the times.
 fn last_words(log: &Path) -> Result<String> {
     let text = fs::read_to_string(log)?;
     let mut said = text.lines().filter_map(|line| line.strip_prefix("run.sh: "));
@@ -243,7 +244,7 @@ fn last_words(log: &Path) -> Result<String> {
     Ok(last.unwrap_or("the run failed without a word").to_owned())
 }
 
-/// What the driver writes: the suite's results, as far as it got, and how the guest ended.
+/// The driver's results file: the suite's results as far as it got, and how the guest ended.
 #[derive(Deserialize)]
 struct Document {
     #[serde(default)]
@@ -254,7 +255,7 @@ struct Document {
 
 #[derive(Deserialize)]
 struct Machine {
-    /// As many as the kernel uses.
+    /// The number of CPUs that the kernel uses.
     cpus: Option<usize>,
 }
 
@@ -278,7 +279,7 @@ struct Fault {
 }
 
 impl Document {
-    /// A guest that went away while the suite ran was broken by its kernel; before that, nothing was said.
+    /// Returns the result. A guest that died while the suite ran was broken by its kernel; one that died before gives no result.
     fn says(self) -> Result<Said> {
         let notices = self.notices(Verdict::is_bad);
         Ok(match (self.guest.faults.first(), &self.guest.no_verdict) {
@@ -311,12 +312,12 @@ impl Fault {
     }
 }
 
-/// The program that boots kernels; it is built beside this one.
+/// Returns the program that boots kernels, which is built beside this one.
 pub fn driver() -> Result<PathBuf> {
     Ok(std::env::current_exe()?.with_file_name("clone3-vm"))
 }
 
-/// The names of the suite's cases.
+/// Returns the names of the suite's cases.
 fn cases(binary: &Path) -> Result<BTreeSet<String>> {
     let list = Command::new(binary).args(["--list", "--format", "terse"]).output()?;
     ensure!(list.status.success(), "{} --list fails", binary.display());
@@ -324,7 +325,7 @@ fn cases(binary: &Path) -> Result<BTreeSet<String>> {
     Ok(text.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned).collect())
 }
 
-/// What was said, for a table.
+/// Formats the result for a table.
 pub fn in_a_line(said: &Said) -> String {
     match said {
         Said::Noticed(notices) => notices.first().map_or_else(String::new, |first| {

@@ -1,5 +1,6 @@
-//! Mistakes that nobody thought of: every statement of some functions deleted in turn, every condition turned, every errno and
-//! comparison exchanged. What the suite lets pass is for a person to read: much of it no program can tell from the right kernel.
+//! Systematic mistakes: deletes every statement of some functions, forces every condition, and exchanges every errno and
+//! comparison, one at a time. A person must read what the suite lets pass: no program can distinguish many of these from the
+//! correct kernel.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -10,17 +11,17 @@ use regex::Regex;
 use crate::catalogue::{Edit, Mutant};
 use crate::source::{Source, find_once, function};
 
-/// Where a sweep goes: a function, or a part of it.
+/// A function, or a part of one, to sweep.
 #[derive(Debug, Clone)]
 pub struct Place {
     pub file: String,
     pub function: String,
-    /// In the text of the file.
+    /// The position in the text of the file.
     pub region: Range<usize>,
 }
 
 impl Place {
-    /// A whole function that is named `FILE:FUNCTION`.
+    /// Returns the whole function that is named `FILE:FUNCTION`.
     pub fn named(name: &str, source: &Source) -> Result<Place> {
         let (file, function_name) = name
             .split_once(':')
@@ -30,7 +31,7 @@ impl Place {
     }
 }
 
-/// All the mistakes that can be made there, in the order of the source.
+/// Returns all mistakes that can be made there, in source order.
 pub fn mutants(places: &[Place], source: &Source) -> Result<Vec<Mutant>> {
     let mut mutants = Vec::new();
     let mut ids = BTreeSet::new();
@@ -59,7 +60,7 @@ pub fn mutants(places: &[Place], source: &Source) -> Result<Vec<Mutant>> {
     Ok(mutants)
 }
 
-/// One slip of the pen.
+/// One small mistake.
 #[derive(Debug, PartialEq, Eq)]
 struct Slip {
     kind: &'static str,
@@ -67,10 +68,10 @@ struct Slip {
     becomes: String,
 }
 
-/// All slips in a region, without those that make the same text.
+/// Returns all mistakes in a region, without duplicates that produce the same text.
 fn slips(text: &str, region: &Range<usize>) -> Result<Vec<Slip>> {
     let code = without_comments(text);
-    // Behind the head of the function, where the region has one.
+    // After the function's head, if the region has one.
     let body = match code[region.clone()].find("\n{") {
         Some(brace) => region.start + brace + 2..region.end - 1,
         None => region.clone(),
@@ -83,14 +84,14 @@ fn slips(text: &str, region: &Range<usize>) -> Result<Vec<Slip>> {
     Ok(slips)
 }
 
-/// Each condition as if it always, or never, held, and each of its operands as if it were not there.
+/// Returns each condition made never and always true, and each of its operands made irrelevant.
 fn conditions(code: &str, body: &Range<usize>) -> Result<Vec<Slip>> {
     let mut slips = Vec::new();
     for head in Regex::new(r"\b(?:if|while) \(")?.find_iter(&code[body.clone()]) {
         let open = body.start + head.end() - 1;
         let Some(at) = parenthesized(code, open) else { continue };
         let inner = &code[at.start + 1..at.end - 1];
-        // A loop that never ends tells nobody anything.
+        // A loop that never ends shows nothing.
         if head.as_str().starts_with("if") {
             slips.push(Slip { kind: "never", at: at.clone(), becomes: format!("(0 && ({inner}))") });
             slips.push(Slip { kind: "always", at: at.clone(), becomes: format!("(1 || ({inner}))") });
@@ -103,7 +104,7 @@ fn conditions(code: &str, body: &Range<usize>) -> Result<Vec<Slip>> {
     Ok(slips)
 }
 
-/// What the operators between them join, and what makes one of them neutral; none where both operators occur.
+/// Returns the operands of a condition and what neutralizes one of them; none if both operators occur.
 fn operands(code: &str, condition: &Range<usize>) -> Vec<(Range<usize>, &'static str)> {
     let mut depth = 0;
     let mut operators = Vec::new();
@@ -126,9 +127,9 @@ fn operands(code: &str, condition: &Range<usize>) -> Vec<(Range<usize>, &'static
     starts.zip(ends).map(|(start, end)| (start..end, neutral)).collect()
 }
 
-/// Each statement that has no other in it, left out.
+/// Returns the deletion of each statement that contains no other.
 fn deletions(code: &str, body: &Range<usize>) -> Result<Vec<Slip>> {
-    // What stands before a statement: the head of a block, a label, a line for the preprocessor.
+    // What precedes a statement: the head of a block, a label, a preprocessor line.
     let control = Regex::new(r"^(?:if|while|for|switch|\w*guard|\w*for_each\w*)\s?\(")?;
     let passed = Regex::new(r"^(?:[\s{}]+|(?:else|do)\b|case [^:]*:|\w+:|#[^\n]*)")?;
     let mut slips = Vec::new();
@@ -141,7 +142,7 @@ fn deletions(code: &str, body: &Range<usize>) -> Result<Vec<Slip>> {
             at = parenthesized(code, at + found.end() - 1).map_or(body.end, |head| head.end);
         } else {
             let Some(length) = statement(rest) else { break };
-            // As `guard(spinlock)(…);`, a loop without a body is no statement to leave out.
+            // A lone semicolon, such as the empty body of a loop, is not a statement to delete.
             if length > 1 {
                 slips.push(Slip { kind: "delete", at: at..at + length, becomes: ";".to_owned() });
             }
@@ -151,7 +152,7 @@ fn deletions(code: &str, body: &Range<usize>) -> Result<Vec<Slip>> {
     Ok(slips)
 }
 
-/// How long the statement is that the text begins with.
+/// Returns the length of the statement with which the text starts.
 fn statement(text: &str) -> Option<usize> {
     let mut depth = 0;
     for (at, byte) in text.bytes().enumerate() {
@@ -165,7 +166,7 @@ fn statement(text: &str) -> Option<usize> {
     None
 }
 
-/// Words and signs that are easily taken for another.
+/// Returns the exchanges of words and operators that are easily confused.
 fn exchanges(code: &str, body: &Range<usize>) -> Result<Vec<Slip>> {
     type Other = fn(&str) -> &'static str;
     let all: [(&'static str, &str, Other); 5] = [
@@ -186,7 +187,7 @@ fn exchanges(code: &str, body: &Range<usize>) -> Result<Vec<Slip>> {
     for (kind, pattern, other) in all {
         for found in Regex::new(pattern)?.find_iter(&code[body.clone()]) {
             let start = body.start + found.start();
-            // What is negated stays.
+            // Keep the operand of the negation.
             let end = if kind == "not" { start + 1 } else { body.start + found.end() };
             slips.push(Slip { kind, at: start..end, becomes: other(found.as_str()).to_owned() });
         }
@@ -194,7 +195,7 @@ fn exchanges(code: &str, body: &Range<usize>) -> Result<Vec<Slip>> {
     Ok(slips)
 }
 
-/// From this parenthesis to the one that closes it.
+/// Returns the range from this parenthesis to the matching one.
 fn parenthesized(code: &str, open: usize) -> Option<Range<usize>> {
     let mut depth = 0;
     for (at, byte) in code.bytes().enumerate().skip(open) {
@@ -208,7 +209,7 @@ fn parenthesized(code: &str, open: usize) -> Option<Range<usize>> {
     None
 }
 
-/// The same text with blanks for all that comments say, so that places stay what they are.
+/// Replaces comments by blanks, so that positions stay the same.
 fn without_comments(text: &str) -> String {
     let mut bytes = text.as_bytes().to_vec();
     let mut at = 0;
@@ -221,7 +222,8 @@ fn without_comments(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// The slip as an edit: its anchor begins as many lines further up as it takes to be unique. None where nothing makes it so.
+/// Converts the mistake to an edit, whose anchor starts as many lines earlier as it takes to be unique. `None` if nothing makes
+/// it unique.
 fn edit(text: &str, place: &Place, slip: &Slip) -> Result<Option<Edit>> {
     let whole = function(text, &place.function)?;
     let mut start = slip.at.start;

@@ -1,4 +1,4 @@
-//! Kernels without mistakes in other configurations than the base. The suite must find nothing wrong with them.
+//! Correct kernels in other configurations than the base's, on which the suite must find nothing wrong.
 
 use std::process::{Command, ExitCode};
 
@@ -7,31 +7,31 @@ use anyhow::{Context, Result};
 use crate::kernel::Kernel;
 use crate::suite::Suite;
 
-/// Another configuration, and what runs on a kernel that has it.
+/// Another configuration, and the runs of the suite on such a kernel.
 pub struct Variant {
-    /// The file of what comes behind `kernel.config`.
+    /// The file that is appended to `kernel.config`.
     pub config: &'static str,
-    /// The arguments of the runner in one run after the other; none may fail.
+    /// The runner's arguments of each run; none may fail.
     runs: &'static [&'static [&'static str]],
-    /// How long a guest may take.
+    /// The timeout of a guest in seconds.
     seconds: &'static str,
 }
 
-/// Lacks what a kernel need not have. The suite must not blame it for that. The selftest's scenarios must pass: they need nothing but
-/// the flags.
+/// A kernel that lacks optional features, which the suite must not report as failures. The scenarios of the selftest must pass:
+/// they need only the flags.
 pub const LEAN: Variant = Variant {
     config: "lean.config",
     runs: &[&[], &["--upstream", "--require", "autoreap,nnp,autokill"]],
     seconds: "240",
 };
 
-/// Checks itself, as a kernel developer's does: for memory errors, locks, calls that may sleep. All cases must run and pass, and the
-/// kernel must have nothing to complain about; it is several times as slow.
+/// A kernel with debug checks: for memory errors, locks, and sleeping in atomic context. All cases must run and pass, and the
+/// kernel must report nothing. It is several times slower.
 pub const CHECKED: Variant =
     Variant { config: "checked.config", runs: &[&["--require", "all"]], seconds: "1800" };
 
 impl Variant {
-    /// Runs the suite on such a kernel, and shows what it says.
+    /// Runs the suite on such a kernel, and shows its output.
     pub fn judge(&self, suite: &Suite, kernel: &Kernel) -> Result<ExitCode> {
         for arguments in self.runs {
             let mut run: Command = suite.run_of(kernel, self.seconds);
