@@ -1,14 +1,14 @@
 //! Tests of what `vm/run.sh` guarantees when something fails: exit status, message, and no leftovers.
 //!
-//! Each row is a real run of the driver. The rows are ignored by default, since they boot kernels: `cargo test --test vm-faults
-//! -- --include-ignored` runs all of them, and with `gate/` added those that CI runs.
+//! Each row is a real run of the driver. The rows are ignored by default, since they boot kernels.
+//! `cargo test --test vm-faults -- --include-ignored` runs all of them, and with `gate/` added, those that CI runs.
 #![forbid(unsafe_code)]
 mod bench;
 
 use bench::{Act, Bench, Cache, Row};
 use libtest_mimic::{Arguments, Trial};
 
-/// The rows that CI runs: all that boot no kernel, and one of each other kind.
+/// The rows that CI runs: all that boot no kernel, and one for each way in which the others end.
 const GATE: [&str; 23] = [
     "exit-1",
     "panic",
