@@ -1,4 +1,4 @@
-//! The new flags and the others in one call: each does what it does alone.
+//! Combinations of the new flags with other flags and features in one call: each has its usual effect.
 
 use std::os::fd::AsRawFd as _;
 use std::sync::atomic::Ordering;
@@ -22,10 +22,10 @@ use rustix::fs::Mode;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::umask;
 
-/// How the children here end that do so by themselves.
+/// Wait status of the children here that end by themselves.
 const ENDED: Status = Status::exited(0);
 
-/// An ordinary call, and one with each of the flags, each with a pidfd.
+/// Returns an ordinary call and one with each of the new flags, each with a pidfd.
 fn calls() -> [Clone3; 4] {
     let ordinary = Clone3::fork().with(Flags::PIDFD);
     [ordinary.clone(), ordinary.with(Flags::NNP), Clone3::new(Flags::REAPED), Clone3::new(Flags::KILLED_NNP)]
@@ -37,7 +37,7 @@ fn has_no_new_privs(pid: i32, what: &str) -> Result {
     check::equal(format_args!("NoNewPrivs in /proc of {what}"), found.as_deref(), Some("1"))
 }
 
-/// A child made by this call has no_new_privs, the last close of its pidfd kills it, and nobody has to wait for it.
+/// Checks that a child of this call has no_new_privs, is killed by the last close of its pidfd, and needs no wait.
 #[track_caller]
 fn all_three_work(call: &Clone3) -> Result {
     let mut child = Tied::by(call)?;
@@ -89,7 +89,7 @@ case! {
 }
 fn autokill_with_set_tid() -> Result {
     const WANTED: i32 = 143;
-    // In a pid namespace of its own nobody else can have taken that number.
+    // In its own pid namespace no other process can have taken that pid.
     let elsewhere = Clone3::fork().with(Flags::CLONE_NEWNS);
     let (init, ()) = namespace::init_reporting(&elsewhere, || {
         namespace::mount_proc()?;
@@ -119,7 +119,7 @@ fn abi_tid_words_in_pid_namespace() -> Result {
 fn tid_words_have_the_number() -> Result {
     for call in calls() {
         for flag in [Flags::CLONE_PARENT_SETTID, Flags::CLONE_CHILD_SETTID] {
-            // Seen by both, whoever stores it.
+            // Shared memory: the creator sees the pid whichever process stores it.
             let word = shared::word(0)?;
             let call = call.clone().with(flag).parent_tid(word).child_tid(word);
             let child = call.spawn(|| 0)?;
@@ -200,7 +200,7 @@ fn abi_shares_with_flags() -> Result {
             call.spawn(|| i32::from(end.take().is_none_or(|end| close(end).is_err())))?.ends_with(ENDED)?;
             let is_open = is_open(number);
             if !is_open {
-                // There is nothing left to close, whether there should be or not.
+                // Already closed, as expected or not: dropping it would close it again.
                 std::mem::forget(end);
             }
             check::equal(
@@ -273,7 +273,7 @@ case! {
 }
 fn nnp_sends_exit_signal() -> Result {
     SigSet::all().thread_block()?;
-    // One that is queued as often as it is sent.
+    // A real-time signal, which is queued each time it is sent.
     let signal = libc::SIGRTMIN();
     disposition::queue(signal).map_err(|errno| {
         Failure::blocked(format!("RLIMIT_SIGPENDING lets no signal be queued: {errno:?}"))

@@ -1,4 +1,4 @@
-//! Who adopts whom around an auto-reaped child: what it adopts, and by whom, and how often, it is adopted itself.
+//! Reparenting around auto-reaped children: which orphans they adopt, which process adopts them, and how often.
 
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
@@ -16,18 +16,18 @@ use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
 
-/// Makes the caller a subreaper, or no subreaper.
+/// Makes the caller a subreaper, or makes it stop being one.
 fn be_subreaper(yes: bool) -> Result {
     Ok(rustix::process::set_child_subreaper(yes.then(rustix::process::getpid))?)
 }
 
-/// A child that waits at this gate and then exits with 5, after it has called exec or not.
+/// Creates a child that waits at this gate, after an exec if `execs`, and then exits with 5.
 fn waiting_at(gate: &Gate, call: &Clone3, execs: bool) -> Result<Child> {
     let ready = Channel::<Result>::new()?;
     let hold = Command::new("hold", &[])?.with_fd(&ready.sending_end()?);
     let hold = hold.with_fd(&gate.waiting_end()).number(5);
     let child = call.spawn(|| {
-        // A failure to report is seen as the end of the stream.
+        // The receiver sees a failed send as the end of the stream.
         let _ = ready.send(&if execs { Err(hold.exec()) } else { Ok(()) });
         gate.wait();
         5
@@ -114,7 +114,7 @@ case! {
     source "PR_SET_CHILD_SUBREAPER(2const); kernel/sys.c propagate_has_child_subreaper()",
 }
 fn autoreap_late_subreaper_adopts() -> Result {
-    // What is below a case was born below a subreaper, and is marked by that already.
+    // Descendants of a case are born below a subreaper and thereby already marked, so a process outside it does this.
     for flags in [Flags::PIDFD, Flags::REAPED, Flags::KILLED_NNP] {
         outsider::ask::<()>("late-subreaper", &flags.bits().to_string())?;
     }
@@ -125,7 +125,8 @@ fn autoreap_late_subreaper_adopts() -> Result {
 static LATE_SUBREAPER: Helper =
     Helper { name: "late-subreaper", main: |arguments| or_wrong(outsider::report(arguments, adopt_late)) };
 
-/// Becomes a subreaper when there is an orphan-to-be of three generations below, the middle one of which stays.
+/// Becomes a subreaper when a descendant three generations below exists already, and checks that it adopts that descendant
+/// once its parent ends. The generation in between, `between`, stays.
 fn adopt_from_further_down(call: &Clone3) -> Result {
     be_subreaper(false)?;
     let mut below = None;
@@ -155,7 +156,7 @@ fn adopt_from_further_down(call: &Clone3) -> Result {
     between.dismiss()
 }
 
-/// `late-subreaper FLAGS SOCKET`: has descendants made with these flags, and becomes a subreaper afterwards.
+/// `late-subreaper FLAGS SOCKET`: creates descendants with these flags and becomes a subreaper afterwards.
 fn adopt_late(flags: &str) -> Result {
     let call = Clone3::new(Flags::from_bits_retain(flags.parse().unwrap_or_default()));
     adopt_from_further_down(&call)?;
@@ -169,7 +170,7 @@ fn adopt_late(flags: &str) -> Result {
         orphan.let_go()?;
         match subreaper {
             true => ends_by_its_kind(&call, orphan.pid, &orphan.pidfd, Status::exited(5))?,
-            // Init waits for it if need be.
+            // Init reaps it if necessary.
             false => orphan.pidfd.wait_exited()?,
         }
     }

@@ -1,4 +1,4 @@
-//! The arguments of clone3: flag bits, sizes of the structure, pointers, exit signals.
+//! Arguments of clone3: flag bits, structure sizes, pointers and exit signals.
 
 use std::os::fd::AsRawFd;
 use std::sync::atomic::Ordering;
@@ -15,7 +15,7 @@ use clone3_conformance::wait::{self, Event, Status, Who};
 use nix::errno::Errno;
 use rustix::param::page_size;
 
-/// Each call with each of these numbers.
+/// Runs `check` for each of these calls with each of these numbers.
 fn every<const N: usize>(
     calls: Vec<Clone3>,
     numbers: [usize; N],
@@ -24,7 +24,7 @@ fn every<const N: usize>(
     calls.iter().try_for_each(|call| numbers.iter().try_for_each(|number| check(call.clone(), *number)))
 }
 
-/// A flag by its number, as a program written against another header would pass it.
+/// Returns the flag with this bit number, as a program built against another header would pass it.
 fn bit(number: u32) -> Flags {
     Flags::from_bits_retain(1 << number)
 }
@@ -73,11 +73,11 @@ case! {
     source "Documentation/process/adding-syscalls.rst (unknown flags); kernel/fork.c clone3_args_valid()",
 }
 fn abi_unknown_bits_einval() -> Result {
-    // The bits right above the highest one known, 37, are those that the next kernels will give out.
+    // Leaves out the bits just above 37, the highest known one: the next kernels will define those.
     are_unknown(48..64)
 }
 
-/// These bits are EINVAL, alone and beside the new flags.
+/// Checks that these bits are EINVAL, alone and together with the new flags.
 fn are_unknown(mut bits: std::ops::Range<u32>) -> Result {
     let calls = subject::kinds();
     calls.iter().try_for_each(Clone3::accepted)?;
@@ -158,7 +158,7 @@ case! {
     source "Documentation/process/adding-syscalls.rst (a size argument); include/linux/uaccess.h copy_struct_from_user() (E2BIG)",
 }
 fn abi_size_future_nonzero_tail_e2big() -> Result {
-    // The end of a long tail: what a later structure may add in front of it is left zero.
+    // Only the last byte of a long tail is set: fields that a later structure may add before it stay zero.
     let mut tail = [0; 128];
     tail[127] = 1;
     for call in subject::kinds() {
@@ -203,7 +203,7 @@ fn abi_pidfd_pointer_ignored_without_flag() -> Result {
     check::holds(is_open(written), format_args!("control: expected an open descriptor, got {written}"))?;
 
     for call in subject::kinds() {
-        // Auto-kill goes with a pidfd only.
+        // CLONE_PIDFD_AUTOKILL requires CLONE_PIDFD.
         let call = call.without(Flags::PIDFD | Flags::AUTOKILL);
         call.clone().pidfd_address(word).accepted()?;
         let after = word.load(Ordering::Relaxed);
@@ -226,7 +226,7 @@ fn abi_pidfd_installed_before_child_runs() -> Result {
         let (pid, pidfd) = (child.pid(), child.pidfd()?);
         check::equal("the number of the pidfd", pidfd.as_raw_fd(), number)?;
         check::equal("close-on-exec of the pidfd", is_cloexec(pidfd)?, true)?;
-        // The child's status says whether it had the descriptor; that it is found says whose the pidfd is.
+        // The exit status says whether the child had the descriptor; finding the child shows that the pidfd refers to it.
         let found = wait::waitid(Who::pidfd(pidfd), libc::WEXITED | libc::__WALL);
         let expected = Event::exited(pid, i32::from(in_child));
         check::equal(format_args!("{flags}: the child found by its pidfd"), found, Ok(Some(expected)))?;
@@ -242,7 +242,7 @@ case! {
 fn abi_exit_signal_generic_range() -> Result {
     let mut calls = vec![Clone3::fork()];
     if Setting::get().probe.features.nnp {
-        // The one of the new flags that goes with an exit signal.
+        // CLONE_NNP is the only new flag that can be combined with an exit signal.
         calls.push(Clone3::new(Flags::NNP));
     }
     for call in calls {

@@ -11,7 +11,7 @@ use clone3_conformance::wait::Status;
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 
-/// Lets an echoing child end by itself: its last ping pipe closes.
+/// Ends an echoing child by closing its last ping pipe, and waits until it is gone.
 fn finish(child: Echo) -> Result {
     child.into_child().clear_away()
 }

@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::poll::PollFlags;
 use nix::sys::signal::Signal;
 
-/// The control of "no zombie": the same child without CLONE_AUTOREAP must be found as one.
+/// Checks, as the control of "no zombie", that the same child without CLONE_AUTOREAP becomes one.
 fn control_is_a_zombie(code: i32) -> Result {
     let child = Clone3::new(Flags::PIDFD).spawn(|| code)?;
     child.pidfd()?.wait_exited()?;
@@ -130,7 +130,7 @@ fn autoreap_reparent() -> Result {
     let orphan = Orphan::exiting_with(&Clone3::new(Flags::REAPED), 3)?;
     orphan.let_go()?;
     orphan.pidfd.reaped_with(Status::exited(3))?;
-    // Without __WALL this search has power here: the exit signal is SIGCHLD by now.
+    // A wait without __WALL would find a zombie here, as the exit signal is SIGCHLD by now.
     wait::no_such_child("waitid of the new parent, after the end", orphan.wait_now())?;
     wait::no_child(orphan.pid)?;
     sigchld::none_pending()

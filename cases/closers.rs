@@ -1,4 +1,4 @@
-//! Whoever closes the last reference kills: what the closer is allowed to do plays no part in it.
+//! Closing the last reference kills the child, whatever the closing process is permitted to do.
 
 use std::os::fd::{AsFd, AsRawFd};
 
@@ -19,12 +19,12 @@ use rustix::process::{
     DumpableBehavior, parent_process_death_signal, set_dumpable_behavior, set_parent_process_death_signal,
 };
 
-/// The last reference to the child's pidfd is closed in a process made by `call`, after `restrain` made sure
-/// that this process may not signal the child. The child must die all the same.
+/// Closes the last reference to the child's pidfd in a process made by `call`, after `restrain` made sure that this process
+/// may not signal the child. The child must die all the same.
 #[track_caller]
 fn last_close_by(call: &Clone3, mut child: Echo, restrain: impl Fn(&Pidfd) -> Result) -> Result {
     let observer = child.observe()?;
-    // The closer's code owns the descriptor, so the copy in this process is closed once the closer exists.
+    // The closer's closure owns the descriptor, so the copy in this process is closed once the closer exists.
     let mut held = Some(child.take_pidfd()?);
     let closer = Actor::spawn(call, move |()| {
         let pidfd = held.take().ok_or_else(|| Failure::broken("closed already"))?;
@@ -38,7 +38,7 @@ fn last_close_by(call: &Clone3, mut child: Echo, restrain: impl Fn(&Pidfd) -> Re
     closer.dismiss()
 }
 
-/// What signal 0 says, by pid and by pidfd.
+/// Sends signal 0 by pid and by pidfd, and returns both results.
 fn may_signal(child: &Pidfd) -> Result<[std::result::Result<(), Errno>; 2]> {
     let pid = child.pid_in_fdinfo().filter(|pid| *pid > 0);
     let pid = pid.ok_or_else(|| Failure::broken("no pid of the child in its pidfd's fdinfo"))?;
@@ -51,20 +51,20 @@ fn may_not_signal(child: &Pidfd) -> Result {
     check::refused("pidfd_send_signal(0) by the closer", by_pidfd, Errno::EPERM)
 }
 
-/// The closer becomes another ordinary user than the one that children become.
+/// Makes the closer an ordinary user other than the one that children become.
 fn as_a_stranger(child: &Pidfd) -> Result {
     privilege::become_user(2000)?;
     may_not_signal(child)
 }
 
-/// Likewise, with all capabilities in a user namespace that the child is not in.
+/// Likewise, but with all capabilities in a user namespace that the child is not in.
 fn as_a_stranger_in_a_user_namespace(child: &Pidfd) -> Result {
     privilege::become_user(3000)?;
     privilege::unshare_user_namespace()?;
     may_not_signal(child)
 }
 
-/// The child has these real, effective and saved user ids.
+/// Checks the real, effective and saved user ids of the child.
 fn has_uids(child: &Echo, expected: [u32; 3]) -> Result {
     let info = check::succeeds("PIDFD_GET_INFO(CREDS)", child.pidfd()?.info(InfoMask::CREDS))?;
     check::equal("real, effective and saved uid of the child", [info.ruid, info.euid, info.suid], expected)

@@ -1,4 +1,4 @@
-//! CLONE_AUTOREAP together with the other flags and fields of clone3.
+//! CLONE_AUTOREAP combined with the other flags and fields of clone3.
 
 use clone3_conformance::abi::{Flags, InfoMask};
 use clone3_conformance::case;
@@ -18,12 +18,12 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 const CODE: i32 = 33;
 
-/// What the children here do, unless they do something of their own: they exit.
+/// Returns what children do here by default: they exit.
 fn leave() -> Errand {
     errands::exit(CODE)
 }
 
-/// Starts a child that does this, on a stack of its own if it shares memory.
+/// Starts a child that runs this errand, on its own stack if it shares memory.
 #[track_caller]
 fn start(call: &Clone3, errand: Errand) -> Result<Child> {
     if call.flags().contains(Flags::CLONE_VM) {
@@ -38,7 +38,8 @@ fn vanishes(child: &Child) -> Result {
     child.is_gone_with(Status::exited(CODE))
 }
 
-/// A child with these flags and CLONE_AUTOREAP is gone without a wait; with the flags alone it is a zombie.
+/// Checks that a child with these flags and CLONE_AUTOREAP is gone without a wait, and that with the flags alone it is a
+/// zombie.
 #[track_caller]
 fn auto_reaping_works_with(flags: Flags) -> Result {
     let ordinary = start(&Clone3::new(flags | Flags::PIDFD), leave())?;
@@ -101,7 +102,7 @@ fn autoreap_with_vfork() -> Result {
         rustix::io::read(&hears, &mut [0_u8; 1])?;
         vanishes(&child).context(flags)?;
     }
-    // Held at its gate when clone3 has returned, so it is the exec that let its creator go on.
+    // The child is still held at its gate when clone3 has returned, so its exec resumed the creator.
     let execed = Held::execed(&Clone3::new(Flags::REAPED | Flags::CLONE_VFORK), CODE)?;
     execed.let_go()?;
     vanishes(&execed)
@@ -156,7 +157,7 @@ fn autoreap_with_namespaces() -> Result {
                 vanishes(&start(&Clone3::new(new | Flags::REAPED), leave())?).context(new)?;
                 made += 1;
             }
-            // Not in this kernel's configuration, or not allowed here.
+            // Not configured in this kernel, or not permitted here.
             Err(errno) => Clone3::new(new | Flags::REAPED).refused(errno)?,
         }
     }
@@ -190,7 +191,7 @@ fn autoreap_with_into_cgroup() -> Result {
     check::equal("the child that was moved, dead and its cgroup removed", cgroup_of(&moves)?, second_id)
 }
 
-/// The cgroup that PIDFD_GET_INFO gives for a child.
+/// Returns the cgroup id that PIDFD_GET_INFO reports for a child.
 #[track_caller]
 fn cgroup_of(child: &Child) -> Result<u64> {
     let request = InfoMask::CGROUPID | InfoMask::EXIT;
@@ -206,7 +207,7 @@ case! {
 }
 fn autoreap_with_set_tid() -> Result {
     const WANTED: i32 = 142;
-    // In a pid namespace of its own nobody else can have taken that pid.
+    // In its own pid namespace no other process can have taken that pid.
     namespace::as_init(|| {
         let call = Clone3::new(Flags::REAPED).set_tid(&[WANTED]);
         let child = Held::exiting_with(&call, CODE)?;

@@ -1,4 +1,4 @@
-//! What a 32-bit program on a 64-bit kernel gets: the same.
+//! What a 32-bit program on a 64-bit kernel gets: the same as a 64-bit one.
 
 use clone3_conformance::abi::{AUTOKILL_MARK, Flags, InfoMask};
 use clone3_conformance::case;

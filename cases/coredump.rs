@@ -1,5 +1,5 @@
-//! PIDFD_GET_INFO of processes that dump core: signal, si_code and status outlive the process, reaped by
-//! itself or not.
+//! PIDFD_GET_INFO of processes that dump core: signal, si_code and exit status outlive the process, whether it is auto-reaped
+//! or not.
 
 use clone3_conformance::abi::{CoredumpMask, Flags, InfoMask, PidfdInfo};
 use clone3_conformance::case;
@@ -17,10 +17,10 @@ use nix::sys::signal::Signal;
 use nix::unistd::{Uid, setresuid};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
-/// Asks for all there is about a dead process.
+/// Requests everything there is about a dead process.
 const REQUEST: InfoMask = InfoMask::EXIT.union(InfoMask::COREDUMP);
 
-/// The bits that come with a core dump: those of this kernel.
+/// Returns the mask bits that this kernel sets for a core dump.
 fn coredump_bits() -> InfoMask {
     let has = &Setting::get().probe.features;
     let signal = if has.coredump_signal { InfoMask::COREDUMP_SIGNAL } else { InfoMask::empty() };
@@ -28,7 +28,7 @@ fn coredump_bits() -> InfoMask {
     InfoMask::COREDUMP | signal | code
 }
 
-/// What is recorded of a dump, as far as this kernel records it: who could read it, the signal, its si_code.
+/// Returns what this kernel records of a dump with the user's rights: coredump_mask, signal and si_code.
 fn recorded(signal: Signal, code: i32) -> (CoredumpMask, String, i32) {
     let bits = coredump_bits();
     let when = |bit, value| if bits.contains(bit) { value } else { 0 };
@@ -43,18 +43,18 @@ fn of(info: &PidfdInfo) -> (CoredumpMask, String, i32) {
     (info.coredump(), signal_name(info.coredump_signal as i32), info.coredump_code as i32)
 }
 
-/// What there is of a dump that was not made, of which the mask is this.
+/// Returns what is reported with this mask if no dump was made.
 fn of_no_dump(mask: CoredumpMask) -> (CoredumpMask, String, i32) {
     (mask, signal_name(0), 0)
 }
 
-/// The pidfd of a reaped child must tell of a core dump by this signal.
+/// Checks that the pidfd of a reaped child reports a core dump by this signal.
 #[track_caller]
 fn tells_of_dump(child: &Child, signal: Signal, code: i32) -> Result<PidfdInfo> {
     let info = info(child.pidfd()?, REQUEST)?;
     check::equal("mask without CGROUPID", given(&info), InfoMask::EXIT | coredump_bits())?;
     check::equal("coredump_mask, coredump_signal, coredump_code", of(&info), recorded(signal, code))?;
-    // Kernels without the code have supported_mask in its place.
+    // Kernels without coredump_code have supported_mask at its offset.
     if Setting::get().probe.features.coredump_code {
         let with_supported = child.pidfd()?.info(REQUEST | InfoMask::SUPPORTED_MASK)?;
         check::equal("these, asked for with SUPPORTED_MASK", of(&with_supported), recorded(signal, code))?;
@@ -62,9 +62,9 @@ fn tells_of_dump(child: &Child, signal: Signal, code: i32) -> Result<PidfdInfo> 
     Ok(info)
 }
 
-/// The pidfd of a reaped child must tell of no core dump.
+/// Checks that the pidfd of a reaped child reports no core dump.
 ///
-/// Kernels before 6.19 give the bit for COREDUMP to any process, with nothing behind it.
+/// Kernels before 6.19 set the COREDUMP bit for any process, with nothing behind it.
 #[track_caller]
 fn tells_of_none(child: &Child, status: Status) -> Result {
     let info = info(child.pidfd()?, REQUEST)?;
@@ -99,7 +99,7 @@ fn pidfd_info_coredump_live() -> Result {
     Ok(())
 }
 
-/// In a child that SIGQUIT will end: becomes another user, which takes dumpability from fs.suid_dumpable.
+/// Becomes another user, so that fs.suid_dumpable sets the dumpable attribute. Runs in a child that SIGQUIT will end.
 fn change_user() -> Result {
     let user = Uid::from_raw(privilege::ORDINARY);
     crash::expect_death_by(Signal::SIGQUIT);
@@ -126,7 +126,7 @@ fn pidfd_info_coredump_root() -> Result {
             check::equal(format_args!("coredump fields {what}"), of(&live), of_no_dump(expected))?;
             child.into_child().clear_away()?;
         }
-        // The last of the values is in force.
+        // The last of the values is still set.
         let child = Echo::prepared(&call, change_user)?;
         child.kill(Signal::SIGQUIT)?;
         server.take_dump_of(child.pidfd()?)?;
@@ -273,7 +273,7 @@ fn abi_core_dump_told_by_every_wait() -> Result {
     check::equal("waitid(WEXITED|__WALL)", told, Ok(Some(dumped)))
 }
 
-/// A thread other than the leader crashes the process.
+/// Crashes the process in a thread other than the leader.
 fn crash_in_thread(crash: Crash) -> i32 {
     std::thread::scope(|scope| {
         scope.spawn(|| crash.now());

@@ -1,4 +1,4 @@
-//! Where and when PIDFD_GET_INFO has a core dump on record: with the process, from its beginning.
+//! Where and when PIDFD_GET_INFO records a core dump: with the process, from the start of the dump.
 
 use clone3_conformance::abi::{CoredumpMask, InfoMask};
 use clone3_conformance::case;
@@ -13,7 +13,7 @@ use clone3_conformance::wait::Status;
 use nix::sys::signal::{Signal, raise};
 use nix::unistd::{Uid, setresuid};
 
-/// A dump that was made with the user's rights.
+/// Mask of a dump that was made with the user's rights.
 const DUMPED: CoredumpMask = CoredumpMask::COREDUMPED.union(CoredumpMask::USER);
 
 #[track_caller]
@@ -36,7 +36,7 @@ fn pidfd_info_coredump_thread_with_pidfd() -> Result {
         let child = call.spawn(|| {
             std::thread::scope(|scope| {
                 scope.spawn(|| {
-                    // A failure to report is seen as the end of the stream.
+                    // The receiver sees a failed send as the end of the stream.
                     let _ = tid.send(&threads::own_tid());
                     gate.wait();
                     Crash::Unmapped.now()
@@ -62,7 +62,7 @@ fn pidfd_info_coredump_told_to_helper() -> Result {
     let server = Server::start()?;
     server.to_asking_helper()?;
     for call in subject::calls() {
-        // The dump cannot end before the helper reads, nor the child before its answer is there.
+        // The dump cannot finish before the helper reads, nor the child end before the helper has answered.
         let child = call.spawn(|| Crash::Unmapped.with_large_core())?;
         has_dump_on_record(&child).context(&call)?;
         let expected = (DUMPED, Signal::SIGSEGV.to_string());
@@ -71,10 +71,10 @@ fn pidfd_info_coredump_told_to_helper() -> Result {
     Ok(())
 }
 
-/// What a child exits with that has come to no dump.
+/// Exit code of a child that could not set up its dump.
 const NOT_SET_UP: i32 = 97;
 
-/// Becomes another user, which makes it a process whose core is root's where fs.suid_dumpable is 2, and dumps a large one.
+/// Becomes another user, so that the core is root's where fs.suid_dumpable is 2, and dumps a large core.
 fn dump_as_another_user() -> Result<i32> {
     crash::expect_large_core_by(Signal::SIGQUIT);
     let user = Uid::from_raw(privilege::ORDINARY);

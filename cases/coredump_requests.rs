@@ -1,4 +1,4 @@
-//! Core dumps by a server that is asked how each is to be made (`core_pattern` `@@/path`).
+//! Core dumps by a server that is asked how to handle each one (`core_pattern` `@@/path`).
 
 use clone3_conformance::abi::{CoredumpMask, InfoMask};
 use clone3_conformance::case;

@@ -1,4 +1,4 @@
-//! Core dumps of processes of all kinds: what PIDFD_GET_INFO and the helper that takes the core see.
+//! Core dumps of processes of all kinds, as seen by PIDFD_GET_INFO and by the helper that takes the core.
 
 use clone3_conformance::abi::{CoredumpMask, Flags, InfoMask};
 use clone3_conformance::case;
@@ -10,7 +10,7 @@ use clone3_conformance::kit::{subject, threads};
 use clone3_conformance::pidfd::info;
 use clone3_conformance::wait::Status;
 
-/// The child must be gone, having dumped core, with that on record.
+/// Checks that the child is gone after dumping core, and that the dump is on record.
 #[track_caller]
 fn has_dumped(child: &Child, crash: Crash) -> Result {
     if let Some(status) = subject::see_off(child)? {
@@ -68,7 +68,7 @@ fn autoreap_waits_for_dump_helper() -> Result {
     let server = Server::start()?;
     let helpers = server.to_lingering_helpers()?;
     for call in subject::calls() {
-        // The dump cannot end before the helper is there.
+        // The dump cannot finish before the helper has started.
         let child = call.spawn(|| Crash::Unmapped.with_large_core())?;
         let helper = helpers.take_dump_of(child.pidfd()?).context(&call)?;
         helper.is_waited_for(child.pidfd()?, child.pid()).context(&call)?;

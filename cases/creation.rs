@@ -1,4 +1,4 @@
-//! What clone3 refuses and grants with the new flags as without them: combinations, privileges, limits.
+//! Combinations, privileges and limits for which clone3 refuses or grants the same with the new flags as without them.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -39,7 +39,7 @@ fn abi_exclusive_flags_stay_exclusive() -> Result {
     Ok(())
 }
 
-/// Whether the kernel knows this flag for a namespace, which one without that kind of namespace refuses as such (EINVAL).
+/// Returns whether the kernel knows this namespace flag: one without that kind of namespace refuses it with EINVAL.
 fn is_known(namespace: Flags) -> bool {
     match Clone3::fork().with(namespace).try_spawn(|| 0) {
         Ok(child) => wait::reap(child.pid()).is_ok(),
@@ -146,7 +146,7 @@ fn nnp_into_cgroup_needs_its_permission() -> Result {
     let (given, not_given) = (above.create_below("given")?, above.create_below("not-given")?);
     given.give_to(privilege::ORDINARY)?;
     apart(|| {
-        // Only who is in there already may move somebody from there.
+        // Only a process that is in this subtree already may move a process within it.
         above.admit(0)?;
         privilege::become_ordinary_user()?;
         for call in subject::kinds() {

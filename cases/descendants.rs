@@ -1,4 +1,4 @@
-//! CLONE_PIDFD_AUTOKILL: who dies with the child, and who does not.
+//! CLONE_PIDFD_AUTOKILL: which processes die with the child, and which do not.
 
 use clone3_conformance::abi::{Flags, InfoMask};
 use clone3_conformance::case;
@@ -15,12 +15,12 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::sync::OnceLock;
 
-/// An auto-kill child, and a child of its own made by `call`, which answers pings.
+/// Creates an auto-kill child, and a child of its own made by `call`, which answers pings.
 fn with_child(call: &Clone3) -> Result<(Child, Tied)> {
     parent_and_child(&Clone3::new(Flags::KILLED_NNP), |meeting| call.spawn(|| meeting.attend()))
 }
 
-/// Kills an ordinary process that has come to be a child of the case, and reaps it.
+/// Kills an ordinary process that was reparented to the case, and reaps it.
 fn kill_and_reap(adopted: &Tied) -> Result {
     check::succeeds("pidfd_send_signal(SIGKILL)", adopted.observer().send_signal(Signal::SIGKILL))?;
     wait::reap_expecting(adopted.pid(), Status::SIGKILLED)
@@ -50,7 +50,7 @@ fn autokill_grandchildren_survive() -> Result {
     Ok(())
 }
 
-/// Where a child waits that shares the memory of its creator.
+/// Gate at which a child waits that shares its creator's memory.
 static SHARED_GATE: OnceLock<Gate> = OnceLock::new();
 
 case! {
@@ -164,7 +164,7 @@ fn autokill_pidns_init_child() -> Result {
     member.reaped_with(Status::SIGKILLED)
 }
 
-/// Inside a pid namespace: the init cannot be killed, by kill or by pidfd. Both say success.
+/// Sends SIGKILL to init from inside its pid namespace, by kill and by pidfd. Both succeed and do not kill it.
 fn init_is_immune(pidfd: &Pidfd) -> Result {
     check::succeeds("kill(1, SIGKILL) from inside", kill(Pid::from_raw(1), Signal::SIGKILL))?;
     check::succeeds("pidfd_send_signal(SIGKILL) from inside", pidfd.send_signal(Signal::SIGKILL))
@@ -181,7 +181,7 @@ fn autokill_pidns_init_killed_from_inside() -> Result {
     closed_by_init()
 }
 
-/// In a process of its own: what it forks from here on is in the namespace.
+/// Runs in a process of its own, because its later children are in the namespace.
 fn closed_by_a_member() -> Result {
     let (gate, report) = (Gate::new()?, Channel::<Result>::new()?);
     let mut init = Tied::by(&Clone3::new(Flags::KILLED_NNP | Flags::CLONE_NEWPID))?;
@@ -196,7 +196,7 @@ fn closed_by_a_member() -> Result {
     init.close()?;
     init.lives("after SIGKILL from inside its pid namespace")?;
     gate.open()?;
-    // However the member ended: init's death is not complete before the last member is reaped.
+    // Whatever the member's status: init's death is not complete before the last member is reaped.
     wait::reap(member.pid())?;
     init.dies("after the last close of its pidfd, inside its pid namespace")
 }
@@ -213,7 +213,7 @@ fn closed_by_init() -> Result {
     let observer = init.observe()?;
     fdpass::send(&ours, init.pidfd()?)?;
     init.close_pidfd()?;
-    // Sent by a process that has just sent itself SIGKILL.
+    // The report comes from a process that has just sent itself SIGKILL.
     report.recv_from(&init)??;
     gate.open()?;
     observer.gone_with(init.pid(), Status::SIGKILLED)
@@ -229,7 +229,7 @@ fn autokill_closed_by_own_child() -> Result {
     let mut doomed = Clone3::new(Flags::KILLED_NNP).spawn(|| {
         let begin = || -> Result {
             let own = fdpass::receive(&theirs)?;
-            // The child's copy is the one that is left when this ends.
+            // When this closure returns, only the child's copy is left.
             Clone3::fork().spawn(|| {
                 gate.wait();
                 drop(own);

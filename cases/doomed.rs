@@ -1,4 +1,4 @@
-//! CLONE_PIDFD_AUTOKILL: nothing that a child is, or that its creator or holder is, makes an exception.
+//! CLONE_PIDFD_AUTOKILL: no property of the child, of its creator or of its holder makes an exception.
 
 use std::os::fd::AsRawFd;
 
@@ -19,7 +19,7 @@ fn call() -> Clone3 {
     Clone3::new(Flags::KILLED_NNP)
 }
 
-/// A child that has run `prepare` dies of the last close.
+/// Checks that a child that has run `prepare` dies at the last close.
 fn dies_once(what: &str, prepare: fn() -> Result) -> Result {
     let mut child = Tied::prepared(&call(), prepare).context(what)?;
     child.close()?;
@@ -105,7 +105,7 @@ case! {
 }
 fn autokill_traced_creator() -> Result {
     let creator = Actor::spawn(&Clone3::fork(), |()| {
-        // A ping of the dead child sends SIGPIPE, for which a traced process would stop.
+        // A ping to the dead child sends SIGPIPE, which would stop a traced process.
         SigSet::all().thread_block()?;
         let mut child = Tied::new()?;
         child.close()?;
@@ -138,7 +138,7 @@ case! {
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; pid_namespaces(7); fs/pidfs.c pidfs_file_release()",
 }
 fn autokill_holder_ends_in_pidns_below() -> Result {
-    // The init, which answers when it has made ready for its end.
+    // The init answers once it is ready to end.
     for who in ["ordinary", "init", "killed with init"] {
         let mut child = Tied::new()?;
         let init = Actor::spawn(&namespace::init(), |()| match who {

@@ -1,4 +1,4 @@
-//! CLONE_PIDFD_AUTOKILL: whatever the child is in the middle of when its last reference goes away.
+//! CLONE_PIDFD_AUTOKILL: states and system calls that the child may be in when its last reference goes away.
 
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
@@ -18,15 +18,15 @@ fn call() -> Clone3 {
     Clone3::new(Flags::KILLED_NNP)
 }
 
-/// What a child exits with once its supervisor has let its call through.
+/// Exit code of a child whose system call its supervisor has let through.
 const LET_THROUGH: i32 = 7;
 
-/// A child in a system call that its supervisor is asked about, and that supervisor.
+/// Creates a child blocked in a system call that a supervisor must decide on, and returns both.
 fn asking_child() -> Result<(Child, Supervisor)> {
     let (ours, theirs) = fdpass::pair()?;
     let told = Channel::<Result>::new()?;
     let child = call().spawn(|| {
-        // A failure to report is seen as the end of the stream.
+        // The receiver sees a failed send as the end of the stream.
         let _ = told.send(&seccomp::hand_to_supervisor(libc::SYS_sched_yield, &theirs));
         std::thread::yield_now();
         LET_THROUGH
@@ -79,7 +79,7 @@ fn autokill_tracer() -> Result {
     tracee.into_child().reap_expecting(Status::exited(3)).context("the tracee of the child that was killed")
 }
 
-/// A child that waits for each signal that there is, and exits with the number of the first.
+/// Creates a child that waits for every signal, and exits with the number of the first one that it gets.
 fn child_awaiting_any_signal() -> Result<Child> {
     let ready = Channel::<()>::new()?;
     let child = call().spawn(|| {
@@ -138,7 +138,7 @@ fn autokill_while_exiting_keeps_status() -> Result {
             child.close_pidfd()?;
         }
         match tracer::resume(child.pid(), Resume::Continue, 0) {
-            // It may have gone on by itself.
+            // It may have continued by itself.
             Ok(()) | Err(Errno::ESRCH) => {}
             Err(errno) => return Err(errno.into()),
         }
@@ -181,7 +181,7 @@ fn autokill_waiting_for_dump_helper() -> Result {
     let server = Server::start()?;
     let helpers = server.to_lingering_helpers()?;
     for closes in [true, false] {
-        // The dump cannot end before the helper is there.
+        // The dump cannot finish before the helper has started.
         let mut child = call().spawn(|| Crash::Unmapped.with_large_core())?;
         let observer = child.observe()?;
         let helper = helpers.take_dump_of(&observer)?;

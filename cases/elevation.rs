@@ -1,4 +1,4 @@
-//! What a child made with CLONE_NNP cannot gain by exec, and what it may do for being unable to.
+//! What a child made with CLONE_NNP cannot gain by exec, and what it may therefore do unprivileged.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -19,12 +19,12 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::ptrace::Options;
 use nix::unistd::Gid;
 
-/// What an ordinary child of the caller is after it execs `program`: the control of everything here.
+/// Returns the credentials of an ordinary child of the caller after it execs `program`: the control of all cases here.
 fn without_nnp(program: BorrowedFd<'_>) -> Result<Credentials> {
     credentials_after_exec(&Clone3::fork(), program, || Ok(()))
 }
 
-/// What a child with CLONE_NNP is after it execs `program`; one that is auto-reaped is the same.
+/// Returns the credentials of a CLONE_NNP child after it execs `program`, and checks that an auto-reaped one has the same.
 fn with_nnp(program: BorrowedFd<'_>) -> Result<Credentials> {
     let found = credentials_after_exec(&Clone3::fork().with(Flags::NNP), program, || Ok(()))?;
     check::equal("no_new_privs after exec", found.no_new_privs, true)?;
@@ -55,7 +55,8 @@ fn nnp_setuid_exec_no_elevation() -> Result {
     check::equal("CapPrm and AT_SECURE", (found.permitted, found.at_secure), (Caps::NONE, false))
 }
 
-/// What the child of this call, an ordinary user's process that a tracer with all capabilities traces, is after it execs `program`.
+/// Returns the credentials of a child of this call after it execs `program` as an ordinary user, traced by a tracer with all
+/// capabilities.
 fn traced_by_root(call: &Clone3, program: BorrowedFd<'_>) -> Result<Credentials> {
     let (known, seized) = (Channel::<i32>::new()?, Channel::<Result>::new()?);
     let tracer = Clone3::fork().spawn(|| {
@@ -116,7 +117,7 @@ fn nnp_setgid_exec_no_elevation() -> Result {
     Ok(())
 }
 
-/// Two capabilities that an ordinary user has no other way to.
+/// Two capabilities that an ordinary user cannot get in any other way.
 const GRANTED: [Capability; 2] = [Capability::CAP_NET_RAW, Capability::CAP_SYS_ADMIN];
 
 case! {
@@ -209,7 +210,7 @@ case! {
     source "Documentation/userspace-api/no_new_privs.rst: what does not involve execve is not prevented",
 }
 fn nnp_setresuid_still_allowed() -> Result {
-    // The control: an ordinary user may.
+    // Control: an ordinary user may do this.
     apart(|| {
         privilege::become_ordinary_user()?;
         privilege::unshare_user_namespace()
@@ -224,7 +225,7 @@ fn nnp_setresuid_still_allowed() -> Result {
     child.reap_expecting(Status::exited(0))
 }
 
-/// What `call` answers in an ordinary child, and in one with CLONE_NNP.
+/// Returns the results of `call` in an ordinary child and in one with CLONE_NNP.
 fn in_both(call: impl Fn() -> std::result::Result<(), Errno>) -> Result<[std::result::Result<(), Errno>; 2]> {
     let answer = |flags| -> Result<_> {
         let raw = || Ok(call().err().map_or(0, |errno| errno as i32));
@@ -270,12 +271,12 @@ fn nnp_newuser_has_full_caps_inside() -> Result {
     let look = |flags| -> Result<Credentials> {
         let call = Clone3::fork().with(Flags::CLONE_NEWUSER | flags);
         let (child, found) = child_reporting(&call, || {
-            // The name that it has already: a kernel that allows this changes nothing.
+            // The name does not change, so a kernel that allows this does no harm.
             let outside = nix::unistd::sethostname(&host);
             check::refused("sethostname in the host's UTS namespace", outside, Errno::EPERM)?;
             check::succeeds("unshare(CLONE_NEWUTS)", unshare(CloneFlags::CLONE_NEWUTS))?;
             let inside = nix::unistd::sethostname(&host);
-            // Nothing tells a filter from the kernel here, which looks at the capability before all else.
+            // EPERM from a filter looks the same as from the kernel, which checks the capability before all else.
             if inside == Err(Errno::EPERM) && Setting::get().probe.privileges.seccomp == 2 {
                 return Err(Failure::blocked("sethostname is EPERM, and a seccomp filter may refuse it"));
             }

@@ -1,4 +1,4 @@
-//! Ends that leave no zombie either: whatever an auto-reaped child has done before, and whatever its parent is doing.
+//! Ends of auto-reaped children that leave no zombie, whatever the child did before and whatever its parent is doing.
 
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
@@ -16,9 +16,9 @@ use nix::poll::PollFlags;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 
-/// Forbids a harmless system call to itself, and makes it.
+/// Installs a filter against a harmless system call, and makes that call.
 fn die_of_a_filter() -> i32 {
-    // Where core dumps go to files, this one does not.
+    // Prevents a core file where core dumps go to files.
     let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
     let refused = rustix::thread::set_no_new_privs(true).is_ok()
         && seccomp::refuse(libc::SYS_sched_yield, Refusal::KillProcess).is_ok();
@@ -73,7 +73,7 @@ fn autoreap_exec_after_leader_exit() -> Result {
         let hold = Command::new("hold", &[])?.with_fd(&ready.sending_end()?);
         let hold = hold.with_fd(&gate.waiting_end()).number(22);
         let child = threads::leaderless(&call, 11, || {
-            // Nobody is there to be told of an error.
+            // Nothing can handle an error here.
             let _ = ready.send(&Err(hold.exec()));
             98
         })?;
@@ -91,7 +91,7 @@ fn autoreap_exec_after_leader_exit() -> Result {
     })
 }
 
-/// What the parent is in when its child ends.
+/// State of the parent when its child ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Parent {
     Stopped,
@@ -99,7 +99,7 @@ enum Parent {
     WithoutLeader,
 }
 
-/// A child of a process with two threads, the leader and one that ends the process once `parents_gate` opens.
+/// A child and its parent, which has two threads: the leader, and one that ends the process once `parents_gate` opens.
 struct Family {
     parent: Child,
     parents_gate: Gate,
@@ -108,7 +108,7 @@ struct Family {
 }
 
 impl Family {
-    /// The child is made by `call`, and once let go exits with 5.
+    /// Creates a parent whose child is made by `call` and exits with 5 once let go.
     #[track_caller]
     fn made(call: &Clone3, state: Parent) -> Result<Family> {
         let (parents_gate, childs_gate, handover) = (Gate::new()?, Gate::new()?, Handover::arrange()?);
@@ -120,7 +120,7 @@ impl Family {
             let (handover, parents_gate) = (&handover, &parents_gate);
             std::thread::scope(|scope| {
                 scope.spawn(move || {
-                    // By this thread, so that both are there when the child is known.
+                    // This thread sends the child, so both threads exist by the time it is known.
                     if !handover.give(child) {
                         exit_now(97);
                     }
@@ -188,7 +188,7 @@ fn autoreap_by_idle_parent() -> Result {
             PollFlags::POLLIN,
         )?;
         ordinary.lets_parent_end(state)?;
-        // The zombie is the caller's by now.
+        // The zombie has been reparented to the caller.
         check::equal(
             format_args!("control: waitpid(-1, __WALL) by who adopted the zombie of an ordinary {what}"),
             wait::waitpid(-1, libc::__WALL)?.map(|(_, status)| status),

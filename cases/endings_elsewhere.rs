@@ -1,5 +1,5 @@
-//! Ends of auto-reaped children in which something else takes part: an IPC namespace that removes segments, a pid namespace that
-//! is not its creator's or is torn down, a parent that dumps core.
+//! Ends of auto-reaped children that involve something else: an IPC namespace that removes segments, a pid namespace that is
+//! not the creator's or is being torn down, a parent that dumps core.
 
 use std::fs;
 
@@ -104,7 +104,7 @@ fn autoreap_gone_while_parent_dumps_core() -> Result {
         parent.reap_expecting(Crash::Abort.dumped())?;
     }
     drop(server);
-    // The ordinary one is the caller's to wait for now.
+    // The ordinary child has been reparented to the caller.
     reap_all()
 }
 
@@ -117,7 +117,7 @@ case! {
 fn autoreap_injected_into_pid_namespace() -> Result {
     namespace::unshare_pid()?;
     let init = Clone3::fork().with(Flags::PIDFD).spawn(park)?;
-    // Each exits with the number that it has in there.
+    // Each child exits with its pid in that namespace.
     let own_number = || getpid().as_raw();
     let ordinary = Clone3::fork().with(Flags::PIDFD).spawn(own_number)?;
     let zombie = wait::Event::exited(ordinary.pid(), 2);

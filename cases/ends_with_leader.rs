@@ -1,4 +1,4 @@
-//! A leader thread that ends before the others takes nothing with it that belongs to the process.
+//! Processes whose leader thread ends first: what belongs to the process outlives the leader.
 
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
@@ -18,8 +18,8 @@ use nix::poll::PollFlags;
 use nix::sys::signal::{Signal, raise};
 use nix::unistd::{Pid, alarm, setpgid, setsid};
 
-/// A child of this call whose leader has run `prepare` and ended. Another thread lives, until it ends the process with 6 when
-/// the gate is opened and `last` has been done. Gives what `prepare` found.
+/// Creates a child of this call whose leader runs `prepare` and ends. Another thread lives on until `gate` opens; it then
+/// runs `last` and ends the process with 6. Returns the child and the result of `prepare`.
 fn leaderless<T: serde::Serialize + serde::de::DeserializeOwned>(
     gate: &Gate,
     call: &Clone3,
@@ -30,7 +30,7 @@ fn leaderless<T: serde::Serialize + serde::de::DeserializeOwned>(
     let child = call.spawn(|| {
         let found = prepare();
         let failed = found.is_err();
-        // A failure to report is seen as the end of the stream.
+        // The receiver sees a failed send as the end of the stream.
         let _ = ready.send(&found);
         if failed {
             return 98;
@@ -114,12 +114,12 @@ fn autoreap_alarm_outlives_leader() -> Result {
     for call in subject::calls() {
         let (gate, told) = (Gate::new()?, Channel::<Option<u32>>::new()?);
         let set = || match alarm::set(LONG) {
-            // What the C library makes of an error.
+            // How the C library returns an error.
             Some(u32::MAX) => Err(Failure::blocked("needs alarm(2) (CONFIG_POSIX_TIMERS)")),
             before => Ok(before),
         };
         let tell = || {
-            // A failure to report is seen as the end of the stream.
+            // The receiver sees a failed send as the end of the stream.
             let _ = told.send(&alarm::cancel());
         };
         let (child, before) = leaderless(&gate, &call, set, tell)?;
@@ -160,7 +160,7 @@ fn autoreap_group_orphaned_by_last_thread() -> Result {
     Ok(())
 }
 
-/// Leads a process group, and gives the pid of a child in it that has stopped.
+/// Makes the caller lead a process group, and returns the pid of a child in it that has stopped.
 fn stopped_member_of_own_group() -> Result<i32> {
     setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
     let member = Clone3::fork().spawn(|| raise(Signal::SIGSTOP).map_or(98, |()| park()))?;

@@ -1,4 +1,4 @@
-//! Which error clone3 gives, which comes first, and what a call that failed leaves behind.
+//! Errors of clone3: which one it returns, which takes precedence, and what a failed call leaves behind.
 
 use std::sync::atomic::{AtomicI32, Ordering};
 
@@ -65,7 +65,7 @@ case! {
     source "kernel/pid.c alloc_pid()",
 }
 fn abi_set_tid_in_use_eexist() -> Result {
-    // In a pid namespace of its own, where nobody else takes the pid that the control asks for.
+    // In its own pid namespace no other process takes the pid that the control asks for.
     let (child, ()) = child_reporting(&Clone3::fork().with(Flags::CLONE_NEWPID), || {
         let older = Echo::spawn(&Clone3::new(Flags::KILLED_NNP))?;
         Clone3::new(Flags::KILLED_NNP).set_tid(&[77]).accepted()?;
@@ -189,9 +189,9 @@ fn abi_eperm_beats_cgroup_errors() -> Result {
     Clone3::new(Flags::KILLED).into_cgroup_raw(not_open).refused(Errno::EPERM)
 }
 
-/// Makes the call, clears away what it made, and gives the kernel's refusal if it was one.
+/// Makes the call, cleans up what it created, and returns the kernel's refusal, if any.
 ///
-/// The child shares the caller's memory, which no rule asks about and which makes it cheap.
+/// The child shares the caller's memory, which affects no rule and makes the child cheap.
 fn answer(call: &Clone3, stack: &Stack) -> Result<Option<Errno>> {
     let joinable = Flags::CLONE_VM | Flags::CLONE_CHILD_CLEARTID | Flags::CLONE_PARENT_SETTID;
     let child = match call.clone().with(joinable).try_spawn_on(stack, errands::exit(0)) {
@@ -199,16 +199,16 @@ fn answer(call: &Clone3, stack: &Stack) -> Result<Option<Errno>> {
         Ok(child) => child,
     };
     stack.join()?;
-    // A thread leaves nothing, and a child of the caller's parent is that one's to reap.
+    // A thread leaves nothing to reap, and a child of the caller's parent is for that parent to reap.
     if !call.flags().intersects(Flags::CLONE_THREAD | Flags::CLONE_PARENT) {
         child.clear_away()?;
     }
     Ok(None)
 }
 
-/// Holds the kernel against [`rules::refusal`] for every combination, and reports all that differ.
+/// Compares the kernel with [`rules::refusal`] for every combination, and reports all differences.
 ///
-/// In a process of which the parent is ours: `CLONE_PARENT` gives that one children.
+/// Runs in a process whose parent is ours, too, because `CLONE_PARENT` gives that parent children.
 fn sweep(sys_admin: bool) -> Result {
     let in_words =
         |refusal: Option<Errno>| refusal.map_or("success".to_owned(), |errno| format!("{errno:?}"));

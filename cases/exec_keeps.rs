@@ -1,4 +1,4 @@
-//! What an exec leaves an auto-reaped child, and what it does not give it.
+//! Exec of auto-reaped children: what it preserves, and what it does not grant.
 
 use clone3_conformance::abi::{Flags, Namespace};
 use clone3_conformance::case;
@@ -51,7 +51,7 @@ fn autoreap_setuid_program_while_traced() -> Result {
                     let own = own_pid();
                     tracer::let_anyone_trace_me();
                     tracer.ask(Order::Seize(own))?;
-                    // Or its parent could not wait for it.
+                    // The parent can wait for the child only once the tracer has.
                     tracer.tell(Order::WaitFor(own))?;
                 }
                 Ok(())
@@ -85,7 +85,7 @@ fn abi_newipc_with_sysvsem_einval() -> Result {
     Ok(())
 }
 
-/// The inode of a namespace of a process.
+/// Returns the inode of a process's namespace.
 fn inode(pidfd: &Pidfd, kind: Namespace) -> Result<u64> {
     let namespace = check::succeeds(format_args!("{kind:?} namespace"), pidfd.namespace(kind))?;
     Ok(rustix::fs::fstat(namespace)?.st_ino)

@@ -1,4 +1,4 @@
-//! Exec and adoption give an auto-reaped child the exit signal SIGCHLD: what that changes, and what not.
+//! Exec and reparenting set an auto-reaped child's exit signal to SIGCHLD: what that changes, and what it does not.
 
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
@@ -13,7 +13,7 @@ use nix::poll::PollFlags;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// Whether a wait for "clone" children alone finds this one: without `__WALL`.
+/// Checks whether a wait for "clone" children only, without `__WALL`, finds this one.
 #[track_caller]
 fn is_clone_child(pid: i32, expected: bool, what: &str) -> Result {
     let got = wait::waitpid(pid, libc::WNOHANG | libc::__WCLONE);
@@ -46,7 +46,7 @@ fn autoreap_clone_child_until_exec() -> Result {
     Ok(())
 }
 
-/// The stop and the continuation of this child are each announced by a SIGCHLD.
+/// Checks that the stop and the continuation of this child each send a SIGCHLD.
 #[track_caller]
 fn stop_is_announced(pid: i32, what: &str) -> Result {
     for (signal, code) in [(Signal::SIGSTOP, libc::CLD_STOPPED), (Signal::SIGCONT, libc::CLD_CONTINUED)] {
@@ -69,7 +69,7 @@ fn autoreap_stop_announced_after_exec() -> Result {
         stop_is_announced(child.pid(), &format!("a child of {call} that called exec"))?;
         child.let_go()?;
         subject::see_off(&child)?;
-        // An ordinary one's end is announced, too.
+        // An ordinary child's end sends one, too.
         let _ = sigchld::take();
         let orphan = Orphan::exiting_with(&call, 0)?;
         stop_is_announced(orphan.pid, &format!("an adopted child of {call}"))?;
@@ -127,6 +127,6 @@ fn autoreap_kept_when_creators_thread_is_replaced() -> Result {
         creator.let_go()?;
         wait::reap_expecting(creator.pid(), Status::exited(0))?;
     }
-    // The ordinary one is the caller's to wait for now.
+    // The ordinary child has been reparented to the caller.
     reap_all()
 }

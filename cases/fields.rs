@@ -1,4 +1,4 @@
-//! The older fields of `struct clone_args`: what is wrong with one of them is refused whatever new flags are there.
+//! The older fields of `struct clone_args`: invalid values are refused whatever new flags are set.
 
 use clone3_conformance::abi::{CLONE_ARGS_SIZES, Flags};
 use clone3_conformance::case;
@@ -9,8 +9,8 @@ use clone3_conformance::kit::{privilege, subject};
 use clone3_conformance::need::Setting;
 use nix::errno::Errno;
 
-/// Each of these changes makes a call that is well formed one that is refused with `errno`: also with all new flags, and before
-/// anybody asks for the capability that CLONE_PIDFD_AUTOKILL takes without CLONE_NNP.
+/// Checks that each of these changes makes a well-formed call fail with `errno`: also with all new flags, and before the
+/// check for the capability that CLONE_PIDFD_AUTOKILL requires without CLONE_NNP.
 fn refused(errno: Errno, changes: &[&dyn Fn(Clone3) -> Clone3]) -> Result {
     let all_of = |call: &Clone3| changes.iter().try_for_each(|change| change(call.clone()).refused(errno));
     for call in subject::kinds() {

@@ -1,4 +1,4 @@
-//! A child that is traced from birth, as its creator is: in the same way, auto-reaped or not.
+//! A child that is traced from birth because its creator is: it is traced in the same way, auto-reaped or not.
 
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Result};
@@ -9,8 +9,8 @@ use nix::errno::Errno;
 use nix::sys::ptrace::Options;
 use nix::sys::signal::Signal;
 
-/// Traces the creator of one child with these options until nobody is left to trace: all that is told of the child. The creator
-/// has seen it off then.
+/// Traces the creator of one child with these options until no tracee is left. Checks that the creator has waited for the
+/// child, and returns all statuses that the child reported.
 fn told_of_child(creator: &Creator, options: Options) -> Result<Vec<Status>> {
     tracer::seize(creator.pid(), options)?;
     creator.let_go()?;

@@ -1,4 +1,4 @@
-//! Cgroups that are frozen when a child is made in them.
+//! Children that are created in a frozen cgroup.
 
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Failure, Result};
@@ -10,7 +10,7 @@ use clone3_conformance::sandbox;
 use clone3_conformance::wait::Status;
 use nix::poll::{PollFlags, PollTimeout};
 
-/// A child that does nothing but exit must be found asleep, which it is only when it is frozen.
+/// Waits until a child that does nothing but exit is asleep, which it is only when frozen.
 #[track_caller]
 fn is_frozen(child: &Child) -> Result {
     loop {

@@ -1,4 +1,4 @@
-//! Process groups with auto-reaped members: signals for the group reach them, and they keep it from being orphaned.
+//! Process groups with auto-reaped members: signals to the group reach them, and they keep it from being orphaned.
 
 use clone3_conformance::abi::{Flags, PIDFD_SIGNAL_PROCESS_GROUP};
 use clone3_conformance::case;
@@ -15,17 +15,17 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Pid, getpgrp, setpgid, setsid};
 
 const SIGTERMED: Status = Status::killed(Signal::SIGTERM);
-/// The caller in setpgid(2), or a new group.
+/// For setpgid(2): the caller, or a new group.
 const OWN: Pid = Pid::from_raw(0);
 
-/// A child in this process group, which SIGTERM kills, whatever it does to its parent.
+/// Creates a child in this process group that SIGTERM kills, whatever the disposition in its parent.
 fn member(call: &Clone3, group: Pid) -> Result<Held> {
     let child = Held::prepared(call, 0, || disposition::set(Signal::SIGTERM, Disposition::Default))?;
     setpgid(Pid::from_raw(child.pid()), group)?;
     Ok(child)
 }
 
-/// Each must have been killed, the ordinary one being the control.
+/// Checks that both members have been killed; the ordinary one is the control.
 #[track_caller]
 fn are_killed(ordinary: Held, reaped: &Held) -> Result {
     ordinary.into_child().reap_expecting(SIGTERMED).context("control, the ordinary member")?;
@@ -59,7 +59,7 @@ case! {
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; fs/pidfs.c pidfs_file_release(), PIDTYPE_TGID",
 }
 fn autokill_spares_group() -> Result {
-    // Before the leader, whose pidfd it would hold otherwise.
+    // Created before the leader, so that it does not inherit the leader's pidfd.
     let other = member(&Clone3::fork(), OWN)?;
     let mut leader = Tied::new()?;
     setpgid(Pid::from_raw(leader.pid()), OWN)?;
@@ -100,7 +100,7 @@ fn pidfd_signal_to_group_of_no_leader() -> Result {
     for call in subject::calls() {
         let leader = member(&call, OWN)?;
         let other = member(&call, Pid::from_raw(leader.pid()))?;
-        // Nobody does anything about this one by default.
+        // SIGURG is ignored by default.
         let signal =
             |to: &Held| to.pidfd().map(|it| it.send_signal_to(Signal::SIGURG, PIDFD_SIGNAL_PROCESS_GROUP));
         check::succeeds("control: PIDFD_SIGNAL_PROCESS_GROUP by the leader's pidfd", signal(&leader)?)?;
@@ -112,8 +112,8 @@ fn pidfd_signal_to_group_of_no_leader() -> Result {
     Ok(())
 }
 
-/// What a child made by `call` that has run `prepare` does when SIGTSTP comes: it is stopped, or exits with 5. `None` says that
-/// it is gone.
+/// Creates a child by `call` that runs `prepare` and sends itself SIGTSTP. Returns whether it stops or exits with 5; `None`
+/// if it is gone.
 fn on_sigtstp(call: &Clone3, prepare: impl FnOnce() -> nix::Result<()>) -> Result<Option<Event>> {
     let child = call.spawn(|| {
         let prepared = disposition::set(Signal::SIGTSTP, Disposition::Default).is_ok() && prepare().is_ok();
@@ -146,18 +146,18 @@ fn autoreap_keeps_group_from_being_orphaned() -> Result {
     Ok(())
 }
 
-/// Whether a SIGUSR1 is pending for the caller, who has it blocked.
+/// Returns whether SIGUSR1 is pending for the caller, which blocks it.
 fn has_pending(set: &SigSet) -> Result<bool> {
     let pending = SignalFd::with_flags(set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
     Ok(pending.read_signal()?.is_some())
 }
 
-/// Makes a child by `call`, and has `meanwhile` run while the call is blocked in the kernel. Gives whether SIGUSR1 is pending
+/// Creates a child by `call`, running `meanwhile` while the call is blocked in the kernel. Returns whether SIGUSR1 is pending
 /// for the child.
 fn pending_after(call: &Clone3, meanwhile: impl FnOnce() -> Result + Send) -> Result<bool> {
     let set = SigSet::from(Signal::SIGUSR1);
     set.thread_block()?;
-    // The kernel writes the pidfd after it has begun to collect the signals for a child to come.
+    // The kernel writes the pidfd after it has started to collect signals for the new child.
     let trap = Trap::lay_for_kernel()?;
     let child = std::thread::scope(|scope| {
         let event = scope.spawn(|| {

@@ -1,4 +1,4 @@
-//! CLONE_PIDFD_AUTOKILL: what becomes of the child when the process that holds its pidfd ends.
+//! CLONE_PIDFD_AUTOKILL: what happens to the child when the process that holds its pidfd ends.
 
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
@@ -40,7 +40,7 @@ case! {
 fn autokill_100_children_parent_killed() -> Result {
     let (silent, _open) = pipe_with(PipeFlags::CLOEXEC)?;
     let (parent, pids) = Holder::running(|| {
-        // They share its memory, which makes them cheap, and not its descriptors.
+        // They share the parent's memory, which makes them cheap, but not its descriptors.
         let call = Clone3::new(Flags::KILLED_NNP | Flags::CLONE_VM);
         let mut pids = Vec::new();
         for _ in 0..100 {
@@ -98,7 +98,7 @@ fn autokill_creating_thread_exit() -> Result {
         })?;
         Ok((Tied::new()?, control))
     })?;
-    // Its death also says that the thread is gone, which a join does not.
+    // Its death also shows that the thread is gone, which a join does not.
     control.pidfd()?.reaped_with(Status::SIGKILLED)?;
     child.lives("after the exit of the thread that created it")?;
     child.close()?;
@@ -121,7 +121,7 @@ fn autokill_creator_dead_fd_elsewhere() -> Result {
     child.dies("after the close by the process that the pidfd was passed to")?;
     sigchld::none_pending()?;
 
-    // This creator has not closed its own copy when it ends.
+    // This creator still has its own copy open when it ends.
     let (meeting, (ours, theirs)) = (Meeting::arrange()?, fdpass::pair()?);
     apart(|| {
         let child = Clone3::new(Flags::KILLED_NNP).spawn(|| meeting.attend())?;
@@ -145,7 +145,7 @@ case! {
 fn autokill_vfork_fd_live_early() -> Result {
     let (running, other) = pipe_with(PipeFlags::CLOEXEC)?;
     let gate = Gate::new()?;
-    // Nothing else opens a file meanwhile, so this is where clone3 will put the pidfd.
+    // No other thread opens a file meanwhile, so clone3 will use this number for the pidfd.
     let fd = lowest_free_fd()?;
     std::thread::scope(|scope| {
         let creator = scope.spawn(|| {
@@ -156,16 +156,17 @@ fn autokill_vfork_fd_live_early() -> Result {
             })
         });
         let closed = channel::read_byte(&running).and_then(|_| close_under_way(fd, || creator.is_finished()));
-        // The creator is suspended as long as the child lives, which it may do where something is amiss.
+        // The creator is suspended while the child lives, and after a failure the child may be alive.
         gate.open()?;
         let mut child = threads::join(creator)?;
-        // Its number is closed already.
+        // The descriptor is closed already.
         std::mem::forget(child.take_pidfd());
         check::equal("what clone3(CLONE_VFORK) returned", child.pid(), closed?)
     })
 }
 
-/// Closes the pidfd that a clone3(CLONE_VFORK) has put here, which has not returned; that must kill the child, whose pid it gives.
+/// Closes the pidfd that a pending clone3(CLONE_VFORK) has put here, checks that this kills the child, and returns the
+/// child's pid.
 fn close_under_way(fd: i32, has_returned: impl Fn() -> bool) -> Result<i32> {
     let pid = pid_in_fdinfo(fd).ok_or_else(|| {
         Failure::fail(format!("no pidfd at descriptor {fd} while clone3(CLONE_VFORK) is under way"))

@@ -1,4 +1,4 @@
-//! What an auto-reaped process may create, what its children inherit, and what outlasts exec.
+//! What an auto-reaped process may create, what its children inherit, and what persists across exec.
 
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
@@ -18,7 +18,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
-/// Every way to use CLONE_PARENT must have ended as `expected`: 0, or the number of an errno.
+/// Checks that every use of CLONE_PARENT ended as `expected`: 0, or an errno.
 fn all_ended(who: &str, report: &CloneParentReport, expected: i32) -> Result {
     let name = |number| if number == 0 { "success".to_owned() } else { Errno::from_raw(number).to_string() };
     for (call, got) in report {
@@ -27,7 +27,7 @@ fn all_ended(who: &str, report: &CloneParentReport, expected: i32) -> Result {
     Ok(())
 }
 
-/// A child made by `call` execs a program that tries CLONE_PARENT.
+/// Creates a child by `call` that execs a program which tries CLONE_PARENT.
 fn try_after_exec(call: &Clone3) -> Result<(Child, CloneParentReport)> {
     let report = Channel::<Result<CloneParentReport>>::new()?;
     let program = Command::new("clone-parent", &[])?.with_fd(&report.sending_end()?);
@@ -54,7 +54,7 @@ fn autoreap_caller_clone_parent_rejected() -> Result {
     child.pidfd()?.reaped_with(Status::exited(0))
 }
 
-/// A process made by `call` tries CLONE_PARENT when its parent is dead; what it hands on is the caller's.
+/// Has a process made by `call` try CLONE_PARENT after its parent has died; the children that it creates are the caller's.
 fn try_as_orphan(call: &Clone3) -> Result<(Orphan, CloneParentReport)> {
     let report = Channel::<Result<CloneParentReport>>::new()?;
     let orphan = Orphan::running(call, || i32::from(report.send(&try_clone_parent()).is_err()))?;
@@ -135,7 +135,7 @@ fn autoreap_not_inherited_by_clone_parent() -> Result {
     child.is_gone_with(Status::exited(0))
 }
 
-/// Makes a child that exits with 77, and gives its pid.
+/// Creates a child that exits with 77, and returns its pid.
 type Maker = fn() -> std::result::Result<i32, Errno>;
 
 case! {
@@ -201,7 +201,7 @@ fn autoreap_orphaned_zombies_still_reparent() -> Result {
     wait::no_children()
 }
 
-/// Something that a process does to itself.
+/// A change that a process makes to itself, with its name.
 type Change = (&'static str, fn() -> Result);
 
 case! {
@@ -220,7 +220,7 @@ fn autoreap_survives_own_changes() -> Result {
         ("PR_SET_NO_NEW_PRIVS", || Ok(rustix::thread::set_no_new_privs(true)?)),
         ("fork", || apart(|| Ok(()))),
         ("a thread", || threads::in_a_thread(|| Ok(()))),
-        // The last one: a child of a process that ignores SIGCHLD cannot be waited for.
+        // Must be last: a process that ignores SIGCHLD cannot wait for its children.
         ("SIGCHLD ignored", || disposition::set(Signal::SIGCHLD, Disposition::Ignored)),
     ];
     let all_of_them = || changes.iter().try_for_each(|(_, change)| change());

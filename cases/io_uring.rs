@@ -1,6 +1,6 @@
-//! What is a reference to clone3's own pidfd: what an io_uring holds.
+//! References to clone3's own pidfd that an io_uring holds.
 //!
-//! Every child is made before the ring, which it would otherwise inherit and keep.
+//! Every child is created before the ring: it would otherwise inherit the ring and keep it open.
 
 use std::mem::forget;
 

@@ -1,4 +1,4 @@
-//! Process groups that an end orphans: who is stopped in one is told, auto-reaped or not.
+//! Process groups that the end of a process orphans: their stopped members get SIGHUP, auto-reaped or not.
 
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
@@ -13,12 +13,12 @@ use nix::unistd::{Pid, setpgid, setsid};
 
 const HUNG_UP: Status = Status::killed(Signal::SIGHUP);
 
-/// Makes the calling process the first of a process group.
+/// Makes the calling process the leader of a new process group.
 fn lead_a_group() -> Result {
     Ok(setpgid(Pid::from_raw(0), Pid::from_raw(0))?)
 }
 
-/// A child that has run `prepare` and stopped itself.
+/// Creates a child that runs `prepare` and stops itself.
 fn stopped(call: &Clone3, prepare: impl FnOnce() -> Result) -> Result<Child> {
     let child = call.spawn(|| match prepare() {
         Ok(()) => raise(Signal::SIGSTOP).map_or(98, |()| 0),
@@ -30,8 +30,9 @@ fn stopped(call: &Clone3, prepare: impl FnOnce() -> Result) -> Result<Child> {
     Ok(child)
 }
 
-/// In a session of its own, has a process made by `call` stop a child in their process group and exit. Of that group, it alone
-/// had a parent elsewhere in the session. Gives the pid of the stopped one, which is the caller's child from then on.
+/// In a new session, has a process made by `call` stop a child in their process group and exit. It was the only member of
+/// that group with a parent elsewhere in the session. Returns the pid of the stopped child, which is reparented to the
+/// caller.
 fn stopped_by_one_who_ended(call: &Clone3) -> Result<i32> {
     apart(|| {
         setsid()?;

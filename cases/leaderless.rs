@@ -53,7 +53,7 @@ fn autoreap_leaderless_stop_waited_for() -> Result {
     Ok(())
 }
 
-/// In the process that is to adopt: becomes a subreaper, ends its leader thread, and lets another thread go on.
+/// Becomes a subreaper, ends the leader thread, and has another thread check the adoption. Runs in the adopting process.
 fn adopt_without_leader(adopter: &Channel<Result<i32>>) -> Result<i32> {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     let own = own_pid();
@@ -67,7 +67,7 @@ fn adopt_without_leader(adopter: &Channel<Result<i32>>) -> Result<i32> {
                     orphan.pidfd.wait_reaped()?;
                     Ok(parent)
                 });
-            // A failure to report is seen as the end of the stream.
+            // The receiver sees a failed send as the end of the stream.
             let _ = adopter.send(&found);
             exit_now(5)
         });
@@ -144,7 +144,7 @@ fn autoreap_leaderless_init_ends() -> Result {
     for call in subject::calls() {
         let made = Channel::<Result>::new()?;
         let init = threads::leaderless(&namespace::init().with(Flags::PIDFD), 3, || {
-            // A failure to report is seen as the end of the stream.
+            // The receiver sees a failed send as the end of the stream.
             let _ = made.send(&call.spawn(park).map(drop));
             5
         })?;
@@ -169,7 +169,7 @@ fn autoreap_leaderless_reached_by_cgroup_kill() -> Result {
         let call = call.into_cgroup(group.dir());
         let child = leaderless(&call)?;
         group.write("cgroup.kill", "1")?;
-        // Whoever has a SIGKILL by now does not get to this.
+        // A child that has been sent SIGKILL dies instead of going on.
         child.let_go()?;
         if !child.reaps_itself() {
             wait::reap(child.pid())?;

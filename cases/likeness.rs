@@ -1,4 +1,4 @@
-//! What a child of the new flags has of its creator: all that an ordinary child has.
+//! What a child made with the new flags inherits from its creator: everything that an ordinary child does.
 
 use std::num::NonZeroU64;
 
@@ -24,12 +24,12 @@ use rustix::process::{
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::thread::{set_current_timer_slack, set_no_new_privs};
 
-/// The calls with new flags whose children are compared with that of an ordinary call.
+/// Returns the calls with new flags whose children are compared with the child of an ordinary call.
 fn calls() -> [Clone3; 3] {
     [Clone3::new(Flags::REAPED), Clone3::fork().with(Flags::NNP), Clone3::new(Flags::KILLED_NNP)]
 }
 
-/// What a child made by the call has of this process.
+/// Returns what a child made by the call inherits from this process.
 #[track_caller]
 fn inherited_by(call: &Clone3) -> Result<Inherited> {
     let creators = inherited::namespaces();
@@ -38,7 +38,7 @@ fn inherited_by(call: &Clone3) -> Result<Inherited> {
     Ok(found)
 }
 
-/// A child made by `call` has what an ordinary child has.
+/// Checks that a child made by `call` has the same as an ordinary child.
 #[track_caller]
 fn alike(call: &Clone3, ordinary: &Inherited, when: &str) -> Result {
     let differences = inherited::differences(&inherited_by(call)?, ordinary);
@@ -49,7 +49,7 @@ fn alike(call: &Clone3, ordinary: &Inherited, when: &str) -> Result {
     Err(Failure::fail(format!("{when}, a child of {call} differs from an ordinary one: {differences}")))
 }
 
-/// Children of each of the new flags have what an ordinary child has.
+/// Checks that children made with each of the new flags have the same as an ordinary child.
 #[track_caller]
 fn all_alike(when: &str) -> Result {
     let ordinary = inherited_by(&Clone3::fork())?;
@@ -64,7 +64,7 @@ case! {
     source "fork(2); clone(2); commits \"clone: add CLONE_AUTOREAP\", \"clone: add CLONE_NNP\"",
 }
 fn abi_inherits_as_ordinary_child() -> Result {
-    // Only who leads no process group can get a terminal.
+    // Only a process that leads no process group can get a terminal.
     apart(|| {
         if let Err(failure) = take_terminal() {
             note!("no terminal: {}", failure.message);
@@ -76,7 +76,7 @@ fn abi_inherits_as_ordinary_child() -> Result {
     })
 }
 
-/// Makes the caller the leader of a session with a terminal, until it ends.
+/// Makes the caller a session leader with a controlling terminal, until it ends.
 fn take_terminal() -> Result {
     nix::unistd::setsid()?;
     let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY)?;
@@ -89,11 +89,11 @@ fn take_terminal() -> Result {
     Ok(())
 }
 
-/// Changes what can be changed of this process.
+/// Changes everything inheritable that this process can change.
 fn have_something_to_inherit() -> Result {
     rustix::process::umask(Mode::from_raw_mode(0o027));
     std::fs::write(oom::OWN, oom::own_raised_by(18)?.to_string())?;
-    // A kernel need not have core dumps.
+    // The kernel may be built without core dumps.
     let _ = std::fs::write("/proc/self/coredump_filter", "3");
     rustix::thread::set_name(c"heir")?;
     nice(3)?;
@@ -151,7 +151,7 @@ case! {
 fn nnp_unshare_gives_capabilities() -> Result {
     let capabilities = |call: &Clone3| -> Result<Option<String>> {
         let (child, found) = child_reporting(call, || {
-            // Or it could have kept them.
+            // Otherwise it could have kept the ones that it had.
             privilege::drop_capabilities()?;
             privilege::unshare_user_namespace()?;
             Ok(status_field("self", "CapPrm"))
@@ -177,7 +177,7 @@ fn nnp_clone_parent_exit_signal() -> Result {
     let ways = [Flags::CLONE_PARENT, Flags::CLONE_PARENT | Flags::NNP];
     for (flags, by_leader) in ways.into_iter().flat_map(|flags| [(flags, true), (flags, false)]) {
         apart(|| {
-            // A child of the parent of who makes it.
+            // The new child's parent is its creator's parent.
             let make = || Ok(Clone3::new(flags).spawn(|| 7)?.pid());
             let (between, sibling) = child_reporting(&Clone3::fork(), || {
                 if by_leader { make() } else { threads::in_a_thread(make) }

@@ -1,5 +1,5 @@
-//! What an auto-reaped child counts against while it lives, and no longer when it has ended: limits, cgroups, pids and the
-//! kernel's own counts.
+//! Limits, cgroups, pids and kernel counters against which an auto-reaped child counts while it lives, but no longer once it
+//! has ended.
 
 use clone3_conformance::abi::{Flags, InfoMask};
 use clone3_conformance::case;
@@ -40,7 +40,7 @@ fn autoreap_releases_rlimit_nproc() -> Result {
     Ok(())
 }
 
-/// What pids.current says after a child in this cgroup has ended.
+/// Returns pids.current after a child in this cgroup has ended.
 fn charge_of(group: &Cgroup, child: &Child, end: fn(&Child) -> Result) -> Result<String> {
     end(child)?;
     group.wait_for("populated 0")?;
@@ -144,10 +144,10 @@ case! {
 }
 fn autoreap_releases_rlimit_sigpending() -> Result {
     const LIMIT: u64 = 32;
-    // They are given back a moment after POLLHUP: a few children before the last may still have theirs.
+    // The kernel uncharges them shortly after POLLHUP: the last few children may still hold theirs.
     const EACH: u64 = LIMIT / 8;
     become_lonely_user()?;
-    // nix has no name for this one.
+    // nix has no name for this resource.
     let limit = rustix::process::Rlimit { current: Some(LIMIT), maximum: Some(LIMIT) };
     rustix::process::setrlimit(rustix::process::Resource::Sigpending, limit).map_err(|errno| {
         Failure::blocked(format!("RLIMIT_SIGPENDING lets no signal be queued: {LIMIT} of them is {errno:?}"))
@@ -169,17 +169,17 @@ fn autoreap_releases_rlimit_sigpending() -> Result {
     Ok(())
 }
 
-/// Queues so many signals to the caller, which never takes them: the errno of the first that is refused.
+/// Queues this many signals to the caller, which never takes them; returns the errno of the first one refused.
 fn queue(number: u64) -> Result<std::result::Result<(), i32>> {
     SigSet::all().thread_block()?;
     let mut queued = (0..number).map(|_| disposition::queue(libc::SIGRTMIN()));
     Ok(queued.try_for_each(|queued| queued).map_err(|errno| errno as i32))
 }
 
-/// The control: so many zombies with `each` signals pending leave no room for those of one more.
+/// Checks, as a control, that this many zombies with `each` signals pending leave no room for those of one more.
 ///
 /// # Errors
-/// `blocked` if they do, as a kernel may have it that drops pending signals before a process becomes a zombie.
+/// `blocked` if they do leave room, as on a kernel that drops pending signals before a process becomes a zombie.
 fn zombies_fill_the_queue(number: u64, each: u64) -> Result {
     for _ in 0..number {
         let (child, queued) = child_reporting(&leaves_zombie(), || queue(each))?;
@@ -230,7 +230,7 @@ fn autoreap_releases_rlimit_nproc_of_new_user() -> Result {
     Ok(())
 }
 
-/// How many threads the kernel counts, by sysinfo(2), and how many processes, by the links of /proc.
+/// Number of threads by sysinfo(2), and of processes by the link count of /proc.
 #[derive(Clone, Copy)]
 struct Counts {
     threads: u16,
@@ -245,14 +245,14 @@ impl Counts {
 
     fn growth_since(self, before: Counts) -> Growth {
         Growth {
-            // sysinfo(2) tells the lower 16 bits.
+            // sysinfo(2) reports the lower 16 bits.
             threads: self.threads.wrapping_sub(before.threads).cast_signed().into(),
             processes: self.processes - before.processes,
         }
     }
 }
 
-/// By how much these counts have grown, or shrunk.
+/// Increase or decrease of these counts.
 #[derive(Clone, Copy, Debug)]
 struct Growth {
     threads: i64,
@@ -260,17 +260,17 @@ struct Growth {
 }
 
 impl Growth {
-    /// The larger of the two, whether it is growth or loss.
+    /// Returns the larger of the two, as an absolute value.
     fn most(self) -> i64 {
         self.threads.abs().max(self.processes.abs())
     }
 }
 
-/// How many children are made for a count: more than others on this machine may begin, or end, meanwhile.
+/// Children created for one count: more than other processes on this machine may start or end meanwhile.
 const MANY: i64 = 96;
 
-/// What is left in the counts of as many children of this call when they are gone. Should others on this machine begin or end too
-/// much meanwhile, it is done again.
+/// Returns what [`MANY`] children of this call leave in the counts when they are gone. Retries if too many other processes on
+/// this machine start or end meanwhile.
 fn left_in_counts(call: &Clone3) -> Result<Growth> {
     const TRIES: u32 = 4;
     let left = || {
@@ -297,7 +297,8 @@ fn is_much(left: Growth) -> bool {
     left.most() >= MANY / 2
 }
 
-/// Whether children of this call are counted as long as they live. Others on this machine may end meanwhile; then it is done again.
+/// Returns whether children of this call are counted while they live. Retries, as other processes on this machine may end
+/// meanwhile.
 fn living_are_counted(call: &Clone3) -> Result<bool> {
     for _ in 0..8 {
         let before = Counts::now()?;
