@@ -1,6 +1,6 @@
-//! What is tested: a file for each theme, a short function for each claim.
+//! The cases: a file for each theme, a short function for each claim.
 //!
-//! A case is declared with [`case!`](clone3_conformance::case!): its claim, what a failure means, what it
+//! A case is declared with [`case!`](clone3_conformance::case!): its claim, what a failure means, what the case
 //! needs, and where the claim comes from. Its function then reads like the claim.
 
 mod accompanied;

@@ -1,4 +1,4 @@
-//! The system calls next to clone3: what they do with the new flags, and that they are what they were.
+//! System calls related to clone3: what they do with the new flags, and that their behavior is unchanged.
 
 use clone3_conformance::abi::{AUTOKILL_MARK, Flags};
 use clone3_conformance::case;
@@ -15,14 +15,14 @@ use nix::sys::signal::Signal;
 /// The new flags.
 const NEW: Flags = Flags::AUTOREAP.union(Flags::NNP).union(Flags::AUTOKILL);
 
-/// An ordinary child: a zombie when it has ended, until it is waited for.
+/// Checks that a child is an ordinary one: a zombie from its end until it is waited for.
 #[track_caller]
 fn is_ordinary(child: &str, pid: i32, code: i32) -> Result {
     check::equal(format_args!("the zombie of {child}"), wait::find_zombie(pid)?, Event::exited(pid, code))?;
     wait::reap_expecting(pid, Status::exited(code)).context(child)
 }
 
-/// What `is_ordinary` must not find: the same end of an auto-reaped child.
+/// Checks, as a control, that `is_ordinary` would not pass for an auto-reaped child.
 fn auto_reaped_is_not() -> Result {
     let child = Clone3::new(Flags::REAPED).spawn(|| 5)?;
     child.pidfd()?.wait_reaped()?;
@@ -81,7 +81,7 @@ fn abi_legacy_clone_pidfd_is_plain() -> Result {
     let pidfd = pidfd.ok_or_else(|| Failure::fail("clone(2) with CLONE_PIDFD gave no pidfd"))?;
     check::equal("F_GETFL of clone(2)'s pidfd", pidfd.status_flags()? & AUTOKILL_MARK, 0)?;
     pidfd.close()?;
-    // A child that the close had killed would not get past the gate.
+    // A child killed by the close would not pass the gate.
     gate.open()?;
     is_ordinary("a child of clone(2) with CLONE_PIDFD", pid, 5)
 }
@@ -146,7 +146,7 @@ case! {
 }
 fn abi_clone_parent_refused_to_init() -> Result {
     let (init, ()) = child_reporting(&Clone3::fork().with(Flags::CLONE_NEWPID), || {
-        // The auto-reaped child has no parent to choose, whoever asks.
+        // CLONE_AUTOREAP is left out: with CLONE_PARENT it is EINVAL for every caller.
         for flags in [Flags::CLONE_PARENT, Flags::CLONE_PARENT | Flags::NNP] {
             Clone3::new(flags).refused(Errno::EINVAL)?;
             two_apart(|| Clone3::new(flags).accepted_elsewhere())?;
@@ -156,8 +156,8 @@ fn abi_clone_parent_refused_to_init() -> Result {
     init.reap_expecting(Status::exited(0))
 }
 
-/// An ordinary child that was a zombie when its parent ended, with the adopter's SIGCHLD as given. The process in between
-/// sends no SIGCHLD, so that it can be waited for all the same.
+/// Creates an ordinary child that is a zombie when its parent ends, with the adopter's SIGCHLD as given. The process in
+/// between sends no SIGCHLD, so that it can be waited for in any case.
 fn zombie_adopted(sigchld: Disposition) -> Result<(i32, Pidfd)> {
     disposition::set(Signal::SIGCHLD, sigchld)?;
     let (ours, theirs) = fdpass::pair()?;

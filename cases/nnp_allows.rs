@@ -1,4 +1,4 @@
-//! What no_new_privs leaves allowed: a process may use all that it has, and restrict itself further.
+//! What no_new_privs leaves allowed: a process may use everything that it has, and restrict itself further.
 
 use std::os::fd::AsFd;
 
@@ -60,8 +60,8 @@ fn nnp_dumpable_after_setuid_program() -> Result {
     check::equal("dumpable after exec of a set-user-ID program in a child with CLONE_NNP", found, true)
 }
 
-/// A child that has a capability empties one of its sets and raises it there again: an ordinary child can, and so must one with
-/// CLONE_NNP.
+/// Checks that a CLONE_NNP child, like an ordinary one, can empty one of its capability sets and raise a capability that it
+/// has in it again.
 fn raises_again(set: CapSet) -> Result {
     const CAPABILITY: Capability = Capability::CAP_SYS_ADMIN;
     let raised = |flags| -> Result<Caps> {
@@ -141,10 +141,10 @@ fn nnp_writes_own_user_map() -> Result {
     })
 }
 
-/// A child that, once it is let through the gate, has a filter refuse it a harmless system call, and makes that.
+/// Waits at the gate, then installs a filter that refuses a harmless system call, and makes that call.
 fn refuse_oneself(gate: &Gate, refusal: Refusal) -> i32 {
     gate.wait();
-    // Nobody is to find a core dump.
+    // Prevents a core dump.
     let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
     match seccomp::refuse(libc::SYS_sched_yield, refusal) {
         Ok(()) => std::thread::yield_now(),
@@ -192,7 +192,7 @@ fn nnp_inspects_process_of_its_user() -> Result {
     let namespace = || Ok(pidfd.namespace(Namespace::Mount).map(drop));
     allowed_as_ever("PIDFD_GET_MNT_NAMESPACE of another child", namespace)?;
     let descriptor = || Ok(pidfd.getfd(0).map(drop));
-    // Yama lets nobody take a sibling's, and there is then nothing to compare.
+    // Yama lets no process take a sibling's descriptor, and then there is nothing to compare.
     if outcome_with(Flags::empty(), descriptor)?.is_ok() {
         allowed_as_ever("pidfd_getfd from another child", descriptor)?;
     }

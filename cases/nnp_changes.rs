@@ -45,7 +45,7 @@ fn nnp_root_regains_no_capabilities() -> Result {
     Ok(())
 }
 
-/// Whether a process that has become another user is dumpable.
+/// Returns whether a process that has become another user is dumpable.
 fn dumpable_as_another_user() -> Result<bool> {
     const USER: u32 = 1502;
     apart(|| {

@@ -1,4 +1,4 @@
-//! Capabilities that a program file makes permitted if they are inheritable: not under no_new_privs.
+//! Capabilities that a program file makes permitted if they are inheritable: no_new_privs prevents that.
 
 use caps::Capability;
 use clone3_conformance::abi::Flags;

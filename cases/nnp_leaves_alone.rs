@@ -1,4 +1,4 @@
-//! What a process with no_new_privs may do as any other, what it may do for having it, and what it still may not.
+//! What a process with no_new_privs may do like any other, what it may do because of it, and what it still may not do.
 
 use std::sync::mpsc;
 
@@ -39,7 +39,7 @@ fn set_groups() -> Result<Outcome> {
     Ok(nix::unistd::setgroups(&[Gid::from_raw(5)]))
 }
 
-/// A mount that is attached nowhere and goes with its descriptor.
+/// Creates a mount that is attached nowhere and disappears with its descriptor.
 fn mount_nowhere() -> Result<Outcome> {
     use rustix::mount::{fsconfig_create, fsmount, fsopen};
     let mount = || {
@@ -77,7 +77,7 @@ fn nnp_traces() -> Result {
     allowed_as_ever("ptrace(PTRACE_SEIZE) of a child", seize_own_child)
 }
 
-/// What stays permitted, in a child of this call, when root becomes an ordinary user and has asked for that with PR_SET_KEEPCAPS.
+/// Returns what stays permitted, in a child of this call, when root becomes an ordinary user after PR_SET_KEEPCAPS.
 fn kept_capabilities(call: &Clone3) -> Result<Caps> {
     let (child, kept) = child_reporting(call, || {
         rustix::thread::set_keep_capabilities(true)?;
@@ -120,14 +120,14 @@ fn nnp_chroot_needs_capability() -> Result {
     check::refused("chroot(\"/\") by an ordinary user with CLONE_NNP", refused, Errno::EPERM)
 }
 
-/// What a call asks for, how it goes, and what it says to an ordinary user without no_new_privs.
+/// A restriction: its name, the call, and the errno that an ordinary user without no_new_privs gets.
 type Restriction = (&'static str, fn() -> Outcome, Errno);
 
 fn restrict_all_threads() -> Outcome {
     Landlock::Execute.restrict_all_threads()
 }
 
-/// What an ordinary user can do to himself with no_new_privs alone. Not each kernel has all of it.
+/// Restrictions that no_new_privs alone lets an ordinary user impose on itself. Not every kernel has all of them.
 const RESTRICTIONS: [Restriction; 4] = [
     (
         "seccomp with SECCOMP_FILTER_FLAG_TSYNC",
@@ -190,7 +190,7 @@ fn nnp_gives_up_root_directory() -> Result {
         (Flags::NNP | Flags::CLONE_FS, Some(Errno::EINVAL)),
     ];
     for (flags, expected) in ways {
-        // In between is one whose root may be given up with the child's.
+        // The child's creator is a separate process: with CLONE_FS it may lose its root directory with the child.
         let errno = apart(|| {
             let outcome = outcome_with(flags, || Ok(sandboxing::give_up_root_directory()))?;
             Ok(outcome.err().map(|errno| errno as i32))
@@ -228,7 +228,7 @@ static KEPT: Helper = Helper { name: "kept", main: |arguments| or_wrong(say_what
 /// Whether there is a parent-death signal, and whether ADDR_NO_RANDOMIZE is set.
 type KeptState = (bool, bool);
 
-/// `kept REPORT`: says on the channel REPORT what is left of what was set before the exec.
+/// `kept REPORT`: reports on the channel REPORT what is left of the state set before the exec.
 fn say_what_is_kept(arguments: &[String]) -> Result<i32> {
     let signal = rustix::process::parent_process_death_signal()?.is_some();
     let fixed = personality::get()?.contains(Persona::ADDR_NO_RANDOMIZE);
@@ -236,7 +236,7 @@ fn say_what_is_kept(arguments: &[String]) -> Result<i32> {
     Ok(0)
 }
 
-/// What a child of this call keeps when it execs that program.
+/// Returns what a child of this call keeps when it execs that program.
 fn kept_by_exec_in(call: &Clone3, program: &impl AsFd) -> Result<KeptState> {
     let channel = Channel::<Result<KeptState>>::new()?;
     let command = Command::new("kept", &[])?.with_fd(&channel.sending_end()?);
@@ -286,7 +286,7 @@ fn abi_seccomp_filter_asks_calling_thread() -> Result {
     let (leader_has_it, wait_for_it) = mpsc::channel::<()>();
     std::thread::scope(|scope| {
         let late = scope.spawn(move || {
-            // The sender is gone only if the leader has failed.
+            // Returns when the leader drops the sender, be it after a failure.
             let _ = wait_for_it.recv();
             install()
         });

@@ -1,4 +1,4 @@
-//! Roads to more privileges other than a set-user-ID program in the initial user namespace, all closed by no_new_privs.
+//! Ways to gain privileges other than a set-user-ID program in the initial user namespace: no_new_privs closes them all.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -16,8 +16,8 @@ use clone3_conformance::wait::Status;
 use nix::errno::Errno;
 use nix::unistd::{Uid, getuid, setresuid};
 
-/// Has an ordinary user's children exec a file that makes its caller root: without the flag it does, and the capabilities are the
-/// first of these; with the flag nothing is gained, and they are the second.
+/// Has an ordinary user's children exec a file that makes its caller root. Checks that it does so without the flag, giving
+/// the first of these capabilities, and that with the flag nothing is gained, leaving the second.
 fn only_without_the_flag(what: &str, file: BorrowedFd<'_>, capabilities: [Caps; 2]) -> Result {
     let [all, own] = capabilities;
     for (flags, uids, permitted) in
@@ -129,7 +129,7 @@ fn nnp_file_caps_traced_by_root() -> Result {
         let found = credentials_after_exec(&call, program.as_fd(), || {
             let own = own_pid();
             tracer.ask(Order::Seize(own))?;
-            // Or its parent could not wait for it.
+            // The parent can wait for the child only once the tracer has.
             tracer.tell(Order::WaitFor(own))
         })?;
         tracer.answer()?;

@@ -1,4 +1,4 @@
-//! no_new_privs belongs to a thread: each has its own, and that of the one which execs counts.
+//! no_new_privs belongs to a thread: each has its own, and the one that execs counts.
 
 use std::os::fd::AsFd;
 
@@ -13,7 +13,7 @@ use clone3_conformance::procfs::status_field;
 use clone3_conformance::wait::Status;
 use rustix::thread::{no_new_privs, set_no_new_privs};
 
-/// The caller's own, as prctl and as `/proc` have it.
+/// Returns the caller's own bit, as reported by prctl and by `/proc`.
 fn own_bit() -> Result<(bool, Option<String>)> {
     Ok((no_new_privs()?, status_field("thread-self", "NoNewPrivs")))
 }

@@ -1,4 +1,4 @@
-//! CLONE_NNP: no_new_privs from birth, for the child alone.
+//! CLONE_NNP: no_new_privs from birth, for the child only.
 
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
@@ -11,17 +11,17 @@ use clone3_conformance::wait::{self, Event, Status};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 
-/// The calling thread's bit.
+/// Returns the calling thread's bit.
 fn own_bit() -> Result<bool> {
     Ok(rustix::thread::no_new_privs()?)
 }
 
-/// The calling thread's bit as an exit code: one system call, safe in any child.
+/// Returns the calling thread's bit as an exit code: a single system call, safe in any child.
 fn exit_with_own_bit() -> i32 {
     i32::from(rustix::thread::no_new_privs() == Ok(true))
 }
 
-/// The no_new_privs bit of a child made by this call.
+/// Returns the no_new_privs bit of a child made by this call.
 fn bit_of_child(call: &Clone3) -> Result<bool> {
     let child = call.spawn(exit_with_own_bit)?;
     let status = if call.flags().contains(Flags::AUTOREAP) {
@@ -36,7 +36,7 @@ fn bit_of_child(call: &Clone3) -> Result<bool> {
     }
 }
 
-/// The child of this call has no_new_privs with CLONE_NNP, and has not without it.
+/// Checks that the child of this call has no_new_privs with CLONE_NNP, and not without it.
 fn only_with_the_flag(call: &Clone3) -> Result {
     check::equal(format_args!("control: no_new_privs of the child of {call}"), bit_of_child(call)?, false)?;
     let call = call.clone().with(Flags::NNP);

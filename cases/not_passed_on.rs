@@ -1,4 +1,4 @@
-//! CLONE_AUTOREAP stays with the process that it was asked for, whatever becomes of that process or of those above it.
+//! CLONE_AUTOREAP stays with the process that it was requested for, whatever happens to that process or its ancestors.
 
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;

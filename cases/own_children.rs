@@ -1,4 +1,4 @@
-//! The children of an auto-reaped process, and the number that it leaves behind.
+//! Children of an auto-reaped process, and the reuse of the pid of one that is gone.
 
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Result};
@@ -10,8 +10,8 @@ use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
 use nix::sys::signal::SaFlags;
 
-/// What waitpid says, when an ordinary child of the caller has ended, with this reaction to SIGCHLD: its status, or the number of
-/// an errno.
+/// Returns what waitpid returns for an ordinary child of the caller that has ended, with this reaction to SIGCHLD: its
+/// status, or an errno.
 fn waited_for_with(reaction: Reaction, flags: SaFlags) -> Result<std::result::Result<Option<Status>, i32>> {
     sigchld::react(reaction, flags)?;
     let child = Clone3::fork().spawn(|| 3)?;
@@ -45,7 +45,7 @@ fn autoreap_process_ignores_sigchld() -> Result {
     Ok(())
 }
 
-/// How many children one after the other are compared.
+/// Number of successive children whose pids are compared.
 const CHILDREN: usize = 12;
 
 case! {

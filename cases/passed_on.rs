@@ -1,4 +1,4 @@
-//! What a creator has set or begun for its children holds for those of the new flags, too.
+//! What a creator has set or registered for its children also applies to those made with the new flags.
 
 use std::fs;
 
@@ -21,7 +21,7 @@ case! {
 }
 fn autoreap_scheduling_reset_on_fork() -> Result {
     let forbidden = |what: &str, errno: Errno| Failure::blocked(format!("{what} says {errno:?}"));
-    // And not by nice(2), which goes by what this process has inherited.
+    // Not by nice(2), which is relative to the value that this process has inherited.
     setpriority_process(None, -5).map_err(|errno| forbidden("setpriority(-5)", check::errno_of(errno)))?;
     set_scheduler(libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, 1)
         .map_err(|errno| forbidden("sched_setscheduler(SCHED_FIFO|SCHED_RESET_ON_FORK)", errno))?;
@@ -32,7 +32,7 @@ fn autoreap_scheduling_reset_on_fork() -> Result {
     policy_and_nice_are("without SCHED_RESET_ON_FORK: control", (SCHED_OTHER, -5))
 }
 
-/// The usual policy, as [`policy_name`] has it.
+/// The default policy, as named by [`policy_name`].
 const SCHED_OTHER: &str = "SCHED_OTHER";
 
 fn policy_name(policy: i32) -> String {
@@ -43,7 +43,7 @@ fn policy_name(policy: i32) -> String {
     }
 }
 
-/// Checks what a child has of a creator like this.
+/// Checks the policy and nice value of a child of such a creator.
 fn policy_and_nice_are(creator: &str, expected: (&str, i32)) -> Result {
     for call in subject::calls() {
         let (child, (policy, nice)) =
@@ -63,7 +63,7 @@ case! {
 }
 fn autoreap_rseq_registration_inherited() -> Result {
     match rseq::register() {
-        // The C library has registered one.
+        // On EINVAL, the C library has registered an area.
         Ok(()) | Err(Errno::EINVAL) => {}
         Err(Errno::ENOSYS) => {
             return Err(Failure::blocked("rseq is ENOSYS: CONFIG_RSEQ is off, or a filter"));
@@ -88,7 +88,7 @@ case! {
 }
 fn autoreap_shares_oom_adjustment_with_memory() -> Result {
     for call in subject::calls().into_iter().map(|call| call.with(Flags::CLONE_VM)) {
-        // In memory that nobody has shared yet: it is known from then on that somebody may.
+        // In a new process, whose memory was never shared: the kernel remembers that memory may be shared.
         apart(|| adjustment_is_shared(&call))?;
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! Details of pidfds: whose numbers they speak in, whom they wake, and what they signal.
+//! Details of pidfds: in which namespace their pids are given, whom they wake, and what they signal.
 
 use clone3_conformance::abi::{
     Flags, InfoMask, PIDFD_SIGNAL_PROCESS_GROUP, PIDFD_SIGNAL_THREAD, PIDFD_SIGNAL_THREAD_GROUP,
@@ -104,7 +104,7 @@ fn pidfd_wakes_all_exclusive_watchers_of_hangup() -> Result {
         } else {
             child.let_go()?;
             wait::find_zombie(child.pid())?;
-            // While there is a zombie, and so by nothing but its release.
+            // The zombie exists before the watchers, so only its release can wake them.
             let watchers = ExclusiveWatchers::of(child.pidfd()?, EventFlags::HUP)?;
             wait::reap_expecting(child.pid(), Status::exited(5))?;
             watchers.are_woken(&call)?;
@@ -113,7 +113,7 @@ fn pidfd_wakes_all_exclusive_watchers_of_hangup() -> Result {
     })
 }
 
-/// What `pidfd_send_signal(2)` can be told of whom it is to signal.
+/// Scopes that `pidfd_send_signal(2)` can be given as flags.
 const SCOPES: [(&str, u32); 3] = [
     ("PIDFD_SIGNAL_THREAD", PIDFD_SIGNAL_THREAD),
     ("PIDFD_SIGNAL_THREAD_GROUP", PIDFD_SIGNAL_THREAD_GROUP),
@@ -148,7 +148,7 @@ case! {
     source "pidfd_send_signal(2), EPERM (\"the pidfd doesn't refer to the calling process, and info.si_code is invalid\"); kernel/signal.c do_pidfd_send_signal()",
 }
 fn pidfd_signal_not_forged() -> Result {
-    // Nobody does anything about this one by default.
+    // SIGURG is ignored by default.
     const SIGNAL: Signal = Signal::SIGURG;
     let own = Pidfd::open(own_pid())?;
     for code in [libc::SI_USER, libc::SI_TKILL] {
@@ -186,7 +186,7 @@ case! {
     source "sigaction(2), si_code; pidfd_send_signal(2); kernel/signal.c prepare_kill_siginfo()",
 }
 fn pidfd_signal_says_how_it_was_sent() -> Result {
-    // What a signal says is kept in the queue.
+    // The si_code of a signal is kept in its queue entry.
     limits::signals_can_be_queued()?;
     let mut set = SigSet::empty();
     set.add(Signal::SIGUSR1);
@@ -231,7 +231,7 @@ fn pidfd_thread_that_execs() -> Result {
     })
 }
 
-/// What a process does that blocks SIGUSR1, takes it when it is told to, and gives the number of the sender.
+/// Creates a process that blocks SIGUSR1, takes it on request, and returns the sender's pid.
 fn sender_of_usr1(call: &Clone3) -> Result<Actor<(), u32>> {
     let set = SigSet::from(Signal::SIGUSR1);
     set.thread_block()?;
@@ -279,7 +279,7 @@ fn pidfd_signal_group_partly_permitted() -> Result {
             privilege::become_ordinary_user()
         };
         let theirs = Echo::prepared(&call, leads_a_group)?;
-        // One on either side of it in the list of members.
+        // Two more members, which the sender may not signal.
         let own = [Held::exiting_with(&call, 4)?, Held::exiting_with(&call, 4)?];
         for member in &own {
             setpgid(Pid::from_raw(member.pid()), Pid::from_raw(theirs.pid()))?;

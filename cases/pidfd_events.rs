@@ -26,7 +26,7 @@ fn raw(pid: Pid) -> Option<rustix::process::Pid> {
     rustix::process::Pid::from_raw(pid.as_raw())
 }
 
-/// A question about a process, by pid or by pidfd. Only whether the process is there matters.
+/// A query about a process, by pid or by pidfd. Only whether the process exists matters.
 type Question = fn(Pid, &Pidfd) -> std::result::Result<(), Errno>;
 
 const QUESTIONS: [(&str, Question); 14] = [
@@ -60,7 +60,7 @@ fn autoreap_pid_really_gone() -> Result {
     let (pid, pidfd) = (Pid::from_raw(child.pid()), child.pidfd()?);
     let mut applicable = Vec::new();
     let no_pidfd = no_pidfd()?;
-    // A call that this kernel was built without, or that a filter refuses, says nothing of any process.
+    // Leaves out calls that this kernel was built without or that a filter refuses.
     for (name, ask) in QUESTIONS.into_iter().filter(|(_, ask)| !is_barred(&ask(NOBODY, &no_pidfd))) {
         let there = ask(pid, pidfd) != Err(Errno::ESRCH);
         check::holds(there, format_args!("control: {name} of a live child: got ESRCH"))?;
@@ -89,8 +89,8 @@ fn autoreap_pollhup_implies_exit_info() -> Result {
         let child = reaped().spawn(|| 42)?;
         child.pidfd()?.reaped_with(Status::exited(42))?;
     }
-    // A process of which much has been looked up in /proc takes long to release after its number is free. The lookout wakes
-    // in the middle of that.
+    // A process with many entries in the /proc cache takes long to release after its pid is free. The lookout wakes in the
+    // middle of that.
     let lookout = Lookout::take()?;
     for _ in rounds(2) {
         let child = Held::slow_to_release(&reaped(), 42, lookout.there)?;
@@ -117,10 +117,10 @@ fn autoreap_pollin_implies_echild() -> Result {
         let child = reaped().spawn(|| 0)?;
         child.pidfd()?.wait_exited()?;
         wait::no_child(child.pid())?;
-        // Nothing may be left at the end of the case.
+        // Nothing may be left when the case ends.
         child.pidfd()?.wait_reaped()?;
     }
-    // A process that sleeps on its way out, and a watcher that looks all the time.
+    // A process that sleeps while exiting, and a watcher in a busy loop.
     threads::can_be_slow_to_go()?;
     let child = reaped().spawn(|| threads::be_slow_to_go().map_or(93, |()| 0))?;
     child.pidfd()?.spin_until_exited()?;
@@ -199,7 +199,7 @@ fn autoreap_epoll_event() -> Result {
     child.let_go()?;
     let first = watch.next()?;
     check::holds(first.contains(EventFlags::IN), format_args!("expected EPOLLIN first, got {first:?}"))?;
-    // Whether POLLHUP is part of this edge, or one of its own, or neither, is left open.
+    // Leaves open whether POLLHUP is part of this edge, an edge of its own, or neither.
     child.pidfd()?.wait_reaped()
 }
 
@@ -242,7 +242,7 @@ fn autoreap_close_pidfd_no_kill() -> Result {
     observer.reaped_with(Status::exited(0))
 }
 
-/// How far a state of /proc is on the way from life to nothing.
+/// Returns how far a state in /proc is on the way from alive to gone.
 fn stage(state: char) -> u32 {
     match state {
         'Z' => 1,

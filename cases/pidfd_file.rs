@@ -1,4 +1,4 @@
-//! The auto-kill pidfd as a file: its flags, its inode, and all that it can do as any pidfd can.
+//! The auto-kill pidfd as a file: its flags, its inode, and everything that it can do like any pidfd.
 
 use std::os::fd::AsRawFd;
 
@@ -142,7 +142,7 @@ fn autokill_info_after_kill() -> Result {
     for request in [InfoMask::EXIT, InfoMask::EXIT | InfoMask::SUPPORTED_MASK] {
         let what = format!("PIDFD_GET_INFO({request}|COREDUMP…) after the kill");
         let info = check::succeeds(&what, child.observer().info(request | about_dumps))?;
-        // Without cgroups the kernel has no CGROUPID to give.
+        // A kernel without cgroups gives no CGROUPID.
         check::equal(
             format_args!("{what}: mask but for CGROUPID"),
             info.given() - InfoMask::CGROUPID,
@@ -182,7 +182,7 @@ fn autokill_pid_reuse_safe() -> Result {
     stale.dies("of a SIGKILL that was sent")?;
     let (ready, gate) = (Channel::<()>::new()?, Gate::new()?);
     let heir = spawn_once_free(&Clone3::new(Flags::REAPED).set_tid(&[pid]), || {
-        // Or the close below would not be the last.
+        // Otherwise the close below would not be the last.
         let closed = stale.close().and_then(|()| ready.send(&()));
         gate.wait();
         if closed.is_ok() { 7 } else { 98 }

@@ -1,4 +1,4 @@
-//! PIDFD_GET_INFO: what a pidfd tells of a process, alive and dead.
+//! PIDFD_GET_INFO: what a pidfd reports about a process, alive and dead.
 
 use clone3_conformance::abi::{Flags, InfoMask, PidfdInfo};
 use clone3_conformance::case;
@@ -14,7 +14,7 @@ use nix::poll::PollTimeout;
 use nix::sys::signal::Signal;
 use nix::unistd::{getpid, getresgid, getresuid};
 
-/// A child of the kind that `call` makes, after it exited with `code` and was reaped.
+/// Creates a child by `call`, which exits with `code` and is reaped when this returns.
 fn dead(call: &Clone3, code: i32) -> Result<Child> {
     let child = call.spawn(|| code)?;
     subject::see_off(&child)?;
@@ -50,7 +50,7 @@ fn pidfd_info_live() -> Result {
     Ok(())
 }
 
-/// Asks again and again, until the kernel says that the process is gone.
+/// Repeats PIDFD_GET_INFO until the kernel says that the process is gone.
 fn ask_until_gone(child: &Child) -> Result {
     let pid = child.pid() as u32;
     while sandbox::time_left() != PollTimeout::ZERO {
@@ -87,10 +87,10 @@ fn pidfd_info_dying_whole_or_esrch() -> Result {
     Ok(())
 }
 
-/// Asks for exit information about a child that is about to exit with 7, until it is there.
+/// Requests exit information about a child that is about to exit with 7, until it is available.
 fn ask_until_exited(child: &Child) -> Result {
     while sandbox::time_left() != PollTimeout::ZERO {
-        // What else is asked for gives the child more time to end in between.
+        // Requesting COREDUMP as well gives the child more time to end during the call.
         let answer = child.pidfd()?.info(InfoMask::EXIT | InfoMask::COREDUMP);
         let is_defect = match &answer {
             Err(errno) => *errno == Errno::ESRCH,
@@ -105,8 +105,8 @@ fn ask_until_exited(child: &Child) -> Result {
     Err(Failure::fail("PIDFD_GET_INFO(EXIT) never gave exit information of a child that has ended"))
 }
 
-/// Whether the answer has exit information: alone, or, of a child that is just being reaped, with its identity. Identity
-/// alone is the only other answer that makes sense.
+/// Returns whether the answer has exit information: alone, or with the identity of a child that is just being reaped.
+/// Identity alone is the only other valid answer.
 #[track_caller]
 fn alive_or_exited(answer: std::result::Result<PidfdInfo, Errno>, pid: u32) -> Result<bool> {
     let info = check::succeeds("PIDFD_GET_INFO(EXIT|COREDUMP) on a dying child", answer)?;
@@ -243,7 +243,7 @@ fn pidfd_info_exit_codes() -> Result {
     })
 }
 
-/// The pidfd must tell this status, and waitpid the same.
+/// Checks that the pidfd, and waitpid, report this status.
 #[track_caller]
 fn ended_as(child: &Child, expected: Status) -> Result {
     if let Some(status) = subject::see_off(child)? {
@@ -327,7 +327,7 @@ fn pidfd_info_cgroupid() -> Result {
     })
 }
 
-/// The cgroupid, if the mask says that it is one.
+/// Returns the cgroupid, if the mask says that there is one.
 fn cgroupid(pidfd: &Pidfd, request: InfoMask) -> Result<Option<u64>> {
     let info = info(pidfd, request)?;
     Ok(info.given().contains(InfoMask::CGROUPID).then_some(info.cgroupid))

@@ -1,4 +1,4 @@
-//! PIDFD_GET_INFO: the sizes of its structure, and arguments that make no sense.
+//! PIDFD_GET_INFO: the sizes of its structure, and invalid arguments.
 
 use clone3_conformance::abi::{Flags, InfoMask, PIDFD_INFO_SIZES, PIDFS_IOCTL_MAGIC, PidfdInfo};
 use clone3_conformance::case;
@@ -9,12 +9,12 @@ use clone3_conformance::kit::{Held, subject};
 use clone3_conformance::pidfd::{Pidfd, almost_info};
 use nix::errno::Errno;
 
-/// What the buffers are filled with, to see what the kernel leaves alone.
+/// Fill byte of the buffers, to detect what the kernel leaves untouched.
 const POISON: u8 = 0xAA;
-/// Longer than any structure that the kernel knows.
+/// A size larger than any structure known to the kernel.
 const LONGEST: usize = 256;
 
-/// What PIDFD_GET_INFO with a structure of `size` bytes makes of a poisoned buffer.
+/// Returns a poisoned buffer after PIDFD_GET_INFO with a structure of `size` bytes.
 fn filled(pidfd: &Pidfd, request: InfoMask, size: usize) -> Result<[u8; LONGEST]> {
     let mut buffer = [POISON; LONGEST];
     buffer[..8].copy_from_slice(&request.bits().to_ne_bytes());
@@ -22,7 +22,7 @@ fn filled(pidfd: &Pidfd, request: InfoMask, size: usize) -> Result<[u8; LONGEST]
     Ok(buffer)
 }
 
-/// The mask that is in the structure at this offset.
+/// Returns the mask at this offset of the structure.
 fn mask_at(buffer: &[u8; LONGEST], offset: usize) -> InfoMask {
     let word = buffer[offset..].first_chunk().copied().unwrap_or_default();
     InfoMask::from_bits_retain(u64::from_ne_bytes(word))
@@ -45,7 +45,7 @@ fn pidfd_info_sizes() -> Result {
     })
 }
 
-/// The mask is left out: what it may say about fields that do not fit is `pidfd_info_mask_ignores_struct_size`.
+/// Compares all but the mask, whose bits for fields that do not fit `pidfd_info_mask_ignores_struct_size` checks.
 fn every_size_agrees(pidfd: &Pidfd, request: InfoMask) -> Result {
     let whole = filled(pidfd, request, LONGEST)?;
     let beyond = &whole[size_of::<PidfdInfo>()..];
@@ -141,7 +141,7 @@ fn pidfd_info_old_sizes_keep_their_fields() -> Result {
     })
 }
 
-/// What is asked for is in the mask with each published size from this one on.
+/// Checks that the requested bits are in the mask with each published size from this one on.
 fn has_bit(pidfd: &Pidfd, asked: InfoMask, smallest: usize) -> Result {
     for size in PIDFD_INFO_SIZES.into_iter().filter(|size| *size >= smallest) {
         let given = mask_at(&filled(pidfd, asked, size)?, 0) & asked;
@@ -168,7 +168,7 @@ fn pidfd_info_supported_mask_stays_put() -> Result {
         format_args!("supported_mask is {supported} at offset 72, {moved} at 80"),
     )?;
     let what = "size 80: SUPPORTED_MASK in the mask, and in supported_mask at offset 72";
-    // A kernel on which the field is behind these 80 bytes may say so by a mask without its bit.
+    // A kernel with the field beyond these 80 bytes may report that by a mask without its bit.
     let there = supported & word(80, 0)? & InfoMask::SUPPORTED_MASK;
     check::equal_or_defect(what, there, InfoMask::SUPPORTED_MASK, InfoMask::empty())
 }

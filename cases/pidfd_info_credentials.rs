@@ -1,4 +1,4 @@
-//! The user and group ids that PIDFD_GET_INFO gives: which are whose, and in which user namespace.
+//! The user and group ids that PIDFD_GET_INFO gives: which is which, and in which user namespace.
 
 use clone3_conformance::abi::{Flags, InfoMask, PidfdInfo};
 use clone3_conformance::case;
@@ -11,7 +11,7 @@ use clone3_conformance::pidfd::{Pidfd, info};
 use nix::unistd::{Gid, Uid, getegid, geteuid, setfsgid, setfsuid, setresgid, setresuid};
 use rustix::thread::{CapabilitiesSecureBits, set_capabilities_secure_bits};
 
-/// Real, effective, saved, and that for file systems.
+/// Real, effective, saved and filesystem id.
 type Ids = [u32; 4];
 
 const USERS: Ids = [1001, 1002, 1003, 1004];
@@ -25,9 +25,9 @@ fn groups(info: &PidfdInfo) -> Ids {
     [info.rgid, info.egid, info.sgid, info.fsgid]
 }
 
-/// Takes on eight ids, no two of them alike.
+/// Sets eight ids, all of them different.
 fn become_eight() -> Result {
-    // With the capabilities that go with uid 0, which setfsuid needs.
+    // Keeps the capabilities of uid 0, which setfsuid needs.
     set_capabilities_secure_bits(CapabilitiesSecureBits::NO_SETUID_FIXUP)?;
     let [real, effective, saved, file_system] = GROUPS.map(Gid::from_raw);
     setresgid(real, effective, saved)?;
@@ -35,7 +35,7 @@ fn become_eight() -> Result {
     let [real, effective, saved, file_system] = USERS.map(Uid::from_raw);
     setresuid(real, effective, saved)?;
     setfsuid(file_system);
-    // These two report no error, but what was there before.
+    // These two return no error, but the previous id.
     let now = (setfsuid(file_system).as_raw(), setfsgid(Gid::from_raw(GROUPS[3])).as_raw());
     if now == (USERS[3], GROUPS[3]) {
         return Ok(());

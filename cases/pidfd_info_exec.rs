@@ -36,12 +36,12 @@ fn pidfd_info_killed_in_exec_exit_code() -> Result {
         ready.recv_from(&child)??;
         tracer::seize(child.pid(), Options::PTRACE_O_TRACEEXIT)?;
         gate.open()?;
-        // The exec has ended the leader, and waits for it to be gone; the kill ends the wait.
+        // The exec has ended the leader and waits until it is gone; the kill ends that wait.
         let exiting = Status::ptrace_event(libc::PTRACE_EVENT_EXIT, Signal::SIGTRAP);
         wait::reap_expecting(child.pid(), exiting)?;
         check::succeeds("pidfd_send_signal(SIGKILL)", child.pidfd()?.send_signal(Signal::SIGKILL))?;
-        // A tracer waits for an auto-reaped child, too. Only if the kill came too late, the exec has given the leader's
-        // number to the thread, which nobody traces.
+        // A tracer waits for an auto-reaped child, too. Only if the kill came too late, the exec has given the leader's pid
+        // to the thread, which is not traced.
         let ended = wait::waitpid(child.pid(), libc::__WALL);
         if ended != Err(Errno::ECHILD) || !child.reaps_itself() {
             check::equal(format_args!("waitpid of {call}"), ended, Ok(Some((child.pid(), killed))))?;

@@ -98,7 +98,7 @@ case! {
 fn pidfd_info_fdinfo_foreign_nspid() -> Result {
     for call in subject::calls() {
         let handover = Handover::arrange()?;
-        // A child of this process would have two numbers, as many as whoever reads.
+        // The creator is an init: a direct child would have only two pids, as many as the reader.
         let between = namespace::init().with(Flags::PIDFD).spawn(|| {
             handover.give(call.clone().with(Flags::CLONE_NEWPID).spawn(park));
             park()
@@ -122,7 +122,7 @@ fn pidfd_info_fdinfo_foreign_nspid() -> Result {
     Ok(())
 }
 
-/// What the NSpid line in fdinfo says.
+/// Returns the NSpid line in fdinfo.
 fn nspid(pidfd: &Pidfd) -> Result<String> {
     let text = fdinfo(pidfd.as_raw_fd())?;
     let line = text.lines().find_map(|line| line.strip_prefix("NSpid:"));
@@ -156,7 +156,7 @@ fn pidfd_info_ns_ioctls_dead_esrch() -> Result {
     })
 }
 
-/// Asks for the pid namespace of a child that is about to end, until there is none.
+/// Requests the pid namespace of a child that is about to end, until there is none.
 fn ask_until_gone(child: &Child) -> Result {
     let what = "PIDFD_GET_PID_NAMESPACE on a dying child";
     while sandbox::time_left() != PollTimeout::ZERO {
@@ -198,7 +198,7 @@ fn pidfd_of_own_process_serves_its_threads() -> Result {
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     let own = Pidfd::open(own_pid())?;
     let ask = || Ok(own.namespace(Namespace::Mount).map(drop));
-    // By number: what apart() hands over is plain data.
+    // As a number, because apart() transfers plain data.
     let by_another = apart(|| Ok(ask()?.map_err(|errno| errno as i32)))?;
     check::equal(
         "control: PIDFD_GET_MNT_NAMESPACE by another process",

@@ -1,4 +1,4 @@
-//! PIDFD_GET_INFO of zombies, and where pidfds say that a process and its threads are: in which cgroup, and in which namespaces.
+//! PIDFD_GET_INFO of zombies, and the cgroup and the namespaces that pidfds report for a process and its threads.
 
 use clone3_conformance::abi::{Flags, InfoMask, Namespace, PidfdInfo};
 use clone3_conformance::case;
@@ -11,7 +11,7 @@ use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
 use rustix::fs::{fstat, stat};
 
-/// What tells who it is and whose.
+/// Returns the fields that identify a process, its parent and its user.
 fn identity(info: &PidfdInfo) -> [u32; 11] {
     let PidfdInfo { pid, tgid, ppid, ruid, rgid, euid, egid, suid, sgid, fsuid, fsgid, .. } = *info;
     [pid, tgid, ppid, ruid, rgid, euid, egid, suid, sgid, fsuid, fsgid]
@@ -43,7 +43,7 @@ fn pidfd_info_zombie_identity() -> Result {
     Ok(())
 }
 
-/// A cgroup for single threads.
+/// Creates a threaded cgroup.
 fn threaded_cgroup() -> Result<Cgroup> {
     let group = Cgroup::create(&[])?;
     let threaded = group.write("cgroup.type", "threaded");
@@ -79,7 +79,7 @@ fn pidfd_info_cgroup_of_thread() -> Result {
     Ok(())
 }
 
-/// What `/proc` calls it.
+/// Returns the name of this kind in `/proc`.
 fn name_in_proc(kind: Namespace) -> &'static str {
     match kind {
         Namespace::Cgroup => "cgroup",
@@ -95,7 +95,7 @@ fn name_in_proc(kind: Namespace) -> &'static str {
     }
 }
 
-/// Namespaces that are not too dear to make: one that the child is born in, and those that it goes into or makes for its
+/// Namespaces that are cheap to create: the one that the child is born in, and those that it enters or creates for its
 /// children.
 const BORN_IN: Flags = Flags::CLONE_NEWPID;
 const ENTERED: [i32; 4] =
@@ -111,7 +111,7 @@ fn pidfd_info_ns_ioctls_open_its_own() -> Result {
     for call in subject::calls() {
         let call = call.with(BORN_IN);
         let child = Held::prepared(&call, 0, || {
-            // Not each kernel has each kind.
+            // Not every kernel has every kind.
             for flag in ENTERED {
                 let _ = legacy::unshare(flag as u64);
             }

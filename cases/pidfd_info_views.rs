@@ -1,4 +1,4 @@
-//! PIDFD_GET_INFO as it depends on who asks: the caller's namespaces and permissions, and how much room it gives.
+//! PIDFD_GET_INFO as it depends on the caller: its namespaces, its permissions, and the size of its structure.
 
 use clone3_conformance::abi::{CoredumpMask, Flags, InfoMask, Namespace, PidfdInfo};
 use clone3_conformance::case;
@@ -14,7 +14,7 @@ use nix::sched::{CloneFlags, unshare};
 use rustix::fs::fstat;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
-/// The eight ids: users, then groups.
+/// Returns the eight ids: users, then groups.
 fn ids(info: &PidfdInfo) -> [u32; 8] {
     [info.ruid, info.euid, info.suid, info.fsuid, info.rgid, info.egid, info.sgid, info.fsgid]
 }
@@ -95,10 +95,10 @@ case! {
 }
 fn pidfd_info_without_permission() -> Result {
     let own = Pidfd::open(own_pid())?;
-    // Not each kernel is built with each kind.
+    // Not every kernel has every kind.
     let mut kinds = vec![Namespace::Mount, Namespace::User];
     kinds.retain(|&kind| own.namespace(kind).err() != Some(Errno::EOPNOTSUPP));
-    // Whoever may kill a child may not look into it for that.
+    // Permission to kill a child does not include permission to inspect it.
     let calls = subject::kinds().into_iter().map(|call| call.with(Flags::PIDFD));
     check::each(calls, |call| {
         for (how, expected) in
@@ -172,7 +172,7 @@ case! {
     since "7.2",
 }
 fn pidfd_info_coredump_leaderless() -> Result {
-    // A program that the caller may not read would not be.
+    // A program that the caller may not read would not be dumpable.
     set_dumpable_behavior(DumpableBehavior::Dumpable)?;
     for call in subject::calls() {
         let child = threads::leaderless(&call, 11, || 0)?;

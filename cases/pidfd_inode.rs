@@ -1,4 +1,4 @@
-//! The file behind a pidfd: its inode, the file handle of that, and what one may write on it.
+//! The file behind a pidfd: its inode, the inode's file handle, and its extended attributes.
 
 use std::os::fd::AsRawFd;
 
@@ -13,7 +13,7 @@ use clone3_conformance::wait;
 use nix::errno::Errno;
 use rustix::fs::{XattrFlags, fgetxattr, fsetxattr, fstat, fstatfs};
 
-/// Device and inode number.
+/// Returns the device and inode number.
 fn inode(pidfd: &Pidfd) -> Result<(u64, u64)> {
     let stat = fstat(pidfd)?;
     Ok((stat.st_dev, stat.st_ino))
@@ -217,14 +217,14 @@ fn pidfd_handle_of_dead() -> Result {
         child.let_go()?;
         subject::see_off(&child)?;
         let handle = check::succeeds("name_to_handle_at of a dead process", Handle::try_of(child.pidfd()?))?;
-        // The number goes back a few instructions after POLLHUP; open_by_handle_at looks for the task itself.
+        // The pid is freed a few instructions after POLLHUP, but open_by_handle_at looks for the task itself.
         let opened = handle.open(child.pidfd()?, 0).map(drop);
         check::refused("open_by_handle_at of a dead process", opened, Errno::ESTALE)?;
     }
     Ok(())
 }
 
-/// The attribute that these cases set, and what they set it to.
+/// Attribute that these cases set, and its value.
 const NAME: &str = "trusted.clone3-conformance";
 const VALUE: &str = "persona";
 
@@ -268,10 +268,11 @@ fn pidfd_xattr_of_dead_process() -> Result {
     })
 }
 
-/// A child whose attribute was set by a pidfd that is closed, and a pidfd that was opened then, which has it.
+/// Creates a child whose attribute was set through a pidfd that is closed by now. Returns it with a pidfd that was opened
+/// later and has the attribute.
 fn with_attribute(call: &Clone3) -> Result<(Held, Pidfd)> {
     let mut child = Held::exiting_with(call, 0)?;
-    // Fails if it is there already.
+    // CREATE fails if the attribute exists already.
     let set = fsetxattr(child.pidfd()?, NAME, VALUE.as_bytes(), XattrFlags::CREATE);
     let set = set.map_err(|errno| Errno::from_raw(errno.raw_os_error()));
     check::succeeds(format_args!("fsetxattr({NAME}) on a pidfd"), set)?;

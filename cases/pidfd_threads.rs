@@ -98,7 +98,7 @@ case! {
 }
 fn pidfd_thread_stays_one_after_setfl() -> Result {
     let signals = [(OFlag::empty(), Signal::SIGUSR1), (OFlag::O_NONBLOCK, Signal::SIGUSR2)];
-    // In both threads, so that a signal to the process stays pending for it.
+    // In both threads, so that a signal to the process stays pending for the process.
     signals.iter().map(|(_, signal)| *signal).collect::<SigSet>().thread_block()?;
     threads::in_a_thread(|| {
         for (set, signal) in signals {
@@ -176,7 +176,7 @@ fn pidfd_thread_ended_by_exit_group_exit_code() -> Result {
     })
 }
 
-/// The exit information of a thread of a child in which the leader execs, and exits with 7.
+/// Returns the exit information of a thread in a child whose leader execs and exits with 7.
 fn status_of_thread_ended_by_exec(call: &Clone3) -> Result<Status> {
     let command = Command::new("exit", &["7"])?;
     status_of_thread_ended_by(call, || {
@@ -185,13 +185,13 @@ fn status_of_thread_ended_by_exec(call: &Clone3) -> Result<Status> {
     })
 }
 
-/// The exit information of a thread of a child in which the leader does that, by which the process exits with 7.
+/// Returns the exit information of a thread in a child whose leader runs `act`, which makes the process exit with 7.
 fn status_of_thread_ended_by(call: &Clone3, act: impl Fn() -> i32) -> Result<Status> {
     let (tid, gate) = (Channel::<i32>::new()?, Gate::new()?);
     let child = call.spawn(|| {
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                // A failure to report is seen as the end of the stream.
+                // The receiver sees a failed send as the end of the stream.
                 let _ = tid.send(&threads::own_tid());
                 park()
             });
@@ -415,7 +415,7 @@ fn pidfd_thread_getfd() -> Result {
         let child = call.spawn(|| {
             std::thread::scope(|scope| {
                 scope.spawn(|| {
-                    // A failure to report is seen as the end of the stream.
+                    // The receiver sees a failed send as the end of the stream.
                     let _ = told.send(&open_one_of_its_own());
                     park()
                 });
@@ -432,7 +432,7 @@ fn pidfd_thread_getfd() -> Result {
     })
 }
 
-/// In a thread: opens a pipe that no other thread has. Gives the thread, the descriptor and its inode.
+/// Opens a pipe that no other thread has. Returns the thread's tid, the descriptor and its inode.
 fn open_one_of_its_own() -> Result<(i32, i32, u64)> {
     unshare(CloneFlags::CLONE_FILES)?;
     let (end, _other) = rustix::pipe::pipe()?;

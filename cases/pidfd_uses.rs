@@ -1,4 +1,4 @@
-//! What a pidfd can be used for, armed or not, blocking or not: wait calls, namespaces, advice about memory.
+//! Uses of pidfds, auto-kill or not, blocking or not: wait calls, namespaces, memory advice.
 
 use clone3_conformance::abi::{Flags, Namespace};
 use clone3_conformance::case;
@@ -58,7 +58,7 @@ fn autokill_waitid_blocks() -> Result {
     child.pidfd()?.reaped_with(Status::exited(3))
 }
 
-/// The number of a namespace that a pidfd opens; `None` if the kernel was built without this kind.
+/// Returns the inode number of a namespace opened by a pidfd; `None` if the kernel was built without this kind.
 fn number(pidfd: &Pidfd, kind: Namespace) -> Result<Option<u64>> {
     match pidfd.namespace(kind) {
         Err(Errno::EOPNOTSUPP) => Ok(None),
@@ -148,7 +148,7 @@ fn autokill_setns_two() -> Result {
     let new = Flags::CLONE_NEWNS | Flags::CLONE_NEWUTS;
     match Clone3::fork().with(new).try_spawn(|| 0) {
         Ok(ordinary) => ordinary.reap_expecting(Status::exited(0))?,
-        // No word about namespaces, but one about processes.
+        // This is about the number of processes, not about namespaces.
         Err(Errno::EAGAIN) => return Err(Errno::EAGAIN.into()),
         Err(errno) => return Err(Failure::blocked(format!("{new} is {errno:?} (CONFIG_UTS_NS?)"))),
     }
@@ -178,7 +178,7 @@ fn autokill_memory_calls() -> Result {
     let (madvise, mrelease): (Call, Call) = (Pidfd::madvise_nothing, Pidfd::mrelease);
     for (name, call) in [("process_madvise", madvise), ("process_mrelease", mrelease)] {
         reaches_kernel(name, call(&no_pidfd()?))?;
-        // What it is depends on the caller's rights.
+        // The result depends on the caller's privileges.
         let control = call(&plain);
         check::holds(
             control != Err(Errno::EBADF),
@@ -217,7 +217,7 @@ fn autokill_mrelease_without_leader() -> Result {
         } else {
             check::succeeds("pidfd_send_signal(SIGKILL)", observer.send_signal(Signal::SIGKILL))?;
         }
-        // Killed, and held up by its tracer before it gives up its memory.
+        // Killed, and stopped by its tracer before it releases its memory.
         let held_up = Status::ptrace_event(libc::PTRACE_EVENT_EXIT, Signal::SIGTRAP);
         wait::reap_expecting(pair.other, held_up)?;
         mrelease("whose leader had ended when it was killed", Ok(()))?;

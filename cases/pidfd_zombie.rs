@@ -1,4 +1,4 @@
-//! Pidfds of zombies, and those that are first asked for when the process is gone.
+//! Pidfds of zombies, and pidfds that are first requested when the process is gone.
 
 use clone3_conformance::abi::{Flags, InfoMask, PIDFD_THREAD};
 use clone3_conformance::case;
@@ -47,7 +47,7 @@ case! {
 fn pidfd_open_zombie() -> Result {
     let zombie = zombie()?;
     let mut calls = vec![("pidfd_open(0)", 0)];
-    // Younger than PIDFD_THREAD.
+    // This feature is younger than PIDFD_THREAD.
     if Setting::get().probe.features.pidfd_info {
         calls.push(("pidfd_open(PIDFD_THREAD)", PIDFD_THREAD));
     }
@@ -124,14 +124,14 @@ fn pidfd_zombie_cgroup() -> Result {
     wait::reap_expecting(child.pid(), Status::exited(5))
 }
 
-/// The calls that make children with a pidfd, and one that makes one without.
+/// Returns the calls that make children with a pidfd, and one that makes a child without.
 fn with_and_without_pidfd() -> Vec<Clone3> {
     let mut calls = subject::calls();
     calls.push(Clone3::fork());
     calls
 }
 
-/// Waits for the end of this child without asking a pidfd.
+/// Waits for the end of this child without using a pidfd.
 #[track_caller]
 fn ends_with_9(call: &Clone3, child: &Child) -> Result {
     let ended = wait::waitpid(child.pid(), libc::__WALL);
@@ -153,7 +153,7 @@ fn pidfd_peer_of_dead() -> Result {
     for call in with_and_without_pidfd() {
         let (ours, theirs) = fdpass::pair()?;
         let mut child = Held::prepared(&call, 9, || {
-            // Whoever makes a pair of sockets is the peer at both ends.
+            // The process that creates a socket pair is the peer at both ends.
             fdpass::send(&theirs, &fdpass::pair()?.0)
         })?;
         let socket = fdpass::receive(&ours)?;
@@ -162,7 +162,7 @@ fn pidfd_peer_of_dead() -> Result {
         }
         child.let_go()?;
         ends_with_9(&call, &child)?;
-        // The second pidfd is asked for when the first, the only one that there was, is closed.
+        // The second pidfd is requested after the close of the first, which was the only one.
         for time in ["once", "again"] {
             let what = format!("SO_PEERPIDFD when the peer is gone, {time}");
             let late = Pidfd::from(check::succeeds(&what, getsockopt(&socket, sockopt::PeerPidfd))?);

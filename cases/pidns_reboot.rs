@@ -1,4 +1,4 @@
-//! reboot(2) inside a pid namespace, which ends its init.
+//! reboot(2) inside a pid namespace, which ends the namespace's init.
 
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
@@ -10,7 +10,7 @@ use clone3_conformance::wait::Status;
 use nix::sys::signal::Signal;
 use rustix::system::{RebootCommand, reboot};
 
-/// Who calls reboot(2).
+/// The process that calls reboot(2).
 #[derive(Clone, Copy, Debug)]
 enum Caller {
     Init,
@@ -18,7 +18,7 @@ enum Caller {
 }
 
 impl Caller {
-    /// What PIDFD_GET_INFO says on kernels with the defect.
+    /// Returns what PIDFD_GET_INFO reports on kernels with the defect.
     fn told(self) -> Status {
         match self {
             Caller::Init => Status::exited(0),
@@ -27,7 +27,7 @@ impl Caller {
     }
 }
 
-/// In an init: asks for an end of the machine, which is that of its pid namespace. Anywhere else it would be the machine's own.
+/// Calls reboot(2) inside a pid namespace, which ends its init; refuses to run anywhere else, where it would end the machine.
 fn end_the_namespace(command: RebootCommand, by: Caller) -> i32 {
     if std::process::id() != 1 {
         return 98;
@@ -39,7 +39,7 @@ fn end_the_namespace(command: RebootCommand, by: Caller) -> i32 {
     }
 }
 
-/// Makes sure that reboot(2) gets to the kernel, which knows no command in a pid namespace but those that end it.
+/// Makes sure that reboot(2) reaches the kernel, which in a pid namespace accepts only commands that end it.
 fn reboot_reaches_kernel() -> Result {
     namespace::as_init(|| {
         let unknown = reboot(RebootCommand::CadOff);

@@ -1,4 +1,4 @@
-//! Who may use CLONE_PIDFD_AUTOKILL: who has CAP_SYS_ADMIN in its user namespace, or passes CLONE_NNP.
+//! Privilege for CLONE_PIDFD_AUTOKILL: CAP_SYS_ADMIN in the caller's user namespace, or CLONE_NNP.
 
 use std::sync::mpsc;
 
@@ -15,23 +15,23 @@ use nix::sys::signal::Signal;
 
 const ADMIN: Capability = Capability::CAP_SYS_ADMIN;
 
-/// The call that takes CAP_SYS_ADMIN.
+/// Returns the call that requires CAP_SYS_ADMIN.
 fn privileged() -> Clone3 {
     Clone3::new(Flags::KILLED)
 }
 
-/// The call that takes nothing.
+/// Returns the call that requires no privilege.
 fn with_nnp() -> Clone3 {
     Clone3::new(Flags::KILLED_NNP)
 }
 
-/// The caller is refused without CLONE_NNP, for want of the capability alone: with CLONE_NNP it is not.
+/// Checks that the caller is refused without CLONE_NNP, and only for lack of the capability: with CLONE_NNP it is not.
 fn is_refused() -> Result {
     with_nnp().accepted()?;
     privileged().refused(Errno::EPERM)
 }
 
-/// The pidfd of this child is armed: its last close kills.
+/// Checks that this child's pidfd is armed: its last close kills.
 fn is_armed(mut child: Echo) -> Result {
     let observer = child.observe()?;
     child.close_pidfd()?;
@@ -108,7 +108,7 @@ case! {
     source "pull request vfs-7.1-rc1.pidfs; kernel, ns_capable(current_user_ns())",
 }
 fn autokill_userns_cap_dropped() -> Result {
-    // In this order: becoming root tells a namespace in which a security module allows nothing.
+    // In this order: becoming root detects a namespace in which a security module allows nothing.
     let enters: [fn() -> Result; 2] = [privilege::enter_user_namespace, privilege::unshare_user_namespace];
     let befores: &[fn() -> Result] = match nix::unistd::geteuid().is_root() {
         true => &[|| Ok(()), privilege::become_ordinary_user],
@@ -173,7 +173,7 @@ fn autokill_capability_is_callers() -> Result {
     let (leader_has_none, wait_for_it) = mpsc::channel::<()>();
     std::thread::scope(|scope| {
         let late = scope.spawn(move || {
-            // The sender is gone only if the leader has failed.
+            // Returns when the leader drops the sender, be it after a failure.
             let _ = wait_for_it.recv();
             privileged().accepted().context("by a thread that has CAP_SYS_ADMIN, whose leader has it not")
         });

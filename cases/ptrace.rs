@@ -13,7 +13,7 @@ use nix::sys::ptrace::{self, Options};
 use nix::sys::signal::{Signal, raise};
 use nix::unistd::Pid;
 
-/// A child that was seized by the caller and has exited: a zombie to its tracer.
+/// Creates a child that the caller has seized and that has exited: a zombie to its tracer.
 #[track_caller]
 fn traced_zombie(call: &Clone3, code: i32) -> Result<Child> {
     let child = Held::exiting_with(call, code)?;
@@ -106,7 +106,7 @@ fn autoreap_ptrace_attach_detach_then_exit() -> Result {
     let child = Held::exiting_with(&reaped(), 7)?;
     tracer::attach(child.pid())?;
     check::succeeds("PTRACE_DETACH", tracer::detach(child.pid()))?;
-    // The stop was announced.
+    // Discards the SIGCHLD of the stop.
     sigchld::take();
     child.let_go()?;
     child.is_gone_with(Status::exited(7))?;
@@ -160,7 +160,7 @@ fn autoreap_ptrace_sibling_thread_reaps() -> Result {
         let tracing = scope.spawn(|| -> Result {
             tracer::seize(pid, Options::empty())?;
             child.let_go()?;
-            // Still tracing while the other thread waits.
+            // Keeps tracing while the other thread waits.
             gate.wait();
             Ok(())
         });
@@ -174,7 +174,7 @@ fn autoreap_ptrace_sibling_thread_reaps() -> Result {
     child.is_gone_with(Status::exited(15))
 }
 
-/// In a thread: traces the child, lets it go, and sees it become a zombie.
+/// Traces the child, lets it go, and waits until it is a zombie. Runs in a thread.
 fn traced_to_death(child: &Held, code: i32) -> Result {
     tracer::seize(child.pid(), Options::empty())?;
     child.let_go()?;
@@ -213,7 +213,7 @@ fn abi_ptrace_tracer_thread_end_tells_nothing() -> Result {
     let child = Held::exiting_with(&Clone3::fork().with(Flags::PIDFD), 15)?;
     let thread = threads::in_a_thread(|| {
         traced_to_death(&child, 15)?;
-        // Taken: a second one would be lost beside it.
+        // Consumed, because a second one would be lost while this one is pending.
         sigchld::arrives_for(child.pid(), libc::CLD_EXITED)?;
         threads::own_pidfd()
     })?;
@@ -247,7 +247,7 @@ fn autoreap_ptrace_tracer_thread_exit_wakes() -> Result {
         let tracing = scope.spawn(|| {
             about_to_wait.wait();
             let traced = threads::wait_until_asleep(creator).and_then(|()| traced_to_death(&child, 15));
-            // The creator waits for its end.
+            // Ends the child after a failure, too, because the creator waits for that.
             traced.inspect_err(|_| drop(child.kill(Signal::SIGKILL)))
         });
         about_to_wait.open()?;
@@ -278,7 +278,7 @@ fn autoreap_ptrace_parent_tracer_exits() -> Result {
     sigchld::none_pending()
 }
 
-/// What a tracer hears of a creator's child: the ptrace event and the pid it speaks of.
+/// Event that a creator's tracer gets for its child: the ptrace event and the pid in its message.
 type Heard = (i32, i64);
 
 case! {
@@ -320,8 +320,7 @@ fn autoreap_ptrace_clone_event() -> Result {
     Ok(())
 }
 
-/// Lets every tracee go on at each of its stops and waits for its end, until there is none. Gives the events of
-/// this one.
+/// Resumes every tracee at each of its stops and waits for its end, until there is none. Returns the events of `creator`.
 fn events_until_all_are_gone(creator: i32) -> Result<Vec<Heard>> {
     let mut events = Vec::new();
     loop {

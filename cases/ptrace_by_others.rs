@@ -19,7 +19,7 @@ use nix::sys::ptrace::Options;
 use nix::sys::signal::Signal;
 use rustix::event::epoll::EventFlags;
 
-/// A child that has exited and is a zombie to a tracer which is its sibling, and that tracer.
+/// Creates a child that has exited and is a zombie to its tracer, a sibling; returns both.
 #[track_caller]
 fn zombie_of_a_sibling(call: &Clone3, code: i32) -> Result<(Child, Tracer)> {
     let child = Held::traceable(call, code)?;
@@ -29,12 +29,12 @@ fn zombie_of_a_sibling(call: &Clone3, code: i32) -> Result<(Child, Tracer)> {
     Ok((child.into_child(), tracer))
 }
 
-/// What the parent finds of a child, without blocking.
+/// Returns what the parent finds of a child, without blocking.
 fn parent_sees(child: &Child) -> nix::Result<Option<Event>> {
     wait::waitid(Who::Pid(child.pid()), libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL)
 }
 
-/// The control: an ordinary child is its parent's to wait for, now that its tracer is done with it.
+/// Checks, as a control, that the parent can wait for an ordinary child now that the tracer is done with it.
 #[track_caller]
 fn parent_gets_the_zombie(child: Child, code: i32) -> Result {
     let zombie = wait::find_zombie(child.pid()).context("control without CLONE_AUTOREAP")?;
@@ -145,7 +145,7 @@ fn autoreap_ptrace_zombie_wakes_pollers() -> Result {
     sigchld::block()?;
     let child = Held::traceable(&Clone3::new(Flags::REAPED), 16)?;
     let tracer = Tracer::of(child.pid())?;
-    // Not told of what is, only of what comes.
+    // Edge-triggered: reports new events only, not the current state.
     let watch = Watch::new(child.pidfd()?, EventFlags::IN | EventFlags::ET)?;
     child.let_go()?;
     tracer.find_zombie()?;
@@ -171,7 +171,7 @@ fn pidfd_info_ppid_of_traced_child() -> Result {
         tracer.dismiss()?;
         child.let_go()?;
         subject::see_off(&child)?;
-        // What an ordinary child sent.
+        // Discards the SIGCHLD of an ordinary child.
         let _ = sigchld::take();
     }
     Ok(())
@@ -249,15 +249,15 @@ fn autoreap_ptrace_exitkill() -> Result {
     is_gone_with(&child, Status::SIGKILLED)
 }
 
-/// When a process that others trace ends: before or after its parent.
+/// Order of the ends of a traced process and its parent.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Ends {
     BeforeItsParent,
     AfterItsParent,
 }
 
-/// A process that is a zombie to a tracer while the caller has become its parent, and that tracer. Whichever ends first,
-/// the tracer has heard of it once, and the caller has not.
+/// Creates a process that is a zombie to a tracer and a child of the caller by reparenting; returns both. Checks that,
+/// whichever end comes first, the tracer got one SIGCHLD about it, and the caller none.
 #[track_caller]
 fn traced_orphan(call: &Clone3, ends: Ends) -> Result<(Orphan, Tracer)> {
     let child = Grandchild::traceable(call, 16)?;
@@ -285,8 +285,8 @@ fn traced_orphan(call: &Clone3, ends: Ends) -> Result<(Orphan, Tracer)> {
     Ok((orphan, tracer))
 }
 
-/// What the new parent gets when the tracer waits: of an ordinary child the zombie and SIGCHLD, of an auto-reaped one
-/// neither.
+/// Checks what the new parent gets when the tracer waits: for an ordinary child the zombie and SIGCHLD, for an auto-reaped
+/// one neither.
 #[track_caller]
 fn new_parent_gets_no_auto_reaped_zombie(ends: Ends) -> Result {
     sigchld::block()?;

@@ -1,4 +1,4 @@
-//! What is told of children of a traced process, and of a traced child: to the tracer, and to the parent.
+//! What the tracer and the parent are told about children of a traced process, and about a traced child.
 
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
@@ -19,7 +19,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
-/// What a tracer gets that traces the process which makes this call: its events, and how many others it waits for.
+/// Returns the events of a process that makes this call, as its tracer gets them, and the number of other tracees.
 fn heard_of(call: &Clone3) -> Result<(Vec<i32>, usize)> {
     let creator = Creator::new(&Clone3::fork(), || call.spawn(|| 0))?;
     let creation = Options::PTRACE_O_TRACECLONE | Options::PTRACE_O_TRACEFORK | Options::PTRACE_O_TRACEVFORK;
@@ -30,7 +30,7 @@ fn heard_of(call: &Clone3) -> Result<(Vec<i32>, usize)> {
 /// An event of `ptrace(2)` and its message.
 type Told = (i32, i64);
 
-/// Traces this creator of one child, which is let go, until nobody is left to trace: its events, and which others there were.
+/// Traces this creator of one child, which it lets go, until no tracee is left; returns its events and the other tracees.
 fn follow(creator: &Creator, options: Options) -> Result<(Vec<Told>, Vec<i32>)> {
     tracer::seize(creator.pid(), options)?;
     creator.let_go()?;
@@ -110,7 +110,7 @@ fn autoreap_ptrace_event_number_is_the_tracers() -> Result {
     Ok(())
 }
 
-/// Whether a child that this call makes has no_new_privs, if its creator is traced with these options, and the child therefore is.
+/// Returns whether a child of this call has no_new_privs if it is traced because its creator is, with these options.
 fn has_nnp_when_traced(call: &Clone3, options: Options) -> Result<bool> {
     let told = Channel::<Result<bool>>::new()?;
     let creator = Creator::new(&Clone3::fork(), || {
@@ -157,7 +157,7 @@ fn autoreap_clone_ptrace() -> Result {
         let (ours, theirs) = fdpass::pair()?;
         let mut child = None;
         let creator = Actor::spawn(&Clone3::fork(), |(): ()| {
-            // Or SIGCHLD would stop it for its tracer.
+            // Otherwise SIGCHLD would stop the creator for its tracer.
             SigSet::all().thread_block()?;
             match child.take() {
                 None => {
@@ -211,7 +211,7 @@ fn autoreap_ptrace_stop_told_to_parent() -> Result {
         child.kill(Signal::SIGKILL)?;
         tracer.dismiss()?;
         child.into_child().ends_with(Status::SIGKILLED)?;
-        // Of the end of the tracer, and of an ordinary child.
+        // Discards the SIGCHLDs for the ends of the tracer and of an ordinary child.
         while sigchld::take().is_some() {}
     }
     Ok(())
@@ -242,7 +242,7 @@ fn autoreap_ptrace_tracer_told_how() -> Result {
     Ok(())
 }
 
-/// Lets the new program of the child end.
+/// Lets the child's new program end, and waits for it.
 fn ends(replacing: Replacing) -> Result {
     let child = replacing.into_held();
     child.let_go()?;

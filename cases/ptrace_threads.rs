@@ -1,4 +1,4 @@
-//! Auto-reaped processes of two threads, one of which is traced by a process that then ends.
+//! Auto-reaped processes with two threads, one of which is traced by a process that then ends.
 
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
@@ -16,13 +16,13 @@ use nix::sys::ptrace::{self, Options};
 use nix::sys::signal::{Signal, raise};
 use nix::unistd::Pid;
 
-/// An ordinary child, for the control, and an auto-reaped one. Neither sends a signal at its end: the tracer's own SIGCHLD is to be
-/// the only one.
+/// Returns the calls for an ordinary child, the control, and an auto-reaped one. Neither sends a signal at its end, so that
+/// the tracer's own SIGCHLD is the only one.
 fn calls() -> [Clone3; 2] {
     [Clone3::new(Flags::PIDFD), Clone3::new(Flags::REAPED)]
 }
 
-/// The whole process must be over now, with the status of the thread that was the last to end.
+/// Checks that the whole process is over, with the status of the thread that ended last.
 #[track_caller]
 fn is_over(child: Child, last: i32) -> Result {
     if child.reaps_itself() {
@@ -148,7 +148,7 @@ fn autoreap_ptrace_traceme_of_leaderless() -> Result {
     for call in calls() {
         let told = Channel::<Result>::new()?;
         let parent = threads::leaderless(&Clone3::fork(), 0, || {
-            // A failure to report is seen as the end of the stream.
+            // The receiver sees a failed send as the end of the stream.
             let _ = told.send(&traces_a_child(&call));
             0
         })?;
@@ -159,7 +159,7 @@ fn autoreap_ptrace_traceme_of_leaderless() -> Result {
     Ok(())
 }
 
-/// Makes a child that has itself traced and sends itself SIGUSR1, and sees it stop for that.
+/// Creates a child that requests to be traced and sends itself SIGUSR1, and checks that it stops for that.
 fn traces_a_child(call: &Clone3) -> Result {
     let child = call.spawn(|| {
         let stopped = ptrace::traceme().and_then(|()| raise(Signal::SIGUSR1));
@@ -179,7 +179,7 @@ case! {
 fn autoreap_ptrace_waitid_by_threads_pidfd() -> Result {
     for call in calls() {
         let pair = Pair::new(&call)?;
-        // Whoever ends as the tracer of a thread leaves nobody to wait for it.
+        // The tracer of the thread ends, so that no process has to wait for the thread.
         let found = apart(|| {
             tracer::seize(pair.other, Options::empty())?;
             let pidfd = Pidfd::of_thread(pair.other)?;

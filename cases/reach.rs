@@ -22,7 +22,7 @@ case! {
     source "kill(2), pid -1; kernel/signal.c kill_something_info()",
 }
 fn autoreap_reached_by_kill_all() -> Result {
-    // In a namespace of its own: there, all are the children that are made here.
+    // In its own pid namespace, "all" means the children created here.
     namespace::as_init(|| {
         let ordinary = Held::exiting_with(&Clone3::fork(), 0)?;
         let child = Held::exiting_with(&Clone3::new(Flags::REAPED), 0)?;
@@ -99,7 +99,7 @@ fn autoreap_stopped_reached_by_cgroup_kill() -> Result {
     })
 }
 
-/// The numbers in /proc/self/task/TID/children of the calling thread.
+/// Returns the pids in /proc/self/task/TID/children of the calling thread.
 fn listed_children() -> Result<Vec<i32>> {
     let path = format!("/proc/self/task/{}/children", own_tid());
     let text = std::fs::read_to_string(&path)
@@ -113,7 +113,7 @@ case! {
     source "proc_pid_task(5), children; fs/proc/array.c get_children_pid()",
 }
 fn autoreap_listed_among_children() -> Result {
-    // At the head of the list and within it, which the kernel finds in different ways.
+    // At the head of the list and within it, which the kernel looks up in different ways.
     let (reaped, ordinary) = (Clone3::new(Flags::REAPED), Clone3::fork());
     let mut children = Vec::new();
     for call in [&reaped, &ordinary, &reaped, &ordinary] {
@@ -165,7 +165,7 @@ case! {
     source "kernel/signal.c do_notify_parent() (parent_exec_id)",
 }
 fn abi_exit_signal_after_parent_exec() -> Result {
-    // What the parent does about this one by default is nothing: it is not found pending, and does not end the program.
+    // SIGURG is ignored by default: it is not found pending, and does not end the program.
     let call = Clone3::new(Flags::empty()).exit_signal(libc::SIGURG as u64);
     let (event, signal) = end_seen_after_parents_exec(&call)?;
     check::equal("event of a child that was there before the exec", event, Some((libc::CLD_EXITED, 5)))?;
@@ -193,19 +193,19 @@ fn autoreap_ptrace_tracer_thread_exits_ignoring() -> Result {
     Ok(())
 }
 
-/// Asks for SIGKILL at the end of the parent, in this thread.
+/// Requests SIGKILL at the parent's end, for this thread.
 fn die_with_the_parent() -> Result {
     Ok(rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?)
 }
 
-/// A child with another thread; that one asks for SIGKILL at the end of the parent, or does not.
+/// Creates a child with a second thread, which requests SIGKILL at the parent's end if `asks`.
 fn with_another_thread(call: &Clone3, asks: bool) -> Result<Child> {
     let ready = Channel::<Result>::new()?;
     let child = call.spawn(|| {
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 let asked = if asks { die_with_the_parent() } else { Ok(()) };
-                // A failure to report is seen as the end of the stream.
+                // The receiver sees a failed send as the end of the stream.
                 let _ = ready.send(&asked);
                 park()
             });
@@ -225,7 +225,7 @@ case! {
 fn autoreap_pdeathsig_of_a_thread() -> Result {
     for call in subject::calls() {
         let lives = Orphan::left_by(|| with_another_thread(&call, false))?;
-        // A SIGKILL that was sent before would be what it ends by.
+        // If SIGKILL had been sent before, the process would end by it.
         check::succeeds("control: pidfd_send_signal(SIGTERM)", lives.pidfd.send_signal(Signal::SIGTERM))?;
         ends_by_its_kind(&call, lives.pid, &lives.pidfd, Status::killed(Signal::SIGTERM))?;
 

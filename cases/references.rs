@@ -1,4 +1,4 @@
-//! What is a reference to clone3's own pidfd: copies of the descriptor, in this process and in others.
+//! References to clone3's own pidfd: copies of the descriptor, in this process and in others.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::mpsc;
@@ -31,12 +31,12 @@ fn autokill_kill_queued_before_close_returns() -> Result {
     Ok(())
 }
 
-/// A new descriptor of a file that has nothing to do with pidfds, to be replaced.
+/// Returns a new descriptor of a file unrelated to pidfds, to be replaced.
 fn unrelated() -> Result<OwnedFd> {
     Ok(rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?.0)
 }
 
-/// A copy of a descriptor in every way there is.
+/// Returns copies of a descriptor, made in every possible way.
 fn copies(fd: &Pidfd) -> Result<Vec<Pidfd>> {
     let (mut second, mut third) = (unrelated()?, unrelated()?);
     rustix::io::dup2(fd, &mut second)?;
@@ -217,7 +217,7 @@ case! {
     source "execve(2), fcntl(2), on close-on-exec; commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"",
 }
 fn autokill_exec_closes_far_descriptor() -> Result {
-    // The kernel keeps marks for close-on-exec in words of 64; those of the word in between are all clear.
+    // The kernel keeps close-on-exec bits in words of 64; the word in between is all clear.
     const FAR: i32 = 130;
     if let Some(files) = getrlimit(Resource::Nofile).current.filter(|files| *files <= FAR as u64) {
         return Err(Failure::blocked(format!("RLIMIT_NOFILE allows only {files} open files")));
@@ -233,7 +233,7 @@ fn autokill_exec_closes_far_descriptor() -> Result {
     holder.end(End::Exit)
 }
 
-/// Runs `detach` in a thread of its own, which keeps its descriptors until it is told to end.
+/// Runs `detach` in a thread of its own, which keeps its descriptors while `meanwhile` runs.
 fn in_a_thread(detach: impl FnOnce() -> Result + Send, meanwhile: impl FnOnce() -> Result) -> Result {
     let (ready, is_ready) = mpsc::channel();
     let (go, may_go) = mpsc::channel::<()>();

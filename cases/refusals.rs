@@ -1,4 +1,4 @@
-//! Calls that fail late: what the caller shares with the child that did not come to be, and what it used up for it, is as before.
+//! Calls that fail late: what the caller would have shared with the child, and what it used up for it, is as before.
 
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
@@ -18,7 +18,8 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::resource::{Resource, setrlimit};
 use rustix::pipe::{PipeFlags, pipe_with};
 
-/// The calls with the three flags, these too, and no place for the pidfd: refused when all else is done.
+/// Checks that calls with the new flags, these flags and an invalid pidfd address fail, which is after everything else is
+/// done.
 fn refused_late(flags: Flags) -> Result {
     for call in [Clone3::new(Flags::REAPED), Clone3::new(Flags::KILLED_NNP)] {
         call.with(flags).pidfd_address(NOWHERE).refused(Errno::EFAULT)?;
@@ -56,7 +57,7 @@ case! {
     source "user_namespaces(7), limits; kernel/fork.c copy_process() (bad_fork_cleanup_count)",
 }
 fn abi_refusal_keeps_no_user_namespace() -> Result {
-    // In a room of its own: a namespace that was there takes that room for a while.
+    // In a separate room: the space taken by a namespace is not free again immediately.
     apart(|| {
         let room = Room::make()?;
         let child = Held::exiting_with(&Clone3::fork().with(Flags::CLONE_NEWUSER), 0)?;
@@ -82,7 +83,7 @@ fn abi_refusal_keeps_no_uts_namespace() -> Result {
     privilege::enter_user_namespace()?;
     std::fs::write(LIMIT, "1")
         .map_err(|error| Failure::blocked(format!("writing to {LIMIT} says {error}")))?;
-    // Some are given back a moment later, and nobody is told.
+    // Some are released a moment later, without any notification.
     let room = || -> Result<bool> {
         loop {
             match apart(|| Ok(unshare(CloneFlags::CLONE_NEWUTS).map_err(|errno| errno as i32)))? {
@@ -112,7 +113,8 @@ fn abi_refusal_keeps_no_descriptors() -> Result {
     check::equal("read from a pipe whose writers have ended", read_byte(&from)?, None)
 }
 
-/// Whether the caller, in namespaces of its own, may enter its mount namespace: only who shares its directories with nobody may.
+/// Returns whether the caller, in namespaces of its own, may enter its mount namespace: only one that shares its directories
+/// with no other process may.
 fn may_enter_mount_namespace() -> Result<std::result::Result<(), Errno>> {
     Ok(setns(Pidfd::open(own_pid())?, CloneFlags::CLONE_NEWNS))
 }

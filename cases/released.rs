@@ -1,5 +1,5 @@
-//! What the kernel releases when an auto-reaped child ends: futexes, semaphores, namespaces, directories, a seccomp listener, and
-//! a cgroup that it kept from being frozen.
+//! What the kernel releases when an auto-reaped child ends: futexes, semaphores, namespaces, directories, a seccomp listener,
+//! and a cgroup that the child kept from freezing.
 
 use std::fs::File;
 use std::sync::atomic::Ordering;
@@ -200,7 +200,7 @@ fn autoreap_gives_up_working_directory() -> Result {
     for call in subject::calls() {
         apart(|| {
             unshare(CloneFlags::CLONE_NEWNS)?;
-            // Nothing mounted from here on may show up outside.
+            // Nothing mounted from here on may propagate outside.
             mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
                 .map_err(forbidden)?;
             mount("tmpfs", place.path(), "tmpfs", MountFlags::empty(), None).map_err(forbidden)?;
@@ -218,22 +218,22 @@ fn autoreap_gives_up_working_directory() -> Result {
     Ok(())
 }
 
-/// Blocks the calling process in the kernel, where nothing but SIGKILL reaches it, and has a thread of it say so.
+/// Blocks the calling process in the kernel, where only SIGKILL reaches it, and has another thread report that.
 fn get_stuck(told: &Channel<Result>) -> Result {
     let trap = Trap::lay_for_kernel()?;
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            // A failure to report is seen as the end of the stream.
+            // The receiver sees a failed send as the end of the stream.
             let _ = told.send(&trap.wait_for_someone());
             park()
         });
-        // The kernel is to write the pidfd where the trap is.
+        // The kernel blocks when it writes the pidfd into the trap.
         let call = Clone3::new(Flags::PIDFD).pidfd_address(trap.address());
         call.try_spawn(|| 0).map(drop).map_err(Failure::from)
     })
 }
 
-/// A child that cannot be frozen.
+/// Creates a child that cannot be frozen.
 #[track_caller]
 fn stuck(call: &Clone3) -> Result<Child> {
     let told = Channel::<Result>::new()?;

@@ -1,4 +1,4 @@
-//! What is left in the kernel of processes that are gone: nothing.
+//! Processes that are gone leave nothing behind in the kernel.
 
 use clone3_conformance::abi::{Flags, InfoMask};
 use clone3_conformance::case;
@@ -28,12 +28,12 @@ case! {
 }
 fn pidfd_keeps_pid_namespace() -> Result {
     let room = Room::with_pid_namespaces(2)?;
-    // Before there is a pidfd that it would inherit.
+    // Created before the pidfd, which it would otherwise inherit.
     let other = Held::exiting_with(&namespace::init(), 0)?;
     let mut child = namespace::init().with(Flags::PIDFD).spawn(|| 0)?;
     let pidfd = child.take_pidfd()?;
     child.reap_expecting(Status::exited(0))?;
-    // What the kernel gives back late it has given back when it has done so for others, one after the other.
+    // Deferred releases are done once the kernel has done them for later processes, one after the other.
     for _ in 0..3 {
         let next = remains::spawn_once_there_is_room(&Clone3::fork().with(Flags::CLONE_NEWUSER), || 0)?;
         next.reap_expecting(Status::exited(0))?;
@@ -83,7 +83,7 @@ fn autokill_leaves_nothing() -> Result {
         let holder = Clone3::fork().spawn(|| {
             let held = call.try_spawn(park);
             let code = i32::from(held.is_err());
-            // Closed by the end of this process, and not before.
+            // Closed by the end of this process, not before.
             std::mem::forget(held);
             code
         })?;
@@ -110,7 +110,7 @@ fn autokill_references_leave_nothing() -> Result {
         fdpass::send(&here, child.pidfd()?)?;
         let watch = Watch::new(child.pidfd()?, EventFlags::IN)?;
         let copy = child.pidfd()?.try_clone()?;
-        // Whether it can be opened is other cases' business.
+        // Other cases check whether it can be opened.
         let reopened = Handle::try_of(child.observer()).and_then(|handle| handle.open(child.observer(), 0));
         child.close()?;
         drop((here, there, watch, copy, reopened));
@@ -194,7 +194,7 @@ fn abi_refusal_leaves_nothing() -> Result {
     })
 }
 
-/// What is answered is other cases' business.
+/// Calls PIDFD_GET_INFO; other cases check the answers.
 fn ask(pidfd: &Pidfd) {
     for request in [InfoMask::empty(), InfoMask::EXIT, InfoMask::all()] {
         let _ = pidfd.info(request);

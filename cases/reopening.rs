@@ -1,4 +1,4 @@
-//! What is no reference to clone3's own pidfd: other open files of the same pidfs inode.
+//! Other open files of the same pidfs inode: they are not references to clone3's own pidfd.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 
@@ -16,7 +16,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 
-/// Opens the file of a descriptor of ours anew, by way of /proc, where we may: the inodes are root's.
+/// Reopens the file of one of our descriptors through /proc, if that is permitted: the inodes belong to root.
 fn reopen(path: &str, flags: OFlag) -> Result<OwnedFd> {
     match open(path, flags | OFlag::O_CLOEXEC, Mode::empty()) {
         Err(Errno::EACCES) => Err(Failure::blocked("opening a pidfd through /proc is EACCES: needs root")),
@@ -24,7 +24,7 @@ fn reopen(path: &str, flags: OFlag) -> Result<OwnedFd> {
     }
 }
 
-/// The names of a descriptor of ours.
+/// Returns the paths in /proc of one of our descriptors.
 fn names(fd: &Pidfd) -> [String; 2] {
     let number = fd.as_raw_fd();
     [format!("/proc/self/fd/{number}"), format!("/proc/{}/fd/{number}", std::process::id())]

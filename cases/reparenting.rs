@@ -12,7 +12,7 @@ use clone3_conformance::wait::{self, Event, Status};
 use nix::poll::PollFlags;
 use nix::sys::signal::Signal;
 
-/// The control: an orphan made without CLONE_AUTOREAP is the caller's to wait for, and sends it SIGCHLD.
+/// Checks, as a control, that the caller can wait for an orphan made without CLONE_AUTOREAP and gets its SIGCHLD.
 #[track_caller]
 fn an_ordinary_orphan_is_waited_for() -> Result {
     let orphan = Orphan::exiting_with(&Clone3::new(Flags::PIDFD), 3)?;
@@ -22,8 +22,8 @@ fn an_ordinary_orphan_is_waited_for() -> Result {
     sigchld::pending_for(orphan.pid, libc::CLD_KILLED).context("control")
 }
 
-/// An auto-reaped orphan is the caller's child while it lives, and no more once it is killed. Its exit signal
-/// is SIGCHLD by then, so the search without `__WALL` has power too.
+/// Checks that an auto-reaped orphan is the caller's child while it lives, but not once it is killed. Its exit signal is
+/// SIGCHLD by then, so a wait without `__WALL` would find it, too.
 #[track_caller]
 fn an_auto_reaped_orphan_vanishes() -> Result {
     let orphan = Orphan::exiting_with(&Clone3::new(Flags::REAPED), 3)?;
@@ -69,7 +69,7 @@ case! {
     source "commit \"clone: add CLONE_AUTOREAP\"; PR_SET_CHILD_SUBREAPER(2const)",
 }
 fn autoreap_reparent_init() -> Result {
-    // The bystander is no subreaper, and a search for one ends at the namespace.
+    // The process in between is no subreaper, and the search for one stops at the namespace.
     let orphan_of_init = |call: Clone3| -> Result<Orphan> {
         let orphan = Orphan::exiting_with(&call, 3)?;
         check::equal("ppid of the orphan", orphan.parent()?, 1)?;
@@ -102,7 +102,7 @@ case! {
 fn autoreap_reparent_global_init() -> Result {
     let ordinary = Fosterling::made_with(Flags::PIDFD)?;
     let child = Fosterling::made_with(Flags::REAPED)?;
-    // As long as it is halted it waits for nobody.
+    // While init is halted, it waits for no child.
     let init = Halted::process(1)?;
     ordinary.let_go()?;
     ordinary.pidfd.wait_exited()?;
@@ -151,8 +151,8 @@ fn autoreap_ppid_follows_reparent() -> Result {
     orphan.wait_reaped()
 }
 
-/// The init of a pid namespace, made by `call`, that exits with 44 while a child of its own, made by `inner`,
-/// is alive. Gives a pidfd of that child too.
+/// Creates the init of a pid namespace by `call`, which exits with 44 while its child, made by `inner`, is alive. Returns
+/// that child's pidfd, too.
 #[track_caller]
 fn init_that_leaves(call: &Clone3, inner: &Clone3) -> Result<(Child, Pidfd)> {
     let handover = Handover::arrange()?;

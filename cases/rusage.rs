@@ -1,4 +1,4 @@
-//! The resource usage (getrusage(2)) of auto-reaped children: whom it is told, and to whose RUSAGE_CHILDREN it is added.
+//! Resource usage (getrusage(2)) of auto-reaped children: who gets it, and to whose RUSAGE_CHILDREN it is added.
 
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Result};
@@ -10,23 +10,23 @@ use clone3_conformance::wait::{self, Status};
 use nix::sys::ptrace::Options;
 use nix::sys::resource::{Usage, UsageWho, getrusage};
 
-/// In microseconds.
+/// CPU time that a child uses, in microseconds.
 const CPU_TIME: i64 = 10_000;
 
-/// Uses as much CPU time, as far as accounts are kept of it.
+/// Uses CPU time until getrusage(2) reports [`CPU_TIME`].
 fn burn() -> i32 {
     let used = || getrusage(UsageWho::RUSAGE_SELF).map(|usage| cpu_time(&usage));
     while used().is_ok_and(|time| time < CPU_TIME) {}
     0
 }
 
-/// User and system time, in microseconds.
+/// Returns user plus system time, in microseconds.
 fn cpu_time(usage: &Usage) -> i64 {
     let (user, system) = (usage.user_time(), usage.system_time());
     (user.tv_sec() + system.tv_sec()) * 1_000_000 + user.tv_usec() + system.tv_usec()
 }
 
-/// What RUSAGE_CHILDREN says: CPU time in microseconds, the greatest resident set, minor page faults.
+/// Returns what RUSAGE_CHILDREN reports: CPU time in microseconds, maximum resident set, minor page faults.
 fn used_by_children() -> Result<(i64, i64, i64)> {
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
     Ok((cpu_time(&usage), usage.max_rss(), usage.minor_page_faults()))
@@ -48,7 +48,7 @@ fn autoreap_rusage_not_accumulated() -> Result {
     let control = leaves_zombie().spawn(burn)?;
     control.reap_expecting(Status::exited(0))?;
     let after = used_by_children()?;
-    // A millisecond is left for rounding.
+    // Allows a millisecond for rounding.
     let added = after.0 - before.0 >= CPU_TIME - 1000 && after.1 > 0 && after.2 > before.2;
     check::holds(
         added,
@@ -56,10 +56,10 @@ fn autoreap_rusage_not_accumulated() -> Result {
     )
 }
 
-/// What a child adopted from its dead parent adds to the adopter's RUSAGE_CHILDREN when it is gone, by `reap`.
+/// Returns what a reparented child adds to its new parent's RUSAGE_CHILDREN when `reap` has waited for its end.
 fn added_by_adopted(call: &Clone3, reap: impl FnOnce(&Orphan) -> Result) -> Result<(i64, i64)> {
     let child = Orphan::running(call, burn)?;
-    // Its parent has been waited for by now, and counts no more.
+    // The original parent has been waited for, so its usage is included already.
     let before = used_by_children()?;
     child.let_go()?;
     reap(&child)?;
@@ -82,8 +82,8 @@ fn autoreap_rusage_not_accumulated_by_adopter() -> Result {
     check::equal("µs and page faults added to RUSAGE_CHILDREN by an auto-reaped child", added, (0, 0))
 }
 
-/// A child that has waited for a child of its own and then for its gate, and so has an account in every respect. The caller has
-/// seen it asleep.
+/// Creates a child that has waited for a child of its own and then for its gate, and so has usage of every kind. It is asleep
+/// when this returns.
 fn with_an_account(call: &Clone3) -> Result<Held> {
     let child = Held::prepared(call, 6, || Clone3::fork().spawn(|| 0)?.reap_expecting(Status::exited(0)))?;
     threads::wait_until_process_sleeps(child.pid())?;
@@ -116,7 +116,7 @@ fn autoreap_account_not_added() -> Result {
     )
 }
 
-/// A child that the caller traced to its end, and has not waited for.
+/// Creates a child that the caller has traced to its end and has not waited for.
 fn traced_to_its_end(call: &Clone3) -> Result<Child> {
     let child = with_an_account(call)?;
     tracer::seize(child.pid(), Options::empty())?;

@@ -1,6 +1,7 @@
-//! set_tid: which numbers may be asked for, and by whom. The same with the new flags as without.
+//! set_tid: which pids may be requested, and by which callers, with the new flags as without.
 //!
-//! The numbers here are below 301, the least that kernel.pid_max can be: one that is not below it is EINVAL, whoever asks.
+//! The pids requested here are in use or below 301, the minimum of kernel.pid_max, except where EINVAL is expected: a pid that
+//! is not below kernel.pid_max is EINVAL for every caller.
 
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
@@ -20,7 +21,7 @@ fn abi_set_tid_needs_capability() -> Result {
         privilege::drop_capabilities()?;
         for call in subject::kinds() {
             call.accepted()?;
-            // One that is below pid_max, which is EINVAL before anything else; that it is in use would come last.
+            // A pid below pid_max, as any other is EINVAL before all else; that it is in use would be found last.
             call.set_tid(&[std::process::id() as i32]).refused(Errno::EPERM)?;
         }
         Ok(())
@@ -33,7 +34,7 @@ case! {
     source "clone(2), set_tid (EINVAL)",
 }
 fn abi_set_tid_too_many() -> Result {
-    // As many as there can be levels of namespaces, where nobody is as deep.
+    // As many as the maximum depth of pid namespaces, which no caller here is at.
     let numbers: Vec<i32> = (5000..5032).collect();
     for call in subject::kinds() {
         call.accepted()?;
@@ -49,7 +50,7 @@ case! {
 }
 fn abi_set_tid_in_two_namespaces() -> Result {
     namespace::as_init(|| {
-        // A number is not free again at once.
+        // A pid is not free again immediately.
         for (call, wanted) in subject::kinds().into_iter().zip(140..) {
             let call = call.with(Flags::CLONE_NEWPID).set_tid(&[1, wanted]);
             let child = call.spawn(park)?;

@@ -1,4 +1,4 @@
-//! CLONE_PIDFD_AUTOKILL with CLONE_FILES: a child that shares the table which holds its own pidfd.
+//! CLONE_PIDFD_AUTOKILL with CLONE_FILES: a child that shares the descriptor table that holds its own pidfd.
 
 use std::os::fd::AsRawFd;
 
@@ -86,7 +86,7 @@ fn autokill_clone_files_exec() -> Result {
         let _ = command.exec();
         98
     })?;
-    // An answer comes from the new program alone, and from then on the tables are two.
+    // Only the new program answers, and from then on there are two tables.
     let tied = Tied::met(child.pid(), child.observe()?, line)?;
     drop((from, to));
     tied.lives("after its exec, with its creator alive")?;

@@ -16,7 +16,7 @@ use nix::poll::PollFlags;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SaFlags, Signal};
 
-/// The event of a child that a signal has stopped.
+/// Returns the event of a child that SIGSTOP has stopped.
 fn stopped(pid: i32) -> Event {
     Event::stopped(pid, Signal::SIGSTOP)
 }
@@ -28,10 +28,10 @@ fn stop(child: &Held) -> Result {
     check::equal("waitid(P_PIDFD, WSTOPPED|WNOWAIT|__WALL)", found, Ok(Some(stopped(child.pid()))))
 }
 
-/// Nothing may be left of an auto-reaped child that was let go or killed, and no SIGCHLD have come.
+/// Checks that nothing is left of an auto-reaped child that was let go or killed, and that there was no SIGCHLD.
 fn ends_in_silence(pid: i32, pidfd: &Pidfd, status: Status) -> Result {
     pidfd.reaped_with(status)?;
-    // Without __WALL too: after exec or reparenting the child is an ordinary one to such a call.
+    // Without __WALL too: after exec or reparenting, such a call treats the child as an ordinary one.
     let plain = wait::waitid(Who::Pid(pid), libc::WEXITED | libc::WNOHANG);
     wait::no_such_child(format_args!("waitid({pid}, WEXITED|WNOHANG)"), plain)?;
     wait::no_child(pid)?;
@@ -48,7 +48,7 @@ fn autoreap_no_sigchld() -> Result {
     sigchld::block()?;
     for end in [None, Some(Signal::SIGKILL), Some(Signal::SIGABRT)] {
         let body = || {
-            // Where core dumps go to files, this one does not.
+            // Prevents a core file where core dumps go to files.
             let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
             if let Some(signal) = end {
                 let _ = nix::sys::signal::raise(signal);
@@ -136,7 +136,7 @@ fn autoreap_sigchld_handler_not_run() -> Result {
     for flags in [SaFlags::empty(), SaFlags::SA_NOCLDWAIT] {
         sigchld::react(Reaction::Count, flags)?;
         let control = Clone3::fork().spawn(|| 0)?;
-        // With SA_NOCLDWAIT this waits for the child's end and then says ECHILD.
+        // With SA_NOCLDWAIT this waits for the child's end and then returns ECHILD.
         let _ = wait::waitpid(control.pid(), libc::__WALL);
         check::equal(format_args!("control: runs of the handler with {flags:?}"), sigchld::handled(), 1)?;
 
@@ -260,7 +260,7 @@ fn autoreap_sa_nocldstop() -> Result {
         let resumed = resumed.map(|event| event.map(|event| wait::code_name(event.code)));
         let continued = Ok(Some(wait::code_name(libc::CLD_CONTINUED)));
         check::equal(format_args!("si_code of waitid(WCONTINUED) with {flags:?}"), resumed, continued)?;
-        // The child announces both by itself, before it answers.
+        // The child itself sends both before it answers.
         child.is_alive("after it was stopped and continued")?;
         check::equal(format_args!("first SIGCHLD with {flags:?}"), sigchld::take(), announced)?;
     }
@@ -296,7 +296,7 @@ fn nnp_sigchld_tells_status_of_group() -> Result {
     threads::can_be_slow_to_go()?;
     check::each([Flags::empty(), Flags::NNP], |flags| {
         let call = Clone3::fork().with(flags);
-        // Nearly always in the first round; a vCPU that is held up may let the leader go first.
+        // The first round nearly always hits; on a delayed vCPU, the leader may end first.
         for _ in rounds(4) {
             let child = call.spawn(|| threads::leader_gone_last(11, 99))?;
             let (pid, told) = (child.pid(), sigchld::next()?);

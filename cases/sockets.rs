@@ -1,4 +1,4 @@
-//! What is a reference to clone3's own pidfd: descriptors in flight over UNIX sockets, and pidfds of peers.
+//! References to clone3's own pidfd: descriptors in flight over UNIX sockets, and pidfds of peers.
 
 use std::mem::forget;
 use std::os::fd::OwnedFd;
@@ -114,7 +114,7 @@ fn autokill_scm_garbage_cycle() -> Result {
     child.close()?;
     drop(one);
     child.lives("with its pidfd in flight in a cycle of sockets of which one is open")?;
-    // From here on any collection, asked for by whomever, may find the cycle.
+    // From here on, any collection may find the cycle, whichever process triggers it.
     drop(other);
     fdpass::collect_garbage_until_reaped(child.observer())?;
     child.dies("after the collection of the unreachable cycle")
@@ -144,8 +144,8 @@ fn autokill_scm_self_hold_trap() -> Result {
     child.clear_away()
 }
 
-/// A child that is sent its own pidfd over a socket, so that it holds the only reference. When the gate opens
-/// it runs `act`; what that returns goes through the channel before the child exits with it.
+/// Creates a child that is sent its own pidfd over a socket and holds the only reference. When the gate opens, it runs `act`,
+/// sends the result through the channel, and exits with it.
 fn holding_itself(act: fn(OwnedFd) -> i32) -> Result<(Pidfd, Gate, Channel<i32>)> {
     let (channel, gate) = (Channel::<i32>::new()?, Gate::new()?);
     let (here, there) = fdpass::pair()?;
@@ -205,7 +205,7 @@ case! {
 fn autokill_so_peerpidfd_plain() -> Result {
     let (ours, theirs) = fdpass::pair()?;
     let child = Tied::prepared(&Clone3::new(Flags::KILLED_NNP), || {
-        // Whoever makes a pair of sockets is the peer at both ends.
+        // The process that creates a socket pair is the peer at both ends.
         let (made_by_child, _) = fdpass::pair()?;
         fdpass::send(&theirs, &made_by_child)
     })?;
@@ -225,7 +225,7 @@ fn autokill_scm_pidfd_plain() -> Result {
     let (ours, theirs) = fdpass::pair()?;
     fdpass::ask_for_pidfds(&ours)?;
     let child = Tied::prepared(&Clone3::new(Flags::KILLED_NNP), || {
-        // One message for each time that a pidfd is taken.
+        // One message for each pidfd that is received.
         (0..2).try_for_each(|_| Ok(rustix::io::write(&theirs, b"m").map(drop)?))
     })?;
     child.is_not_tied_to("a pidfd from SCM_PIDFD", |_| fdpass::receive_pidfd(&ours).map(Pidfd::from))

@@ -1,4 +1,4 @@
-//! Stops and continuations of auto-reaped children: what wait calls and SIGCHLD say of them, and what outlasts an adoption.
+//! Stops and continuations of auto-reaped children: what wait calls and SIGCHLD report, and what persists across reparenting.
 
 use std::sync::mpsc;
 
@@ -30,7 +30,7 @@ fn continued(pid: i32) -> Event {
     Event { pid, code: libc::CLD_CONTINUED, status: libc::SIGCONT }
 }
 
-/// A child that has been stopped; the event is there to be waited for.
+/// Creates a child that has been stopped and whose stop can be waited for.
 fn stopped_child(call: &Clone3) -> Result<Held> {
     let child = Held::exiting_with(call, 5)?;
     child.kill(Signal::SIGSTOP)?;
@@ -84,7 +84,7 @@ fn autoreap_stop_outlasts_adoption() -> Result {
     Ok(())
 }
 
-/// The SIGCHLD of a stop and the one of the continuation say which child it was, and by which signal.
+/// Checks that the SIGCHLDs of a stop and of the continuation name the child and the signal.
 fn sigchlds_are_whole() -> Result {
     sigchld::block()?;
     for call in subject::calls() {
@@ -135,7 +135,7 @@ fn autoreap_stop_sigchld_in_pidns() -> Result {
     namespace::as_init(sigchlds_are_whole)
 }
 
-/// What a child does that tells of each signal for the end of its parent, until it was told of `times` ends.
+/// Reports each parent-death signal that the calling child gets, until there were `times` of them.
 fn tell_of_ends(ready: &Channel<()>, told: &Channel<i32>, times: i32) -> Result<i32> {
     let set = SigSet::from(Signal::SIGUSR1);
     set.thread_block()?;
@@ -203,7 +203,7 @@ fn autoreap_stop_wakes_parent_without_sigchld() -> Result {
     Ok(())
 }
 
-/// A stopped child in a user namespace of its own. Nobody is mapped there: it takes everybody for [`NOBODY`].
+/// Creates a stopped child in its own user namespace, which has no mappings: there, every user is [`NOBODY`].
 fn stopped_in_own_user_namespace(call: Clone3) -> Result<Held> {
     let child = Held::exiting_with(&call.with(Flags::CLONE_NEWUSER), 0)?;
     child.kill(Signal::SIGSTOP)?;
@@ -246,7 +246,7 @@ fn autoreap_stop_names_real_user() -> Result {
     })
 }
 
-/// The caller is told of a child that stops, and if it is an ordinary one then of its end, as that of this user.
+/// Checks that the caller is told of a child's stop, and of the end of an ordinary child, with this user id.
 fn is_told_of(child: &Held, user: u32) -> Result {
     let told = wait::waitid_user(Who::Pid(child.pid()), libc::WSTOPPED | libc::__WALL);
     check::equal("si_uid of waitid(WSTOPPED)", told, Ok(user))?;
@@ -254,7 +254,7 @@ fn is_told_of(child: &Held, user: u32) -> Result {
     is_told_of_end(child, user)
 }
 
-/// Likewise of the end alone, to which it comes now.
+/// Likewise for the end only, which this causes.
 fn is_told_of_end(child: &Held, user: u32) -> Result {
     if !child.reaps_itself() {
         child.kill(Signal::SIGKILL)?;
@@ -286,10 +286,10 @@ fn autoreap_stop_names_user_as_in_namespace() -> Result {
     })
 }
 
-/// In a thread: makes a child, has it stop, hands it over, and lives on until nobody can tell it to end.
+/// Creates a child and stops it, hands it over, and returns when the sender of `end` is dropped. Runs in a thread.
 fn make_and_stop(call: &Clone3, made: &mpsc::Sender<Held>, end: &mpsc::Receiver<()>) -> Result {
     let child = stopped_child(call)?;
-    // Whoever does not listen any more has failed.
+    // The receiver is gone only after a failure.
     let _ = (made.send(child), end.recv());
     Ok(())
 }
@@ -316,7 +316,7 @@ fn autoreap_stop_told_to_process() -> Result {
             let what = "SIGCHLD of the stop, as taken by another thread than the child's creator";
             check::equal(what, told?, stopped(child.pid()))?;
             child.into_child().clear_away()?;
-            // That of its end, if it sends one.
+            // Discards the SIGCHLD of its end, if it sends one.
             sigchld::take();
             Ok(())
         })
@@ -345,19 +345,19 @@ fn autoreap_stop_sigchld_names_user() -> Result {
         child.kill(Signal::SIGCONT)?;
         let at_continuation = sigchld::next_user(child.pid())?;
         child.into_child().clear_away()?;
-        // That of its end, if it sends one.
+        // Discards the SIGCHLD of its end, if it sends one.
         sigchld::take();
         check::equal_or_defect(what, (at_stop, at_continuation), (user, user), (nobody, nobody))
     })
 }
 
-/// In a thread: traces a child, has it stop by SIGSTOP, says so, and goes on tracing until nobody can tell it to end.
+/// Traces a child, stops it by SIGSTOP, reports that, and traces until the sender of `end` is dropped. Runs in a thread.
 fn trace_and_stop(pid: i32, stopped: &mpsc::Sender<()>, end: &mpsc::Receiver<()>) -> Result {
     tracer::seize(pid, Options::empty())?;
     check::succeeds("kill(SIGSTOP)", kill(Pid::from_raw(pid), Signal::SIGSTOP))?;
     tracer::stops_with(pid, Signal::SIGSTOP)?;
     tracer::go_on(pid, Some(Signal::SIGSTOP))?;
-    // Whoever does not listen any more has failed.
+    // The receiver is gone only after a failure.
     let _ = (stopped.send(()), end.recv());
     Ok(())
 }

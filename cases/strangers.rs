@@ -1,5 +1,5 @@
-//! A child and those around it who may not touch each other: of different users, in different user namespaces, not dumpable. What
-//! they are to each other does not depend on that.
+//! A child and processes around it that may not access each other: of different users, in different user namespaces, not
+//! dumpable. Their relation does not depend on that.
 
 use caps::Capability;
 use clone3_conformance::abi::{Flags, InfoMask, Namespace};
@@ -58,7 +58,7 @@ fn autoreap_orphan_of_other_user_namespace() -> Result {
     Ok(())
 }
 
-/// What a parent asks about a live child through its pidfd, which it need not be allowed to trace.
+/// Checks what a parent learns about a live child through its pidfd, even if it may not trace the child.
 #[track_caller]
 fn is_known_to_its_parent(child: &Child) -> Result {
     let pidfd = child.pidfd()?;
@@ -126,12 +126,12 @@ fn pidfd_info_exit_for_stranger() -> Result {
     Ok(())
 }
 
-/// A child of `call` that asks for SIGKILL at its parent's end and then waits at the gate.
+/// Creates a child by `call` that requests SIGKILL at its parent's end and then waits at the gate.
 fn follows_its_parent(call: &Clone3, gate: &Gate) -> Result<Child> {
     let ready = Channel::<Result>::new()?;
     let child = call.spawn(|| {
         let asked = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
-        // A failure to report is seen as the end of the stream.
+        // The receiver sees a failed send as the end of the stream.
         let _ = ready.send(&asked.map_err(Failure::from));
         gate.wait();
         7

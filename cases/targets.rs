@@ -42,7 +42,7 @@ case! {
 fn autokill_signals_blocked_ignored() -> Result {
     let mut deaf = Tied::prepared(&call(), || {
         disposition::set_all(Disposition::Ignored);
-        // What it asks for at its parent's death has no say in this.
+        // The parent-death signal that it requests makes no difference.
         nix::sys::prctl::set_pdeathsig(Signal::SIGTERM)?;
         Ok(SigSet::all().thread_block()?)
     })?;
@@ -231,13 +231,13 @@ fn autokill_vs_nonleader_exec_race() -> Result {
         let (mut child, line) = about_to_exec(&gate)?;
         let observer = child.observe()?;
         gate.open()?;
-        // Each round meets the exec at another moment.
+        // Each round hits the exec at a different moment.
         for _ in 0..round * 1000 {
             std::hint::spin_loop();
         }
         child.close_pidfd()?;
-        // An answer could only come from a program that runs on after the close. The status of a dead one is
-        // the matter of `pidfd_info_killed_in_exec_exit_code`.
+        // Only a program that runs on after the close could answer. The status of a dead one is checked by
+        // `pidfd_info_killed_in_exec_exit_code`.
         let pulse = line.ping()?;
         let what = format_args!("round {round}: the child after the close");
         check::equal_or_defect(what, pulse, Pulse::Dead, Pulse::Alive)?;
@@ -259,7 +259,7 @@ fn autokill_during_nonleader_exec() -> Result {
         let (mut child, line) = about_to_exec_slowly(&gate, going)?;
         let observer = child.observe()?;
         gate.open()?;
-        // Nothing but the exec ends that thread.
+        // Only the exec ends that thread.
         shared::spin_until_cleared(going, "the end of the thread that the exec waits for")?;
         child.close_pidfd()?;
         let what = "the child after the last close of its pidfd, in the middle of an exec";

@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, setpgid, setsid};
 
-/// Leads a session at this terminal, with a child in the foreground, of which it gives the pid: one that answers.
+/// Makes the caller lead a session on this terminal, with a child in the foreground that answers pings; returns its pid.
 fn lead_a_session(terminal: &Terminal, line: &Line, echoer: &Echoer) -> Result<i32> {
     setsid()?;
     check::succeeds("TIOCSCTTY by a session leader", terminal.take())?;
@@ -26,7 +26,7 @@ fn lead_a_session(terminal: &Terminal, line: &Line, echoer: &Echoer) -> Result<i
     Ok(foreground.pid())
 }
 
-/// A child of this call that leads a session at this terminal, and which `end` ends, hangs it up.
+/// Checks that the terminal is hung up when `end` ends the session leader, a child of this call.
 fn hangs_up(terminal: &Terminal, call: &Clone3, end: fn(Held) -> Result) -> Result {
     let (line, echoer) = line()?;
     let told = Channel::<Result<i32>>::new()?;

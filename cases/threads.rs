@@ -53,7 +53,7 @@ fn autoreap_exec_by_nonleader() -> Result {
     sigchld::none_pending()
 }
 
-/// What the last thread of a process does, and the status of the process then.
+/// What the last thread of a process does, and the process's resulting status.
 type Ending = (fn() -> i32, Status);
 
 case! {
@@ -81,7 +81,7 @@ fn autoreap_multithreaded_endings() -> Result {
 }
 
 fn die_of_sigkill() -> i32 {
-    // The signal ends the process before kill(2) returns to it.
+    // The signal ends the process before kill(2) returns.
     let _ = nix::sys::signal::kill(nix::unistd::Pid::this(), Signal::SIGKILL);
     park()
 }
@@ -115,7 +115,7 @@ fn autoreap_mt_exit_group_beats_last_thread() -> Result {
     threads::can_be_slow_to_go()?;
     let body = || threads::other_gone_last(11, 22, 99);
     Clone3::new(Flags::PIDFD).spawn(body)?.reap_expecting(Status::exited(99))?;
-    // Nearly always in the first round; a vCPU that is held up may let that thread go first.
+    // The first round nearly always hits; on a delayed vCPU, that thread may end first.
     for _ in need::rounds(4) {
         Clone3::new(Flags::REAPED).spawn(body)?.is_gone_with(Status::exited(99))?;
     }
@@ -133,7 +133,7 @@ fn autoreap_mt_exit_code_race() -> Result {
     threads::can_be_slow_to_go()?;
     let body = || threads::leader_gone_last(11, 99);
     Clone3::new(Flags::PIDFD).spawn(body)?.reap_expecting(Status::exited(99))?;
-    // Nearly always in the first round; a vCPU that is held up may let the leader go first.
+    // The first round nearly always hits; on a delayed vCPU, the leader may end first.
     for _ in need::rounds(4) {
         let call = Clone3::new(Flags::REAPED);
         let child = call.spawn(body)?;

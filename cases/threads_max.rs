@@ -1,4 +1,4 @@
-//! The limit of the whole system, `kernel.threads-max`.
+//! The system-wide limit `kernel.threads-max`.
 
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
@@ -7,7 +7,7 @@ use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::sysctl::Sysctl;
 use nix::errno::Errno;
 
-/// The lowest value that the kernel takes.
+/// The lowest value that the kernel accepts.
 const LOWEST: &str = "20";
 
 case! {

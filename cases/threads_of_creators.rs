@@ -1,4 +1,4 @@
-//! Processes of several threads: whose the children are that a thread makes, and whose account what a thread uses.
+//! Processes with several threads: whose children a thread creates, and where a thread's usage is accounted.
 
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
@@ -36,7 +36,7 @@ fn autoreap_thread_leaves_children_to_its_process() -> Result {
     Ok(())
 }
 
-/// In a process whose leader thread has made a child and ends: what another thread finds to be that child's parent.
+/// Returns the parent of a child that the leader thread has created, as seen by another thread once the leader is dead.
 fn parent_when_leader_is_dead(made: Result<Held>) -> Result<i32> {
     let made = made?;
     threads::wait_for_dead_leader(own_pid())?;
@@ -61,7 +61,7 @@ fn autoreap_leader_leaves_children_to_its_process() -> Result {
             let made = Held::exiting_with(&Clone3::fork().with(Flags::PIDFD), 5);
             std::thread::scope(|scope| {
                 scope.spawn(|| {
-                    // A failure to report is seen as the end of the stream.
+                    // The receiver sees a failed send as the end of the stream.
                     let _ = report.send(&parent_when_leader_is_dead(made));
                     exit_now(0)
                 });
@@ -95,7 +95,7 @@ fn pidfd_info_ppid_is_no_thread() -> Result {
     })
 }
 
-/// CPU time, in microseconds.
+/// Returns CPU time, in microseconds.
 fn cpu_time(clock: ClockId) -> Result<i64> {
     let time = clock_gettime_dynamic(DynamicClockId::Known(clock));
     let Timespec { tv_sec, tv_nsec } = time.map_err(|errno| {
@@ -104,7 +104,7 @@ fn cpu_time(clock: ClockId) -> Result<i64> {
     Ok(tv_sec * 1_000_000 + tv_nsec / 1000)
 }
 
-/// Uses CPU time, and gives how much the calling thread has used.
+/// Uses CPU time, and returns how much the calling thread has used.
 fn burn() -> Result<i64> {
     const MUCH: i64 = 5_000;
     loop {
@@ -125,12 +125,12 @@ fn autoreap_cpu_time_has_ended_threads() -> Result {
         let (child, (all, own, ended)) = child_reporting(&call, || {
             let (used, thread) = threads::in_a_thread(|| Ok((burn()?, threads::own_pidfd()?)))?;
             thread.wait_reaped()?;
-            // In this order: the process's has all of the other by then.
+            // In this order, the process's CPU time includes all of the thread's.
             let own = cpu_time(ClockId::ThreadCPUTime)?;
             Ok((cpu_time(ClockId::ProcessCPUTime)?, own, used))
         })?;
         child.ends_with(Status::exited(0))?;
-        // A microsecond each is left for rounding.
+        // Allows a microsecond each for rounding.
         check::holds(
             all + 3 >= own + ended,
             format_args!(

@@ -1,4 +1,4 @@
-//! What an auto-reaped process is as a tracer, and what its own tracers leave of it when they let go.
+//! Auto-reaped processes as tracers, and what is left of auto-reaped tracees when their tracer detaches or ends.
 
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
@@ -37,14 +37,14 @@ fn autoreap_tracer_exitkill() -> Result {
     Ok(())
 }
 
-/// Stops a process and waits until it is.
+/// Stops a process and waits until it has stopped.
 #[track_caller]
 fn stop(child: &Held) -> Result {
     child.kill(Signal::SIGSTOP)?;
     wait::stops(child.pid(), Signal::SIGSTOP).context("control")
 }
 
-/// Traces a stopped process, which says so.
+/// Traces a stopped process, and waits for the stop that is reported then.
 #[track_caller]
 fn seize_stopped(pid: i32) -> Result {
     tracer::seize(pid, Options::empty())?;
@@ -52,18 +52,18 @@ fn seize_stopped(pid: i32) -> Result {
     wait::reap_expecting(pid, stop).context("told to a tracer that has seized a stopped process")
 }
 
-/// Waits until the process is stopped as by job control, or fails if it runs.
+/// Waits until the process is in a job-control stop, or fails if it runs.
 #[track_caller]
 fn is_stopped(pid: i32) -> Result {
     loop {
         let late = sandbox::time_left() == PollTimeout::ZERO;
         match Stat::of(pid) {
             Some(stat) if stat.state == 'T' => return Ok(()),
-            // One that runs on sleeps at its gate.
+            // A process that runs on sleeps at its gate.
             Some(stat) if late || matches!(stat.state, 'S' | 'Z' | 'X') => {
                 return Err(Failure::fail(format!("expected to be stopped (T), but {stat}")));
             }
-            // On its way from one stop into the other it runs, or, where the kernel's locks are such, waits for one.
+            // Between the two stops the process runs, or, depending on the kernel's locks, waits for one.
             Some(_) => std::thread::yield_now(),
             None => return Err(Failure::fail(format!("process {pid} is gone"))),
         }
@@ -94,11 +94,11 @@ fn autoreap_stays_stopped_without_tracer() -> Result {
     Ok(())
 }
 
-/// A child with these flags that ends while another process traces it is a zombie to its parent when that one lets go of it, or,
-/// auto-reaped, gone.
+/// Checks that a child with these flags, which ends while another process traces it, is a zombie to its parent once the
+/// tracer lets it go, or is gone if it is auto-reaped.
 fn tracer_lets_go(flags: Flags) -> Result {
     sigchld::block()?;
-    // Both with exit_signal 0: the one SIGCHLD is the tracer's.
+    // Both with exit_signal 0: the only SIGCHLD is the tracer's own.
     for call in [Clone3::new(Flags::PIDFD | flags), Clone3::new(Flags::REAPED | flags)] {
         for waits in [true, false] {
             let child = Held::traceable(&call, 5)?;
@@ -152,11 +152,11 @@ fn autoreap_ptrace_tracer_told_of_continuation() -> Result {
         let told = apart(|| {
             sigchld::block()?;
             seize_stopped(pid)?;
-            // It may come a little after the stop can be waited for.
+            // It may arrive shortly after the stop can be waited for.
             sigchld::arrives_for(pid, libc::CLD_STOPPED)?;
             tracer::go_on(pid, None)?;
             kill(Pid::from_raw(pid), Signal::SIGCONT)?;
-            // Before it stops for its tracer, it has told of its continuation; of several SIGCHLD, the first is kept.
+            // The continuation is reported before the stop for the tracer; of several SIGCHLDs, the first is kept.
             wait::waitpid(pid, libc::__WALL)?;
             Ok(sigchld::take())
         })?;
@@ -174,7 +174,7 @@ case! {
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; ptrace(2): SIGKILL kills a tracee at once",
 }
 fn autokill_traced_by_another() -> Result {
-    // Made before the child, so that it has no copy of its pidfd.
+    // Created before the child, so that it does not inherit its pidfd.
     let tracer = Actor::spawn(&Clone3::fork(), |pid| tracer::seize(pid, Options::empty()))?;
     let mut child = Tied::prepared(&Clone3::new(Flags::KILLED_NNP), || {
         tracer::let_anyone_trace_me();
@@ -188,7 +188,8 @@ fn autokill_traced_by_another() -> Result {
     child.dies("after the last close of its pidfd, when its tracer has ended")
 }
 
-/// Traces both threads of a process, and waits until one has done an exec: gives the message of that event.
+/// Traces a process and its thread `news`. Called again with `None`, waits until one of them has called exec, and returns the
+/// message of that event.
 fn message_of_exec(pid: i32, news: Option<i32>) -> Result<i64> {
     if let Some(thread) = news {
         tracer::seize(pid, Options::PTRACE_O_TRACEEXEC)?;

@@ -1,4 +1,4 @@
-//! What is a reference to clone3's own pidfd: calls that wait for it, and epoll, which only watches.
+//! Calls that wait on clone3's own pidfd, which are references to it, and epoll, which only watches it.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
@@ -36,14 +36,14 @@ fn autokill_poll_before_after() -> Result {
     check::equal("poll on the auto-kill pidfd after the child's death", own, after)
 }
 
-/// An epoll instance that watches one descriptor for input.
+/// Returns an epoll instance that watches one descriptor for input.
 fn watching(fd: impl std::os::fd::AsFd) -> Result<OwnedFd> {
     let watch = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     epoll::add(&watch, fd, epoll::EventData::new_u64(1), epoll::EventFlags::IN)?;
     Ok(watch)
 }
 
-/// What an epoll instance reports; blocks until there is something, or not at all.
+/// Returns what an epoll instance reports; if `blocking`, waits until there is something.
 fn reported(watch: &OwnedFd, blocking: bool) -> Result<Vec<(u64, epoll::EventFlags)>> {
     let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
     let mut events = Vec::with_capacity(4);
@@ -96,7 +96,7 @@ fn autokill_epoll_waiter_not_woken() -> Result {
     })?;
     child.close()?;
     child.dies("after the last close of its pidfd, on which a thread waits with epoll")?;
-    // Only now the waiter gets an event. Had the death woken it, it would have returned with another, or none.
+    // The waiter gets an event only now. If the death had woken it, it would have returned with another event, or none.
     rustix::io::write(&wake, &1_u64.to_ne_bytes())?;
     check::equal("events that the waiter got", waiter.join()??, vec![(2, epoll::EventFlags::IN)])
 }
@@ -116,7 +116,7 @@ fn autokill_blocked_poll_holds() -> Result {
         child.lives(&format!("after the close of its pidfd, on which a thread waits with {name}"))?;
         let ended = waiter.interrupt()?;
         child.dies(&format!("after the end of the {name} that held its pidfd"))?;
-        // Woken by the signal it looks at the number once more, finds it closed, and reports that (POLLNVAL).
+        // Woken by the signal, it looks up the descriptor again, finds it closed, and reports that (POLLNVAL).
         check::equal(format_args!("what the interrupted {name} gave"), ended, Ok(1))?;
     }
     Ok(())

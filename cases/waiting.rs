@@ -1,4 +1,4 @@
-//! Wait calls on auto-reaped children: what they see of a live one, and how they end when it does.
+//! Wait calls for auto-reaped children: what they see of a live child, and how they end when the child does.
 
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
@@ -18,7 +18,7 @@ use nix::unistd::getpgrp;
 const NO_CHILD: Found = Err(Errno::ECHILD);
 const ALIVE: Found = Ok(None);
 
-/// The ways to wait for the end of a child, with these options.
+/// Returns the ways to wait for the end of a child, with these options.
 fn ways_to_wait(child: &Child, options: i32) -> Result<[WaitCall; 6]> {
     let pid = child.pid();
     Ok([
@@ -87,7 +87,7 @@ fn autoreap_wait_dead_matrix() -> Result {
             wait::find_zombie(zombie.pid())?;
             let wait = ways_to_wait(&zombie, options)?[form];
             check::equal(format_args!("control: {wait} with a zombie"), wait.make(), Ok(Some(zombie.pid())))?;
-            // One of the forms leaves it, the others have reaped it.
+            // The form with WNOWAIT leaves the zombie; the others have reaped it.
             let _ = wait::waitpid(zombie.pid(), libc::__WALL);
         }
         let child = reaped().spawn(|| 0)?;
@@ -99,15 +99,15 @@ fn autoreap_wait_dead_matrix() -> Result {
     Ok(())
 }
 
-/// A thread blocks in a wait call while the child lives; then the child exits. The call must find a child that
-/// leaves a zombie, and must say ECHILD of one that is auto-reaped.
+/// Blocks a thread in a wait call while the child lives, then lets the child exit. The call must find a child that leaves a
+/// zombie, and must return ECHILD for an auto-reaped one.
 fn ends_with_the_child(wait_for: fn(&Child) -> Result<WaitCall>) -> Result {
     let control = Held::exiting_with(&leaves_zombie(), 4)?;
     let wait = wait_for(&control)?;
     let waiter = Blocked::in_call(wait)?;
     control.let_go()?;
     check::equal(format_args!("control: {wait}"), waiter.join()?, Ok(Some(control.pid())))?;
-    // Only WNOWAIT has left it a zombie.
+    // A zombie is left only after WNOWAIT.
     let _ = wait::waitpid(control.pid(), libc::__WALL);
 
     let child = Held::exiting_with(&reaped(), 4)?;

@@ -1,4 +1,4 @@
-//! Who is woken by the end of an auto-reaped child, who is not, and what is told and counted then.
+//! What the end of an auto-reaped child wakes and what it does not, and what is reported and counted then.
 
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
@@ -63,8 +63,8 @@ fn autoreap_blocked_wait_for_group() -> Result {
     Ok(())
 }
 
-/// The calling thread, which has made this child, waits for an event that comes when the child is gone and the thread asleep
-/// again. Gives what its epoll_wait returned.
+/// Has the calling thread, the child's creator, wait for an event that comes when the child is gone and the thread is asleep
+/// again. Returns the result of its epoll_wait.
 fn epoll_wait_across_the_end_of(child: &Held) -> Result<std::result::Result<(), Errno>> {
     let (watch, event) = (epoll::create(epoll::CreateFlags::CLOEXEC)?, eventfd(0, EventfdFlags::CLOEXEC)?);
     epoll::add(&watch, &event, epoll::EventData::new_u64(1), epoll::EventFlags::IN)?;
@@ -72,7 +72,7 @@ fn epoll_wait_across_the_end_of(child: &Held) -> Result<std::result::Result<(), 
     std::thread::scope(|scope| {
         let other = scope.spawn(|| {
             let ended = end_beside_a_sleeper(child, creator, &about_to_wait);
-            // Also where that failed: nothing else ends the wait.
+            // After a failure, too: nothing else ends the wait.
             rustix::io::write(&event, &1_u64.to_ne_bytes())?;
             ended
         });
@@ -84,10 +84,10 @@ fn epoll_wait_across_the_end_of(child: &Held) -> Result<std::result::Result<(), 
     })
 }
 
-/// Lets the child go while its creator is asleep, once that is about to be, and returns when the child is gone and the creator
-/// asleep again.
+/// Waits until the child's creator sleeps and lets the child go; returns when the child is gone and the creator is asleep
+/// again.
 fn end_beside_a_sleeper(child: &Held, creator: i32, about_to_wait: &Gate) -> Result {
-    // So that a handler of that signal can run in the other thread alone.
+    // A handler of SIGCHLD can then run only in the other thread.
     sigchld::block()?;
     about_to_wait.wait();
     threads::wait_until_asleep(creator)?;
@@ -95,10 +95,10 @@ fn end_beside_a_sleeper(child: &Held, creator: i32, about_to_wait: &Gate) -> Res
     if child.reaps_itself() {
         child.pidfd()?.wait_reaped()?;
     } else {
-        // The pidfd is readable a moment before SIGCHLD is sent; a wait finds the zombie when it has been.
+        // The pidfd becomes readable shortly before SIGCHLD is sent; a wait finds the zombie only after that.
         wait::find_zombie(child.pid())?;
     }
-    // Had it been woken for nothing, it would be asleep in a join by then.
+    // After a spurious wakeup, it would be asleep in a join by now.
     threads::wait_until_asleep(creator)
 }
 
