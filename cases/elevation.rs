@@ -210,7 +210,7 @@ case! {
     source "Documentation/userspace-api/no_new_privs.rst: what does not involve execve is not prevented",
 }
 fn nnp_setresuid_still_allowed() -> Result {
-    // Control: an ordinary user may do this.
+    // Control: an ordinary user may create a user namespace.
     apart(|| {
         privilege::become_ordinary_user()?;
         privilege::unshare_user_namespace()

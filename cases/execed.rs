@@ -13,7 +13,7 @@ use nix::poll::PollFlags;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// Checks whether a wait for "clone" children only, without `__WALL`, finds this one.
+/// Checks that a wait for "clone" children only, without `__WALL`, finds this one if that is `expected`.
 #[track_caller]
 fn is_clone_child(pid: i32, expected: bool, what: &str) -> Result {
     let got = wait::waitpid(pid, libc::WNOHANG | libc::__WCLONE);

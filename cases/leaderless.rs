@@ -53,7 +53,7 @@ fn autoreap_leaderless_stop_waited_for() -> Result {
     Ok(())
 }
 
-/// Becomes a subreaper, ends the leader thread, and has another thread check the adoption. Runs in the adopting process.
+/// Becomes a subreaper and ends its leader thread, while another thread reports the parent that an orphan gets.
 fn adopt_without_leader(adopter: &Channel<Result<i32>>) -> Result<i32> {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     let own = own_pid();

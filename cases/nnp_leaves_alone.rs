@@ -286,7 +286,7 @@ fn abi_seccomp_filter_asks_calling_thread() -> Result {
     let (leader_has_it, wait_for_it) = mpsc::channel::<()>();
     std::thread::scope(|scope| {
         let late = scope.spawn(move || {
-            // Returns when the leader drops the sender, be it after a failure.
+            // Returns once the leader drops the sender, also after a failure.
             let _ = wait_for_it.recv();
             install()
         });

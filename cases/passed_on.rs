@@ -63,7 +63,7 @@ case! {
 }
 fn autoreap_rseq_registration_inherited() -> Result {
     match rseq::register() {
-        // On EINVAL, the C library has registered an area.
+        // EINVAL: the C library has registered an area already.
         Ok(()) | Err(Errno::EINVAL) => {}
         Err(Errno::ENOSYS) => {
             return Err(Failure::blocked("rseq is ENOSYS: CONFIG_RSEQ is off, or a filter"));
@@ -88,7 +88,7 @@ case! {
 }
 fn autoreap_shares_oom_adjustment_with_memory() -> Result {
     for call in subject::calls().into_iter().map(|call| call.with(Flags::CLONE_VM)) {
-        // In a new process, whose memory was never shared: the kernel remembers that memory may be shared.
+        // In a new process, whose memory was never shared: the kernel remembers that it may have been.
         apart(|| adjustment_is_shared(&call))?;
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! Details of pidfds: in which namespace their pids are given, whom they wake, and what they signal.
+//! Details of pidfds: in which namespace their pids are given, which waiters they wake, and which processes they signal.
 
 use clone3_conformance::abi::{
     Flags, InfoMask, PIDFD_SIGNAL_PROCESS_GROUP, PIDFD_SIGNAL_THREAD, PIDFD_SIGNAL_THREAD_GROUP,

@@ -45,7 +45,7 @@ fn pidfd_info_sizes() -> Result {
     })
 }
 
-/// Compares all but the mask, whose bits for fields that do not fit `pidfd_info_mask_ignores_struct_size` checks.
+/// Compares all but the mask: `pidfd_info_mask_ignores_struct_size` checks its bits for fields that do not fit.
 fn every_size_agrees(pidfd: &Pidfd, request: InfoMask) -> Result {
     let whole = filled(pidfd, request, LONGEST)?;
     let beyond = &whole[size_of::<PidfdInfo>()..];

@@ -47,7 +47,7 @@ case! {
 fn pidfd_open_zombie() -> Result {
     let zombie = zombie()?;
     let mut calls = vec![("pidfd_open(0)", 0)];
-    // This feature is younger than PIDFD_THREAD.
+    // A kernel with PIDFD_GET_INFO has the older PIDFD_THREAD, too.
     if Setting::get().probe.features.pidfd_info {
         calls.push(("pidfd_open(PIDFD_THREAD)", PIDFD_THREAD));
     }

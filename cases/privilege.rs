@@ -173,7 +173,7 @@ fn autokill_capability_is_callers() -> Result {
     let (leader_has_none, wait_for_it) = mpsc::channel::<()>();
     std::thread::scope(|scope| {
         let late = scope.spawn(move || {
-            // Returns when the leader drops the sender, be it after a failure.
+            // Returns once the leader drops the sender, also after a failure.
             let _ = wait_for_it.recv();
             privileged().accepted().context("by a thread that has CAP_SYS_ADMIN, whose leader has it not")
         });

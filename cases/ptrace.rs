@@ -247,7 +247,7 @@ fn autoreap_ptrace_tracer_thread_exit_wakes() -> Result {
         let tracing = scope.spawn(|| {
             about_to_wait.wait();
             let traced = threads::wait_until_asleep(creator).and_then(|()| traced_to_death(&child, 15));
-            // Ends the child after a failure, too, because the creator waits for that.
+            // After a failure, kills the child: the creator waits for its end.
             traced.inspect_err(|_| drop(child.kill(Signal::SIGKILL)))
         });
         about_to_wait.open()?;

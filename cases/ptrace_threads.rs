@@ -179,7 +179,7 @@ case! {
 fn autoreap_ptrace_waitid_by_threads_pidfd() -> Result {
     for call in calls() {
         let pair = Pair::new(&call)?;
-        // The tracer of the thread ends, so that no process has to wait for the thread.
+        // Traced by a process that ends, after which no process has to wait for the thread.
         let found = apart(|| {
             tracer::seize(pair.other, Options::empty())?;
             let pidfd = Pidfd::of_thread(pair.other)?;

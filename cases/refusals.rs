@@ -113,8 +113,8 @@ fn abi_refusal_keeps_no_descriptors() -> Result {
     check::equal("read from a pipe whose writers have ended", read_byte(&from)?, None)
 }
 
-/// Returns whether the caller, in namespaces of its own, may enter its mount namespace: only one that shares its directories
-/// with no other process may.
+/// Returns whether the caller, in namespaces of its own, may enter its mount namespace, for which it must not share its
+/// directories with any process.
 fn may_enter_mount_namespace() -> Result<std::result::Result<(), Errno>> {
     Ok(setns(Pidfd::open(own_pid())?, CloneFlags::CLONE_NEWNS))
 }

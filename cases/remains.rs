@@ -33,7 +33,7 @@ fn pidfd_keeps_pid_namespace() -> Result {
     let mut child = namespace::init().with(Flags::PIDFD).spawn(|| 0)?;
     let pidfd = child.take_pidfd()?;
     child.reap_expecting(Status::exited(0))?;
-    // Deferred releases are done once the kernel has done them for later processes, one after the other.
+    // Deferred releases for the child are done once the kernel has done those for later processes, one after the other.
     for _ in 0..3 {
         let next = remains::spawn_once_there_is_room(&Clone3::fork().with(Flags::CLONE_NEWUSER), || 0)?;
         next.reap_expecting(Status::exited(0))?;

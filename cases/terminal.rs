@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, setpgid, setsid};
 
-/// Makes the caller lead a session on this terminal, with a child in the foreground that answers pings; returns its pid.
+/// Makes the caller lead a session on this terminal, with a child in the foreground that answers pings; returns the child's pid.
 fn lead_a_session(terminal: &Terminal, line: &Line, echoer: &Echoer) -> Result<i32> {
     setsid()?;
     check::succeeds("TIOCSCTTY by a session leader", terminal.take())?;
