@@ -23,6 +23,8 @@ pub struct Expected {
     pub message: &'static str,
     /// The minimum number of bytes of output that must be kept.
     pub output: usize,
+    /// The last step that must be reported, if it matters.
+    pub last_step: &'static str,
 }
 
 /// More than a pipe holds, because a report writes six characters for each of these bytes.
@@ -32,7 +34,7 @@ const BELLS: &str = match std::str::from_utf8(&[7; 12_000]) {
 };
 
 const fn expect(case: &'static str, kind: Option<Kind>, message: &'static str) -> Expected {
-    Expected { case, kind, message, output: 0 }
+    Expected { case, kind, message, output: 0, last_step: "" }
 }
 
 pub const EXPECTED: &[Expected] = &[
@@ -79,6 +81,10 @@ pub const EXPECTED: &[Expected] = &[
          (hangs_in_a_thre) is S (sleeping), child of N, in futex; its thread N (waiter) is S (sleeping), in \
          waitpid(N, __WALL); process N (endless) is S (sleeping), child of N, in pause",
     ),
+    Expected {
+        last_step: "left behind: process N (live-child) is S (sleeping), child of N",
+        ..expect("fails_and_leaks_a_live_child", Some(Kind::Fail), "an answer: expected N, got N")
+    },
     expect(
         "leaks_a_live_child",
         Some(Kind::Fail),
@@ -185,7 +191,7 @@ pub const EXPECTED: &[Expected] = &[
     expect("has_much_to_say", Some(Kind::Fail), "tall: N [N more bytes]"),
     expect("reports_garbage", Some(Kind::Broken), "the case's report is garbage: \"garbage\\N\""),
     expect("lets_a_copy_report", Some(Kind::Broken), "process N reported in the name of the case, process N"),
-    Expected { case: "writes_a_mebibyte", kind: None, message: "", output: 64 * 1024 },
+    Expected { case: "writes_a_mebibyte", kind: None, message: "", output: 64 * 1024, last_step: "" },
 ];
 
 macro_rules! bad_case {
@@ -299,6 +305,12 @@ fn child_of(call: &Clone3, name: &str, prepare: impl FnOnce()) -> Result<Pid> {
     ready.recv()?;
     threads::wait_until_process_sleeps(child.pid())?;
     Ok(Pid::from_raw(child.pid()))
+}
+
+bad_case!(fails_and_leaks_a_live_child);
+fn fails_and_leaks_a_live_child() -> Result {
+    leaks_a_live_child()?;
+    fails()
 }
 
 bad_case!(leaks_a_live_child);

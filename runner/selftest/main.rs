@@ -73,6 +73,13 @@ fn compare(expected: &Expected, got: &Outcome) -> Result<(), Failed> {
             expected.kind, expected.message
         )));
     }
+    let last_step = got.trail.last().map_or(String::new(), |step| without_numbers(step));
+    if !expected.last_step.is_empty() && last_step != expected.last_step {
+        return Err(Failed::from(format!(
+            "expected the last step {}\n              got {last_step}",
+            expected.last_step
+        )));
+    }
     if got.output.len() < expected.output {
         return Err(Failed::from(format!(
             "expected {} bytes of output, got {:?}",

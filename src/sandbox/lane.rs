@@ -215,8 +215,9 @@ impl Lane {
         let things = leavings::clear_away(case, running.pid);
         running.output.drain(&self.pipes.output);
         while read_some(&self.pipes.verdict, |some| running.report.extend_from_slice(some)) {}
-        let report = Report::read(&running.report, running.pid);
-        let mut failure = judge(ending, report, found.into_iter().chain(things));
+        let mut report = Report::read(&running.report, running.pid);
+        let left = all_left(&mut report, found.into_iter().chain(things));
+        let mut failure = judge(ending, report, &left);
         if !immortal.is_empty() {
             let who = census::names(&immortal);
             let before = failure.map_or_else(String::new, |failure| format!("; before: {}", failure.message));
@@ -227,7 +228,10 @@ impl Lane {
                 self.pipes = pipes;
             }
         }
-        let trail = if failure.is_some() { trail::read() } else { Vec::new() };
+        let mut trail = if failure.is_some() { trail::read() } else { Vec::new() };
+        if failure.is_some() && !left.is_empty() {
+            trail.push(format!("left behind: {}", census::names(&left)));
+        }
         Outcome { failure, output: running.output.text(), trail, duration }
     }
 
@@ -332,13 +336,23 @@ fn last_step() -> String {
     trail::read().pop().map_or_else(String::new, |step| format!(", after {step}"))
 }
 
+/// Returns what the case says that it left behind, and what else was found after it.
+fn all_left(
+    report: &mut Result<Option<Report>, String>,
+    found: impl Iterator<Item = Leftover>,
+) -> Vec<Leftover> {
+    let mut left = match report {
+        Ok(Some(report)) => std::mem::take(&mut report.left),
+        _ => Vec::new(),
+    };
+    let known: Vec<i32> = left.iter().map(|leftover| leftover.pid).collect();
+    left.extend(found.filter(|leftover| leftover.pid == 0 || !known.contains(&leftover.pid)));
+    left
+}
+
 /// Decides from how the case ended, what it reported and what it left behind whether it passed, and if not,
 /// what is to blame.
-fn judge(
-    ending: Ending,
-    report: Result<Option<Report>, String>,
-    found: impl Iterator<Item = Leftover>,
-) -> Option<Failure> {
+fn judge(ending: Ending, report: Result<Option<Report>, String>, left: &[Leftover]) -> Option<Failure> {
     let status = match ending {
         Ending::Hung(message) => return Some(Failure::fail(message)),
         Ending::Vanished => {
@@ -355,13 +369,10 @@ fn judge(
         Ok(None) => return Some(silent(status)),
         Err(message) => return Some(Failure::broken(message)),
     };
-    let mut left = report.left;
-    let known: Vec<i32> = left.iter().map(|leftover| leftover.pid).collect();
-    left.extend(found.filter(|leftover| leftover.pid == 0 || !known.contains(&leftover.pid)));
     match report.failure {
         None if left.is_empty() => None,
         None => {
-            let what = format!("the case passed but left behind: {}", census::names(&left));
+            let what = format!("the case passed but left behind: {}", census::names(left));
             // The case should have removed what it created, unless a process is in it.
             let is_own = left.iter().all(Leftover::is_of_the_case);
             Some(if is_own { Failure::broken(what) } else { Failure::fail(what) })
