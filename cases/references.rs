@@ -15,7 +15,8 @@ use nix::sched::{CloneFlags, unshare};
 use rustix::process::{Resource, getrlimit};
 
 case! {
-    /// By the time the last close of the pidfd returns, the child has been killed: it never runs another instruction of its own.
+    /// By the time the last close of the pidfd returns, SIGKILL is pending for the child: if the child is blocked in a system call, it
+    /// does not return to user mode.
     autokill_kill_queued_before_close_returns: Is, needs [Autoreap, Nnp, Autokill, ExitInfo],
     source "fs/pidfs.c pidfs_file_release(), which runs before close(2) returns",
 }

@@ -2,7 +2,7 @@
 //!
 //! The child echoes bytes between two pipes, of which the parent keeps only its own ends. If a byte comes back, the child
 //! is alive; at the end of the stream, it is dead. This is exact for auto-kill, because the kernel queues SIGKILL before
-//! close(2) returns, so the killed child never executes another instruction in user mode. It is not valid where the last
+//! close(2) returns, so the child, which is blocked in read(2), never returns to user mode. It is not valid where the last
 //! reference is dropped asynchronously (io_uring, UNIX garbage collection): wait for POLLHUP there.
 
 use std::ops::{Deref, DerefMut};
