@@ -46,19 +46,37 @@ impl Row {
 
 /// Returns the table.
 fn rows() -> Vec<Row> {
-    let guest = |name, status, says| Row { name, guest: Some(name), status, says, ..Row::default() };
-    let cut_short = |name, status, says| Row { keeps: true, ..guest(name, status, says) };
-    let under_way = |name, act, status, says| Row {
-        name,
-        guest: Some("hang"),
-        act,
-        status,
-        says,
-        keeps: true,
-        ..Row::default()
-    };
+    let sections = [
+        exits(),
+        kernel_faults(),
+        deaths_of_the_guest(),
+        interruptions(),
+        unwritable_files(),
+        bad_kernels(),
+        archive_failures(),
+        no_machine(),
+    ];
+    sections.into_iter().flatten().collect()
+}
+
+/// Returns the row of a guest that misbehaves in this way.
+fn guest(name: &'static str, status: i32, says: &'static [&'static str]) -> Row {
+    Row { name, guest: Some(name), status, says, ..Row::default() }
+}
+
+/// Returns the row of a guest whose run is cut short: the results so far must be kept.
+fn cut_short(name: &'static str, status: i32, says: &'static [&'static str]) -> Row {
+    Row { keeps: true, ..guest(name, status, says) }
+}
+
+/// Returns the row of something that is done while a guest hangs.
+fn under_way(name: &'static str, act: Act, status: i32, says: &'static [&'static str]) -> Row {
+    Row { name, guest: Some("hang"), act, status, says, keeps: true, ..Row::default() }
+}
+
+/// The runner's exit status becomes the run's. This guest reports one CPU.
+fn exits() -> Vec<Row> {
     vec![
-        // The runner's exit status becomes the run's. This guest reports one CPU.
         guest("exit-0", 0, &["the kernel uses 1 of its 2 processors"]),
         guest("exit-1", 1, &[]),
         guest("exit-3", 3, &[]),
@@ -67,7 +85,12 @@ fn rows() -> Vec<Row> {
         guest("exit-9", 3, &["the runner ended with exit status 9"]),
         cut_short("abort", 3, &["the runner ended by SIGABRT", "while running was running"]),
         guest("flood", 0, &["999 x"]),
-        // The kernel reports a fault while the suite runs.
+    ]
+}
+
+/// The kernel reports a fault while the suite runs.
+fn kernel_faults() -> Vec<Row> {
+    vec![
         cut_short("panic", 1, &["a fault (panic) while running was running", "sysrq triggered crash"]),
         guest(
             "warning",
@@ -82,7 +105,12 @@ fn rows() -> Vec<Row> {
         guest("stall-bug", 1, &["a fault (stall)", "a fault (bug)"]),
         // A case that failed for another reason counts.
         guest("stall-beside", 1, &["a fault (stall)", "that does not explain what failed: wrong"]),
-        // The guest dies.
+    ]
+}
+
+/// The guest dies.
+fn deaths_of_the_guest() -> Vec<Row> {
+    vec![
         cut_short(
             "restart",
             69,
@@ -128,7 +156,12 @@ fn rows() -> Vec<Row> {
             says: &["booting again (2 of 2)", "no verdict (boot)", "Kernel panic - not syncing"],
             ..Row::default()
         },
-        // A process is killed or interrupted.
+    ]
+}
+
+/// A process is killed or interrupted.
+fn interruptions() -> Vec<Row> {
+    vec![
         under_way(
             "qemu-killed",
             Act::KillQemu,
@@ -147,7 +180,12 @@ fn rows() -> Vec<Row> {
         Row { engine: "virtme", keeps: false, ..under_way("virtme-driver-killed", Act::Kill, -9, &[]) },
         Row { engine: "virtme", ..guest("panic", 1, &["a fault (panic) while running was running"]) },
         Row { engine: "virtme", ..guest("exit-4", 4, &[]) },
-        // Files that cannot be written: reported before the kernel is looked up, and after a run that completes.
+    ]
+}
+
+/// Files that cannot be written: reported before the kernel is looked up, and after a run that completes.
+fn unwritable_files() -> Vec<Row> {
+    vec![
         Row {
             name: "no-folder",
             kernel: Some("./no-such"),
@@ -176,7 +214,12 @@ fn rows() -> Vec<Row> {
             says: &["no verdict (build): this needs Rust 1.95 or newer, and 1.85.0 is installed here"],
             ..Row::default()
         },
-        // Kernels that do not exist or are invalid.
+    ]
+}
+
+/// Kernels that do not exist or are invalid.
+fn bad_kernels() -> Vec<Row> {
+    vec![
         Row {
             name: "no-spec",
             kernel: Some("no-such"),
@@ -240,7 +283,12 @@ fn rows() -> Vec<Row> {
             says: &["holds no kernel image"],
             ..Row::default()
         },
-        // The archive fails.
+    ]
+}
+
+/// The archive fails.
+fn archive_failures() -> Vec<Row> {
+    vec![
         Row {
             name: "no-archive",
             cache: Cache::NoArchive,
@@ -270,7 +318,12 @@ fn rows() -> Vec<Row> {
             says: &["stopped by SIGINT"],
             ..Row::default()
         },
-        // The machine cannot be started.
+    ]
+}
+
+/// The machine cannot be started.
+fn no_machine() -> Vec<Row> {
+    vec![
         Row {
             name: "too-much-memory",
             guest: Some("exit-0"),
