@@ -143,8 +143,11 @@ fn row(
 }
 
 pub fn rows() -> Vec<Row> {
-    let mut rows = vec![Row::new(MEASURE, "root, nothing in the way")];
-    rows.extend(privileges());
+    let mut rows = vec![Row::new(MEASURE, "root, no restrictions")];
+    rows.extend(users());
+    rows.extend(capabilities());
+    rows.extend(user_namespaces());
+    rows.extend(no_new_privs());
     rows.extend(filters());
     rows.extend(signals());
     rows.extend(descriptors());
@@ -159,7 +162,7 @@ pub fn rows() -> Vec<Row> {
     rows
 }
 
-fn privileges() -> Vec<Row> {
+fn users() -> Vec<Row> {
     vec![
         Row {
             arguments: &[],
@@ -179,7 +182,7 @@ fn privileges() -> Vec<Row> {
         ),
         row(
             "user-oom-200",
-            "an ordinary user whose oom_score_adj is 200 at least, as in a session of systemd's",
+            "an ordinary user whose oom_score_adj is at least 200, as in a systemd session",
             vec![OomScore(200), User(1000)],
             ORDINARY,
         ),
@@ -190,7 +193,11 @@ fn privileges() -> Vec<Row> {
             &[ROOT, CGROUP, SET_TID, "/proc/self/oom_score_adj is the highest already"],
         ),
         row("niced", "root under nice(1)", vec![Nice(10)], &[]),
-        powerless_namespaces(),
+    ]
+}
+
+fn capabilities() -> Vec<Row> {
+    vec![
         row(
             "no-sys-admin",
             "root without CAP_SYS_ADMIN",
@@ -203,6 +210,12 @@ fn privileges() -> Vec<Row> {
             vec![Without(Capability::CAP_SETUID)],
             &[ROOT, CGROUP, NO_USER, NPROC],
         ),
+    ]
+}
+
+fn user_namespaces() -> Vec<Row> {
+    vec![
+        powerless_namespaces(),
         row(
             "userns",
             "root of a user namespace that an ordinary user made",
@@ -237,7 +250,7 @@ fn privileges() -> Vec<Row> {
             outside: vec![Outside::Sysctl("kernel/unprivileged_userns_clone", "0")],
             ..row(
                 "root-userns-privileged",
-                "root, user namespaces forbidden to who has no CAP_SYS_ADMIN (Debian's sysctl)",
+                "root, user namespaces forbidden without CAP_SYS_ADMIN (Debian's sysctl)",
                 vec![],
                 &[NO_USERNS_OF_USERS, "unshare(CLONE_NEWUSER) says EPERM"],
             )
@@ -246,11 +259,16 @@ fn privileges() -> Vec<Row> {
             outside: vec![Outside::Sysctl("kernel/unprivileged_userns_clone", "0")],
             ..row(
                 "userns-privileged",
-                "an ordinary user, user namespaces forbidden to who has no CAP_SYS_ADMIN (Debian's sysctl)",
+                "an ordinary user, user namespaces forbidden without CAP_SYS_ADMIN (Debian's sysctl)",
                 vec![User(1000)],
                 &[ROOT, CGROUP, SET_TID, USERNS, PIDNS, ADMIN, "unshare(CLONE_NEWUSER) says EPERM"],
             )
         },
+    ]
+}
+
+fn no_new_privs() -> Vec<Row> {
+    vec![
         row("nnp", "root, no_new_privs set", vec![NoNewPrivs], &[NNP]),
         row(
             "user-nnp",
@@ -284,7 +302,7 @@ fn filters() -> Vec<Row> {
         ),
         filter(
             "seccomp-kill",
-            "a seccomp filter that kills who calls clone3",
+            "a seccomp filter that kills the caller of clone3",
             Answer::KillProcess,
             &["clone3 is answered with SIGSYS though Linux"],
         ),
