@@ -16,7 +16,7 @@ use clone3_conformance::kit::subject::{Outcome, allowed_as_ever, outcome_with};
 use clone3_conformance::kit::{Channel, Held, setuid, threads};
 use clone3_conformance::linkme::distributed_slice;
 use clone3_conformance::need::Setting;
-use clone3_conformance::probe::series;
+use clone3_conformance::version::Version;
 use clone3_conformance::wait::Status;
 use clone3_conformance::{note, procfs};
 use nix::errno::Errno;
@@ -180,7 +180,7 @@ case! {
 }
 fn nnp_gives_up_root_directory() -> Result {
     if !sandboxing::fchroot_exists() {
-        let older = series(&Setting::get().probe.release) < (7, 3);
+        let older = Version::of(&Setting::get().probe.release).is_before("7.3");
         let blames = if older { Failure::fail } else { Failure::blocked };
         return Err(blames("fchroot(2) of no descriptor is not EBADF: there is none, or a filter"));
     }

@@ -62,3 +62,17 @@ fn row(case: &Case) -> String {
     let cells: Vec<String> = cells.iter().map(|cell| cell.replace('|', "\\|")).collect();
     format!("| {} |\n", cells.join(" | "))
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_kernel_that_a_case_names_is_a_version() {
+        use clone3_conformance::{case, version::Version};
+        for case in case::all() {
+            let fixed = case.known_defect.and_then(|defect| defect.fixed);
+            for named in case.since.into_iter().chain(fixed) {
+                assert!(named.parse::<Version>().is_ok(), "{}: {named}", case.name);
+            }
+        }
+    }
+}

@@ -6,7 +6,7 @@ use linkme::distributed_slice;
 
 use crate::check::Result;
 use crate::need::Need;
-use crate::probe::{series as series_of, version as version_of};
+use crate::version::Version;
 
 /// What a failed case means.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -87,12 +87,12 @@ impl Case {
 
     /// Returns whether the claim holds only for kernels later than this release.
     pub fn is_ahead_of(&self, release: &str) -> bool {
-        self.since.is_some_and(|since| series_of(release) < series_of(since))
+        self.since.is_some_and(|since| Version::of(release).is_before(since))
     }
 
     /// Returns the known defect if a kernel of this release may have it.
     pub fn defect_on(&self, release: &str) -> Option<Defect> {
-        let is_mended = |fixed| version_of(release) >= version_of(fixed);
+        let is_mended = |fixed: &str| !Version::of(release).is_before(fixed);
         self.known_defect.filter(|defect| !defect.fixed.is_some_and(is_mended))
     }
 
@@ -110,7 +110,7 @@ impl Case {
     /// Returns the first kernel series that has everything that the case needs, such as `7.1`.
     pub fn first_kernel(&self) -> Option<&'static str> {
         let series = self.needs.iter().filter_map(|need| need.since()).chain(self.since);
-        series.max_by_key(|named| series_of(named))
+        series.max_by(|one, other| Version::of(one).to(&Version::of(other)))
     }
 }
 
@@ -156,7 +156,7 @@ pub fn find(name: &str) -> Option<&'static Case> {
 ///
 /// Optional fields may follow the source: `, since "7.2"` (where the needs do not say it), then
 /// `, known_defect "7.1 to 7.3: what happens"` (or `rare_defect`, if it occurs only by chance), then
-/// `, fixed "7.3.4"`, the first kernel on which the defect was not observed.
+/// `, fixed "7.3.4"` or `"7.3-rc5"`, the first kernel on which the defect was not observed (`"7.3"` means 7.3-rc1).
 #[macro_export]
 macro_rules! case {
     (

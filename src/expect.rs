@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::need::Need;
 use crate::report::Verdict;
+use crate::version::Version;
 
 /// What is expected of one case on one kernel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -141,58 +142,6 @@ fn not_empty<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     match reason.trim() {
         "" => Err(serde::de::Error::custom("an expectation needs a reason, and this one is empty")),
         _ => Ok(reason),
-    }
-}
-
-/// A kernel's version.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Version {
-    numbers: Vec<u32>,
-    /// The number of a release candidate.
-    candidate: Option<u32>,
-}
-
-impl Version {
-    /// Parses the version at the beginning of a release, such as `7.1.13` in `7.1.13+deb13-cloud-amd64`.
-    fn of(release: &str) -> Version {
-        let end = release.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(release.len());
-        let (numbers, rest) = release.split_at(end);
-        let digits = |text: &str| text.chars().take_while(char::is_ascii_digit).collect::<String>();
-        Version {
-            numbers: numbers.split('.').filter_map(|number| number.parse().ok()).collect(),
-            candidate: rest.strip_prefix("-rc").and_then(|rest| digits(rest).parse().ok()),
-        }
-    }
-
-    /// Compares this version to `other`, as far as `other` is specified: 7.1.13 and 7.1-rc2 both compare
-    /// equal to 7.1.
-    fn to(&self, other: &Version) -> Ordering {
-        let number = |version: &Version, place: usize| version.numbers.get(place).copied().unwrap_or(0);
-        let places = match other.candidate {
-            None => other.numbers.len(),
-            Some(_) => other.numbers.len().max(self.numbers.len()),
-        };
-        let mut order = (0..places).map(|place| number(self, place).cmp(&number(other, place)));
-        let order = order.find(|order| order.is_ne()).unwrap_or(Ordering::Equal);
-        let candidate = |version: &Version| version.candidate.unwrap_or(u32::MAX);
-        match other.candidate {
-            None => order,
-            Some(_) => order.then(candidate(self).cmp(&candidate(other))),
-        }
-    }
-}
-
-impl FromStr for Version {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Version, String> {
-        let version = Version::of(text);
-        let numbers: Vec<String> = version.numbers.iter().map(u32::to_string).collect();
-        let candidate = version.candidate.map_or_else(String::new, |number| format!("-rc{number}"));
-        match !numbers.is_empty() && numbers.join(".") + &candidate == text {
-            true => Ok(version),
-            false => Err(format!("'{text}' is no kernel version; 7.1, 7.1.13 and 7.3-rc7 are some")),
-        }
     }
 }
 

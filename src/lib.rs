@@ -40,6 +40,7 @@ pub mod rules;
 pub mod sandbox;
 pub mod taint;
 pub mod trail;
+pub mod version;
 pub mod wait;
 
 #[doc(hidden)]

@@ -14,6 +14,7 @@ use crate::formats::Format;
 use crate::probe::Features;
 use crate::report::{Record, Verdict};
 use crate::results::Results;
+use crate::version::Version;
 
 /// Results, with the name of the file that they are from.
 pub type File = (String, Results);
@@ -326,14 +327,7 @@ fn version(results: &Results) -> String {
             package.version.rsplit_once('-').map_or(package.version.as_str(), |(upstream, _)| upstream);
         return upstream.replace('~', "-");
     }
-    let release = &results.kernel.release;
-    let end = release.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(release.len());
-    let (numbers, rest) = release.split_at(end);
-    let candidate: String = match rest.strip_prefix("-rc") {
-        Some(rest) => format!("-rc{}", rest.chars().take_while(char::is_ascii_digit).collect::<String>()),
-        None => String::new(),
-    };
-    numbers.to_owned() + &candidate
+    Version::of(&results.kernel.release).to_string()
 }
 
 /// Returns every claim in any of the files, with the result on each kernel.
