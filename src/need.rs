@@ -182,17 +182,8 @@ impl Need {
     }
 
     fn is_there(self, setting: &Setting) -> bool {
-        let Setting { probe: Probe { features: has, privileges: may, .. }, .. } = setting;
+        let Setting { probe: Probe { features, privileges: may, .. }, .. } = setting;
         match self {
-            Need::Autoreap => has.autoreap,
-            Need::Nnp => has.nnp,
-            Need::Autokill => has.autokill,
-            Need::PidfdInfo => has.pidfd_info,
-            Need::ExitInfo => has.exit_info,
-            Need::CoredumpMask => has.coredump_mask,
-            Need::SupportedMask => has.supported_mask,
-            Need::CoredumpSignal => has.coredump_signal,
-            Need::CoredumpCode => has.coredump_code,
             Need::Root => may.root,
             Need::Unprivileged => may.ordinary_user,
             Need::SysAdmin => may.sys_admin || may.user_namespaces,
@@ -205,6 +196,7 @@ impl Need {
             Need::Proc => crate::procfs::is_mounted(),
             Need::Cgroup2 => may.root && crate::kit::cgroup::is_reachable(),
             Need::GlobalChanges => setting.allow_global_changes,
+            feature => features.has(feature),
         }
     }
 
@@ -283,7 +275,10 @@ pub(crate) fn prepare(needs: &[Need]) -> Result {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+    use crate::probe::Features;
 
     #[test]
     fn every_feature_has_a_name_and_a_first_kernel() {
@@ -294,6 +289,20 @@ mod tests {
         assert_eq!(Need::feature("/proc"), None);
         assert!(Need::CoredumpCode.implies(Need::PidfdInfo) && !Need::PidfdInfo.implies(Need::CoredumpCode));
         assert!(!Need::Autokill.implies(Need::PidfdInfo) && !Need::Proc.implies(Need::PidfdInfo));
+    }
+
+    #[test]
+    fn every_feature_that_the_probe_finds_is_one_need() {
+        let none = serde_json::to_value(Probe::run().features).expect("features have a text");
+        let none: BTreeMap<String, bool> = serde_json::from_value(none).expect("each is a yes or a no");
+        let none: BTreeMap<_, _> = none.into_keys().map(|name| (name, false)).collect();
+        assert_eq!(none.len(), Need::FEATURES.len());
+        for name in none.keys() {
+            let mut one = none.clone();
+            one.insert(name.clone(), true);
+            let one: Features = serde_json::from_value(serde_json::json!(one)).expect("features");
+            assert_eq!(Need::FEATURES.into_iter().filter(|need| one.has(*need)).count(), 1, "{name}");
+        }
     }
 
     fn setting() -> Setting {

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::abi::{Flags, InfoMask, Namespace};
 use crate::clone3::{Clone3, NOWHERE};
+use crate::need::Need;
 use crate::pidfd::Pidfd;
 use crate::version::Version;
 use crate::wait::Status;
@@ -142,6 +143,22 @@ impl Features {
             supported_mask: info.is_some_and(|mask| mask.contains(InfoMask::SUPPORTED_MASK)),
             coredump_signal: info.is_some_and(|mask| mask.contains(InfoMask::COREDUMP_SIGNAL)),
             coredump_code: info.is_some_and(|mask| mask.contains(InfoMask::COREDUMP_CODE)),
+        }
+    }
+
+    /// Whether one of [`Need::FEATURES`] is there; what is no feature of a kernel is not.
+    pub fn has(&self, feature: Need) -> bool {
+        match feature {
+            Need::Autoreap => self.autoreap,
+            Need::Nnp => self.nnp,
+            Need::Autokill => self.autokill,
+            Need::PidfdInfo => self.pidfd_info,
+            Need::ExitInfo => self.exit_info,
+            Need::CoredumpMask => self.coredump_mask,
+            Need::SupportedMask => self.supported_mask,
+            Need::CoredumpSignal => self.coredump_signal,
+            Need::CoredumpCode => self.coredump_code,
+            _ => false,
         }
     }
 }
@@ -313,7 +330,7 @@ fn own_user_namespace() -> Option<u64> {
 impl fmt::Display for Probe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let yes = |there: bool| if there { "yes" } else { "no" };
-        let Probe { features: has, privileges: may, .. } = self;
+        let Probe { features, privileges: may, .. } = self;
         writeln!(f, "kernel                       Linux {} {} {}", self.release, self.version, self.machine)?;
         let clone3 = match &self.clone3 {
             Clone3State::Works => "yes",
@@ -321,29 +338,22 @@ impl fmt::Display for Probe {
             Clone3State::Blocked(reason) => reason,
         };
         writeln!(f, "clone3                       {clone3}")?;
-        for (name, there) in [
-            ("CLONE_AUTOREAP", has.autoreap),
-            ("CLONE_NNP", has.nnp),
-            ("CLONE_PIDFD_AUTOKILL", has.autokill),
-            ("PIDFD_GET_INFO", has.pidfd_info),
-            ("PIDFD_INFO_EXIT", has.exit_info),
-            ("PIDFD_INFO_COREDUMP", has.coredump_mask),
-            ("PIDFD_INFO_SUPPORTED_MASK", has.supported_mask),
-            ("PIDFD_INFO_COREDUMP_SIGNAL", has.coredump_signal),
-            ("PIDFD_INFO_COREDUMP_CODE", has.coredump_code),
-            ("root with all capabilities", may.root),
-            ("CAP_SYS_ADMIN", may.sys_admin),
+        let found = Need::FEATURES.map(|feature| (feature.name(), features.has(feature)));
+        let surroundings = [
+            (Need::Root.name(), may.root),
+            (Need::SysAdmin.name(), may.sys_admin),
             ("an ordinary user can be had", may.ordinary_user),
-            ("CAP_CHECKPOINT_RESTORE", may.checkpoint_restore),
-            ("user namespaces", may.user_namespaces),
+            (Need::CheckpointRestore.name(), may.checkpoint_restore),
+            (Need::UserNamespaces.name(), may.user_namespaces),
             ("user namespaces of users", may.ordinary_user_namespaces),
-            ("pid namespaces", may.pid_namespaces),
+            (Need::PidNamespace.name(), may.pid_namespaces),
             ("ptrace(2)", may.ptrace),
             ("not traced", may.untraced),
             ("no_new_privs already set", may.no_new_privs),
             ("seccomp filter", may.seccomp == 2),
             ("emulated CPU", self.emulated),
-        ] {
+        ];
+        for (name, there) in found.into_iter().chain(surroundings) {
             writeln!(f, "{name:28} {}", yes(there))?;
         }
         write!(f, "{:28} {}", "effective uid", may.euid)

@@ -7,7 +7,8 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-use super::{Cell, Column, FEATURES, Mark, Row, Table, Theme};
+use super::{Cell, Column, Mark, Row, Table, Theme};
+use crate::need::Need;
 use crate::report::Verdict;
 
 const STYLE: &str = include_str!("page.css");
@@ -103,10 +104,11 @@ fn head(body: &mut String, labels: &[&str]) {
 /// Writes what the probes found.
 fn features(body: &mut String, table: &Table) {
     body.push_str("<section class=features><h2>Found by the probe</h2>\n");
-    for (name, feature) in FEATURES {
+    for feature in Need::FEATURES {
         let _ = write!(
             body,
-            "<div class=row role=row><span class=name role=rowheader><code>{name}</code></span>"
+            "<div class=row role=row><span class=name role=rowheader><code>{}</code></span>",
+            feature.name()
         );
         for column in &table.columns {
             let mark = match column.has(feature) {

@@ -2,8 +2,9 @@
 
 use std::fmt::Write as _;
 
-use super::{FEATURES, Mark, Remark, Row, Table};
+use super::{Mark, Remark, Row, Table};
 use crate::formats::markdown_cell;
+use crate::need::Need;
 
 /// Returns the whole table; with `all`, including the rows in which all kernels agree.
 pub fn text(table: &Table, all: bool) -> String {
@@ -56,13 +57,13 @@ pub fn kernels(table: &Table) -> String {
 /// Returns what the probes found.
 pub fn features(table: &Table) -> String {
     let mut text = head("feature", table);
-    for (name, feature) in FEATURES {
+    for feature in Need::FEATURES {
         let cells = table.columns.iter().map(|column| match column.has(feature) {
             Some(true) => "✓".to_owned(),
             Some(false) => "-".to_owned(),
             None => String::new(),
         });
-        line(&mut text, &format!("`{name}`"), cells);
+        line(&mut text, &format!("`{}`", feature.name()), cells);
     }
     text
 }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use crate::case::Strength;
 use crate::formats::Format;
-use crate::probe::Features;
+use crate::need::Need;
 use crate::report::{Record, Verdict};
 use crate::results::Results;
 use crate::version::Version;
@@ -183,26 +183,10 @@ impl Theme {
     }
 }
 
-/// A function that selects one feature.
-pub type Feature = fn(&Features) -> bool;
-
-/// The features that the probe detects, by name.
-pub const FEATURES: [(&str, Feature); 9] = [
-    ("CLONE_AUTOREAP", |has| has.autoreap),
-    ("CLONE_NNP", |has| has.nnp),
-    ("CLONE_PIDFD_AUTOKILL", |has| has.autokill),
-    ("PIDFD_GET_INFO", |has| has.pidfd_info),
-    ("PIDFD_INFO_EXIT", |has| has.exit_info),
-    ("PIDFD_INFO_COREDUMP", |has| has.coredump_mask),
-    ("PIDFD_INFO_SUPPORTED_MASK", |has| has.supported_mask),
-    ("PIDFD_INFO_COREDUMP_SIGNAL", |has| has.coredump_signal),
-    ("PIDFD_INFO_COREDUMP_CODE", |has| has.coredump_code),
-];
-
 impl Column {
     /// Returns whether the kernel has a feature, or `None` if it was not probed.
-    pub fn has(&self, feature: Feature) -> Option<bool> {
-        self.results.probe.as_ref().map(|probe| feature(&probe.features))
+    pub fn has(&self, feature: Need) -> Option<bool> {
+        self.results.probe.as_ref().map(|probe| probe.features.has(feature))
     }
 
     /// Returns the distribution package of the kernel, or an empty string.

@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::{Cell, Column, FEATURES, Mark, Remark, Row, Table, Theme};
+use super::{Cell, Column, Mark, Remark, Row, Table, Theme};
+use crate::need::Need;
 use crate::report::Verdict;
 
 /// Options for the display.
@@ -84,13 +85,13 @@ impl<'a> Drawing<'a> {
     /// Writes what the probes found.
     fn features(&self, text: &mut String) {
         self.head(text, "found by the probe");
-        for (name, feature) in FEATURES {
+        for feature in Need::FEATURES {
             let marks = self.table.columns.iter().map(|column| match column.has(feature) {
                 Some(true) => Mark::Verdict(Verdict::Pass),
                 Some(false) => Mark::Verdict(Verdict::Unsupported),
                 None => Mark::NotRun,
             });
-            self.line(text, name, marks);
+            self.line(text, feature.name(), marks);
         }
     }
 
