@@ -1,11 +1,13 @@
 //! The command line: libtest's options, and the suite's own.
 
 use std::ffi::OsString;
+use std::fs::OpenOptions;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
+use clap::error::ErrorKind;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser};
 use clone3_conformance::expect::{self, Expectations};
 use clone3_conformance::formats::{self, Format, quoted};
@@ -207,10 +209,21 @@ impl Options {
             _ => None,
         };
         if options.format.is_some() {
+            if options.libtest.logfile.is_some() {
+                let why = "--logfile takes libtest's output, and with --format ktap or junit there is none";
+                return Err(Options::command().error(ErrorKind::ArgumentConflict, why));
+            }
             // libtest-mimic always prints; this keeps its output off stdout.
             options.libtest.logfile = Some("/dev/null".to_owned());
         }
         Ok(options)
+    }
+
+    /// Checks that the log file can be written: libtest-mimic panics if it cannot.
+    pub fn can_log(&self) -> Result<(), String> {
+        let Some(path) = &self.libtest.logfile else { return Ok(()) };
+        let opened = OpenOptions::new().write(true).create(true).truncate(false).open(path);
+        opened.map(drop).map_err(|error| format!("cannot write libtest's output to {path}: {error}"))
     }
 
     /// Returns the paths of the JSON results, which are updated during the run.

@@ -61,10 +61,23 @@ fn bad_usage_is_told_in_words() {
         &["--timeout-scale", "-1"],
         &["--timeout-scale", "1e19"],
         &["--stress", "4294967295"],
+        &["--format", "junit", "--logfile", "log"],
     ] {
         let output = run(arguments);
         assert_eq!(status(&output), 2, "{arguments:?}");
         assert!(stderr(&output).starts_with("error: "), "{}", stderr(&output));
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_written_is_named_in_one_line() {
+    let nowhere = "/proc/self/there/is/none.md";
+    for option in ["--events", "--results", "--report", "--logfile"] {
+        let output = run(&["--exact", CASE, option, nowhere]);
+        let said = stderr(&output);
+        assert_eq!(status(&output), 3, "{option}: {said}");
+        assert!(said.starts_with("error: cannot write ") && said.contains(nowhere), "{option}: {said}");
+        assert_eq!(said.lines().count(), 1, "{option}: {said}");
     }
 }
 

@@ -1,7 +1,7 @@
 //! The journal: every event of the run, written when it happens.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -41,8 +41,12 @@ struct Written {
 
 impl Journal {
     /// Opens a journal that appends to `path`, if given, and starts a thread that keeps `documents` up to date.
-    pub fn open(path: Option<&Path>, documents: Vec<PathBuf>, rerun: String) -> io::Result<Arc<Journal>> {
-        let file = path.map(|path| OpenOptions::new().create(true).append(true).open(path)).transpose()?;
+    pub fn open(path: Option<&Path>, documents: Vec<PathBuf>, rerun: String) -> Result<Arc<Journal>, String> {
+        let append = |path: &Path| {
+            let file = OpenOptions::new().create(true).append(true).open(path);
+            file.map_err(|error| format!("cannot write the journal to {}: {error}", path.display()))
+        };
+        let file = path.map(append).transpose()?;
         let journal = Arc::new(Journal {
             written: Mutex::default(),
             stale: Condvar::new(),

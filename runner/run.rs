@@ -53,6 +53,10 @@ pub fn run(options: Options) -> ExitCode {
         );
         return ExitCode::from(cli::USAGE);
     }
+    if let Err(error) = options.can_log() {
+        eprintln!("error: {error}");
+        return ExitCode::from(cli::BROKEN);
+    }
     let selected = candidates(&options).filter(|case| is_selected(&options.libtest, case.name)).count();
     if options.libtest.list {
         return list(&options);
@@ -64,7 +68,7 @@ pub fn run(options: Options) -> ExitCode {
     match Shared::new(&options) {
         Ok(shared) => ExitCode::from(execute(&options, Arc::new(shared), selected)),
         Err(error) => {
-            eprintln!("error: the harness cannot start: {error}");
+            eprintln!("error: {error}");
             ExitCode::from(cli::BROKEN)
         }
     }
@@ -125,12 +129,12 @@ fn is_selected(arguments: &libtest_mimic::Arguments, name: &str) -> bool {
 
 impl Shared {
     /// Probes, then forks the zygote, both before the first thread is created.
-    fn new(options: &Options) -> std::io::Result<Shared> {
+    fn new(options: &Options) -> Result<Shared, String> {
         let tainted = taint::now();
         let setting = setting(options);
         Ok(Shared {
             tainted,
-            sandbox: Sandbox::start()?,
+            sandbox: Sandbox::start().map_err(|error| format!("the harness cannot start: {error}"))?,
             setting,
             journal: Journal::open(
                 options.events.as_deref(),

@@ -197,11 +197,11 @@ impl MachineOptions {
 /// Checks an argument for the runner. The runner runs in the guest, which has none of the host's files and loses what is written
 /// there.
 fn runner_word(word: &str) -> Result<String, String> {
-    const WITH_FILE: [&str; 4] = ["--results", "--report", "--events", "--expect"];
+    const WITH_FILE: [&str; 5] = ["--results", "--report", "--events", "--logfile", "--expect"];
     let name = word.split('=').next().unwrap_or(word);
     match WITH_FILE.contains(&name) {
         true => Err(format!(
-            "{name} would be about a file in the guest; before the -- vm/run.sh has --results, --report and --expect"
+            "{name} would be about a file in the guest; --help shows what files of the host there can be"
         )),
         false => Ok(word.to_owned()),
     }
@@ -268,6 +268,14 @@ mod tests {
         let cli = Cli::parse_from(["run.sh", "--user", "--kernel", "7.2", "--", "--list", "basic"]);
         assert_eq!(cli.user, Some(1000));
         assert_eq!(cli.runner, ["--list", "basic"]);
+    }
+
+    #[test]
+    fn files_are_the_hosts() {
+        for option in ["--logfile", "--events=j", "--results"] {
+            assert!(Cli::try_parse_from(["run.sh", "--", option]).is_err(), "{option}");
+            assert!(CompareCli::try_parse_from(["compare.sh", "--", option]).is_err(), "{option}");
+        }
     }
 
     #[test]

@@ -44,7 +44,15 @@ const COMPARE: &str = "compare";
 /// Prints a message that is not part of the suite's own output.
 #[macro_export]
 macro_rules! note {
-    ($($text:tt)*) => { eprintln!("run.sh: {}", format_args!($($text)*)) };
+    ($($text:tt)*) => { eprintln!("{}: {}", $crate::script(), format_args!($($text)*)) };
+}
+
+/// The script that this program was started for.
+fn script() -> &'static str {
+    match std::env::args_os().nth(1) {
+        Some(word) if word == COMPARE => "compare.sh",
+        _ => "run.sh",
+    }
 }
 
 fn main() -> ExitCode {
