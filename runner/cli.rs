@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use clap::error::ErrorKind;
-use clap::{CommandFactory as _, FromArgMatches as _, Parser};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser};
 use clone3_conformance::expect::{self, Expectations};
 use clone3_conformance::formats::{self, Format, quoted};
+use clone3_conformance::guest::JUDGING;
 use clone3_conformance::need::Need;
 use clone3_conformance::report::{Policy, Suite};
 use libtest_mimic::FormatSetting;
@@ -60,6 +62,10 @@ pub struct Options {
     /// What goes to stdout instead of libtest's output
     #[arg(skip)]
     pub format: Option<Format>,
+
+    /// The words on which it depends what comes of a case
+    #[arg(skip)]
+    pub judging: Vec<String>,
 
     /// Multiply every deadline (default: 1, or 3 if the CPU is emulated)
     #[arg(long, value_name = "FACTOR", env = "CLONE3_CONFORMANCE_TIMEOUT_SCALE", value_parser = scale)]
@@ -131,7 +137,7 @@ pub struct Options {
 
     /// Expected failures, and on which kernels: a TOML file
     #[arg(long, value_name = "FILE", value_parser = expectations)]
-    pub expect: Option<Expected>,
+    pub expect: Option<Expectations>,
 }
 
 /// A value of `--claims`.
@@ -163,16 +169,8 @@ fn scale(text: &str) -> Result<f64, String> {
     }
 }
 
-/// A file of expected failures, and its content.
-#[derive(Clone, Debug)]
-pub struct Expected {
-    pub path: String,
-    pub expectations: Expectations,
-}
-
-fn expectations(path: &str) -> Result<Expected, String> {
-    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
-    Ok(Expected { path: path.to_owned(), expectations: expect::parse(&text)? })
+fn expectations(path: &str) -> Result<Expectations, String> {
+    expect::parse(&std::fs::read_to_string(path).map_err(|error| error.to_string())?)
 }
 
 /// Adds the suite's own formats to the `--format` option, which libtest-mimic declares.
@@ -190,6 +188,19 @@ fn with_our_formats(option: clap::Arg) -> clap::Arg {
         )
 }
 
+/// Returns an option as it was given on the command line or in the environment.
+fn given(matches: &ArgMatches, (name, takes_value): &(&str, bool)) -> Option<String> {
+    let id = name.trim_start_matches('-').replace('-', "_");
+    if matches!(matches.value_source(&id), None | Some(ValueSource::DefaultValue)) {
+        return None;
+    }
+    if !takes_value {
+        return Some((*name).to_owned());
+    }
+    let values: Vec<_> = matches.get_raw(&id)?.map(|value| value.to_string_lossy()).collect();
+    Some(format!("{name} {}", quoted(&values.join(","))))
+}
+
 impl Options {
     /// Parses the command line; if it is invalid, prints why and exits with [`USAGE`].
     pub fn from_command_line() -> Options {
@@ -202,6 +213,7 @@ impl Options {
         let command = Options::command().disable_version_flag(false).help_template(HELP);
         let matches = command.mut_arg("format", with_our_formats).try_get_matches_from(words)?;
         let mut options = Options::from_arg_matches(&matches)?;
+        options.judging = JUDGING.iter().filter_map(|option| given(&matches, option)).collect();
         let word = matches.get_raw("format").and_then(|mut words| words.next_back());
         options.format = match word.and_then(|word| word.to_str()) {
             Some("ktap") => Some(Format::Ktap),
@@ -232,28 +244,6 @@ impl Options {
         self.results.iter().chain(reports.map(|(path, _)| path)).cloned().collect()
     }
 
-    /// Returns those of the options that affect the verdict on a case.
-    pub fn judging(&self) -> Vec<String> {
-        let mut words = Vec::new();
-        let flags = [("--allow-global-changes", self.allow_global_changes), ("--strict", self.strict)];
-        words.extend(flags.into_iter().filter(|(_, given)| *given).map(|(word, _)| word.to_owned()));
-        if self.stress > 1 {
-            words.push(format!("--stress {}", self.stress));
-        }
-        if let Some(scale) = self.timeout_scale {
-            words.push(format!("--timeout-scale {scale}"));
-        }
-        let required: Vec<String> =
-            self.require.iter().map(|flag| format!("{flag:?}").to_lowercase()).collect();
-        if !required.is_empty() {
-            words.push(format!("--require {}", required.join(",")));
-        }
-        if let Some(expect) = &self.expect {
-            words.push(format!("--expect {}", quoted(&expect.path)));
-        }
-        words
-    }
-
     /// Returns the policy for judging verdicts.
     pub fn policy(&self) -> Policy {
         let need = |required: &Required| match required {
@@ -275,5 +265,20 @@ impl Options {
     pub fn deadline(&self, emulated: bool) -> Duration {
         let scale = self.timeout_scale.unwrap_or(if emulated { 3.0 } else { 1.0 });
         Duration::from_secs(10).mul_f64(scale)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn what_a_case_is_judged_by_is_said_again() {
+        let words = "--allow-global-changes --strict --stress 2 --timeout-scale 3.0 --require autoreap,nnp \
+                     --expect expectations/mainline.toml";
+        let judging = |words: &str| {
+            let line = format!("clone3-conformance --repeat 2 {words}");
+            super::Options::of(line.split(' ')).expect("a correct command line").judging
+        };
+        assert_eq!(judging(words).join(" "), words);
+        assert_eq!(judging("--timeout-scale 1 --require all"), ["--timeout-scale 1", "--require all"]);
     }
 }

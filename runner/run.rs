@@ -45,9 +45,7 @@ pub fn run(options: Options) -> ExitCode {
         eprintln!("error: no case is called {unknown}; --list shows all names");
         return ExitCode::from(cli::USAGE);
     }
-    if let Some(unknown) =
-        options.expect.as_ref().and_then(|expect| expect.expectations.unknown_claim(&names()))
-    {
+    if let Some(unknown) = options.expect.as_ref().and_then(|expect| expect.unknown_claim(&names())) {
         eprintln!(
             "error: --expect names the claim {unknown}, and no case is called so; --list shows all names"
         );
@@ -81,8 +79,7 @@ fn names() -> Vec<&'static str> {
 /// Returns the policy for judging verdicts on this kernel.
 fn policy(options: &Options, setting: &Setting) -> Policy {
     let cases = || case::all().iter().map(|case| (case.name, case.needs));
-    let expected =
-        options.expect.as_ref().map(|expect| expect.expectations.on(&setting.probe.release, cases()));
+    let expected = options.expect.as_ref().map(|expect| expect.on(&setting.probe.release, cases()));
     Policy { expected: expected.unwrap_or_default(), ..options.policy() }
 }
 

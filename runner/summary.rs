@@ -19,7 +19,7 @@ pub fn rerun_prefix(options: &Options) -> String {
             Some(_) => "cargo test --test conformance --".to_owned(),
             None => quoted(&std::env::args().next().unwrap_or_else(|| env!("CARGO_PKG_NAME").to_owned())),
         };
-        std::iter::once(program).chain(options.judging()).collect::<Vec<_>>().join(" ")
+        std::iter::once(program).chain(options.judging.iter().cloned()).collect::<Vec<_>>().join(" ")
     })
 }
 

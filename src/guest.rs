@@ -13,6 +13,16 @@ pub const SUITE_STARTS: &str = "clone3-conformance: suite starts";
 /// The line in the kernel log after which the guest reports nothing more.
 pub const SUITE_ENDED: &str = "clone3-conformance: suite ended";
 
+/// The runner's options that affect the verdict on a case, and whether each takes a value. A rerun passes the same ones.
+pub const JUDGING: [(&str, bool); 6] = [
+    ("--allow-global-changes", false),
+    ("--strict", false),
+    ("--stress", true),
+    ("--timeout-scale", true),
+    ("--require", true),
+    ("--expect", true),
+];
+
 /// What the guest runs, and where it reports.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Plan {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, ensure};
 use clone3_conformance::elf;
 use clone3_conformance::formats::quoted;
-use clone3_conformance::guest::Plan;
+use clone3_conformance::guest::{JUDGING, Plan};
 
 use crate::accel::{self, Accel, Threads, Wish};
 use crate::arch::Arch;
@@ -176,16 +176,14 @@ fn rerun(cli: &Cli, kernel: &Kernel, cpus: u16) -> String {
 
 /// Returns the runner's options that affect a case's verdict.
 fn judging(runner: &[String]) -> Vec<String> {
-    const WITH_VALUE: [&str; 3] = ["--stress", "--timeout-scale", "--require"];
     let mut words = Vec::new();
     let mut rest = runner.iter();
     while let Some(word) = rest.next() {
         let name = word.split('=').next().unwrap_or(word);
-        match WITH_VALUE.contains(&name) {
-            true if name == word => words.extend([Some(word), rest.next()].into_iter().flatten().cloned()),
-            true => words.push(word.clone()),
-            false if word == "--strict" => words.push(word.clone()),
-            false => {}
+        let Some((_, takes_value)) = JUDGING.iter().find(|(judging, _)| *judging == name) else { continue };
+        words.push(word.clone());
+        if *takes_value && name == word {
+            words.extend(rest.next().cloned());
         }
     }
     words
