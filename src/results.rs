@@ -226,7 +226,7 @@ impl Results {
         }
     }
 
-    /// Builds the results from a run's events. Returns `None` if the run never began.
+    /// Builds the results from the events of a run, the last one if there are several. Returns `None` if none began.
     pub fn from_events(events: impl IntoIterator<Item = Event>) -> Option<Results> {
         let mut results: Option<Results> = None;
         let mut running: Vec<String> = Vec::new();
@@ -235,6 +235,8 @@ impl Results {
         for event in events {
             match event {
                 Event::Run(header) => {
+                    (running, cases) = Default::default();
+                    (exit, after) = (None, None);
                     results = Some(Results {
                         schema: header.schema,
                         suite: header.suite,
@@ -398,6 +400,15 @@ mod tests {
         assert_eq!(names, ["a", "b"]);
         assert_eq!(results.interrupted, ["c"]);
         assert_eq!((results.exit, results.selected), (None, Some(3)));
+    }
+
+    #[test]
+    fn of_several_runs_the_last_counts() {
+        let done = Event::Done(Footer { exit: 0, tainted: Some(1) });
+        let first = [begun(), started("a"), ended("a"), started("b"), done];
+        let last = [begun(), started("a"), ended("a"), started("c")];
+        let both = first.into_iter().chain(last.clone());
+        assert_eq!(Results::from_events(both), Results::from_events(last));
     }
 
     #[test]
