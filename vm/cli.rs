@@ -12,7 +12,8 @@ use crate::spec::{Spec, USUAL_FLAVOUR, flavour_name};
 /// Boots a kernel, runs the conformance suite in it, and exits with the suite's verdict.
 ///
 /// Exit status: 0 good; 1 some case failed, or the kernel complained while the suite ran; 2 usage error; 3 broken harness;
-/// 4 no case selected; 69 no verdict (no kernel, no boot, or a timeout).
+/// 4 no case selected; 69 no verdict (no kernel, no boot, or a timeout); 130 or 143 stopped by Ctrl-C or SIGTERM (128 + the
+/// signal's number).
 #[derive(Debug, Parser)]
 #[command(name = "vm/run.sh", version, max_term_width = 100)]
 pub struct Cli {
@@ -93,7 +94,7 @@ pub struct Cli {
 /// compare.txt, compare.md and compare.html in the same folder; compare.txt is also printed.
 ///
 /// Exit status: 0 every kernel was judged, whatever the verdict; 2 usage error; 3 broken harness; 4 no case selected; 69 some
-/// kernel gave no verdict.
+/// kernel gave no verdict; 130 or 143 stopped by Ctrl-C or SIGTERM (128 + the signal's number).
 #[derive(Debug, Parser)]
 #[command(name = "vm/compare.sh", version, max_term_width = 100, mut_arg("engine", usually_qemu))]
 pub struct CompareCli {
