@@ -217,7 +217,8 @@ impl Archive<'_> {
     /// Fetches the archive's package lists, and extracts the kernels from them. Lists that cannot be fetched stay as they were.
     fn ask(&self) -> Result<Index> {
         let folder = self.folder();
-        let settings = write_settings(&folder, self.arch)?;
+        let archives = archives();
+        let settings = write_settings(&folder, self.arch, &archives)?;
         note!("asking Debian's archive which kernels it has");
         let mut update = Command::new("apt-get");
         update.arg("-qq").arg("-c").arg(&settings).arg("update").env("LC_ALL", "C");
@@ -227,7 +228,7 @@ impl Archive<'_> {
         {
             return asked.map(|()| Index::default());
         }
-        let index = read_lists(&folder.join("lists"))?;
+        let index = read_lists(&folder.join("lists"), &archives)?;
         match asked {
             Ok(()) => ensure!(!index.packages.is_empty(), "the archive's lists name no kernel"),
             Err(error) if index.packages.is_empty() => return Err(error).context("the archive gave no list"),
@@ -241,7 +242,7 @@ impl Archive<'_> {
     /// Downloads a package to `path`, and checks it against the signed list.
     pub fn download(&self, package: &Package, path: &Path) -> Result<()> {
         note!("downloading {} {} ({} MB)", package.name, package.version, package.size.div_ceil(1_000_000));
-        let settings = write_settings(&self.folder(), self.arch)?;
+        let settings = write_settings(&self.folder(), self.arch, &archives())?;
         let mut fetch = Command::new(HELPER);
         fetch.arg("-c").arg(settings).arg("download-file").arg(&package.url).arg(path);
         fetch.arg(format!("SHA256:{}", package.sha256)).env("LC_ALL", "C");
@@ -251,14 +252,13 @@ impl Archive<'_> {
 }
 
 /// Writes apt's settings: separate lists and downloads, nothing of the machine's state, and no hooks.
-fn write_settings(folder: &Path, arch: Arch) -> Result<PathBuf> {
+fn write_settings(folder: &Path, arch: Arch, (archive, security): &Archives) -> Result<PathBuf> {
     for name in ["lists/partial", "archives/partial", "sources"] {
         fs::create_dir_all(folder.join(name))?;
     }
-    let (archive, security) = archives();
     let arch = arch.name();
     let source = |(suite, is_security): &(&str, bool)| {
-        let from = if *is_security { &security } else { &archive };
+        let from = if *is_security { security } else { archive };
         format!("deb [arch={arch} target=Packages signed-by={KEYS}] {from} {suite} main\n")
     };
     write_if_new(&folder.join("sources/kernels.list"), &SUITES.iter().map(source).collect::<String>())?;
@@ -301,8 +301,11 @@ fn write_if_new(path: &Path, text: &str) -> Result<()> {
     }
 }
 
-/// Returns the URLs from which this machine gets Debian's packages: the archive and the security archive.
-fn archives() -> (String, String) {
+/// The URLs of the archive and of the security archive.
+type Archives = (String, String);
+
+/// Returns the URLs from which this machine gets Debian's packages.
+fn archives() -> Archives {
     let mut targets = Command::new("apt-get");
     targets.args(["indextargets", "--format", "$(ORIGIN)/$(LABEL) $(REPO_URI)", "Created-By: Packages"]);
     let targets = output(&mut targets).unwrap_or_default();
@@ -315,7 +318,7 @@ fn archives() -> (String, String) {
 }
 
 /// Reads all package lists in the folder.
-fn read_lists(folder: &Path) -> Result<Index> {
+fn read_lists(folder: &Path, archives: &Archives) -> Result<Index> {
     let mut index = Index::default();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
@@ -323,8 +326,8 @@ fn read_lists(folder: &Path) -> Result<Index> {
         let Some((address, rest)) = name.split_once("_dists_") else { continue };
         let Some((suite, list)) = rest.split_once('_') else { continue };
         if list.contains("_Packages") {
-            let url = archive_url(address);
-            index.packages.extend(read_list(&path, suite, &url)?);
+            let url = archive_url(address, archives);
+            index.packages.extend(read_list(&path, suite, url)?);
         } else if list == "InRelease" {
             index.aliases.extend(alias(&path)?.map(|alias| (alias, suite.to_owned())));
         }
@@ -333,8 +336,7 @@ fn read_lists(folder: &Path) -> Result<Index> {
 }
 
 /// Returns the archive's URL, given the address in a list's file name.
-fn archive_url(address: &str) -> String {
-    let (archive, security) = archives();
+fn archive_url<'a>(address: &str, (archive, security): &'a Archives) -> &'a str {
     let is_security = security.rsplit('/').next().is_some_and(|last| address.ends_with(last));
     if is_security { security } else { archive }
 }
