@@ -134,7 +134,7 @@ fn autokill_not_inherited() -> Result {
         closed.open()?;
         Ok(grandchild)
     })?;
-    closed.wait();
+    closed.wait_for(child.pidfd()?)?;
     grandchild.lives("after the last close of its own pidfd, by its auto-kill parent")?;
     let observer = child.observe()?;
     child.close_pidfd()?;

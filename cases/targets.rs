@@ -78,7 +78,7 @@ fn autokill_busy_child() -> Result {
         }
     })?;
     let observer = child.observe()?;
-    busy.wait();
+    busy.wait_for(&observer)?;
     child.close_pidfd()?;
     observer.reaped_with(Status::SIGKILLED)
 }
@@ -212,11 +212,14 @@ case! {
 fn autokill_after_nonleader_exec() -> Result {
     let gate = Gate::new()?;
     let (mut child, line) = about_to_exec(&gate)?;
+    let observer = child.observe()?;
     gate.open()?;
     // Only the new program answers.
-    let execed = Tied::met(child.pid(), child.observe()?, line)?;
+    check::equal("the child after a thread's exec", line.ping()?, Pulse::Alive)?;
     child.close_pidfd()?;
-    execed.dies("after a thread's exec and the last close of its pidfd")
+    let what = "the child after a thread's exec and the last close of its pidfd";
+    check::equal(what, line.ping()?, Pulse::Dead)?;
+    observer.gone_with(child.pid(), Status::SIGKILLED)
 }
 
 case! {

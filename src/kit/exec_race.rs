@@ -5,51 +5,90 @@ use std::sync::atomic::AtomicU32;
 use crate::abi::Flags;
 use crate::check::Result;
 use crate::clone3::{Child, Clone3, exit_now, park};
-use crate::kit::echo::{self, Line};
+use crate::kit::echo::{self, Line, Pulse};
 use crate::kit::processors::stay_on;
 use crate::kit::threads::start_one_slow_to_go;
-use crate::kit::{Gate, helper::Command};
+use crate::kit::{Channel, Gate, helper::Command};
+
+/// The line to such a child, on which only the new program answers.
+#[derive(Debug)]
+pub struct ExecLine {
+    line: Line,
+    told: Channel<Result>,
+}
+
+impl ExecLine {
+    /// As [`Line::ping`], once the exec or the child is over.
+    ///
+    /// # Errors
+    /// That of the exec, if it fails: the child that then ends is not one that was killed.
+    #[track_caller]
+    pub fn ping(&self) -> Result<Pulse> {
+        let pulse = self.line.ping()?;
+        // The exec closes the child's end of it, as death does.
+        self.told.try_recv()?.transpose()?;
+        Ok(pulse)
+    }
+}
 
 /// Makes an auto-kill child in which a second thread waits at the gate and then execs an echoing program. Only that program
 /// answers on the returned line.
 #[track_caller]
-pub fn about_to_exec(gate: &Gate) -> Result<(Child, Line)> {
+pub fn about_to_exec(gate: &Gate) -> Result<(Child, ExecLine)> {
     prepared(gate, || Ok(()))
 }
 
 /// Like [`about_to_exec`], with the whole child on this processor.
 #[track_caller]
-pub fn about_to_exec_on(processor: usize, gate: &Gate) -> Result<(Child, Line)> {
+pub fn about_to_exec_on(processor: usize, gate: &Gate) -> Result<(Child, ExecLine)> {
     prepared(gate, || stay_on(processor))
 }
 
 /// Like [`about_to_exec`], with a slow exec: it has to wait for another thread whose exit is slow and which clears `going`
 /// when that exit begins.
 #[track_caller]
-pub fn about_to_exec_slowly(gate: &Gate, going: &'static AtomicU32) -> Result<(Child, Line)> {
+pub fn about_to_exec_slowly(gate: &Gate, going: &'static AtomicU32) -> Result<(Child, ExecLine)> {
     prepared(gate, || start_one_slow_to_go(going))
 }
 
 #[track_caller]
-fn prepared(gate: &Gate, prepare: impl FnOnce() -> Result) -> Result<(Child, Line)> {
+fn prepared(gate: &Gate, prepare: impl FnOnce() -> Result) -> Result<(Child, ExecLine)> {
     let (line, echoer) = echo::line()?;
     let (from, to) = echoer.into_fds();
     let command = Command::new("echo", &[])?.with_fd(&from).with_fd(&to);
-    let ready = Gate::new()?;
+    let told = Channel::<Result>::new()?;
     let child = Clone3::new(Flags::KILLED_NNP).spawn(|| {
         let prepared = prepare();
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                let _ = ready.open();
+                // A failure to report is seen as the end of the stream.
+                let _ = told.send(&prepared);
                 if prepared.is_err() {
                     exit_now(98);
                 }
                 gate.wait();
-                command.exec()
+                let _ = told.send(&Err(command.exec()));
+                exit_now(98)
             });
             park()
         })
     })?;
-    ready.wait();
-    Ok((child, line))
+    told.recv_from(&child)??;
+    Ok((child, ExecLine { line, told }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::Failure;
+
+    #[test]
+    fn a_failed_exec_is_no_death() {
+        let (line, told) = (echo::line().unwrap().0, Channel::<Result>::new().unwrap());
+        let failed = Failure::broken("execveat: ENOENT");
+        told.send(&Err(failed.clone())).unwrap();
+        let line = ExecLine { line, told };
+        assert_eq!(line.ping(), Err(failed));
+        assert_eq!(line.ping(), Ok(Pulse::Dead));
+    }
 }
