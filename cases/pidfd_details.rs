@@ -1,8 +1,6 @@
 //! Details of pidfds: in which namespace their pids are given, which waiters they wake, and which processes they signal.
 
-use clone3_conformance::abi::{
-    Flags, InfoMask, PIDFD_SIGNAL_PROCESS_GROUP, PIDFD_SIGNAL_THREAD, PIDFD_SIGNAL_THREAD_GROUP,
-};
+use clone3_conformance::abi::{Flags, InfoMask};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::{Clone3, park};
@@ -115,9 +113,9 @@ fn pidfd_wakes_all_exclusive_watchers_of_hangup() -> Result {
 
 /// Scopes that `pidfd_send_signal(2)` can be given as flags.
 const SCOPES: [(&str, u32); 3] = [
-    ("PIDFD_SIGNAL_THREAD", PIDFD_SIGNAL_THREAD),
-    ("PIDFD_SIGNAL_THREAD_GROUP", PIDFD_SIGNAL_THREAD_GROUP),
-    ("PIDFD_SIGNAL_PROCESS_GROUP", PIDFD_SIGNAL_PROCESS_GROUP),
+    ("PIDFD_SIGNAL_THREAD", libc::PIDFD_SIGNAL_THREAD),
+    ("PIDFD_SIGNAL_THREAD_GROUP", libc::PIDFD_SIGNAL_THREAD_GROUP),
+    ("PIDFD_SIGNAL_PROCESS_GROUP", libc::PIDFD_SIGNAL_PROCESS_GROUP),
 ];
 
 case! {
@@ -156,7 +154,7 @@ fn pidfd_signal_not_forged() -> Result {
             format_args!("to the own process, si_code {code}"),
             own.send_signal_as(SIGNAL, code, 0),
         )?;
-        let to_group = own.send_signal_as(SIGNAL, code, PIDFD_SIGNAL_PROCESS_GROUP);
+        let to_group = own.send_signal_as(SIGNAL, code, libc::PIDFD_SIGNAL_PROCESS_GROUP);
         check::refused(
             format_args!("to the group that the process leads, si_code {code}"),
             to_group,
@@ -197,7 +195,7 @@ fn pidfd_signal_says_how_it_was_sent() -> Result {
         let sent = own.send_signal_to(Signal::SIGUSR1, flags);
         check::succeeds(format_args!("pidfd_send_signal to itself, {scope}"), sent)?;
         let code = pending.read_signal()?.map(|info| info.ssi_code);
-        let expected = if flags == PIDFD_SIGNAL_THREAD { libc::SI_TKILL } else { libc::SI_USER };
+        let expected = if flags == libc::PIDFD_SIGNAL_THREAD { libc::SI_TKILL } else { libc::SI_USER };
         check::equal(format_args!("si_code of a signal sent with {scope}"), code, Some(expected))?;
     }
     Ok(())
@@ -287,7 +285,7 @@ fn pidfd_signal_group_partly_permitted() -> Result {
         let sent = apart(|| {
             privilege::become_ordinary_user()?;
             check::refused("control: to root's", own[0].pidfd()?.send_signal(Signal::SIGKILL), Errno::EPERM)?;
-            let group = theirs.pidfd()?.send_signal_to(Signal::SIGKILL, PIDFD_SIGNAL_PROCESS_GROUP);
+            let group = theirs.pidfd()?.send_signal_to(Signal::SIGKILL, libc::PIDFD_SIGNAL_PROCESS_GROUP);
             Ok(group.map_err(|errno| errno as i32))
         })?;
         check::succeeds("SIGKILL to the process group by an ordinary user", sent.map_err(Errno::from_raw))?;

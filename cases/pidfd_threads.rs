@@ -2,7 +2,7 @@
 
 use std::os::fd::IntoRawFd;
 
-use clone3_conformance::abi::{Flags, PIDFD_SIGNAL_THREAD_GROUP};
+use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::{Clone3, Stack, exit_now, park};
@@ -346,7 +346,7 @@ fn pidfd_thread_signals_its_process() -> Result {
             let pair = Pair::new(&call)?;
             if by_pidfd {
                 let thread = Pidfd::of_thread(pair.other)?;
-                let sent = thread.send_signal_to(Signal::SIGKILL, PIDFD_SIGNAL_THREAD_GROUP);
+                let sent = thread.send_signal_to(Signal::SIGKILL, libc::PIDFD_SIGNAL_THREAD_GROUP);
                 check::succeeds(
                     "PIDFD_SIGNAL_THREAD_GROUP by the pidfd of another thread than the leader",
                     sent,

@@ -1,6 +1,6 @@
 //! Pidfds of zombies, and pidfds that are first requested when the process is gone.
 
-use clone3_conformance::abi::{Flags, InfoMask, PIDFD_THREAD};
+use clone3_conformance::abi::{Flags, InfoMask};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::{Child, Clone3};
@@ -49,7 +49,7 @@ fn pidfd_open_zombie() -> Result {
     let mut calls = vec![("pidfd_open(0)", 0)];
     // A kernel with PIDFD_GET_INFO has the older PIDFD_THREAD, too.
     if Setting::get().probe.features.pidfd_info {
-        calls.push(("pidfd_open(PIDFD_THREAD)", PIDFD_THREAD));
+        calls.push(("pidfd_open(PIDFD_THREAD)", libc::PIDFD_THREAD));
     }
     for &(call, flags) in &calls {
         let opened = check::succeeds(format_args!("{call} of a zombie"), pidfd_open(zombie.pid(), flags))?;

@@ -8,7 +8,7 @@ use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::{Child, Clone3, park};
-use clone3_conformance::kit::held_things::{OWNER_DIED, Semaphore, take_robustly};
+use clone3_conformance::kit::held_things::{Semaphore, take_robustly};
 use clone3_conformance::kit::process::{apart, child_reporting};
 use clone3_conformance::kit::remains::spawn_once_there_is_room;
 use clone3_conformance::kit::subject::ends_by_its_kind;
@@ -43,7 +43,11 @@ fn autoreap_releases_robust_futex() -> Result {
             }
             subject::see_off(&child)?;
             let what = format!("FUTEX_OWNER_DIED after a child of {call}, killed: {killed}");
-            check::equal(what, word.load(Ordering::Acquire) & OWNER_DIED, OWNER_DIED)?;
+            check::equal(
+                what,
+                word.load(Ordering::Acquire) & libc::FUTEX_OWNER_DIED,
+                libc::FUTEX_OWNER_DIED,
+            )?;
         }
     }
     Ok(())

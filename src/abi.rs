@@ -170,13 +170,13 @@ bitflags::bitflags! {
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct CoredumpMask: u32 {
         /// The process dumped core.
-        const COREDUMPED = PIDFD_COREDUMPED;
+        const COREDUMPED = 1;
         /// No dump was attempted.
-        const SKIP = PIDFD_COREDUMP_SKIP;
+        const SKIP = 2;
         /// The dump is made with the user's privileges.
-        const USER = PIDFD_COREDUMP_USER;
+        const USER = 4;
         /// The dump is made as root and readable by root only.
-        const ROOT = PIDFD_COREDUMP_ROOT;
+        const ROOT = 8;
 
         const _ = !0;
     }
@@ -278,25 +278,6 @@ impl Namespace {
         ((PIDFS_IOCTL_MAGIC as u32) << 8) | self as u32
     }
 }
-
-/// `PIDFD_THREAD`: a pidfd for one thread (Linux 6.9).
-pub const PIDFD_THREAD: u32 = libc::O_EXCL as u32;
-
-/// For `pidfd_send_signal(2)`: signal the thread that the pidfd refers to (Linux 6.9).
-pub const PIDFD_SIGNAL_THREAD: u32 = 1;
-/// For `pidfd_send_signal(2)`: signal the process (Linux 6.9).
-pub const PIDFD_SIGNAL_THREAD_GROUP: u32 = 1 << 1;
-/// For `pidfd_send_signal(2)`: signal the whole process group that the process leads (Linux 6.9).
-pub const PIDFD_SIGNAL_PROCESS_GROUP: u32 = 1 << 2;
-
-/// `coredump_mask`: the process dumped core.
-pub const PIDFD_COREDUMPED: u32 = 1;
-/// `coredump_mask`: no dump was attempted.
-pub const PIDFD_COREDUMP_SKIP: u32 = 2;
-/// `coredump_mask`: the dump is made with the user's privileges.
-pub const PIDFD_COREDUMP_USER: u32 = 4;
-/// `coredump_mask`: the dump is made as root and readable by root only.
-pub const PIDFD_COREDUMP_ROOT: u32 = 8;
 
 /// The flag that marks an auto-kill pidfd in `F_GETFL`: the kernel stores it in the bit of `O_TRUNC`.
 pub const AUTOKILL_MARK: i32 = libc::O_TRUNC;

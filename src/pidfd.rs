@@ -12,6 +12,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
+use rustix::process::PidfdGetfdFlags;
 
 use crate::abi::{self, InfoMask, Namespace, PidfdInfo};
 use crate::check::{self, Failure, Result};
@@ -101,7 +102,7 @@ impl Pidfd {
     /// Calls `pidfd_open(tid, PIDFD_THREAD)` for a thread that is known to exist.
     #[track_caller]
     pub fn of_thread(tid: i32) -> Result<Pidfd> {
-        check::succeeds(format_args!("pidfd_open({tid}, PIDFD_THREAD)"), pidfd_open(tid, abi::PIDFD_THREAD))
+        check::succeeds(format_args!("pidfd_open({tid}, PIDFD_THREAD)"), pidfd_open(tid, libc::PIDFD_THREAD))
     }
 
     /// Returns another close-on-exec descriptor for the same open file, which is a reference of its own.
@@ -271,11 +272,10 @@ impl Pidfd {
 
     /// Calls `FS_IOC_GETVERSION`, which returns the generation of the pidfd's inode.
     pub fn generation(&self) -> std::result::Result<u32, Errno> {
-        // _IOR('v', 1, long), but the kernel writes only an int.
-        const REQUEST: u32 = 0x8008_7601;
+        // The request is defined for a long, but the kernel writes only an int.
         let mut generation = 0_u64;
         // SAFETY: the argument is a live word of the size that the request states.
-        let done = unsafe { libc::ioctl(self.as_raw_fd(), REQUEST as libc::Ioctl, &raw mut generation) };
+        let done = unsafe { libc::ioctl(self.as_raw_fd(), libc::FS_IOC_GETVERSION, &raw mut generation) };
         Errno::result(done).map(|_| generation as u32)
     }
 
@@ -369,11 +369,8 @@ impl Pidfd {
 
     /// Calls `pidfd_getfd(2)`.
     pub fn getfd(&self, target: i32) -> std::result::Result<OwnedFd, Errno> {
-        // SAFETY: no pointers are passed.
-        let fd =
-            Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_getfd, self.as_raw_fd(), target, 0_u32) })?;
-        // SAFETY: the kernel just created this descriptor, and nothing else owns it.
-        Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+        let got = rustix::process::pidfd_getfd(self, target, PidfdGetfdFlags::empty());
+        got.map_err(check::errno_of)
     }
 
     /// Like [`Pidfd::getfd`], for a child of the caller, which may trace it.

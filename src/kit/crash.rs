@@ -27,12 +27,6 @@ pub enum Crash {
     Abort,
 }
 
-/// `si_code`: sent by the kernel, without a specific reason.
-const SI_KERNEL: i32 = 128;
-
-/// `si_code`: sent by `tgkill(2)`, as abort and raise do.
-pub const SI_TKILL: i32 = -6;
-
 impl Crash {
     /// Returns all ways to crash.
     pub fn all() -> impl Iterator<Item = Crash> {
@@ -55,8 +49,8 @@ impl Crash {
             Crash::Unmapped => 1,
             Crash::ReadOnly => 2,
             Crash::Trap(trap) => trap.code(),
-            Crash::NoStack => SI_KERNEL,
-            Crash::Abort => SI_TKILL,
+            Crash::NoStack => libc::SI_KERNEL,
+            Crash::Abort => libc::SI_TKILL,
         }
     }
 

@@ -75,8 +75,7 @@ pub fn receive_without_room(socket: impl AsFd) -> Result<bool> {
     Ok(got.flags.contains(ReturnFlags::CTRUNC))
 }
 
-/// `SO_PASSPIDFD` and `SCM_PIDFD` of `include/linux/socket.h` (Linux 6.5).
-const SO_PASSPIDFD: libc::c_int = 76;
+/// `SCM_PIDFD` of `include/linux/socket.h` (Linux 6.5).
 const SCM_PIDFD: libc::c_int = 4;
 
 /// Makes every message that this socket receives from now on carry a pidfd of its sender.
@@ -87,7 +86,13 @@ pub fn ask_for_pidfds(socket: impl AsFd) -> Result {
     let (fd, on) = (socket.as_fd().as_raw_fd(), 1_i32);
     // SAFETY: the option's value is a live int of the given size.
     let set = unsafe {
-        libc::setsockopt(fd, libc::SOL_SOCKET, SO_PASSPIDFD, (&raw const on).cast(), size_of::<i32>() as u32)
+        libc::setsockopt(
+            fd,
+            libc::SOL_SOCKET,
+            libc::SO_PASSPIDFD,
+            (&raw const on).cast(),
+            size_of::<i32>() as u32,
+        )
     };
     match Errno::result(set) {
         Err(Errno::ENOPROTOOPT) => Err(Failure::unsupported("the kernel has no SO_PASSPIDFD (Linux 6.5)")),

@@ -9,9 +9,6 @@ use crate::kit::tracer;
 use crate::note;
 use crate::wait;
 
-/// The event of a stop by `PTRACE_INTERRUPT`, above the signal in the wait status (`linux/ptrace.h`).
-const PTRACE_EVENT_STOP: i32 = 128;
-
 /// A process in a ptrace stop. It continues when this is dropped, or when the process that stopped it exits.
 #[derive(Debug)]
 pub struct Halted {
@@ -38,7 +35,7 @@ impl Halted {
         loop {
             let status = wait::reap(pid)?;
             match status.stop() {
-                Some((_, PTRACE_EVENT_STOP)) => return Ok(halted),
+                Some((_, libc::PTRACE_EVENT_STOP)) => return Ok(halted),
                 Some((signal, _)) => tracer::go_on(pid, Some(signal))?,
                 None => return Err(Failure::broken(format!("process {pid}, to be halted, {status}"))),
             }

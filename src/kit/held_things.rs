@@ -13,9 +13,6 @@ use crate::check::{Failure, Result};
 use crate::kit::shared;
 use crate::kit::threads::own_tid;
 
-/// Flag in the word of a robust futex: its owner has died (`FUTEX_OWNER_DIED` of `linux/futex.h`).
-pub const OWNER_DIED: u32 = 0x4000_0000;
-
 /// `struct robust_list_head` of `linux/futex.h`.
 #[repr(C)]
 struct RobustList {

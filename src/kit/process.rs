@@ -114,7 +114,7 @@ pub fn sched_getscheduler(tid: i32) -> std::result::Result<i32, Errno> {
     Errno::result(unsafe { libc::sched_getscheduler(tid) })
 }
 
-/// Calls `sched_setscheduler(2)` for the caller, with the policy as a number and the priority.
+/// Calls `sched_setscheduler(2)` for the calling thread, with the policy as a number and the priority.
 pub fn set_scheduler(policy: i32, priority: i32) -> std::result::Result<(), Errno> {
     // SAFETY: sched_param is plain data, for which all zeroes is a valid value.
     let mut parameters: libc::sched_param = unsafe { std::mem::zeroed() };

@@ -4,6 +4,7 @@ use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
 use crate::check::Result;
+use crate::kit::process::set_scheduler;
 use crate::pidfd::Pidfd;
 
 /// Returns two processors on which the caller may run; if there is only one, that one twice.
@@ -28,18 +29,12 @@ pub fn stay_on(processor: usize) -> Result {
 
 /// Gives the calling thread, but none of its children, real-time priority. Returns whether that is permitted.
 pub(super) fn go_first() -> bool {
-    schedule(libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, 1)
+    set_scheduler(libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, 1).is_ok()
 }
 
 /// Gives the calling thread normal priority.
 fn go_along() -> bool {
-    schedule(libc::SCHED_OTHER, 0)
-}
-
-fn schedule(policy: i32, priority: i32) -> bool {
-    let parameters = libc::sched_param { sched_priority: priority };
-    // SAFETY: the call only reads the structure, which outlives it.
-    unsafe { libc::sched_setscheduler(0, policy, &parameters) == 0 }
+    set_scheduler(libc::SCHED_OTHER, 0).is_ok()
 }
 
 /// A position from which the caller observes the release of a child while it happens.

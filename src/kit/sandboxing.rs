@@ -12,10 +12,10 @@ use crate::note;
 /// # Errors
 /// `blocked` if it does not.
 pub fn seccomp_filters_exist() -> Result {
-    const GET_ACTION_AVAIL: libc::c_uint = 2;
     let action = libc::SECCOMP_RET_ALLOW;
     // SAFETY: the kernel reads the four bytes of `action`, which is live.
-    let known = unsafe { libc::syscall(libc::SYS_seccomp, GET_ACTION_AVAIL, 0, &raw const action) };
+    let known =
+        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_GET_ACTION_AVAIL, 0, &raw const action) };
     match Errno::result(known) {
         Ok(_) => Ok(()),
         Err(errno) => Err(Failure::blocked(format!("seccomp filters (CONFIG_SECCOMP_FILTER): {errno:?}"))),
