@@ -140,16 +140,10 @@ impl Pidfd {
     /// passed.
     #[track_caller]
     fn poll_for(&self, events: PollFlags, patience: PollTimeout) -> Result<Option<PollFlags>> {
-        loop {
-            let mut fds = [PollFd::new(self.as_fd(), events)];
-            match poll(&mut fds, patience) {
-                Err(Errno::EINTR) => {}
-                polled => {
-                    let ready = check::succeeds(format_args!("poll on {self} for {events:?}"), polled)?;
-                    return Ok(if ready == 0 { None } else { fds[0].revents() });
-                }
-            }
-        }
+        let mut fds = [PollFd::new(self.as_fd(), events)];
+        let polled = sandbox::wait_within(&mut fds, patience);
+        let ready = check::succeeds(format_args!("poll on {self} for {events:?}"), polled)?;
+        Ok(if ready { fds[0].revents() } else { None })
     }
 
     #[track_caller]

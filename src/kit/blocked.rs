@@ -4,8 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, PollTimeout};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::check::{Context as _, Failure, Result};
@@ -102,14 +101,8 @@ impl Blocked {
     }
 
     fn has_returned(&self, timeout: PollTimeout) -> Result<bool> {
-        loop {
-            let mut fds = [PollFd::new(self.returned.as_fd(), PollFlags::POLLIN)];
-            match poll(&mut fds, timeout) {
-                Ok(ready) => return Ok(ready > 0),
-                Err(Errno::EINTR) => {}
-                Err(errno) => return Err(errno.into()),
-            }
-        }
+        let mut fds = [PollFd::new(self.returned.as_fd(), PollFlags::POLLIN)];
+        Ok(sandbox::wait_within(&mut fds, timeout)?)
     }
 
     /// Waits until the call returns, and returns its result.

@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, poll};
+use nix::poll::{PollFd, PollFlags};
 use rustix::fs::{AtFlags, Mode, OFlags, fstat, mkdirat, open, openat, unlinkat};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
@@ -148,13 +148,9 @@ impl Cgroup {
                 return Ok(());
             }
             let mut fds = [PollFd::new(events.as_fd(), PollFlags::POLLPRI)];
-            match poll(&mut fds, sandbox::time_left()) {
-                Ok(0) => {
-                    let now = now.trim_end().replace('\n', ", ");
-                    return Err(Failure::fail(format!("cgroup.events never said {line:?}, but: {now}")));
-                }
-                Ok(_) | Err(Errno::EINTR) => {}
-                Err(errno) => return Err(errno.into()),
+            if !sandbox::wait_for(&mut fds)? {
+                let now = now.trim_end().replace('\n', ", ");
+                return Err(Failure::fail(format!("cgroup.events never said {line:?}, but: {now}")));
             }
         }
     }

@@ -4,8 +4,7 @@ use std::marker::PhantomData;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::{Mutex, MutexGuard};
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, poll};
+use nix::poll::{PollFd, PollFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -136,17 +135,9 @@ pub fn read_byte(from: &impl AsFd) -> Result<Option<u8>> {
 fn read_some(from: &impl AsFd, buffer: &mut [u8]) -> Result<usize> {
     loop {
         let mut fds = [PollFd::new(from.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut fds, sandbox::time_left()) {
-            Ok(0) => {
-                let waited = sandbox::patience();
-                let doing = sandbox::whereabouts(own_pid());
-                return Err(Failure::fail(format!(
-                    "nothing came through a pipe within {waited:.1?}; {doing}"
-                )));
-            }
-            Ok(_) => {}
-            Err(Errno::EINTR) => continue,
-            Err(errno) => return Err(errno.into()),
+        if !sandbox::wait_for(&mut fds)? {
+            let (waited, doing) = (sandbox::patience(), sandbox::whereabouts(own_pid()));
+            return Err(Failure::fail(format!("nothing came through a pipe within {waited:.1?}; {doing}")));
         }
         match rustix::io::read(from, &mut *buffer) {
             Err(rustix::io::Errno::INTR) => {}

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 
 use linkme::distributed_slice;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::socket::{getsockopt, sockopt};
 
 use crate::abi::{CoredumpMask, Flags, InfoMask};
@@ -102,15 +102,13 @@ impl Server {
     fn wait_for_news(&self, process: &Pidfd) -> Result<bool> {
         let ended = PollFd::new(process.as_fd(), PollFlags::POLLIN);
         let mut fds = [PollFd::new(self.listener.as_fd(), PollFlags::POLLIN), ended];
-        match poll(&mut fds, sandbox::time_left()) {
-            Ok(0) => {
-                let waited = sandbox::patience();
-                Err(Failure::fail(format!("neither a core dump nor the child's end within {waited:.1?}")))
-            }
-            Ok(_) => Ok(fds[1].any().unwrap_or(false)),
-            Err(nix::errno::Errno::EINTR) => Ok(false),
-            Err(errno) => Err(errno.into()),
+        if !sandbox::wait_for(&mut fds)? {
+            let waited = sandbox::patience();
+            return Err(Failure::fail(format!(
+                "neither a core dump nor the child's end within {waited:.1?}"
+            )));
         }
+        Ok(fds[1].any().unwrap_or(false))
     }
 
     /// Sends dumps to a socket without a listener.
@@ -212,7 +210,12 @@ impl Lingering {
 pub(super) fn accept_before_end(listener: &UnixListener, process: &Pidfd) -> Result<UnixStream> {
     let ended = PollFd::new(process.as_fd(), PollFlags::POLLIN);
     let mut fds = [PollFd::new(listener.as_fd(), PollFlags::POLLIN), ended];
-    check::succeeds("poll", poll(&mut fds, sandbox::time_left()))?;
+    if !sandbox::wait_for(&mut fds)? {
+        let waited = sandbox::patience();
+        return Err(Failure::fail(format!(
+            "neither a helper for the core dump nor the child's end within {waited:.1?}"
+        )));
+    }
     match fds[0].any() {
         Some(true) => Ok(listener.accept()?.0),
         _ => Err(Failure::blocked("a core dump starts no helper here")),

@@ -2,8 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, PollTimeout};
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::time::Timespec;
 
@@ -60,13 +59,9 @@ impl Watch {
                 return Ok(flags);
             }
             let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
-            match poll(&mut fds, sandbox::time_left()) {
-                Ok(0) => {
-                    let waited = sandbox::patience();
-                    return Err(Failure::fail(format!("epoll reported no event within {waited:.1?}")));
-                }
-                Ok(_) | Err(Errno::EINTR) => {}
-                Err(errno) => return Err(errno.into()),
+            if !sandbox::wait_for(&mut fds)? {
+                let waited = sandbox::patience();
+                return Err(Failure::fail(format!("epoll reported no event within {waited:.1?}")));
             }
         }
     }

@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollTimeout, poll};
+use nix::poll::PollTimeout;
 
 use crate::check::Result;
+use crate::sandbox;
 
 /// Milliseconds between two polls, each of which may be a fork.
 const PAUSE: u8 = 3;
@@ -18,6 +19,6 @@ pub fn eventually<T>(patience: Duration, mut look: impl FnMut() -> Result<Option
         if answer.is_some() || start.elapsed() > patience {
             return Ok(answer);
         }
-        poll(&mut [], PollTimeout::from(PAUSE))?;
+        sandbox::wait_within(&mut [], PollTimeout::from(PAUSE))?;
     }
 }

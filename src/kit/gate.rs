@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use crate::check::{self, Failure, Result};
+use crate::check::{Failure, Result};
 use crate::pidfd::Pidfd;
 use crate::{note, sandbox};
 
@@ -33,21 +33,22 @@ impl Gate {
     /// Like [`Gate::wait`], for a gate that another process opens. Fails if that process ends first.
     #[track_caller]
     pub fn wait_for(&self, process: &Pidfd) -> Result {
-        use nix::poll::{PollFd, PollFlags, poll};
+        use nix::poll::{PollFd, PollFlags};
         let mut fds = [self.inner.as_fd(), process.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
-        check::succeeds("poll", poll(&mut fds, sandbox::time_left()))?;
+        if !sandbox::wait_for(&mut fds)? {
+            let waited = sandbox::patience();
+            return Err(Failure::fail(format!(
+                "the process of {process} opened no gate within {waited:.1?}"
+            )));
+        }
         match fds.map(|fd| fd.any()) {
             [Some(true), _] => {
                 self.wait();
                 Ok(())
             }
-            [_, Some(true)] => Err(Failure::fail(format!(
+            _ => Err(Failure::fail(format!(
                 "the process of {process} has ended, and should have opened a gate"
             ))),
-            _ => {
-                let waited = sandbox::patience();
-                Err(Failure::fail(format!("the process of {process} opened no gate within {waited:.1?}")))
-            }
         }
     }
 

@@ -5,11 +5,12 @@ use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, PollTimeout};
 use rustix::ioctl::{Ioctl, Opcode, Updater, ioctl};
 
 use crate::check::{Failure, Result, errno_of};
 use crate::kit::fdpass;
+use crate::sandbox;
 
 /// The result of the system call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,7 +114,7 @@ impl Supervisor {
     pub fn next(&self) -> std::result::Result<Option<Call>, Errno> {
         loop {
             let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
-            poll(&mut fds, PollTimeout::NONE)?;
+            sandbox::wait_within(&mut fds, PollTimeout::NONE)?;
             if !fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLIN)) {
                 return Ok(None);
             }

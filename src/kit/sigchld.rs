@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use nix::poll::{PollFd, PollFlags, poll};
+use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
 
@@ -64,7 +64,7 @@ pub fn arrives_for(pid: i32, code: i32) -> Result {
     set.add(Signal::SIGCHLD);
     let pending = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
     // A signalfd is readable while the signal is pending.
-    if poll(&mut [PollFd::new(pending.as_fd(), PollFlags::POLLIN)], sandbox::time_left())? == 0 {
+    if !sandbox::wait_for(&mut [PollFd::new(pending.as_fd(), PollFlags::POLLIN)])? {
         let waited = sandbox::patience();
         return Err(Failure::fail(format!("no SIGCHLD about process {pid} came within {waited:.1?}")));
     }
@@ -89,7 +89,7 @@ fn next_info() -> Result<siginfo> {
     let mut set = SigSet::empty();
     set.add(Signal::SIGCHLD);
     let pending = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
-    poll(&mut [PollFd::new(pending.as_fd(), PollFlags::POLLIN)], sandbox::time_left())?;
+    sandbox::wait_for(&mut [PollFd::new(pending.as_fd(), PollFlags::POLLIN)])?;
     let info = pending.read_signal()?;
     info.ok_or_else(|| Failure::fail(format!("no SIGCHLD came within {:.1?}", sandbox::patience())))
 }

@@ -4,7 +4,7 @@ use std::ffi::c_int;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, poll};
+use nix::poll::{PollFd, PollFlags};
 use rustix::mm::{MapFlags, ProtFlags, UserfaultfdFlags, mmap_anonymous, userfaultfd};
 use rustix::param::page_size;
 
@@ -122,25 +122,15 @@ impl Trap {
     #[track_caller]
     pub fn wait_for_someone(&self) -> Result {
         let mut fds = [PollFd::new(self.uffd.as_fd(), PollFlags::POLLIN)];
-        loop {
-            match poll(&mut fds, sandbox::time_left()) {
-                Ok(0) => {
-                    let waited = sandbox::patience();
-                    let doing = sandbox::whereabouts(own_pid());
-                    return Err(Failure::fail(format!(
-                        "no page fault came to userfaultfd within {waited:.1?}; {doing}"
-                    )));
-                }
-                Ok(_) if fds[0].revents() == Some(PollFlags::POLLIN) => return Ok(()),
-                Ok(_) => {
-                    return Err(Failure::broken(format!(
-                        "poll on a userfaultfd says {:?}",
-                        fds[0].revents()
-                    )));
-                }
-                Err(Errno::EINTR) => {}
-                Err(errno) => return Err(errno.into()),
-            }
+        if !sandbox::wait_for(&mut fds)? {
+            let (waited, doing) = (sandbox::patience(), sandbox::whereabouts(own_pid()));
+            return Err(Failure::fail(format!(
+                "no page fault came to userfaultfd within {waited:.1?}; {doing}"
+            )));
+        }
+        match fds[0].revents() {
+            Some(PollFlags::POLLIN) => Ok(()),
+            events => Err(Failure::broken(format!("poll on a userfaultfd says {events:?}"))),
         }
     }
 

@@ -8,12 +8,13 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, PollTimeout};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::lane::kill_and_reap;
+use super::wait_within;
 use crate::check::{Failure, Result};
 use crate::clone3::exit_now;
 use crate::kit::process;
@@ -91,20 +92,10 @@ enum News {
 fn first_news(ended: &OwnedFd, program: BorrowedFd<'_>, patience: Duration) -> News {
     let timeout = PollTimeout::try_from(patience).unwrap_or(PollTimeout::MAX);
     let mut fds = [PollFd::new(ended.as_fd(), PollFlags::POLLIN), PollFd::new(program, PollFlags::empty())];
-    match poll_again(&mut fds, timeout) {
-        Ok(0) | Err(_) => News::Nothing,
-        Ok(_) if fds[0].any() == Some(true) => News::Locked,
-        Ok(_) => News::Gone,
-    }
-}
-
-/// Polls again after EINTR. A stop and continuation restart the timeout.
-fn poll_again(fds: &mut [PollFd<'_>], timeout: PollTimeout) -> nix::Result<i32> {
-    loop {
-        match poll(fds, timeout) {
-            Err(nix::errno::Errno::EINTR) => {}
-            other => return other,
-        }
+    match wait_within(&mut fds, timeout) {
+        Ok(false) | Err(_) => News::Nothing,
+        Ok(true) if fds[0].any() == Some(true) => News::Locked,
+        Ok(true) => News::Gone,
     }
 }
 

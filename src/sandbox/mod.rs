@@ -16,6 +16,7 @@ mod entry;
 mod hang;
 mod lane;
 mod leavings;
+mod poll;
 mod scarcity;
 mod wire;
 mod zygote;
@@ -29,6 +30,7 @@ pub use entry::{give_up_earlier, is_half_time_left, is_report, patience, time_le
 pub(crate) use hang::whereabouts;
 pub use lane::NOTHING;
 pub(crate) use leavings::{number_of, own_directory};
+pub use poll::{wait_for, wait_within};
 pub use wire::{Outcome, Request};
 
 use crate::check::Failure;

@@ -4,12 +4,11 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, poll};
+use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::unistd::{ForkResult, fork};
 
-use super::{census, lane};
+use super::{census, lane, wait_within};
 use crate::clone3::exit_now;
 use crate::kit::{cgroup, fdpass};
 use crate::pidfd::Pidfd;
@@ -116,7 +115,8 @@ fn wait_for_end(lane: &Pidfd) {
     /// In milliseconds: more than leftovers may take to die.
     const PATIENCE: u16 = 40_000;
     let mut fds = [PollFd::new(lane.as_fd(), PollFlags::POLLIN)];
-    while poll(&mut fds, PATIENCE) == Err(Errno::EINTR) {}
+    // Without it, the lane is given no time.
+    let _ = wait_within(&mut fds, PATIENCE.into());
 }
 
 fn become_lane(socket: OwnedFd) -> ! {
