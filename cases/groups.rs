@@ -1,6 +1,6 @@
 //! Process groups with auto-reaped members: signals to the group reach them, and they keep it from being orphaned.
 
-use clone3_conformance::abi::{Flags, PIDFD_SIGNAL_PROCESS_GROUP};
+use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::Clone3;
