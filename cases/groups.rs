@@ -83,7 +83,10 @@ fn autoreap_reached_by_pidfd_signal_to_group() -> Result {
         let leader = member(leads, OWN)?;
         let other = member(follows, Pid::from_raw(leader.pid()))?;
         let what = "pidfd_send_signal(SIGTERM, PIDFD_SIGNAL_PROCESS_GROUP)";
-        check::succeeds(what, leader.pidfd()?.send_signal_to(Signal::SIGTERM, PIDFD_SIGNAL_PROCESS_GROUP))?;
+        check::succeeds(
+            what,
+            leader.pidfd()?.send_signal_to(Signal::SIGTERM, libc::PIDFD_SIGNAL_PROCESS_GROUP),
+        )?;
         let (killed, vanished) = if leader.reaps_itself() { (other, leader) } else { (leader, other) };
         are_killed(killed, &vanished).context(format_args!("after {what}, led by a child of {leads}"))?;
     }
@@ -101,8 +104,9 @@ fn pidfd_signal_to_group_of_no_leader() -> Result {
         let leader = member(&call, OWN)?;
         let other = member(&call, Pid::from_raw(leader.pid()))?;
         // SIGURG is ignored by default.
-        let signal =
-            |to: &Held| to.pidfd().map(|it| it.send_signal_to(Signal::SIGURG, PIDFD_SIGNAL_PROCESS_GROUP));
+        let signal = |to: &Held| {
+            to.pidfd().map(|it| it.send_signal_to(Signal::SIGURG, libc::PIDFD_SIGNAL_PROCESS_GROUP))
+        };
         check::succeeds("control: PIDFD_SIGNAL_PROCESS_GROUP by the leader's pidfd", signal(&leader)?)?;
         let what = format!("PIDFD_SIGNAL_PROCESS_GROUP by the pidfd of another member, a child of {call}");
         check::refused(what, signal(&other)?, Errno::ESRCH)?;
