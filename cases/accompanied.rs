@@ -14,7 +14,7 @@ use clone3_conformance::kit::{
     Held, Tied, alternate_stack, errands, namespace, shared, sigchld, subject, threads,
 };
 use clone3_conformance::procfs::status_field;
-use clone3_conformance::wait::Status;
+use clone3_conformance::wait::{Event, Status};
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::close;
@@ -278,7 +278,7 @@ fn nnp_sends_exit_signal() -> Result {
     disposition::queue(signal).map_err(|errno| {
         Failure::blocked(format!("RLIMIT_SIGPENDING lets no signal be queued: {errno:?}"))
     })?;
-    let queued = sigchld::take_exit_signal(signal).map(|(code, _)| code);
+    let queued = sigchld::take_exit_signal(signal).map(|event| event.code);
     check::equal("control: si_code of a signal of the own queue", queued, Some(libc::SI_QUEUE))?;
     let none = Some("0".repeat(16));
     for call in [Clone3::new(Flags::empty()), Clone3::new(Flags::NNP)] {
@@ -293,8 +293,8 @@ fn nnp_sends_exit_signal() -> Result {
         child.reap_expecting(ENDED)?;
         let what = format_args!("the exit signal, {signal}, of a child of {call}");
         let (first, second) = (sigchld::take_exit_signal(signal), sigchld::take_exit_signal(signal));
-        check::equal(what, sigchld::in_words(first), sigchld::in_words(Some((libc::CLD_EXITED, pid))))?;
-        check::equal(format_args!("{what} once more"), sigchld::in_words(second), sigchld::in_words(None))?;
+        check::equal(what, first, Some(Event::exited(pid, 0)))?;
+        check::equal(format_args!("{what} once more"), second, None)?;
         check::equal("ShdPnd when that is taken", status_field("self", "ShdPnd"), none.clone())?;
     }
     Ok(())

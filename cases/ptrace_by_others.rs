@@ -59,8 +59,8 @@ fn autoreap_ptrace_other_tracer_zombie() -> Result {
     let (child, tracer) = zombie_of_a_sibling(&Clone3::new(Flags::REAPED), 16)?;
     check::equal("the parent's waitid(WEXITED|WNOHANG|__WALL)", parent_sees(&child), Ok(None))?;
     sigchld::none_pending()?;
-    let heard = sigchld::in_words(Some((libc::CLD_EXITED, child.pid())));
-    check::equal("SIGCHLD of the tracer", sigchld::in_words(tracer.take_sigchld()?), heard)?;
+    let heard = Some(Event::exited(child.pid(), 16));
+    check::equal("SIGCHLD of the tracer", tracer.take_sigchld()?, heard)?;
     check::equal("the tracer's wait", tracer.reap()?, Status::exited(16))?;
     is_gone_with(&child, Status::exited(16))?;
     tracer.dismiss()
@@ -264,8 +264,7 @@ fn traced_orphan(call: &Clone3, ends: Ends) -> Result<(Orphan, Tracer)> {
     let (pid, tracer) = (child.pid, Tracer::of(child.pid)?);
     let becomes_a_zombie = || {
         check::equal("what the tracer finds", tracer.find_zombie()?, Event::exited(pid, 16))?;
-        let heard = sigchld::in_words(Some((libc::CLD_EXITED, pid)));
-        check::equal("SIGCHLD of the tracer", sigchld::in_words(tracer.take_sigchld()?), heard)
+        check::equal("SIGCHLD of the tracer", tracer.take_sigchld()?, Some(Event::exited(pid, 16)))
     };
     if ends == Ends::BeforeItsParent {
         child.let_go()?;
@@ -277,8 +276,7 @@ fn traced_orphan(call: &Clone3, ends: Ends) -> Result<(Orphan, Tracer)> {
         orphan.let_go()?;
         becomes_a_zombie()?;
     }
-    let again = sigchld::in_words(tracer.take_sigchld()?);
-    check::equal("SIGCHLD of the tracer, after the one about the exit", again, sigchld::in_words(None))?;
+    check::equal("SIGCHLD of the tracer, after the one about the exit", tracer.take_sigchld()?, None)?;
     check::equal("waitid of the new parent, while the tracer has not waited", orphan.wait_now(), Ok(None))?;
     check::holds(!orphan.announced, "the new parent got SIGCHLD before the tracer waited")?;
     sigchld::none_pending()?;

@@ -224,8 +224,7 @@ case! {
 }
 fn autoreap_ptrace_tracer_told_how() -> Result {
     sigchld::block()?;
-    let exits = (None, libc::CLD_EXITED, Status::exited(6));
-    for (signal, code, status) in [exits, (Some(Signal::SIGKILL), libc::CLD_KILLED, Status::SIGKILLED)] {
+    for (signal, status) in [(None, Status::exited(6)), (Some(Signal::SIGKILL), Status::SIGKILLED)] {
         let child = Held::traceable(&Clone3::new(Flags::REAPED), 6)?;
         let tracer = Tracer::of(child.pid())?;
         match signal {
@@ -233,8 +232,8 @@ fn autoreap_ptrace_tracer_told_how() -> Result {
             Some(signal) => child.kill(signal)?,
         }
         tracer.find_zombie()?;
-        let told = sigchld::in_words(tracer.take_sigchld()?);
-        check::equal("SIGCHLD of the tracer", told, sigchld::in_words(Some((code, child.pid()))))?;
+        let told = signal.map_or(Event::exited(child.pid(), 6), |signal| Event::killed(child.pid(), signal));
+        check::equal("SIGCHLD of the tracer", tracer.take_sigchld()?, Some(told))?;
         check::equal("the tracer's wait", tracer.reap()?, status)?;
         child.is_gone_with(status)?;
         tracer.dismiss()?;

@@ -12,7 +12,7 @@ use clone3_conformance::kit::tracer::Tracer;
 use clone3_conformance::kit::{Actor, Held, Tied, sigchld, subject, tracer};
 use clone3_conformance::procfs::Stat;
 use clone3_conformance::sandbox;
-use clone3_conformance::wait::{self, Status};
+use clone3_conformance::wait::{self, Event, Status};
 use nix::poll::PollTimeout;
 use nix::sys::ptrace::{self, Options};
 use nix::sys::signal::{Signal, kill};
@@ -161,8 +161,8 @@ fn autoreap_ptrace_tracer_told_of_continuation() -> Result {
             Ok(sigchld::take())
         })?;
         let what = format!("SIGCHLD of the tracer of a child of {call}, at SIGCONT");
-        let expected = sigchld::in_words(Some((libc::CLD_CONTINUED, pid)));
-        check::equal(what, sigchld::in_words(told), expected)?;
+        let continued = Event { pid, code: libc::CLD_CONTINUED, status: libc::SIGCONT };
+        check::equal(what, told, Some(continued))?;
         child.into_child().clear_away()?;
     }
     Ok(())

@@ -138,8 +138,8 @@ impl<'a> Who<'a> {
     }
 }
 
-/// The result of `waitid(2)`, displayed in words: `child 38 CLD_STOPPED by SIGSTOP`.
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// What `waitid(2)` or SIGCHLD reports about a child, displayed in words: `child 38 CLD_STOPPED by SIGSTOP`.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
     /// The child's pid.
     pub pid: i32,

@@ -53,7 +53,7 @@ impl Grandchild {
     #[track_caller]
     pub fn orphan(self) -> Result<Orphan> {
         self.parent.dismiss()?;
-        let announced = sigchld::take().is_some_and(|(_, whose)| whose == self.pid);
+        let announced = sigchld::take().is_some_and(|event| event.pid == self.pid);
         Ok(Orphan::at(self.gate, self.pid, self.pidfd, announced))
     }
 }

@@ -63,7 +63,7 @@ impl Orphan {
             fdpass::send(&theirs, child.pidfd()?)?;
             Ok(child.pid())
         })?;
-        let announced = sigchld::take().is_some_and(|(_, whose)| whose == pid);
+        let announced = sigchld::take().is_some_and(|event| event.pid == pid);
         let pidfd = Pidfd::from(fdpass::receive(&ours)?);
         Ok(Orphan { pid, pidfd, announced, gate })
     }

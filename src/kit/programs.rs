@@ -24,7 +24,7 @@ use crate::kit::echo::Echoer;
 use crate::kit::helper::{self, Command, HELPERS, Helper};
 use crate::kit::sigchld;
 use crate::kit::{Channel, Gate, legacy};
-use crate::wait::{self, Status, Who};
+use crate::wait::{self, Event, Status, Who};
 
 /// The exit status of a helper that fails.
 const WENT_WRONG: i32 = 97;
@@ -89,8 +89,8 @@ fn again(arguments: &[String]) -> Result<i32> {
 }
 
 /// How the parent saw the end of a child: the event that waitid(WEXITED|__WALL) returned (`None` for ECHILD), and the
-/// pending SIGCHLD, each as (si_code, si_status or si_pid).
-pub type EndReport = (Option<(i32, i32)>, Option<(i32, i32)>);
+/// pending SIGCHLD.
+pub type EndReport = (Option<Event>, Option<Event>);
 
 /// Has a process make a child by `call` and exec `watch-end`; returns how the new program sees the child end.
 pub fn end_seen_after_parents_exec(call: &Clone3) -> Result<EndReport> {
@@ -117,7 +117,7 @@ fn watch_end(arguments: &[String]) -> Result<i32> {
     let (gate, pid) = (fd(arguments, 0)?, number(arguments, 1)?);
     rustix::io::write(gate, b"g")?;
     let found = match wait::waitid(Who::Pid(pid), libc::WEXITED | libc::__WALL) {
-        Ok(event) => Ok((event.map(|event| (event.code, event.status)), sigchld::take())),
+        Ok(event) => Ok((event, sigchld::take())),
         Err(Errno::ECHILD) => Ok((None, sigchld::take())),
         Err(errno) => Err(errno.into()),
     };

@@ -7,7 +7,7 @@ use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
 
-use crate::check::{self, Failure, Result};
+use crate::check::{self, Context as _, Failure, Result};
 use crate::wait::Event;
 use crate::{sandbox, wait};
 
@@ -18,14 +18,14 @@ pub fn block() -> Result {
     Ok(sigprocmask(SigmaskHow::SIG_BLOCK, Some(&set), None)?)
 }
 
-/// Takes a pending SIGCHLD; returns its `si_code` and the pid that it is about. Never blocks.
-pub fn take() -> Option<(i32, i32)> {
+/// Takes a pending SIGCHLD; returns what it reports about a child. Never blocks.
+pub fn take() -> Option<Event> {
     take_exit_signal(libc::SIGCHLD)
 }
 
 /// Like [`take`], for the exit signal of a child with this number. A signalfd would not provide the pid: for signals other
 /// than SIGCHLD it interprets `si_code` differently.
-pub fn take_exit_signal(signal: i32) -> Option<(i32, i32)> {
+pub fn take_exit_signal(signal: i32) -> Option<Event> {
     // SAFETY: both are plain data, for which all zeroes is a valid value.
     let (mut info, mut set): (libc::siginfo_t, libc::sigset_t) = unsafe { std::mem::zeroed() };
     let at_once = libc::timespec { tv_sec: 0, tv_nsec: 0 };
@@ -35,40 +35,37 @@ pub fn take_exit_signal(signal: i32) -> Option<(i32, i32)> {
         libc::sigaddset(&mut set, signal);
         libc::sigtimedwait(&set, &mut info, &at_once)
     };
-    // SAFETY: for any signal about a child, the kernel fills these fields, and it copies the whole structure.
-    (got == signal).then(|| (info.si_code, unsafe { info.si_pid() }))
+    // SAFETY: for any signal about a child, the kernel fills these fields, and it copies the whole structure; without a signal
+    // they are zero.
+    let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
+    (got == signal).then_some(Event { pid, code: info.si_code, status })
 }
 
 /// Fails if a SIGCHLD is pending. SIGCHLD must be [blocked](block()), and anything that could send it must be over.
 #[track_caller]
 pub fn none_pending() -> Result {
     let got = take();
-    check::holds(got.is_none(), format_args!("expected no SIGCHLD, got one: {}", in_words(got)))
-}
-
-/// Formats a result of [`take`] by name: `CLD_EXITED of 38`.
-pub fn in_words(taken: Option<(i32, i32)>) -> String {
-    taken.map_or_else(|| "none".to_owned(), |(code, pid)| format!("{} of {pid}", wait::code_name(code)))
+    check::holds(got.is_none(), format_args!("expected no SIGCHLD, got one: {got:?}"))
 }
 
 /// Fails unless a SIGCHLD about this child is pending.
 #[track_caller]
 pub fn pending_for(pid: i32, code: i32) -> Result {
-    check::equal("pending SIGCHLD", in_words(take()), in_words(Some((code, pid))))
+    is_about(pid, code, take())
 }
 
 /// Blocks until a SIGCHLD arrives, which must be about this child, with this `code`. SIGCHLD must be [blocked](block()).
 #[track_caller]
 pub fn arrives_for(pid: i32, code: i32) -> Result {
-    let mut set = SigSet::empty();
-    set.add(Signal::SIGCHLD);
-    let pending = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
-    // A signalfd is readable while the signal is pending.
-    if !sandbox::wait_for(&mut [PollFd::new(pending.as_fd(), PollFlags::POLLIN)])? {
-        let waited = sandbox::patience();
-        return Err(Failure::fail(format!("no SIGCHLD about process {pid} came within {waited:.1?}")));
-    }
-    pending_for(pid, code)
+    is_about(pid, code, Some(next().context(format_args!("process {pid}"))?))
+}
+
+#[track_caller]
+fn is_about(pid: i32, code: i32, got: Option<Event>) -> Result {
+    check::holds(
+        got.is_some_and(|event| (event.pid, event.code) == (pid, code)),
+        format_args!("SIGCHLD: expected {} of {pid}, got {got:?}", wait::code_name(code)),
+    )
 }
 
 /// Blocks until a SIGCHLD arrives, and returns what it reports about a child. SIGCHLD must be [blocked](block()).
@@ -89,6 +86,7 @@ fn next_info() -> Result<siginfo> {
     let mut set = SigSet::empty();
     set.add(Signal::SIGCHLD);
     let pending = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+    // A signalfd is readable while the signal is pending.
     sandbox::wait_for(&mut [PollFd::new(pending.as_fd(), PollFlags::POLLIN)])?;
     let info = pending.read_signal()?;
     info.ok_or_else(|| Failure::fail(format!("no SIGCHLD came within {:.1?}", sandbox::patience())))

@@ -119,8 +119,8 @@ enum Instruction {
 #[derive(Debug, Serialize, Deserialize)]
 enum Answer {
     Done,
-    Zombie { code: i32, status: i32 },
-    Sigchld(Option<(i32, i32)>),
+    Zombie(Event),
+    Sigchld(Option<Event>),
     Reaped(Status),
 }
 
@@ -158,14 +158,14 @@ impl Tracer {
     #[track_caller]
     pub fn find_zombie(&self) -> Result<Event> {
         match self.actor.ask(Instruction::FindZombie(self.tracee))? {
-            Answer::Zombie { code, status } => Ok(Event { pid: self.tracee, code, status }),
+            Answer::Zombie(event) => Ok(event),
             other => Err(strange(&other)),
         }
     }
 
-    /// Takes a pending SIGCHLD of the tracer; returns its `si_code` and the pid that it is about.
+    /// Takes a pending SIGCHLD of the tracer.
     #[track_caller]
-    pub fn take_sigchld(&self) -> Result<Option<(i32, i32)>> {
+    pub fn take_sigchld(&self) -> Result<Option<Event>> {
         match self.actor.ask(Instruction::TakeSigchld)? {
             Answer::Sigchld(found) => Ok(found),
             other => Err(strange(&other)),
@@ -212,10 +212,7 @@ fn follow(instruction: Instruction) -> Result<Answer> {
             seize(pid, options)?;
             Answer::Done
         }
-        Instruction::FindZombie(pid) => {
-            let Event { code, status, .. } = wait::find_zombie(pid)?;
-            Answer::Zombie { code, status }
-        }
+        Instruction::FindZombie(pid) => Answer::Zombie(wait::find_zombie(pid)?),
         Instruction::TakeSigchld => Answer::Sigchld(sigchld::take()),
         Instruction::Reap(pid) => Answer::Reaped(wait::reap(pid)?),
     })
