@@ -6,7 +6,7 @@ use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::process::own_pid;
 use clone3_conformance::kit::setuid::credentials_after_exec;
-use clone3_conformance::kit::tracer::{Order, trace};
+use clone3_conformance::kit::tracer::{Instruction, follow};
 use clone3_conformance::kit::{Actor, Held, legacy, privilege, setuid, subject, tracer};
 use clone3_conformance::pidfd::Pidfd;
 use nix::errno::Errno;
@@ -43,16 +43,16 @@ case! {
 fn autoreap_setuid_program_while_traced() -> Result {
     let program = setuid::file_with_mode(0o4755)?;
     privilege::become_ordinary_user()?;
-    let tracer = Actor::spawn(&Clone3::fork(), trace)?;
+    let tracer = Actor::spawn(&Clone3::fork(), follow)?;
     for call in subject::calls() {
         for (traced, effective) in [(false, 0), (true, USER)] {
             let found = credentials_after_exec(&call, program.as_fd(), || {
                 if traced {
                     let own = own_pid();
                     tracer::let_anyone_trace_me();
-                    tracer.ask(Order::Seize(own))?;
+                    tracer.ask(Instruction::SeizeAsOrdinaryUser(own))?;
                     // The parent can wait for the child only once the tracer has.
-                    tracer.tell(Order::WaitFor(own))?;
+                    tracer.tell(Instruction::Reap(own))?;
                 }
                 Ok(())
             })?;

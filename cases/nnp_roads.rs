@@ -10,7 +10,7 @@ use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::privilege::{self, Caps, ORDINARY};
 use clone3_conformance::kit::process::{child_reporting, own_pid};
 use clone3_conformance::kit::setuid::{self, Script, credentials_after_exec};
-use clone3_conformance::kit::tracer::{Order, trace};
+use clone3_conformance::kit::tracer::{Instruction, follow};
 use clone3_conformance::kit::{Actor, helper, namespace};
 use clone3_conformance::wait::Status;
 use nix::errno::Errno;
@@ -122,15 +122,15 @@ case! {
 fn nnp_file_caps_traced_by_root() -> Result {
     const GRANTED: [Capability; 1] = [Capability::CAP_NET_BIND_SERVICE];
     let program = setuid::file_with_capabilities(&GRANTED)?;
-    let tracer = Actor::spawn(&Clone3::fork(), trace)?;
+    let tracer = Actor::spawn(&Clone3::fork(), follow)?;
     privilege::become_ordinary_user()?;
     for (flags, permitted) in [(Flags::empty(), Caps::of(&GRANTED)), (Flags::NNP, Caps::NONE)] {
         let call = Clone3::fork().with(flags);
         let found = credentials_after_exec(&call, program.as_fd(), || {
             let own = own_pid();
-            tracer.ask(Order::Seize(own))?;
+            tracer.ask(Instruction::SeizeAsOrdinaryUser(own))?;
             // The parent can wait for the child only once the tracer has.
-            tracer.tell(Order::WaitFor(own))
+            tracer.tell(Instruction::Reap(own))
         })?;
         tracer.answer()?;
         let what =

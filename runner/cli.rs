@@ -197,8 +197,8 @@ fn given(matches: &ArgMatches, (name, takes_value): &(&str, bool)) -> Option<Str
     if !takes_value {
         return Some((*name).to_owned());
     }
-    let values: Vec<_> = matches.get_raw(&id)?.map(|value| value.to_string_lossy()).collect();
-    Some(format!("{name} {}", quoted(&values.join(","))))
+    let values: Vec<_> = matches.get_raw(&id)?.map(|value| quoted(&value.to_string_lossy())).collect();
+    Some(format!("{name} {}", values.join(",")))
 }
 
 impl Options {

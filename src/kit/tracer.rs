@@ -91,33 +91,30 @@ pub fn let_anyone_trace_me() {
     let _ = rustix::process::set_ptracer(rustix::process::PTracer::Any);
 }
 
-/// An order to a process of an unprivileged user that traces another one.
+/// An instruction to a process that traces another one.
 #[derive(Debug, Serialize, Deserialize)]
-pub enum Order {
-    /// Trace this process.
-    Seize(i32),
-    /// Wait until this process ends.
-    WaitFor(i32),
-}
-
-/// Carries out an order, in that process, which is an [`Actor`].
-pub fn trace(order: Order) -> Result {
-    match order {
-        Order::Seize(pid) => seize_as_ordinary_user(pid),
-        Order::WaitFor(pid) => wait::reap(pid).map(drop),
-    }
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-enum Instruction {
-    Seize { pid: i32, kill_on_exit: bool },
+pub enum Instruction {
+    /// Block SIGCHLD and trace this process.
+    Seize {
+        /// Its pid.
+        pid: i32,
+        /// Whether to set `PTRACE_O_EXITKILL`.
+        kill_on_exit: bool,
+    },
+    /// Trace this process as [`seize_as_ordinary_user`] does.
+    SeizeAsOrdinaryUser(i32),
+    /// Wait until this process is a zombie, and leave it one.
     FindZombie(i32),
+    /// Take a pending SIGCHLD.
     TakeSigchld,
+    /// Wait for this process to end, and reap it.
     Reap(i32),
 }
 
+/// What that process answers.
 #[derive(Debug, Serialize, Deserialize)]
-enum Answer {
+#[allow(missing_docs)]
+pub enum Answer {
     Done,
     Zombie(Event),
     Sigchld(Option<Event>),
@@ -203,13 +200,17 @@ fn strange(answer: &Answer) -> Failure {
     Failure::broken(format!("the tracer answered {answer:?}"))
 }
 
-/// The tracer's side.
-fn follow(instruction: Instruction) -> Result<Answer> {
+/// What that process does, as an [`Actor`].
+pub fn follow(instruction: Instruction) -> Result<Answer> {
     Ok(match instruction {
         Instruction::Seize { pid, kill_on_exit } => {
             sigchld::block()?;
             let options = if kill_on_exit { Options::PTRACE_O_EXITKILL } else { Options::empty() };
             seize(pid, options)?;
+            Answer::Done
+        }
+        Instruction::SeizeAsOrdinaryUser(pid) => {
+            seize_as_ordinary_user(pid)?;
             Answer::Done
         }
         Instruction::FindZombie(pid) => Answer::Zombie(wait::find_zombie(pid)?),
