@@ -8,10 +8,10 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::{Clone3, Stack, is_open, park};
 use clone3_conformance::kit::disposition::{self, Disposition};
-use clone3_conformance::kit::process::apart;
+use clone3_conformance::kit::process::in_child;
 use clone3_conformance::kit::seccomp::{self, Refusal};
 use clone3_conformance::kit::{
-    Held, Tied, alternate_stack, errands, namespace, shared, sigchld, subject, threads,
+    AutokillChild, Held, alternate_stack, errands, namespace, shared, sigchld, subject, threads,
 };
 use clone3_conformance::procfs::status_field;
 use clone3_conformance::wait::{Event, Status};
@@ -40,7 +40,7 @@ fn has_no_new_privs(pid: i32, what: &str) -> Result {
 /// Checks that a child of this call has no_new_privs, is killed by the last close of its pidfd, and needs no wait.
 #[track_caller]
 fn all_three_work(call: &Clone3) -> Result {
-    let mut child = Tied::by(call)?;
+    let mut child = AutokillChild::by(call)?;
     has_no_new_privs(child.pid(), &format!("a child of {call}"))?;
     child.close()?;
     child.dies("after the last close of its pidfd").context(call)
@@ -306,7 +306,7 @@ case! {
     source "commit \"clone: add CLONE_NNP\"; seccomp(2) (CAP_SYS_ADMIN)",
 }
 fn nnp_behind_filter() -> Result {
-    apart(|| {
+    in_child(|| {
         seccomp::refuse(libc::SYS_acct, Refusal::Errno(Errno::EDOM))
             .map_err(|errno| Failure::blocked(format!("a seccomp filter cannot be installed: {errno:?}")))?;
         let control = status_field("self", "NoNewPrivs");

@@ -5,7 +5,7 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::{Child, Clone3};
 use clone3_conformance::kit::helper::{Command, HELPERS, Helper};
-use clone3_conformance::kit::process::{apart, child_reporting, own_pid};
+use clone3_conformance::kit::process::{child_reporting, in_child, own_pid};
 use clone3_conformance::kit::programs::or_wrong;
 use clone3_conformance::kit::subject::ends_by_its_kind;
 use clone3_conformance::kit::{
@@ -46,9 +46,9 @@ fn autoreap_adopted_twice() -> Result {
     subject::each(|call| {
         for execs in [false, true] {
             let (gate, (ours, theirs)) = (Gate::new()?, fdpass::pair()?);
-            let pid = apart(|| {
+            let pid = in_child(|| {
                 be_subreaper(true)?;
-                apart(|| {
+                in_child(|| {
                     let child = waiting_at(&gate, &call, execs)?;
                     fdpass::send(&theirs, child.pidfd()?)?;
                     Ok(child.pid())
@@ -101,7 +101,7 @@ fn autoreap_subreaper_adopts() -> Result {
                 orphan.let_go()?;
                 orphan.pidfd.reaped_with(Status::exited(3))
             })?;
-            subject::see_off(&child)?;
+            subject::wait_until_gone(&child)?;
         }
     }
     Ok(())

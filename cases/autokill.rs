@@ -5,7 +5,7 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::disposition::{self, Disposition};
-use clone3_conformance::kit::process::two_apart;
+use clone3_conformance::kit::process::in_grandchild;
 use clone3_conformance::kit::{Echo, sigchld};
 use clone3_conformance::wait::Status;
 use nix::errno::Errno;
@@ -88,7 +88,7 @@ case! {
     source "commits \"clone: add CLONE_AUTOREAP\", \"pidfd: add CLONE_PIDFD_AUTOKILL\", which takes CLONE_AUTOREAP; kernel/fork.c copy_process()",
 }
 fn autokill_rejects_exit_signal_and_parent() -> Result {
-    two_apart(|| {
+    in_grandchild(|| {
         Clone3::new(Flags::KILLED_NNP).accepted()?;
         Clone3::new(Flags::PIDFD | Flags::NNP).exit_signal(libc::SIGCHLD as u64).accepted()?;
         Clone3::new(Flags::KILLED_NNP).exit_signal(libc::SIGCHLD as u64).refused(Errno::EINVAL)?;

@@ -4,7 +4,7 @@ use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::Clone3;
-use clone3_conformance::kit::process::{child_reporting, two_apart};
+use clone3_conformance::kit::process::{child_reporting, in_grandchild};
 use clone3_conformance::kit::{Held, Orphan, sigchld, threads};
 use clone3_conformance::wait::{self, Event, Status, Who};
 use nix::errno::Errno;
@@ -90,7 +90,7 @@ case! {
     source "pull request vfs-7.1-rc1.pidfs; selftest autoreap_rejects_parent",
 }
 fn autoreap_rejects_parent() -> Result {
-    two_apart(|| {
+    in_grandchild(|| {
         Clone3::new(Flags::AUTOREAP).accepted()?;
         Clone3::new(Flags::CLONE_PARENT).accepted_elsewhere()?;
         for pidfd in [Flags::empty(), Flags::PIDFD] {

@@ -4,7 +4,7 @@ use clone3_conformance::abi::{AUTOKILL_MARK, Flags, InfoMask};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::park;
-use clone3_conformance::kit::process::apart;
+use clone3_conformance::kit::process::in_child;
 use clone3_conformance::kit::{Held, compat, privilege, subject};
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::procfs::status_field;
@@ -63,7 +63,7 @@ case! {
 }
 fn autokill_compat_i386_needs_cap() -> Result {
     compat::required()?;
-    apart(|| {
+    in_child(|| {
         privilege::drop_capabilities()?;
         let made = compat::clone3(Flags::KILLED_NNP, 0, park)?;
         let (pid, pidfd) = check::succeeds("control: 32-bit clone3 with CLONE_NNP", made)?;
@@ -90,7 +90,7 @@ fn pidfd_info_compat_i386() -> Result {
         let child = Held::exiting_with(&call, 42)?;
         alike(child.pidfd()?, "alive")?;
         child.let_go()?;
-        subject::see_off(&child)?;
+        subject::wait_until_gone(&child)?;
         alike(child.pidfd()?, "gone")
     })
 }

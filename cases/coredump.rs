@@ -130,7 +130,7 @@ fn pidfd_info_coredump_root() -> Result {
         let child = Echo::prepared(&call, change_user)?;
         child.kill(Signal::SIGQUIT)?;
         server.take_dump_of(child.pidfd()?)?;
-        subject::see_off(&child)?;
+        subject::wait_until_gone(&child)?;
         let told = info(child.pidfd()?, REQUEST)?;
         let (found, mask) =
             ((told.coredump(), Status(told.exit_code)), CoredumpMask::COREDUMPED | CoredumpMask::ROOT);
@@ -151,7 +151,7 @@ fn pidfd_info_coredump_sigsegv() -> Result {
     for call in subject::calls() {
         let child = Held::exiting_with(&call, 0)?;
         child.kill(Signal::SIGTERM)?;
-        subject::see_off(&child)?;
+        subject::wait_until_gone(&child)?;
         tells_of_none(&child, Status::killed(Signal::SIGTERM)).context("control: SIGTERM")?;
 
         let child = call.spawn(|| Crash::Unmapped.now())?;
@@ -167,7 +167,7 @@ fn pidfd_info_coredump_sigsegv() -> Result {
 }
 
 fn dumped_by_sigsegv(child: &Child) -> Result {
-    if let Some(status) = subject::see_off(child)? {
+    if let Some(status) = subject::wait_until_gone(child)? {
         check::equal("wait status", status, Crash::Unmapped.dumped())?;
     }
     for time in ["once", "again"] {
@@ -191,7 +191,7 @@ fn pidfd_info_coredump_code_values() -> Result {
         for crash in Crash::all() {
             let child = call.spawn(|| crash.now())?;
             server.take_dump_of(child.pidfd()?)?;
-            subject::see_off(&child)?;
+            subject::wait_until_gone(&child)?;
             tells_of_dump(&child, crash.signal(), crash.code()).context(format_args!("{crash:?}"))?;
         }
         let child = Echo::prepared(&call, || {
@@ -200,7 +200,7 @@ fn pidfd_info_coredump_code_values() -> Result {
         })?;
         child.kill(Signal::SIGQUIT)?;
         server.take_dump_of(child.pidfd()?)?;
-        subject::see_off(&child)?;
+        subject::wait_until_gone(&child)?;
         tells_of_dump(&child, Signal::SIGQUIT, SI_USER).context("kill(SIGQUIT) by the parent")?;
         Ok(())
     })
@@ -217,7 +217,7 @@ fn pidfd_info_coredump_needs_request() -> Result {
     subject::each(|call| {
         let child = call.spawn(|| Crash::Unmapped.now())?;
         server.take_dump_of(child.pidfd()?)?;
-        subject::see_off(&child)?;
+        subject::wait_until_gone(&child)?;
         tells_of_dump(&child, Signal::SIGSEGV, Crash::Unmapped.code())?;
         let alone = InfoMask::COREDUMP_SIGNAL | InfoMask::COREDUMP_CODE;
         for request in [InfoMask::EXIT, InfoMask::EXIT | alone] {
@@ -303,7 +303,7 @@ fn pidfd_info_coredump_thread_crash() -> Result {
 
 #[track_caller]
 fn tells_of_threads_dump(child: &Child) -> Result {
-    if let Some(status) = subject::see_off(child)? {
+    if let Some(status) = subject::wait_until_gone(child)? {
         check::equal("wait status", status, Crash::Unmapped.dumped())?;
     }
     let info = tells_of_dump(child, Signal::SIGSEGV, Crash::Unmapped.code())?;
@@ -325,7 +325,7 @@ fn pidfd_info_coredump_thread_crash_exit_code() -> Result {
         check::each(subject::calls(), |call| {
             let child = call.spawn(|| crash_in_thread(Crash::Unmapped))?;
             server.take_dump_of(child.pidfd()?)?;
-            if let Some(status) = subject::see_off(&child)? {
+            if let Some(status) = subject::wait_until_gone(&child)? {
                 check::equal("wait status", status, dumped)?;
             }
             let what = format_args!("exit_code in PIDFD_GET_INFO of a child of {call}");
@@ -345,7 +345,7 @@ fn pidfd_info_coredump_file_pattern_none() -> Result {
     let server = Server::start()?;
     let crashed = |call: &Clone3| -> Result<Child> {
         let child = call.spawn(|| allow_core_files().map_or(93, |()| Crash::Unmapped.now()))?;
-        subject::see_off(&child)?;
+        subject::wait_until_gone(&child)?;
         Ok(child)
     };
     subject::each(|call| {
@@ -375,7 +375,7 @@ fn pidfd_info_coredump_nondumpable() -> Result {
         child.kill(Signal::SIGSEGV)?;
         let came = server.accept(child.pidfd()?)?;
         check::holds(came.is_none(), "a process that is not dumpable dumps core")?;
-        subject::see_off(&child)?;
+        subject::wait_until_gone(&child)?;
         tells_of_none(&child, Status::killed(Signal::SIGSEGV))
     })
 }
@@ -391,7 +391,7 @@ fn pidfd_info_coredump_socket_no_listener() -> Result {
     server.to_nobody()?;
     subject::each(|call| {
         let child = call.spawn(|| Crash::Unmapped.now())?;
-        if let Some(status) = subject::see_off(&child)? {
+        if let Some(status) = subject::wait_until_gone(&child)? {
             check::equal("wait status", status, Status::killed(Signal::SIGSEGV))?;
         }
         let info = tells_of_dump(&child, Signal::SIGSEGV, Crash::Unmapped.code())?;

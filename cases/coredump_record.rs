@@ -18,7 +18,7 @@ const DUMPED: CoredumpMask = CoredumpMask::COREDUMPED.union(CoredumpMask::USER);
 
 #[track_caller]
 fn has_dump_on_record(child: &Child) -> Result {
-    subject::see_off(child)?;
+    subject::wait_until_gone(child)?;
     let told = info(child.pidfd()?, InfoMask::EXIT | InfoMask::COREDUMP)?;
     let got = (told.given().contains(InfoMask::COREDUMP), told.coredump());
     check::equal("COREDUMP bit and coredump_mask of a process that has dumped", got, (true, DUMPED))
@@ -95,7 +95,7 @@ fn pidfd_info_coredump_root_told_to_helper() -> Result {
     let _suid_dumpable = Sysctl::SuidDumpable.set("2")?;
     for call in subject::calls() {
         let child = call.spawn(|| dump_as_another_user().unwrap_or(NOT_SET_UP))?;
-        subject::see_off(&child)?;
+        subject::wait_until_gone(&child)?;
         if child.pidfd()?.recorded_exit_status()? == Status::exited(NOT_SET_UP) {
             return Err(Failure::broken("the child could not become another user"));
         }

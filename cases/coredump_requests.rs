@@ -3,7 +3,7 @@
 use clone3_conformance::abi::{CoredumpMask, InfoMask};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
-use clone3_conformance::kit::coredump::{Server, Wish};
+use clone3_conformance::kit::coredump::{AccelChoice, Server};
 use clone3_conformance::kit::crash::Crash;
 use clone3_conformance::kit::subject;
 use clone3_conformance::pidfd::info;
@@ -22,9 +22,9 @@ fn pidfd_info_coredump_by_request() -> Result {
     server.to_asked_server()?;
     let without_core = Status::killed(Signal::SIGSEGV);
     let ways = [
-        (Wish::FromKernel, Crash::Unmapped.dumped()),
-        (Wish::OwnWork, Crash::Unmapped.dumped()),
-        (Wish::None, without_core),
+        (AccelChoice::FromKernel, Crash::Unmapped.dumped()),
+        (AccelChoice::OwnWork, Crash::Unmapped.dumped()),
+        (AccelChoice::None, without_core),
     ];
     for call in subject::calls() {
         for (wish, expected) in ways {
@@ -32,7 +32,7 @@ fn pidfd_info_coredump_by_request() -> Result {
             let mut dump = server.begin_dump_of(child.pidfd()?)?;
             dump.answer(wish)?;
             dump.take()?;
-            let waited_for = subject::see_off(&child)?;
+            let waited_for = subject::wait_until_gone(&child)?;
             let what = format!("child of {call} whose core dump the server answers with {wish:?}");
             check::equal(format_args!("wait status of a {what}"), waited_for.unwrap_or(expected), expected)?;
             let told = info(child.pidfd()?, REQUEST).context(&what)?;
@@ -62,10 +62,10 @@ fn autoreap_coredump_waits_for_server() -> Result {
     for call in subject::calls() {
         let child = call.spawn(|| Crash::Unmapped.now())?;
         let mut dump = server.begin_dump_of(child.pidfd()?)?;
-        dump.answer(Wish::OwnWorkWithTime)?;
+        dump.answer(AccelChoice::OwnWorkWithTime)?;
         dump.is_waited_for(child.pidfd()?, child.pid()).context(format_args!("child of {call}"))?;
         drop(dump);
-        subject::see_off(&child)?;
+        subject::wait_until_gone(&child)?;
     }
     Ok(())
 }

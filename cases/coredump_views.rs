@@ -13,7 +13,7 @@ use clone3_conformance::wait::Status;
 /// Checks that the child is gone after dumping core, and that the dump is on record.
 #[track_caller]
 fn has_dumped(child: &Child, crash: Crash) -> Result {
-    if let Some(status) = subject::see_off(child)? {
+    if let Some(status) = subject::wait_until_gone(child)? {
         check::equal("wait status", status, crash.dumped())?;
     }
     let told = info(child.pidfd()?, InfoMask::EXIT | InfoMask::COREDUMP)?;

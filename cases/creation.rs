@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use clone3_conformance::abi::Flags;
 use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::{Clone3, Stack};
-use clone3_conformance::kit::privilege::become_lonely_user;
-use clone3_conformance::kit::process::{apart, child_reporting};
+use clone3_conformance::kit::privilege::become_unused_user;
+use clone3_conformance::kit::process::{child_reporting, in_child};
 use clone3_conformance::kit::{Cgroup, Held, errands, privilege, subject, threads, uring};
 use clone3_conformance::wait::{self, Status};
 use clone3_conformance::{case, note};
@@ -109,9 +109,9 @@ fn autoreap_inherits_no_word_to_clear() -> Result {
     for call in subject::calls() {
         let call = call.with(Flags::CLONE_VM);
         let (named, joinable) = (Stack::new()?, Flags::CLONE_CHILD_CLEARTID | Flags::CLONE_PARENT_SETTID);
-        subject::see_off(&call.clone().with(joinable).spawn_on(&named, errands::exit(0))?)?;
+        subject::wait_until_gone(&call.clone().with(joinable).spawn_on(&named, errands::exit(0))?)?;
         named.join().context("control")?;
-        subject::see_off(&call.spawn_on(&Stack::new()?, errands::exit(0))?)?;
+        subject::wait_until_gone(&call.spawn_on(&Stack::new()?, errands::exit(0))?)?;
         let what = format!("the word of the creator of {call}, which has ended");
         check::equal(what, WORD.load(Ordering::Acquire), 1)?;
     }
@@ -124,7 +124,7 @@ case! {
     source "clone(2), EAGAIN; getrlimit(2), RLIMIT_NPROC; kernel/fork.c copy_process()",
 }
 fn abi_rlimit_nproc_holds_for_each_flag() -> Result {
-    become_lonely_user()?;
+    become_unused_user()?;
     subject::kinds().iter().try_for_each(Clone3::accepted)?;
     setrlimit(Resource::RLIMIT_NPROC, 1, 1)?;
     let beyond = Clone3::fork().try_spawn(|| 0);
@@ -145,7 +145,7 @@ fn nnp_into_cgroup_needs_its_permission() -> Result {
     above.give_to(privilege::ORDINARY)?;
     let (given, not_given) = (above.create_below("given")?, above.create_below("not-given")?);
     given.give_to(privilege::ORDINARY)?;
-    apart(|| {
+    in_child(|| {
         // Only a process that is in this subtree already may move a process within it.
         above.admit(0)?;
         privilege::become_ordinary_user()?;

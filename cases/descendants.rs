@@ -6,8 +6,8 @@ use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::{Child, Clone3, Stack, park};
 use clone3_conformance::kit::disposition::{self, Disposition};
 use clone3_conformance::kit::meeting::parent_and_child;
-use clone3_conformance::kit::process::{apart, own_pid, reap_all};
-use clone3_conformance::kit::{Channel, Gate, Handover, Tied, errands, fdpass, orphan};
+use clone3_conformance::kit::process::{in_child, own_pid, reap_all};
+use clone3_conformance::kit::{AutokillChild, Channel, Gate, Handover, errands, fdpass, orphan};
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::wait::{self, Status};
 use nix::sched::{CloneFlags, setns};
@@ -16,12 +16,12 @@ use nix::unistd::Pid;
 use std::sync::OnceLock;
 
 /// Creates an auto-kill child, and a child of its own made by `call`, which answers pings.
-fn with_child(call: &Clone3) -> Result<(Child, Tied)> {
+fn with_child(call: &Clone3) -> Result<(Child, AutokillChild)> {
     parent_and_child(&Clone3::new(Flags::KILLED_NNP), |meeting| call.spawn(|| meeting.attend()))
 }
 
 /// Kills an ordinary process that was reparented to the case, and reaps it.
-fn kill_and_reap(adopted: &Tied) -> Result {
+fn kill_and_reap(adopted: &AutokillChild) -> Result {
     check::succeeds("pidfd_send_signal(SIGKILL)", adopted.observer().send_signal(Signal::SIGKILL))?;
     wait::reap_expecting(adopted.pid(), Status::SIGKILLED)
 }
@@ -151,7 +151,7 @@ case! {
 }
 fn autokill_pidns_init_child() -> Result {
     let (ours, theirs) = fdpass::pair()?;
-    let mut init = Tied::prepared(&Clone3::new(Flags::KILLED_NNP | Flags::CLONE_NEWPID), || {
+    let mut init = AutokillChild::prepared(&Clone3::new(Flags::KILLED_NNP | Flags::CLONE_NEWPID), || {
         disposition::set_all(Disposition::Ignored);
         let member = Clone3::fork().with(Flags::PIDFD).spawn(park)?;
         fdpass::send(&theirs, member.pidfd()?)
@@ -177,14 +177,14 @@ case! {
     source "pidfs_file_release(): SEND_SIG_PRIV overrides SIGNAL_UNKILLABLE; pid_namespaces(7)",
 }
 fn autokill_pidns_init_killed_from_inside() -> Result {
-    apart(closed_by_a_member)?;
+    in_child(closed_by_a_member)?;
     closed_by_init()
 }
 
 /// Runs in a process of its own, because its later children are in the namespace.
 fn closed_by_a_member() -> Result {
     let (gate, report) = (Gate::new()?, Channel::<Result>::new()?);
-    let mut init = Tied::by(&Clone3::new(Flags::KILLED_NNP | Flags::CLONE_NEWPID))?;
+    let mut init = AutokillChild::by(&Clone3::new(Flags::KILLED_NNP | Flags::CLONE_NEWPID))?;
     setns(init.pidfd()?, CloneFlags::CLONE_NEWPID)?;
     let member = Clone3::fork().spawn(|| {
         let _ = report.send(&init.pidfd().and_then(init_is_immune));

@@ -7,7 +7,7 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::{Clone3, Stack, is_cloexec, park};
 use clone3_conformance::kit::tracer::{self, Resume};
-use clone3_conformance::kit::{Actor, End, Holder, Tied, errands, fdpass, namespace, sandboxing};
+use clone3_conformance::kit::{Actor, AutokillChild, End, Holder, errands, fdpass, namespace, sandboxing};
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::procfs::Pending;
 use clone3_conformance::wait::{self, Status};
@@ -21,7 +21,7 @@ fn call() -> Clone3 {
 
 /// Checks that a child that has run `prepare` dies at the last close.
 fn dies_once(what: &str, prepare: fn() -> Result) -> Result {
-    let mut child = Tied::prepared(&call(), prepare).context(what)?;
+    let mut child = AutokillChild::prepared(&call(), prepare).context(what)?;
     child.close()?;
     child.dies(&format!("{what}, after the last close of its pidfd"))
 }
@@ -84,7 +84,7 @@ case! {
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; ptrace(2), on group-stop and SIGKILL",
 }
 fn autokill_listening_tracee() -> Result {
-    let mut child = Tied::new()?;
+    let mut child = AutokillChild::new()?;
     tracer::seize(child.pid(), Options::empty())?;
     check::succeeds("pidfd_send_signal(SIGSTOP)", child.observer().send_signal(Signal::SIGSTOP))?;
     tracer::stops_with(child.pid(), Signal::SIGSTOP)?;
@@ -107,7 +107,7 @@ fn autokill_traced_creator() -> Result {
     let creator = Actor::spawn(&Clone3::fork(), |()| {
         // A ping to the dead child sends SIGPIPE, which would stop a traced process.
         SigSet::all().thread_block()?;
-        let mut child = Tied::new()?;
+        let mut child = AutokillChild::new()?;
         child.close()?;
         child.dies("made by a traced process, after the last close of its pidfd")
     })?;
@@ -124,9 +124,10 @@ case! {
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; pid_namespaces(7), on unshare(2)",
 }
 fn autokill_after_unshare_pidns() -> Result {
-    Tied::control()?;
+    AutokillChild::control()?;
     namespace::unshare_pid()?;
-    let mut child = Tied::prepared(&call(), || check::equal("control: its own pid", getpid().as_raw(), 1))?;
+    let mut child =
+        AutokillChild::prepared(&call(), || check::equal("control: its own pid", getpid().as_raw(), 1))?;
     child.close()?;
     child.dies("as the init of an unshared pid namespace, after the last close of its pidfd")
 }
@@ -140,7 +141,7 @@ case! {
 fn autokill_holder_ends_in_pidns_below() -> Result {
     // The init answers once it is ready to end.
     for who in ["ordinary", "init", "killed with init"] {
-        let mut child = Tied::new()?;
+        let mut child = AutokillChild::new()?;
         let init = Actor::spawn(&namespace::init(), |()| match who {
             "init" => Ok(()),
             "ordinary" => {
@@ -171,7 +172,7 @@ case! {
     source "pidfd_getfd(2) (\"The close-on-exec flag is set on the file descriptor returned\")",
 }
 fn autokill_getfd_copy_cloexec() -> Result {
-    let mut child = Tied::new()?;
+    let mut child = AutokillChild::new()?;
     let number = child.pidfd()?.as_raw_fd();
     let owner = Holder::fork()?;
     let copy = Pidfd::from(Pidfd::open(owner.pid())?.getfd_of_child(number)?);
@@ -194,7 +195,7 @@ case! {
 }
 fn autokill_passed_by_caller_with_nnp() -> Result {
     rustix::thread::set_no_new_privs(true)?;
-    let mut child = Tied::new()?;
+    let mut child = AutokillChild::new()?;
     let (here, there) = fdpass::pair()?;
     check::succeeds(
         "sendmsg(SCM_RIGHTS) of an auto-kill pidfd by a process with no_new_privs",
@@ -215,7 +216,7 @@ case! {
 }
 fn autokill_pidfd_signals_process() -> Result {
     let blocks = || Ok(SigSet::all().thread_block()?);
-    let child = Tied::prepared(&call(), blocks)?;
+    let child = AutokillChild::prepared(&call(), blocks)?;
     let pending = || Pending::of(&child.pid().to_string(), Signal::SIGTERM);
     check::equal("control: SIGTERM pending", pending()?, Pending { process: false, thread: false })?;
     check::succeeds("pidfd_send_signal(SIGTERM)", child.pidfd()?.send_signal(Signal::SIGTERM))?;

@@ -8,7 +8,7 @@ use clone3_conformance::kit::coredump::Server;
 use clone3_conformance::kit::crash::Crash;
 use clone3_conformance::kit::seccomp::{self, Supervisor};
 use clone3_conformance::kit::tracer::{self, Resume};
-use clone3_conformance::kit::{Channel, Held, Tied, errands, fdpass, sandboxing, threads};
+use clone3_conformance::kit::{AutokillChild, Channel, Held, errands, fdpass, sandboxing, threads};
 use clone3_conformance::wait::{self, Event, Status, Who};
 use nix::errno::Errno;
 use nix::sys::ptrace::Options;
@@ -70,9 +70,9 @@ case! {
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; ptrace(2), on tracers that end",
 }
 fn autokill_tracer() -> Result {
-    Tied::control()?;
+    AutokillChild::control()?;
     let tracee = Held::traceable(&Clone3::fork(), 3)?;
-    let mut child = Tied::prepared(&call(), || tracer::seize(tracee.pid(), Options::empty()))?;
+    let mut child = AutokillChild::prepared(&call(), || tracer::seize(tracee.pid(), Options::empty()))?;
     child.close()?;
     child.dies("tracing another process, after the last close of its pidfd")?;
     tracee.let_go()?;

@@ -8,7 +8,7 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::privilege::{self, Caps, ORDINARY};
-use clone3_conformance::kit::process::{apart, child_reporting, own_pid};
+use clone3_conformance::kit::process::{child_reporting, in_child, own_pid};
 use clone3_conformance::kit::sandboxing::{self, Landlock};
 use clone3_conformance::kit::setuid::{self, Credentials, credentials_after_exec};
 use clone3_conformance::kit::{Channel, helper, tracer};
@@ -211,7 +211,7 @@ case! {
 }
 fn nnp_setresuid_still_allowed() -> Result {
     // Control: an ordinary user may create a user namespace.
-    apart(|| {
+    in_child(|| {
         privilege::become_ordinary_user()?;
         privilege::unshare_user_namespace()
     })?;

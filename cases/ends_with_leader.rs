@@ -7,7 +7,7 @@ use clone3_conformance::clone3::{Child, Clone3, park};
 use clone3_conformance::kit::disposition::{self, Disposition};
 use clone3_conformance::kit::echo::line;
 use clone3_conformance::kit::pair::{self, Pair};
-use clone3_conformance::kit::process::apart;
+use clone3_conformance::kit::process::in_child;
 use clone3_conformance::kit::terminal::Terminal;
 use clone3_conformance::kit::tracer::Tracer;
 use clone3_conformance::kit::{Channel, Gate, sigchld, subject, threads};
@@ -96,7 +96,7 @@ fn autoreap_terminal_outlives_leader() -> Result {
             format!("TIOCSCTTY by another, while only the leader thread of a child of {call} has ended");
         check::equal(what, terminal.taken_by_another()?, Err(Errno::EPERM))?;
         gate.open()?;
-        subject::see_off(&child)?;
+        subject::wait_until_gone(&child)?;
         let what = "control: TIOCSCTTY by another when the process has ended";
         check::equal(what, terminal.taken_by_another()?, Ok(()))?;
     }
@@ -142,7 +142,7 @@ case! {
 }
 fn autoreap_group_orphaned_by_last_thread() -> Result {
     for call in subject::calls() {
-        let member = apart(|| {
+        let member = in_child(|| {
             setsid()?;
             let gate = Gate::new()?;
             let (child, member) = leaderless(&gate, &call, stopped_member_of_own_group, || ())?;
@@ -151,7 +151,7 @@ fn autoreap_group_orphaned_by_last_thread() -> Result {
                 format!("state of a stopped process, when only the leader of a child of {call} has ended");
             check::equal(what, state, Some('T'))?;
             gate.open()?;
-            subject::see_off(&child)?;
+            subject::wait_until_gone(&child)?;
             Ok(member)
         })?;
         let hung_up = Status::killed(Signal::SIGHUP);

@@ -8,7 +8,7 @@ use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::{
     Address, Clone3, NOWHERE, PIDFD_UNTOUCHED, Stack, Unmapped, is_open, lowest_free_fd, pidfd_word,
 };
-use clone3_conformance::kit::process::{child_reporting, two_apart};
+use clone3_conformance::kit::process::{child_reporting, in_grandchild};
 use clone3_conformance::kit::{Cgroup, Echo, cgroup, errands, limits, subject};
 use clone3_conformance::rules;
 use clone3_conformance::wait::{self, Status};
@@ -133,7 +133,7 @@ case! {
 }
 fn abi_einval_beats_eperm() -> Result {
     let whole = Clone3::new(Flags::KILLED);
-    two_apart(|| {
+    in_grandchild(|| {
         Clone3::new(Flags::KILLED_NNP).accepted()?;
         whole.refused(Errno::EPERM)?;
         for malformed in [
@@ -212,7 +212,7 @@ fn answer(call: &Clone3, stack: &Stack) -> Result<Option<Errno>> {
 fn sweep(sys_admin: bool) -> Result {
     let in_words =
         |refusal: Option<Errno>| refusal.map_or("success".to_owned(), |errno| format!("{errno:?}"));
-    let differences = two_apart(|| {
+    let differences = in_grandchild(|| {
         let (stack, free) = (Stack::new()?, lowest_free_fd()?);
         let mut differences = Vec::new();
         for (flags, signal) in rules::combinations() {

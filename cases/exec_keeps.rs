@@ -115,7 +115,7 @@ fn autoreap_vfork_exec_enters_time_namespace() -> Result {
             expected,
         )?;
         child.let_go()?;
-        subject::see_off(&child)?;
+        subject::wait_until_gone(&child)?;
     }
     Ok(())
 }

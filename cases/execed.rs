@@ -68,7 +68,7 @@ fn autoreap_stop_announced_after_exec() -> Result {
         let child = Held::execed(&call, 0)?;
         stop_is_announced(child.pid(), &format!("a child of {call} that called exec"))?;
         child.let_go()?;
-        subject::see_off(&child)?;
+        subject::wait_until_gone(&child)?;
         // An ordinary child's end sends one, too.
         let _ = sigchld::take();
         let orphan = Orphan::exiting_with(&call, 0)?;

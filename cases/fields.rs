@@ -4,7 +4,7 @@ use clone3_conformance::abi::{CLONE_ARGS_SIZES, Flags};
 use clone3_conformance::case;
 use clone3_conformance::check::Result;
 use clone3_conformance::clone3::{Clone3, NOWHERE, NoStack, Unmapped};
-use clone3_conformance::kit::process::apart;
+use clone3_conformance::kit::process::in_child;
 use clone3_conformance::kit::{privilege, subject};
 use clone3_conformance::need::Setting;
 use nix::errno::Errno;
@@ -20,7 +20,7 @@ fn refused(errno: Errno, changes: &[&dyn Fn(Clone3) -> Clone3]) -> Result {
     if !Setting::get().probe.features.autokill {
         return Ok(());
     }
-    apart(|| {
+    in_child(|| {
         let call = Clone3::new(Flags::KILLED);
         privilege::drop_capabilities()?;
         call.refused(Errno::EPERM)?;

@@ -30,7 +30,7 @@ fn told_of_child(creator: &Creator, options: Options) -> Result<Vec<Status>> {
         }
     }
     check::equal("the last status of the creator, which is traced", last, Some(Status::exited(0)))?;
-    creator.has_seen_it_off()?;
+    creator.report_when_gone()?;
     Ok(told)
 }
 

@@ -5,9 +5,9 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::disposition::{self, Disposition};
-use clone3_conformance::kit::process::apart;
+use clone3_conformance::kit::process::in_child;
 use clone3_conformance::kit::userfault::Trap;
-use clone3_conformance::kit::{Held, Tied, subject, threads};
+use clone3_conformance::kit::{AutokillChild, Held, subject, threads};
 use clone3_conformance::wait::{self, Event, Status, Who};
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal, kill, raise};
@@ -44,7 +44,7 @@ fn autoreap_reached_by_kill_of_group() -> Result {
     let child = member(&reaped, Pid::from_raw(leader.pid()))?;
     check::succeeds("kill(-PGID, SIGTERM)", kill(Pid::from_raw(-leader.pid()), Signal::SIGTERM))?;
     are_killed(leader, &child).context("after kill(-PGID, SIGTERM)")?;
-    apart(|| {
+    in_child(|| {
         setpgid(OWN, OWN)?;
         disposition::set(Signal::SIGTERM, Disposition::Ignored)?;
         let (other, child) = (member(&ordinary, getpgrp())?, member(&reaped, getpgrp())?);
@@ -61,7 +61,7 @@ case! {
 fn autokill_spares_group() -> Result {
     // Created before the leader, so that it does not inherit the leader's pidfd.
     let other = member(&Clone3::fork(), OWN)?;
-    let mut leader = Tied::new()?;
+    let mut leader = AutokillChild::new()?;
     setpgid(Pid::from_raw(leader.pid()), OWN)?;
     setpgid(Pid::from_raw(other.pid()), Pid::from_raw(leader.pid()))?;
     leader.close()?;
@@ -195,7 +195,7 @@ case! {
 }
 fn autoreap_group_signal_during_clone() -> Result {
     for call in subject::calls() {
-        apart(|| {
+        in_child(|| {
             setpgid(OWN, OWN)?;
             let before = pending_after(&call, || Ok(()))?;
             check::equal(format_args!("control: pending for a child of {call}"), before, false)?;

@@ -5,9 +5,9 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::{Clone3, Stack, exit_thread, lowest_free_fd, park};
 use clone3_conformance::kit::meeting::{Meeting, parent_and_child};
-use clone3_conformance::kit::process::apart;
+use clone3_conformance::kit::process::in_child;
 use clone3_conformance::kit::{
-    Echo, End, Gate, Holder, Orphan, Tied, channel, errands, fdpass, sigchld, threads,
+    AutokillChild, Echo, End, Gate, Holder, Orphan, channel, errands, fdpass, sigchld, threads,
 };
 use clone3_conformance::pidfd::{Pidfd, pid_in_fdinfo};
 use clone3_conformance::wait::{self, Status};
@@ -24,7 +24,7 @@ case! {
 }
 fn autokill_holder_sigkill_sigsegv_abort_exit() -> Result {
     for end in End::ALL {
-        let (holder, _, child) = Tied::elsewhere()?;
+        let (holder, _, child) = AutokillChild::elsewhere()?;
         holder.end(end)?;
         child.dies(&format!("after its only holder ended: {end:?}"))?;
     }
@@ -96,7 +96,7 @@ fn autokill_creating_thread_exit() -> Result {
             let signal = Some(rustix::process::Signal::KILL);
             Ok(rustix::process::set_parent_process_death_signal(signal)?)
         })?;
-        Ok((Tied::new()?, control))
+        Ok((AutokillChild::new()?, control))
     })?;
     // Its death also shows that the thread is gone, which a join does not.
     control.pidfd()?.reaped_with(Status::SIGKILLED)?;
@@ -123,7 +123,7 @@ fn autokill_creator_dead_fd_elsewhere() -> Result {
 
     // This creator still has its own copy open when it ends.
     let (meeting, (ours, theirs)) = (Meeting::arrange()?, fdpass::pair()?);
-    apart(|| {
+    in_child(|| {
         let child = Clone3::new(Flags::KILLED_NNP).spawn(|| meeting.attend())?;
         fdpass::send(&theirs, child.pidfd()?)?;
         std::mem::forget(child);

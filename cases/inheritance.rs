@@ -6,7 +6,7 @@ use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::{Child, Clone3};
 use clone3_conformance::kit::disposition::Disposition;
 use clone3_conformance::kit::helper::Command;
-use clone3_conformance::kit::process::{apart, child_reporting, reap_all, two_apart};
+use clone3_conformance::kit::process::{child_reporting, in_child, in_grandchild, reap_all};
 use clone3_conformance::kit::programs::{CloneParentReport, try_clone_parent};
 use clone3_conformance::kit::subject::reaped;
 use clone3_conformance::kit::{Channel, Held, Orphan, disposition, legacy, privilege, sigchld, threads};
@@ -43,7 +43,7 @@ case! {
     source "kernel/fork.c copy_process(); LKML, Oleg Nesterov 2026-02-28, Christian Brauner 2026-03-02",
 }
 fn autoreap_caller_clone_parent_rejected() -> Result {
-    let control = two_apart(try_clone_parent)?;
+    let control = in_grandchild(try_clone_parent)?;
     all_ended("an ordinary process", &control, 0)?;
     let (child, report) = child_reporting(&reaped(), try_clone_parent)?;
     all_ended("an auto-reaped process", &report, libc::EINVAL)?;
@@ -86,7 +86,7 @@ case! {
     source "kernel/fork.c copy_process(); LKML, Oleg Nesterov 2026-02-28, Christian Brauner 2026-03-02",
 }
 fn autoreap_caller_clone_parent_rejected_after_exec() -> Result {
-    let control = apart(|| {
+    let control = in_child(|| {
         let (_, report) = try_after_exec(&Clone3::fork())?;
         reap_all()?;
         Ok(report)
@@ -105,7 +105,7 @@ case! {
 fn autoreap_child_of_autoreap_may_clone_parent() -> Result {
     let (child, report) = child_reporting(&reaped(), || {
         let own = try_clone_parent()?;
-        let of_child = apart(try_clone_parent)?;
+        let of_child = in_child(try_clone_parent)?;
         reap_all()?;
         Ok((own, of_child))
     })?;
@@ -218,7 +218,7 @@ fn autoreap_survives_own_changes() -> Result {
         ("PR_SET_PDEATHSIG", || Ok(nix::sys::prctl::set_pdeathsig(Signal::SIGTERM)?)),
         ("PR_SET_DUMPABLE", || Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)),
         ("PR_SET_NO_NEW_PRIVS", || Ok(rustix::thread::set_no_new_privs(true)?)),
-        ("fork", || apart(|| Ok(()))),
+        ("fork", || in_child(|| Ok(()))),
         ("a thread", || threads::in_a_thread(|| Ok(()))),
         // Must be last: a process that ignores SIGCHLD cannot wait for its children.
         ("SIGCHLD ignored", || disposition::set(Signal::SIGCHLD, Disposition::Ignored)),

@@ -7,7 +7,7 @@ use std::mem::forget;
 use clone3_conformance::case;
 use clone3_conformance::check::Result;
 use clone3_conformance::kit::uring::Ring;
-use clone3_conformance::kit::{End, Holder, Tied};
+use clone3_conformance::kit::{AutokillChild, End, Holder};
 
 case! {
     /// A pidfd registered as a fixed file of an io_uring keeps the child alive; unregistering it, emptying its slot,
@@ -22,7 +22,7 @@ fn autokill_io_uring_fixed_file_holds() -> Result {
         Ok(())
     };
     for let_go in [unregister, close_the_ring] {
-        let mut child = Tied::new()?;
+        let mut child = AutokillChild::new()?;
         let ring = Ring::new()?;
         ring.register_file(child.pidfd()?)?;
         child.close()?;
@@ -30,7 +30,7 @@ fn autokill_io_uring_fixed_file_holds() -> Result {
         let_go(ring)?;
         child.dies_in_time("after the unregistering of its pidfd, or the close of the ring")?;
     }
-    let mut child = Tied::new()?;
+    let mut child = AutokillChild::new()?;
     let ring = Ring::new()?;
     ring.register_file(child.pidfd()?)?;
     child.close()?;
@@ -38,7 +38,7 @@ fn autokill_io_uring_fixed_file_holds() -> Result {
     child.dies_in_time("after the slot of its pidfd was emptied, with the ring still open")?;
     drop(ring);
 
-    let mut child = Tied::new()?;
+    let mut child = AutokillChild::new()?;
     let (owner, ()) = Holder::running(|| {
         let ring = Ring::new()?;
         ring.register_file(child.pidfd()?)?;
@@ -64,7 +64,7 @@ fn autokill_io_uring_poll_holds() -> Result {
         Ok(())
     };
     for let_go in [cancel, close_the_ring] {
-        let mut child = Tied::new()?;
+        let mut child = AutokillChild::new()?;
         let mut ring = Ring::new()?;
         ring.start_poll(child.pidfd()?)?;
         child.close()?;
@@ -81,7 +81,7 @@ case! {
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"the last reference to the struct file\"); io_uring_enter(2)",
 }
 fn autokill_io_uring_close_op() -> Result {
-    let mut child = Tied::new()?;
+    let mut child = AutokillChild::new()?;
     let mut ring = Ring::new()?;
     let copy = child.pidfd()?.try_clone()?;
     ring.close(child.take()?)?;

@@ -3,7 +3,7 @@
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::{Child, Clone3};
-use clone3_conformance::kit::process::{apart, child_reporting};
+use clone3_conformance::kit::process::{child_reporting, in_child};
 use clone3_conformance::kit::subject::ends_by_its_kind;
 use clone3_conformance::kit::{Orphan, subject};
 use clone3_conformance::pidfd::Pidfd;
@@ -34,13 +34,13 @@ fn stopped(call: &Clone3, prepare: impl FnOnce() -> Result) -> Result<Child> {
 /// that group with a parent elsewhere in the session. Returns the pid of the stopped child, which is reparented to the
 /// caller.
 fn stopped_by_one_who_ended(call: &Clone3) -> Result<i32> {
-    apart(|| {
+    in_child(|| {
         setsid()?;
         let (between, stopped) = child_reporting(call, || {
             lead_a_group()?;
             Ok(stopped(&Clone3::fork(), || Ok(()))?.pid())
         })?;
-        subject::see_off(&between)?;
+        subject::wait_until_gone(&between)?;
         Ok(stopped)
     })
 }

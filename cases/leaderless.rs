@@ -87,7 +87,7 @@ fn autoreap_leaderless_subreaper_adopts() -> Result {
         let parent = adopter.recv_from(&child)??;
         let what = format!("who adopts below a leaderless subreaper, a child of {call}");
         check::equal(what, parent, child.pid())?;
-        subject::see_off(&child)?;
+        subject::wait_until_gone(&child)?;
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::{Clone3, Stack};
 use clone3_conformance::kit::disposition::{self, Disposition};
 use clone3_conformance::kit::inherited::{self, Inherited};
-use clone3_conformance::kit::process::{apart, child_reporting};
+use clone3_conformance::kit::process::{child_reporting, in_child};
 use clone3_conformance::kit::seccomp::{self, Refusal};
 use clone3_conformance::kit::{errands, oom, privilege, subject, threads};
 use clone3_conformance::note;
@@ -65,7 +65,7 @@ case! {
 }
 fn abi_inherits_as_ordinary_child() -> Result {
     // Only a process that leads no process group can get a terminal.
-    apart(|| {
+    in_child(|| {
         if let Err(failure) = take_terminal() {
             note!("no terminal: {}", failure.message);
         }
@@ -176,7 +176,7 @@ case! {
 fn nnp_clone_parent_exit_signal() -> Result {
     let ways = [Flags::CLONE_PARENT, Flags::CLONE_PARENT | Flags::NNP];
     for (flags, by_leader) in ways.into_iter().flat_map(|flags| [(flags, true), (flags, false)]) {
-        apart(|| {
+        in_child(|| {
             // The new child's parent is its creator's parent.
             let make = || Ok(Clone3::new(flags).spawn(|| 7)?.pid());
             let (between, sibling) = child_reporting(&Clone3::fork(), || {

@@ -5,8 +5,8 @@ use clone3_conformance::abi::{Flags, InfoMask};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::{Child, Clone3};
-use clone3_conformance::kit::privilege::become_lonely_user;
-use clone3_conformance::kit::process::{apart, child_reporting, reap_all, spawn_once_free};
+use clone3_conformance::kit::privilege::become_unused_user;
+use clone3_conformance::kit::process::{child_reporting, in_child, reap_all, spawn_once_free};
 use clone3_conformance::kit::subject::{leaves_zombie, reaped};
 use clone3_conformance::kit::{Cgroup, Gate, Held, Orphan, disposition, privilege, subject};
 use clone3_conformance::need::rounds;
@@ -25,7 +25,7 @@ case! {
 }
 fn autoreap_releases_rlimit_nproc() -> Result {
     const LIMIT: u32 = 4;
-    become_lonely_user()?;
+    become_unused_user()?;
     setrlimit(Resource::RLIMIT_NPROC, LIMIT.into(), LIMIT.into())?;
     let zombies: Vec<_> = (0..LIMIT).map(|_| leaves_zombie().try_spawn(|| 0)).collect();
     if zombies.iter().all(std::result::Result::is_ok) {
@@ -146,13 +146,13 @@ fn autoreap_releases_rlimit_sigpending() -> Result {
     const LIMIT: u64 = 32;
     // The kernel uncharges them shortly after POLLHUP: the last few children may still hold theirs.
     const EACH: u64 = LIMIT / 8;
-    become_lonely_user()?;
+    become_unused_user()?;
     // nix has no name for this resource.
     let limit = rustix::process::Rlimit { current: Some(LIMIT), maximum: Some(LIMIT) };
     rustix::process::setrlimit(rustix::process::Resource::Sigpending, limit).map_err(|errno| {
         Failure::blocked(format!("RLIMIT_SIGPENDING lets no signal be queued: {LIMIT} of them is {errno:?}"))
     })?;
-    let beyond = apart(|| queue(LIMIT + 4))?;
+    let beyond = in_child(|| queue(LIMIT + 4))?;
     if beyond.is_ok() {
         return Err(Failure::blocked("RLIMIT_SIGPENDING does not limit this user"));
     }
@@ -161,7 +161,7 @@ fn autoreap_releases_rlimit_sigpending() -> Result {
     for call in subject::calls() {
         for round in 1..=2 * LIMIT / EACH {
             let (child, queued) = child_reporting(&call, || queue(EACH))?;
-            subject::see_off(&child)?;
+            subject::wait_until_gone(&child)?;
             let what = format!("sigqueue of {EACH} signals, of {LIMIT} allowed, in child {round} of {call}");
             check::equal(what, queued.map_err(Errno::from_raw), Ok(()))?;
         }
@@ -217,9 +217,9 @@ fn autoreap_releases_rlimit_nproc_of_new_user() -> Result {
     for call in subject::calls() {
         for _ in 0..=LIMIT {
             let (child, ()) = child_reporting(&call, || privilege::become_user(user))?;
-            subject::see_off(&child)?;
+            subject::wait_until_gone(&child)?;
         }
-        let (allowed, beyond) = apart(full)?;
+        let (allowed, beyond) = in_child(full)?;
         if beyond {
             return Err(Failure::blocked("RLIMIT_NPROC does not limit this user"));
         }
@@ -276,7 +276,7 @@ fn left_in_counts(call: &Clone3) -> Result<Growth> {
     let left = || {
         let before = Counts::now()?;
         for _ in 0..MANY {
-            subject::see_off(&call.spawn(|| 0)?)?;
+            subject::wait_until_gone(&call.spawn(|| 0)?)?;
         }
         Ok::<_, Failure>(Counts::now()?.growth_since(before))
     };

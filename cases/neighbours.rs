@@ -5,7 +5,7 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::{Clone3, park};
 use clone3_conformance::kit::disposition::{self, Disposition};
-use clone3_conformance::kit::process::{child_reporting, own_pid, two_apart};
+use clone3_conformance::kit::process::{child_reporting, in_grandchild, own_pid};
 use clone3_conformance::kit::{Gate, fdpass, legacy, sigchld};
 use clone3_conformance::pidfd::{self, Pidfd};
 use clone3_conformance::wait::{self, Event, Status};
@@ -136,7 +136,7 @@ case! {
     source "clone(2) (CLONE_PARENT)",
 }
 fn abi_clone_parent_control() -> Result {
-    two_apart(|| Clone3::new(Flags::CLONE_PARENT).accepted_elsewhere())
+    in_grandchild(|| Clone3::new(Flags::CLONE_PARENT).accepted_elsewhere())
 }
 
 case! {
@@ -149,7 +149,7 @@ fn abi_clone_parent_refused_to_init() -> Result {
         // CLONE_AUTOREAP is left out: with CLONE_PARENT it is EINVAL for every caller.
         for flags in [Flags::CLONE_PARENT, Flags::CLONE_PARENT | Flags::NNP] {
             Clone3::new(flags).refused(Errno::EINVAL)?;
-            two_apart(|| Clone3::new(flags).accepted_elsewhere())?;
+            in_grandchild(|| Clone3::new(flags).accepted_elsewhere())?;
         }
         Ok(())
     })?;

@@ -6,7 +6,7 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::privilege::Caps;
-use clone3_conformance::kit::process::{apart, child_reporting};
+use clone3_conformance::kit::process::{child_reporting, in_child};
 use clone3_conformance::kit::setuid::credentials_after_exec;
 use clone3_conformance::kit::{helper, namespace, privilege};
 use clone3_conformance::wait::Status;
@@ -48,7 +48,7 @@ fn nnp_root_regains_no_capabilities() -> Result {
 /// Returns whether a process that has become another user is dumpable.
 fn dumpable_as_another_user() -> Result<bool> {
     const USER: u32 = 1502;
-    apart(|| {
+    in_child(|| {
         let user = nix::unistd::Uid::from_raw(USER);
         nix::unistd::setresuid(user, user, user)?;
         Ok(rustix::process::dumpable_behavior()? == rustix::process::DumpableBehavior::Dumpable)

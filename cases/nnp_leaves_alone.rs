@@ -9,7 +9,7 @@ use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::helper::{Command, HELPERS, Helper};
 use clone3_conformance::kit::privilege::{self, Caps};
-use clone3_conformance::kit::process::{apart, child_reporting};
+use clone3_conformance::kit::process::{child_reporting, in_child};
 use clone3_conformance::kit::programs::{fd, or_wrong};
 use clone3_conformance::kit::sandboxing::{self, Landlock};
 use clone3_conformance::kit::subject::{Outcome, allowed_as_ever, outcome_with};
@@ -191,7 +191,7 @@ fn nnp_gives_up_root_directory() -> Result {
     ];
     for (flags, expected) in ways {
         // The child's creator is a separate process: with CLONE_FS it may lose its root directory with the child.
-        let errno = apart(|| {
+        let errno = in_child(|| {
             let outcome = outcome_with(flags, || Ok(sandboxing::give_up_root_directory()))?;
             Ok(outcome.err().map(|errno| errno as i32))
         })?;
@@ -207,7 +207,7 @@ case! {
     source "io_uring_register(2), IORING_REGISTER_RESTRICTIONS; kernel/fork.c copy_process() (io_uring_fork())",
 }
 fn nnp_inherits_ring_restrictions() -> Result {
-    apart(|| {
+    in_child(|| {
         rustix::thread::set_no_new_privs(true)?;
         sandboxing::restrict_own_rings().map_err(|errno| {
             Failure::blocked(format!("restrictions of a thread's rings (CONFIG_IO_URING): {errno:?}"))
@@ -314,7 +314,7 @@ case! {
 fn abi_filter_for_all_threads_passes_nnp() -> Result {
     sandboxing::seccomp_filters_exist()?;
     for filtered_before in [false, true] {
-        apart(|| {
+        in_child(|| {
             if filtered_before {
                 check::succeeds("a filter by CAP_SYS_ADMIN", sandboxing::install_seccomp_filter())?;
             }

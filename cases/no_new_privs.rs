@@ -4,7 +4,7 @@ use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::{Clone3, Stack};
-use clone3_conformance::kit::process::{apart, child_reporting, two_apart};
+use clone3_conformance::kit::process::{child_reporting, in_child, in_grandchild};
 use clone3_conformance::kit::{Cgroup, Held, errands, helper, setuid, sigchld};
 use clone3_conformance::procfs;
 use clone3_conformance::wait::{self, Event, Status};
@@ -180,12 +180,12 @@ case! {
     source "commit \"clone: add CLONE_NNP\"; PR_SET_NO_NEW_PRIVS(2const)",
 }
 fn nnp_and_user_namespaces() -> Result {
-    apart(|| {
+    in_child(|| {
         rustix::thread::set_no_new_privs(true)?;
         let call = Clone3::fork().with(Flags::CLONE_NEWUSER);
         check::equal(format_args!("no_new_privs of the child of {call}"), bit_of_child(&call)?, true)
     })?;
-    apart(|| {
+    in_child(|| {
         unshare(CloneFlags::CLONE_NEWUSER)?;
         only_with_the_flag(&Clone3::fork())
     })
@@ -309,7 +309,7 @@ case! {
     source "kernel/fork.c copy_process(): only CLONE_AUTOREAP forbids CLONE_PARENT",
 }
 fn nnp_with_clone_parent_ok() -> Result {
-    two_apart(|| {
+    in_grandchild(|| {
         for (flags, expected) in [(Flags::empty(), false), (Flags::NNP, true)] {
             let call = Clone3::new(Flags::CLONE_PARENT | flags);
             let (child, bit) = child_reporting(&call, own_bit)?;

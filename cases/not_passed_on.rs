@@ -22,7 +22,7 @@ fn autoreap_not_passed_on_after_exec() -> Result {
         let program = Command::new("fork", &[])?.with_fd(&report.sending_end()?);
         let child = call.spawn(|| i32::from(report.send(&Err(program.exec())).is_err()))?;
         report.recv_from(&child)?.context(format_args!("a child of {call}, after exec"))?;
-        subject::see_off(&child)?;
+        subject::wait_until_gone(&child)?;
     }
     Ok(())
 }
@@ -38,7 +38,7 @@ fn autoreap_not_passed_on_by_thread() -> Result {
     for call in subject::calls() {
         let (child, ()) = child_reporting(&call, || threads::in_a_thread(forks_ordinary_children))
             .context(format_args!("a thread of a child of {call}"))?;
-        subject::see_off(&child)?;
+        subject::wait_until_gone(&child)?;
     }
     Ok(())
 }

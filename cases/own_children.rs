@@ -39,7 +39,7 @@ fn autoreap_process_ignores_sigchld() -> Result {
                 "waitpid for an ordinary child of a child of {call}, with SIGCHLD {reaction:?}, {flags:?}"
             );
             check::equal(what, found.map_err(Errno::from_raw), expected)?;
-            subject::see_off(&child)?;
+            subject::wait_until_gone(&child)?;
         }
     }
     Ok(())
@@ -60,7 +60,7 @@ fn autoreap_number_not_given_again_at_once() -> Result {
             for _ in 0..CHILDREN {
                 let child = call.spawn(|| 0)?;
                 numbers.push(child.pid());
-                subject::see_off(&child)?;
+                subject::wait_until_gone(&child)?;
             }
             Ok(numbers)
         })?;

@@ -6,7 +6,7 @@ use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::{Clone3, Stack};
-use clone3_conformance::kit::process::{apart, child_reporting, sched_getscheduler, set_scheduler};
+use clone3_conformance::kit::process::{child_reporting, in_child, sched_getscheduler, set_scheduler};
 use clone3_conformance::kit::{errands, oom, rseq, subject};
 use clone3_conformance::wait::Status;
 use nix::errno::Errno;
@@ -89,7 +89,7 @@ case! {
 fn autoreap_shares_oom_adjustment_with_memory() -> Result {
     for call in subject::calls().into_iter().map(|call| call.with(Flags::CLONE_VM)) {
         // In a new process, whose memory was never shared: the kernel remembers that it may have been.
-        apart(|| adjustment_is_shared(&call))?;
+        in_child(|| adjustment_is_shared(&call))?;
     }
     Ok(())
 }

@@ -5,10 +5,10 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::{Clone3, park};
 use clone3_conformance::kit::epoll::Watch;
-use clone3_conformance::kit::process::{apart, own_pid};
+use clone3_conformance::kit::process::{in_child, own_pid};
 use clone3_conformance::kit::replacing::Replacing;
 use clone3_conformance::kit::sleeper::Sleeper;
-use clone3_conformance::kit::{Actor, Echo, Held, Tied, limits, privilege, subject, threads};
+use clone3_conformance::kit::{Actor, AutokillChild, Echo, Held, limits, privilege, subject, threads};
 use clone3_conformance::pidfd::{Pidfd, info};
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
@@ -81,7 +81,7 @@ fn pidfd_wakes_all_exclusive_watchers() -> Result {
             let zombie = wait::Event::exited(child.pid(), 5);
             check::equal("control: nobody has waited for it", wait::find_zombie(child.pid())?, zombie)?;
         }
-        subject::see_off(&child)?;
+        subject::wait_until_gone(&child)?;
         Ok(())
     })
 }
@@ -128,7 +128,7 @@ fn autokill_pidfd_signals_by_scope() -> Result {
     let lead_a_group = || Ok(setpgid(Pid::from_raw(0), Pid::from_raw(0))?);
     for (name, scope) in SCOPES {
         for armed in [false, true] {
-            let child = Tied::prepared(&Clone3::new(Flags::KILLED_NNP), lead_a_group)?;
+            let child = AutokillChild::prepared(&Clone3::new(Flags::KILLED_NNP), lead_a_group)?;
             let pidfd: &Pidfd = if armed { child.pidfd()? } else { child.observer() };
             let sent = pidfd.send_signal_to(Signal::SIGTERM, scope);
             let which = if armed { "an auto-kill pidfd" } else { "control: an ordinary pidfd" };
@@ -222,7 +222,7 @@ fn pidfd_thread_that_execs() -> Result {
             false,
         )?;
         child.let_go()?;
-        if let Some(status) = subject::see_off(&child)? {
+        if let Some(status) = subject::wait_until_gone(&child)? {
             check::equal("control: wait status of the process", status, Status::exited(0))?;
         }
         Ok(())
@@ -282,7 +282,7 @@ fn pidfd_signal_group_partly_permitted() -> Result {
         for member in &own {
             setpgid(Pid::from_raw(member.pid()), Pid::from_raw(theirs.pid()))?;
         }
-        let sent = apart(|| {
+        let sent = in_child(|| {
             privilege::become_ordinary_user()?;
             check::refused("control: to root's", own[0].pidfd()?.send_signal(Signal::SIGKILL), Errno::EPERM)?;
             let group = theirs.pidfd()?.send_signal_to(Signal::SIGKILL, libc::PIDFD_SIGNAL_PROCESS_GROUP);
@@ -290,7 +290,7 @@ fn pidfd_signal_group_partly_permitted() -> Result {
         })?;
         check::succeeds("SIGKILL to the process group by an ordinary user", sent.map_err(Errno::from_raw))?;
         theirs.is_dead("after SIGKILL to its process group by its own user")?;
-        subject::see_off(&theirs.into_child())?;
+        subject::wait_until_gone(&theirs.into_child())?;
         for member in own {
             member.let_go()?;
             member.into_child().ends_with(Status::exited(4))?;

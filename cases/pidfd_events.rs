@@ -4,8 +4,8 @@ use clone3_conformance::abi::{Flags, Namespace};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::Clone3;
-use clone3_conformance::kit::barred::{NOBODY, is_barred, no_pidfd};
 use clone3_conformance::kit::epoll::Watch;
+use clone3_conformance::kit::filtered_calls::{NO_SUCH_PID, is_filtered, no_pidfd};
 use clone3_conformance::kit::process::{sched_getscheduler, states_until_reaped, tgkill_nothing};
 use clone3_conformance::kit::processors::{Lookout, stay_on};
 use clone3_conformance::kit::subject::reaped;
@@ -61,7 +61,7 @@ fn autoreap_pid_really_gone() -> Result {
     let mut applicable = Vec::new();
     let no_pidfd = no_pidfd()?;
     // Leaves out calls that this kernel was built without or that a filter refuses.
-    for (name, ask) in QUESTIONS.into_iter().filter(|(_, ask)| !is_barred(&ask(NOBODY, &no_pidfd))) {
+    for (name, ask) in QUESTIONS.into_iter().filter(|(_, ask)| !is_filtered(&ask(NO_SUCH_PID, &no_pidfd))) {
         let there = ask(pid, pidfd) != Err(Errno::ESRCH);
         check::holds(there, format_args!("control: {name} of a live child: got ESRCH"))?;
         applicable.push((name, ask));
@@ -121,8 +121,8 @@ fn autoreap_pollin_implies_echild() -> Result {
         child.pidfd()?.wait_reaped()?;
     }
     // A process that sleeps while exiting, and a watcher in a busy loop.
-    threads::can_be_slow_to_go()?;
-    let child = reaped().spawn(|| threads::be_slow_to_go().map_or(93, |()| 0))?;
+    threads::can_delay_exit()?;
+    let child = reaped().spawn(|| threads::delay_exit().map_or(93, |()| 0))?;
     child.pidfd()?.spin_until_exited()?;
     wait::no_child(child.pid())?;
     child.is_gone_with(Status::exited(0))

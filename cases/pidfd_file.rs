@@ -7,7 +7,7 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::process::spawn_once_free;
-use clone3_conformance::kit::{Channel, Echo, Gate, Held, Tied, fds};
+use clone3_conformance::kit::{AutokillChild, Channel, Echo, Gate, Held, fds};
 use clone3_conformance::pidfd::{Pidfd, fdinfo};
 use clone3_conformance::wait::{self, Status, Who};
 use nix::errno::Errno;
@@ -49,7 +49,7 @@ case! {
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"only the specific struct file from clone3() has this property\")",
 }
 fn autokill_same_inode() -> Result {
-    let child = Tied::new()?;
+    let child = AutokillChild::new()?;
     let (own, plain) = (child.pidfd()?, child.observer());
     let inode = |fd: &Pidfd| fstat(fd).map(|stat| (stat.st_dev, stat.st_ino));
     check::equal("(st_dev, st_ino) of clone3's pidfd and of pidfd_open's", inode(own)?, inode(plain)?)?;
@@ -95,7 +95,7 @@ case! {
 }
 fn autokill_fcntl_cannot_disarm() -> Result {
     for change in ["F_SETFL(0)", "F_SETFL(O_NONBLOCK)", "FIONBIO"] {
-        let mut child = Tied::new()?;
+        let mut child = AutokillChild::new()?;
         let pidfd = child.pidfd()?;
         match change {
             "FIONBIO" => rustix::io::ioctl_fionbio(pidfd, true)?,
@@ -116,7 +116,7 @@ case! {
     source "fs/fcntl.c SETFL_MASK; fs/pidfs.c pidfs_export_open() (\"only be done at task creation\")",
 }
 fn autokill_fcntl_cannot_arm() -> Result {
-    Tied::control()?;
+    AutokillChild::control()?;
     let mut child = Echo::spawn(&Clone3::new(Flags::REAPED))?;
     let opened = child.observe()?;
     for pidfd in [child.take_pidfd()?, opened] {
@@ -135,7 +135,7 @@ case! {
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; include/uapi/linux/pidfd.h, PIDFD_INFO_EXIT; fs/pidfs.c pidfs_exit(), pidfd_info()",
 }
 fn autokill_info_after_kill() -> Result {
-    let mut child = Tied::new()?;
+    let mut child = AutokillChild::new()?;
     child.close()?;
     child.dies("after the last close of its pidfd")?;
     let about_dumps = InfoMask::COREDUMP | InfoMask::COREDUMP_SIGNAL | InfoMask::COREDUMP_CODE;
@@ -160,7 +160,7 @@ case! {
     source "include/uapi/linux/pidfd.h, PIDFD_INFO_EXIT; fs/pidfs.c pidfs_file_release(), which finds no task",
 }
 fn autokill_close_after_exit() -> Result {
-    Tied::control()?;
+    AutokillChild::control()?;
     let mut child = Held::exiting_with(&Clone3::new(Flags::KILLED_NNP), 7)?;
     let observer = child.observe()?;
     child.let_go()?;
@@ -175,8 +175,8 @@ case! {
     source "pidfd_open(2): a pidfd refers to a process, not to a number; fs/pidfs.c",
 }
 fn autokill_pid_reuse_safe() -> Result {
-    Tied::control()?;
-    let mut stale = Tied::new()?;
+    AutokillChild::control()?;
+    let mut stale = AutokillChild::new()?;
     let pid = stale.pid();
     check::succeeds("pidfd_send_signal(SIGKILL)", stale.observer().send_signal(Signal::SIGKILL))?;
     stale.dies("of a SIGKILL that was sent")?;

@@ -4,7 +4,7 @@ use clone3_conformance::abi::{Flags, InfoMask, PidfdInfo};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::{Child, Clone3};
-use clone3_conformance::kit::{Ambush, Cgroup, Held, processors, subject};
+use clone3_conformance::kit::{Cgroup, ExitRace, Held, processors, subject};
 use clone3_conformance::need::rounds;
 use clone3_conformance::pidfd::{IDENTITY, Pidfd, given, info};
 use clone3_conformance::sandbox;
@@ -17,7 +17,7 @@ use nix::unistd::{getpid, getresgid, getresuid};
 /// Creates a child by `call`, which exits with `code` and is reaped when this returns.
 fn dead(call: &Clone3, code: i32) -> Result<Child> {
     let child = call.spawn(|| code)?;
-    subject::see_off(&child)?;
+    subject::wait_until_gone(&child)?;
     Ok(child)
 }
 
@@ -130,7 +130,7 @@ case! {
     fixed "7.3.4",
 }
 fn pidfd_info_dying_alive_or_exited() -> Result {
-    Ambush::each(rounds(10), 7, ask_until_exited)
+    ExitRace::each(rounds(10), 7, ask_until_exited)
 }
 
 case! {
@@ -179,7 +179,7 @@ fn pidfd_info_coredump_bit_means_dump() -> Result {
     for call in subject::calls() {
         let killed = Held::exiting_with(&call, 0)?;
         killed.kill(Signal::SIGKILL)?;
-        subject::see_off(&killed)?;
+        subject::wait_until_gone(&killed)?;
         for child in [dead(&call, 7)?, killed.into_child()] {
             let info = info(child.pidfd()?, InfoMask::EXIT | InfoMask::COREDUMP)?;
             let what =
@@ -246,7 +246,7 @@ fn pidfd_info_exit_codes() -> Result {
 /// Checks that the pidfd, and waitpid, report this status.
 #[track_caller]
 fn ended_as(child: &Child, expected: Status) -> Result {
-    if let Some(status) = subject::see_off(child)? {
+    if let Some(status) = subject::wait_until_gone(child)? {
         check::equal("wait status", status, expected)?;
     }
     check::equal("exit_code in PIDFD_GET_INFO", child.pidfd()?.exit_status()?, expected)
@@ -275,7 +275,7 @@ fn pidfd_info_supported_mask() -> Result {
         let child = Held::exiting_with(&call, 0)?;
         let alive = asked(child.pidfd()?)?;
         child.let_go()?;
-        subject::see_off(&child)?;
+        subject::wait_until_gone(&child)?;
         check::equal("supported_mask of a reaped child", asked(child.pidfd()?)?, alive)
     })
 }
@@ -299,7 +299,7 @@ fn pidfd_info_unknown_request_bits() -> Result {
         let child = Held::exiting_with(&call, 0)?;
         only_known(child.pidfd()?, IDENTITY)?;
         child.let_go()?;
-        subject::see_off(&child)?;
+        subject::wait_until_gone(&child)?;
         only_known(child.pidfd()?, InfoMask::EXIT)
     })
 }
@@ -320,7 +320,7 @@ fn pidfd_info_cgroupid() -> Result {
         last.admit(child.pid())?;
         check::equal("cgroupid after a move", cgroupid(pidfd, InfoMask::empty())?, Some(last_id))?;
         child.let_go()?;
-        subject::see_off(&child)?;
+        subject::wait_until_gone(&child)?;
         check::equal("cgroupid once reaped", cgroupid(pidfd, InfoMask::EXIT)?, Some(last_id))?;
         last.remove()?;
         check::equal("cgroupid once that is removed", cgroupid(pidfd, InfoMask::EXIT)?, Some(last_id))

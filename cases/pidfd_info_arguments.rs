@@ -40,7 +40,7 @@ fn pidfd_info_sizes() -> Result {
         let child = Held::exiting_with(&call, 9)?;
         every_size_agrees(child.pidfd()?, request)?;
         child.let_go()?;
-        subject::see_off(&child)?;
+        subject::wait_until_gone(&child)?;
         every_size_agrees(child.pidfd()?, request)
     })
 }
@@ -90,7 +90,7 @@ fn pidfd_info_bad_arguments() -> Result {
     const READ_WRITE: u32 = 3;
     let own = Pidfd::open(own_pid())?;
     let child = Clone3::fork().with(Flags::PIDFD).spawn(|| 0)?;
-    subject::see_off(&child)?;
+    subject::wait_until_gone(&child)?;
     for (pidfd, whose) in [(&own, "of this process"), (child.pidfd()?, "of a process that is gone")] {
         let at = |address| format!("PIDFD_GET_INFO({address}), pidfd {whose}");
         check::refused(at("NULL"), pidfd.info_at(0), Errno::EINVAL)?;
@@ -136,7 +136,7 @@ fn pidfd_info_old_sizes_keep_their_fields() -> Result {
         let child = Held::exiting_with(&call, 9)?;
         has_bit(child.pidfd()?, InfoMask::COREDUMP, 72).context("a live process")?;
         child.let_go()?;
-        subject::see_off(&child)?;
+        subject::wait_until_gone(&child)?;
         has_bit(child.pidfd()?, InfoMask::EXIT, 64).context("a process that has exited")
     })
 }

@@ -18,7 +18,7 @@ case! {
     known_defect "6.15 to 7.3: the exec has ended the leader with exit code 0, and the leader's is what is recorded: a process killed by SIGKILL is told to have exited with 0",
 }
 fn pidfd_info_killed_in_exec_exit_code() -> Result {
-    threads::can_be_slow_to_go()?;
+    threads::can_delay_exit()?;
     let killed = Status::SIGKILLED;
     check::each(subject::calls(), |call| {
         let (gate, ready) = (Gate::new()?, Channel::<Result>::new()?);
@@ -29,7 +29,7 @@ fn pidfd_info_killed_in_exec_exit_code() -> Result {
                     gate.wait();
                     command.exec()
                 });
-                let _ = ready.send(&threads::be_slow_to_go());
+                let _ = ready.send(&threads::delay_exit());
                 park()
             })
         })?;

@@ -4,8 +4,8 @@ use clone3_conformance::abi::{Flags, InfoMask, Namespace};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::{Child, Clone3, park};
-use clone3_conformance::kit::process::{apart, own_pid};
-use clone3_conformance::kit::{Ambush, Channel, Gate, Handover, Held, namespace, subject, threads};
+use clone3_conformance::kit::process::{in_child, own_pid};
+use clone3_conformance::kit::{Channel, ExitRace, Gate, Handover, Held, namespace, subject, threads};
 use clone3_conformance::need::rounds;
 use clone3_conformance::pidfd::{Pidfd, fdinfo, info};
 use clone3_conformance::sandbox;
@@ -30,7 +30,7 @@ fn pidfd_info_eremote() -> Result {
         info(pidfd, InfoMask::EXIT)?;
         namespace::as_init(|| foreign(pidfd, PollFlags::empty()))?;
         child.let_go()?;
-        subject::see_off(&child)?;
+        subject::wait_until_gone(&child)?;
         info(pidfd, InfoMask::EXIT)?;
         namespace::as_init(|| foreign(pidfd, PollFlags::POLLIN | PollFlags::POLLHUP))
     })
@@ -147,7 +147,7 @@ fn pidfd_info_ns_ioctls_dead_esrch() -> Result {
             }
         }
         child.let_go()?;
-        subject::see_off(&child)?;
+        subject::wait_until_gone(&child)?;
         for kind in Namespace::ALL {
             let what = format!("{kind:?} namespace of a reaped process");
             check::refused(what, pidfd.namespace(kind), Errno::ESRCH)?;
@@ -184,7 +184,7 @@ fn pidfd_info_ns_ioctl_dying_esrch() -> Result {
     if Pidfd::open(getpid().as_raw())?.namespace(Namespace::Pid).err() == Some(Errno::EOPNOTSUPP) {
         return Err(Failure::unsupported("needs pid namespaces (CONFIG_PID_NS)"));
     }
-    Ambush::each(rounds(10), 0, ask_until_gone)
+    ExitRace::each(rounds(10), 0, ask_until_gone)
 }
 
 case! {
@@ -199,7 +199,7 @@ fn pidfd_of_own_process_serves_its_threads() -> Result {
     let own = Pidfd::open(own_pid())?;
     let ask = || Ok(own.namespace(Namespace::Mount).map(drop));
     // As a number, because apart() transfers plain data.
-    let by_another = apart(|| Ok(ask()?.map_err(|errno| errno as i32)))?;
+    let by_another = in_child(|| Ok(ask()?.map_err(|errno| errno as i32)))?;
     check::equal(
         "control: PIDFD_GET_MNT_NAMESPACE by another process",
         by_another,

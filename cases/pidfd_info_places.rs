@@ -138,7 +138,7 @@ fn pidfd_info_ns_ioctls_open_its_own() -> Result {
         }
         check::holds(differing > 1, "control: the child is in the caller's namespaces")?;
         child.let_go()?;
-        subject::see_off(&child)?;
+        subject::wait_until_gone(&child)?;
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::namespace::{self, Outside};
-use clone3_conformance::kit::process::{apart, own_pid};
+use clone3_conformance::kit::process::{in_child, own_pid};
 use clone3_conformance::kit::{Actor, Cgroup, Echo, Held, privilege, subject, threads};
 use clone3_conformance::pidfd::{Pidfd, info};
 use clone3_conformance::wait::{self, Status};
@@ -39,7 +39,7 @@ fn pidfd_info_credentials_of_askers_namespace() -> Result {
                 expected,
             )
         };
-        apart(|| {
+        in_child(|| {
             seen("control: in its user namespace", user, group)?;
             let outside = Outside::here();
             privilege::unshare_user_namespace()?;
@@ -77,12 +77,12 @@ fn pidfd_info_after_unshare_pidns() -> Result {
         check::equal("control: PidForChildren before unshare", number(Namespace::PidForChildren)?, before)?;
         mover.ask(())?;
         check::equal("Pid after unshare(CLONE_NEWPID)", number(Namespace::Pid)?, before)?;
-        let apart = number(Namespace::PidForChildren)? != before;
+        let separate = number(Namespace::PidForChildren)? != before;
         check::holds(
-            apart,
+            separate,
             "PidForChildren after unshare(CLONE_NEWPID): expected another, got the caller's",
         )?;
-        subject::see_off(&mover.let_go()?)?;
+        subject::wait_until_gone(&mover.let_go()?)?;
         child.into_child().clear_away()
     })
 }
@@ -154,7 +154,7 @@ fn pidfd_info_cgroup_outside_namespace() -> Result {
             check::equal(format_args!("cgroupid, asked {when}"), told, outer.id()?)
         };
         id("in the initial cgroup namespace")?;
-        apart(|| {
+        in_child(|| {
             inner.admit(0)?;
             unshare(CloneFlags::CLONE_NEWCGROUP)?;
             id("in a cgroup namespace that the process is outside of")
@@ -232,7 +232,7 @@ case! {
 }
 fn pidfd_info_thread_credentials() -> Result {
     use rustix::process::{Uid, getpid};
-    apart(|| {
+    in_child(|| {
         let leader = Pidfd::open(getpid().as_raw_nonzero().get())?;
         threads::in_a_thread(|| {
             let [real, effective, saved] = [1001, 1002, 1003].map(Uid::from_raw);

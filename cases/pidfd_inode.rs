@@ -215,7 +215,7 @@ fn pidfd_handle_of_dead() -> Result {
         let child = Held::exiting_with(&call, 0)?;
         Handle::of(child.pidfd()?)?;
         child.let_go()?;
-        subject::see_off(&child)?;
+        subject::wait_until_gone(&child)?;
         let handle = check::succeeds("name_to_handle_at of a dead process", Handle::try_of(child.pidfd()?))?;
         // The pid is freed a few instructions after POLLHUP, but open_by_handle_at looks for the task itself.
         let opened = handle.open(child.pidfd()?, 0).map(drop);

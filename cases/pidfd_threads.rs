@@ -12,7 +12,7 @@ use clone3_conformance::kit::helper::Command;
 use clone3_conformance::kit::pair::{OTHER, Pair};
 use clone3_conformance::kit::process::child_reporting;
 use clone3_conformance::kit::{Channel, Gate, Held, WaitCall, errands, subject, threads, tracer};
-use clone3_conformance::pidfd::{Oneself, Pidfd};
+use clone3_conformance::pidfd::{Pidfd, PidfdSelf};
 use clone3_conformance::procfs::Pending;
 use clone3_conformance::wait::{self, Event, Status};
 use nix::errno::Errno;
@@ -45,7 +45,7 @@ fn pidfd_thread_leader_poll() -> Result {
         check::equal("poll when the leader has ended and another thread runs", got, PollFlags::empty())?;
         pair.let_other_go()?;
         leader.wait_exited()?;
-        subject::see_off(&pair.child)?;
+        subject::wait_until_gone(&pair.child)?;
         Ok(())
     })
 }
@@ -60,7 +60,7 @@ fn pidfd_thread_leader_exit() -> Result {
         let child = Held::exiting_with(&call, 7)?;
         let leader = Pidfd::of_thread(child.pid())?;
         child.let_go()?;
-        subject::see_off(&child)?;
+        subject::wait_until_gone(&child)?;
         leader.reaped_with(Status::exited(7))
     })
 }
@@ -202,7 +202,7 @@ fn status_of_thread_ended_by(call: &Clone3, act: impl Fn() -> i32) -> Result<Sta
     let thread = Pidfd::of_thread(tid.recv_from(&child)?)?;
     gate.open()?;
     let told = thread.exit_status()?;
-    if let Some(status) = subject::see_off(&child)? {
+    if let Some(status) = subject::wait_until_gone(&child)? {
         check::equal("control: wait status of the process", status, Status::exited(7))?;
     }
     Ok(told)
@@ -355,7 +355,7 @@ fn pidfd_thread_signals_its_process() -> Result {
                 let sent = kill(Pid::from_raw(pair.other), Signal::SIGKILL);
                 check::succeeds("kill() with the number of another thread than the leader", sent)?;
             }
-            subject::see_off(&pair.child)?;
+            subject::wait_until_gone(&pair.child)?;
             pair.child.pidfd()?.reaped_with(Status::SIGKILLED)?;
         }
         Ok(())
@@ -374,11 +374,12 @@ fn pidfd_self_signals() -> Result {
         SigSet::all().thread_block()?;
         threads::in_a_thread(|| {
             let pending = |signal| Pending::of("thread-self", signal);
-            for (own, signal) in [(Oneself::Thread, Signal::SIGUSR1), (Oneself::Process, Signal::SIGUSR2)] {
+            for (own, signal) in [(PidfdSelf::Thread, Signal::SIGUSR1), (PidfdSelf::Process, Signal::SIGUSR2)]
+            {
                 let nowhere = Pending { process: false, thread: false };
                 check::equal(format_args!("control: {signal} pending"), pending(signal)?, nowhere)?;
                 check::succeeds(format_args!("pidfd_send_signal({own:?})"), own.send_signal(signal))?;
-                let there = Pending { process: own == Oneself::Process, thread: own == Oneself::Thread };
+                let there = Pending { process: own == PidfdSelf::Process, thread: own == PidfdSelf::Thread };
                 check::equal(
                     format_args!("{signal} pending, sent to one's own {own:?}"),
                     pending(signal)?,
@@ -390,11 +391,11 @@ fn pidfd_self_signals() -> Result {
     };
     for call in subject::calls() {
         let (child, ()) = child_reporting(&call, in_child)?;
-        subject::see_off(&child)?;
+        subject::wait_until_gone(&child)?;
         let killed = call.spawn(|| {
-            Oneself::Process.send_signal(Signal::SIGKILL).map_or_else(|errno| errno as i32, |()| 0)
+            PidfdSelf::Process.send_signal(Signal::SIGKILL).map_or_else(|errno| errno as i32, |()| 0)
         })?;
-        subject::see_off(&killed)?;
+        subject::wait_until_gone(&killed)?;
         let what = format_args!(
             "a child of {call} that sent SIGKILL to PIDFD_SELF_PROCESS (or exited with the errno)"
         );

@@ -4,9 +4,9 @@ use clone3_conformance::abi::{Flags, Namespace};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::Clone3;
-use clone3_conformance::kit::barred::{no_pidfd, reaches_kernel};
+use clone3_conformance::kit::filtered_calls::{no_pidfd, reaches_kernel};
 use clone3_conformance::kit::pair::Pair;
-use clone3_conformance::kit::process::{apart, child_reporting, own_pid};
+use clone3_conformance::kit::process::{child_reporting, in_child, own_pid};
 use clone3_conformance::kit::uring::Ring;
 use clone3_conformance::kit::{Blocked, Echo, Held, WaitCall, namespace, subject, threads, tracer};
 use clone3_conformance::pidfd::{Pidfd, pidfd_open};
@@ -105,7 +105,7 @@ case! {
     source "pidfd_open(2), PIDFD_THREAD; pull request vfs-6.11.pidfs; unshare(2), which is about the calling thread",
 }
 fn pidfd_ns_ioctl_of_thread() -> Result {
-    apart(|| {
+    in_child(|| {
         let leader = Pidfd::open(own_pid())?;
         let shared = number(&leader, Namespace::Mount)?;
         threads::in_a_thread(|| {
@@ -113,9 +113,9 @@ fn pidfd_ns_ioctl_of_thread() -> Result {
             check::equal("Mount namespace of a thread", number(&own, Namespace::Mount)?, shared)?;
             nix::sched::unshare(CloneFlags::CLONE_NEWNS)?;
             check::equal("Mount namespace of its process", number(&leader, Namespace::Mount)?, shared)?;
-            let apart = number(&own, Namespace::Mount)? != shared;
+            let separate = number(&own, Namespace::Mount)? != shared;
             check::holds(
-                apart,
+                separate,
                 "Mount namespace of a thread after unshare: expected another than its process's",
             )
         })
@@ -155,7 +155,7 @@ fn autokill_setns_two() -> Result {
     for flags in [Flags::REAPED, Flags::KILLED_NNP] {
         let call = Clone3::new(flags | new);
         let child = Held::exiting_with(&call, 0)?;
-        apart(|| {
+        in_child(|| {
             let moved_nowhere = setns(child.pidfd()?, CloneFlags::empty());
             check::refused(format_args!("setns(0) to a child of {call}"), moved_nowhere, Errno::EINVAL)?;
             let moved = setns(child.pidfd()?, two);
@@ -311,7 +311,7 @@ case! {
 fn pidfd_setns_joins_namespace_of_target() -> Result {
     for call in subject::calls() {
         let target = Echo::prepared(&call, namespace::unshare_pid)?;
-        let (number, own) = apart(|| {
+        let (number, own) = in_child(|| {
             check::succeeds("setns(CLONE_NEWPID)", setns(target.pidfd()?, CloneFlags::CLONE_NEWPID))?;
             let (child, own) = child_reporting(&Clone3::fork(), || Ok(own_pid()))?;
             let number = child.pid();

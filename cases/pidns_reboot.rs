@@ -4,7 +4,7 @@ use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::{Clone3, park};
-use clone3_conformance::kit::barred::reaches_kernel;
+use clone3_conformance::kit::filtered_calls::reaches_kernel;
 use clone3_conformance::kit::{namespace, subject};
 use clone3_conformance::wait::Status;
 use nix::sys::signal::Signal;
@@ -62,7 +62,7 @@ fn pidfd_info_pidns_reboot_exit_code() -> Result {
     check::each(subjects, |(((command, signal), by), call)| {
         let call = call.with(Flags::CLONE_NEWPID);
         let init = call.spawn(|| end_the_namespace(command, by))?;
-        if let Some(status) = subject::see_off(&init)? {
+        if let Some(status) = subject::wait_until_gone(&init)? {
             check::equal(format_args!("wait status, reboot by {by:?}"), status, Status::killed(signal))?;
         }
         let what = format_args!(

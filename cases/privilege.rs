@@ -7,7 +7,7 @@ use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::Clone3;
-use clone3_conformance::kit::process::apart;
+use clone3_conformance::kit::process::in_child;
 use clone3_conformance::kit::{Echo, privilege, threads};
 use clone3_conformance::wait::Status;
 use nix::errno::Errno;
@@ -116,7 +116,7 @@ fn autokill_userns_cap_dropped() -> Result {
     };
     for before in befores {
         for enter in enters {
-            apart(|| {
+            in_child(|| {
                 before()?;
                 enter()?;
                 privileged().accepted()?;

@@ -7,7 +7,7 @@ use clone3_conformance::clone3::{Child, Clone3};
 use clone3_conformance::kit::disposition::{self, Disposition};
 use clone3_conformance::kit::epoll::Watch;
 use clone3_conformance::kit::meeting::parent_and_child;
-use clone3_conformance::kit::process::{apart, own_pid};
+use clone3_conformance::kit::process::{in_child, own_pid};
 use clone3_conformance::kit::subject::ends_by_its_kind;
 use clone3_conformance::kit::tracer::Tracer;
 use clone3_conformance::kit::{
@@ -118,7 +118,7 @@ case! {
 fn autoreap_ptrace_tracer_ignores_sigchld() -> Result {
     subject::each(|call| {
         let child = Held::traceable(&call, 16)?;
-        apart(|| {
+        in_child(|| {
             disposition::set(Signal::SIGCHLD, Disposition::Ignored)?;
             tracer::seize(child.pid(), Options::empty())?;
             child.let_go()?;
@@ -170,7 +170,7 @@ fn pidfd_info_ppid_of_traced_child() -> Result {
         check::equal(format_args!("ppid of the traced child of {call}"), parent, own_pid())?;
         tracer.dismiss()?;
         child.let_go()?;
-        subject::see_off(&child)?;
+        subject::wait_until_gone(&child)?;
         // Discards the SIGCHLD of an ordinary child.
         let _ = sigchld::take();
     }

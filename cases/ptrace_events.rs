@@ -4,7 +4,7 @@ use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::{Clone3, exit_thread, park};
-use clone3_conformance::kit::process::apart;
+use clone3_conformance::kit::process::in_child;
 use clone3_conformance::kit::replacing::Replacing;
 use clone3_conformance::kit::tracer::Tracer;
 use clone3_conformance::kit::{
@@ -55,7 +55,7 @@ fn follow(creator: &Creator, options: Options) -> Result<(Vec<Told>, Vec<i32>)> 
             None => others.push(pid),
         }
     }
-    creator.has_seen_it_off()?;
+    creator.report_when_gone()?;
     Ok((events, others))
 }
 
@@ -245,7 +245,7 @@ fn autoreap_ptrace_tracer_told_how() -> Result {
 fn ends(replacing: Replacing) -> Result {
     let child = replacing.into_held();
     child.let_go()?;
-    subject::see_off(&child).map(drop)
+    subject::wait_until_gone(&child).map(drop)
 }
 
 case! {
@@ -303,7 +303,7 @@ fn autoreap_ptrace_waiter_for_replaced_leader() -> Result {
             exit_thread(0)
         })?;
         let pid = replacing.child.pid();
-        let waiter = apart(|| {
+        let waiter = in_child(|| {
             tracer::seize(pid, Options::empty())?;
             may_end.open()?;
             threads::wait_for_dead_leader(pid)?;

@@ -5,7 +5,7 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::{Child, Clone3};
 use clone3_conformance::kit::pair::{LEADER, OTHER, Pair};
-use clone3_conformance::kit::process::apart;
+use clone3_conformance::kit::process::in_child;
 use clone3_conformance::kit::threads::is_not_over;
 use clone3_conformance::kit::tracer::{self, Tracer};
 use clone3_conformance::kit::{Blocked, Channel, Held, WaitCall, sigchld, threads};
@@ -180,7 +180,7 @@ fn autoreap_ptrace_waitid_by_threads_pidfd() -> Result {
     for call in calls() {
         let pair = Pair::new(&call)?;
         // Traced by a process that ends, after which no process has to wait for the thread.
-        let found = apart(|| {
+        let found = in_child(|| {
             tracer::seize(pair.other, Options::empty())?;
             let pidfd = Pidfd::of_thread(pair.other)?;
             check::succeeds("ptrace(INTERRUPT)", ptrace::interrupt(Pid::from_raw(pair.other)))?;

@@ -8,7 +8,7 @@ use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::{Clone3, is_cloexec};
-use clone3_conformance::kit::{End, Holder, Tied, fds};
+use clone3_conformance::kit::{AutokillChild, End, Holder, fds};
 use clone3_conformance::need::rounds;
 use clone3_conformance::pidfd::Pidfd;
 use nix::sched::{CloneFlags, unshare};
@@ -22,7 +22,7 @@ case! {
 }
 fn autokill_kill_queued_before_close_returns() -> Result {
     for _ in rounds(20) {
-        let mut child = Tied::new()?;
+        let mut child = AutokillChild::new()?;
         let copy = child.pidfd()?.try_clone()?;
         child.close()?;
         child.lives("after a close that was not the last")?;
@@ -56,7 +56,7 @@ case! {
 }
 fn autokill_dup_extends() -> Result {
     for original_goes_first in [true, false] {
-        let mut child = Tied::new()?;
+        let mut child = AutokillChild::new()?;
         let mut all = copies(child.pidfd()?)?;
         let at = if original_goes_first { all.len() } else { 0 };
         all.insert(at, child.take()?);
@@ -77,14 +77,14 @@ case! {
 }
 fn autokill_dup2_over_last_ref() -> Result {
     let other = unrelated()?;
-    let mut child = Tied::new()?;
+    let mut child = AutokillChild::new()?;
     let mut last = OwnedFd::from(child.take()?);
     fds::dup2_onto_itself(&last)?;
     child.lives("after dup2 of its pidfd onto itself")?;
     rustix::io::dup2(&other, &mut last)?;
     child.dies("after dup2 of another file onto its pidfd")?;
 
-    let mut child = Tied::new()?;
+    let mut child = AutokillChild::new()?;
     let mut last = OwnedFd::from(child.take()?);
     rustix::io::dup3(&other, &mut last, rustix::io::DupFlags::CLOEXEC)?;
     child.dies("after dup3 of another file onto its pidfd")
@@ -103,7 +103,7 @@ fn autokill_fork_inherited() -> Result {
     let exits = |holder: Holder, _| holder.end(End::Exit).map(|()| None);
     let is_killed = |holder: Holder, _| holder.end(End::Killed).map(|()| None);
     for lets_go in [closes, execs, exits, is_killed] {
-        let mut child = Tied::new()?;
+        let mut child = AutokillChild::new()?;
         let fd = child.pidfd()?.as_raw_fd();
         let left = lets_go(Holder::fork()?, fd)?;
         child.lives("after a forked process let go of its pidfd, which the parent holds as well")?;
@@ -125,7 +125,7 @@ case! {
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; execve(2), on close-on-exec",
 }
 fn autokill_fork_inherited_cloexec_cleared() -> Result {
-    let mut child = Tied::new()?;
+    let mut child = AutokillChild::new()?;
     let fd = child.pidfd()?.as_raw_fd();
     let holder = Holder::fork()?;
     child.close()?;
@@ -143,8 +143,8 @@ case! {
     source "fork(2): the child gets copies of the parent's descriptors",
 }
 fn autokill_sibling_inherits_hazard() -> Result {
-    let mut earlier = Tied::new()?;
-    let mut later = Tied::new()?;
+    let mut earlier = AutokillChild::new()?;
+    let mut later = AutokillChild::new()?;
     earlier.close()?;
     earlier.lives("with a copy of its pidfd in a later child")?;
     later.close()?;
@@ -159,8 +159,8 @@ case! {
 }
 fn autokill_two_children_independent() -> Result {
     for earlier_first in [true, false] {
-        let mut earlier = Tied::new()?;
-        let later = Tied::prepared(&Clone3::new(Flags::KILLED_NNP), || earlier.close())?;
+        let mut earlier = AutokillChild::new()?;
+        let later = AutokillChild::prepared(&Clone3::new(Flags::KILLED_NNP), || earlier.close())?;
         let (mut first, mut second) = if earlier_first { (earlier, later) } else { (later, earlier) };
         first.close()?;
         first.dies("after the last close of its pidfd")?;
@@ -177,7 +177,7 @@ case! {
     source "pidfd_getfd(2) (\"refers to the same open file description\")",
 }
 fn autokill_pidfd_getfd_holds() -> Result {
-    let mut child = Tied::new()?;
+    let mut child = AutokillChild::new()?;
     let number = child.pidfd()?.as_raw_fd();
     let holder = Holder::fork()?;
     let copy = Pidfd::from(Pidfd::open(holder.pid())?.getfd_of_child(number)?);
@@ -196,11 +196,11 @@ case! {
     source "close_range(2)",
 }
 fn autokill_close_range() -> Result {
-    let mut child = Tied::new()?;
+    let mut child = AutokillChild::new()?;
     fds::close_by_range(child.take()?)?;
     child.dies("after close_range of its pidfd")?;
 
-    let mut child = Tied::new()?;
+    let mut child = AutokillChild::new()?;
     fds::keep_over_exec(child.pidfd()?)?;
     fds::mark_by_range(child.pidfd()?)?;
     check::equal("FD_CLOEXEC after CLOSE_RANGE_CLOEXEC", is_cloexec(child.pidfd()?)?, true)?;
@@ -223,7 +223,7 @@ fn autokill_exec_closes_far_descriptor() -> Result {
     if let Some(files) = getrlimit(Resource::Nofile).current.filter(|files| *files <= FAR as u64) {
         return Err(Failure::blocked(format!("RLIMIT_NOFILE allows only {files} open files")));
     }
-    let mut child = Tied::new()?;
+    let mut child = AutokillChild::new()?;
     let copy = rustix::io::fcntl_dupfd_cloexec(child.pidfd()?, FAR)?;
     child.close()?;
     let holder = Holder::fork()?;
@@ -257,7 +257,7 @@ case! {
     source "close_range(2), unshare(2); fs/file.c dup_fd()",
 }
 fn autokill_close_range_unshare() -> Result {
-    let mut child = Tied::new()?;
+    let mut child = AutokillChild::new()?;
     let fd = child.pidfd()?.as_raw_fd();
     let detach = || Ok(fds::close_apart_by_range(fd)?);
     let mut meanwhile = || {
@@ -267,7 +267,7 @@ fn autokill_close_range_unshare() -> Result {
     };
     in_a_thread(detach, &mut meanwhile)?;
 
-    let mut child = Tied::new()?;
+    let mut child = AutokillChild::new()?;
     let detach = || Ok(unshare(CloneFlags::CLONE_FILES)?);
     let meanwhile = || {
         child.close()?;
@@ -285,12 +285,12 @@ case! {
     source "kernel/fork.c pidfd_prepare(), with O_CLOEXEC; execve(2)",
 }
 fn autokill_parent_exec_kills() -> Result {
-    let (creator, _, child) = Tied::elsewhere()?;
+    let (creator, _, child) = AutokillChild::elsewhere()?;
     creator.exec()?;
     child.dies("after the exec of its parent")?;
     creator.end(End::Exit)?;
 
-    let (creator, fd, child) = Tied::elsewhere()?;
+    let (creator, fd, child) = AutokillChild::elsewhere()?;
     creator.keep_over_exec(fd)?;
     creator.exec()?;
     child.lives("after an exec of its parent that kept its pidfd open")?;

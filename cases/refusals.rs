@@ -6,8 +6,8 @@ use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::{Clone3, NOWHERE};
 use clone3_conformance::kit::channel::read_byte;
 use clone3_conformance::kit::held_things::{Mappable, Semaphore};
-use clone3_conformance::kit::privilege::become_lonely_user;
-use clone3_conformance::kit::process::{apart, own_pid, reap_all};
+use clone3_conformance::kit::privilege::become_unused_user;
+use clone3_conformance::kit::process::{in_child, own_pid, reap_all};
 use clone3_conformance::kit::remains::{Kept, Room};
 use clone3_conformance::kit::{Held, privilege};
 use clone3_conformance::pidfd::Pidfd;
@@ -34,7 +34,7 @@ case! {
 }
 fn abi_refusal_keeps_no_process_count() -> Result {
     const LIMIT: u32 = 4;
-    become_lonely_user()?;
+    become_unused_user()?;
     setrlimit(Resource::RLIMIT_NPROC, LIMIT.into(), LIMIT.into())?;
     let room = || -> Result<usize> {
         let made = (0..LIMIT).filter(|_| Clone3::fork().try_spawn(|| 0).is_ok()).count();
@@ -58,7 +58,7 @@ case! {
 }
 fn abi_refusal_keeps_no_user_namespace() -> Result {
     // In a separate room: the space taken by a namespace is not free again immediately.
-    apart(|| {
+    in_child(|| {
         let room = Room::make()?;
         let child = Held::exiting_with(&Clone3::fork().with(Flags::CLONE_NEWUSER), 0)?;
         check::equal(
@@ -86,7 +86,7 @@ fn abi_refusal_keeps_no_uts_namespace() -> Result {
     // Some are released a moment later, without any notification.
     let room = || -> Result<bool> {
         loop {
-            match apart(|| Ok(unshare(CloneFlags::CLONE_NEWUTS).map_err(|errno| errno as i32)))? {
+            match in_child(|| Ok(unshare(CloneFlags::CLONE_NEWUTS).map_err(|errno| errno as i32)))? {
                 Ok(()) => return Ok(true),
                 Err(errno) if Errno::from_raw(errno) != Errno::ENOSPC => {
                     return Err(Errno::from_raw(errno).into());
@@ -108,7 +108,7 @@ case! {
 }
 fn abi_refusal_keeps_no_descriptors() -> Result {
     let (from, to) = pipe_with(PipeFlags::CLOEXEC)?;
-    apart(|| refused_late(Flags::CLONE_FILES))?;
+    in_child(|| refused_late(Flags::CLONE_FILES))?;
     drop(to);
     check::equal("read from a pipe whose writers have ended", read_byte(&from)?, None)
 }
@@ -126,7 +126,7 @@ case! {
     source "setns(2), EINVAL; kernel/fork.c copy_process() (bad_fork_cleanup_fs)",
 }
 fn abi_refusal_keeps_no_directories() -> Result {
-    apart(|| {
+    in_child(|| {
         unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS)?;
         let child = Held::exiting_with(&Clone3::fork().with(Flags::CLONE_FS), 0)?;
         check::refused(
@@ -149,7 +149,7 @@ case! {
 }
 fn abi_refusal_keeps_no_memory() -> Result {
     let file = Mappable::new()?;
-    apart(|| {
+    in_child(|| {
         file.map()?;
         check::equal("control: mapped while the caller lives", file.is_mapped()?, true)?;
         refused_late(Flags::CLONE_VM)
@@ -165,7 +165,7 @@ case! {
 }
 fn abi_refusal_keeps_no_semaphore_undo() -> Result {
     let semaphore = Semaphore::new()?;
-    apart(|| {
+    in_child(|| {
         semaphore.take()?;
         check::equal("control: the semaphore that the caller has taken", semaphore.value()?, 0)?;
         refused_late(Flags::CLONE_SYSVSEM)

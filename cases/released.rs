@@ -9,7 +9,7 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::{Child, Clone3, park};
 use clone3_conformance::kit::held_things::{Semaphore, take_robustly};
-use clone3_conformance::kit::process::{apart, child_reporting};
+use clone3_conformance::kit::process::{child_reporting, in_child};
 use clone3_conformance::kit::remains::spawn_once_there_is_room;
 use clone3_conformance::kit::subject::ends_by_its_kind;
 use clone3_conformance::kit::userfault::Trap;
@@ -41,7 +41,7 @@ fn autoreap_releases_robust_futex() -> Result {
             } else {
                 child.let_go()?;
             }
-            subject::see_off(&child)?;
+            subject::wait_until_gone(&child)?;
             let what = format!("FUTEX_OWNER_DIED after a child of {call}, killed: {killed}");
             check::equal(
                 what,
@@ -66,7 +66,7 @@ fn autoreap_undoes_semaphores() -> Result {
             semaphore.value()
         })?;
         check::equal("control: the semaphore that a child has taken", taken, 0)?;
-        subject::see_off(&child)?;
+        subject::wait_until_gone(&child)?;
         check::equal(format_args!("the semaphore after a child of {call}"), semaphore.value()?, 1)?;
     }
     Ok(())
@@ -96,7 +96,7 @@ fn autoreap_ends_use_of_user_namespace() -> Result {
         if !child.reaps_itself() {
             check::equal("user namespace of a zombie: listed", listed::is_listed(id)?, true)?;
         }
-        subject::see_off(&child)?;
+        subject::wait_until_gone(&child)?;
         let what = format!(
             "user namespace of a child of {call} that is reaped, while its pidfd is open: gone from the list"
         );
@@ -117,9 +117,9 @@ fn autoreap_shares_semaphore_undo() -> Result {
     for call in subject::calls() {
         for (call, expected) in [(call.clone(), 1), (call.with(Flags::CLONE_SYSVSEM), 0)] {
             let after = |what| format!("the semaphore that a child of {call}, or its creator, took, {what}");
-            apart(|| {
+            in_child(|| {
                 let (child, ()) = child_reporting(&call, || semaphore.take())?;
-                subject::see_off(&child)?;
+                subject::wait_until_gone(&child)?;
                 check::equal(after("after the end of the child that did"), semaphore.value()?, expected)
             })?;
             check::equal(after("after the end of both"), semaphore.value()?, 1)?;
@@ -163,7 +163,7 @@ fn autoreap_seccomp_listener_hangs_up() -> Result {
         };
         check::equal(polled("control: while that lives"), hung_up()?, false)?;
         child.let_go()?;
-        subject::see_off(&child)?;
+        subject::wait_until_gone(&child)?;
         check::equal(polled("when that is gone"), hung_up()?, true)?;
     }
     Ok(())
@@ -177,7 +177,7 @@ case! {
 }
 fn autoreap_gives_back_uts_namespace() -> Result {
     const LIMIT: &str = "/proc/sys/user/max_uts_namespaces";
-    apart(|| {
+    in_child(|| {
         privilege::enter_user_namespace()?;
         std::fs::write(LIMIT, "1")
             .map_err(|error| Failure::blocked(format!("writing to {LIMIT}: {error}")))?;
@@ -202,7 +202,7 @@ fn autoreap_gives_up_working_directory() -> Result {
     let place = Place::new()?;
     let forbidden = |errno| Failure::blocked(format!("a tmpfs in a mount namespace of its own: {errno:?}"));
     for call in subject::calls() {
-        apart(|| {
+        in_child(|| {
             unshare(CloneFlags::CLONE_NEWNS)?;
             // Nothing mounted from here on may propagate outside.
             mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
@@ -212,7 +212,7 @@ fn autoreap_gives_up_working_directory() -> Result {
             let unmounted = || unmount(place.path(), UnmountFlags::empty()).map_err(check::errno_of);
             check::refused("control: umount while the child lives", unmounted(), Errno::EBUSY)?;
             child.let_go()?;
-            subject::see_off(&child)?;
+            subject::wait_until_gone(&child)?;
             check::succeeds(
                 format_args!("umount of what was the working directory of a child of {call}"),
                 unmounted(),

@@ -10,7 +10,7 @@ use clone3_conformance::kit::process::reap_all;
 use clone3_conformance::kit::remains::{self, Kept, Room};
 use clone3_conformance::kit::tracer::Tracer;
 use clone3_conformance::kit::{
-    Held, Orphan, Tied, fdpass, limits, namespace, privilege, sigchld, subject, tracer,
+    AutokillChild, Held, Orphan, fdpass, limits, namespace, privilege, sigchld, subject, tracer,
 };
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::wait::{self, Status};
@@ -75,7 +75,7 @@ case! {
 }
 fn autokill_leaves_nothing() -> Result {
     remains::none_of(|| {
-        let mut closed = Tied::new()?;
+        let mut closed = AutokillChild::new()?;
         closed.close()?;
         closed.observer().reaped_with(Status::SIGKILLED)?;
 
@@ -105,7 +105,7 @@ case! {
 }
 fn autokill_references_leave_nothing() -> Result {
     remains::none_of(|| {
-        let mut child = Tied::new()?;
+        let mut child = AutokillChild::new()?;
         let (here, there) = fdpass::pair()?;
         fdpass::send(&here, child.pidfd()?)?;
         let watch = Watch::new(child.pidfd()?, EventFlags::IN)?;
@@ -117,7 +117,7 @@ fn autokill_references_leave_nothing() -> Result {
         child.observer().reaped_with(Status::SIGKILLED)?;
 
         let (here, there) = fdpass::pair()?;
-        let mut holds_itself = Tied::new()?;
+        let mut holds_itself = AutokillChild::new()?;
         fdpass::send(&here, holds_itself.pidfd()?)?;
         holds_itself.close()?;
         drop((here, there));
@@ -216,7 +216,7 @@ fn pidfd_info_leaves_nothing() -> Result {
             child.let_go()?;
             child.pidfd()?.wait_exited()?;
             ask(child.pidfd()?);
-            subject::see_off(&child)?;
+            subject::wait_until_gone(&child)?;
             ask(child.pidfd()?);
         }
         Ok(())

@@ -9,7 +9,7 @@ use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::handles::Handle;
 use clone3_conformance::kit::process::own_pid;
 use clone3_conformance::kit::processors::Lookout;
-use clone3_conformance::kit::{Held, Tied, namespace};
+use clone3_conformance::kit::{AutokillChild, Held, namespace};
 use clone3_conformance::need::rounds;
 use clone3_conformance::pidfd::Pidfd;
 use nix::errno::Errno;
@@ -36,7 +36,7 @@ case! {
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"only the specific struct file from clone3() has this property\")",
 }
 fn autokill_o_path_does_not_hold() -> Result {
-    let mut child = Tied::new()?;
+    let mut child = AutokillChild::new()?;
     let _path = reopen(&names(child.pidfd()?)[0], OFlag::O_PATH)?;
     child.close()?;
     child.dies("after the last close of its pidfd, with an O_PATH descriptor of it open")
@@ -51,7 +51,7 @@ case! {
 fn autokill_proc_reopen() -> Result {
     for (name, flags) in [(0, OFlag::O_RDONLY), (1, OFlag::O_RDWR)] {
         let reopened = |pidfd: &Pidfd| reopen(&names(pidfd)[name], flags).map(Pidfd::from);
-        Tied::new()?.is_not_tied_to("a pidfd opened through /proc", reopened)?;
+        AutokillChild::new()?.is_not_tied_to("a pidfd opened through /proc", reopened)?;
     }
     Ok(())
 }
@@ -63,7 +63,7 @@ case! {
     source "fs/pidfs.c pidfs_setattr(), fs/anon_inodes.c anon_inode_setattr()",
 }
 fn autokill_proc_reopen_o_trunc() -> Result {
-    let mut child = Tied::new()?;
+    let mut child = AutokillChild::new()?;
     let name = names(child.pidfd()?)[0].clone();
     reopen(&name, OFlag::O_RDWR)?;
     let pidfd = child.pidfd()?;
@@ -91,10 +91,10 @@ case! {
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"open_by_handle_at() are distinct struct files\")",
 }
 fn autokill_handle_open_not_armed() -> Result {
-    Tied::new()?.is_not_tied_to("a pidfd opened by its handle", |pidfd| {
+    AutokillChild::new()?.is_not_tied_to("a pidfd opened by its handle", |pidfd| {
         Ok(Handle::of(pidfd)?.open(pidfd, 0)?.into())
     })?;
-    Tied::new()?.is_not_tied_to("a pidfd opened by its handle at FD_PIDFS_ROOT", |pidfd| {
+    AutokillChild::new()?.is_not_tied_to("a pidfd opened by its handle at FD_PIDFS_ROOT", |pidfd| {
         Ok(Handle::of(pidfd)?.open_at_root(0)?.into())
     })
 }
@@ -106,7 +106,7 @@ case! {
     source "fs/pidfs.c VALID_FILE_HANDLE_OPEN_FLAGS (\"Make sure that we reject any nonsensical flags\")",
 }
 fn autokill_handle_open_o_trunc_einval() -> Result {
-    let child = Tied::new()?;
+    let child = AutokillChild::new()?;
     let pidfd = child.pidfd()?;
     let handle = Handle::of(pidfd)?;
     for flags in [0, libc::O_RDWR, libc::O_NONBLOCK, libc::O_EXCL] {
@@ -133,7 +133,7 @@ case! {
     source "fs/pidfs.c pidfs_export_open()", since "7.2",
 }
 fn autokill_handle_open_o_excl_thread() -> Result {
-    let child = Tied::new()?;
+    let child = AutokillChild::new()?;
     let pidfd = child.pidfd()?;
     let handle = Handle::of(pidfd)?;
     for (flags, expected) in [(0, libc::O_RDWR), (libc::O_EXCL, libc::O_RDWR | libc::O_EXCL)] {
@@ -152,7 +152,7 @@ case! {
     source "fs/pidfs.c pidfs_ino_get_pid(); open_by_handle_at(2)",
 }
 fn autokill_handle_dead_estale() -> Result {
-    let mut child = Tied::new()?;
+    let mut child = AutokillChild::new()?;
     let handle = Handle::of(child.pidfd()?)?;
     check::succeeds("open_by_handle_at of a live child", handle.open(child.observer(), 0))?;
     child.close()?;
@@ -176,7 +176,7 @@ case! {
     source "fs/pidfs.c pidfs_ino_get_pid() (\"Within our pid namespace hierarchy?\"); open_by_handle_at(2)",
 }
 fn autokill_handle_foreign_estale() -> Result {
-    let child = Tied::new()?;
+    let child = AutokillChild::new()?;
     let handle = Handle::of(child.pidfd()?)?;
     check::succeeds("open_by_handle_at in the child's pid namespace", handle.open(child.observer(), 0))?;
     namespace::as_init(|| {

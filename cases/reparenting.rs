@@ -4,8 +4,8 @@ use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::{Child, Clone3, park};
-use clone3_conformance::kit::fosterling::Fosterling;
-use clone3_conformance::kit::process::{apart, own_pid};
+use clone3_conformance::kit::child_of_init::ChildOfInit;
+use clone3_conformance::kit::process::{in_child, own_pid};
 use clone3_conformance::kit::{Halted, Handover, Orphan, fdpass, namespace, orphan, sigchld};
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::wait::{self, Event, Status};
@@ -77,14 +77,14 @@ fn autoreap_reparent_init() -> Result {
         Ok(orphan)
     };
     namespace::as_init(|| {
-        let zombie = apart(|| {
+        let zombie = in_child(|| {
             let orphan = orphan_of_init(Clone3::new(Flags::PIDFD))?;
             orphan.pidfd.wait_exited()?;
             Ok(orphan.pid)
         })?;
         check::equal("control", wait::find_zombie(zombie)?, Event::exited(zombie, 3))?;
         wait::reap_expecting(zombie, Status::exited(3))?;
-        apart(|| {
+        in_child(|| {
             let orphan = orphan_of_init(Clone3::new(Flags::REAPED))?;
             orphan.pidfd.reaped_with(Status::exited(3))?;
             wait::pid_is_free(orphan.pid)
@@ -100,8 +100,8 @@ case! {
     source "commit \"clone: add CLONE_AUTOREAP\"; PR_SET_CHILD_SUBREAPER(2const)",
 }
 fn autoreap_reparent_global_init() -> Result {
-    let ordinary = Fosterling::made_with(Flags::PIDFD)?;
-    let child = Fosterling::made_with(Flags::REAPED)?;
+    let ordinary = ChildOfInit::made_with(Flags::PIDFD)?;
+    let child = ChildOfInit::made_with(Flags::REAPED)?;
     // While init is halted, it waits for no child.
     let init = Halted::process(1)?;
     ordinary.let_go()?;
@@ -139,7 +139,7 @@ case! {
 }
 fn autoreap_ppid_follows_reparent() -> Result {
     let (ours, theirs) = fdpass::pair()?;
-    let (before, creator) = apart(|| {
+    let (before, creator) = in_child(|| {
         let child = Clone3::new(Flags::REAPED).spawn(park)?;
         fdpass::send(&theirs, child.pidfd()?)?;
         Ok((orphan::parent_of(child.pidfd()?)?, own_pid()))

@@ -3,7 +3,7 @@
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::{Child, Clone3};
-use clone3_conformance::kit::process::apart;
+use clone3_conformance::kit::process::in_child;
 use clone3_conformance::kit::subject::{leaves_zombie, reaped};
 use clone3_conformance::kit::{Held, Orphan, subject, threads, tracer, usage};
 use clone3_conformance::wait::{self, Status};
@@ -164,7 +164,7 @@ case! {
 fn autoreap_ptrace_others_wait_adds_nothing() -> Result {
     subject::each(|call| {
         let child = Held::traceable(&call, 6)?;
-        let (before, after) = apart(|| {
+        let (before, after) = in_child(|| {
             tracer::seize(child.pid(), Options::empty())?;
             let before = usage::of_children()?;
             child.let_go()?;
@@ -174,6 +174,6 @@ fn autoreap_ptrace_others_wait_adds_nothing() -> Result {
             Ok((before, usage::of_children()?))
         })?;
         check::equal("RUSAGE_CHILDREN of a tracer that has waited for another's child", after, before)?;
-        subject::see_off(&child).map(drop)
+        subject::wait_until_gone(&child).map(drop)
     })
 }

@@ -7,7 +7,7 @@ use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::park;
-use clone3_conformance::kit::process::apart;
+use clone3_conformance::kit::process::in_child;
 use clone3_conformance::kit::{namespace, privilege, subject};
 use nix::errno::Errno;
 
@@ -17,7 +17,7 @@ case! {
     source "clone(2), set_tid (EPERM)",
 }
 fn abi_set_tid_needs_capability() -> Result {
-    apart(|| {
+    in_child(|| {
         privilege::drop_capabilities()?;
         for call in subject::kinds() {
             call.accepted()?;
@@ -68,7 +68,7 @@ case! {
     source "clone(2), set_tid (EPERM: \"in one or more of the user namespaces that own the corresponding PID namespaces\")",
 }
 fn abi_set_tid_needs_capability_further_out() -> Result {
-    apart(|| {
+    in_child(|| {
         privilege::enter_user_namespace()?;
         let outside = std::process::id() as i32;
         namespace::as_init(|| {

@@ -8,7 +8,7 @@ use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::{Clone3, lowest_free_fd};
 use clone3_conformance::kit::helper::Command;
 use clone3_conformance::kit::meeting::parent_and_child;
-use clone3_conformance::kit::{End, Gate, Holder, Tied, echo};
+use clone3_conformance::kit::{AutokillChild, End, Gate, Holder, echo};
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::wait::Status;
 use nix::sys::signal::Signal;
@@ -87,11 +87,11 @@ fn autokill_clone_files_exec() -> Result {
         98
     })?;
     // Only the new program answers, and from then on there are two tables.
-    let tied = Tied::met(child.pid(), child.observe()?, line)?;
+    let autokill_child = AutokillChild::met(child.pid(), child.observe()?, line)?;
     drop((from, to));
-    tied.lives("after its exec, with its creator alive")?;
+    autokill_child.lives("after its exec, with its creator alive")?;
     child.close_pidfd()?;
-    tied.dies("after its exec and its creator's close")?;
+    autokill_child.dies("after its exec and its creator's close")?;
 
     let (gate, alive) = (Gate::new()?, Gate::new()?);
     let (creator, pid) = Holder::running(|| {

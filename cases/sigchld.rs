@@ -292,12 +292,12 @@ case! {
 }
 fn nnp_sigchld_tells_status_of_group() -> Result {
     sigchld::block()?;
-    threads::can_be_slow_to_go()?;
+    threads::can_delay_exit()?;
     check::each([Flags::empty(), Flags::NNP], |flags| {
         let call = Clone3::fork().with(flags);
         // The first round nearly always hits; on a delayed vCPU, the leader may end first.
         for _ in rounds(4) {
-            let child = call.spawn(|| threads::leader_gone_last(11, 99))?;
+            let child = call.spawn(|| threads::leader_exits_last(11, 99))?;
             let (pid, told) = (child.pid(), sigchld::next()?);
             child.reap_expecting(Status::exited(99))?;
             let what = format_args!("SIGCHLD of a child of {call} that waitpid() says exited with 99");

@@ -8,7 +8,7 @@ use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::{Clone3, park};
-use clone3_conformance::kit::{Channel, Gate, Tied, fdpass};
+use clone3_conformance::kit::{AutokillChild, Channel, Gate, fdpass};
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::wait::{self, Status};
 use nix::sys::signal::Signal;
@@ -22,7 +22,7 @@ case! {
     source "unix(7), SCM_RIGHTS; commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"the last reference to the struct file\")",
 }
 fn autokill_scm_in_flight_holds() -> Result {
-    let mut child = Tied::new()?;
+    let mut child = AutokillChild::new()?;
     let (here, there) = fdpass::pair()?;
     let flags = child.pidfd()?.status_flags()?;
     fdpass::send(&here, child.pidfd()?)?;
@@ -44,7 +44,7 @@ case! {
 }
 fn autokill_scm_sockets_closed() -> Result {
     for kind in ["stream", "datagram"] {
-        let mut child = Tied::new()?;
+        let mut child = AutokillChild::new()?;
         let (sender, receiver): (OwnedFd, OwnedFd) = match kind {
             "stream" => fdpass::pair().map(|(one, other)| (one.into(), other.into()))?,
             _ => fdpass::datagram_pair().map(|(one, other)| (one.into(), other.into()))?,
@@ -67,7 +67,7 @@ case! {
 }
 fn autokill_scm_dropped_on_receive() -> Result {
     for call in ["read", "recvmsg without a control buffer"] {
-        let mut child = Tied::new()?;
+        let mut child = AutokillChild::new()?;
         let (here, there) = fdpass::pair()?;
         fdpass::send(&here, child.pidfd()?)?;
         child.close()?;
@@ -88,7 +88,7 @@ case! {
     source "net/unix/af_unix.c unix_peek_fds()",
 }
 fn autokill_scm_peek_dup() -> Result {
-    let mut child = Tied::new()?;
+    let mut child = AutokillChild::new()?;
     let (here, there) = fdpass::pair()?;
     fdpass::send(&here, child.pidfd()?)?;
     child.close()?;
@@ -106,7 +106,7 @@ case! {
     source "net/unix/garbage.c unix_gc()",
 }
 fn autokill_scm_garbage_cycle() -> Result {
-    let mut child = Tied::new()?;
+    let mut child = AutokillChild::new()?;
     let (one, other) = fdpass::pair()?;
     fdpass::send(&one, child.pidfd()?)?;
     fdpass::send(&one, &other)?;
@@ -127,18 +127,18 @@ case! {
     source "fork(2): the child gets copies of the parent's descriptors; unix(7), SCM_RIGHTS",
 }
 fn autokill_scm_self_hold_trap() -> Result {
-    let alone_with_its_pidfd = |child: &mut Tied, (here, there): (UnixStream, UnixStream)| {
+    let alone_with_its_pidfd = |child: &mut AutokillChild, (here, there): (UnixStream, UnixStream)| {
         fdpass::send(&here, child.pidfd()?)?;
         child.close()?;
         drop((here, there));
         Ok::<_, Failure>(())
     };
-    let mut control = Tied::new()?;
+    let mut control = AutokillChild::new()?;
     alone_with_its_pidfd(&mut control, fdpass::pair()?)?;
     control.dies("after the close of sockets that it did not inherit")?;
 
     let sockets = fdpass::pair()?;
-    let mut child = Tied::new()?;
+    let mut child = AutokillChild::new()?;
     alone_with_its_pidfd(&mut child, sockets)?;
     child.lives("with its pidfd in flight in a socket of its own")?;
     child.clear_away()
@@ -204,7 +204,7 @@ case! {
 }
 fn autokill_so_peerpidfd_plain() -> Result {
     let (ours, theirs) = fdpass::pair()?;
-    let child = Tied::prepared(&Clone3::new(Flags::KILLED_NNP), || {
+    let child = AutokillChild::prepared(&Clone3::new(Flags::KILLED_NNP), || {
         // The process that creates a socket pair is the peer at both ends.
         let (made_by_child, _) = fdpass::pair()?;
         fdpass::send(&theirs, &made_by_child)
@@ -224,7 +224,7 @@ case! {
 fn autokill_scm_pidfd_plain() -> Result {
     let (ours, theirs) = fdpass::pair()?;
     fdpass::ask_for_pidfds(&ours)?;
-    let child = Tied::prepared(&Clone3::new(Flags::KILLED_NNP), || {
+    let child = AutokillChild::prepared(&Clone3::new(Flags::KILLED_NNP), || {
         // One message for each pidfd that is received.
         (0..2).try_for_each(|_| Ok(rustix::io::write(&theirs, b"m").map(drop)?))
     })?;

@@ -7,7 +7,7 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::privilege::unused_id;
-use clone3_conformance::kit::process::apart;
+use clone3_conformance::kit::process::in_child;
 use clone3_conformance::kit::sigchld::Reaction;
 use clone3_conformance::kit::subject::ends_by_its_kind;
 use clone3_conformance::kit::{
@@ -62,7 +62,7 @@ fn autoreap_continue_outlasts_nowait() -> Result {
             check::equal(what, look(options | libc::WNOHANG), expected)?;
         }
         child.kill(Signal::SIGKILL)?;
-        subject::see_off(&child)?;
+        subject::wait_until_gone(&child)?;
     }
     Ok(())
 }
@@ -94,7 +94,7 @@ fn sigchlds_are_whole() -> Result {
         child.kill(Signal::SIGCONT)?;
         check::equal(of("continuation"), sigchld::next()?, continued(child.pid()))?;
         child.kill(Signal::SIGKILL)?;
-        if subject::see_off(&child)?.is_some() {
+        if subject::wait_until_gone(&child)?.is_some() {
             sigchld::pending_for(child.pid(), libc::CLD_KILLED)?;
         }
     }
@@ -158,7 +158,7 @@ fn autoreap_pdeathsig_twice() -> Result {
     for call in subject::calls() {
         let (ready, told) = (Channel::<()>::new()?, Channel::<i32>::new()?);
         let (ours, theirs) = fdpass::pair()?;
-        let pid = apart(|| {
+        let pid = in_child(|| {
             rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
             let orphan = Orphan::left_by(|| {
                 let child = call.spawn(|| tell_of_ends(&ready, &told, 2).unwrap_or(98))?;
@@ -203,7 +203,7 @@ fn autoreap_stop_wakes_parent_without_sigchld() -> Result {
     Ok(())
 }
 
-/// Creates a stopped child in its own user namespace, which has no mappings: there, every user is [`NOBODY`].
+/// Creates a stopped child in its own user namespace, which has no mappings: there, every user is [`NO_SUCH_PID`].
 fn stopped_in_own_user_namespace(call: Clone3) -> Result<Held> {
     let child = Held::exiting_with(&call.with(Flags::CLONE_NEWUSER), 0)?;
     child.kill(Signal::SIGSTOP)?;
@@ -273,7 +273,7 @@ case! {
 }
 fn autoreap_stop_names_user_as_in_namespace() -> Result {
     let inside = getuid().as_raw() ^ 7;
-    apart(|| {
+    in_child(|| {
         namespace::enter_user_namespace_as(inside)?;
         check::equal("getuid() in the user namespace", getuid().as_raw(), inside)?;
         sigchld::block()?;

@@ -6,7 +6,7 @@ use clone3_conformance::abi::{Flags, InfoMask, Namespace};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::{Child, Clone3, park};
-use clone3_conformance::kit::process::{apart, own_pid};
+use clone3_conformance::kit::process::{in_child, own_pid};
 use clone3_conformance::kit::subject::{ends_by_its_kind, reaped};
 use clone3_conformance::kit::{Channel, Echo, Gate, Held, Orphan, privilege, subject, threads, tracer};
 use clone3_conformance::procfs;
@@ -112,8 +112,8 @@ case! {
 fn pidfd_info_exit_for_stranger() -> Result {
     for call in subject::calls() {
         let child = call.spawn(|| 42)?;
-        subject::see_off(&child)?;
-        let told = apart(|| {
+        subject::wait_until_gone(&child)?;
+        let told = in_child(|| {
             privilege::become_ordinary_user()?;
             child.pidfd()?.exit_status().map(|status| status.0)
         })?;
@@ -176,7 +176,7 @@ fn nnp_shown_to_stranger() -> Result {
     for (flags, expected) in [(Flags::empty(), "0"), (Flags::NNP, "1")] {
         let child = Held::exiting_with(&Clone3::fork().with(flags), 0)?;
         let pid = child.pid();
-        let shown = apart(|| {
+        let shown = in_child(|| {
             privilege::become_ordinary_user()?;
             Ok(procfs::status_field(&pid.to_string(), "NoNewPrivs"))
         })?;
@@ -239,7 +239,7 @@ case! {
 fn autoreap_exitkill_by_tracer_without_permission() -> Result {
     subject::each(|call| {
         let child = call.spawn(park)?;
-        apart(|| {
+        in_child(|| {
             tracer::seize(child.pid(), Options::PTRACE_O_EXITKILL)?;
             privilege::become_ordinary_user()
         })?;

@@ -10,7 +10,9 @@ use clone3_conformance::kit::exec_race::{about_to_exec, about_to_exec_slowly};
 use clone3_conformance::kit::meeting::parent_and_child;
 use clone3_conformance::kit::process::own_pid;
 use clone3_conformance::kit::userfault::Trap;
-use clone3_conformance::kit::{Cgroup, Channel, Echo, Gate, Tied, channel, limits, orphan, shared, threads};
+use clone3_conformance::kit::{
+    AutokillChild, Cgroup, Channel, Echo, Gate, channel, limits, orphan, shared, threads,
+};
 use clone3_conformance::need::rounds;
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
@@ -27,7 +29,7 @@ case! {
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; signal(7): SIGKILL ends stopped processes",
 }
 fn autokill_stopped_child() -> Result {
-    let mut child = Tied::new()?;
+    let mut child = AutokillChild::new()?;
     check::succeeds("pidfd_send_signal(SIGSTOP)", child.observer().send_signal(Signal::SIGSTOP))?;
     wait::stops(child.pid(), Signal::SIGSTOP)?;
     child.close()?;
@@ -40,7 +42,7 @@ case! {
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; signal(7): SIGKILL cannot be caught, blocked or ignored",
 }
 fn autokill_signals_blocked_ignored() -> Result {
-    let mut deaf = Tied::prepared(&call(), || {
+    let mut deaf = AutokillChild::prepared(&call(), || {
         disposition::set_all(Disposition::Ignored);
         // The parent-death signal that it requests makes no difference.
         nix::sys::prctl::set_pdeathsig(Signal::SIGTERM)?;
@@ -52,7 +54,7 @@ fn autokill_signals_blocked_ignored() -> Result {
     deaf.dies("with all signals blocked and ignored, after the last close of its pidfd")?;
 
     let (caught, wire) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-    let mut catcher = Tied::prepared(&call(), || {
+    let mut catcher = AutokillChild::prepared(&call(), || {
         disposition::report_all(&wire);
         Ok(())
     })?;
@@ -123,7 +125,7 @@ case! {
 }
 fn autokill_frozen_child() -> Result {
     let cgroup = Cgroup::create(&[])?;
-    let mut child = Tied::by(&call().into_cgroup(cgroup.dir()))?;
+    let mut child = AutokillChild::by(&call().into_cgroup(cgroup.dir()))?;
     cgroup.write("cgroup.freeze", "1")?;
     cgroup.wait_for("frozen 1")?;
     child.close()?;
@@ -139,7 +141,7 @@ case! {
 }
 fn autokill_sigpending_limit() -> Result {
     limits::signals_can_be_queued()?;
-    let mut child = Tied::prepared(&call(), || {
+    let mut child = AutokillChild::prepared(&call(), || {
         SigSet::all().thread_block()?;
         check::succeeds("control: sigqueue before the limit", disposition::queue(libc::SIGRTMAX()))?;
         let maximum = getrlimit(Resource::Sigpending).maximum;
@@ -256,7 +258,7 @@ case! {
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"the kernel sends SIGKILL\"); execve(2); de_thread()",
 }
 fn autokill_during_nonleader_exec() -> Result {
-    threads::can_be_slow_to_go()?;
+    threads::can_delay_exit()?;
     for _ in rounds(1) {
         let (gate, going) = (Gate::new()?, shared::word(1)?);
         let (mut child, line) = about_to_exec_slowly(&gate, going)?;
@@ -278,14 +280,14 @@ case! {
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; setsid(2)",
 }
 fn autokill_after_setsid_daemon() -> Result {
-    let mut child = Tied::prepared(&call(), || {
+    let mut child = AutokillChild::prepared(&call(), || {
         rustix::process::setsid()?;
         Ok(())
     })?;
     child.close()?;
     child.dies("in a session of its own, after the last close of its pidfd")?;
 
-    let mut subreaper = Tied::prepared(&call(), || {
+    let mut subreaper = AutokillChild::prepared(&call(), || {
         Ok(rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?)
     })?;
     subreaper.close()?;

@@ -54,7 +54,7 @@ fn autoreap_session_leader_hangs_up() -> Result {
     for call in subject::calls() {
         let ended = |leader: Held| {
             leader.let_go()?;
-            subject::see_off(&leader).map(drop)
+            subject::wait_until_gone(&leader).map(drop)
         };
         hangs_up(&Terminal::new()?, &call, ended).context(format_args!("session leader of {call}"))?;
     }

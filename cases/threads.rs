@@ -112,8 +112,8 @@ case! {
     source "exit_group(2); kernel/exit.c release_task(), which takes group_exit_code",
 }
 fn autoreap_mt_exit_group_beats_last_thread() -> Result {
-    threads::can_be_slow_to_go()?;
-    let body = || threads::other_gone_last(11, 22, 99);
+    threads::can_delay_exit()?;
+    let body = || threads::other_exits_last(11, 22, 99);
     Clone3::new(Flags::PIDFD).spawn(body)?.reap_expecting(Status::exited(99))?;
     // The first round nearly always hits; on a delayed vCPU, that thread may end first.
     for _ in need::rounds(4) {
@@ -130,8 +130,8 @@ case! {
     known_defect "7.1 to 7.3: if the leader is the last to go, pidfs_exit() records the leader's own exit code",
 }
 fn autoreap_mt_exit_code_race() -> Result {
-    threads::can_be_slow_to_go()?;
-    let body = || threads::leader_gone_last(11, 99);
+    threads::can_delay_exit()?;
+    let body = || threads::leader_exits_last(11, 99);
     Clone3::new(Flags::PIDFD).spawn(body)?.reap_expecting(Status::exited(99))?;
     // The first round nearly always hits; on a delayed vCPU, the leader may end first.
     for _ in need::rounds(4) {

@@ -4,7 +4,7 @@ use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::Clone3;
-use clone3_conformance::kit::{Held, Tied, tracer};
+use clone3_conformance::kit::{AutokillChild, Held, tracer};
 use clone3_conformance::wait::{self, Event, Status};
 use nix::sys::ptrace::{self, Options};
 use nix::sys::signal::Signal;
@@ -34,7 +34,7 @@ case! {
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; ptrace(2): SIGKILL ends tracees, stopped or not",
 }
 fn autokill_traced_child() -> Result {
-    let mut running = Tied::new()?;
+    let mut running = AutokillChild::new()?;
     tracer::seize(running.pid(), Options::PTRACE_O_TRACEEXIT)?;
     running.close()?;
     let event = Status::ptrace_event(libc::PTRACE_EVENT_EXIT, Signal::SIGTRAP);
@@ -45,7 +45,7 @@ fn autokill_traced_child() -> Result {
     wait::reap_expecting(running.pid(), Status::SIGKILLED)?;
     running.dies("traced, after the last close of its pidfd")?;
 
-    let mut stopped = Tied::new()?;
+    let mut stopped = AutokillChild::new()?;
     tracer::attach(stopped.pid())?;
     stopped.close()?;
     wait::reap_expecting(stopped.pid(), Status::SIGKILLED)?;

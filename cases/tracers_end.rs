@@ -5,11 +5,11 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::clone3::park;
-use clone3_conformance::kit::process::apart;
+use clone3_conformance::kit::process::in_child;
 use clone3_conformance::kit::replacing::Replacing;
 use clone3_conformance::kit::subject::ends_by_its_kind;
 use clone3_conformance::kit::tracer::Tracer;
-use clone3_conformance::kit::{Actor, Held, Tied, sigchld, subject, tracer};
+use clone3_conformance::kit::{Actor, AutokillChild, Held, sigchld, subject, tracer};
 use clone3_conformance::procfs::Stat;
 use clone3_conformance::sandbox;
 use clone3_conformance::wait::{self, Event, Status};
@@ -82,7 +82,7 @@ fn autoreap_stays_stopped_without_tracer() -> Result {
             let child = Held::traceable(&call, 5)?;
             stop(&child)?;
             let pid = child.pid();
-            apart(|| {
+            in_child(|| {
                 seize_stopped(pid)?;
                 if detaches { check::succeeds("PTRACE_DETACH", tracer::detach(pid)) } else { Ok(()) }
             })?;
@@ -149,7 +149,7 @@ fn autoreap_ptrace_tracer_told_of_continuation() -> Result {
         let child = Held::traceable(&call, 5)?;
         stop(&child)?;
         let pid = child.pid();
-        let told = apart(|| {
+        let told = in_child(|| {
             sigchld::block()?;
             seize_stopped(pid)?;
             // It may arrive shortly after the stop can be waited for.
@@ -176,7 +176,7 @@ case! {
 fn autokill_traced_by_another() -> Result {
     // Created before the child, so that it does not inherit its pidfd.
     let tracer = Actor::spawn(&Clone3::fork(), |pid| tracer::seize(pid, Options::empty()))?;
-    let mut child = Tied::prepared(&Clone3::new(Flags::KILLED_NNP), || {
+    let mut child = AutokillChild::prepared(&Clone3::new(Flags::KILLED_NNP), || {
         tracer::let_anyone_trace_me();
         Ok(())
     })?;
@@ -230,7 +230,7 @@ fn autoreap_ptrace_exec_event_names_thread() -> Result {
         tracer.dismiss()?;
         let child = replacing.into_held();
         child.let_go()?;
-        subject::see_off(&child)?;
+        subject::wait_until_gone(&child)?;
     }
     Ok(())
 }

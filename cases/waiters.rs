@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Result};
-use clone3_conformance::kit::Tied;
+use clone3_conformance::kit::AutokillChild;
 use clone3_conformance::kit::sleeper::{self, Sleeper};
 use nix::poll::PollFlags;
 use nix::sys::signal::Signal;
@@ -19,7 +19,7 @@ case! {
 }
 fn autokill_poll_before_after() -> Result {
     let after = PollFlags::POLLIN | PollFlags::POLLHUP;
-    let mut child = Tied::new()?;
+    let mut child = AutokillChild::new()?;
     for pidfd in [child.pidfd()?, child.observer()] {
         let before = pidfd.poll_now(PollFlags::POLLIN)?;
         check::equal(format_args!("poll on {pidfd} of a living child"), before, PollFlags::empty())?;
@@ -29,7 +29,7 @@ fn autokill_poll_before_after() -> Result {
     let plain = child.observer().poll_now(PollFlags::POLLIN)?;
     check::equal("poll on a pidfd_open pidfd after the auto-kill", plain, after)?;
 
-    let child = Tied::new()?;
+    let child = AutokillChild::new()?;
     check::succeeds("pidfd_send_signal(SIGKILL)", child.pidfd()?.send_signal(Signal::SIGKILL))?;
     child.dies("of a SIGKILL that was sent")?;
     let own = child.pidfd()?.poll_now(PollFlags::POLLIN)?;
@@ -60,7 +60,7 @@ case! {
 }
 fn autokill_epoll_does_not_hold() -> Result {
     let death = vec![(1, epoll::EventFlags::IN | epoll::EventFlags::HUP)];
-    let control = Tied::new()?;
+    let control = AutokillChild::new()?;
     let watch = watching(control.pidfd()?)?;
     check::equal("events of a living child", reported(&watch, false)?, vec![])?;
     check::succeeds("pidfd_send_signal(SIGKILL)", control.observer().send_signal(Signal::SIGKILL))?;
@@ -71,7 +71,7 @@ fn autokill_epoll_does_not_hold() -> Result {
         death.clone(),
     )?;
 
-    let mut child = Tied::new()?;
+    let mut child = AutokillChild::new()?;
     let (watch, other) = (watching(child.pidfd()?)?, watching(child.observer())?);
     child.close()?;
     child.dies("after the last close of its pidfd, which an epoll instance watches")?;
@@ -86,7 +86,7 @@ case! {
     source "fs/eventpoll.c eventpoll_release_file()",
 }
 fn autokill_epoll_waiter_not_woken() -> Result {
-    let mut child = Tied::new()?;
+    let mut child = AutokillChild::new()?;
     let watch = Arc::new(watching(child.pidfd()?)?);
     let wake = eventfd(0, EventfdFlags::CLOEXEC)?;
     epoll::add(&*watch, &wake, epoll::EventData::new_u64(2), epoll::EventFlags::IN)?;
@@ -109,7 +109,7 @@ case! {
 }
 fn autokill_blocked_poll_holds() -> Result {
     for (name, call) in sleeper::CALLS {
-        let mut child = Tied::new()?;
+        let mut child = AutokillChild::new()?;
         let fd = child.pidfd()?.as_raw_fd();
         let waiter = Sleeper::start(move || call(fd))?;
         child.close()?;

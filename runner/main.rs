@@ -11,10 +11,10 @@ mod describe;
 mod init;
 mod journal;
 mod output;
-mod rehearsal;
 mod run;
 mod speed;
 mod summary;
+mod warm_up;
 
 use std::process::ExitCode;
 
@@ -24,7 +24,7 @@ use nix::sys::signal::Signal;
 /// Runs what the command line requests.
 pub fn main() -> ExitCode {
     if init::is_init() {
-        init::run(Some(rehearsal::rehearse));
+        init::run(Some(warm_up::warm_up));
     }
     clone3_conformance::kit::helper::run_if_asked();
     // If a caller ignores SIGCHLD, the kernel would reap our children before we wait for them. Exceeding RLIMIT_FSIZE should be

@@ -174,7 +174,7 @@ impl Shared {
     fn turn(&self, case: &Case) -> Turn<'_> {
         // A poisoned lock guards no data: the thread that panicked is no longer running its case.
         match case.runs_alone() {
-            true => Turn::Alone(self.alone.write().unwrap_or_else(|poison| poison.into_inner())),
+            true => Turn::SystemLock(self.alone.write().unwrap_or_else(|poison| poison.into_inner())),
             false => Turn::Together(self.alone.read().unwrap_or_else(|poison| poison.into_inner())),
         }
     }
@@ -183,7 +183,7 @@ impl Shared {
 /// A case's permission to run, held until dropped.
 #[expect(dead_code, reason = "held, and never looked at")]
 enum Turn<'a> {
-    Alone(RwLockWriteGuard<'a, ()>),
+    SystemLock(RwLockWriteGuard<'a, ()>),
     Together(RwLockReadGuard<'a, ()>),
 }
 

@@ -19,8 +19,8 @@ use crate::abi::{CloneArgs, Flags};
 pub use crate::address::{Address, Unmapped};
 use crate::check::{self, Context as _, Failure, Named, Result};
 use crate::errand::Errand;
+use crate::kit::discarded_signal::DiscardedSignal;
 use crate::kit::errands;
-use crate::kit::unheard::Unheard;
 use crate::pidfd::Pidfd;
 use crate::wait::{self, Status, signal_name};
 use crate::{arch, note, sandbox};
@@ -337,14 +337,14 @@ impl Clone3 {
         // The kernel must reject numbers that are not signals.
         let signal =
             Some(self.args.exit_signal as c_int).filter(|_| (1..=64).contains(&self.args.exit_signal));
-        let unheard = signal.map(Unheard::begin).transpose()?;
-        let done = self.comes_and_goes();
-        unheard.map_or(Ok(()), Unheard::end)?;
+        let discarded_signal = signal.map(DiscardedSignal::begin).transpose()?;
+        let done = self.spawn_and_reap();
+        discarded_signal.map_or(Ok(()), DiscardedSignal::end)?;
         done
     }
 
     #[track_caller]
-    fn comes_and_goes(&self) -> Result {
+    fn spawn_and_reap(&self) -> Result {
         let child = if self.flags().contains(Flags::CLONE_VM) {
             let stack = Stack::new()?;
             if self.flags().contains(Flags::CLONE_THREAD) {

@@ -73,14 +73,14 @@ fn pidfd_send_signal(
 /// The values that refer to the caller itself in place of a pidfd (`linux/fcntl.h` as of Linux 6.17; they had
 /// other numbers before).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Oneself {
+pub enum PidfdSelf {
     /// `PIDFD_SELF`: the calling thread.
     Thread = -10000,
     /// `PIDFD_SELF_PROCESS`: its process.
     Process = -10001,
 }
 
-impl Oneself {
+impl PidfdSelf {
     /// Calls `pidfd_send_signal(2)`.
     pub fn send_signal(self, signal: Signal) -> std::result::Result<(), Errno> {
         pidfd_send_signal(self as i32, signal as i32, None, 0)

@@ -301,7 +301,7 @@ fn info_features() -> Option<InfoMask> {
 /// Checks on a dead child whether exit information is kept. Before SUPPORTED_MASK there is no other way to
 /// find out.
 fn exit_info_of_a_dead_child() -> Option<()> {
-    let child = crate::kit::process::stray_copy().ok()?.unwrap_or_else(|| crate::clone3::exit_now(0));
+    let child = crate::kit::process::raw_fork().ok()?.unwrap_or_else(|| crate::clone3::exit_now(0));
     // The pid of a zombie is not reused.
     let pidfd = Pidfd::try_open(child);
     crate::wait::waitpid(child, libc::__WALL).ok()?;

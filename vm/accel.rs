@@ -17,7 +17,7 @@ use crate::system::find;
 
 /// The value of `--accel`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-pub enum Wish {
+pub enum AccelChoice {
     /// KVM where it works, TCG elsewhere.
     Auto,
     /// The machine's own processor.
@@ -85,19 +85,19 @@ enum Trial {
 }
 
 /// Decides which accelerator runs the guest.
-pub fn choose(wish: Wish, arch: Arch, cache: &Cache, interrupts: &Interrupts) -> Result<Accel> {
+pub fn choose(wish: AccelChoice, arch: Arch, cache: &Cache, interrupts: &Interrupts) -> Result<Accel> {
     let tcg = Accel::Tcg { threads: Threads::Multi };
     match wish {
-        Wish::Kvm if arch != Arch::Amd64 => {
+        AccelChoice::Kvm if arch != Arch::Amd64 => {
             bail!("KVM has no {} guests on this machine; use --accel tcg", arch.name())
         }
-        Wish::Auto if arch != Arch::Amd64 => Ok(tcg),
-        Wish::Tcg => Ok(tcg),
-        Wish::Kvm => match kvm_works(true, cache, interrupts)? {
+        AccelChoice::Auto if arch != Arch::Amd64 => Ok(tcg),
+        AccelChoice::Tcg => Ok(tcg),
+        AccelChoice::Kvm => match kvm_works(true, cache, interrupts)? {
             Ok(()) => Ok(Accel::Kvm),
             Err(why) => bail!("KVM does not work here: {why}; use --accel tcg"),
         },
-        Wish::Auto => Ok(match kvm_works(false, cache, interrupts)? {
+        AccelChoice::Auto => Ok(match kvm_works(false, cache, interrupts)? {
             Ok(()) => Accel::Kvm,
             Err(_) => tcg,
         }),

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 
 /// The maximum size of one read, so that a guest that floods one channel does not keep us from reading the others.
-const MOUTHFUL: usize = 1 << 20;
+const MAX_READ: usize = 1 << 20;
 
 /// Our end of the pipe.
 pub struct Channel {
@@ -35,7 +35,7 @@ impl Channel {
     pub fn read(&mut self) -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
         let mut part = [0; 1 << 16];
-        while bytes.len() < MOUTHFUL {
+        while bytes.len() < MAX_READ {
             match self.pipe.read(&mut part) {
                 Ok(length) => bytes.extend(&part[..length]),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,

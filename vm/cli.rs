@@ -6,7 +6,7 @@ use clap::{Args, Parser, ValueEnum};
 use clone3_conformance::formats::{self, Format};
 use clone3_conformance::{compare, expect};
 
-use crate::accel::Wish;
+use crate::accel::AccelChoice;
 use crate::spec::{Spec, USUAL_FLAVOUR, flavour_name};
 
 /// Boots a kernel, runs the conformance suite in it, and exits with the suite's verdict.
@@ -142,8 +142,8 @@ pub struct MachineOptions {
     pub engine: Engine,
 
     /// What runs the guest's instructions: auto tries KVM, and uses TCG if that does not work
-    #[arg(long, value_enum, default_value_t = Wish::Auto)]
-    pub accel: Wish,
+    #[arg(long, value_enum, default_value_t = AccelChoice::Auto)]
+    pub accel: AccelChoice,
 
     /// How many CPUs the guest has
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=255))]

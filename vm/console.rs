@@ -49,10 +49,10 @@ pub struct Finding {
 const EXCERPT: usize = 40;
 
 /// Prefixes of kernel subsystems, which say nothing about the fault.
-const SPEAKERS: [&str; 5] = ["rcu: ", "watchdog: ", "NMI watchdog: ", "clocksource: ", "INFO: "];
+const SUBSYSTEM_PREFIXES: [&str; 5] = ["rcu: ", "watchdog: ", "NMI watchdog: ", "clocksource: ", "INFO: "];
 
 /// How a line that reports a fault starts; the first match counts.
-const ACCUSATIONS: [(&str, Fault); 22] = [
+const FAULT_PATTERNS: [(&str, Fault); 22] = [
     ("Kernel panic - not syncing", Fault::Panic),
     ("Oops: int3", Fault::Int3),
     ("int3: 0000", Fault::Int3),
@@ -85,11 +85,12 @@ const STALLS: [&str; 3] = ["detected stall", "self-detected stall", " blocked fo
 const PANICS_OF_STALLS: [&str; 4] = ["softlockup: ", "Hard LOCKUP", "hung_task: ", "RCU Stall"];
 
 /// Returns the fault that a console line reports, if any.
-pub fn accusation(line: &str) -> Option<Fault> {
-    let report =
-        SPEAKERS.iter().fold(message(line), |rest, speaker| rest.strip_prefix(speaker).unwrap_or(rest));
+pub fn fault_in_line(line: &str) -> Option<Fault> {
+    let report = SUBSYSTEM_PREFIXES
+        .iter()
+        .fold(message(line), |rest, speaker| rest.strip_prefix(speaker).unwrap_or(rest));
     let informs = report.len() < message(line).len();
-    ACCUSATIONS
+    FAULT_PATTERNS
         .iter()
         .find_map(|(start, fault)| report.starts_with(start).then_some(*fault))
         .or_else(|| (informs && STALLS.iter().any(|stall| report.contains(stall))).then_some(Fault::Stall))
@@ -107,12 +108,13 @@ fn message(mut line: &str) -> &str {
 pub fn findings(lines: &[Line]) -> Vec<Finding> {
     let mut found = Vec::new();
     let mut next = 0;
-    while let Some((at, fault)) = (next..lines.len()).find_map(|at| Some((at, accusation(&lines[at].text)?)))
+    while let Some((at, fault)) =
+        (next..lines.len()).find_map(|at| Some((at, fault_in_line(&lines[at].text)?)))
     {
         let end = excerpt_end(lines, at);
         let excerpt = lines[start(lines, at)..end].iter().map(|line| line.text.clone()).collect();
         let worst =
-            (at..end).filter_map(|at| accusation(&lines[at].text)).find(|fault| *fault == Fault::Panic);
+            (at..end).filter_map(|at| fault_in_line(&lines[at].text)).find(|fault| *fault == Fault::Panic);
         let running = lines[at].running.clone();
         found.push(Finding { fault: worst.unwrap_or(fault), origin: fault, running, excerpt });
         next = end;
@@ -129,7 +131,7 @@ fn start(lines: &[Line], at: usize) -> usize {
 /// include, or after the maximum number of lines.
 fn excerpt_end(lines: &[Line], at: usize) -> usize {
     let most = lines.len().min(at + EXCERPT);
-    let is_stall = accusation(&lines[at].text) == Some(Fault::Stall);
+    let is_stall = fault_in_line(&lines[at].text) == Some(Fault::Stall);
     let other = (at + 1..most).find(|&at| is_stall && is_worse_than_a_stall(&lines[at].text));
     let most = other.map_or(most, |other| start(lines, other));
     (at..most).find(|&at| lines[at].text.contains("[ end ")).map_or(most, |last| last + 1)
@@ -138,7 +140,7 @@ fn excerpt_end(lines: &[Line], at: usize) -> usize {
 /// Returns whether a line reports a fault that a stall does not explain. A host that gives the guest no CPU time makes the kernel
 /// report stalls, but nothing else, and stall reports have no end marker, so such a line must not be taken as part of one.
 fn is_worse_than_a_stall(line: &str) -> bool {
-    match accusation(line) {
+    match fault_in_line(line) {
         None | Some(Fault::Stall) => false,
         Some(Fault::Panic) => !PANICS_OF_STALLS.iter().any(|panic| line.contains(panic)),
         Some(_) => true,
@@ -194,7 +196,7 @@ mod tests {
             ("", None),
         ];
         for (line, expected) in cases {
-            assert_eq!(accusation(line), expected, "{line}");
+            assert_eq!(fault_in_line(line), expected, "{line}");
         }
     }
 

@@ -30,7 +30,7 @@ impl Job<'_> {
 
     /// Returns the uncompressed kernel, if the machine boots that one to save an emulator time.
     pub fn uncompressed(&self) -> Option<&Path> {
-        self.kernel.uncompressed.as_deref().filter(|_| self.machine.spares())
+        self.kernel.uncompressed.as_deref().filter(|_| self.machine.boots_fast())
     }
 }
 

@@ -19,7 +19,7 @@ pub struct Machine {
     pub limits: Limits,
     /// Whether to save an emulator time: with an uncompressed kernel, firmware that only starts it, a CPU with few features
     /// beyond the basics, and parts of the boot left out.
-    pub sparing: bool,
+    pub fast_boot: bool,
     /// The socket on which QEMU's gdbstub listens.
     pub gdb: Option<PathBuf>,
     /// Text to append to the kernel's command line.
@@ -29,16 +29,16 @@ pub struct Machine {
 }
 
 /// Kernel options that make an emulated kernel boot faster.
-const SPARING: &str =
+const FAST_BOOT: &str =
     "initcall_blacklist=load_system_certificate_list cryptomgr.notests damon_stat.enabled=N noautogroup";
 
 /// Kernel options for what an emulator gets wrong.
-const STEADY: &str = "initcall_blacklist=init_tsc_clocksource,sched_clock_init_late no_timer_check";
+const WORKAROUNDS: &str = "initcall_blacklist=init_tsc_clocksource,sched_clock_init_late no_timer_check";
 
 impl Machine {
     /// Returns whether to save an emulator time.
-    pub fn spares(&self) -> bool {
-        self.sparing && self.accel != Accel::Kvm
+    pub fn boots_fast(&self) -> bool {
+        self.fast_boot && self.accel != Accel::Kvm
     }
 
     /// Returns the guest's CPU model, as QEMU's option takes it.
@@ -47,9 +47,9 @@ impl Machine {
             Accel::Kvm => "host",
             // CPU features beyond the basics (five-level page tables, SMAP, SMEP, protection keys) cost an emulator time at every
             // step, and do not matter here. RDRAND avoids the wait for entropy.
-            Accel::Tcg { .. } if self.spares() && self.arch == Arch::Amd64 => "qemu64,+rdrand",
+            Accel::Tcg { .. } if self.boots_fast() && self.arch == Arch::Amd64 => "qemu64,+rdrand",
             // Pointer authentication should be emulated but need not be secure, and QEMU's default algorithm is slow.
-            Accel::Tcg { .. } if self.spares() && self.arch == Arch::Arm64 => "max,pauth-impdef=on",
+            Accel::Tcg { .. } if self.boots_fast() && self.arch == Arch::Arm64 => "max,pauth-impdef=on",
             // QEMU's generic RISC-V CPU.
             Accel::Tcg { .. } if self.arch == Arch::Riscv64 => "rv64",
             Accel::Tcg { .. } => "max",
@@ -63,9 +63,9 @@ impl Machine {
     }
 
     /// Returns the kernel options for what an emulator gets wrong.
-    fn steady(&self) -> &'static str {
+    fn workarounds(&self) -> &'static str {
         match self.arch {
-            Arch::Amd64 => STEADY,
+            Arch::Amd64 => WORKAROUNDS,
             Arch::Arm64 | Arch::Riscv64 => "",
         }
     }
@@ -84,8 +84,8 @@ impl Machine {
     pub fn kernel_options(&self) -> String {
         let left_out = match self.accel {
             Accel::Kvm => Vec::new(),
-            Accel::Tcg { .. } if self.spares() => vec![SPARING, self.steady()],
-            Accel::Tcg { .. } => vec![self.steady()],
+            Accel::Tcg { .. } if self.boots_fast() => vec![FAST_BOOT, self.workarounds()],
+            Accel::Tcg { .. } => vec![self.workarounds()],
         };
         format!("loglevel=5 {} {}", left_out.join(" "), self.append)
     }
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
     use crate::accel::Threads;
 
-    fn machine(accel: Accel, sparing: bool) -> Machine {
+    fn machine(accel: Accel, fast_boot: bool) -> Machine {
         let limits = Limits { boot: Duration::ZERO, whole: Duration::ZERO };
         let (memory, append) = ("1G".into(), "quiet".into());
         Machine {
@@ -113,7 +113,7 @@ mod tests {
             sockets: false,
             memory,
             limits,
-            sparing,
+            fast_boot,
             gdb: None,
             append,
             counters: None,
@@ -130,7 +130,7 @@ mod tests {
     #[test]
     fn only_an_emulator_is_spared_time_and_only_if_asked() {
         let tcg = Accel::Tcg { threads: Threads::Multi };
-        for (arch, accel, sparing, processor, quick, steady) in [
+        for (arch, accel, fast_boot, processor, quick, workarounds) in [
             (Arch::Amd64, tcg, true, "qemu64,+rdrand", true, true),
             (Arch::Amd64, tcg, false, "max", false, true),
             (Arch::Amd64, Accel::Kvm, true, "host", false, false),
@@ -138,12 +138,12 @@ mod tests {
             (Arch::Arm64, tcg, false, "max", false, false),
             (Arch::Riscv64, tcg, true, "rv64", true, false),
         ] {
-            let machine = Machine { arch, ..machine(accel, sparing) };
+            let machine = Machine { arch, ..machine(accel, fast_boot) };
             let options = machine.kernel_options();
             assert_eq!(machine.processor(), processor);
-            assert_eq!(machine.spares(), quick);
-            assert_eq!(options.contains(SPARING), quick, "{options}");
-            assert_eq!(options.contains(STEADY), steady, "{options}");
+            assert_eq!(machine.boots_fast(), quick);
+            assert_eq!(options.contains(FAST_BOOT), quick, "{options}");
+            assert_eq!(options.contains(WORKAROUNDS), workarounds, "{options}");
             assert!(options.ends_with("quiet"), "{options}");
         }
     }

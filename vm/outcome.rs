@@ -6,7 +6,7 @@ use clone3_conformance::report::{Record, Verdict};
 use clone3_conformance::results::Results;
 
 use crate::accel::{Accel, Threads};
-use crate::console::{Fault, Finding, Line, accusation, findings};
+use crate::console::{Fault, Finding, Line, fault_in_line, findings};
 use crate::watch::{Ending, Session};
 
 /// Exit status: every verdict is good.
@@ -182,7 +182,7 @@ fn last_lines(console: &[Line]) -> Vec<String> {
         console.iter().map(|line| line.text.as_str()).filter(|text| !text.trim().is_empty()).collect();
     let usual = texts.len().saturating_sub(LAST_LINES);
     let farthest = texts.len().saturating_sub(3 * LAST_LINES);
-    let accused = (farthest..usual).find(|&at| accusation(texts[at]).is_some());
+    let accused = (farthest..usual).find(|&at| fault_in_line(texts[at]).is_some());
     texts[accused.unwrap_or(usual)..].iter().map(|text| (*text).to_owned()).collect()
 }
 

@@ -10,12 +10,12 @@ use clone3_conformance::elf;
 use clone3_conformance::formats::quoted;
 use clone3_conformance::guest::{JUDGING, Plan};
 
-use crate::accel::{self, Accel, Threads, Wish};
+use crate::accel::{self, Accel, AccelChoice, Threads};
 use crate::arch::Arch;
 use crate::archive::{Archive, Package};
 use crate::cache::{Cache, write_whole};
 use crate::cli::{self, Cli};
-use crate::console::{Finding, Line, accusation};
+use crate::console::{Finding, Line, fault_in_line};
 use crate::engine::{Engine, Job};
 use crate::interrupt::{Interrupted, Interrupts};
 use crate::kernel::{self, Kernel};
@@ -83,12 +83,12 @@ fn write_console(cli: &Cli, console: &[Line]) -> Result<()> {
 }
 
 /// The receivers of the guest's output: the terminal and the documents.
-struct Audience<'a> {
+struct OutputSink<'a> {
     screen: StdoutLock<'a>,
     account: &'a Account,
 }
 
-impl Listener for Audience<'_> {
+impl Listener for OutputSink<'_> {
     fn hear(&mut self, output: &[u8]) -> Result<()> {
         self.screen.write_all(output)?;
         Ok(self.screen.flush()?)
@@ -160,7 +160,7 @@ fn rerun(cli: &Cli, kernel: &Kernel, cpus: u16) -> String {
     let mut words = vec![format!("vm/run.sh --kernel {spec} --cpus {cpus}")];
     let mut add = |given: bool, word: String| words.extend(given.then_some(word));
     add(machine.engine == cli::Engine::Qemu, "--engine qemu".to_owned());
-    add(machine.accel != Wish::Auto, machine.accel_option());
+    add(machine.accel != AccelChoice::Auto, machine.accel_option());
     add(machine.memory != cli::USUAL_MEMORY, format!("--memory {}", machine.memory));
     add(!machine.append.is_empty(), format!("--append {}", quoted(&machine.append)));
     add(cli.sockets, "--sockets".to_owned());
@@ -266,7 +266,7 @@ impl<'a> Run<'a> {
             limits: Limits { boot: BOOT, whole: options.timeout },
             gdb: cli.gdb.clone(),
             append: options.append.clone(),
-            sparing: !cli.plain,
+            fast_boot: !cli.plain,
             counters: cli.counters.clone(),
         };
         let engine = engine(options.engine, &kernel, cache, interrupts).map_err(at("machine"))?;
@@ -277,7 +277,7 @@ impl<'a> Run<'a> {
             return Err(at("machine")(anyhow!("{option} needs --engine qemu")));
         }
         let binary = binary(cli, arch, interrupts).map_err(at("build"))?;
-        let may_leave_kvm = accel == Accel::Kvm && options.accel == Wish::Auto;
+        let may_leave_kvm = accel == Accel::Kvm && options.accel == AccelChoice::Auto;
         let plan = plan(cli, &kernel, machine.cpus);
         // The host cannot run the guest's binary, so it asks its own, which is built from the same sources.
         let claims = if arch == Arch::Amd64 { Ok(binary.clone()) } else { beside() };
@@ -365,7 +365,7 @@ impl<'a> Run<'a> {
             carried: &self.carried,
             interrupts: self.interrupts,
         };
-        let mut audience = Audience { screen: stdout().lock(), account: &self.account };
+        let mut audience = OutputSink { screen: stdout().lock(), account: &self.account };
         let (session, complaint) = self.engine.boot(&job, &mut audience)?;
         if session.journal.begun {
             tell_of_boot(&session);
@@ -385,7 +385,7 @@ impl<'a> Run<'a> {
             return self.give_up_virtme(session, why);
         }
         // Boot without shortcuts.
-        self.machine.sparing = false;
+        self.machine.fast_boot = false;
         if by_virtme && boot == BOOTS {
             return self.give_up_virtme(session, why);
         }
@@ -414,7 +414,7 @@ impl<'a> Run<'a> {
 /// Prints one line for each fault that the kernel reported before the suite started.
 fn tell_of_boot(session: &Session) {
     for finding in boot_findings(session) {
-        let line = finding.excerpt.iter().find(|line| accusation(line).is_some());
+        let line = finding.excerpt.iter().find(|line| fault_in_line(line).is_some());
         note!("before the suite began, the kernel said: {}", line.map_or("", String::as_str));
     }
 }

@@ -375,7 +375,7 @@ fn reports_garbage() -> Result {
 bad_case!(lets_a_copy_report);
 fn lets_a_copy_report() -> Result {
     // The copy continues as if it were the case, and reports; the case waits for it and then exits.
-    let copy = clone3_conformance::kit::process::stray_copy()?;
+    let copy = clone3_conformance::kit::process::raw_fork()?;
     if let Some(pid) = copy {
         clone3_conformance::wait::reap(pid)?;
         exit_now(0);

@@ -89,7 +89,7 @@ pub fn thread_pointer() -> u64 {
 /// emulate.
 pub fn is_emulated() -> bool {
     const IMPLEMENTER_AND_PART: u64 = 0xff00_fff0;
-    const NOBODYS_0X51: u64 = 0x0000_0510;
+    const QEMU_MAX_MIDR: u64 = 0x0000_0510;
     // SAFETY: getauxval takes a number.
     if unsafe { libc::getauxval(libc::AT_HWCAP) } & libc::HWCAP_CPUID == 0 {
         return false;
@@ -97,7 +97,7 @@ pub fn is_emulated() -> bool {
     let midr: u64;
     // SAFETY: the kernel lets every program read this register if it reports HWCAP_CPUID.
     unsafe { asm!("mrs {}, midr_el1", out(reg) midr) };
-    midr & IMPLEMENTER_AND_PART == NOBODYS_0X51
+    midr & IMPLEMENTER_AND_PART == QEMU_MAX_MIDR
 }
 
 /// Reads a word of memory at any address.

@@ -11,8 +11,8 @@ use serde::de::DeserializeOwned;
 
 use crate::check::{Failure, Result};
 use crate::clone3::Child;
+use crate::kit::diagnosis;
 use crate::kit::process::own_pid;
-use crate::kit::silence;
 use crate::sandbox;
 
 /// A pipe that is made before a child, and through which the child sends values to its parent.
@@ -75,7 +75,7 @@ impl<T: Serialize + DeserializeOwned> Channel<T> {
     pub fn recv_from(&self, child: &Child) -> Result<T> {
         match self.try_recv()? {
             Some(value) => Ok(value),
-            None => Err(silence::explained(child, ended_without_report())),
+            None => Err(diagnosis::explained(child, ended_without_report())),
         }
     }
 
@@ -136,7 +136,7 @@ fn read_some(from: &impl AsFd, buffer: &mut [u8]) -> Result<usize> {
     loop {
         let mut fds = [PollFd::new(from.as_fd(), PollFlags::POLLIN)];
         if !sandbox::wait_for(&mut fds)? {
-            let (waited, doing) = (sandbox::patience(), sandbox::whereabouts(own_pid()));
+            let (waited, doing) = (sandbox::patience(), sandbox::describe(own_pid()));
             return Err(Failure::fail(format!("nothing came through a pipe within {waited:.1?}; {doing}")));
         }
         match rustix::io::read(from, &mut *buffer) {

@@ -47,7 +47,7 @@ impl Server {
         let came = server.accept(child.pidfd()?)?;
         let arrived = came.is_some();
         came.map_or(Ok(()), Dump::take)?;
-        let status = subject::see_off(&child)?;
+        let status = subject::wait_until_gone(&child)?;
         if !arrived {
             let how = status.map_or_else(String::new, |status| format!(": a child {status} without one"));
             return Err(Failure::blocked(format!("core dumps do not come to a socket here{how}")));
@@ -271,7 +271,7 @@ pub fn allow_core_files() -> Result {
 
 /// How a server that is asked wants a dump to be made: bits of `linux/coredump.h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wish {
+pub enum AccelChoice {
     /// The kernel writes it (`COREDUMP_KERNEL`).
     FromKernel = 1,
     /// The server generates it (`COREDUMP_USERSPACE`).
@@ -298,7 +298,7 @@ impl Dump {
 
     /// Reads the kernel's request about how to make the dump, and answers it.
     #[track_caller]
-    pub fn answer(&mut self, wish: Wish) -> Result {
+    pub fn answer(&mut self, wish: AccelChoice) -> Result {
         const SIZE: u32 = 16;
         // `struct coredump_req`: two sizes, and the mask of answers that the kernel accepts.
         let (mut question, mut mark) = ([0; SIZE as usize], [0; 4]);

@@ -19,7 +19,7 @@ impl Creator {
         let seen_off = Channel::<Result>::new()?;
         let held = Held::running(call, || {
             // After a tracer has reaped the child, the child still has to be reaped by its parent.
-            let gone = make().and_then(|child| subject::see_off(&child));
+            let gone = make().and_then(|child| subject::wait_until_gone(&child));
             i32::from(seen_off.send(&gone.map(drop)).is_err())
         })?;
         Ok(Creator { held, seen_off })
@@ -40,7 +40,7 @@ impl Creator {
     /// # Errors
     /// Why it could not make the child, or what it found left of the child.
     #[track_caller]
-    pub fn has_seen_it_off(&self) -> Result {
+    pub fn report_when_gone(&self) -> Result {
         self.seen_off.recv()?.context(format_args!("in process {}, the creator", self.pid()))
     }
 }

@@ -7,7 +7,7 @@ use crate::check::Result;
 use crate::clone3::{Child, Clone3, exit_now, park};
 use crate::kit::echo::{self, Line, Pulse};
 use crate::kit::processors::stay_on;
-use crate::kit::threads::start_one_slow_to_go;
+use crate::kit::threads::start_slow_to_exit;
 use crate::kit::{Channel, Gate, helper::Command};
 
 /// The line to such a child, on which only the new program answers.
@@ -48,7 +48,7 @@ pub fn about_to_exec_on(processor: usize, gate: &Gate) -> Result<(Child, ExecLin
 /// when that exit begins.
 #[track_caller]
 pub fn about_to_exec_slowly(gate: &Gate, going: &'static AtomicU32) -> Result<(Child, ExecLine)> {
-    prepared(gate, || start_one_slow_to_go(going))
+    prepared(gate, || start_slow_to_exit(going))
 }
 
 #[track_caller]

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use nix::errno::Errno;
 
 use crate::check::{Failure, Result};
-use crate::kit::barred;
+use crate::kit::filtered_calls;
 use crate::note;
 
 /// The special descriptor for opening a handle without a descriptor on pidfs (Linux 6.18).
@@ -38,7 +38,7 @@ impl Handle {
                 // With the pidfd as the mount, which unprivileged users may pass too: otherwise Linux 6.16 returns EPERM
                 // before it looks at the handle.
                 let of_nothing = open_at(fd.as_fd().as_raw_fd(), std::ptr::null(), 0);
-                barred::reaches_kernel("open_by_handle_at", of_nothing)?;
+                filtered_calls::reaches_kernel("open_by_handle_at", of_nothing)?;
                 Ok(got?)
             }
         }

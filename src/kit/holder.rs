@@ -21,9 +21,9 @@ use crate::check::{Context as _, Failure, Result};
 use crate::clone3::{Child, Clone3, exit_now};
 use crate::kit::Channel;
 use crate::kit::channel::read_byte;
+use crate::kit::diagnosis;
 use crate::kit::fds::{close_copy, keep_over_exec};
 use crate::kit::helper::{self, Command, HELPERS, Helper};
-use crate::kit::silence;
 use crate::note;
 use crate::wait::Status;
 
@@ -169,7 +169,7 @@ impl Holder {
             Ok(None) => Failure::broken(format!("the holder ended instead of carrying out {order:?}")),
             Err(failure) => failure.within(format_args!("the holder, told to {order:?}")),
         };
-        Err(silence::explained(&self.child, failure))
+        Err(diagnosis::explained(&self.child, failure))
     }
 
     fn send(&self, order: &Order) -> Result {

@@ -7,7 +7,7 @@ use crate::check::{self, Failure, Result};
 use crate::clone3::{Child, Clone3, park};
 use crate::kit::echo::{Echoer, Line, line};
 use crate::kit::process::own_pid;
-use crate::kit::{Channel, Tied, fdpass};
+use crate::kit::{AutokillChild, Channel, fdpass};
 use crate::pidfd::Pidfd;
 
 /// The channel, pipes and sockets, which are set up before any of the processes is made.
@@ -54,7 +54,7 @@ impl Meeting {
     /// # Errors
     /// Why `maker` could not make it.
     #[track_caller]
-    pub fn meet_child_of(self, maker: &Child) -> Result<Tied> {
+    pub fn meet_child_of(self, maker: &Child) -> Result<AutokillChild> {
         drop((self.echoer, self.theirs));
         match fdpass::receive(&self.ours) {
             Ok(observer) => met(observer.into(), self.line),
@@ -65,7 +65,7 @@ impl Meeting {
 
     /// In the case: receives the process, which is known to have been made.
     #[track_caller]
-    pub fn meet(self) -> Result<Tied> {
+    pub fn meet(self) -> Result<AutokillChild> {
         drop((self.echoer, self.theirs));
         met(fdpass::receive(&self.ours)?.into(), self.line)
     }
@@ -73,9 +73,9 @@ impl Meeting {
 
 /// Returns the process of this pidfd, which must answer.
 #[track_caller]
-fn met(observer: Pidfd, line: Line) -> Result<Tied> {
+fn met(observer: Pidfd, line: Line) -> Result<AutokillChild> {
     let info = check::succeeds("PIDFD_GET_INFO", observer.info(InfoMask::PID))?;
-    Tied::met(info.pid as i32, observer, line)
+    AutokillChild::met(info.pid as i32, observer, line)
 }
 
 /// Makes a child by `call`, and a grandchild that the child makes by `make` and that attends the meeting. The child then
@@ -84,7 +84,7 @@ fn met(observer: Pidfd, line: Line) -> Result<Tied> {
 pub fn parent_and_child(
     call: &Clone3,
     make: impl FnOnce(&Meeting) -> Result<Child>,
-) -> Result<(Child, Tied)> {
+) -> Result<(Child, AutokillChild)> {
     let meeting = Meeting::arrange()?;
     let parent = call.spawn(|| {
         let child = make(&meeting);

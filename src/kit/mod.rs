@@ -6,36 +6,39 @@
 //! |---|---|---|---|
 //! | [`Held`] | the case | waits at a gate | when it is let go, as chosen at its creation |
 //! | [`Echo`] | the case | answers pings, which show at once and reliably whether it is alive | when it is killed |
-//! | [`Tied`] | the case, for auto-kill | as `Echo`, with a second pidfd to watch it by | with the last close of its pidfd |
+//! | [`AutokillChild`] | the case, for auto-kill | as `Echo`, with a second pidfd to watch it by | with the last close of its pidfd |
 //! | [`Actor`] | the case | executes instructions one by one and answers each when it is done | when it is dismissed |
 //! | [`Creator`] | the case | waits at a gate, makes one child, and waits until it is gone | when the child is gone |
 //! | [`Holder`] | the case | holds descriptors | as requested: killed, by exec, by a crash … |
 //! | [`Pair`](pair::Pair) | the case | waits in two threads, each at its own gate | thread by thread |
 //! | [`Grandchild`] | a live child of the case | waits at a gate | when it is let go; its parent by `orphan()` |
 //! | [`Orphan`] | a child of the case that has exited | waits at a gate | when it is let go |
-//! | [`Fosterling`](fosterling::Fosterling) | a program without a subreaper | is a child of process 1 | when it is let go |
+//! | [`ChildOfInit`](fosterling::Fosterling) | a program without a subreaper | is a child of process 1 | when it is let go |
 
 pub mod actor;
 pub mod alternate_stack;
-pub mod ambush;
-pub mod barred;
+pub mod autokill_child;
 pub mod blocked;
 pub mod cgroup;
 pub mod channel;
+pub mod child_of_init;
 pub mod compat;
 pub mod coredump;
 pub mod crash;
 pub mod creator;
+mod diagnosis;
+pub(crate) mod discarded_signal;
 pub mod disposition;
 pub mod echo;
 pub mod epoll;
 pub mod errands;
 pub mod eventually;
 pub mod exec_race;
+pub mod exit_race;
 pub mod fdpass;
 pub mod fds;
+pub mod filtered_calls;
 pub mod forker;
-pub mod fosterling;
 pub mod gate;
 pub mod grandchild;
 pub mod halted;
@@ -69,28 +72,26 @@ pub mod segment;
 pub mod setuid;
 pub mod shared;
 pub mod sigchld;
-mod silence;
 pub mod sleeper;
 mod stand_in;
 pub mod subject;
 pub mod sysctl;
 pub mod terminal;
 pub mod threads;
-pub mod tied;
 pub mod tracer;
-pub(crate) mod unheard;
 pub mod uring;
 pub mod usage;
 pub mod userfault;
 pub mod wait_call;
 
 pub use actor::Actor;
-pub use ambush::Ambush;
+pub use autokill_child::AutokillChild;
 pub use blocked::Blocked;
 pub use cgroup::Cgroup;
 pub use channel::Channel;
 pub use creator::Creator;
 pub use echo::Echo;
+pub use exit_race::ExitRace;
 pub use gate::Gate;
 pub use grandchild::Grandchild;
 pub use halted::Halted;
@@ -99,5 +100,4 @@ pub use held::Held;
 pub use holder::{End, Holder};
 pub use orphan::Orphan;
 pub use place::Place;
-pub use tied::Tied;
 pub use wait_call::{Found, WaitCall};

@@ -4,7 +4,7 @@ use nix::errno::Errno;
 
 use crate::check::{Failure, Result};
 use crate::clone3::{Child, Clone3};
-use crate::kit::process::apart;
+use crate::kit::process::in_child;
 use crate::kit::{Gate, fdpass, sigchld, threads};
 use crate::pidfd::Pidfd;
 use crate::wait::{self, Event, Who};
@@ -58,7 +58,7 @@ impl Orphan {
     #[track_caller]
     fn made(make: impl FnOnce(&Gate) -> Result<Child>) -> Result<Orphan> {
         let (gate, (ours, theirs)) = (Gate::new()?, fdpass::pair()?);
-        let pid = apart(|| {
+        let pid = in_child(|| {
             let child = make(&gate)?;
             fdpass::send(&theirs, child.pidfd()?)?;
             Ok(child.pid())

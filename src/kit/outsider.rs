@@ -47,7 +47,7 @@ pub(super) fn start(name: &str, argument: &str) -> Result<Outsider> {
     let line = accept_before_end(&listener, crashing.pidfd()?)?;
     let own = Pidfd::from(fdpass::receive(&line)?);
     drop(pattern);
-    subject::see_off(&crashing)?;
+    subject::wait_until_gone(&crashing)?;
     Ok(Outsider { own, line })
 }
 

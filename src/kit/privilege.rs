@@ -68,7 +68,7 @@ pub fn enter_user_namespace() -> Result {
 }
 
 /// Becomes a user that has no other process and to which RLIMIT_NPROC applies.
-pub fn become_lonely_user() -> Result {
+pub fn become_unused_user() -> Result {
     if Setting::get().probe.privileges.root {
         become_user(unused_id())
     } else {

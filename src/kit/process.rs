@@ -44,18 +44,18 @@ pub(super) fn lose_patience_first(call: &Clone3) {
 
 /// Runs `body` in a forked child, waits until the child has exited, and returns the result of `body`.
 #[track_caller]
-pub fn apart<T: Serialize + DeserializeOwned>(body: impl FnOnce() -> Result<T>) -> Result<T> {
+pub fn in_child<T: Serialize + DeserializeOwned>(body: impl FnOnce() -> Result<T>) -> Result<T> {
     let (child, value) = child_reporting(&Clone3::fork(), body)?;
     child.reap_expecting(Status::exited(0))?;
     Ok(value)
 }
 
-/// Like [`apart`], but runs `body` in a grandchild, so that children which it gives to its parent with `CLONE_PARENT` stay
+/// Like [`in_child`], but runs `body` in a grandchild, so that children which it gives to its parent with `CLONE_PARENT` stay
 /// within the case. The process in between reaps all of them.
 #[track_caller]
-pub fn two_apart<T: Serialize + DeserializeOwned>(body: impl FnOnce() -> Result<T>) -> Result<T> {
-    apart(|| {
-        let value = apart(body)?;
+pub fn in_grandchild<T: Serialize + DeserializeOwned>(body: impl FnOnce() -> Result<T>) -> Result<T> {
+    in_child(|| {
+        let value = in_child(body)?;
         reap_all()?;
         Ok(value)
     })
@@ -94,7 +94,7 @@ pub fn ending_of(body: impl FnOnce() -> i32) -> Option<Status> {
 
 /// Calls plain fork(2) and returns in both processes: the child's pid in the caller, `None` in the child, which continues
 /// as a copy of the caller. Use it only where that is exactly what is needed.
-pub fn stray_copy() -> Result<Option<i32>> {
+pub fn raw_fork() -> Result<Option<i32>> {
     // SAFETY: only single-threaded programs call this, so the child may do anything.
     match unsafe { nix::unistd::fork() }? {
         nix::unistd::ForkResult::Parent { child } => Ok(Some(child.as_raw())),

@@ -15,7 +15,7 @@ use crate::abi::Flags;
 use crate::check::{self, Context as _, Failure, Result};
 use crate::clone3::{Child, Clone3};
 use crate::kit::eventually::eventually;
-use crate::kit::process::{apart, child_reporting};
+use crate::kit::process::{child_reporting, in_child};
 use crate::kit::{namespace, privilege};
 use crate::sandbox;
 use crate::wait::Status;
@@ -37,10 +37,10 @@ pub fn none_of(body: impl FnOnce() -> Result) -> Result {
 #[track_caller]
 pub fn of(body: impl FnOnce() -> Result) -> Result<Option<Failure>> {
     let patience = sandbox::patience() / 2;
-    let Some(kept) = apart(|| room_after(&with_pidfd(), body, patience))? else { return Ok(None) };
+    let Some(kept) = in_child(|| room_after(&with_pidfd(), body, patience))? else { return Ok(None) };
     // The control uses no pidfd at all, so that leftovers of pidfds do not excuse a failure.
     let ordinary = || Clone3::fork().spawn(|| 0)?.reap_expecting(Status::exited(0));
-    match apart(|| room_after(&Clone3::fork(), ordinary, patience / 2)).context("control")? {
+    match in_child(|| room_after(&Clone3::fork(), ordinary, patience / 2)).context("control")? {
         None => Ok(Some(kept.still(patience))),
         Some(_) => {
             Err(Failure::blocked("this kernel keeps the namespaces of ordinary processes, too, for long"))
@@ -130,7 +130,7 @@ impl Room {
     /// Makes one with room for one user namespace and `count` pid namespaces, and moves the caller into it.
     pub fn with_pid_namespaces(count: u32) -> Result<Room> {
         // Check this in another process, because the check itself occupies the room for a while.
-        apart(|| {
+        in_child(|| {
             privilege::enter_user_namespace()?;
             privilege::unshare_user_namespace()
         })?;
@@ -148,7 +148,7 @@ impl Room {
     /// Runs `body` in the one pid namespace, as the init that this call makes, and in the one user namespace, as its root.
     #[track_caller]
     fn used_by(&self, init: &Clone3, body: impl FnOnce() -> Result) -> Result {
-        apart(|| {
+        in_child(|| {
             namespace::unshare_pid()?;
             privilege::enter_user_namespace()?;
             let (init, ()) = child_reporting(init, || {
@@ -176,7 +176,7 @@ impl Room {
 
     /// Returns those of which no other one can be made now.
     fn without_space(&self, asked: &[Kept]) -> Result<Vec<Kept>> {
-        apart(|| {
+        in_child(|| {
             let full = asked.iter().filter_map(|&kept| match unshare(kept.flag()) {
                 Ok(()) => None,
                 Err(Errno::ENOSPC) => Some(Ok(kept)),

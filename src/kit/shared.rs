@@ -27,7 +27,7 @@ pub fn spin_until_cleared(word: &AtomicU32, what: &str) -> Result {
     while word.load(Ordering::Acquire) != 0 {
         if sandbox::time_left() == PollTimeout::ZERO {
             let waited = sandbox::patience();
-            let doing = sandbox::whereabouts(own_pid());
+            let doing = sandbox::describe(own_pid());
             return Err(Failure::fail(format!("{what} did not come within {waited:.1?}; {doing}")));
         }
         std::thread::yield_now();

@@ -99,7 +99,7 @@ pub fn in_namespaces(mut body: impl FnMut(Flags) -> Result) -> Result {
 
 /// Waits until nothing is left of a child that exits by itself. Reaps an ordinary child and returns its wait status.
 #[track_caller]
-pub fn see_off(child: &Child) -> Result<Option<Status>> {
+pub fn wait_until_gone(child: &Child) -> Result<Option<Status>> {
     let status = if child.reaps_itself() { None } else { Some(wait::reap(child.pid())?) };
     child.pidfd()?.wait_reaped()?;
     Ok(status)

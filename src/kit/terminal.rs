@@ -8,7 +8,7 @@ use rustix::process::Pid;
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 
 use crate::check::{Failure, Named, Result, errno_of};
-use crate::kit::process::apart;
+use crate::kit::process::in_child;
 use crate::note;
 
 /// A pseudo-terminal that is not yet the controlling terminal of any session.
@@ -47,7 +47,7 @@ impl Terminal {
 
     /// Returns the result of [`Terminal::take`] for the leader of a new session, while it may be the terminal of another session.
     pub fn taken_by_another(&self) -> Result<std::result::Result<(), Errno>> {
-        let taken = apart(|| {
+        let taken = in_child(|| {
             setsid()?;
             Ok(self.take().map_err(|errno| errno as i32))
         })?;

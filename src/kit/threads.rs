@@ -80,19 +80,19 @@ pub fn leave_to_another(gate: &Gate, code: i32, body: impl FnOnce() -> i32 + Sen
 ///
 /// Only the leader has inotify watches on a directory. After it has left user mode, releasing them makes it sleep in the
 /// kernel, which no signal interrupts.
-pub fn leader_gone_last(code: i32, group_code: i32) -> i32 {
+pub fn leader_exits_last(code: i32, group_code: i32) -> i32 {
     let word: &AtomicU32 = Box::leak(Box::new(AtomicU32::new(1)));
     std::thread::scope(|scope| {
         scope.spawn(|| {
             wait_until_cleared(word);
             exit_now(group_code)
         });
-        go_slowly(code, word)
+        exit_slowly(code, word)
     })
 }
 
-/// Like [`leader_gone_last`], for a thread other than the leader: the leader is long dead, with `leader_code`.
-pub fn other_gone_last(leader_code: i32, code: i32, group_code: i32) -> i32 {
+/// Like [`leader_exits_last`], for a thread other than the leader: the leader is long dead, with `leader_code`.
+pub fn other_exits_last(leader_code: i32, code: i32, group_code: i32) -> i32 {
     let word: &AtomicU32 = Box::leak(Box::new(AtomicU32::new(1)));
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -102,14 +102,14 @@ pub fn other_gone_last(leader_code: i32, code: i32, group_code: i32) -> i32 {
             wait_until_cleared(word);
             exit_now(group_code)
         });
-        scope.spawn(|| go_slowly(code, word));
+        scope.spawn(|| exit_slowly(code, word));
         exit_thread(leader_code)
     })
 }
 
 /// Ends the calling thread with `code`. The kernel clears `word` when the thread has left user mode; the thread is gone
 /// only a while later.
-fn go_slowly(code: i32, word: &'static AtomicU32) -> ! {
+fn exit_slowly(code: i32, word: &'static AtomicU32) -> ! {
     match slow_exit(word) {
         Ok(()) => exit_thread(code),
         Err(_) => exit_now(98),
@@ -130,11 +130,11 @@ const INSTANCES: usize = 4;
 /// How many must be free: some cases have two such threads, and two cases may run at a time.
 const SPARE: usize = 4 * INSTANCES;
 
-/// Checks whether [`be_slow_to_go`] can work here.
+/// Checks whether [`delay_exit`] can work here.
 ///
 /// # Errors
 /// `blocked` if it cannot.
-pub fn can_be_slow_to_go() -> Result {
+pub fn can_delay_exit() -> Result {
     let spare = || -> rustix::io::Result<Vec<OwnedFd>> {
         (0..SPARE).map(|_| inotify::init(inotify::CreateFlags::CLOEXEC)).collect()
     };
@@ -147,12 +147,12 @@ pub fn can_be_slow_to_go() -> Result {
 }
 
 /// Makes the exit of the calling thread slow: whatever ends it, it sleeps in the kernel for a while.
-pub fn be_slow_to_go() -> Result {
+pub fn delay_exit() -> Result {
     slow_exit(Box::leak(Box::new(AtomicU32::new(1))))
 }
 
 /// Starts a thread that does nothing and whose exit is slow, whatever ends it. The kernel clears `word` when the exit begins.
-pub fn start_one_slow_to_go(word: &'static AtomicU32) -> Result {
+pub fn start_slow_to_exit(word: &'static AtomicU32) -> Result {
     let (ready, made_ready) = std::sync::mpsc::channel();
     std::thread::Builder::new().spawn(move || {
         // If this fails, the receiver sees the end of the channel.

@@ -12,8 +12,8 @@ use crate::abi::Flags;
 use crate::check::{Failure, Result, errno_of};
 use crate::clone3::{Address, Child, Clone3, Stack};
 use crate::errand::Errand;
+use crate::kit::diagnosis;
 use crate::kit::process::own_pid;
-use crate::kit::silence;
 use crate::{note, sandbox};
 
 /// `struct uffdio_api` of linux/userfaultfd.h.
@@ -107,7 +107,7 @@ impl Trap {
         // SAFETY: it makes no call, and the page is never unmapped.
         let touch = unsafe { Errand::small(touch, self.page) };
         let child = call.clone().with(Flags::CLONE_VM).spawn_on(&Stack::new()?, touch)?;
-        self.wait_for_someone().map_err(|failure| silence::explained(&child, failure))?;
+        self.wait_for_someone().map_err(|failure| diagnosis::explained(&child, failure))?;
         note!("child {} is blocked in a page fault", child.pid());
         Ok(child)
     }
@@ -123,7 +123,7 @@ impl Trap {
     pub fn wait_for_someone(&self) -> Result {
         let mut fds = [PollFd::new(self.uffd.as_fd(), PollFlags::POLLIN)];
         if !sandbox::wait_for(&mut fds)? {
-            let (waited, doing) = (sandbox::patience(), sandbox::whereabouts(own_pid()));
+            let (waited, doing) = (sandbox::patience(), sandbox::describe(own_pid()));
             return Err(Failure::fail(format!(
                 "no page fault came to userfaultfd within {waited:.1?}; {doing}"
             )));

@@ -104,7 +104,7 @@ fn numbers_to_try() -> Box<dyn Iterator<Item = i32>> {
 
 /// Returns the pid of a process that is created for this purpose and is gone on return.
 fn newest_pid() -> Option<i32> {
-    let pid = process::stray_copy().ok()?.unwrap_or_else(|| exit_now(0));
+    let pid = process::raw_fork().ok()?.unwrap_or_else(|| exit_now(0));
     let _ = waitid(Who::Pid(pid), libc::WEXITED | libc::__WALL);
     Some(pid)
 }

@@ -9,7 +9,7 @@ use crate::kit::wait_call::WaitCall;
 use crate::procfs::{self, Stat};
 
 /// Describes a process and its children.
-pub(crate) fn whereabouts(pid: i32) -> String {
+pub(crate) fn describe(pid: i32) -> String {
     let mut lines = vec![format!("then: {}{}", procfs::describe(pid), sleeps_in(pid, pid))];
     lines.extend(other_threads(pid));
     for child in procfs::children_of(pid) {

@@ -13,12 +13,12 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{ForkResult, Pid, fork};
 use rustix::pipe::PipeFlags;
 
-use super::alone::Alone;
 use super::census::{self, Leftover};
 use super::entry::{self, COULD_NOT_REPORT, Report};
 use super::hang;
-use super::leavings;
-use super::scarcity::Before;
+use super::leftovers;
+use super::resources::Before;
+use super::system_lock::SystemLock;
 use super::wire::{self, Answer, Outcome, Request};
 use crate::case::{self, Case, Strength};
 use crate::check::{Failure, errno_of};
@@ -85,7 +85,7 @@ fn prepare() -> Result<(SignalFd, Pipes), Outcome> {
 fn settle_in() -> rustix::io::Result<()> {
     entry::look_up_the_clock();
     entry::keep_panics();
-    leavings::prepare();
+    leftovers::prepare();
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
 }
@@ -157,7 +157,7 @@ impl Lane {
             return Outcome::lost(Failure::broken(format!("there is no case {}", request.case)));
         };
         trail::clear();
-        let alone = match case.runs_alone().then(|| Alone::when_possible(&self.program)).transpose() {
+        let alone = match case.runs_alone().then(|| SystemLock::when_possible(&self.program)).transpose() {
             Ok(alone) => alone,
             Err(failure) => return Outcome::lost(failure),
         };
@@ -212,7 +212,7 @@ impl Lane {
         // The case took the first census itself; this one finds what it could not see or did not live to see.
         let found = census::take();
         let immortal = if found.is_empty() { Vec::new() } else { census::kill_all_children() };
-        let things = leavings::clear_away(case, running.pid);
+        let things = leftovers::clear_away(case, running.pid);
         running.output.drain(&self.pipes.output);
         while read_some(&self.pipes.verdict, |some| running.report.extend_from_slice(some)) {}
         let mut report = Report::read(&running.report, running.pid);
@@ -250,7 +250,7 @@ impl Lane {
                 return Ending::Abandoned;
             }
             if left.is_zero() {
-                let (doing, last) = (hang::whereabouts(running.pid), last_step());
+                let (doing, last) = (hang::describe(running.pid), last_step());
                 kill_and_reap(running.pid);
                 return Ending::Hung(format!(
                     "did not end within {deadline:.1?} and was killed{last}; {doing}"

@@ -10,14 +10,14 @@
 //!
 //! Each of the program's threads borrows a lane and talks to it over a socket.
 
-mod alone;
 mod census;
 mod entry;
 mod hang;
 mod lane;
-mod leavings;
+mod leftovers;
 mod poll;
-mod scarcity;
+mod resources;
+mod system_lock;
 mod wire;
 mod zygote;
 
@@ -27,9 +27,9 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 pub use entry::{give_up_earlier, is_half_time_left, is_report, patience, time_left};
-pub(crate) use hang::whereabouts;
+pub(crate) use hang::describe;
 pub use lane::NOTHING;
-pub(crate) use leavings::{number_of, own_directory};
+pub(crate) use leftovers::{number_of, own_directory};
 pub use poll::{wait_for, wait_within};
 pub use wire::{Outcome, Request};
 
@@ -84,7 +84,7 @@ impl Sandbox {
 ///
 /// # Errors
 /// If the program already has a second thread, or a lane cannot be created.
-pub fn rehearse(deadline: Duration) -> io::Result<()> {
+pub fn warm_up(deadline: Duration) -> io::Result<()> {
     let lane = zygote::lane_without_zygote()?;
     wire::send(&lane, &Request { case: NOTHING.to_owned(), deadline })?;
     wire::receive::<Answer>(&lane).map(drop)

@@ -44,7 +44,7 @@ impl Judge {
 
     pub fn on(&mut self, row: &Row, outcome: Outcome) -> Verdict {
         let records = outcome.results.as_ref().map_or(&[][..], |results| &results.cases);
-        if row.is_the_measure() {
+        if row.is_baseline() {
             self.measure = records.iter().map(|record| (record.case.clone(), record.verdict)).collect();
         }
         let mut counts = BTreeMap::new();
@@ -100,7 +100,7 @@ impl Judge {
         match verdict {
             report::Verdict::Pass | report::Verdict::KnownDefect => None,
             report::Verdict::Fail | report::Verdict::Broken => told(""),
-            _ if !row.is_the_measure() && usual == Some(verdict) => None,
+            _ if !row.is_baseline() && usual == Some(verdict) => None,
             report::Verdict::Blocked => {
                 let allowed = row.expected.blocked.iter().chain(row.expected.maybe);
                 (!each_is_among(message, allowed)).then(|| told("for no good reason "))?

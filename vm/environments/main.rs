@@ -91,7 +91,7 @@ fn go_through_table(options: &Options) -> Result<ExitCode> {
     let bystanders = Bystanders::start()?;
     let mut judge = Judge::new(options.quick);
     let mut verdicts = Vec::new();
-    for row in table::rows().iter().filter(|row| row.is_the_measure() || options.wants(row)) {
+    for row in table::rows().iter().filter(|row| row.is_baseline() || options.wants(row)) {
         if let Some(tool) = row.tool().filter(|tool| !Path::new(CARRIED).join(tool.name).exists()) {
             println!("left out: {}: the host has no {} that could be given", row.name, tool.name);
             continue;

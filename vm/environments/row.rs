@@ -227,7 +227,7 @@ impl Row {
     }
 
     /// Returns whether the other rows are compared with this one.
-    pub fn is_the_measure(&self) -> bool {
-        self.name == crate::table::MEASURE
+    pub fn is_baseline(&self) -> bool {
+        self.name == crate::table::BASELINE
     }
 }

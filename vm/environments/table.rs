@@ -8,7 +8,7 @@ use crate::row::Inside::*;
 use crate::row::{Answer, Expected, Inside, Instead, Meanwhile, Outside, Program, Row, Tool, Trace};
 
 /// The row with which the others are compared.
-pub const MEASURE: &str = "root";
+pub const BASELINE: &str = "root";
 
 /// The cases of a quick run: one or two of every theme, and of everything that a case can need.
 pub const QUICK: [&str; 28] = [
@@ -143,7 +143,7 @@ fn row(
 }
 
 pub fn rows() -> Vec<Row> {
-    let mut rows = vec![Row::new(MEASURE, "root, no restrictions")];
+    let mut rows = vec![Row::new(BASELINE, "root, no restrictions")];
     rows.extend(users());
     rows.extend(capabilities());
     rows.extend(user_namespaces());

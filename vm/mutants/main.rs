@@ -25,7 +25,7 @@ use clap::Parser;
 use catalogue::Mutant;
 use coverage::Sheet;
 use kernel::{Builder, Built};
-use proof::Fate;
+use proof::MutantResult;
 use source::Source;
 use suite::Suite;
 use sweep::Place;
@@ -161,7 +161,7 @@ fn start(arguments: &Arguments) -> Result<ExitCode> {
     let mut fates = try_all(&builder, mutants, suite.as_ref(), arguments)?;
     if arguments.sweep.is_some() {
         // Such as a variable without its declaration: not a kernel, and so not a mistake in one.
-        fates.retain(|(_, fate)| !matches!(fate, Fate::DoesNotBuild(_)));
+        fates.retain(|(_, fate)| !matches!(fate, MutantResult::DoesNotBuild(_)));
     }
     match suite {
         Some(suite) => {
@@ -235,7 +235,7 @@ fn try_all(
     mutants: Vec<Mutant>,
     suite: Option<&Suite>,
     arguments: &Arguments,
-) -> Result<Vec<(Mutant, Fate)>> {
+) -> Result<Vec<(Mutant, MutantResult)>> {
     let mutants = Mutex::new(mutants.into_iter());
     let fates = Mutex::new(Vec::new());
     let work = || -> Result<()> {
@@ -257,17 +257,19 @@ fn try_all(
 }
 
 /// Builds and judges a mutant.
-fn fate(builder: &Builder, mutant: &Mutant, suite: Option<&Suite>, keep: bool) -> Result<Fate> {
+fn fate(builder: &Builder, mutant: &Mutant, suite: Option<&Suite>, keep: bool) -> Result<MutantResult> {
     let kernel = match builder.mutant(mutant)? {
         Built::Kernel(kernel) => kernel,
-        Built::DoesNotApply(why) => return Ok(Fate::DoesNotApply(why)),
-        Built::DoesNotBuild(why) => return Ok(Fate::DoesNotBuild(why)),
-        Built::Same => return Ok(Fate::Equivalent("The compiler makes the same kernel of it.".to_owned())),
+        Built::DoesNotApply(why) => return Ok(MutantResult::DoesNotApply(why)),
+        Built::DoesNotBuild(why) => return Ok(MutantResult::DoesNotBuild(why)),
+        Built::Same => {
+            return Ok(MutantResult::Equivalent("The compiler makes the same kernel of it.".to_owned()));
+        }
     };
     Ok(match (mutant.equivalent.clone(), suite) {
-        (Some(why), _) => Fate::Equivalent(why),
-        (None, Some(suite)) => Fate::Judged(suite.judges(&kernel, mutant, keep)?),
-        (None, None) => Fate::Built,
+        (Some(why), _) => MutantResult::Equivalent(why),
+        (None, Some(suite)) => MutantResult::Judged(suite.judges(&kernel, mutant, keep)?),
+        (None, None) => MutantResult::Built,
     })
 }
 
@@ -280,7 +282,7 @@ fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
 fn report(
     builder: &Builder,
     suite: &Suite,
-    fates: &[(Mutant, Fate)],
+    fates: &[(Mutant, MutantResult)],
     catalogue: &BTreeSet<String>,
     arguments: &Arguments,
 ) -> Result<ExitCode> {

@@ -10,13 +10,13 @@ use anyhow::{Result, bail};
 use crate::catalogue::Mutant;
 use crate::kernel::{Builder, Built, Kernel};
 use crate::proof::cell;
-use crate::suite::{Notice, Said, Suite, in_a_line};
+use crate::suite::{Notice, Suite, SuiteResult, in_a_line};
 
 /// The folder of their sheets, within that of the broken kernels.
 pub const FOLDER: &str = "mended";
 
 /// The result of a fixed kernel.
-enum Fate {
+enum MutantResult {
     /// The base hits the bugs, with these messages; the fixed kernel does not, and none of `cases` cases fails.
     Mended { on_base: Vec<Notice>, cases: usize },
     /// Why the kernel does not count as fixed.
@@ -32,65 +32,73 @@ pub fn judge(builder: &Builder, suite: &Suite, mended: &[Mutant], document: &Pat
         rows.push((kernel, fate));
     }
     std::fs::write(document, report(builder.release(), &rows))?;
-    let all = rows.iter().all(|(_, fate)| matches!(fate, Fate::Mended { .. }));
+    let all = rows.iter().all(|(_, fate)| matches!(fate, MutantResult::Mended { .. }));
     Ok(if all { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn fate(builder: &Builder, suite: &Suite, mended: &Mutant) -> Result<Fate> {
+fn fate(builder: &Builder, suite: &Suite, mended: &Mutant) -> Result<MutantResult> {
     let kernel = match builder.mutant(mended)? {
         Built::Kernel(kernel) => kernel,
-        Built::DoesNotApply(why) => return Ok(Fate::Not(format!("does not apply: {why}"))),
-        Built::DoesNotBuild(why) => return Ok(Fate::Not(format!("does not build: {why}"))),
-        Built::Same => return Ok(Fate::Not("the compiler makes the same kernel of it".to_owned())),
+        Built::DoesNotApply(why) => return Ok(MutantResult::Not(format!("does not apply: {why}"))),
+        Built::DoesNotBuild(why) => return Ok(MutantResult::Not(format!("does not build: {why}"))),
+        Built::Same => return Ok(MutantResult::Not("the compiler makes the same kernel of it".to_owned())),
     };
     // A case that passes despite the bug would also pass on the fixed kernel.
     let on_base = match met(suite, builder.base(), mended)? {
         Ok(bugs) if bugs.len() == mended.claims.len() => bugs,
         Ok(bugs) => {
-            return Ok(Fate::Not(format!("the base hits {} of {} bugs", bugs.len(), mended.claims.len())));
+            return Ok(MutantResult::Not(format!(
+                "the base hits {} of {} bugs",
+                bugs.len(),
+                mended.claims.len()
+            )));
         }
         Err(why) => bail!("the base kernel is not green: {why}"),
     };
     match met(suite, &kernel, mended)? {
         Ok(bugs) if bugs.is_empty() => {}
-        Ok(bugs) => return Ok(Fate::Not(format!("still there: {}", in_a_line(&Said::Noticed(bugs))))),
-        Err(why) => return Ok(Fate::Not(why)),
+        Ok(bugs) => {
+            return Ok(MutantResult::Not(format!("still there: {}", in_a_line(&SuiteResult::Noticed(bugs)))));
+        }
+        Err(why) => return Ok(MutantResult::Not(why)),
     }
     Ok(match suite.ask_all(&kernel)? {
-        Said::Nothing { cases, .. } => Fate::Mended { on_base, cases },
-        said => Fate::Not(in_a_line(&said)),
+        SuiteResult::Nothing { cases, .. } => MutantResult::Mended { on_base, cases },
+        said => MutantResult::Not(in_a_line(&said)),
     })
 }
 
 /// Returns which of the bugs the cases hit on a kernel, or why they give no answer.
 fn met(suite: &Suite, kernel: &Kernel, mended: &Mutant) -> Result<Result<Vec<Notice>, String>> {
     Ok(match suite.ask_long(kernel, &mended.claims)? {
-        Said::Nothing { defects, .. } => Ok(defects),
+        SuiteResult::Nothing { defects, .. } => Ok(defects),
         said => Err(in_a_line(&said)),
     })
 }
 
-impl Fate {
+impl MutantResult {
     fn line(&self) -> String {
         match self {
-            Fate::Mended { cases, .. } => format!("mended, and none of {cases} cases fails"),
-            Fate::Not(why) => format!("NOT mended: {why}"),
+            MutantResult::Mended { cases, .. } => format!("mended, and none of {cases} cases fails"),
+            MutantResult::Not(why) => format!("NOT mended: {why}"),
         }
     }
 
     /// Returns the columns "before" and "after" of the report.
     fn cells(&self) -> [String; 2] {
         let before = match self {
-            Fate::Mended { on_base, .. } => on_base.iter().map(Notice::cell).collect::<Vec<_>>().join("; "),
-            Fate::Not(_) => String::new(),
+            MutantResult::Mended { on_base, .. } => {
+                on_base.iter().map(Notice::cell).collect::<Vec<_>>().join("; ")
+            }
+            MutantResult::Not(_) => String::new(),
         };
         [before, cell(&self.line())]
     }
 }
 
 /// Formats the document.
-fn report(release: &str, rows: &[(&Mutant, Fate)]) -> String {
-    let mended = rows.iter().filter(|(_, fate)| matches!(fate, Fate::Mended { .. })).count();
+fn report(release: &str, rows: &[(&Mutant, MutantResult)]) -> String {
+    let mended = rows.iter().filter(|(_, fate)| matches!(fate, MutantResult::Mended { .. })).count();
     let mut text = format!(
         "# Known bugs, fixed experimentally\n\n\
          <!-- Written by vm/mutants.sh --mended; do not edit. -->\n\n\

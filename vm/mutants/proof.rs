@@ -4,47 +4,49 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use crate::catalogue::Mutant;
-use crate::suite::{Notice, Said, in_a_line};
+use crate::suite::{Notice, SuiteResult, in_a_line};
 
 /// The result for a mutant.
-pub enum Fate {
+pub enum MutantResult {
     /// Its kernel was built, and nothing more was requested.
     Built,
     /// The suite ran on it.
-    Judged(Said),
+    Judged(SuiteResult),
     /// Its image equals the base's, or there is an argument that no program can distinguish them.
     Equivalent(String),
     DoesNotApply(String),
     DoesNotBuild(String),
 }
 
-impl Fate {
+impl MutantResult {
     /// Returns a word that summarizes the result.
     pub fn word(&self) -> &'static str {
         match self {
-            Fate::Built => "built",
-            Fate::Judged(Said::Noticed(_) | Said::Fault(_)) => "killed",
-            Fate::Judged(Said::Nothing { .. }) => "survived",
-            Fate::Judged(Said::NoBoot(_)) => "does not boot",
-            Fate::Equivalent(_) => "equivalent",
-            Fate::DoesNotApply(_) => "does not apply",
-            Fate::DoesNotBuild(_) => "does not build",
+            MutantResult::Built => "built",
+            MutantResult::Judged(SuiteResult::Noticed(_) | SuiteResult::Fault(_)) => "killed",
+            MutantResult::Judged(SuiteResult::Nothing { .. }) => "survived",
+            MutantResult::Judged(SuiteResult::NoBoot(_)) => "does not boot",
+            MutantResult::Equivalent(_) => "equivalent",
+            MutantResult::DoesNotApply(_) => "does not apply",
+            MutantResult::DoesNotBuild(_) => "does not build",
         }
     }
 
     /// Returns the explanation of the result.
     pub fn story(&self) -> String {
         match self {
-            Fate::Built => String::new(),
-            Fate::Judged(said) => in_a_line(said),
-            Fate::Equivalent(why) | Fate::DoesNotApply(why) | Fate::DoesNotBuild(why) => why.clone(),
+            MutantResult::Built => String::new(),
+            MutantResult::Judged(said) => in_a_line(said),
+            MutantResult::Equivalent(why)
+            | MutantResult::DoesNotApply(why)
+            | MutantResult::DoesNotBuild(why) => why.clone(),
         }
     }
 
     /// Returns the word and the explanation.
     pub fn line(&self) -> String {
         match self {
-            Fate::Built => self.word().to_owned(),
+            MutantResult::Built => self.word().to_owned(),
             _ => format!("{}: {}", self.word(), self.story()),
         }
     }
@@ -52,7 +54,9 @@ impl Fate {
     /// Returns the case that noticed, if one did.
     pub fn noticed_by(&self) -> Option<&str> {
         match self {
-            Fate::Judged(Said::Noticed(notices)) => notices.first().map(|first| first.case.as_str()),
+            MutantResult::Judged(SuiteResult::Noticed(notices)) => {
+                notices.first().map(|first| first.case.as_str())
+            }
             _ => None,
         }
     }
@@ -63,12 +67,12 @@ impl Fate {
 
     /// Returns whether the proof has a gap: an unnoticed mistake, or one that could not be tested.
     pub fn is_hole(&self) -> bool {
-        !self.is_killed() && !matches!(self, Fate::Equivalent(_))
+        !self.is_killed() && !matches!(self, MutantResult::Equivalent(_))
     }
 }
 
 /// Returns the totals, in one line.
-pub fn totals(fates: &[(Mutant, Fate)]) -> String {
+pub fn totals(fates: &[(Mutant, MutantResult)]) -> String {
     let count = |word: &str| fates.iter().filter(|(_, fate)| fate.word() == word).count();
     let equivalent = count("equivalent");
     let mut text = format!("{} of {} noticed", count("killed"), fates.len() - equivalent);
@@ -117,9 +121,9 @@ impl Tables {
         self.0.iter_mut().for_each(|rows| rows.retain(|id, _| is_wanted(id)));
     }
 
-    fn add(&mut self, mutant: &Mutant, fate: &Fate) {
+    fn add(&mut self, mutant: &Mutant, fate: &MutantResult) {
         let section = match fate {
-            Fate::Equivalent(_) => 2,
+            MutantResult::Equivalent(_) => 2,
             fate if fate.is_killed() => 0,
             _ => 1,
         };
@@ -137,7 +141,7 @@ impl Tables {
 /// are still in the catalogue.
 pub fn document(
     release: &str,
-    fates: &[(Mutant, Fate)],
+    fates: &[(Mutant, MutantResult)],
     keep: bool,
     earlier: &str,
     catalogue: &BTreeSet<String>,
@@ -175,9 +179,11 @@ pub fn document(
 }
 
 /// Formats the explanation as a table cell, with the name of the case first, if there is one.
-fn story(fate: &Fate) -> String {
+fn story(fate: &MutantResult) -> String {
     match fate {
-        Fate::Judged(Said::Noticed(notices)) => notices.first().map_or_else(String::new, Notice::cell),
+        MutantResult::Judged(SuiteResult::Noticed(notices)) => {
+            notices.first().map_or_else(String::new, Notice::cell)
+        }
         other => cell(&other.story()),
     }
 }
@@ -208,18 +214,21 @@ mod tests {
         }
     }
 
-    fn noticed(id: &str) -> (Mutant, Fate) {
-        (mutant(id), Fate::Judged(Said::Fault("it crashed".to_owned())))
+    fn noticed(id: &str) -> (Mutant, MutantResult) {
+        (mutant(id), MutantResult::Judged(SuiteResult::Fault("it crashed".to_owned())))
     }
 
-    fn survived(id: &str) -> (Mutant, Fate) {
-        (mutant(id), Fate::Judged(Said::Nothing { cases: 1, processors: Some(2), defects: vec![] }))
+    fn survived(id: &str) -> (Mutant, MutantResult) {
+        (
+            mutant(id),
+            MutantResult::Judged(SuiteResult::Nothing { cases: 1, processors: Some(2), defects: vec![] }),
+        )
     }
 
     #[test]
     fn a_run_of_some_keeps_what_is_known_of_the_others() {
         let catalogue = ["early", "late", "same"].map(str::to_owned).into();
-        let same = (mutant("same"), Fate::Equivalent("nobody can tell".to_owned()));
+        let same = (mutant("same"), MutantResult::Equivalent("nobody can tell".to_owned()));
         let all = [survived("early"), noticed("gone"), noticed("late"), same];
         let first = document("7.3", &all, true, "", &catalogue);
         assert!(first.contains("**2 of 3 noticed; 1 more are equivalent**"), "{first}");

@@ -26,7 +26,7 @@ const MACHINE: [&str; 5] = ["--engine", "qemu", "--cpus", "2", "--sockets"];
 
 /// The suite's result on a kernel.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub enum Said {
+pub enum SuiteResult {
     /// The cases that failed.
     Noticed(Vec<Notice>),
     /// The guest crashed, hung or reported a fault: the line that says so.
@@ -75,8 +75,8 @@ impl Suite {
     pub fn accepts(&self, base: &Kernel) -> Result<()> {
         match self.ask_all(base)? {
             // Many mistakes are noticed on one CPU while the other is observed.
-            Said::Nothing { processors: Some(2), .. } => Ok(()),
-            Said::Nothing { processors, .. } => {
+            SuiteResult::Nothing { processors: Some(2), .. } => Ok(()),
+            SuiteResult::Nothing { processors, .. } => {
                 bail!("the base kernel uses {processors:?} processors, not 2")
             }
             said => bail!("the base kernel is not green: {}", in_a_line(&said)),
@@ -87,68 +87,72 @@ impl Suite {
     /// and if these pass too, the first ones again for longer.
     ///
     /// What the suite noticed, or how a kernel failed, is recorded beside the kernel; with `keeps` that record is enough.
-    pub fn judges(&self, kernel: &Kernel, mutant: &Mutant, keeps: bool) -> Result<Said> {
+    pub fn judges(&self, kernel: &Kernel, mutant: &Mutant, keeps: bool) -> Result<SuiteResult> {
         let note = kernel.image.with_file_name("noticed.json");
         if keeps && let Some(said) = self.remembers(&note)? {
             return Ok(said);
         }
         let said = self.ask_in_turn(kernel, mutant)?;
-        if matches!(said, Said::Noticed(_) | Said::Fault(_)) {
+        if matches!(said, SuiteResult::Noticed(_) | SuiteResult::Fault(_)) {
             fs::write(note, serde_json::to_vec(&said)?)?;
         }
         Ok(said)
     }
 
     /// Returns the recorded result of an earlier suite, unless it names a case that no longer exists.
-    fn remembers(&self, note: &Path) -> Result<Option<Said>> {
+    fn remembers(&self, note: &Path) -> Result<Option<SuiteResult>> {
         let Ok(text) = fs::read(note) else { return Ok(None) };
         Ok(match serde_json::from_slice(&text)? {
-            Said::Noticed(notices) if notices.iter().any(|notice| !self.cases.contains(&notice.case)) => None,
+            SuiteResult::Noticed(notices)
+                if notices.iter().any(|notice| !self.cases.contains(&notice.case)) =>
+            {
+                None
+            }
             said => Some(said),
         })
     }
 
-    fn ask_in_turn(&self, kernel: &Kernel, mutant: &Mutant) -> Result<Said> {
+    fn ask_in_turn(&self, kernel: &Kernel, mutant: &Mutant) -> Result<SuiteResult> {
         let claimed: Vec<&str> =
             mutant.claims.iter().filter(|claim| self.cases.contains(*claim)).map(String::as_str).collect();
         let claimed = claimed.join(",");
         if !claimed.is_empty() {
             let said = self.ask(kernel, &["--fail-fast", "--case", &claimed])?;
-            if !matches!(said, Said::Nothing { .. }) {
+            if !matches!(said, SuiteResult::Nothing { .. }) {
                 return Ok(said);
             }
         }
         let said = self.ask_all(kernel)?;
-        if claimed.is_empty() || mutant.equivalent.is_some() || !matches!(said, Said::Nothing { .. }) {
+        if claimed.is_empty() || mutant.equivalent.is_some() || !matches!(said, SuiteResult::Nothing { .. }) {
             return Ok(said);
         }
         // Some mistakes are noticed only with luck.
         let arguments = [&["--fail-fast", "--case", &claimed], &LONGER[..]].concat();
         match self.ask(kernel, &arguments)? {
-            Said::Nothing { .. } => Ok(said),
+            SuiteResult::Nothing { .. } => Ok(said),
             met => Ok(met),
         }
     }
 
     /// Returns the result of these cases, each run for longer than usual, since some bugs are hit only with luck. All of them
     /// must run.
-    pub fn ask_long(&self, kernel: &Kernel, cases: &[String]) -> Result<Said> {
+    pub fn ask_long(&self, kernel: &Kernel, cases: &[String]) -> Result<SuiteResult> {
         self.ask(kernel, &[&["--require", "all", "--case", &cases.join(",")], &LONGER[..]].concat())
     }
 
     /// Runs all cases. One that is unrelated to the mistake may fail by accident on a machine that is busy with many guests, so a
     /// failure counts only if the case fails again when run alone.
-    pub fn ask_all(&self, kernel: &Kernel) -> Result<Said> {
+    pub fn ask_all(&self, kernel: &Kernel) -> Result<SuiteResult> {
         let mut skipped: Vec<String> = Vec::new();
         loop {
             let mut arguments = vec!["--fail-fast", "--exact"];
             skipped.iter().for_each(|case| arguments.extend(["--skip", case]));
-            let Said::Noticed(notices) = self.ask(kernel, &arguments)? else {
+            let SuiteResult::Noticed(notices) = self.ask(kernel, &arguments)? else {
                 return self.ask(kernel, &arguments);
             };
             for notice in notices {
                 let again = self.ask(kernel, &["--case", &notice.case])?;
-                if !matches!(again, Said::Nothing { .. }) {
+                if !matches!(again, SuiteResult::Nothing { .. }) {
                     return Ok(again);
                 }
                 eprintln!("unsteady: {} failed once and then passed: {}", notice.case, notice.message);
@@ -195,7 +199,7 @@ impl Suite {
     }
 
     /// Returns the cached result, or runs the suite. A guest that does not boot gives no result to cache.
-    fn ask(&self, kernel: &Kernel, arguments: &[&str]) -> Result<Said> {
+    fn ask(&self, kernel: &Kernel, arguments: &[&str]) -> Result<SuiteResult> {
         let question = format!("{} {} {MACHINE:?} {arguments:?}", kernel.sha256, self.sha256);
         let question = hex(question.as_bytes());
         let answer = self.answers.join(&question[..32]);
@@ -204,14 +208,14 @@ impl Suite {
             return Ok(serde_json::from_slice(&text)?);
         }
         let said = self.boot(kernel, arguments, &answer)?;
-        if !matches!(said, Said::NoBoot(_)) {
+        if !matches!(said, SuiteResult::NoBoot(_)) {
             fs::write(known, serde_json::to_vec(&said)?)?;
         }
         Ok(said)
     }
 
     /// Boots the kernel and runs the suite in it. Deviations count as failures, and so do missing flags.
-    fn boot(&self, kernel: &Kernel, arguments: &[&str], answer: &Path) -> Result<Said> {
+    fn boot(&self, kernel: &Kernel, arguments: &[&str], answer: &Path) -> Result<SuiteResult> {
         let (results, log) = (answer.with_extension("results"), answer.with_extension("log"));
         let output = File::create(&log)?;
         let status = self
@@ -230,7 +234,7 @@ impl Suite {
         let said = serde_json::from_slice::<Document>(&text)?.says()?;
         // A kernel that kills the runner itself leaves no record of a case.
         match said {
-            Said::Nothing { .. } if !status.success() => Ok(Said::Fault(last_words(&log)?)),
+            SuiteResult::Nothing { .. } if !status.success() => Ok(SuiteResult::Fault(last_words(&log)?)),
             said => Ok(said),
         }
     }
@@ -280,17 +284,17 @@ struct Fault {
 
 impl Document {
     /// Returns the result. A guest that died while the suite ran was broken by its kernel; one that died before gives no result.
-    fn says(self) -> Result<Said> {
+    fn says(self) -> Result<SuiteResult> {
         let notices = self.notices(Verdict::is_bad);
         Ok(match (self.guest.faults.first(), &self.guest.no_verdict) {
-            _ if !notices.is_empty() => Said::Noticed(notices),
-            (Some(fault), _) => Said::Fault(fault.in_a_line()),
+            _ if !notices.is_empty() => SuiteResult::Noticed(notices),
+            (Some(fault), _) => SuiteResult::Fault(fault.in_a_line()),
             (None, Some(end)) => match &end.stage[..] {
-                "run" => Said::Fault(end.why.clone()),
-                "boot" => Said::NoBoot(end.why.clone()),
+                "run" => SuiteResult::Fault(end.why.clone()),
+                "boot" => SuiteResult::NoBoot(end.why.clone()),
                 stage => bail!("the driver does not work ({stage}): {}", end.why),
             },
-            (None, None) => Said::Nothing {
+            (None, None) => SuiteResult::Nothing {
                 cases: self.cases.len(),
                 processors: self.machine.cpus,
                 defects: self.notices(|verdict| verdict == Verdict::KnownDefect),
@@ -326,13 +330,13 @@ fn cases(binary: &Path) -> Result<BTreeSet<String>> {
 }
 
 /// Formats the result for a table.
-pub fn in_a_line(said: &Said) -> String {
+pub fn in_a_line(said: &SuiteResult) -> String {
     match said {
-        Said::Noticed(notices) => notices.first().map_or_else(String::new, |first| {
+        SuiteResult::Noticed(notices) => notices.first().map_or_else(String::new, |first| {
             format!("{}: {}", first.case, first.message.split_whitespace().collect::<Vec<_>>().join(" "))
         }),
-        Said::Fault(why) => why.clone(),
-        Said::Nothing { cases, .. } => format!("{cases} cases passed"),
-        Said::NoBoot(why) => why.clone(),
+        SuiteResult::Fault(why) => why.clone(),
+        SuiteResult::Nothing { cases, .. } => format!("{cases} cases passed"),
+        SuiteResult::NoBoot(why) => why.clone(),
     }
 }

@@ -62,14 +62,14 @@ pub fn mutants(places: &[Place], source: &Source) -> Result<Vec<Mutant>> {
 
 /// One small mistake.
 #[derive(Debug, PartialEq, Eq)]
-struct Slip {
+struct Mutation {
     kind: &'static str,
     at: Range<usize>,
     becomes: String,
 }
 
 /// Returns all mistakes in a region, without duplicates that produce the same text.
-fn slips(text: &str, region: &Range<usize>) -> Result<Vec<Slip>> {
+fn slips(text: &str, region: &Range<usize>) -> Result<Vec<Mutation>> {
     let code = without_comments(text);
     // After the function's head, if the region has one.
     let body = match code[region.clone()].find("\n{") {
@@ -85,7 +85,7 @@ fn slips(text: &str, region: &Range<usize>) -> Result<Vec<Slip>> {
 }
 
 /// Returns each condition made never and always true, and each of its operands made irrelevant.
-fn conditions(code: &str, body: &Range<usize>) -> Result<Vec<Slip>> {
+fn conditions(code: &str, body: &Range<usize>) -> Result<Vec<Mutation>> {
     let mut slips = Vec::new();
     for head in Regex::new(r"\b(?:if|while) \(")?.find_iter(&code[body.clone()]) {
         let open = body.start + head.end() - 1;
@@ -93,12 +93,12 @@ fn conditions(code: &str, body: &Range<usize>) -> Result<Vec<Slip>> {
         let inner = &code[at.start + 1..at.end - 1];
         // A loop that never ends shows nothing.
         if head.as_str().starts_with("if") {
-            slips.push(Slip { kind: "never", at: at.clone(), becomes: format!("(0 && ({inner}))") });
-            slips.push(Slip { kind: "always", at: at.clone(), becomes: format!("(1 || ({inner}))") });
+            slips.push(Mutation { kind: "never", at: at.clone(), becomes: format!("(0 && ({inner}))") });
+            slips.push(Mutation { kind: "always", at: at.clone(), becomes: format!("(1 || ({inner}))") });
         }
         for (operand, neutral) in operands(code, &(at.start + 1..at.end - 1)) {
             let becomes = format!(" ({neutral} ({})) ", code[operand.clone()].trim());
-            slips.push(Slip { kind: "operand", at: operand, becomes });
+            slips.push(Mutation { kind: "operand", at: operand, becomes });
         }
     }
     Ok(slips)
@@ -128,7 +128,7 @@ fn operands(code: &str, condition: &Range<usize>) -> Vec<(Range<usize>, &'static
 }
 
 /// Returns the deletion of each statement that contains no other.
-fn deletions(code: &str, body: &Range<usize>) -> Result<Vec<Slip>> {
+fn deletions(code: &str, body: &Range<usize>) -> Result<Vec<Mutation>> {
     // What precedes a statement: the head of a block, a label, a preprocessor line.
     let control = Regex::new(r"^(?:if|while|for|switch|\w*guard|\w*for_each\w*)\s?\(")?;
     let passed = Regex::new(r"^(?:[\s{}]+|(?:else|do)\b|case [^:]*:|\w+:|#[^\n]*)")?;
@@ -144,7 +144,7 @@ fn deletions(code: &str, body: &Range<usize>) -> Result<Vec<Slip>> {
             let Some(length) = statement(rest) else { break };
             // A lone semicolon, such as the empty body of a loop, is not a statement to delete.
             if length > 1 {
-                slips.push(Slip { kind: "delete", at: at..at + length, becomes: ";".to_owned() });
+                slips.push(Mutation { kind: "delete", at: at..at + length, becomes: ";".to_owned() });
             }
             at += length;
         }
@@ -167,7 +167,7 @@ fn statement(text: &str) -> Option<usize> {
 }
 
 /// Returns the exchanges of words and operators that are easily confused.
-fn exchanges(code: &str, body: &Range<usize>) -> Result<Vec<Slip>> {
+fn exchanges(code: &str, body: &Range<usize>) -> Result<Vec<Mutation>> {
     type Other = fn(&str) -> &'static str;
     let all: [(&'static str, &str, Other); 5] = [
         ("errno", r"-E[A-Z0-9]+\b", |errno| if errno == "-EINVAL" { "-EPERM" } else { "-EINVAL" }),
@@ -189,7 +189,7 @@ fn exchanges(code: &str, body: &Range<usize>) -> Result<Vec<Slip>> {
             let start = body.start + found.start();
             // Keep the operand of the negation.
             let end = if kind == "not" { start + 1 } else { body.start + found.end() };
-            slips.push(Slip { kind, at: start..end, becomes: other(found.as_str()).to_owned() });
+            slips.push(Mutation { kind, at: start..end, becomes: other(found.as_str()).to_owned() });
         }
     }
     Ok(slips)
@@ -224,7 +224,7 @@ fn without_comments(text: &str) -> String {
 
 /// Converts the mistake to an edit, whose anchor starts as many lines earlier as it takes to be unique. `None` if nothing makes
 /// it unique.
-fn edit(text: &str, place: &Place, slip: &Slip) -> Result<Option<Edit>> {
+fn edit(text: &str, place: &Place, slip: &Mutation) -> Result<Option<Edit>> {
     let whole = function(text, &place.function)?;
     let mut start = slip.at.start;
     while find_once(text, whole.clone(), &text[start..slip.at.end]).is_err() {
@@ -286,7 +286,7 @@ mod tests {
         let text = "int f(void)\n{\n\tone();\n\ttwo();\n\tthree();\n\ttwo();\n}\n";
         let place = Place { file: String::new(), function: "f".to_owned(), region: 0..text.len() };
         let second = text.rfind("two").unwrap();
-        let slip = Slip { kind: "delete", at: second..second + 6, becomes: ";".to_owned() };
+        let slip = Mutation { kind: "delete", at: second..second + 6, becomes: ";".to_owned() };
         let edit = edit(text, &place, &slip).unwrap().unwrap();
         assert_eq!((&edit.anchor[..], &edit.replace[..]), ("\tthree();\n\ttwo();", "\tthree();\n\t;"));
     }

@@ -18,26 +18,26 @@ use crate::note;
 ///
 /// An unprivileged user may not raise the priority; then the two are scheduled as usual.
 #[derive(Debug)]
-pub struct Ambush {
+pub struct ExitRace {
     child: Child,
     timer: OwnedFd,
 }
 
-impl Ambush {
+impl ExitRace {
     /// Runs one ambush per round: an auto-reaped child exits with `code` while the caller runs `ask` on it. Binds the
     /// caller to one CPU.
     pub fn each(mut rounds: impl Iterator<Item = u32>, code: i32, ask: impl Fn(&Child) -> Result) -> Result {
         rounds.try_for_each(|round| {
-            let ambush = Ambush::lay(code)?;
+            let exit_race = ExitRace::lay(code)?;
             // Vary the delay by a microsecond per round: the window of interest is shorter than that.
-            ambush.spring_after(100 + round % 10)?;
-            ask(&ambush.child)?;
-            ambush.child.pidfd()?.wait_reaped()
+            exit_race.spring_after(100 + round % 10)?;
+            ask(&exit_race.child)?;
+            exit_race.child.pidfd()?.wait_reaped()
         })
     }
 
     #[track_caller]
-    fn lay(code: i32) -> Result<Ambush> {
+    fn lay(code: i32) -> Result<ExitRace> {
         let (here, ready) = (this()?, Channel::<()>::new()?);
         stay_on(here)?;
         let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC)?;
@@ -50,7 +50,7 @@ impl Ambush {
             code
         })?;
         ready.recv_from(&child)?;
-        Ok(Ambush { child, timer })
+        Ok(ExitRace { child, timer })
     }
 
     fn spring_after(&self, microseconds: u32) -> Result {

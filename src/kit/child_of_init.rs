@@ -20,31 +20,31 @@ use crate::pidfd::Pidfd;
 
 /// A child of pid 1.
 #[derive(Debug)]
-pub struct Fosterling {
+pub struct ChildOfInit {
     /// The pidfd that clone3 returned to the helper.
     pub pidfd: Pidfd,
     line: UnixStream,
 }
 
-impl Fosterling {
+impl ChildOfInit {
     /// Has the helper make a child by clone3 with `flags`. Once let go, the child exits with 3.
     ///
     /// # Errors
     /// `blocked` if core dumps start no helper program, or if pid 1 does not adopt the child.
     #[track_caller]
-    pub fn made_with(flags: Flags) -> Result<Fosterling> {
+    pub fn made_with(flags: Flags) -> Result<ChildOfInit> {
         let Outsider { own, line } = outsider::start("foster", &flags.bits().to_string())?;
         let pidfd = fdpass::receive(&line)?;
         // Once the helper is reaped, its child has been reparented.
         own.wait_reaped()?;
-        let fosterling = Fosterling { pidfd: Pidfd::from(pidfd), line };
-        if fosterling.pidfd.info(InfoMask::PID).err() == Some(Errno::EREMOTE) {
+        let child_of_init = ChildOfInit { pidfd: Pidfd::from(pidfd), line };
+        if child_of_init.pidfd.info(InfoMask::PID).err() == Some(Errno::EREMOTE) {
             return Err(Failure::blocked(
                 "the kernel's helper is in another pid namespace, and so is who adopts there",
             ));
         }
-        match parent_of(&fosterling.pidfd)? {
-            1 => Ok(fosterling),
+        match parent_of(&child_of_init.pidfd)? {
+            1 => Ok(child_of_init),
             other => Err(Failure::blocked(format!(
                 "an orphan of the kernel's helper goes to {other}, not to pid 1"
             ))),

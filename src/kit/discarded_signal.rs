@@ -11,19 +11,19 @@ use crate::check::Result;
 /// A signal that has no effect from now on. At the [end](Unheard::end) it is neither pending nor blocked unless it was before.
 ///
 /// The caller must be single-threaded, because another thread could receive the signal.
-pub(crate) struct Unheard {
+pub(crate) struct DiscardedSignal {
     signal: c_int,
     mask: libc::sigset_t,
     was_pending: bool,
 }
 
-impl Unheard {
+impl DiscardedSignal {
     /// Blocks the signal.
-    pub(crate) fn begin(signal: c_int) -> Result<Unheard> {
+    pub(crate) fn begin(signal: c_int) -> Result<DiscardedSignal> {
         let (one, mut mask) = (only(signal)?, only(signal)?);
         // SAFETY: both sets are live and valid.
         Errno::result(unsafe { libc::sigprocmask(libc::SIG_BLOCK, &one, &mut mask) })?;
-        Ok(Unheard { signal, mask, was_pending: is_pending(signal)? })
+        Ok(DiscardedSignal { signal, mask, was_pending: is_pending(signal)? })
     }
 
     /// Discards the signal and unblocks it. Call this after whatever sends the signal.

@@ -14,8 +14,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Parses a command line, probes privileges, and runs an empty case. Ignores errors, since the runner will hit them too.
 ///
 /// This must not use the kernel features that the suite tests: if they are broken, the suite must be the first to hit that.
-pub fn rehearse() {
+pub fn warm_up() {
     let _ = Options::of(["clone3-conformance", "--upstream"]);
     let _ = Privileges::find(0, true);
-    let _ = sandbox::rehearse(PATIENCE);
+    let _ = sandbox::warm_up(PATIENCE);
 }

@@ -28,31 +28,31 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The right to change settings, until it is dropped. The case inherits the descriptor: if its lane dies,
 /// other runs wait for all processes of the case, one of which restores the settings.
-pub(super) struct Alone(Option<File>);
+pub(super) struct SystemLock(Option<File>);
 
-impl Alone {
+impl SystemLock {
     /// Blocks until no other program holds the lock, or `program` goes away.
     ///
     /// # Errors
     /// `blocked` if another program does not release it.
-    pub(super) fn when_possible(program: &impl AsFd) -> Result<Alone> {
-        Alone::of(LOCK, PATIENCE, program.as_fd())
+    pub(super) fn when_possible(program: &impl AsFd) -> Result<SystemLock> {
+        SystemLock::of(LOCK, PATIENCE, program.as_fd())
     }
 
-    fn of(path: &str, patience: Duration, program: BorrowedFd<'_>) -> Result<Alone> {
+    fn of(path: &str, patience: Duration, program: BorrowedFd<'_>) -> Result<SystemLock> {
         // A setting that does not exist is not changed.
-        let Ok(file) = File::open(path) else { return Ok(Alone(None)) };
+        let Ok(file) = File::open(path) else { return Ok(SystemLock(None)) };
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => wait_for(&file, patience, program)?,
             // The kernel has no such locks, or a filter rejects them.
-            Err(_) => return Ok(Alone(None)),
+            Err(_) => return Ok(SystemLock(None)),
         }
-        Ok(Alone(Some(file)))
+        Ok(SystemLock(Some(file)))
     }
 }
 
-impl Drop for Alone {
+impl Drop for SystemLock {
     fn drop(&mut self) {
         if let Some(file) = &self.0 {
             // Unlocks for all copies of the descriptor.
@@ -65,7 +65,7 @@ impl Drop for Alone {
 /// for another event.
 fn wait_for(file: &File, patience: Duration, program: BorrowedFd<'_>) -> Result {
     let (ended, lives) = pipe_with(PipeFlags::CLOEXEC)?;
-    let Some(waiter) = process::stray_copy()? else {
+    let Some(waiter) = process::raw_fork()? else {
         let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
         let _ = flock(file, FlockOperation::LockExclusive);
         exit_now(0)
@@ -117,20 +117,20 @@ mod tests {
     #[test]
     fn the_second_is_told_that_it_cannot() {
         assert!(holds(|path, program| {
-            let first = Alone::of(path, SHORT, program).unwrap();
+            let first = SystemLock::of(path, SHORT, program).unwrap();
             let told =
-                Alone::of(path, SHORT, program).is_err_and(|failure| failure.message.contains("locked"));
+                SystemLock::of(path, SHORT, program).is_err_and(|failure| failure.message.contains("locked"));
             drop(first);
-            told && Alone::of(path, SHORT, program).is_ok()
+            told && SystemLock::of(path, SHORT, program).is_ok()
         }));
     }
 
     #[test]
     fn the_second_waits_for_the_first() {
         assert!(holds(|path, program| {
-            let first = Alone::of(path, SHORT, program).unwrap();
+            let first = SystemLock::of(path, SHORT, program).unwrap();
             let (going, goes) = pipe_with(PipeFlags::CLOEXEC).unwrap();
-            let Some(other) = process::stray_copy().unwrap() else {
+            let Some(other) = process::raw_fork().unwrap() else {
                 drop(goes);
                 // Wait until the second is about to lock. It gets the lock whether or not it is already
                 // waiting.
@@ -140,10 +140,10 @@ mod tests {
             };
             drop(going);
             rustix::io::write(&goes, b"g").unwrap();
-            let second = Alone::of(path, PATIENCE, program);
+            let second = SystemLock::of(path, PATIENCE, program);
             kill_and_reap(other);
             // The second holds the lock itself, not only the child that waited for it.
-            second.is_ok() && Alone::of(path, SHORT, program).is_err()
+            second.is_ok() && SystemLock::of(path, SHORT, program).is_err()
         }));
     }
 
@@ -153,9 +153,9 @@ mod tests {
         assert!(process::answers(|| {
             let (ours, theirs) = UnixStream::pair().unwrap();
             let path = place.path().to_str().unwrap();
-            let _first = Alone::of(path, SHORT, ours.as_fd()).unwrap();
+            let _first = SystemLock::of(path, SHORT, ours.as_fd()).unwrap();
             drop(theirs);
-            Alone::of(path, PATIENCE, ours.as_fd())
+            SystemLock::of(path, PATIENCE, ours.as_fd())
                 .is_err_and(|failure| failure.message.contains("went away"))
         }));
     }
@@ -163,6 +163,6 @@ mod tests {
     #[test]
     fn what_is_not_there_needs_no_lock() {
         let (ours, _theirs) = UnixStream::pair().unwrap();
-        assert!(Alone::of("/nothing/here", SHORT, ours.as_fd()).is_ok());
+        assert!(SystemLock::of("/nothing/here", SHORT, ours.as_fd()).is_ok());
     }
 }

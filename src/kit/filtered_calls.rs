@@ -12,7 +12,7 @@ use crate::check::{Failure, Result};
 use crate::pidfd::Pidfd;
 
 /// A pid that no process has: higher than any pid that the kernel assigns.
-pub const NOBODY: Pid = Pid::from_raw(i32::MAX);
+pub const NO_SUCH_PID: Pid = Pid::from_raw(i32::MAX);
 
 /// Makes a descriptor that is not a pidfd.
 pub fn no_pidfd() -> Result<Pidfd> {
@@ -21,7 +21,7 @@ pub fn no_pidfd() -> Result<Pidfd> {
 
 /// Returns whether a call does not reach the kernel, or the kernel does not implement it, according to its result for a
 /// nonexistent target.
-pub fn is_barred<T>(asked_about_nobody: &std::result::Result<T, Errno>) -> bool {
+pub fn is_filtered<T>(asked_about_nobody: &std::result::Result<T, Errno>) -> bool {
     matches!(asked_about_nobody, Err(Errno::EPERM | Errno::EACCES | Errno::ENOSYS))
 }
 
@@ -31,7 +31,7 @@ pub fn is_barred<T>(asked_about_nobody: &std::result::Result<T, Errno>) -> bool 
 /// `blocked` if it does not.
 pub fn reaches_kernel<T>(name: &str, asked_about_nobody: std::result::Result<T, Errno>) -> Result {
     match asked_about_nobody {
-        Err(errno) if is_barred(&asked_about_nobody) => Err(Failure::blocked(format!(
+        Err(errno) if is_filtered(&asked_about_nobody) => Err(Failure::blocked(format!(
             "{name} says {errno:?} whatever it is asked: the kernel was built without it, or a filter refuses it"
         ))),
         _ => Ok(()),
@@ -46,13 +46,13 @@ mod tests {
 
     #[test]
     fn a_filter_is_told_from_the_kernel() {
-        let ask = || no_pidfd().is_ok_and(|nothing| is_barred(&nothing.madvise_nothing()));
+        let ask = || no_pidfd().is_ok_and(|nothing| is_filtered(&nothing.madvise_nothing()));
         assert!(answers(|| {
             let filtered = rustix::thread::set_no_new_privs(true).is_ok_and(|()| {
                 seccomp::refuse(libc::SYS_process_madvise, Refusal::Errno(Errno::EPERM)).is_ok()
             });
             filtered && ask()
         }));
-        assert!(!is_barred(&nix::sys::signal::kill(NOBODY, None)));
+        assert!(!is_filtered(&nix::sys::signal::kill(NO_SUCH_PID, None)));
     }
 }

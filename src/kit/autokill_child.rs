@@ -16,45 +16,45 @@ use crate::wait::{self, Status};
 
 /// An auto-kill child that echoes, with the pidfd that clone3 returned and a plain pidfd to watch it with.
 #[derive(Debug)]
-pub struct Tied {
+pub struct AutokillChild {
     pid: i32,
     pidfd: Option<Pidfd>,
     line: Line,
     observer: Pidfd,
 }
 
-impl Tied {
+impl AutokillChild {
     /// Makes a child with the flags that an unprivileged user may use.
     #[track_caller]
-    pub fn new() -> Result<Tied> {
-        Tied::by(&Clone3::new(Flags::KILLED_NNP))
+    pub fn new() -> Result<AutokillChild> {
+        AutokillChild::by(&Clone3::new(Flags::KILLED_NNP))
     }
 
     /// Control for tests of what must *not* kill: checks that the last close of an auto-kill pidfd kills.
     #[track_caller]
     pub fn control() -> Result {
-        let mut child = Tied::new()?;
+        let mut child = AutokillChild::new()?;
         child.close()?;
         child.dies("control: after the last close of its pidfd")
     }
 
     /// Makes a child by this call.
     #[track_caller]
-    pub fn by(call: &Clone3) -> Result<Tied> {
-        Tied::prepared(call, || Ok(()))
+    pub fn by(call: &Clone3) -> Result<AutokillChild> {
+        AutokillChild::prepared(call, || Ok(()))
     }
 
     /// Makes a child that first runs `prepare`, which must succeed.
     #[track_caller]
-    pub fn prepared(call: &Clone3, prepare: impl FnMut() -> Result) -> Result<Tied> {
+    pub fn prepared(call: &Clone3, prepare: impl FnMut() -> Result) -> Result<AutokillChild> {
         let (mut child, line) = Echo::prepared(call, prepare)?.into_parts();
         let pidfd = Some(child.take_pidfd()?);
-        Ok(Tied { pid: child.pid(), pidfd, line, observer: child.observe()? })
+        Ok(AutokillChild { pid: child.pid(), pidfd, line, observer: child.observe()? })
     }
 
     /// Has another process make the child and hold the only reference to its pidfd, under the returned number.
     #[track_caller]
-    pub fn elsewhere() -> Result<(Holder, RawFd, Tied)> {
+    pub fn elsewhere() -> Result<(Holder, RawFd, AutokillChild)> {
         let (line, echoer) = line()?;
         let (holder, (pid, fd)) = Holder::running(|| {
             let mut child = Clone3::new(Flags::KILLED_NNP).spawn(|| {
@@ -68,17 +68,17 @@ impl Tied {
             Ok((child.pid(), fd))
         })?;
         drop(echoer);
-        let tied = Tied { pid, pidfd: None, line, observer: Pidfd::open(pid)? };
-        tied.lives("with the one reference in the process that made it")?;
-        Ok((holder, fd, tied))
+        let autokill_child = AutokillChild { pid, pidfd: None, line, observer: Pidfd::open(pid)? };
+        autokill_child.lives("with the one reference in the process that made it")?;
+        Ok((holder, fd, autokill_child))
     }
 
     /// Wraps a child that another process made, whose pidfd references are held elsewhere.
     #[track_caller]
-    pub fn met(pid: i32, observer: Pidfd, line: Line) -> Result<Tied> {
-        let tied = Tied { pid, pidfd: None, line, observer };
-        tied.lives("before anything was done")?;
-        Ok(tied)
+    pub fn met(pid: i32, observer: Pidfd, line: Line) -> Result<AutokillChild> {
+        let autokill_child = AutokillChild { pid, pidfd: None, line, observer };
+        autokill_child.lives("before anything was done")?;
+        Ok(autokill_child)
     }
 
     /// Returns its pid.

@@ -91,7 +91,7 @@ fn too_few() -> Option<String> {
 fn processes_to_be_had() -> usize {
     let mut children = Vec::new();
     while children.len() < PROCESSES {
-        match process::stray_copy() {
+        match process::raw_fork() {
             Ok(Some(child)) => children.push(child),
             Ok(None) => exit_now(park()),
             Err(_) => break,
