@@ -198,7 +198,7 @@ fn pidfd_of_own_process_serves_its_threads() -> Result {
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     let own = Pidfd::open(own_pid())?;
     let ask = || Ok(own.namespace(Namespace::Mount).map(drop));
-    // As a number, because apart() transfers plain data.
+    // As a number, because in_child() transfers plain data.
     let by_another = in_child(|| Ok(ask()?.map_err(|errno| errno as i32)))?;
     check::equal(
         "control: PIDFD_GET_MNT_NAMESPACE by another process",

@@ -69,7 +69,7 @@ case! {
     source "commit \"clone: add CLONE_AUTOREAP\"; PR_SET_CHILD_SUBREAPER(2const)",
 }
 fn autoreap_reparent_init() -> Result {
-    // The process that apart() makes is no subreaper, and the search for one stops at the namespace.
+    // The process that in_child() makes is no subreaper, and the search for one stops at the namespace.
     let orphan_of_init = |call: Clone3| -> Result<Orphan> {
         let orphan = Orphan::exiting_with(&call, 3)?;
         check::equal("ppid of the orphan", orphan.parent()?, 1)?;

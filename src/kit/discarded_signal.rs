@@ -8,7 +8,7 @@ use nix::errno::Errno;
 
 use crate::check::Result;
 
-/// A signal that has no effect from now on. At the [end](Unheard::end) it is neither pending nor blocked unless it was before.
+/// A signal that has no effect from now on. At the [end](DiscardedSignal::end) it is neither pending nor blocked unless it was before.
 ///
 /// The caller must be single-threaded, because another thread could receive the signal.
 pub(crate) struct DiscardedSignal {

@@ -13,7 +13,7 @@
 //! | [`Pair`](pair::Pair) | the case | waits in two threads, each at its own gate | thread by thread |
 //! | [`Grandchild`] | a live child of the case | waits at a gate | when it is let go; its parent by `orphan()` |
 //! | [`Orphan`] | a child of the case that has exited | waits at a gate | when it is let go |
-//! | [`ChildOfInit`](fosterling::Fosterling) | a program without a subreaper | is a child of process 1 | when it is let go |
+//! | [`ChildOfInit`](child_of_init::ChildOfInit) | a program without a subreaper | is a child of process 1 | when it is let go |
 
 pub mod actor;
 pub mod alternate_stack;
