@@ -24,20 +24,20 @@ pub struct ExitRace {
 }
 
 impl ExitRace {
-    /// Runs one ambush per round: an auto-reaped child exits with `code` while the caller runs `ask` on it. Binds the
+    /// Runs one race per round: an auto-reaped child exits with `code` while the caller runs `ask` on it. Binds the
     /// caller to one CPU.
     pub fn each(mut rounds: impl Iterator<Item = u32>, code: i32, ask: impl Fn(&Child) -> Result) -> Result {
         rounds.try_for_each(|round| {
-            let exit_race = ExitRace::lay(code)?;
+            let race = ExitRace::new(code)?;
             // Vary the delay by a microsecond per round: the window of interest is shorter than that.
-            exit_race.spring_after(100 + round % 10)?;
-            ask(&exit_race.child)?;
-            exit_race.child.pidfd()?.wait_reaped()
+            race.exit_after(100 + round % 10)?;
+            ask(&race.child)?;
+            race.child.pidfd()?.wait_reaped()
         })
     }
 
     #[track_caller]
-    fn lay(code: i32) -> Result<ExitRace> {
+    fn new(code: i32) -> Result<ExitRace> {
         let (here, ready) = (this()?, Channel::<()>::new()?);
         stay_on(here)?;
         let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC)?;
@@ -53,7 +53,7 @@ impl ExitRace {
         Ok(ExitRace { child, timer })
     }
 
-    fn spring_after(&self, microseconds: u32) -> Result {
+    fn exit_after(&self, microseconds: u32) -> Result {
         note!("timer set to {microseconds} us");
         let never = Timespec { tv_sec: 0, tv_nsec: 0 };
         let once = Itimerspec {
