@@ -79,10 +79,11 @@ impl Failure {
     }
 
     /// Returns the failure, with its message truncated if it is too long.
-    pub(crate) fn of_bearable_length(mut self) -> Failure {
-        const LONGEST: usize = 16 * 1024;
-        if let Some((at, _)) = self.message.char_indices().nth(LONGEST) {
-            let rest = self.message.len() - at;
+    pub(crate) fn truncated(mut self) -> Failure {
+        const MAX_BYTES: usize = 16 * 1024;
+        let at = self.message.floor_char_boundary(MAX_BYTES);
+        let rest = self.message.len() - at;
+        if rest > 0 {
             self.message.truncate(at);
             self.message.push_str(&format!(" [{rest} more bytes]"));
         }

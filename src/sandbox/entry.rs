@@ -116,7 +116,7 @@ pub fn give_up_earlier() {
 /// Runs the case in this process, and then exits.
 pub(super) fn run(case: &Case, deadline: Duration, verdict: &OwnedFd) -> ! {
     set_patience(deadline);
-    let failure = settle_in(case).and_then(|()| guarded(case)).err().map(Failure::of_bearable_length);
+    let failure = settle_in(case).and_then(|()| guarded(case)).err().map(Failure::truncated);
     let left = census::take();
     let pid = rustix::process::getpid().as_raw_nonzero().get();
     let report = serde_json::to_vec(&Report { pid, failure, left });
