@@ -3,7 +3,7 @@
 use clone3_conformance::abi::{CoredumpMask, InfoMask};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
-use clone3_conformance::kit::coredump::{AccelChoice, Server};
+use clone3_conformance::kit::coredump::{Ack, Server};
 use clone3_conformance::kit::crash::Crash;
 use clone3_conformance::kit::subject;
 use clone3_conformance::pidfd::info;
@@ -22,9 +22,9 @@ fn pidfd_info_coredump_by_request() -> Result {
     server.to_asked_server()?;
     let without_core = Status::killed(Signal::SIGSEGV);
     let ways = [
-        (AccelChoice::FromKernel, Crash::Unmapped.dumped()),
-        (AccelChoice::OwnWork, Crash::Unmapped.dumped()),
-        (AccelChoice::None, without_core),
+        (Ack::FromKernel, Crash::Unmapped.dumped()),
+        (Ack::OwnWork, Crash::Unmapped.dumped()),
+        (Ack::None, without_core),
     ];
     for call in subject::calls() {
         for (wish, expected) in ways {
@@ -62,7 +62,7 @@ fn autoreap_coredump_waits_for_server() -> Result {
     for call in subject::calls() {
         let child = call.spawn(|| Crash::Unmapped.now())?;
         let mut dump = server.begin_dump_of(child.pidfd()?)?;
-        dump.answer(AccelChoice::OwnWorkWithTime)?;
+        dump.answer(Ack::OwnWorkWithTime)?;
         dump.is_waited_for(child.pidfd()?, child.pid()).context(format_args!("child of {call}"))?;
         drop(dump);
         subject::wait_until_gone(&child)?;

@@ -85,9 +85,9 @@ enum Trial {
 }
 
 /// Decides which accelerator runs the guest.
-pub fn choose(wish: AccelChoice, arch: Arch, cache: &Cache, interrupts: &Interrupts) -> Result<Accel> {
+pub fn choose(choice: AccelChoice, arch: Arch, cache: &Cache, interrupts: &Interrupts) -> Result<Accel> {
     let tcg = Accel::Tcg { threads: Threads::Multi };
-    match wish {
+    match choice {
         AccelChoice::Kvm if arch != Arch::Amd64 => {
             bail!("KVM has no {} guests on this machine; use --accel tcg", arch.name())
         }

@@ -88,7 +88,7 @@ const PANICS_OF_STALLS: [&str; 4] = ["softlockup: ", "Hard LOCKUP", "hung_task: 
 pub fn fault_in_line(line: &str) -> Option<Fault> {
     let report = SUBSYSTEM_PREFIXES
         .iter()
-        .fold(message(line), |rest, speaker| rest.strip_prefix(speaker).unwrap_or(rest));
+        .fold(message(line), |rest, prefix| rest.strip_prefix(prefix).unwrap_or(rest));
     let informs = report.len() < message(line).len();
     FAULT_PATTERNS
         .iter()

@@ -271,7 +271,7 @@ pub fn allow_core_files() -> Result {
 
 /// How a server that is asked wants a dump to be made: bits of `linux/coredump.h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AccelChoice {
+pub enum Ack {
     /// The kernel writes it (`COREDUMP_KERNEL`).
     FromKernel = 1,
     /// The server generates it (`COREDUMP_USERSPACE`).
@@ -298,7 +298,7 @@ impl Dump {
 
     /// Reads the kernel's request about how to make the dump, and answers it.
     #[track_caller]
-    pub fn answer(&mut self, wish: AccelChoice) -> Result {
+    pub fn answer(&mut self, ack: Ack) -> Result {
         const SIZE: u32 = 16;
         // `struct coredump_req`: two sizes, and the mask of answers that the kernel accepts.
         let (mut question, mut mark) = ([0; SIZE as usize], [0; 4]);
@@ -306,10 +306,10 @@ impl Dump {
         // `struct coredump_ack`: its size, a spare field, and the answer.
         let mut answer = [0; SIZE as usize];
         answer[..4].copy_from_slice(&SIZE.to_ne_bytes());
-        answer[8..].copy_from_slice(&(wish as u64).to_ne_bytes());
+        answer[8..].copy_from_slice(&(ack as u64).to_ne_bytes());
         self.stream.write_all(&answer)?;
         self.stream.read_exact(&mut mark)?;
-        note!("asked how to dump core: {question:?}; answered {wish:?}; mark {mark:?}");
+        note!("asked how to dump core: {question:?}; answered {ack:?}; mark {mark:?}");
         // COREDUMP_MARK_REQACK.
         check::equal("the kernel's mark behind the server's answer", u32::from_ne_bytes(mark), 0)
     }

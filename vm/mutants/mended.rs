@@ -16,7 +16,7 @@ use crate::suite::{Notice, Suite, SuiteResult, in_a_line};
 pub const FOLDER: &str = "mended";
 
 /// The result of a fixed kernel.
-enum MutantResult {
+enum FixResult {
     /// The base hits the bugs, with these messages; the fixed kernel does not, and none of `cases` cases fails.
     Mended { on_base: Vec<Notice>, cases: usize },
     /// Why the kernel does not count as fixed.
@@ -32,22 +32,22 @@ pub fn judge(builder: &Builder, suite: &Suite, mended: &[Mutant], document: &Pat
         rows.push((kernel, fate));
     }
     std::fs::write(document, report(builder.release(), &rows))?;
-    let all = rows.iter().all(|(_, fate)| matches!(fate, MutantResult::Mended { .. }));
+    let all = rows.iter().all(|(_, fate)| matches!(fate, FixResult::Mended { .. }));
     Ok(if all { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn fate(builder: &Builder, suite: &Suite, mended: &Mutant) -> Result<MutantResult> {
+fn fate(builder: &Builder, suite: &Suite, mended: &Mutant) -> Result<FixResult> {
     let kernel = match builder.mutant(mended)? {
         Built::Kernel(kernel) => kernel,
-        Built::DoesNotApply(why) => return Ok(MutantResult::Not(format!("does not apply: {why}"))),
-        Built::DoesNotBuild(why) => return Ok(MutantResult::Not(format!("does not build: {why}"))),
-        Built::Same => return Ok(MutantResult::Not("the compiler makes the same kernel of it".to_owned())),
+        Built::DoesNotApply(why) => return Ok(FixResult::Not(format!("does not apply: {why}"))),
+        Built::DoesNotBuild(why) => return Ok(FixResult::Not(format!("does not build: {why}"))),
+        Built::Same => return Ok(FixResult::Not("the compiler makes the same kernel of it".to_owned())),
     };
     // A case that passes despite the bug would also pass on the fixed kernel.
     let on_base = match met(suite, builder.base(), mended)? {
         Ok(bugs) if bugs.len() == mended.claims.len() => bugs,
         Ok(bugs) => {
-            return Ok(MutantResult::Not(format!(
+            return Ok(FixResult::Not(format!(
                 "the base hits {} of {} bugs",
                 bugs.len(),
                 mended.claims.len()
@@ -58,13 +58,13 @@ fn fate(builder: &Builder, suite: &Suite, mended: &Mutant) -> Result<MutantResul
     match met(suite, &kernel, mended)? {
         Ok(bugs) if bugs.is_empty() => {}
         Ok(bugs) => {
-            return Ok(MutantResult::Not(format!("still there: {}", in_a_line(&SuiteResult::Noticed(bugs)))));
+            return Ok(FixResult::Not(format!("still there: {}", in_a_line(&SuiteResult::Noticed(bugs)))));
         }
-        Err(why) => return Ok(MutantResult::Not(why)),
+        Err(why) => return Ok(FixResult::Not(why)),
     }
     Ok(match suite.ask_all(&kernel)? {
-        SuiteResult::Nothing { cases, .. } => MutantResult::Mended { on_base, cases },
-        said => MutantResult::Not(in_a_line(&said)),
+        SuiteResult::Nothing { cases, .. } => FixResult::Mended { on_base, cases },
+        said => FixResult::Not(in_a_line(&said)),
     })
 }
 
@@ -76,29 +76,29 @@ fn met(suite: &Suite, kernel: &Kernel, mended: &Mutant) -> Result<Result<Vec<Not
     })
 }
 
-impl MutantResult {
+impl FixResult {
     fn line(&self) -> String {
         match self {
-            MutantResult::Mended { cases, .. } => format!("mended, and none of {cases} cases fails"),
-            MutantResult::Not(why) => format!("NOT mended: {why}"),
+            FixResult::Mended { cases, .. } => format!("mended, and none of {cases} cases fails"),
+            FixResult::Not(why) => format!("NOT mended: {why}"),
         }
     }
 
     /// Returns the columns "before" and "after" of the report.
     fn cells(&self) -> [String; 2] {
         let before = match self {
-            MutantResult::Mended { on_base, .. } => {
+            FixResult::Mended { on_base, .. } => {
                 on_base.iter().map(Notice::cell).collect::<Vec<_>>().join("; ")
             }
-            MutantResult::Not(_) => String::new(),
+            FixResult::Not(_) => String::new(),
         };
         [before, cell(&self.line())]
     }
 }
 
 /// Formats the document.
-fn report(release: &str, rows: &[(&Mutant, MutantResult)]) -> String {
-    let mended = rows.iter().filter(|(_, fate)| matches!(fate, MutantResult::Mended { .. })).count();
+fn report(release: &str, rows: &[(&Mutant, FixResult)]) -> String {
+    let mended = rows.iter().filter(|(_, fate)| matches!(fate, FixResult::Mended { .. })).count();
     let mut text = format!(
         "# Known bugs, fixed experimentally\n\n\
          <!-- Written by vm/mutants.sh --mended; do not edit. -->\n\n\

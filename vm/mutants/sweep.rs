@@ -37,18 +37,18 @@ pub fn mutants(places: &[Place], source: &Source) -> Result<Vec<Mutant>> {
     let mut ids = BTreeSet::new();
     for place in places {
         let text = source.read(&place.file)?;
-        for slip in slips(&text, &place.region)? {
-            let Some(edit) = edit(&text, place, &slip)? else { continue };
-            let line = text[..slip.at.start].matches('\n').count() + 1;
-            let name = format!("{}:{line}:{}", place.function, slip.kind);
+        for mutation in mutations(&text, &place.region)? {
+            let Some(edit) = edit(&text, place, &mutation)? else { continue };
+            let line = text[..mutation.at.start].matches('\n').count() + 1;
+            let name = format!("{}:{line}:{}", place.function, mutation.kind);
             let numbered = (2..).map(|number| format!("{name}.{number}"));
             let id = std::iter::once(name.clone()).chain(numbered).find(|id| ids.insert(id.clone()));
             mutants.push(Mutant {
                 id: id.context("no name is left")?,
                 sees: format!(
                     "`{}` becomes `{}`",
-                    in_a_line(&text[slip.at.clone()]),
-                    in_a_line(&slip.becomes)
+                    in_a_line(&text[mutation.at.clone()]),
+                    in_a_line(&mutation.becomes)
                 ),
                 claims: Vec::new(),
                 equivalent: None,
@@ -69,39 +69,39 @@ struct Mutation {
 }
 
 /// Returns all mistakes in a region, without duplicates that produce the same text.
-fn slips(text: &str, region: &Range<usize>) -> Result<Vec<Mutation>> {
+fn mutations(text: &str, region: &Range<usize>) -> Result<Vec<Mutation>> {
     let code = without_comments(text);
     // After the function's head, if the region has one.
     let body = match code[region.clone()].find("\n{") {
         Some(brace) => region.start + brace + 2..region.end - 1,
         None => region.clone(),
     };
-    let mut slips = conditions(&code, &body)?;
-    slips.extend(deletions(&code, &body)?);
-    slips.extend(exchanges(&code, &body)?);
-    slips.sort_by_key(|slip| (slip.at.start, slip.at.end));
-    slips.dedup_by(|a, b| a.at == b.at && a.becomes == b.becomes);
-    Ok(slips)
+    let mut mutations = conditions(&code, &body)?;
+    mutations.extend(deletions(&code, &body)?);
+    mutations.extend(exchanges(&code, &body)?);
+    mutations.sort_by_key(|mutation| (mutation.at.start, mutation.at.end));
+    mutations.dedup_by(|a, b| a.at == b.at && a.becomes == b.becomes);
+    Ok(mutations)
 }
 
 /// Returns each condition made never and always true, and each of its operands made irrelevant.
 fn conditions(code: &str, body: &Range<usize>) -> Result<Vec<Mutation>> {
-    let mut slips = Vec::new();
+    let mut mutations = Vec::new();
     for head in Regex::new(r"\b(?:if|while) \(")?.find_iter(&code[body.clone()]) {
         let open = body.start + head.end() - 1;
         let Some(at) = parenthesized(code, open) else { continue };
         let inner = &code[at.start + 1..at.end - 1];
         // A loop that never ends shows nothing.
         if head.as_str().starts_with("if") {
-            slips.push(Mutation { kind: "never", at: at.clone(), becomes: format!("(0 && ({inner}))") });
-            slips.push(Mutation { kind: "always", at: at.clone(), becomes: format!("(1 || ({inner}))") });
+            mutations.push(Mutation { kind: "never", at: at.clone(), becomes: format!("(0 && ({inner}))") });
+            mutations.push(Mutation { kind: "always", at: at.clone(), becomes: format!("(1 || ({inner}))") });
         }
         for (operand, neutral) in operands(code, &(at.start + 1..at.end - 1)) {
             let becomes = format!(" ({neutral} ({})) ", code[operand.clone()].trim());
-            slips.push(Mutation { kind: "operand", at: operand, becomes });
+            mutations.push(Mutation { kind: "operand", at: operand, becomes });
         }
     }
-    Ok(slips)
+    Ok(mutations)
 }
 
 /// Returns the operands of a condition and what neutralizes one of them; none if both operators occur.
@@ -132,7 +132,7 @@ fn deletions(code: &str, body: &Range<usize>) -> Result<Vec<Mutation>> {
     // What precedes a statement: the head of a block, a label, a preprocessor line.
     let control = Regex::new(r"^(?:if|while|for|switch|\w*guard|\w*for_each\w*)\s?\(")?;
     let passed = Regex::new(r"^(?:[\s{}]+|(?:else|do)\b|case [^:]*:|\w+:|#[^\n]*)")?;
-    let mut slips = Vec::new();
+    let mut mutations = Vec::new();
     let mut at = body.start;
     while at < body.end {
         let rest = &code[at..body.end];
@@ -144,12 +144,12 @@ fn deletions(code: &str, body: &Range<usize>) -> Result<Vec<Mutation>> {
             let Some(length) = statement(rest) else { break };
             // A lone semicolon, such as the empty body of a loop, is not a statement to delete.
             if length > 1 {
-                slips.push(Mutation { kind: "delete", at: at..at + length, becomes: ";".to_owned() });
+                mutations.push(Mutation { kind: "delete", at: at..at + length, becomes: ";".to_owned() });
             }
             at += length;
         }
     }
-    Ok(slips)
+    Ok(mutations)
 }
 
 /// Returns the length of the statement with which the text starts.
@@ -183,16 +183,16 @@ fn exchanges(code: &str, body: &Range<usize>) -> Result<Vec<Mutation>> {
         ("bool", r"\b(?:true|false)\b", |word| if word == "true" { "false" } else { "true" }),
         ("not", r"![\w(]", |_| ""),
     ];
-    let mut slips = Vec::new();
+    let mut mutations = Vec::new();
     for (kind, pattern, other) in all {
         for found in Regex::new(pattern)?.find_iter(&code[body.clone()]) {
             let start = body.start + found.start();
             // Keep the operand of the negation.
             let end = if kind == "not" { start + 1 } else { body.start + found.end() };
-            slips.push(Mutation { kind, at: start..end, becomes: other(found.as_str()).to_owned() });
+            mutations.push(Mutation { kind, at: start..end, becomes: other(found.as_str()).to_owned() });
         }
     }
-    Ok(slips)
+    Ok(mutations)
 }
 
 /// Returns the range from this parenthesis to the matching one.
@@ -224,10 +224,10 @@ fn without_comments(text: &str) -> String {
 
 /// Converts the mistake to an edit, whose anchor starts as many lines earlier as it takes to be unique. `None` if nothing makes
 /// it unique.
-fn edit(text: &str, place: &Place, slip: &Mutation) -> Result<Option<Edit>> {
+fn edit(text: &str, place: &Place, mutation: &Mutation) -> Result<Option<Edit>> {
     let whole = function(text, &place.function)?;
-    let mut start = slip.at.start;
-    while find_once(text, whole.clone(), &text[start..slip.at.end]).is_err() {
+    let mut start = mutation.at.start;
+    while find_once(text, whole.clone(), &text[start..mutation.at.end]).is_err() {
         match text[whole.start..start].trim_end().rfind('\n') {
             Some(line) => start = whole.start + line + 1,
             None => return Ok(None),
@@ -237,8 +237,8 @@ fn edit(text: &str, place: &Place, slip: &Mutation) -> Result<Option<Edit>> {
         file: place.file.clone(),
         function: Some(place.function.clone()),
         after: None,
-        anchor: text[start..slip.at.end].to_owned(),
-        replace: format!("{}{}", &text[start..slip.at.start], slip.becomes),
+        anchor: text[start..mutation.at.end].to_owned(),
+        replace: format!("{}{}", &text[start..mutation.at.start], mutation.becomes),
     }))
 }
 
@@ -253,8 +253,11 @@ mod tests {
     const TEXT: &str = "int f(int a)\n{\n\tint b = g();\n\n\t/* if (x) y(); */\n\tif (a && !b)\n\t\treturn -EPERM;\n\telse\n\t\th(a,\n\t\t  b);\nout:\n\tfor (;;)\n\t\tbreak;\n\tb |= X | LONG;\n\treturn 0;\n}\n";
 
     fn of_kind(kind: &str) -> Vec<(&'static str, String)> {
-        let all = slips(TEXT, &(0..TEXT.len())).unwrap();
-        all.into_iter().filter(|slip| slip.kind == kind).map(|slip| (&TEXT[slip.at], slip.becomes)).collect()
+        let all = mutations(TEXT, &(0..TEXT.len())).unwrap();
+        all.into_iter()
+            .filter(|mutation| mutation.kind == kind)
+            .map(|mutation| (&TEXT[mutation.at], mutation.becomes))
+            .collect()
     }
 
     #[test]
@@ -286,8 +289,8 @@ mod tests {
         let text = "int f(void)\n{\n\tone();\n\ttwo();\n\tthree();\n\ttwo();\n}\n";
         let place = Place { file: String::new(), function: "f".to_owned(), region: 0..text.len() };
         let second = text.rfind("two").unwrap();
-        let slip = Mutation { kind: "delete", at: second..second + 6, becomes: ";".to_owned() };
-        let edit = edit(text, &place, &slip).unwrap().unwrap();
+        let mutation = Mutation { kind: "delete", at: second..second + 6, becomes: ";".to_owned() };
+        let edit = edit(text, &place, &mutation).unwrap().unwrap();
         assert_eq!((&edit.anchor[..], &edit.replace[..]), ("\tthree();\n\ttwo();", "\tthree();\n\t;"));
     }
 }
