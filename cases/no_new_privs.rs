@@ -150,28 +150,41 @@ fn nnp_cannot_be_cleared() -> Result {
 }
 
 case! {
-    /// Whatever a CLONE_NNP child creates inherits no_new_privs: a forked child, an auto-reaped one, and a thread.
-    nnp_inherited: Must, needs [Autoreap, Nnp, ExitInfo],
+    /// Whatever a CLONE_NNP child creates inherits no_new_privs: a forked child, an auto-reaped one, and a thread. So it is if the
+    /// creator was made with other new flags as well.
+    nnp_inherited: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
     source "PR_SET_NO_NEW_PRIVS(2const): inherited by children created by fork(2) and clone(2)",
 }
 fn nnp_inherited() -> Result {
-    let (child, ()) = child_reporting(&Clone3::fork().with(Flags::NNP), || {
-        check::equal("no_new_privs of a forked child", bit_of_child(&Clone3::fork())?, true)?;
-        check::equal(
-            "no_new_privs of an auto-reaped child",
-            bit_of_child(&Clone3::new(Flags::REAPED))?,
-            true,
-        )?;
-        check::equal("no_new_privs of a thread", bit_of_new_thread()?, true)?;
-        for flags in [Flags::PIDFD, Flags::CLONE_VFORK, Flags::CLONE_FILES | Flags::CLONE_FS] {
-            let call = Clone3::fork().with(flags);
-            check::equal(format_args!("no_new_privs of the child of {call}"), bit_of_child(&call)?, true)?;
-        }
-        let vfork = Clone3::fork().with(Flags::CLONE_VM | Flags::CLONE_VFORK);
-        let child = vfork.spawn_on(&Stack::new()?, errands::tell_no_new_privs())?;
-        child.reap_expecting(Status::exited(1)).context("no_new_privs of a vfork child, as its exit status")
-    })?;
-    child.reap_expecting(Status::exited(0))
+    let creators = [
+        Clone3::fork().with(Flags::NNP),
+        Clone3::new(Flags::REAPED | Flags::NNP),
+        Clone3::new(Flags::KILLED_NNP),
+    ];
+    for creator in creators {
+        let (child, ()) = child_reporting(&creator, all_inherit)
+            .context(format_args!("whose creator is a child of {creator}"))?;
+        child.ends_with(Status::exited(0))?;
+    }
+    Ok(())
+}
+
+/// Checks that all that the caller creates has no_new_privs, as the caller itself has.
+fn all_inherit() -> Result {
+    check::equal("no_new_privs of a thread", bit_of_new_thread()?, true)?;
+    let share = Flags::CLONE_FILES | Flags::CLONE_FS;
+    for call in [
+        Clone3::fork(),
+        Clone3::fork().with(Flags::PIDFD),
+        Clone3::fork().with(Flags::CLONE_VFORK),
+        Clone3::fork().with(share),
+        Clone3::new(Flags::REAPED),
+    ] {
+        check::equal(format_args!("no_new_privs of a child of {call}"), bit_of_child(&call)?, true)?;
+    }
+    let vfork = Clone3::fork().with(Flags::CLONE_VM | Flags::CLONE_VFORK);
+    let child = vfork.spawn_on(&Stack::new()?, errands::tell_no_new_privs())?;
+    child.reap_expecting(Status::exited(1)).context("no_new_privs of a vfork child, as its exit status")
 }
 
 case! {
