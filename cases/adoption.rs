@@ -90,7 +90,7 @@ case! {
 }
 fn autoreap_subreaper_adopts() -> Result {
     let above = own_pid();
-    for call in subject::calls() {
+    subject::each(|call| {
         for subreaper in [false, true] {
             let (child, ()) = child_reporting(&call, || {
                 be_subreaper(subreaper)?;
@@ -103,8 +103,8 @@ fn autoreap_subreaper_adopts() -> Result {
             })?;
             subject::wait_until_gone(&child)?;
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 case! {

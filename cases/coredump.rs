@@ -86,7 +86,7 @@ fn pidfd_info_coredump_live() -> Result {
         (DumpableBehavior::Dumpable, CoredumpMask::USER),
         (DumpableBehavior::NotDumpable, CoredumpMask::SKIP),
     ];
-    for call in subject::calls() {
+    subject::each(|call| {
         for (behaviour, expected) in ways {
             let child = Echo::prepared(&call, || Ok(set_dumpable_behavior(behaviour)?))?;
             let info = info(child.pidfd()?, REQUEST)?;
@@ -95,8 +95,8 @@ fn pidfd_info_coredump_live() -> Result {
             check::equal(format_args!("coredump fields {what}"), of(&info), of_no_dump(expected))?;
             child.into_child().clear_away()?;
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 /// Becomes another user, so that fs.suid_dumpable sets the dumpable attribute. Runs in a child that SIGQUIT will end.
@@ -116,7 +116,7 @@ fn pidfd_info_coredump_root() -> Result {
     let server = Server::start()?;
     let suid_dumpable = Sysctl::SuidDumpable.set("0")?;
     let ways = [("0", CoredumpMask::SKIP), ("1", CoredumpMask::USER), ("2", CoredumpMask::ROOT)];
-    for call in subject::calls() {
+    subject::each(|call| {
         for (value, expected) in ways {
             suid_dumpable.change(value)?;
             let child = Echo::prepared(&call, change_user)?;
@@ -135,9 +135,8 @@ fn pidfd_info_coredump_root() -> Result {
         let (found, mask) =
             ((told.coredump(), Status(told.exit_code)), CoredumpMask::COREDUMPED | CoredumpMask::ROOT);
         let what = format_args!("coredump_mask and exit_code of a dump as root, {call}");
-        check::equal(what, found, (mask, Status::dumped(Signal::SIGQUIT)))?;
-    }
-    Ok(())
+        check::equal(what, found, (mask, Status::dumped(Signal::SIGQUIT)))
+    })
 }
 
 case! {
@@ -148,7 +147,7 @@ case! {
 }
 fn pidfd_info_coredump_sigsegv() -> Result {
     let server = Server::start()?;
-    for call in subject::calls() {
+    subject::each(|call| {
         let child = Held::exiting_with(&call, 0)?;
         child.kill(Signal::SIGTERM)?;
         subject::wait_until_gone(&child)?;
@@ -157,13 +156,13 @@ fn pidfd_info_coredump_sigsegv() -> Result {
         let child = call.spawn(|| Crash::Unmapped.now())?;
         server.take_dump_of(child.pidfd()?)?;
         dumped_by_sigsegv(&child).context(format_args!("socket, {call}"))?;
-    }
+        Ok(())
+    })?;
     server.to_helper(true)?;
-    for call in subject::calls() {
+    subject::each(|call| {
         let child = call.spawn(|| Crash::Unmapped.now())?;
-        dumped_by_sigsegv(&child).context(format_args!("helper with %F, {call}"))?;
-    }
-    Ok(())
+        dumped_by_sigsegv(&child).context(format_args!("helper with %F, {call}"))
+    })
 }
 
 fn dumped_by_sigsegv(child: &Child) -> Result {
@@ -288,17 +287,17 @@ case! {
 }
 fn pidfd_info_coredump_thread_crash() -> Result {
     let server = Server::start()?;
-    for call in subject::calls() {
+    subject::each(|call| {
         let child = call.spawn(|| crash_in_thread(Crash::Unmapped))?;
         server.take_dump_of(child.pidfd()?)?;
         tells_of_threads_dump(&child).context(format_args!("socket, {call}"))?;
-    }
+        Ok(())
+    })?;
     server.to_helper(true)?;
-    for call in subject::calls() {
+    subject::each(|call| {
         let child = call.spawn(|| crash_in_thread(Crash::Unmapped))?;
-        tells_of_threads_dump(&child).context(format_args!("helper with %F, {call}"))?;
-    }
-    Ok(())
+        tells_of_threads_dump(&child).context(format_args!("helper with %F, {call}"))
+    })
 }
 
 #[track_caller]

@@ -31,7 +31,7 @@ case! {
 }
 fn pidfd_info_coredump_thread_with_pidfd() -> Result {
     let server = Server::start()?;
-    for call in subject::calls() {
+    subject::each(|call| {
         let (tid, gate) = (Channel::<i32>::new()?, Gate::new()?);
         let child = call.spawn(|| {
             std::thread::scope(|scope| {
@@ -47,9 +47,8 @@ fn pidfd_info_coredump_thread_with_pidfd() -> Result {
         let _thread = Pidfd::of_thread(tid.recv_from(&child)?)?;
         gate.open()?;
         server.take_dump_of(child.pidfd()?)?;
-        has_dump_on_record(&child).context(&call)?;
-    }
-    Ok(())
+        has_dump_on_record(&child).context(&call)
+    })
 }
 
 case! {
@@ -61,14 +60,13 @@ case! {
 fn pidfd_info_coredump_told_to_helper() -> Result {
     let server = Server::start()?;
     server.to_asking_helper()?;
-    for call in subject::calls() {
+    subject::each(|call| {
         // The dump cannot finish before the helper reads, nor the child end before the helper has answered.
         let child = call.spawn(|| Crash::Unmapped.with_large_core())?;
         has_dump_on_record(&child).context(&call)?;
         let expected = (DUMPED, Signal::SIGSEGV.to_string());
-        check::equal("coredump_mask and coredump_signal that the helper was told", server.told()?, expected)?;
-    }
-    Ok(())
+        check::equal("coredump_mask and coredump_signal that the helper was told", server.told()?, expected)
+    })
 }
 
 /// Exit code of a child that could not set up its dump.
@@ -93,7 +91,7 @@ fn pidfd_info_coredump_root_told_to_helper() -> Result {
     let server = Server::start()?;
     server.to_asking_helper()?;
     let _suid_dumpable = Sysctl::SuidDumpable.set("2")?;
-    for call in subject::calls() {
+    subject::each(|call| {
         let child = call.spawn(|| dump_as_another_user().unwrap_or(NOT_SET_UP))?;
         subject::wait_until_gone(&child)?;
         if child.pidfd()?.recorded_exit_status()? == Status::exited(NOT_SET_UP) {
@@ -104,6 +102,6 @@ fn pidfd_info_coredump_root_told_to_helper() -> Result {
         check::equal(format_args!("coredump_mask of a dump as root by a helper, {call}"), dumped, mask)?;
         let what = format_args!("coredump_mask and coredump_signal that this helper was told, {call}");
         check::equal(what, server.told()?, (mask, Signal::SIGQUIT.to_string()))?;
-    }
-    Ok(())
+        Ok(())
+    })
 }

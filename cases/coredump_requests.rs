@@ -26,7 +26,7 @@ fn pidfd_info_coredump_by_request() -> Result {
         (Ack::OwnWork, Crash::Unmapped.dumped()),
         (Ack::None, without_core),
     ];
-    for call in subject::calls() {
+    subject::each(|call| {
         for (wish, expected) in ways {
             let child = call.spawn(|| Crash::Unmapped.now())?;
             let mut dump = server.begin_dump_of(child.pidfd()?)?;
@@ -46,8 +46,8 @@ fn pidfd_info_coredump_by_request() -> Result {
                 expected,
             )?;
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 case! {
@@ -59,13 +59,13 @@ case! {
 fn autoreap_coredump_waits_for_server() -> Result {
     let server = Server::start()?;
     server.to_asked_server()?;
-    for call in subject::calls() {
+    subject::each(|call| {
         let child = call.spawn(|| Crash::Unmapped.now())?;
         let mut dump = server.begin_dump_of(child.pidfd()?)?;
         dump.answer(Ack::OwnWorkWithTime)?;
         dump.is_waited_for(child.pidfd()?, child.pid()).context(format_args!("child of {call}"))?;
         drop(dump);
         subject::wait_until_gone(&child)?;
-    }
-    Ok(())
+        Ok(())
+    })
 }

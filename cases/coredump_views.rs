@@ -31,14 +31,14 @@ case! {
 }
 fn pidfd_info_coredump_in_pid_namespace() -> Result {
     let server = Server::start()?;
-    for call in subject::calls() {
+    subject::each(|call| {
         for call in [call.clone(), call.with(Flags::CLONE_NEWPID)] {
             let child = call.spawn(|| Crash::Unmapped.now())?;
             server.take_dump_of(child.pidfd()?).context(&call)?;
             has_dumped(&child, Crash::Unmapped).context(&call)?;
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 case! {
@@ -49,13 +49,12 @@ case! {
 }
 fn pidfd_info_coredump_leader_gone() -> Result {
     let server = Server::start()?;
-    for call in subject::calls() {
+    subject::each(|call| {
         let child = threads::leaderless(&call, 3, || Crash::Unmapped.now())?;
         child.let_go()?;
         server.take_dump_of(child.pidfd()?)?;
-        has_dumped(&child, Crash::Unmapped).context(&call)?;
-    }
-    Ok(())
+        has_dumped(&child, Crash::Unmapped).context(&call)
+    })
 }
 
 case! {
@@ -67,13 +66,12 @@ case! {
 fn autoreap_waits_for_dump_helper() -> Result {
     let server = Server::start()?;
     let helpers = server.to_lingering_helpers()?;
-    for call in subject::calls() {
+    subject::each(|call| {
         // The dump cannot finish before the helper has started.
         let child = call.spawn(|| Crash::Unmapped.with_large_core())?;
         let helper = helpers.take_dump_of(child.pidfd()?).context(&call)?;
         helper.is_waited_for(child.pidfd()?, child.pid()).context(&call)?;
         helper.dismiss()?;
-        has_dumped(&child, Crash::Unmapped).context(&call)?;
-    }
-    Ok(())
+        has_dumped(&child, Crash::Unmapped).context(&call)
+    })
 }

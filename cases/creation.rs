@@ -88,13 +88,12 @@ fn autoreap_child_enters_time_namespace() -> Result {
     })?;
     let (own, childrens) = (namespace("self", "time")?, namespace("self", "time_for_children")?);
     check::holds(own != childrens, format_args!("control: own namespace and children's are both {own:?}"))?;
-    for call in subject::calls() {
+    subject::each(|call| {
         let child = Held::exiting_with(&call, 0)?;
         let its = namespace(&child.pid().to_string(), "time")?;
         check::equal(format_args!("time namespace of a child of {call}"), its, childrens.clone())?;
-        child.into_child().clear_away()?;
-    }
-    Ok(())
+        child.into_child().clear_away()
+    })
 }
 
 case! {
@@ -106,16 +105,15 @@ case! {
 fn autoreap_inherits_no_word_to_clear() -> Result {
     static WORD: AtomicU32 = AtomicU32::new(1);
     threads::have_cleared_at_exit(&WORD);
-    for call in subject::calls() {
+    subject::each(|call| {
         let call = call.with(Flags::CLONE_VM);
         let (named, joinable) = (Stack::new()?, Flags::CLONE_CHILD_CLEARTID | Flags::CLONE_PARENT_SETTID);
         subject::wait_until_gone(&call.clone().with(joinable).spawn_on(&named, errands::exit(0))?)?;
         named.join().context("control")?;
         subject::wait_until_gone(&call.spawn_on(&Stack::new()?, errands::exit(0))?)?;
         let what = format!("the word of the creator of {call}, which has ended");
-        check::equal(what, WORD.load(Ordering::Acquire), 1)?;
-    }
-    Ok(())
+        check::equal(what, WORD.load(Ordering::Acquire), 1)
+    })
 }
 
 case! {
@@ -168,11 +166,10 @@ case! {
 }
 fn autoreap_io_uring_thread() -> Result {
     uring::is_served_by_kernel(|| Ok(())).context("control, in the creator")?;
-    for call in subject::calls() {
+    subject::each(|call| {
         let (child, ()) = child_reporting(&call, || uring::is_served_by_kernel(wait::no_children))
             .map_err(Failure::after_control)
             .context(&call)?;
-        child.ends_with(Status::exited(0))?;
-    }
-    Ok(())
+        child.ends_with(Status::exited(0))
+    })
 }

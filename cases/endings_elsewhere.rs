@@ -32,13 +32,14 @@ fn autoreap_segment_removed_if_forced() -> Result {
     for (forced, expected) in [("0", true), ("1", false)] {
         fs::write(FORCED, forced)
             .map_err(|error| Failure::blocked(format!("writing {forced} to {FORCED} says {error}")))?;
-        for call in subject::calls() {
+        subject::each(|call| {
             let (child, segment) = child_reporting(&call, Segment::new)?;
             child.ends_with(Status::exited(0))?;
             let what =
                 format!("whether the segment of a child of {call} outlives it, with {FORCED} {forced}");
             check::equal(what, segment.exists()?, expected)?;
-        }
+            Ok(())
+        })?;
     }
     Ok(())
 }
@@ -81,7 +82,7 @@ case! {
 }
 fn autoreap_gone_while_parent_dumps_core() -> Result {
     let server = Server::start()?;
-    for call in subject::calls() {
+    subject::each(|call| {
         let (gate, handover) = (Gate::new()?, Handover::arrange()?);
         let parent = Clone3::fork().with(Flags::PIDFD).spawn(|| {
             let child = call.spawn(|| {
@@ -102,7 +103,8 @@ fn autoreap_gone_while_parent_dumps_core() -> Result {
         }
         dump.take()?;
         parent.reap_expecting(Crash::Abort.dumped())?;
-    }
+        Ok(())
+    })?;
     drop(server);
     // The ordinary child has been reparented to the caller.
     reap_all()

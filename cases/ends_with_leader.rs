@@ -57,7 +57,8 @@ case! {
     source "pid_namespaces(7), the namespace init process; kernel/exit.c find_child_reaper(), kernel/pid_namespace.c zap_pid_ns_processes()",
 }
 fn autoreap_init_outlives_its_leader() -> Result {
-    for call in subject::calls().into_iter().map(|call| call.with(Flags::CLONE_NEWPID)) {
+    subject::each(|call| {
+        let call = call.with(Flags::CLONE_NEWPID);
         let (gate, (line, echoer)) = (Gate::new()?, line()?);
         let member = || {
             let member = Clone3::fork().spawn(|| {
@@ -73,8 +74,8 @@ fn autoreap_init_outlives_its_leader() -> Result {
         gate.open()?;
         init.ends_with(Status::exited(6)).context(format_args!("init made by {call}"))?;
         line.is_dead(member, "in a pid namespace whose init has ended")?;
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 case! {
@@ -84,7 +85,7 @@ case! {
     source "ioctl_tty(2), TIOCSCTTY; kernel/exit.c do_exit() (disassociate_ctty())",
 }
 fn autoreap_terminal_outlives_leader() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let (gate, terminal) = (Gate::new()?, Terminal::new()?);
         let take = || {
             disposition::set(Signal::SIGHUP, Disposition::Ignored)?;
@@ -98,9 +99,8 @@ fn autoreap_terminal_outlives_leader() -> Result {
         gate.open()?;
         subject::wait_until_gone(&child)?;
         let what = "control: TIOCSCTTY by another when the process has ended";
-        check::equal(what, terminal.taken_by_another()?, Ok(()))?;
-    }
-    Ok(())
+        check::equal(what, terminal.taken_by_another()?, Ok(()))
+    })
 }
 
 case! {
@@ -111,7 +111,7 @@ case! {
 }
 fn autoreap_alarm_outlives_leader() -> Result {
     const LONG: u32 = 10_000;
-    for call in subject::calls() {
+    subject::each(|call| {
         let (gate, told) = (Gate::new()?, Channel::<Option<u32>>::new()?);
         let set = || match alarm::set(LONG) {
             // How the C library returns an error.
@@ -129,9 +129,8 @@ fn autoreap_alarm_outlives_leader() -> Result {
         let what =
             format!("seconds left of an alarm after {LONG}, when the leader of a child of {call} has ended");
         check::holds(left.is_some_and(|left| left > LONG / 2), format_args!("{what}: got {left:?}"))?;
-        child.ends_with(Status::exited(6))?;
-    }
-    Ok(())
+        child.ends_with(Status::exited(6))
+    })
 }
 
 case! {
@@ -141,7 +140,7 @@ case! {
     source "setpgid(2) (orphaned process groups); kernel/exit.c exit_notify(), kill_orphaned_pgrp()",
 }
 fn autoreap_group_orphaned_by_last_thread() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let member = in_child(|| {
             setsid()?;
             let gate = Gate::new()?;
@@ -155,9 +154,8 @@ fn autoreap_group_orphaned_by_last_thread() -> Result {
             Ok(member)
         })?;
         let hung_up = Status::killed(Signal::SIGHUP);
-        wait::reap_expecting(member, hung_up).context("control: in a group that an end orphaned")?;
-    }
-    Ok(())
+        wait::reap_expecting(member, hung_up).context("control: in a group that an end orphaned")
+    })
 }
 
 /// Makes the caller lead a process group, and returns the pid of a child in it that has stopped.

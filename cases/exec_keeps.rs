@@ -23,15 +23,15 @@ case! {
 fn autoreap_setuid_program_with_shared_fs() -> Result {
     let program = setuid::file_with_mode(0o4755)?;
     privilege::become_ordinary_user()?;
-    for call in subject::calls() {
+    subject::each(|call| {
         for (flags, effective) in [(Flags::empty(), 0), (Flags::CLONE_FS, USER)] {
             let call = call.clone().with(flags);
             let found = credentials_after_exec(&call, program.as_fd(), || Ok(()))?;
             let what = format!("user ids after exec of a set-user-ID program in a child of {call}");
             check::equal(what, found.uids, [USER, effective, effective])?;
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 case! {
@@ -44,7 +44,7 @@ fn autoreap_setuid_program_while_traced() -> Result {
     let program = setuid::file_with_mode(0o4755)?;
     privilege::become_ordinary_user()?;
     let tracer = Actor::spawn(&Clone3::fork(), follow)?;
-    for call in subject::calls() {
+    subject::each(|call| {
         for (traced, effective) in [(false, 0), (true, USER)] {
             let found = credentials_after_exec(&call, program.as_fd(), || {
                 if traced {
@@ -64,7 +64,8 @@ fn autoreap_setuid_program_while_traced() -> Result {
             );
             check::equal(what, found.uids, [USER, effective, effective])?;
         }
-    }
+        Ok(())
+    })?;
     tracer.dismiss()
 }
 
@@ -74,15 +75,15 @@ case! {
     source "clone(2), EINVAL (\"both CLONE_NEWIPC and CLONE_SYSVSEM were specified\")",
 }
 fn abi_newipc_with_sysvsem_einval() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let alone = call.clone().with(Flags::CLONE_NEWIPC);
         match alone.try_spawn(|| 0) {
             Err(Errno::EINVAL) => return Err(Failure::blocked("needs IPC namespaces (CONFIG_IPC_NS)")),
             outcome => check::succeeds(&alone, outcome)?.clear_away()?,
         }
         alone.with(Flags::CLONE_SYSVSEM).refused(Errno::EINVAL)?;
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 /// Returns the inode of a process's namespace.
@@ -106,7 +107,7 @@ fn autoreap_vfork_exec_enters_time_namespace() -> Result {
         inode(&own, Namespace::Time)? != expected,
         "control: unshare(CLONE_NEWTIME) has done nothing",
     )?;
-    for call in subject::calls() {
+    subject::each(|call| {
         let child = Held::execed_as_by_vfork(&call, 0)?;
         let found = inode(child.pidfd()?, Namespace::Time)?;
         check::equal(
@@ -116,6 +117,6 @@ fn autoreap_vfork_exec_enters_time_namespace() -> Result {
         )?;
         child.let_go()?;
         subject::wait_until_gone(&child)?;
-    }
-    Ok(())
+        Ok(())
+    })
 }

@@ -64,7 +64,7 @@ case! {
 }
 fn autoreap_stop_announced_after_exec() -> Result {
     sigchld::block()?;
-    for call in subject::calls() {
+    subject::each(|call| {
         let child = Held::execed(&call, 0)?;
         stop_is_announced(child.pid(), &format!("a child of {call} that called exec"))?;
         child.let_go()?;
@@ -79,8 +79,8 @@ fn autoreap_stop_announced_after_exec() -> Result {
         }
         orphan.pidfd.wait_reaped()?;
         let _ = sigchld::take();
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 case! {
@@ -104,7 +104,7 @@ case! {
     source "commit \"clone: add CLONE_AUTOREAP\"; execve(2), on threads; kernel/exit.c forget_original_parent()",
 }
 fn autoreap_kept_when_creators_thread_is_replaced() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let (gate, handover) = (Gate::new()?, Handover::arrange()?);
         let creator = Replacing::new(&Clone3::fork(), 0, || {
             let child = call.spawn(|| {
@@ -126,7 +126,8 @@ fn autoreap_kept_when_creators_thread_is_replaced() -> Result {
         let creator = creator.into_held();
         creator.let_go()?;
         wait::reap_expecting(creator.pid(), Status::exited(0))?;
-    }
+        Ok(())
+    })?;
     // The ordinary child has been reparented to the caller.
     reap_all()
 }

@@ -50,13 +50,14 @@ fn autoreap_ptrace_followed_as_creator() -> Result {
         (followed, vec![begins, ended]),
         (followed | Options::PTRACE_O_TRACEEXIT, vec![begins, exits, ended]),
     ] {
-        for call in subject::calls() {
+        subject::each(|call| {
             let creator = Creator::new(&Clone3::fork(), || call.spawn(|| 5))?;
             let told = told_of_child(&creator, options)?;
             let what =
                 format!("told to the tracer of a child of {call}, whose creator it traces with {options:?}");
             check::equal(what, told, expected.clone())?;
-        }
+            Ok(())
+        })?;
     }
     Ok(())
 }

@@ -32,7 +32,7 @@ case! {
     source "Documentation/admin-guide/cgroup-v2.rst, cgroup.freeze; kernel/cgroup/cgroup.c cgroup_post_fork()",
 }
 fn autoreap_born_frozen() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let group = Cgroup::create(&[])?;
         group.write("cgroup.freeze", "1")?;
         group.wait_for("frozen 1")?;
@@ -41,7 +41,6 @@ fn autoreap_born_frozen() -> Result {
         is_frozen(&child).context(format_args!("child of {call}"))?;
         group.write("cgroup.freeze", "0")?;
         ends_by_its_kind(&call, child.pid(), child.pidfd()?, Status::exited(5))?;
-        group.remove()?;
-    }
-    Ok(())
+        group.remove()
+    })
 }

@@ -100,7 +100,7 @@ case! {
     source "pidfd_send_signal(2), PIDFD_SIGNAL_PROCESS_GROUP; kernel/signal.c do_pidfd_send_signal()",
 }
 fn pidfd_signal_to_group_of_no_leader() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let leader = member(&call, OWN)?;
         let other = member(&call, Pid::from_raw(leader.pid()))?;
         // SIGURG is ignored by default.
@@ -111,9 +111,8 @@ fn pidfd_signal_to_group_of_no_leader() -> Result {
         let what = format!("PIDFD_SIGNAL_PROCESS_GROUP by the pidfd of another member, a child of {call}");
         check::refused(what, signal(&other)?, Errno::ESRCH)?;
         other.into_child().clear_away()?;
-        leader.into_child().clear_away()?;
-    }
-    Ok(())
+        leader.into_child().clear_away()
+    })
 }
 
 /// Creates a child by `call` that runs `prepare` and sends itself SIGTSTP. Returns whether it stops or exits with 5; `None`
@@ -142,12 +141,11 @@ fn autoreap_keeps_group_from_being_orphaned() -> Result {
     let alone = on_sigtstp(&Clone3::fork(), || setsid().map(drop))?;
     check::equal("control: SIGTSTP in an orphaned process group", alone, Some(Event::exited(0, 5)))?;
     let stopped = Event { pid: 0, code: libc::CLD_STOPPED, status: libc::SIGTSTP };
-    for call in subject::calls() {
+    subject::each(|call| {
         let seen = on_sigtstp(&call, || setpgid(OWN, OWN))?;
         let what = format!("child of {call} after SIGTSTP in a process group of its own (None: it is gone)");
-        check::equal(what, seen, Some(stopped))?;
-    }
-    Ok(())
+        check::equal(what, seen, Some(stopped))
+    })
 }
 
 /// Returns whether SIGUSR1 is pending for the caller, which blocks it.
@@ -194,7 +192,7 @@ case! {
     source "POSIX fork() (signals for the process group); kernel/fork.c copy_process() (delayed signals)",
 }
 fn autoreap_group_signal_during_clone() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         in_child(|| {
             setpgid(OWN, OWN)?;
             let before = pending_after(&call, || Ok(()))?;
@@ -204,6 +202,6 @@ fn autoreap_group_signal_during_clone() -> Result {
                 format!("SIGUSR1, sent to the group in the middle of {call}, is pending for the child");
             check::equal(what, sent, true)
         })?;
-    }
-    Ok(())
+        Ok(())
+    })
 }

@@ -51,13 +51,12 @@ case! {
     source "setpgid(2) (orphaned process groups); kernel/exit.c exit_notify(), kill_orphaned_pgrp()",
 }
 fn autoreap_end_orphans_process_group() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let stopped = stopped_by_one_who_ended(&call)?;
         let what = format!("stopped in the process group that a child of {call} left");
         Pidfd::open(stopped)?.wait_exited().context(&what)?;
-        wait::reap_expecting(stopped, HUNG_UP).context(&what)?;
-    }
-    Ok(())
+        wait::reap_expecting(stopped, HUNG_UP).context(&what)
+    })
 }
 
 case! {
@@ -67,14 +66,13 @@ case! {
     source "setpgid(2) (orphaned process groups); kernel/exit.c reparent_leader(), kill_orphaned_pgrp()",
 }
 fn autoreap_stopped_orphan_hung_up() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let orphan = Orphan::left_by(|| {
             setsid()?;
             stopped(&call, lead_a_group)
         })?;
         let what = format!("child of {call}, stopped when its parent ended");
         orphan.pidfd.wait_exited().context(&what)?;
-        ends_by_its_kind(&call, orphan.pid, &orphan.pidfd, HUNG_UP).context(&what)?;
-    }
-    Ok(())
+        ends_by_its_kind(&call, orphan.pid, &orphan.pidfd, HUNG_UP).context(&what)
+    })
 }

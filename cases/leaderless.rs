@@ -24,16 +24,15 @@ case! {
     source "kill(2); POSIX: a process goes on when its first thread ends; kernel/signal.c __kill_pgrp_info()",
 }
 fn autoreap_leaderless_reached_by_kill_of_group() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let child = leaderless(&call)?;
         let group = Pid::from_raw(child.pid());
         setpgid(group, group)?;
         check::succeeds("kill(-PGID, SIGKILL)", kill(Pid::from_raw(-child.pid()), Signal::SIGKILL))?;
         let what = format!("leaderless child of {call} in a process group that got SIGKILL");
         child.pidfd()?.wait_exited().context(&what)?;
-        child.into_child().ends_with(Status::SIGKILLED).context(&what)?;
-    }
-    Ok(())
+        child.into_child().ends_with(Status::SIGKILLED).context(&what)
+    })
 }
 
 case! {
@@ -43,14 +42,13 @@ case! {
     source "wait(2), WUNTRACED; kernel/exit.c wait_consider_task() (\"delay_group_leader\")",
 }
 fn autoreap_leaderless_stop_waited_for() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let child = leaderless(&call)?;
         let pid = child.pid();
         child.kill(Signal::SIGSTOP)?;
         wait::stops(pid, Signal::SIGSTOP).context(format_args!("a leaderless child of {call}"))?;
-        child.into_child().clear_away()?;
-    }
-    Ok(())
+        child.into_child().clear_away()
+    })
 }
 
 /// Becomes a subreaper and ends its leader thread, while another thread reports the parent that an orphan gets.
@@ -81,15 +79,15 @@ case! {
     source "PR_SET_CHILD_SUBREAPER(2const) (the setting is the process's); kernel/exit.c find_new_reaper()",
 }
 fn autoreap_leaderless_subreaper_adopts() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let adopter = Channel::<Result<i32>>::new()?;
         let child = call.spawn(|| adopt_without_leader(&adopter).unwrap_or(98))?;
         let parent = adopter.recv_from(&child)??;
         let what = format!("who adopts below a leaderless subreaper, a child of {call}");
         check::equal(what, parent, child.pid())?;
         subject::wait_until_gone(&child)?;
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 case! {
@@ -99,7 +97,7 @@ case! {
     source "Documentation/admin-guide/cgroup-v2.rst, cgroup.procs; fs/pidfs.c pidfd_info()",
 }
 fn autoreap_leaderless_in_its_cgroup() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let group = Cgroup::create(&[])?;
         let call = call.into_cgroup(group.dir());
         let child = leaderless(&call)?;
@@ -109,9 +107,8 @@ fn autoreap_leaderless_in_its_cgroup() -> Result {
         let found = info(child.pidfd()?, InfoMask::CGROUPID)?;
         check::equal(format_args!("cgroupid of a {what}"), found.cgroupid, group.id()?)?;
         child.into_child().clear_away()?;
-        group.remove()?;
-    }
-    Ok(())
+        group.remove()
+    })
 }
 
 case! {
@@ -121,7 +118,7 @@ case! {
     source "pid_namespaces(7); kernel/pid_namespace.c zap_pid_ns_processes()",
 }
 fn autoreap_leaderless_ends_with_pid_namespace() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let (init, ()) =
             namespace::init_reporting(&Clone3::fork().with(Flags::PIDFD | Flags::CLONE_NEWNS), || {
                 namespace::mount_proc()?;
@@ -129,9 +126,8 @@ fn autoreap_leaderless_ends_with_pid_namespace() -> Result {
                 Ok(())
             })?;
         init.pidfd()?.wait_exited().context(format_args!("the init of a leaderless child of {call}"))?;
-        init.reap_expecting(Status::exited(0))?;
-    }
-    Ok(())
+        init.reap_expecting(Status::exited(0))
+    })
 }
 
 case! {
@@ -141,7 +137,7 @@ case! {
     source "pid_namespaces(7); kernel/pid_namespace.c zap_pid_ns_processes(), on init_pids",
 }
 fn autoreap_leaderless_init_ends() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let made = Channel::<Result>::new()?;
         let init = threads::leaderless(&namespace::init().with(Flags::PIDFD), 3, || {
             // The receiver sees a failed send as the end of the stream.
@@ -151,9 +147,8 @@ fn autoreap_leaderless_init_ends() -> Result {
         init.let_go()?;
         made.recv_from(&init)??;
         init.pidfd()?.wait_exited().context(format_args!("a leaderless init with a child of {call}"))?;
-        init.into_child().reap_expecting(Status::exited(5))?;
-    }
-    Ok(())
+        init.into_child().reap_expecting(Status::exited(5))
+    })
 }
 
 case! {

@@ -202,7 +202,7 @@ case! {
 }
 fn abi_dumpable_goes_with_memory() -> Result {
     use DumpableBehavior::{Dumpable, NotDumpable};
-    for call in subject::calls() {
+    subject::each(|call| {
         for how in [NotDumpable, Dumpable] {
             set_dumpable_behavior(how)?;
             let (child, found) = child_reporting(&call, || Ok(dumpable_behavior()? == how))?;
@@ -216,6 +216,6 @@ fn abi_dumpable_goes_with_memory() -> Result {
             let what = format_args!("what the creator of {call} is when that has made itself NotDumpable");
             check::equal(what, dumpable_behavior()?, expected)?;
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }

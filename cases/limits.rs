@@ -158,15 +158,15 @@ fn autoreap_releases_rlimit_sigpending() -> Result {
     }
     check::equal("control: sigqueue beyond the limit", beyond.map_err(Errno::from_raw), Err(Errno::EAGAIN))?;
     zombies_fill_the_queue(LIMIT / EACH, EACH)?;
-    for call in subject::calls() {
+    subject::each(|call| {
         for round in 1..=2 * LIMIT / EACH {
             let (child, queued) = child_reporting(&call, || queue(EACH))?;
             subject::wait_until_gone(&child)?;
             let what = format!("sigqueue of {EACH} signals, of {LIMIT} allowed, in child {round} of {call}");
             check::equal(what, queued.map_err(Errno::from_raw), Ok(()))?;
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 /// Queues this many signals to the caller, which never takes them; returns the errno of the first one refused.
@@ -214,7 +214,7 @@ fn autoreap_releases_rlimit_nproc_of_new_user() -> Result {
         reap_all()?;
         Ok((made.iter().all(std::result::Result::is_ok), one_more.is_ok()))
     };
-    for call in subject::calls() {
+    subject::each(|call| {
         for _ in 0..=LIMIT {
             let (child, ()) = child_reporting(&call, || privilege::become_user(user))?;
             subject::wait_until_gone(&child)?;
@@ -226,8 +226,8 @@ fn autoreap_releases_rlimit_nproc_of_new_user() -> Result {
         let what =
             format!("as many processes as RLIMIT_NPROC allows, after {} children of {call}", LIMIT + 1);
         check::equal(what, allowed, true)?;
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 /// Number of threads by sysinfo(2), and of processes by the link count of /proc.

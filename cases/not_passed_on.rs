@@ -17,14 +17,14 @@ case! {
 }
 fn autoreap_not_passed_on_after_exec() -> Result {
     sigchld::block()?;
-    for call in subject::calls() {
+    subject::each(|call| {
         let report = Channel::<Result>::new()?;
         let program = Command::new("fork", &[])?.with_fd(&report.sending_end()?);
         let child = call.spawn(|| i32::from(report.send(&Err(program.exec())).is_err()))?;
         report.recv_from(&child)?.context(format_args!("a child of {call}, after exec"))?;
         subject::wait_until_gone(&child)?;
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 case! {
@@ -35,12 +35,12 @@ case! {
 }
 fn autoreap_not_passed_on_by_thread() -> Result {
     sigchld::block()?;
-    for call in subject::calls() {
+    subject::each(|call| {
         let (child, ()) = child_reporting(&call, || threads::in_a_thread(forks_ordinary_children))
             .context(format_args!("a thread of a child of {call}"))?;
         subject::wait_until_gone(&child)?;
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 case! {
@@ -51,16 +51,15 @@ case! {
 }
 fn autoreap_not_passed_on_after_adoption() -> Result {
     sigchld::block()?;
-    for call in subject::calls() {
+    subject::each(|call| {
         let report = Channel::<Result>::new()?;
         let forks = || i32::from(report.send(&forks_ordinary_children()).is_err());
         let orphan = Orphan::running(&call, forks)?;
         check::equal("its parent", orphan.parent()?, own_pid())?;
         orphan.let_go()?;
         report.recv()?.context(format_args!("a child of {call}, adopted"))?;
-        ends_by_its_kind(&call, orphan.pid, &orphan.pidfd, Status::exited(0))?;
-    }
-    Ok(())
+        ends_by_its_kind(&call, orphan.pid, &orphan.pidfd, Status::exited(0))
+    })
 }
 
 case! {

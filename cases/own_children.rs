@@ -32,7 +32,7 @@ fn autoreap_process_ignores_sigchld() -> Result {
         (Reaction::Ignore, SaFlags::empty(), none),
         (Reaction::Default, SaFlags::SA_NOCLDWAIT, none),
     ];
-    for call in subject::calls() {
+    subject::each(|call| {
         for (reaction, flags, expected) in reactions {
             let (child, found) = child_reporting(&call, || waited_for_with(reaction, flags))?;
             let what = format!(
@@ -41,8 +41,8 @@ fn autoreap_process_ignores_sigchld() -> Result {
             check::equal(what, found.map_err(Errno::from_raw), expected)?;
             subject::wait_until_gone(&child)?;
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 /// Number of successive children whose pids are compared.
@@ -54,7 +54,7 @@ case! {
     source "kernel/pid.c alloc_pid() (idr_alloc_cyclic())",
 }
 fn autoreap_number_not_given_again_at_once() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let numbers = namespace::as_init(|| {
             let mut numbers = Vec::new();
             for _ in 0..CHILDREN {
@@ -65,7 +65,6 @@ fn autoreap_number_not_given_again_at_once() -> Result {
             Ok(numbers)
         })?;
         let rising = numbers.is_sorted_by(|one, next| one < next);
-        check::holds(rising, format_args!("expected rising numbers of children of {call}, got {numbers:?}"))?;
-    }
-    Ok(())
+        check::holds(rising, format_args!("expected rising numbers of children of {call}, got {numbers:?}"))
+    })
 }

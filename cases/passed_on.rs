@@ -45,14 +45,13 @@ fn policy_name(policy: i32) -> String {
 
 /// Checks the policy and nice value of a child of such a creator.
 fn policy_and_nice_are(creator: &str, expected: (&str, i32)) -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let (child, (policy, nice)) =
             child_reporting(&call, || Ok((sched_getscheduler(0)?, getpriority_process(None)?)))?;
         child.ends_with(Status::exited(0))?;
         let what = format!("(policy, nice value) of a child of {call} by a creator {creator}");
-        check::equal(what, (policy_name(policy).as_str(), nice), expected)?;
-    }
-    Ok(())
+        check::equal(what, (policy_name(policy).as_str(), nice), expected)
+    })
 }
 
 case! {
@@ -71,13 +70,12 @@ fn autoreap_rseq_registration_inherited() -> Result {
         Err(errno) => return Err(errno.into()),
     }
     check::refused("control: rseq of another area, by the creator", rseq::register(), Errno::EINVAL)?;
-    for call in subject::calls() {
+    subject::each(|call| {
         let (child, got) = child_reporting(&call, || Ok(rseq::register().map_err(|errno| errno as i32)))?;
         child.ends_with(Status::exited(0))?;
         let what = format!("rseq of an area that its creator has not registered, by a child of {call}");
-        check::refused(what, got.map_err(Errno::from_raw), Errno::EINVAL)?;
-    }
-    Ok(())
+        check::refused(what, got.map_err(Errno::from_raw), Errno::EINVAL)
+    })
 }
 
 case! {
@@ -87,11 +85,12 @@ case! {
     source "proc_pid_oom_score_adj(5); fs/proc/base.c __set_oom_adj(); kernel/fork.c copy_oom_score_adj()",
 }
 fn autoreap_shares_oom_adjustment_with_memory() -> Result {
-    for call in subject::calls().into_iter().map(|call| call.with(Flags::CLONE_VM)) {
+    subject::each(|call| {
+        let call = call.with(Flags::CLONE_VM);
         // In a new process, whose memory was never shared: the kernel remembers that it may have been.
         in_child(|| adjustment_is_shared(&call))?;
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 fn adjustment_is_shared(call: &Clone3) -> Result {

@@ -24,7 +24,7 @@ case! {
     source "fs/pidfs.c pidfd_info(), task_tgid_vnr(); pid_namespaces(7), on pids that system calls return",
 }
 fn pidfd_info_tgid_is_the_callers() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let init = call.clone().with(Flags::CLONE_NEWPID).spawn(park)?;
         for (whose, child) in
             [("a child in the caller's pid namespace", call.spawn(park)?), ("an init", init)]
@@ -34,8 +34,8 @@ fn pidfd_info_tgid_is_the_callers() -> Result {
             check::equal(what, (told.pid, told.tgid), (pid, pid))?;
             child.clear_away()?;
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 /// Two threads that sleep in epoll_wait(2) for this event of a pidfd, each with EPOLLEXCLUSIVE.
@@ -165,14 +165,15 @@ fn pidfd_signal_not_forged() -> Result {
         })?;
         check::refused(format_args!("by another thread, si_code {code}"), to_process, Errno::EPERM)?;
         check::succeeds(format_args!("by another thread to itself, si_code {code}"), to_itself)?;
-        for call in subject::calls() {
+        subject::each(|call| {
             let child = Held::exiting_with(&call, 0)?;
             let sent = child.pidfd()?.send_signal_as(SIGNAL, code, 0);
             check::refused(format_args!("to a child of {call}, si_code {code}"), sent, Errno::EPERM)?;
             let queued = child.pidfd()?.send_signal_as(SIGNAL, libc::SI_QUEUE, 0);
             check::succeeds(format_args!("control: to a child of {call}, SI_QUEUE"), queued)?;
             child.into_child().clear_away()?;
-        }
+            Ok(())
+        })?;
     }
     Ok(())
 }
@@ -246,7 +247,7 @@ case! {
     source "pid_namespaces(7), on si_pid of signals from an ancestor; kernel/signal.c send_signal_locked()",
 }
 fn pidfd_signal_from_namespace_above() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         for (flags, expected) in [(Flags::empty(), std::process::id()), (Flags::CLONE_NEWPID, 0)] {
             let call = call.clone().with(flags);
             let receiver = sender_of_usr1(&call)?;
@@ -259,8 +260,8 @@ fn pidfd_signal_from_namespace_above() -> Result {
             )?;
             receiver.dismiss()?;
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 case! {

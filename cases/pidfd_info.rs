@@ -29,7 +29,7 @@ case! {
 }
 fn pidfd_info_live() -> Result {
     let (user, group) = (getresuid()?, getresgid()?);
-    for call in subject::calls() {
+    subject::each(|call| {
         let child = Held::exiting_with(&call, 0)?;
         for request in [InfoMask::empty(), InfoMask::EXIT] {
             let info = info(child.pidfd()?, request)?;
@@ -45,9 +45,8 @@ fn pidfd_info_live() -> Result {
             let expected = [group.real, group.effective, group.saved, group.effective].map(|id| id.as_raw());
             check::equal(format_args!("{what}: rgid, egid, sgid, fsgid"), gids, expected)?;
         }
-        child.into_child().clear_away()?;
-    }
-    Ok(())
+        child.into_child().clear_away()
+    })
 }
 
 /// Repeats PIDFD_GET_INFO until the kernel says that the process is gone.
@@ -156,7 +155,7 @@ case! {
     source "pidfd_info(), \"only exit information is available\"",
 }
 fn pidfd_info_exit_after_reap() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let child = dead(&call, 7)?;
         for time in ["once", "again"] {
             let info = info(child.pidfd()?, InfoMask::EXIT)?;
@@ -165,8 +164,8 @@ fn pidfd_info_exit_after_reap() -> Result {
             let (mask, cgroupid, exit_code) = (info.mask, info.cgroupid, Status::exited(7).0);
             check::equal(what, info, PidfdInfo { mask, cgroupid, exit_code, ..PidfdInfo::default() })?;
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 case! {
@@ -176,7 +175,7 @@ case! {
     source "include/uapi/linux/pidfd.h (\"Only valid if PIDFD_INFO_COREDUMP is set in @mask\"); pidfd_info()", since "6.19",
 }
 fn pidfd_info_coredump_bit_means_dump() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let killed = Held::exiting_with(&call, 0)?;
         killed.kill(Signal::SIGKILL)?;
         subject::wait_until_gone(&killed)?;
@@ -186,8 +185,8 @@ fn pidfd_info_coredump_bit_means_dump() -> Result {
                 format!("mask (without CGROUPID) of a child of {call} that {}", Status(info.exit_code));
             check::equal(what, given(&info), InfoMask::EXIT)?;
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 case! {
@@ -205,7 +204,7 @@ fn pidfd_info_esrch_without_exit() -> Result {
         InfoMask::SUPPORTED_MASK,
         everything_else,
     ];
-    for call in subject::calls() {
+    subject::each(|call| {
         let child = dead(&call, 0)?;
         let pidfd = child.pidfd()?;
         info(pidfd, InfoMask::EXIT)?;
@@ -218,8 +217,8 @@ fn pidfd_info_esrch_without_exit() -> Result {
             check::refused(&what, got, Errno::ESRCH)?;
             check::holds(buffer == before, format_args!("{what}: ESRCH, but it wrote to the structure"))?;
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 case! {

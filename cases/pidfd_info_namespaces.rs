@@ -74,7 +74,7 @@ case! {
     source "proc_pid_fdinfo(5), NSpid; fs/pidfs.c pidfd_show_fdinfo()",
 }
 fn pidfd_info_fdinfo_nspid() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let here = call.spawn(park)?;
         let init = call.clone().with(Flags::CLONE_NEWPID).spawn(park)?;
         let line = |child: &Child, below: &str| -> Result {
@@ -84,9 +84,8 @@ fn pidfd_info_fdinfo_nspid() -> Result {
         line(&here, "")?;
         line(&init, "\t1")?;
         here.clear_away()?;
-        init.clear_away()?;
-    }
-    Ok(())
+        init.clear_away()
+    })
 }
 
 case! {
@@ -96,7 +95,7 @@ case! {
     source "proc_pid_fdinfo(5), NSpid; fs/pidfs.c pidfd_show_fdinfo()",
 }
 fn pidfd_info_fdinfo_foreign_nspid() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let handover = Handover::arrange()?;
         // The creator is an init: a direct child would have only two pids, as many as the reader.
         let between = namespace::init().with(Flags::PIDFD).spawn(|| {
@@ -117,9 +116,8 @@ fn pidfd_info_fdinfo_foreign_nspid() -> Result {
             &there[..],
             &["0".to_owned()][..],
         )?;
-        between.clear_away()?;
-    }
-    Ok(())
+        between.clear_away()
+    })
 }
 
 /// Returns the NSpid line in fdinfo.

@@ -24,7 +24,7 @@ case! {
     source "include/uapi/linux/pidfd.h (\"Always returned\", and \"correct … at the time the work was performed\"); fs/pidfs.c pidfd_info(): a zombie has its credentials and its parent until it is waited for",
 }
 fn pidfd_info_zombie_identity() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let child = Held::exiting_with(&call, 5)?;
         tracer::seize_as_ordinary_user(child.pid())?;
         let request = InfoMask::PID | InfoMask::CREDS | InfoMask::CGROUPID | InfoMask::EXIT;
@@ -38,9 +38,8 @@ fn pidfd_info_zombie_identity() -> Result {
         check::equal(what, identity(&zombie), identity(&alive))?;
         let what = format!("mask and cgroupid of a child of {call} that is a zombie");
         check::equal(what, (zombie.given(), zombie.cgroupid), (alive.given(), alive.cgroupid))?;
-        wait::reap_expecting(child.pid(), Status::exited(5))?;
-    }
-    Ok(())
+        wait::reap_expecting(child.pid(), Status::exited(5))
+    })
 }
 
 /// Creates a threaded cgroup.
@@ -58,7 +57,7 @@ case! {
     source "Documentation/admin-guide/cgroup-v2.rst, Threads; fs/pidfs.c pidfd_info(), pidfs_exit()",
 }
 fn pidfd_info_cgroup_of_thread() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let (leaders, others) = (threaded_cgroup()?, threaded_cgroup()?);
         let pair = Pair::new(&call)?;
         leaders.admit(pair.child.pid())?;
@@ -74,9 +73,8 @@ fn pidfd_info_cgroup_of_thread() -> Result {
         check::equal(format_args!("{what}, when it has ended"), found, others.id()?)?;
         pair.child.clear_away()?;
         leaders.remove()?;
-        others.remove()?;
-    }
-    Ok(())
+        others.remove()
+    })
 }
 
 /// Returns the name of this kind in `/proc`.
@@ -108,7 +106,7 @@ case! {
     source "pidfd_ioctl(); pull request vfs-6.11.pidfs; namespaces(7), time_namespaces(7)",
 }
 fn pidfd_info_ns_ioctls_open_its_own() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let call = call.with(BORN_IN);
         let child = Held::prepared(&call, 0, || {
             // Not every kernel has every kind.
@@ -139,6 +137,6 @@ fn pidfd_info_ns_ioctls_open_its_own() -> Result {
         check::holds(differing > 1, "control: the child is in the caller's namespaces")?;
         child.let_go()?;
         subject::wait_until_gone(&child)?;
-    }
-    Ok(())
+        Ok(())
+    })
 }

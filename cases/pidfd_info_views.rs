@@ -27,7 +27,7 @@ case! {
 }
 fn pidfd_info_credentials_of_askers_namespace() -> Result {
     let (uid, gid) = (namespace::overflow_id("overflowuid")?, namespace::overflow_id("overflowgid")?);
-    for call in subject::calls() {
+    subject::each(|call| {
         let child = Held::exiting_with(&call, 0)?;
         let (user, group) = (nix::unistd::getuid().as_raw(), nix::unistd::getgid().as_raw());
         let pidfd = child.pidfd()?;
@@ -47,9 +47,8 @@ fn pidfd_info_credentials_of_askers_namespace() -> Result {
             outside.becomes_root()?;
             seen("asked in a user namespace that maps its user to root", 0, 0)
         })?;
-        child.into_child().clear_away()?;
-    }
-    Ok(())
+        child.into_child().clear_away()
+    })
 }
 
 case! {
@@ -147,7 +146,7 @@ case! {
 }
 fn pidfd_info_cgroup_outside_namespace() -> Result {
     let (outer, inner) = (Cgroup::create(&[])?, Cgroup::create(&[])?);
-    for call in subject::calls() {
+    subject::each(|call| {
         let child = Held::exiting_with(&call.into_cgroup(outer.dir()), 0)?;
         let id = |when: &str| -> Result {
             let told = info(child.pidfd()?, InfoMask::CGROUPID)?.cgroupid;
@@ -160,7 +159,8 @@ fn pidfd_info_cgroup_outside_namespace() -> Result {
             id("in a cgroup namespace that the process is outside of")
         })?;
         child.into_child().clear_away()?;
-    }
+        Ok(())
+    })?;
     outer.remove()?;
     inner.remove()
 }
@@ -174,15 +174,14 @@ case! {
 fn pidfd_info_coredump_leaderless() -> Result {
     // A program that the caller may not read would not be dumpable.
     set_dumpable_behavior(DumpableBehavior::Dumpable)?;
-    for call in subject::calls() {
+    subject::each(|call| {
         let child = threads::leaderless(&call, 11, || 0)?;
         let told = info(child.pidfd()?, InfoMask::COREDUMP)?;
         let what = format!("COREDUMP bit and coredump_mask of a leaderless child of {call}");
         let got = (told.given().contains(InfoMask::COREDUMP), told.coredump());
         check::equal(what, got, (true, CoredumpMask::USER))?;
-        child.into_child().clear_away()?;
-    }
-    Ok(())
+        child.into_child().clear_away()
+    })
 }
 
 case! {

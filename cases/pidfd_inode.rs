@@ -26,7 +26,7 @@ case! {
     since "6.9",
 }
 fn pidfd_inode_stays() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let mut child = Held::exiting_with(&call, 0)?;
         let first = inode(child.pidfd()?)?;
         child.close_pidfd()?;
@@ -35,9 +35,8 @@ fn pidfd_inode_stays() -> Result {
         second.close()?;
         let third = child.observe()?;
         check::equal(format_args!("(st_dev, st_ino) of a child of {call}, again"), inode(&third)?, first)?;
-        child.into_child().clear_away()?;
-    }
-    Ok(())
+        child.into_child().clear_away()
+    })
 }
 
 case! {
@@ -47,7 +46,7 @@ case! {
     since "6.9",
 }
 fn pidfd_inode_differs() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let init = call.with(Flags::CLONE_NEWPID);
         let (one, other) = (init.spawn(park)?, init.spawn(park)?);
         let (first, second) = (inode(one.pidfd()?)?, inode(other.pidfd()?)?);
@@ -55,9 +54,8 @@ fn pidfd_inode_differs() -> Result {
             format!("two children of {init}: expected two inodes, got (st_dev, st_ino) {first:?} of both");
         check::holds(first != second, same)?;
         one.clear_away()?;
-        other.clear_away()?;
-    }
-    Ok(())
+        other.clear_away()
+    })
 }
 
 case! {
@@ -68,7 +66,7 @@ case! {
     since "6.9",
 }
 fn pidfd_inode_differs_for_number_taken_again() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let first = Echo::spawn(&call)?;
         let (number, before) = (first.pid(), inode(&first.observe()?)?);
         first.into_child().clear_away()?;
@@ -78,9 +76,8 @@ fn pidfd_inode_differs_for_number_taken_again() -> Result {
             "two processes with number {number}, one after the other: expected two inodes, got {before:?} of both"
         );
         check::holds(inode(second.pidfd()?)? != before, same)?;
-        second.into_child().clear_away()?;
-    }
-    Ok(())
+        second.into_child().clear_away()
+    })
 }
 
 case! {
@@ -119,16 +116,15 @@ case! {
     source "commit \"pidfs: implement FS_IOC_GETVERSION\"; ioctl_fs(2)",
 }
 fn pidfd_generation() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let child = Held::exiting_with(&call, 0)?;
         let first =
             check::succeeds("ioctl(FS_IOC_GETVERSION) of clone3's pidfd", child.pidfd()?.generation())?;
         let second =
             check::succeeds("ioctl(FS_IOC_GETVERSION) of pidfd_open's", child.observe()?.generation())?;
         check::equal("generations of two pidfds of a process", second, first)?;
-        child.into_child().clear_away()?;
-    }
-    Ok(())
+        child.into_child().clear_away()
+    })
 }
 
 case! {
@@ -137,16 +133,15 @@ case! {
     source "fs/pidfs.c pidfs_gen() (\"On 64 bit the generation number is 0\")",
 }
 fn pidfd_generation_unused() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let child = Held::exiting_with(&call, 0)?;
         check::equal(
             format_args!("generation of the pidfd of a child of {call}"),
             child.pidfd()?.generation(),
             Ok(0),
         )?;
-        child.into_child().clear_away()?;
-    }
-    Ok(())
+        child.into_child().clear_away()
+    })
 }
 
 case! {
@@ -155,13 +150,12 @@ case! {
     source "fs/anon_inodes.c anon_inode_getattr() (\"masking off the format bits\"), which fs/pidfs.c uses",
 }
 fn pidfd_has_no_file_type() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let child = Held::exiting_with(&call, 0)?;
         let kind = fstat(child.pidfd()?)?.st_mode & libc::S_IFMT;
         check::equal(format_args!("st_mode & S_IFMT of the pidfd of a child of {call}"), kind, 0)?;
-        child.into_child().clear_away()?;
-    }
-    Ok(())
+        child.into_child().clear_away()
+    })
 }
 
 case! {
@@ -192,7 +186,7 @@ case! {
     source "commit \"pidfs: implement file handle support\"; fs/pidfs.c pidfs_ino_get_pid() (pid_vnr())",
 }
 fn pidfd_handle_of_foreign_namespace() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let child = Held::exiting_with(&call.with(Flags::CLONE_NEWPID), 0)?;
         let (pidfd, handle) = (child.pidfd()?, Handle::of(child.pidfd()?)?);
         let open = || handle.open(pidfd, 0).map(drop);
@@ -200,9 +194,8 @@ fn pidfd_handle_of_foreign_namespace() -> Result {
         namespace::as_init(|| {
             check::refused("open_by_handle_at from another namespace", open(), Errno::ESTALE)
         })?;
-        child.into_child().clear_away()?;
-    }
-    Ok(())
+        child.into_child().clear_away()
+    })
 }
 
 case! {
@@ -211,7 +204,7 @@ case! {
     source "fs/pidfs.c pidfs_encode_fh(), pidfs_ino_get_pid(); name_to_handle_at(2)",
 }
 fn pidfd_handle_of_dead() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let child = Held::exiting_with(&call, 0)?;
         Handle::of(child.pidfd()?)?;
         child.let_go()?;
@@ -219,9 +212,8 @@ fn pidfd_handle_of_dead() -> Result {
         let handle = check::succeeds("name_to_handle_at of a dead process", Handle::try_of(child.pidfd()?))?;
         // The pid is freed a few instructions after POLLHUP, but open_by_handle_at looks for the task itself.
         let opened = handle.open(child.pidfd()?, 0).map(drop);
-        check::refused("open_by_handle_at of a dead process", opened, Errno::ESTALE)?;
-    }
-    Ok(())
+        check::refused("open_by_handle_at of a dead process", opened, Errno::ESTALE)
+    })
 }
 
 /// Attribute that these cases set, and its value.

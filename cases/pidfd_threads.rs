@@ -152,12 +152,11 @@ case! {
     since "6.16",
 }
 fn pidfd_thread_ended_by_exec_exit_code() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let told = status_of_thread_ended_by_exec(&call)?;
         let what = format!("exit information of a thread of a child of {call}, of which another called exec");
-        check::equal(what, told, Status::exited(0))?;
-    }
-    Ok(())
+        check::equal(what, told, Status::exited(0))
+    })
 }
 
 case! {
@@ -278,7 +277,7 @@ case! {
     source "waitid(2), P_PIDFD; kernel/exit.c kernel_waitid_prepare(), do_wait_pid()",
 }
 fn pidfd_thread_waited_for() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let pair = Pair::new(&call)?;
         let leader = Pidfd::of_thread(pair.child.pid())?;
         let other = Pidfd::of_thread(pair.other)?;
@@ -297,8 +296,8 @@ fn pidfd_thread_waited_for() -> Result {
             wait(&leader),
             Err(Errno::ECHILD),
         )?;
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 case! {
@@ -309,7 +308,7 @@ case! {
     since "6.16",
 }
 fn pidfd_thread_zombie_pollin() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let pair = Pair::new(&call)?;
         let thread = Pidfd::of_thread(pair.other)?;
         tracer::seize(pair.other, Options::empty())?;
@@ -329,9 +328,8 @@ fn pidfd_thread_zombie_pollin() -> Result {
         wait::reap_expecting(pair.other, Status::exited(OTHER))?;
         let gone = PollFlags::POLLIN | PollFlags::POLLHUP;
         check::equal(format_args!("{what}, waited for"), thread.poll_now(PollFlags::POLLIN)?, gone)?;
-        pair.child.clear_away()?;
-    }
-    Ok(())
+        pair.child.clear_away()
+    })
 }
 
 case! {
@@ -389,7 +387,7 @@ fn pidfd_self_signals() -> Result {
             Ok(())
         })
     };
-    for call in subject::calls() {
+    subject::each(|call| {
         let (child, ()) = child_reporting(&call, in_child)?;
         subject::wait_until_gone(&child)?;
         let killed = call.spawn(|| {
@@ -399,9 +397,8 @@ fn pidfd_self_signals() -> Result {
         let what = format_args!(
             "a child of {call} that sent SIGKILL to PIDFD_SELF_PROCESS (or exited with the errno)"
         );
-        killed.pidfd()?.reaped_with(Status::SIGKILLED).context(what)?;
-    }
-    Ok(())
+        killed.pidfd()?.reaped_with(Status::SIGKILLED).context(what)
+    })
 }
 
 case! {

@@ -309,7 +309,7 @@ case! {
     source "setns(2), nstype CLONE_NEWPID and a pidfd; pid_namespaces(7), on unshare; kernel/nsproxy.c validate_nsset()",
 }
 fn pidfd_setns_joins_namespace_of_target() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let target = Echo::prepared(&call, namespace::unshare_pid)?;
         let (number, own) = in_child(|| {
             check::succeeds("setns(CLONE_NEWPID)", setns(target.pidfd()?, CloneFlags::CLONE_NEWPID))?;
@@ -322,7 +322,6 @@ fn pidfd_setns_joins_namespace_of_target() -> Result {
             "getpid() in a child, after setns to a child of {call} that has unshared its pid namespace"
         );
         check::equal(what, own, number)?;
-        target.into_child().clear_away()?;
-    }
-    Ok(())
+        target.into_child().clear_away()
+    })
 }

@@ -163,7 +163,7 @@ case! {
 }
 fn pidfd_info_ppid_of_traced_child() -> Result {
     sigchld::block()?;
-    for call in subject::calls() {
+    subject::each(|call| {
         let child = Held::traceable(&call, 0)?;
         let tracer = Tracer::of(child.pid())?;
         let parent = orphan::parent_of(child.pidfd()?)?;
@@ -173,8 +173,8 @@ fn pidfd_info_ppid_of_traced_child() -> Result {
         subject::wait_until_gone(&child)?;
         // Discards the SIGCHLD of an ordinary child.
         let _ = sigchld::take();
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 case! {
@@ -331,7 +331,7 @@ case! {
 }
 fn autoreap_ptrace_sigchld_in_tracers_pidns() -> Result {
     sigchld::block()?;
-    for call in subject::calls() {
+    subject::each(|call| {
         let (init, child) = parent_and_child(&namespace::init(), |meeting| call.spawn(|| meeting.attend()))?;
         tracer::seize(child.pid(), Options::empty())?;
         check::succeeds("pidfd_send_signal(SIGKILL)", child.observer().send_signal(Signal::SIGKILL))?;
@@ -340,6 +340,6 @@ fn autoreap_ptrace_sigchld_in_tracers_pidns() -> Result {
         wait::reap_expecting(child.pid(), Status::SIGKILLED)?;
         init.clear_away()?;
         while sigchld::take().is_some() {}
-    }
-    Ok(())
+        Ok(())
+    })
 }

@@ -93,7 +93,7 @@ case! {
     source "ptrace(2), PTRACE_GETEVENTMSG (\"the PID of the new process\"); include/linux/ptrace.h ptrace_event_pid()",
 }
 fn autoreap_ptrace_event_number_is_the_tracers() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let made = Channel::<i32>::new()?;
         let creator = Creator::new(&namespace::init(), || {
             let child = call.spawn(|| 0)?;
@@ -105,9 +105,8 @@ fn autoreap_ptrace_event_number_is_the_tracers() -> Result {
         check::equal("control: how many others the tracer waits for", others.len(), 1)?;
         let numbers: Vec<i32> = events.into_iter().map(|(_, message)| message as i32).collect();
         let what = format!("number in the event of {call}, which the tracer waits for under");
-        check::equal(what, numbers, others)?;
-    }
-    Ok(())
+        check::equal(what, numbers, others)
+    })
 }
 
 /// Returns whether a child of this call has no_new_privs if it is traced because its creator is, with these options.
@@ -132,7 +131,7 @@ case! {
 }
 fn nnp_traced_from_birth() -> Result {
     let followed = Options::PTRACE_O_TRACEFORK | Options::PTRACE_O_TRACECLONE;
-    for call in subject::calls() {
+    subject::each(|call| {
         for (flags, expected) in [(Flags::empty(), false), (Flags::NNP, true)] {
             for (more, options) in [(Flags::CLONE_PTRACE, Options::empty()), (Flags::empty(), followed)] {
                 let call = call.clone().with(flags | more);
@@ -142,8 +141,8 @@ fn nnp_traced_from_birth() -> Result {
                 check::equal(what, got, expected)?;
             }
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 case! {
@@ -153,7 +152,8 @@ case! {
     source "clone(2), CLONE_PTRACE; ptrace(2), PTRACE_SEIZE; commit \"clone: add CLONE_AUTOREAP\"",
 }
 fn autoreap_clone_ptrace() -> Result {
-    for call in subject::calls().into_iter().map(|call| call.with(Flags::CLONE_PTRACE)) {
+    subject::each(|call| {
+        let call = call.with(Flags::CLONE_PTRACE);
         let (ours, theirs) = fdpass::pair()?;
         let mut child = None;
         let creator = Actor::spawn(&Clone3::fork(), |(): ()| {
@@ -181,8 +181,8 @@ fn autoreap_clone_ptrace() -> Result {
         creator.ask(()).context(&what)?;
         pidfd.gone_with(pid, Status::exited(5)).context(&what)?;
         creator.dismiss()?;
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 case! {
@@ -193,7 +193,7 @@ case! {
 }
 fn autoreap_ptrace_stop_told_to_parent() -> Result {
     sigchld::block()?;
-    for call in subject::calls() {
+    subject::each(|call| {
         let child = Held::traceable(&call, 0)?;
         let pid = child.pid();
         let tracer = Actor::spawn(&Clone3::fork(), |seizes: bool| {
@@ -213,8 +213,8 @@ fn autoreap_ptrace_stop_told_to_parent() -> Result {
         child.into_child().ends_with(Status::SIGKILLED)?;
         // Discards the SIGCHLDs for the ends of the tracer and of an ordinary child.
         while sigchld::take().is_some() {}
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 case! {
@@ -255,7 +255,7 @@ case! {
     source "fs/exec.c de_thread() (__wake_up_parent()); ptrace(2), \"execve(2) under ptrace\"",
 }
 fn autoreap_ptrace_tracer_of_replaced_leader() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let replacing = Replacing::new(&call, 7, park)?;
         let pid = replacing.child.pid();
         let found = Channel::<std::result::Result<Option<i32>, i32>>::new()?;
@@ -277,8 +277,8 @@ fn autoreap_ptrace_tracer_of_replaced_leader() -> Result {
         )?;
         tracer.reap_expecting(Status::exited(0))?;
         ends(replacing)?;
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 /// What became of a tracer that was blocked in waitpid.
@@ -332,7 +332,7 @@ case! {
     source "pid_namespaces(7); kernel/exit.c find_child_reaper(), exit_ptrace()",
 }
 fn autoreap_ptrace_pidns_init_ends() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let (init, ()) = namespace::init_reporting(&Clone3::fork().with(Flags::PIDFD), || {
             let child = Held::exiting_with(&call, 5)?;
             tracer::seize(child.pid(), Options::empty())?;
@@ -341,6 +341,7 @@ fn autoreap_ptrace_pidns_init_ends() -> Result {
         })?;
         init.pidfd()?.wait_exited().context(format_args!("the init that traced a child of {call}"))?;
         init.reap_expecting(Status::exited(0))?;
-    }
+        Ok(())
+    })?;
     wait::no_children()
 }

@@ -140,7 +140,7 @@ case! {
     source "setpgid(2)",
 }
 fn autoreap_put_into_group() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let child = Held::exiting_with(&call, 0)?;
         let pid = Pid::from_raw(child.pid());
         check::succeeds(format_args!("setpgid of a child of {call}"), setpgid(pid, pid))?;
@@ -154,9 +154,8 @@ fn autoreap_put_into_group() -> Result {
             setpgid(pid, pid),
             Errno::EACCES,
         )?;
-        execed.into_child().clear_away()?;
-    }
-    Ok(())
+        execed.into_child().clear_away()
+    })
 }
 
 case! {
@@ -181,7 +180,7 @@ case! {
 }
 fn autoreap_ptrace_tracer_thread_exits_ignoring() -> Result {
     disposition::set(Signal::SIGCHLD, Disposition::Ignored)?;
-    for call in subject::calls() {
+    subject::each(|call| {
         let child = Held::exiting_with(&call, 5)?;
         in_a_thread(|| {
             tracer::seize(child.pid(), Options::empty())?;
@@ -189,9 +188,8 @@ fn autoreap_ptrace_tracer_thread_exits_ignoring() -> Result {
             child.is_a_zombie(5).context("control: while it is traced")
         })?;
         child.pidfd()?.wait_reaped().context(format_args!("a child of {call}, when its tracer has ended"))?;
-        wait::no_child(child.pid())?;
-    }
-    Ok(())
+        wait::no_child(child.pid())
+    })
 }
 
 /// Requests SIGKILL at the parent's end, for this thread.
@@ -224,7 +222,7 @@ case! {
     source "PR_SET_PDEATHSIG(2const); kernel/exit.c forget_original_parent()",
 }
 fn autoreap_pdeathsig_of_a_thread() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let lives = Orphan::left_by(|| with_another_thread(&call, false))?;
         // If SIGKILL had been sent before, the process would end by it.
         check::succeeds("control: pidfd_send_signal(SIGTERM)", lives.pidfd.send_signal(Signal::SIGTERM))?;
@@ -232,7 +230,6 @@ fn autoreap_pdeathsig_of_a_thread() -> Result {
 
         let dies = Orphan::left_by(|| with_another_thread(&call, true))?;
         dies.pidfd.wait_exited().context(format_args!("a child of {call}, at the end of its parent"))?;
-        ends_by_its_kind(&call, dies.pid, &dies.pidfd, Status::SIGKILLED)?;
-    }
-    Ok(())
+        ends_by_its_kind(&call, dies.pid, &dies.pidfd, Status::SIGKILLED)
+    })
 }

@@ -30,7 +30,7 @@ case! {
     source "get_robust_list(2); kernel/fork.c futex_exit_release()",
 }
 fn autoreap_releases_robust_futex() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         for killed in [false, true] {
             let word = shared::word(0)?;
             let child = Held::prepared(&call, 5, || take_robustly(word))?;
@@ -49,8 +49,8 @@ fn autoreap_releases_robust_futex() -> Result {
                 libc::FUTEX_OWNER_DIED,
             )?;
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 case! {
@@ -60,16 +60,15 @@ case! {
 }
 fn autoreap_undoes_semaphores() -> Result {
     let semaphore = Semaphore::new()?;
-    for call in subject::calls() {
+    subject::each(|call| {
         let (child, taken) = child_reporting(&call, || {
             semaphore.take()?;
             semaphore.value()
         })?;
         check::equal("control: the semaphore that a child has taken", taken, 0)?;
         subject::wait_until_gone(&child)?;
-        check::equal(format_args!("the semaphore after a child of {call}"), semaphore.value()?, 1)?;
-    }
-    Ok(())
+        check::equal(format_args!("the semaphore after a child of {call}"), semaphore.value()?, 1)
+    })
 }
 
 case! {
@@ -79,7 +78,7 @@ case! {
     source "kernel/exit.c release_task(), kernel/nsproxy.c exit_cred_namespaces(); pull request namespace-6.19",
 }
 fn autoreap_ends_use_of_user_namespace() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let call = call.with(Flags::CLONE_NEWUSER);
         let (here, there) = fdpass::pair()?;
         let child = Held::prepared(&call, 0, || {
@@ -102,8 +101,8 @@ fn autoreap_ends_use_of_user_namespace() -> Result {
         );
         check::equal(what, listed::vanishes(id)?, true)?;
         drop(kept);
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 case! {
@@ -114,7 +113,7 @@ case! {
 }
 fn autoreap_shares_semaphore_undo() -> Result {
     let semaphore = Semaphore::new()?;
-    for call in subject::calls() {
+    subject::each(|call| {
         for (call, expected) in [(call.clone(), 1), (call.with(Flags::CLONE_SYSVSEM), 0)] {
             let after = |what| format!("the semaphore that a child of {call}, or its creator, took, {what}");
             in_child(|| {
@@ -137,8 +136,8 @@ fn autoreap_shares_semaphore_undo() -> Result {
             ends_by_its_kind(&call, child.pid, &child.pidfd, Status::exited(5))?;
             check::equal(after("after the end of both"), semaphore.value()?, 1)?;
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 case! {
@@ -149,7 +148,7 @@ case! {
 }
 fn autoreap_seccomp_listener_hangs_up() -> Result {
     sandboxing::seccomp_filters_exist()?;
-    for call in subject::calls() {
+    subject::each(|call| {
         let (ours, theirs) = fdpass::pair()?;
         let filtered = || seccomp::hand_to_supervisor(libc::SYS_sched_yield, &theirs);
         let child = Held::prepared(&call, 5, filtered)?;
@@ -164,9 +163,8 @@ fn autoreap_seccomp_listener_hangs_up() -> Result {
         check::equal(polled("control: while that lives"), hung_up()?, false)?;
         child.let_go()?;
         subject::wait_until_gone(&child)?;
-        check::equal(polled("when that is gone"), hung_up()?, true)?;
-    }
-    Ok(())
+        check::equal(polled("when that is gone"), hung_up()?, true)
+    })
 }
 
 case! {
@@ -181,14 +179,15 @@ fn autoreap_gives_back_uts_namespace() -> Result {
         privilege::enter_user_namespace()?;
         std::fs::write(LIMIT, "1")
             .map_err(|error| Failure::blocked(format!("writing to {LIMIT}: {error}")))?;
-        for call in subject::calls().into_iter().map(|call| call.with(Flags::CLONE_NEWUTS)) {
+        subject::each(|call| {
+            let call = call.with(Flags::CLONE_NEWUTS);
             for what in ["the first child", "the second child, when the first has ended"] {
                 let child = spawn_once_there_is_room(&call, park).context(what)?;
                 call.refused(Errno::ENOSPC).context("control: while a child with a UTS namespace lives")?;
                 child.clear_away()?;
             }
-        }
-        Ok(())
+            Ok(())
+        })
     })
 }
 
@@ -201,7 +200,7 @@ case! {
 fn autoreap_gives_up_working_directory() -> Result {
     let place = Place::new()?;
     let forbidden = |errno| Failure::blocked(format!("a tmpfs in a mount namespace of its own: {errno:?}"));
-    for call in subject::calls() {
+    subject::each(|call| {
         in_child(|| {
             unshare(CloneFlags::CLONE_NEWNS)?;
             // Nothing mounted from here on may propagate outside.
@@ -218,8 +217,8 @@ fn autoreap_gives_up_working_directory() -> Result {
                 unmounted(),
             )
         })?;
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 /// Blocks the calling process in the kernel, where only SIGKILL reaches it, and has another thread report that.
@@ -256,7 +255,7 @@ case! {
     source "Documentation/admin-guide/cgroup-v2.rst, cgroup.freeze and cgroup.events; kernel/cgroup/cgroup.c do_cgroup_task_dead()",
 }
 fn autoreap_end_lets_cgroup_freeze() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let group = Cgroup::create(&[])?;
         let [its, beside] = [group.create_below("its")?, group.create_below("beside")?];
         let other = Clone3::fork().into_cgroup(beside.dir()).spawn(park)?;
@@ -276,6 +275,6 @@ fn autoreap_end_lets_cgroup_freeze() -> Result {
         for done in [its, beside, group] {
             done.remove()?;
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }

@@ -210,7 +210,7 @@ case! {
 }
 fn pidfd_info_leaves_nothing() -> Result {
     let left = remains::of(|| {
-        for call in subject::calls() {
+        subject::each(|call| {
             let child = Held::exiting_with(&call, 6)?;
             ask(child.pidfd()?);
             child.let_go()?;
@@ -218,8 +218,8 @@ fn pidfd_info_leaves_nothing() -> Result {
             ask(child.pidfd()?);
             subject::wait_until_gone(&child)?;
             ask(child.pidfd()?);
-        }
-        Ok(())
+            Ok(())
+        })
     })?;
     left.map_or(Ok(()), |failure| Err(failure.as_defect()))
 }

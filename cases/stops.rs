@@ -46,7 +46,7 @@ case! {
     source "waitid(2), WNOWAIT; kernel/exit.c wait_task_continued()",
 }
 fn autoreap_continue_outlasts_nowait() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let child = stopped_child(&call)?;
         child.kill(Signal::SIGCONT)?;
         let pid = child.pid();
@@ -63,8 +63,8 @@ fn autoreap_continue_outlasts_nowait() -> Result {
         }
         child.kill(Signal::SIGKILL)?;
         subject::wait_until_gone(&child)?;
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 case! {
@@ -73,21 +73,20 @@ case! {
     source "wait(2); kernel/exit.c reparent_leader(), wait_task_stopped()",
 }
 fn autoreap_stop_outlasts_adoption() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let orphan = Orphan::left_by(|| Ok(stopped_child(&call)?.into_child()))?;
         let seen = wait::waitid(Who::Pid(orphan.pid), libc::WSTOPPED | libc::WNOHANG | libc::__WALL);
         let what = format!("waitid(WSTOPPED) by who has adopted a stopped child of {call}");
         check::equal(what, seen, Ok(Some(stopped(orphan.pid))))?;
         check::succeeds("pidfd_send_signal(SIGKILL)", orphan.pidfd.send_signal(Signal::SIGKILL))?;
-        ends_by_its_kind(&call, orphan.pid, &orphan.pidfd, Status::SIGKILLED)?;
-    }
-    Ok(())
+        ends_by_its_kind(&call, orphan.pid, &orphan.pidfd, Status::SIGKILLED)
+    })
 }
 
 /// Checks that the SIGCHLDs of a stop and of the continuation name the child and the signal.
 fn sigchlds_are_whole() -> Result {
     sigchld::block()?;
-    for call in subject::calls() {
+    subject::each(|call| {
         let child = stopped_child(&call)?;
         let of = |event| format!("SIGCHLD of the {event} of a child of {call}");
         check::equal(of("stop"), sigchld::next()?, stopped(child.pid()))?;
@@ -97,8 +96,8 @@ fn sigchlds_are_whole() -> Result {
         if subject::wait_until_gone(&child)?.is_some() {
             sigchld::pending_for(child.pid(), libc::CLD_KILLED)?;
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 case! {
@@ -155,7 +154,7 @@ case! {
     source "PR_SET_PDEATHSIG(2const) (also at the death of subreapers that adopted); kernel/exit.c forget_original_parent()",
 }
 fn autoreap_pdeathsig_twice() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let (ready, told) = (Channel::<()>::new()?, Channel::<i32>::new()?);
         let (ours, theirs) = fdpass::pair()?;
         let pid = in_child(|| {
@@ -172,9 +171,8 @@ fn autoreap_pdeathsig_twice() -> Result {
         })?;
         let what = "at the end of the process that had adopted it";
         told.recv().context(format_args!("PR_SET_PDEATHSIG of a child of {call}, {what}"))?;
-        ends_by_its_kind(&call, pid, &Pidfd::from(fdpass::receive(&ours)?), Status::exited(5))?;
-    }
-    Ok(())
+        ends_by_its_kind(&call, pid, &Pidfd::from(fdpass::receive(&ours)?), Status::exited(5))
+    })
 }
 
 case! {
@@ -184,7 +182,7 @@ case! {
     source "waitid(2), WSTOPPED; kernel/signal.c do_notify_parent_cldstop() (\"Even if SIGCHLD is not generated, we must wake up wait4 calls\")",
 }
 fn autoreap_stop_wakes_parent_without_sigchld() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         for (reaction, flags) in
             [(Reaction::Ignore, SaFlags::empty()), (Reaction::Count, SaFlags::SA_NOCLDSTOP)]
         {
@@ -199,8 +197,8 @@ fn autoreap_stop_wakes_parent_without_sigchld() -> Result {
             sigchld::react(Reaction::Default, SaFlags::empty())?;
             child.into_child().clear_away()?;
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 /// Creates a stopped child in its own user namespace, which has no mappings: there, every user is [`NO_SUCH_PID`].
@@ -369,7 +367,7 @@ case! {
     source "kernel/exit.c wait_consider_task() (ptrace_reparented()); ptrace(2), on group-stop",
 }
 fn autoreap_ptrace_stop_told_once() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let child = Held::exiting_with(&call, 0)?;
         let pid = child.pid();
         let (tell, stopped) = mpsc::channel();
@@ -391,7 +389,6 @@ fn autoreap_ptrace_stop_told_once() -> Result {
             )?;
             check::equal("waitid(WSTOPPED) once more", again, Ok(None))
         })?;
-        child.into_child().clear_away()?;
-    }
-    Ok(())
+        child.into_child().clear_away()
+    })
 }

@@ -26,7 +26,7 @@ case! {
     source "PR_SET_CHILD_SUBREAPER(2const); user_namespaces(7); kernel/exit.c find_new_reaper(), reparent_leader()",
 }
 fn autoreap_orphan_of_other_user_namespace() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let gate = Gate::new()?;
         let leaves_one = |call: &Clone3| {
             call.spawn(|| {
@@ -54,8 +54,8 @@ fn autoreap_orphan_of_other_user_namespace() -> Result {
             let ended = ends_by_its_kind(&call, orphan.pid, &orphan.pidfd, Status::exited(7));
             ended.context(format_args!("with {who} in another user namespace"))?;
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 /// Checks what a parent learns about a live child through its pidfd, even if it may not trace the child.
@@ -82,7 +82,7 @@ case! {
     source "waitid(2), P_PIDFD; poll(2) of a pidfd, pidfd_open(2); PR_SET_DUMPABLE(2const), which is about ptrace(2) and core dumps",
 }
 fn pidfd_of_untraceable_child() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let child = Echo::prepared(&call, || Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?))?;
         let pidfd = child.pidfd()?;
         check::refused(
@@ -98,9 +98,8 @@ fn pidfd_of_untraceable_child() -> Result {
             let killed = Event::killed(child.pid(), Signal::SIGKILL);
             check::equal(format_args!("waitid(P_PIDFD, WEXITED|__WALL) of {call}"), found, Ok(Some(killed)))?;
         }
-        pidfd.reaped_with(Status::SIGKILLED).context(&call)?;
-    }
-    Ok(())
+        pidfd.reaped_with(Status::SIGKILLED).context(&call)
+    })
 }
 
 case! {
@@ -110,7 +109,7 @@ case! {
     source "include/uapi/linux/pidfd.h, PIDFD_INFO_EXIT; fs/pidfs.c pidfd_info(), which asks for no permission",
 }
 fn pidfd_info_exit_for_stranger() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let child = call.spawn(|| 42)?;
         subject::wait_until_gone(&child)?;
         let told = in_child(|| {
@@ -122,8 +121,8 @@ fn pidfd_info_exit_for_stranger() -> Result {
             Status(told),
             Status::exited(42),
         )?;
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 /// Creates a child by `call` that requests SIGKILL at its parent's end and then waits at the gate.
@@ -147,7 +146,7 @@ case! {
     source "kernel/exit.c forget_original_parent(): group_send_sig_info(SEND_SIG_NOINFO), which checks kill(2)'s permission",
 }
 fn autoreap_pdeathsig_of_parent_without_permission() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let gate = Gate::new()?;
         let dies = Orphan::left_by(|| follows_its_parent(&call, &gate))?;
         dies.pidfd
@@ -163,8 +162,8 @@ fn autoreap_pdeathsig_of_parent_without_permission() -> Result {
         gate.open()?;
         ends_by_its_kind(&call, lives.pid, &lives.pidfd, Status::exited(7))
             .context("root's child, whose parent had become an ordinary user")?;
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 case! {

@@ -51,14 +51,13 @@ case! {
     source "_exit(2), on session leaders and their terminal; kernel/exit.c do_exit() (disassociate_ctty())",
 }
 fn autoreap_session_leader_hangs_up() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let ended = |leader: Held| {
             leader.let_go()?;
             subject::wait_until_gone(&leader).map(drop)
         };
-        hangs_up(&Terminal::new()?, &call, ended).context(format_args!("session leader of {call}"))?;
-    }
-    Ok(())
+        hangs_up(&Terminal::new()?, &call, ended).context(format_args!("session leader of {call}"))
+    })
 }
 
 case! {

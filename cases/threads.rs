@@ -155,7 +155,7 @@ case! {
 }
 fn autoreap_mt_exit_group_after_leader() -> Result {
     sigchld::block()?;
-    for call in subject::calls() {
+    subject::each(|call| {
         for code in [0, 5] {
             let child = threads::leaderless(&call, 3, || exit_now(code))?;
             child.let_go()?;
@@ -165,7 +165,8 @@ fn autoreap_mt_exit_group_after_leader() -> Result {
             }
             child.pidfd()?.gone_with(child.pid(), Status::exited(code)).context(&call)?;
         }
-    }
+        Ok(())
+    })?;
     sigchld::none_pending()
 }
 

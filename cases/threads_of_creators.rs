@@ -17,7 +17,7 @@ case! {
     source "wait(2) (\"children of other threads in the same thread group\"); kernel/exit.c find_new_reaper()",
 }
 fn autoreap_thread_leaves_children_to_its_process() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let (child, (process, parent)) = child_reporting(&call, || {
             let make = || Ok((Held::exiting_with(&Clone3::fork(), 5)?, threads::own_pidfd()?));
             let (made, thread) = threads::in_a_thread(make)?;
@@ -31,9 +31,8 @@ fn autoreap_thread_leaves_children_to_its_process() -> Result {
         })?;
         let what = format!("parent of what an ended thread of a child of {call} made");
         check::equal(what, parent, process)?;
-        child.ends_with(Status::exited(0))?;
-    }
-    Ok(())
+        child.ends_with(Status::exited(0))
+    })
 }
 
 /// Returns the parent of a child that the leader thread has created, as seen by another thread once the leader is dead.
@@ -55,7 +54,7 @@ case! {
     source "wait(2) (\"children of other threads in the same thread group\"); kernel/exit.c find_new_reaper()",
 }
 fn autoreap_leader_leaves_children_to_its_process() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let report = Channel::<Result<i32>>::new()?;
         let child = call.spawn(|| {
             let made = Held::exiting_with(&Clone3::fork().with(Flags::PIDFD), 5);
@@ -70,9 +69,8 @@ fn autoreap_leader_leaves_children_to_its_process() -> Result {
         })?;
         let what = format!("parent of what the ended leader thread of a child of {call} made");
         check::equal(what, report.recv_from(&child)??, child.pid())?;
-        child.ends_with(Status::exited(0))?;
-    }
-    Ok(())
+        child.ends_with(Status::exited(0))
+    })
 }
 
 case! {
@@ -83,15 +81,15 @@ case! {
 fn pidfd_info_ppid_is_no_thread() -> Result {
     threads::in_a_thread(|| {
         check::holds(threads::own_tid() != own_pid(), "control: the thread is the leader")?;
-        for call in subject::calls() {
+        subject::each(|call| {
             let child = Held::exiting_with(&call, 0)?;
             let what = format!(
                 "ppid in PIDFD_GET_INFO of a child of {call}, made by another thread than the leader"
             );
             check::equal(what, parent_of(child.pidfd()?)?, own_pid())?;
             child.into_child().clear_away()?;
-        }
-        Ok(())
+            Ok(())
+        })
     })
 }
 
@@ -121,7 +119,7 @@ case! {
     source "clock_getres(2), CLOCK_PROCESS_CPUTIME_ID; kernel/exit.c __exit_signal()",
 }
 fn autoreap_cpu_time_has_ended_threads() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let (child, (all, own, ended)) = child_reporting(&call, || {
             let (used, thread) = threads::in_a_thread(|| Ok((burn()?, threads::own_pidfd()?)))?;
             thread.wait_reaped()?;
@@ -138,8 +136,8 @@ fn autoreap_cpu_time_has_ended_threads() -> Result {
                  one that has ended, got {all} µs"
             ),
         )?;
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 case! {
@@ -148,7 +146,7 @@ case! {
     source "getrusage(2), RUSAGE_CHILDREN; kernel/exit.c wait_task_zombie()",
 }
 fn autoreap_process_has_childrens_account() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let (child, faults) = child_reporting(&call, || {
             let before = usage::of_children()?.minor_faults;
             Clone3::fork().spawn(|| 0)?.reap_expecting(Status::exited(0))?;
@@ -158,7 +156,6 @@ fn autoreap_process_has_childrens_account() -> Result {
         let (before, after) = faults;
         check::equal(format_args!("page faults of the children of a new child of {call}"), before, 0)?;
         let what = format!("page faults of the children of a child of {call}, which has waited for one");
-        check::holds(after > 0, format_args!("{what}: expected some, got {after}"))?;
-    }
-    Ok(())
+        check::holds(after > 0, format_args!("{what}: expected some, got {after}"))
+    })
 }

@@ -25,16 +25,15 @@ case! {
     source "ptrace(2), PTRACE_O_EXITKILL; kernel/ptrace.c exit_ptrace()",
 }
 fn autoreap_tracer_exitkill() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let tracee = Held::traceable(&Clone3::fork().with(Flags::PIDFD), 5)?;
         let tracer = Actor::spawn(&call, |pid| tracer::seize(pid, Options::PTRACE_O_EXITKILL))?;
         tracer.ask(tracee.pid())?;
         tracer.dismiss()?;
         let what = format!("tracee with PTRACE_O_EXITKILL of a child of {call}, which has ended");
         tracee.pidfd()?.wait_exited().context(&what)?;
-        tracee.into_child().reap_expecting(Status::SIGKILLED).context(&what)?;
-    }
-    Ok(())
+        tracee.into_child().reap_expecting(Status::SIGKILLED).context(&what)
+    })
 }
 
 /// Stops a process and waits until it has stopped.
@@ -77,7 +76,7 @@ case! {
     source "ptrace(2), \"Attaching and detaching\" and group-stop; kernel/ptrace.c __ptrace_unlink()",
 }
 fn autoreap_stays_stopped_without_tracer() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         for detaches in [true, false] {
             let child = Held::traceable(&call, 5)?;
             stop(&child)?;
@@ -90,8 +89,8 @@ fn autoreap_stays_stopped_without_tracer() -> Result {
             is_stopped(pid).context(format_args!("stopped child of {call}, after {how}"))?;
             child.into_child().clear_away()?;
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 /// Checks that a child with these flags, which ends while another process traces it, is a zombie to its parent once the
@@ -145,7 +144,7 @@ case! {
     source "sigaction(2), CLD_CONTINUED; kernel/signal.c get_signal() (\"Notify both the parent and the ptracer\")",
 }
 fn autoreap_ptrace_tracer_told_of_continuation() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let child = Held::traceable(&call, 5)?;
         stop(&child)?;
         let pid = child.pid();
@@ -163,9 +162,8 @@ fn autoreap_ptrace_tracer_told_of_continuation() -> Result {
         let what = format!("SIGCHLD of the tracer of a child of {call}, at SIGCONT");
         let continued = Event { pid, code: libc::CLD_CONTINUED, status: libc::SIGCONT };
         check::equal(what, told, Some(continued))?;
-        child.into_child().clear_away()?;
-    }
-    Ok(())
+        child.into_child().clear_away()
+    })
 }
 
 case! {
@@ -217,7 +215,7 @@ case! {
     source "ptrace(2), PTRACE_O_TRACEEXEC (\"the former thread ID can be retrieved with PTRACE_GETEVENTMSG\")",
 }
 fn autoreap_ptrace_exec_event_names_thread() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let replacing = Replacing::new(&call, 7, park)?;
         let (pid, thread) = (replacing.child.pid(), replacing.other);
         let tracer = Actor::spawn(&Clone3::fork(), |news| message_of_exec(pid, news))?;
@@ -231,6 +229,6 @@ fn autoreap_ptrace_exec_event_names_thread() -> Result {
         let child = replacing.into_held();
         child.let_go()?;
         subject::wait_until_gone(&child)?;
-    }
-    Ok(())
+        Ok(())
+    })
 }

@@ -312,7 +312,7 @@ case! {
     source "wait(2) (\"the child whose process ID is equal to the value of pid\"); kernel/exit.c do_wait_pid()",
 }
 fn autoreap_wait_by_thread_number() -> Result {
-    for call in subject::calls() {
+    subject::each(|call| {
         let pair = Pair::new(&call)?;
         for (number, expected) in [(pair.child.pid(), ALIVE), (pair.other, NO_CHILD)] {
             let options = libc::WNOHANG | libc::__WALL;
@@ -320,7 +320,6 @@ fn autoreap_wait_by_thread_number() -> Result {
                 check::equal(format_args!("{wait} with a live child of {call}"), wait.make(), expected)?;
             }
         }
-        pair.child.clear_away()?;
-    }
-    Ok(())
+        pair.child.clear_away()
+    })
 }
