@@ -74,7 +74,7 @@ case! {
     source "clone(2), CLONE_VFORK; kernel/fork.c wait_for_vfork_done() (TASK_KILLABLE)",
 }
 fn autoreap_vfork_outlives_killed_creator() -> Result {
-    subject::each(|call| {
+    subject::each_unrestricted(|call| {
         let call = call.with(Flags::CLONE_VFORK);
         let (creator, child) = parent_and_child(&Clone3::fork(), |meeting| call.spawn(|| meeting.attend()))?;
         threads::wait_until_process_is_blocked(creator.pid())?;

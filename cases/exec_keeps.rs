@@ -23,7 +23,7 @@ case! {
 fn autoreap_setuid_program_with_shared_fs() -> Result {
     let program = setuid::file_with_mode(0o4755)?;
     privilege::become_ordinary_user()?;
-    subject::each(|call| {
+    subject::each_unrestricted(|call| {
         for (flags, effective) in [(Flags::empty(), 0), (Flags::CLONE_FS, USER)] {
             let call = call.clone().with(flags);
             let found = credentials_after_exec(&call, program.as_fd(), || Ok(()))?;
@@ -44,7 +44,7 @@ fn autoreap_setuid_program_while_traced() -> Result {
     let program = setuid::file_with_mode(0o4755)?;
     privilege::become_ordinary_user()?;
     let tracer = Actor::spawn(&Clone3::fork(), follow)?;
-    subject::each(|call| {
+    subject::each_unrestricted(|call| {
         for (traced, effective) in [(false, 0), (true, USER)] {
             let found = credentials_after_exec(&call, program.as_fd(), || {
                 if traced {

@@ -138,7 +138,7 @@ case! {
     source "pidfs_exit(), called by release_task()",
 }
 fn pidfd_info_exit_not_before_reap() -> Result {
-    let child = subject::calls()[0].spawn(|| 7)?;
+    let child = Clone3::fork().with(Flags::PIDFD).spawn(|| 7)?;
     wait::find_zombie(child.pid())?;
     let zombie = info(child.pidfd()?, InfoMask::EXIT)?;
     check::equal("mask (without CGROUPID) for a zombie", given(&zombie), IDENTITY)?;

@@ -26,7 +26,7 @@ case! {
     since "6.9",
 }
 fn pidfd_inode_stays() -> Result {
-    subject::each(|call| {
+    subject::each_unrestricted(|call| {
         let mut child = Held::exiting_with(&call, 0)?;
         let first = inode(child.pidfd()?)?;
         child.close_pidfd()?;
@@ -236,7 +236,7 @@ case! {
     since "6.18",
 }
 fn pidfd_xattr_lasts() -> Result {
-    subject::each(|call| {
+    subject::each_unrestricted(|call| {
         let (child, _) = with_attribute(&call)?;
         child.into_child().clear_away()
     })
@@ -249,7 +249,7 @@ case! {
     since "6.18",
 }
 fn pidfd_xattr_of_dead_process() -> Result {
-    subject::each(|call| {
+    subject::each_unrestricted(|call| {
         let (child, later) = with_attribute(&call)?;
         child.let_go()?;
         if !child.reaps_itself() {

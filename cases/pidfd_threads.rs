@@ -142,7 +142,7 @@ case! {
     since "6.16",
 }
 fn pidfd_thread_ended_by_exec() -> Result {
-    subject::calls().iter().try_for_each(|call| status_of_thread_ended_by_exec(call).map(drop))
+    subject::each(|call| status_of_thread_ended_by_exec(&call).map(drop))
 }
 
 case! {
@@ -166,7 +166,7 @@ case! {
     since "6.16",
 }
 fn pidfd_thread_ended_by_exit_group_exit_code() -> Result {
-    check::each(subject::calls(), |call| {
+    subject::each(|call| {
         let told = status_of_thread_ended_by(&call, || exit_now(7))?;
         let what = format!(
             "exit information of a thread of a child of {call}, of which another called exit_group(7)"

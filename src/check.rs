@@ -195,14 +195,13 @@ pub fn equal_or_defect<T: PartialEq + Debug>(
     equal(what, got, expected).map_err(|failure| Failure { kind, ..failure })
 }
 
-/// Runs `body` for each subject of a case with a known defect. If one subject shows the defect, the others
-/// are still checked, because they could fail in a worse way.
-pub fn each<T>(subjects: impl IntoIterator<Item = T>, body: impl FnMut(T) -> Result) -> Result {
-    let outcomes: Vec<Result> = subjects.into_iter().map(body).collect();
-    let (all, mut defects) = (outcomes.len(), 0);
-    let mut first = Ok(());
-    for outcome in outcomes {
-        match outcome {
+/// Runs `body` for each subject, up to the first failure. If a subject shows the known defect that the case declares, the
+/// others are still checked, because they could fail in a worse way.
+pub fn each<T>(subjects: impl IntoIterator<Item = T>, mut body: impl FnMut(T) -> Result) -> Result {
+    let (mut all, mut defects, mut first) = (0, 0, Ok(()));
+    for subject in subjects {
+        all += 1;
+        match body(subject) {
             Err(failure) if failure.kind == Kind::Defect => {
                 defects += 1;
                 first = first.and(Err(failure));
@@ -210,7 +209,7 @@ pub fn each<T>(subjects: impl IntoIterator<Item = T>, body: impl FnMut(T) -> Res
             other => other?,
         }
     }
-    first.map_err(|mut failure| {
+    first.map_err(|mut failure: Failure| {
         failure.message.push_str(&format!(" ({defects} of {all} subjects)"));
         failure
     })

@@ -39,18 +39,38 @@ pub fn leaves_zombie() -> Clone3 {
     Clone3::new(Flags::PIDFD)
 }
 
-/// Returns the calls that make the children for tests of `PIDFD_GET_INFO`, each with a pidfd.
+/// Returns the calls that make the children for most cases, each with a pidfd: an ordinary child, an auto-reaped one, and one
+/// that is also killed with its pidfd and has no_new_privs, as an unprivileged caller would make it.
 pub fn calls() -> Vec<Clone3> {
+    let has = &Setting::get().probe.features;
+    let mut calls = unrestricted();
+    if has.autoreap && has.nnp && has.autokill {
+        calls.push(Clone3::new(Flags::KILLED_NNP));
+    }
+    calls
+}
+
+/// Returns those of the [`calls`] whose children live on without their pidfd and can gain privileges.
+pub fn unrestricted() -> Vec<Clone3> {
     let mut calls = vec![Clone3::fork().with(Flags::PIDFD)];
     if Setting::get().probe.features.autoreap {
-        calls.push(Clone3::new(Flags::REAPED));
+        calls.push(reaped());
     }
     calls
 }
 
 /// Runs `body` for each of these [`calls`]. A failure names the call.
-pub fn each(mut body: impl FnMut(Clone3) -> Result) -> Result {
-    calls().into_iter().try_for_each(|call| {
+pub fn each(body: impl FnMut(Clone3) -> Result) -> Result {
+    each_of(calls(), body)
+}
+
+/// Runs `body` for each of the [`unrestricted`] calls. A failure names the call.
+pub fn each_unrestricted(body: impl FnMut(Clone3) -> Result) -> Result {
+    each_of(unrestricted(), body)
+}
+
+fn each_of(calls: Vec<Clone3>, mut body: impl FnMut(Clone3) -> Result) -> Result {
+    check::each(calls, |call| {
         let whose = call.to_string();
         body(call).map_err(|failure| match failure.message.contains(&whose) {
             true => failure,
