@@ -1,7 +1,7 @@
 //! The journal: every event of the run, written when it happens.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -43,8 +43,8 @@ impl Journal {
     /// Opens a journal that appends to `path`, if given, and starts a thread that keeps `documents` up to date.
     pub fn open(path: Option<&Path>, documents: Vec<PathBuf>, rerun: String) -> Result<Arc<Journal>, String> {
         let append = |path: &Path| {
-            let file = OpenOptions::new().create(true).append(true).open(path);
-            file.map_err(|error| format!("cannot write the journal to {}: {error}", path.display()))
+            appended_to(path)
+                .map_err(|error| format!("cannot write the journal to {}: {error}", path.display()))
         };
         let file = path.map(append).transpose()?;
         let journal = Arc::new(Journal {
@@ -151,4 +151,14 @@ impl Journal {
     fn lock(&self) -> MutexGuard<'_, Written> {
         self.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Opens a journal to append to it. If an earlier run was cut short in the middle of a line, this ends that line.
+fn appended_to(path: &Path) -> io::Result<File> {
+    let mut file = OpenOptions::new().create(true).append(true).open(path)?;
+    // A journal can also be a serial port, which has nothing to read back.
+    if file.metadata()?.is_file() && std::fs::read(path)?.last().is_some_and(|last| *last != b'\n') {
+        file.write_all(b"\n")?;
+    }
+    Ok(file)
 }

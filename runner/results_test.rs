@@ -499,6 +499,15 @@ fn an_event_that_cannot_be_written_is_an_error() {
 }
 
 #[test]
+fn a_run_after_one_that_was_cut_short_has_its_events_on_lines_of_their_own() {
+    let files = Files::new();
+    let journal = files.write("r.jsonl", r#"{"run":{"schema":1,"sui"#);
+    run(&["--exact", PASSING, "--events", &journal]);
+    let told = files.results("r.jsonl");
+    assert!(told.cases.len() == 1 && told.exit == Some(0), "{}", files.read("r.jsonl"));
+}
+
+#[test]
 fn a_report_that_cannot_be_written_is_told_before_the_run() {
     let output = run(&["--exact", PASSING, "--report", "/no/such/folder/r.xml"]);
     assert_eq!(status(&output), 3);
