@@ -18,7 +18,7 @@ use crate::sandbox::Outcome;
 /// The version of the format. It is incremented when a reader of the old format would misread the new one.
 pub const SCHEMA: u32 = 1;
 
-/// What a run of one case says.
+/// What a run of a case means.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
@@ -150,7 +150,7 @@ impl Policy {
     }
 }
 
-/// What one case came to, over all its repeats.
+/// The outcome of one case, over all its repeats.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Record {
@@ -174,16 +174,16 @@ pub struct Record {
     pub strength: Strength,
     /// The worst verdict of all its runs.
     pub verdict: Verdict,
-    /// Why the verdict is no plain one: what is missing (unsupported, blocked), or the defect that is known.
+    /// What is missing (unsupported, blocked), or what is known about the defect (known defect).
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
-    /// Whether it takes luck to meet the known defect: then a pass does not say that it is fixed.
+    /// Whether the known defect shows in some runs only, so that a pass does not mean that it is fixed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub rare: bool,
-    /// What was expected and what came, in one line, if the case ran and did not pass.
+    /// What was expected and what was found, in one line, if the case ran and did not pass.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
-    /// Where the check stands that failed.
+    /// `file:line` of the check that failed.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub at: String,
     /// The calls that led there.
@@ -192,16 +192,16 @@ pub struct Record {
     /// What the case wrote to stdout and stderr, if it did not pass.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub output: String,
-    /// How often it ran.
+    /// The number of runs.
     pub runs: u32,
-    /// How many of these runs broke the claim, known defects and deviations among them.
+    /// The number of runs that broke the claim, including known defects and deviations.
     pub failures: u32,
-    /// What was expected, if that was no pass.
+    /// The verdict that was expected, if it was not a pass.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected: Option<Expected>,
-    /// The longest run, in seconds of wall time.
+    /// The duration of the longest run, in seconds.
     pub slowest_seconds: f64,
-    /// All runs, in seconds of wall time.
+    /// The duration of all runs, in seconds.
     pub seconds: f64,
 }
 

@@ -24,17 +24,17 @@ pub struct Results {
     pub suite: Suite,
     /// The kernel that it ran on.
     pub kernel: Kernel,
-    /// The machine under the kernel.
+    /// The machine that the kernel ran on.
     pub machine: Machine,
-    /// What the probe found; `null` if the run did not come so far.
+    /// What the probe found; `null` if the run did not get that far.
     pub probe: Option<Found>,
-    /// How many cases were selected; `null` if the run did not come so far.
+    /// The number of selected cases; `null` if the run did not get that far.
     pub selected: Option<usize>,
     /// The exit status of the runner; `null` while it runs, and if it was cut short.
     pub exit: Option<u8>,
     /// How the virtual machine ended; `null` without one, and while it runs.
     pub guest: Option<Guest>,
-    /// The command that runs a case again on this very kernel, once `--exact NAME` is put behind it.
+    /// The command that runs a case again on this kernel; append `--exact NAME`.
     #[serde(default)]
     pub rerun: String,
     /// The cases that ended, by name.
@@ -53,7 +53,7 @@ pub struct Kernel {
     pub version: Option<String>,
     /// `uname -m`.
     pub arch: Option<String>,
-    /// The distribution's package, where it is known.
+    /// The distribution's package, if known.
     pub package: Option<Package>,
     /// `/proc/sys/kernel/tainted`.
     pub tainted: Tainted,
@@ -81,19 +81,19 @@ pub struct Tainted {
     pub after: Option<u64>,
 }
 
-/// The machine under a kernel.
+/// The machine that a kernel ran on.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Machine {
-    /// What booted the kernel: `virtme-ng` or `QEMU`; `null` where it was running already.
+    /// What booted the kernel: `virtme-ng` or `QEMU`; `null` if it was running already.
     pub engine: Option<String>,
-    /// What ran the guest's instructions: `kvm` or `tcg`; `null` where that is not known.
+    /// What ran the guest's instructions: `kvm` or `tcg`; `null` if unknown.
     pub accelerator: Option<String>,
-    /// How many CPUs are online.
+    /// The number of CPUs that are online.
     pub cpus: Option<usize>,
-    /// How much memory the guest had, in MiB.
+    /// The guest's memory, in MiB.
     pub memory_mib: Option<u64>,
-    /// Whether the CPU is emulated, as the CPU itself says it.
+    /// Whether the CPU says that it is emulated.
     pub emulated: Option<bool>,
 }
 
@@ -109,7 +109,7 @@ pub struct Found {
     pub privileges: Privileges,
 }
 
-/// How a virtual machine ended, beside what the suite itself says.
+/// How a virtual machine ended.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Guest {
@@ -131,7 +131,7 @@ pub struct Guest {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct NoVerdict {
-    /// How far it came: `kernel`, `machine`, `build`, `boot` or `run`.
+    /// The stage that failed: `kernel`, `machine`, `build`, `boot` or `run`.
     pub stage: String,
     /// What happened there.
     pub why: String,
@@ -141,11 +141,11 @@ pub struct NoVerdict {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Fault {
-    /// What kind of thing: `oops`, `warning`, …
+    /// Its kind: `oops`, `warning`, …
     pub fault: String,
     /// The cases that were running.
     pub running: Vec<String>,
-    /// What stood on the console.
+    /// What the console said.
     pub console: Vec<String>,
 }
 
