@@ -10,6 +10,7 @@ use std::process::{Command, ExitCode, ExitStatus, Stdio};
 
 use caps::CapSet;
 use clone3_conformance::abi::Flags;
+use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::disposition::{self, Disposition};
 use clone3_conformance::kit::seccomp::{self, Refusal, Supervisor};
 use clone3_conformance::kit::tracer::{self, Resume};
@@ -21,7 +22,9 @@ use nix::sys::personality::{self, Persona};
 use nix::sys::ptrace::Options;
 use nix::sys::signal::{SigSet, Signal, kill, raise};
 use nix::unistd::Pid;
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags};
+use rustix::io::retry_on_intr;
 use rustix::mount::{
     MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, mount_remount, unmount,
 };
@@ -64,6 +67,7 @@ fn take_steps(row: &Row, from: usize, arguments: &[String]) -> Result<ExitCode> 
                 unshare(CloneFlags::CLONE_NEWPID)?;
                 return Ok(mirror(rest().status()?));
             }
+            Inside::MadeWith(flags) => return make(*flags, || take_steps(row, index + 1, arguments)),
             Inside::UnderSubreaper => return reap_beneath(&mut rest()),
             Inside::ReadLate => return read_late(&mut rest()),
             Inside::Traced(how) => {
@@ -165,6 +169,7 @@ fn take(step: Inside) -> Result<()> {
             fs::remove_dir("/tmp/lost")?;
         }
         Inside::PidNamespace
+        | Inside::MadeWith(_)
         | Inside::UnderSubreaper
         | Inside::ReadLate
         | Inside::Traced(_)
@@ -225,6 +230,22 @@ fn make_read_only() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Creates an auto-reaped child with these flags that takes the remaining steps, and waits for it with its pidfd.
+fn make(flags: Flags, rest: impl FnOnce() -> Result<ExitCode>) -> Result<ExitCode> {
+    let words = |failure: clone3_conformance::check::Failure| failure.message;
+    let becomes_suite = || {
+        if let Err(error) = rest() {
+            eprintln!("environments: {error}");
+        }
+        COULD_NOT.into()
+    };
+    let child = Clone3::new(flags).spawn(becomes_suite).map_err(words)?;
+    let pidfd = child.pidfd().map_err(words)?;
+    // POLLHUP, which tells that the child has been reaped, is always reported.
+    retry_on_intr(|| poll(&mut [PollFd::new(pidfd, PollFlags::empty())], None))?;
+    Ok(mirror(ExitStatus::from_raw(pidfd.recorded_exit_status().map_err(words)?.0)))
 }
 
 /// Becomes a subreaper, and checks that no child but its own is reparented to it.

@@ -1,5 +1,6 @@
 //! The types of which the table's rows consist.
 use caps::Capability;
+use clone3_conformance::abi::Flags;
 use nix::sys::signal::Signal;
 use rustix::process::Resource;
 
@@ -144,6 +145,8 @@ pub enum Inside {
     ReadOnly,
     /// Continues as the first process of a new pid namespace.
     PidNamespace,
+    /// Continues as a child that clone3 creates with these flags, and that its parent cannot wait for with wait(2).
+    MadeWith(Flags),
     /// Continues as the child of a subreaper, to which no orphan may be reparented.
     UnderSubreaper,
     /// Continues as a tracee, whose tracer also traces its descendants.

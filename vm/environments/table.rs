@@ -1,5 +1,6 @@
 //! The table of environments, and of what the suite is expected to do in them.
 use caps::Capability;
+use clone3_conformance::abi::Flags;
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use rustix::process::Resource;
@@ -601,6 +602,8 @@ fn processes() -> Vec<Row> {
             ],
             &[ROOT, CGROUP, NO_USER],
         ),
+        row("autoreaped", "auto-reaped by its parent", vec![MadeWith(Flags::REAPED)], &[]),
+        row("autokilled", "an auto-kill child with no_new_privs", vec![MadeWith(Flags::KILLED_NNP)], &[NNP]),
         row("subreaper", "the child of a subreaper, which must be left no orphan", vec![UnderSubreaper], &[]),
         row("traced", "traced, forks followed (as by gdb)", vec![Traced(Trace::Events)], &[PTRACE, TRACED]),
         row(
