@@ -6,8 +6,8 @@ use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::{Clone3, NOWHERE, lowest_free_fd, park};
 use clone3_conformance::kit::epoll::Watch;
 use clone3_conformance::kit::handles::Handle;
+use clone3_conformance::kit::leaks::{self, Kept, Room};
 use clone3_conformance::kit::process::reap_all;
-use clone3_conformance::kit::remains::{self, Kept, Room};
 use clone3_conformance::kit::tracer::Tracer;
 use clone3_conformance::kit::{
     AutokillChild, Held, Orphan, fdpass, limits, namespace, privilege, sigchld, subject, tracer,
@@ -35,7 +35,7 @@ fn pidfd_keeps_pid_namespace() -> Result {
     child.reap_expecting(Status::exited(0))?;
     // Deferred releases for the child are done once the kernel has done those for later processes, one after the other.
     for _ in 0..3 {
-        let next = remains::spawn_once_there_is_room(&Clone3::fork().with(Flags::CLONE_NEWUSER), || 0)?;
+        let next = leaks::spawn_once_there_is_room(&Clone3::fork().with(Flags::CLONE_NEWUSER), || 0)?;
         next.reap_expecting(Status::exited(0))?;
     }
     let what = "room for a third pid namespace, beside that of another process and that of a pidfd whose process is gone";
@@ -51,7 +51,7 @@ case! {
     source "commit \"clone: add CLONE_AUTOREAP\"; kernel/exit.c release_task(), put_task_struct(); kernel/pid.c put_pid()",
 }
 fn autoreap_leaves_nothing() -> Result {
-    remains::none_of(|| {
+    leaks::none_in(|| {
         for call in [Clone3::new(Flags::REAPED), Clone3::new(Flags::AUTOREAP)] {
             call.spawn(|| 1)?;
             call.spawn(|| {
@@ -74,7 +74,7 @@ case! {
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; fs/pidfs.c pidfs_file_release()",
 }
 fn autokill_leaves_nothing() -> Result {
-    remains::none_of(|| {
+    leaks::none_in(|| {
         let mut closed = AutokillChild::new()?;
         closed.close()?;
         closed.observer().reaped_with(Status::SIGKILLED)?;
@@ -104,7 +104,7 @@ case! {
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; fs/file_table.c __fput(); net/unix/garbage.c; fs/pidfs.c pidfs_fh_to_dentry()",
 }
 fn autokill_references_leave_nothing() -> Result {
-    remains::none_of(|| {
+    leaks::none_in(|| {
         let mut child = AutokillChild::new()?;
         let (here, there) = fdpass::pair()?;
         fdpass::send(&here, child.pidfd()?)?;
@@ -133,7 +133,7 @@ case! {
     source "commit \"clone: add CLONE_AUTOREAP\"; fs/exec.c de_thread(); kernel/exit.c release_task()",
 }
 fn autokill_exec_leaves_nothing() -> Result {
-    remains::none_of(|| {
+    leaks::none_in(|| {
         for exec in [Held::execed, Held::execed_by_thread] {
             let exits = exec(&Clone3::new(Flags::KILLED_NNP), 7)?;
             exits.let_go()?;
@@ -155,7 +155,7 @@ case! {
     source "commit \"clone: add CLONE_AUTOREAP\"; kernel/ptrace.c __ptrace_detach(); kernel/exit.c wait_task_zombie()",
 }
 fn autoreap_ptrace_leaves_nothing() -> Result {
-    remains::none_of(|| {
+    leaks::none_in(|| {
         sigchld::block()?;
         let call = Clone3::new(Flags::REAPED);
         let awaited = Held::exiting_with(&call, 5)?;
@@ -179,7 +179,7 @@ case! {
     source "clone(2): no child process is created on failure; kernel/fork.c copy_process() (bad_fork_…)",
 }
 fn abi_refusal_leaves_nothing() -> Result {
-    remains::none_of(|| {
+    leaks::none_in(|| {
         for flags in [Flags::REAPED, Flags::KILLED, Flags::KILLED_NNP] {
             let call = Clone3::new(flags);
             call.clone().exit_signal(libc::SIGCHLD as u64).refused(Errno::EINVAL)?;
@@ -209,7 +209,7 @@ case! {
     fixed "6.17.13",
 }
 fn pidfd_info_leaves_nothing() -> Result {
-    let left = remains::of(|| {
+    let left = leaks::find(|| {
         subject::each(|call| {
             let child = Held::exiting_with(&call, 6)?;
             ask(child.pidfd()?);

@@ -29,13 +29,13 @@ use crate::wait::Status;
 /// `blocked` if the environment forbids user namespaces or setting their limits, or if the kernel does not clean up after
 /// an ordinary child in time either.
 #[track_caller]
-pub fn none_of(body: impl FnOnce() -> Result) -> Result {
-    of(body)?.map_or(Ok(()), Err)
+pub fn none_in(body: impl FnOnce() -> Result) -> Result {
+    find(body)?.map_or(Ok(()), Err)
 }
 
-/// Like [`none_of`], but returns the failure if something is left.
+/// Like [`none_in`], but returns the failure if something is left.
 #[track_caller]
-pub fn of(body: impl FnOnce() -> Result) -> Result<Option<Failure>> {
+pub fn find(body: impl FnOnce() -> Result) -> Result<Option<Failure>> {
     let patience = sandbox::patience() / 2;
     let Some(kept) = in_child(|| room_after(&with_pidfd(), body, patience))? else { return Ok(None) };
     // The control uses no pidfd at all, so that leftovers of pidfds do not excuse a failure.
