@@ -4,12 +4,15 @@ use clone3_conformance::abi::{Flags, Namespace};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::Clone3;
+use clone3_conformance::kit::disposition::{self, Disposition};
 use clone3_conformance::kit::process::own_pid;
 use clone3_conformance::kit::setuid::credentials_after_exec;
 use clone3_conformance::kit::tracer::{Instruction, follow};
 use clone3_conformance::kit::{Actor, Held, legacy, privilege, setuid, subject, tracer};
 use clone3_conformance::pidfd::Pidfd;
+use clone3_conformance::procfs;
 use nix::errno::Errno;
+use nix::sys::signal::{SigSet, Signal};
 use std::os::fd::AsFd;
 
 const USER: u32 = privilege::ORDINARY;
@@ -118,5 +121,34 @@ fn autoreap_vfork_exec_enters_time_namespace() -> Result {
         child.let_go()?;
         subject::wait_until_gone(&child)?;
         Ok(())
+    })
+}
+
+case! {
+    /// Exec keeps what a process ignores and blocks, and resets what it catches to the default, in an auto-reaped child as in an
+    /// ordinary one.
+    autoreap_exec_resets_caught_signals_only: Must, needs [Autoreap, ExitInfo, Proc],
+    source "execve(2); signal(7), signal dispositions and signal mask; fs/exec.c begin_new_exec() (flush_signal_handlers())",
+}
+fn autoreap_exec_resets_caught_signals_only() -> Result {
+    let (ignored, caught, blocked) = (Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGURG);
+    subject::each(|call| {
+        let child = Held::execed_after(&call, 0, 1, || {
+            disposition::set(ignored, Disposition::Ignored)?;
+            disposition::set(caught, Disposition::Caught)?;
+            Ok(SigSet::from(blocked).thread_block()?)
+        })?;
+        let pid = child.pid().to_string();
+        for (field, signal, expected) in [
+            ("SigIgn", ignored, true),
+            ("SigCgt", caught, false),
+            ("SigIgn", caught, false),
+            ("SigBlk", blocked, true),
+        ] {
+            let what = format!("whether {signal} is in {field} of a child of {call} that has called exec");
+            check::equal(what, procfs::has_signal(&pid, field, signal)?, expected)?;
+        }
+        child.let_go()?;
+        subject::wait_until_gone(&child).map(drop)
     })
 }

@@ -25,6 +25,7 @@ mod endings_elsewhere;
 mod ends_with_leader;
 mod errors;
 mod exec_keeps;
+mod exec_takes;
 mod execed;
 mod fields;
 mod followed;

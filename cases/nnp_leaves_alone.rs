@@ -5,27 +5,22 @@ use std::sync::mpsc;
 use caps::{CapSet, Capability};
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
-use clone3_conformance::check::{self, Context as _, Failure, Result};
+use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::Clone3;
-use clone3_conformance::kit::helper::{Command, HELPERS, Helper};
 use clone3_conformance::kit::privilege::{self, Caps};
 use clone3_conformance::kit::process::{child_reporting, in_child};
-use clone3_conformance::kit::programs::{fd, or_wrong};
 use clone3_conformance::kit::sandboxing::{self, Landlock};
 use clone3_conformance::kit::subject::{Outcome, allowed_as_ever, outcome_with};
-use clone3_conformance::kit::{Channel, Held, setuid, threads};
-use clone3_conformance::linkme::distributed_slice;
+use clone3_conformance::kit::{Held, threads};
 use clone3_conformance::need::Setting;
 use clone3_conformance::version::Version;
 use clone3_conformance::wait::Status;
 use clone3_conformance::{note, procfs};
 use nix::errno::Errno;
-use nix::sys::personality::{self, Persona};
 use nix::sys::ptrace::{self, Options};
 use nix::unistd::{Gid, Pid, Uid};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 use rustix::thread::{CapabilitiesSecureBits, set_no_new_privs};
-use std::os::fd::AsFd;
 
 fn with_nnp() -> Clone3 {
     Clone3::fork().with(Flags::NNP)
@@ -220,58 +215,6 @@ fn nnp_inherits_ring_restrictions() -> Result {
         }
         Ok(())
     })
-}
-
-#[distributed_slice(HELPERS)]
-static KEPT: Helper = Helper { name: "kept", main: |arguments| or_wrong(say_what_is_kept(arguments)) };
-
-/// Whether there is a parent-death signal, and whether ADDR_NO_RANDOMIZE is set.
-type KeptState = (bool, bool);
-
-/// `kept REPORT`: reports on the channel REPORT what is left of the state set before the exec.
-fn say_what_is_kept(arguments: &[String]) -> Result<i32> {
-    let signal = rustix::process::parent_process_death_signal()?.is_some();
-    let fixed = personality::get()?.contains(Persona::ADDR_NO_RANDOMIZE);
-    Channel::<Result<KeptState>>::adopt(fd(arguments, 0)?)?.send(&Ok((signal, fixed)))?;
-    Ok(0)
-}
-
-/// Returns what a child of this call keeps when it execs that program.
-fn kept_by_exec_in(call: &Clone3, program: &impl AsFd) -> Result<KeptState> {
-    let channel = Channel::<Result<KeptState>>::new()?;
-    let command = Command::new("kept", &[])?.with_fd(&channel.sending_end()?);
-    let set = || -> Result {
-        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::USR1))?;
-        personality::set(personality::get()? | Persona::ADDR_NO_RANDOMIZE)?;
-        Ok(())
-    };
-    let child = call.spawn(|| {
-        let failure = set().map_or_else(|failure| failure, |()| command.exec_file(program.as_fd()));
-        i32::from(channel.send(&Err(failure)).is_err())
-    })?;
-    let kept = channel.recv_from(&child)??;
-    child.ends_with(Status::exited(0))?;
-    Ok(kept)
-}
-
-case! {
-    /// An unprivileged CLONE_NNP child that execs a set-user-ID program gains nothing, and so keeps its PR_SET_PDEATHSIG and its
-    /// ADDR_NO_RANDOMIZE. Without the flag it loses both.
-    nnp_setuid_program_takes_nothing: Must, needs [Nnp, Root, NotYetNnp],
-    source "PR_SET_PDEATHSIG(2const); personality(2); fs/exec.c bprm_fill_uid()",
-}
-fn nnp_setuid_program_takes_nothing() -> Result {
-    let program = setuid::file_with_mode(0o4755)?;
-    privilege::become_ordinary_user()?;
-    let what =
-        "whether a parent-death signal and ADDR_NO_RANDOMIZE are kept by exec of a set-user-ID program";
-    let control = kept_by_exec_in(&Clone3::fork(), &program).context("control without CLONE_NNP")?;
-    check::equal(format_args!("control without CLONE_NNP: {what}"), control, (false, false))?;
-    check::equal(
-        format_args!("with CLONE_NNP: {what}"),
-        kept_by_exec_in(&with_nnp(), &program)?,
-        (true, true),
-    )
 }
 
 case! {

@@ -5,7 +5,8 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::is_cloexec;
 use clone3_conformance::kit::pair::Pair;
-use clone3_conformance::kit::{Cgroup, Held, legacy, subject, tracer};
+use clone3_conformance::kit::tracer::Tracer;
+use clone3_conformance::kit::{Cgroup, Held, legacy, sigchld, subject, tracer};
 use clone3_conformance::pidfd::{Pidfd, info};
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
@@ -74,6 +75,35 @@ fn pidfd_info_cgroup_of_thread() -> Result {
         pair.child.clear_away()?;
         leaders.remove()?;
         others.remove()
+    })
+}
+
+case! {
+    /// The cgroup in the exit information is that of the process that has ended, not that of the tracer whose wait released it.
+    pidfd_info_exit_cgroup_not_of_tracer: Must, needs [ExitInfo, Cgroup2, Ptrace],
+    source "include/uapi/linux/pidfd.h (PIDFD_INFO_CGROUPID); fs/pidfs.c pidfs_exit()",
+    since "6.16",
+}
+fn pidfd_info_exit_cgroup_not_of_tracer() -> Result {
+    sigchld::block()?;
+    subject::each(|call| {
+        let group = Cgroup::create(&[])?;
+        let call = call.into_cgroup(group.dir());
+        let child = Held::traceable(&call, 5)?;
+        let tracer = Tracer::of(child.pid())?;
+        child.let_go()?;
+        tracer.reap()?;
+        subject::wait_until_gone(&child)?;
+        // Discards the SIGCHLD of an ordinary child.
+        let _ = sigchld::take();
+        let found = info(child.pidfd()?, InfoMask::EXIT | InfoMask::CGROUPID)?.cgroupid;
+        check::equal(
+            format_args!("cgroupid of a child of {call}, reaped by its tracer"),
+            found,
+            group.id()?,
+        )?;
+        tracer.dismiss()?;
+        group.remove()
     })
 }
 

@@ -113,7 +113,7 @@ case! {
     source "commit \"clone: add CLONE_AUTOREAP\"; kernel/signal.c do_notify_parent() (parent_exec_id)",
 }
 fn autoreap_no_sigchld_after_parent_exec() -> Result {
-    let (event, signal) = end_seen_after_parents_exec(&Clone3::new(Flags::empty()))?;
+    let (event, signal) = end_seen_after_parents_exec(&Clone3::fork(), &Clone3::new(Flags::empty()))?;
     check::equal(
         "control: event of a child that was there before the exec",
         event.map(|event| (event.code, event.status)),
@@ -121,7 +121,7 @@ fn autoreap_no_sigchld_after_parent_exec() -> Result {
     )?;
     check::equal("control: its SIGCHLD", signal, event)?;
 
-    let (event, signal) = end_seen_after_parents_exec(&Clone3::new(Flags::AUTOREAP))?;
+    let (event, signal) = end_seen_after_parents_exec(&Clone3::fork(), &Clone3::new(Flags::AUTOREAP))?;
     check::equal("event of an auto-reaped child, ECHILD being None", event, None)?;
     check::equal("its SIGCHLD", signal, None)
 }

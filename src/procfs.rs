@@ -117,14 +117,17 @@ impl Pending {
     /// Returns where `signal` is pending for a task: a pid, `self` or `thread-self`. See
     /// `proc_pid_status(5)`.
     pub fn of(task: &str, signal: Signal) -> Result<Pending> {
-        let has = |field| -> Result<bool> {
-            let word = status_field(task, field).unwrap_or_default();
-            let mask = u64::from_str_radix(&word, 16);
-            let mask = mask.map_err(|_| Failure::broken(format!("{field} in /proc is {word:?}")))?;
-            Ok(mask & 1 << (signal as i32 - 1) != 0)
-        };
+        let has = |field| has_signal(task, field, signal);
         Ok(Pending { process: has("ShdPnd")?, thread: has("SigPnd")? })
     }
+}
+
+/// Returns whether a line of `/proc/PID/status` that lists signals, like `SigBlk`, has this one.
+pub fn has_signal(task: &str, field: &str, signal: Signal) -> Result<bool> {
+    let word = status_field(task, field).unwrap_or_default();
+    let mask = u64::from_str_radix(&word, 16);
+    let mask = mask.map_err(|_| Failure::broken(format!("{field} in /proc is {word:?}")))?;
+    Ok(mask & 1 << (signal as i32 - 1) != 0)
 }
 
 /// Looks up all `/proc` entries of a process's descriptors, so that the kernel caches them until the process

@@ -92,10 +92,10 @@ fn again(arguments: &[String]) -> Result<i32> {
 /// pending SIGCHLD.
 pub type EndReport = (Option<Event>, Option<Event>);
 
-/// Has a process make a child by `call` and exec `watch-end`; returns how the new program sees the child end.
-pub fn end_seen_after_parents_exec(call: &Clone3) -> Result<EndReport> {
+/// Has a process made by `parent` make a child by `call` and exec `watch-end`; returns how the new program sees the child end.
+pub fn end_seen_after_parents_exec(parent: &Clone3, call: &Clone3) -> Result<EndReport> {
     let (gate, report) = (Gate::new()?, Channel::<Result<EndReport>>::new()?);
-    let parent = Clone3::fork().spawn(|| {
+    let parent = parent.spawn(|| {
         let exec = || {
             sigchld::block()?;
             let child = call.spawn(|| {
@@ -109,7 +109,7 @@ pub fn end_seen_after_parents_exec(call: &Clone3) -> Result<EndReport> {
         i32::from(report.send(&Err(failure)).is_err())
     })?;
     let seen = report.recv_from(&parent)??;
-    parent.reap_expecting(Status::exited(0))?;
+    parent.ends_with(Status::exited(0))?;
     Ok(seen)
 }
 
