@@ -5,7 +5,7 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::process::{child_reporting, in_grandchild};
-use clone3_conformance::kit::{Held, Orphan, sigchld, threads};
+use clone3_conformance::kit::{Held, Orphan, sigchld, subject, threads};
 use clone3_conformance::wait::{self, Event, Status, Who};
 use nix::errno::Errno;
 use nix::poll::PollFlags;
@@ -26,9 +26,11 @@ case! {
     source "commit \"clone: add CLONE_AUTOREAP\"; selftest autoreap_basic",
 }
 fn autoreap_basic() -> Result {
-    control_is_a_zombie(42)?;
-    let child = Clone3::new(Flags::REAPED).spawn(|| 42)?;
-    child.is_gone_with(Status::exited(42))
+    subject::each_reaped(|call| {
+        control_is_a_zombie(42)?;
+        let child = call.spawn(|| 42)?;
+        child.is_gone_with(Status::exited(42))
+    })
 }
 
 case! {
@@ -121,19 +123,21 @@ case! {
     source "commit \"clone: add CLONE_AUTOREAP\"; selftest autoreap_reparent",
 }
 fn autoreap_reparent() -> Result {
-    sigchld::block()?;
-    let control = Orphan::exiting_with(&Clone3::new(Flags::PIDFD), 3)?;
-    control.let_go()?;
-    wait::reap_expecting(control.pid, Status::exited(3))?;
-    sigchld::pending_for(control.pid, libc::CLD_EXITED).context("control")?;
+    subject::each_reaped(|call| {
+        sigchld::block()?;
+        let control = Orphan::exiting_with(&Clone3::new(Flags::PIDFD), 3)?;
+        control.let_go()?;
+        wait::reap_expecting(control.pid, Status::exited(3))?;
+        sigchld::pending_for(control.pid, libc::CLD_EXITED).context("control")?;
 
-    let orphan = Orphan::exiting_with(&Clone3::new(Flags::REAPED), 3)?;
-    orphan.let_go()?;
-    orphan.pidfd.reaped_with(Status::exited(3))?;
-    // A wait without __WALL would find a zombie here, as the exit signal is SIGCHLD by now.
-    wait::no_such_child("waitid of the new parent, after the end", orphan.wait_now())?;
-    wait::no_child(orphan.pid)?;
-    sigchld::none_pending()
+        let orphan = Orphan::exiting_with(&call, 3)?;
+        orphan.let_go()?;
+        orphan.pidfd.reaped_with(Status::exited(3))?;
+        // A wait without __WALL would find a zombie here, as the exit signal is SIGCHLD by now.
+        wait::no_such_child("waitid of the new parent, after the end", orphan.wait_now())?;
+        wait::no_child(orphan.pid)?;
+        sigchld::none_pending()
+    })
 }
 
 case! {
@@ -143,17 +147,19 @@ case! {
     source "selftest autoreap_multithreaded (\"only after all threads have exited\"); kernel/exit.c release_task()",
 }
 fn autoreap_multithreaded() -> Result {
-    let child = threads::leaderless(&Clone3::new(Flags::REAPED), 11, || 22)?;
-    let pidfd = child.pidfd()?;
-    check::equal(
-        "poll on the pidfd while a thread lives",
-        pidfd.poll_now(PollFlags::POLLIN)?,
-        PollFlags::empty(),
-    )?;
-    let alive = wait::waitid(Who::Pid(child.pid()), libc::WEXITED | libc::WNOHANG | libc::__WALL);
-    check::equal("waitid(WNOHANG|__WALL) while a thread lives", alive, Ok(None))?;
-    child.let_go()?;
-    child.is_gone_with(Status::exited(22))
+    subject::each_reaped(|call| {
+        let child = threads::leaderless(&call, 11, || 22)?;
+        let pidfd = child.pidfd()?;
+        check::equal(
+            "poll on the pidfd while a thread lives",
+            pidfd.poll_now(PollFlags::POLLIN)?,
+            PollFlags::empty(),
+        )?;
+        let alive = wait::waitid(Who::Pid(child.pid()), libc::WEXITED | libc::WNOHANG | libc::__WALL);
+        check::equal("waitid(WNOHANG|__WALL) while a thread lives", alive, Ok(None))?;
+        child.let_go()?;
+        child.is_gone_with(Status::exited(22))
+    })
 }
 
 case! {
@@ -163,17 +169,19 @@ case! {
     source "commit \"clone: add CLONE_AUTOREAP\" (\"not inherited\"); selftest autoreap_no_inherit",
 }
 fn autoreap_no_inherit() -> Result {
-    let (child, ()) = child_reporting(&Clone3::new(Flags::REAPED), || {
-        sigchld::block()?;
-        let grandchild = Clone3::fork().spawn(|| 77)?;
-        let pid = grandchild.pid();
-        check::equal("the grandchild", wait::find_zombie(pid)?, Event::exited(pid, 77))?;
-        sigchld::pending_for(pid, libc::CLD_EXITED)?;
-        grandchild.reap_expecting(Status::exited(77))?;
+    subject::each_reaped(|call| {
+        let (child, ()) = child_reporting(&call, || {
+            sigchld::block()?;
+            let grandchild = Clone3::fork().spawn(|| 77)?;
+            let pid = grandchild.pid();
+            check::equal("the grandchild", wait::find_zombie(pid)?, Event::exited(pid, 77))?;
+            sigchld::pending_for(pid, libc::CLD_EXITED)?;
+            grandchild.reap_expecting(Status::exited(77))?;
 
-        let reaped = Clone3::new(Flags::REAPED).spawn(|| 78)?;
-        reaped.pidfd()?.reaped_with(Status::exited(78))?;
-        wait::no_children()
-    })?;
-    child.is_gone_with(Status::exited(0))
+            let reaped = call.spawn(|| 78)?;
+            reaped.pidfd()?.reaped_with(Status::exited(78))?;
+            wait::no_children()
+        })?;
+        child.is_gone_with(Status::exited(0))
+    })
 }

@@ -172,23 +172,25 @@ case! {
     source "clone(2), CLONE_INTO_CGROUP; fs/pidfs.c pidfs_exit(); PIDFD_INFO_CGROUPID",
 }
 fn autoreap_with_into_cgroup() -> Result {
-    let (first, second) = (Cgroup::create(&[])?, Cgroup::create(&[])?);
-    let (first_id, second_id) = (first.id()?, second.id()?);
-    let call = Clone3::new(Flags::REAPED).into_cgroup(first.dir());
-    let (stays, moves) = (Held::exiting_with(&call, CODE)?, Held::exiting_with(&call, CODE)?);
-    let members = format!("{}\n{}\n", stays.pid(), moves.pid());
-    check::equal("cgroup.procs", first.read("cgroup.procs")?, members)?;
-    second.admit(moves.pid())?;
-    check::equal("the child that stays", cgroup_of(&stays)?, first_id)?;
-    check::equal("the child that was moved", cgroup_of(&moves)?, second_id)?;
-    for child in [&stays, &moves] {
-        child.let_go()?;
-        vanishes(child)?;
-    }
-    first.remove()?;
-    second.remove()?;
-    check::equal("the child that stayed, dead and its cgroup removed", cgroup_of(&stays)?, first_id)?;
-    check::equal("the child that was moved, dead and its cgroup removed", cgroup_of(&moves)?, second_id)
+    subject::each_reaped(|reaped| {
+        let (first, second) = (Cgroup::create(&[])?, Cgroup::create(&[])?);
+        let (first_id, second_id) = (first.id()?, second.id()?);
+        let call = reaped.clone().into_cgroup(first.dir());
+        let (stays, moves) = (Held::exiting_with(&call, CODE)?, Held::exiting_with(&call, CODE)?);
+        let members = format!("{}\n{}\n", stays.pid(), moves.pid());
+        check::equal("cgroup.procs", first.read("cgroup.procs")?, members)?;
+        second.admit(moves.pid())?;
+        check::equal("the child that stays", cgroup_of(&stays)?, first_id)?;
+        check::equal("the child that was moved", cgroup_of(&moves)?, second_id)?;
+        for child in [&stays, &moves] {
+            child.let_go()?;
+            vanishes(child)?;
+        }
+        first.remove()?;
+        second.remove()?;
+        check::equal("the child that stayed, dead and its cgroup removed", cgroup_of(&stays)?, first_id)?;
+        check::equal("the child that was moved, dead and its cgroup removed", cgroup_of(&moves)?, second_id)
+    })
 }
 
 /// Returns the cgroup id that PIDFD_GET_INFO reports for a child.
@@ -206,14 +208,16 @@ case! {
     source "clone(2), set_tid; commit \"clone: add CLONE_AUTOREAP\"",
 }
 fn autoreap_with_set_tid() -> Result {
-    const WANTED: i32 = 142;
-    // In its own pid namespace no other process can have taken that pid.
-    namespace::as_init(|| {
-        let call = Clone3::new(Flags::REAPED).set_tid(&[WANTED]);
-        let child = Held::exiting_with(&call, CODE)?;
-        check::equal("the child's pid", child.pid(), WANTED)?;
-        call.refused(Errno::EEXIST)?;
-        child.let_go()?;
-        vanishes(&child)
+    subject::each_reaped(|reaped| {
+        const WANTED: i32 = 142;
+        // In its own pid namespace no other process can have taken that pid.
+        namespace::as_init(|| {
+            let call = reaped.clone().set_tid(&[WANTED]);
+            let child = Held::exiting_with(&call, CODE)?;
+            check::equal("the child's pid", child.pid(), WANTED)?;
+            call.refused(Errno::EEXIST)?;
+            child.let_go()?;
+            vanishes(&child)
+        })
     })
 }

@@ -240,21 +240,23 @@ case! {
     source "commit \"clone: add CLONE_AUTOREAP\" (\"no exit signal is delivered\")",
 }
 fn autoreap_no_sigchld_after_core_dump() -> Result {
-    sigchld::block()?;
-    let server = Server::start()?;
-    while sigchld::take().is_some() {}
-    let crashed = |call: &Clone3| -> Result<Orphan> {
-        let orphan = Orphan::running(call, || Crash::Unmapped.now())?;
-        orphan.let_go()?;
-        server.take_dump_of(&orphan.pidfd)?;
-        Ok(orphan)
-    };
-    let ordinary = crashed(&Clone3::new(Flags::PIDFD))?;
-    wait::reap_expecting(ordinary.pid, Crash::Unmapped.dumped())?;
-    sigchld::pending_for(ordinary.pid, libc::CLD_DUMPED).context("control")?;
-    let child = crashed(&Clone3::new(Flags::REAPED))?;
-    child.pidfd.reaped_with(Crash::Unmapped.dumped())?;
-    sigchld::none_pending()
+    subject::each_reaped(|reaped| {
+        sigchld::block()?;
+        let server = Server::start()?;
+        while sigchld::take().is_some() {}
+        let crashed = |call: &Clone3| -> Result<Orphan> {
+            let orphan = Orphan::running(call, || Crash::Unmapped.now())?;
+            orphan.let_go()?;
+            server.take_dump_of(&orphan.pidfd)?;
+            Ok(orphan)
+        };
+        let ordinary = crashed(&Clone3::new(Flags::PIDFD))?;
+        wait::reap_expecting(ordinary.pid, Crash::Unmapped.dumped())?;
+        sigchld::pending_for(ordinary.pid, libc::CLD_DUMPED).context("control")?;
+        let child = crashed(&reaped)?;
+        child.pidfd.reaped_with(Crash::Unmapped.dumped())?;
+        sigchld::none_pending()
+    })
 }
 
 case! {

@@ -7,7 +7,6 @@ use clone3_conformance::clone3::{Child, Clone3, exit_now, exit_thread, park};
 use clone3_conformance::kit::helper::Command;
 use clone3_conformance::kit::process::child_reporting;
 use clone3_conformance::kit::seccomp::{self, Refusal};
-use clone3_conformance::kit::subject::reaped;
 use clone3_conformance::kit::{Channel, Gate, Handover, namespace, subject, threads, tracer};
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::procfs;
@@ -35,16 +34,18 @@ case! {
     source "commit \"clone: add CLONE_AUTOREAP\"; seccomp(2), SECCOMP_RET_KILL_PROCESS",
 }
 fn autoreap_killed_by_seccomp() -> Result {
-    let ordinary = Clone3::fork().spawn(die_of_a_filter)?;
-    wait::find_zombie(ordinary.pid()).context("control")?;
-    match wait::reap(ordinary.pid())?.term_signal() {
-        Some(libc::SIGSYS) => {}
-        _ => return Err(Failure::blocked("a seccomp filter kills nobody here (CONFIG_SECCOMP_FILTER)")),
-    }
-    let child = reaped().spawn(die_of_a_filter)?;
-    let status = child.pidfd()?.exit_status()?;
-    check::equal("the signal it died of", status.term_signal(), Some(libc::SIGSYS))?;
-    child.is_gone_with(status)
+    subject::each_reaped(|call| {
+        let ordinary = Clone3::fork().spawn(die_of_a_filter)?;
+        wait::find_zombie(ordinary.pid()).context("control")?;
+        match wait::reap(ordinary.pid())?.term_signal() {
+            Some(libc::SIGSYS) => {}
+            _ => return Err(Failure::blocked("a seccomp filter kills nobody here (CONFIG_SECCOMP_FILTER)")),
+        }
+        let child = call.spawn(die_of_a_filter)?;
+        let status = child.pidfd()?.exit_status()?;
+        check::equal("the signal it died of", status.term_signal(), Some(libc::SIGSYS))?;
+        child.is_gone_with(status)
+    })
 }
 
 case! {
@@ -53,12 +54,14 @@ case! {
     source "commit \"clone: add CLONE_AUTOREAP\"; setns(2)",
 }
 fn autoreap_survives_setns() -> Result {
-    let enter_another = namespace::enter_mount_namespace_of_a_child;
-    let (ordinary, ()) = child_reporting(&Clone3::new(Flags::PIDFD), enter_another)?;
-    ordinary.is_a_zombie(0).context("control")?;
-    ordinary.reap_expecting(Status::exited(0))?;
-    let (child, ()) = child_reporting(&reaped(), enter_another)?;
-    child.is_gone_with(Status::exited(0))
+    subject::each_reaped(|call| {
+        let enter_another = namespace::enter_mount_namespace_of_a_child;
+        let (ordinary, ()) = child_reporting(&Clone3::new(Flags::PIDFD), enter_another)?;
+        ordinary.is_a_zombie(0).context("control")?;
+        ordinary.reap_expecting(Status::exited(0))?;
+        let (child, ()) = child_reporting(&call, enter_another)?;
+        child.is_gone_with(Status::exited(0))
+    })
 }
 
 case! {
@@ -175,32 +178,34 @@ case! {
     source "commit \"clone: add CLONE_AUTOREAP\": the kernel reaps, whatever the parent does",
 }
 fn autoreap_by_idle_parent() -> Result {
-    for state in [Parent::Stopped, Parent::HaltedByATracer, Parent::WithoutLeader] {
-        let what = format!("child of a parent that is {state:?}");
-        let ordinary = Family::made(&Clone3::new(Flags::PIDFD), state)?;
-        ordinary.puts_parent(state)?;
-        ordinary.childs_gate.open()?;
-        ordinary.child.wait_exited()?;
-        let polled = ordinary.child.poll_now(PollFlags::POLLIN)?;
-        check::equal(
-            format_args!("control: poll on the pidfd of an ordinary {what}"),
-            polled,
-            PollFlags::POLLIN,
-        )?;
-        ordinary.lets_parent_end(state)?;
-        // The zombie has been reparented to the caller.
-        check::equal(
-            format_args!("control: waitpid(-1, __WALL) by who adopted the zombie of an ordinary {what}"),
-            wait::waitpid(-1, libc::__WALL)?.map(|(_, status)| status),
-            Some(Status::exited(5)),
-        )?;
+    subject::each_reaped(|call| {
+        for state in [Parent::Stopped, Parent::HaltedByATracer, Parent::WithoutLeader] {
+            let what = format!("child of a parent that is {state:?}");
+            let ordinary = Family::made(&Clone3::new(Flags::PIDFD), state)?;
+            ordinary.puts_parent(state)?;
+            ordinary.childs_gate.open()?;
+            ordinary.child.wait_exited()?;
+            let polled = ordinary.child.poll_now(PollFlags::POLLIN)?;
+            check::equal(
+                format_args!("control: poll on the pidfd of an ordinary {what}"),
+                polled,
+                PollFlags::POLLIN,
+            )?;
+            ordinary.lets_parent_end(state)?;
+            // The zombie has been reparented to the caller.
+            check::equal(
+                format_args!("control: waitpid(-1, __WALL) by who adopted the zombie of an ordinary {what}"),
+                wait::waitpid(-1, libc::__WALL)?.map(|(_, status)| status),
+                Some(Status::exited(5)),
+            )?;
 
-        let family = Family::made(&reaped(), state)?;
-        family.puts_parent(state)?;
-        family.childs_gate.open()?;
-        family.child.reaped_with(Status::exited(5)).context(&what)?;
-        family.lets_parent_end(state)?;
-        wait::no_children()?;
-    }
-    Ok(())
+            let family = Family::made(&call, state)?;
+            family.puts_parent(state)?;
+            family.childs_gate.open()?;
+            family.child.reaped_with(Status::exited(5)).context(&what)?;
+            family.lets_parent_end(state)?;
+            wait::no_children()?;
+        }
+        Ok(())
+    })
 }

@@ -117,15 +117,17 @@ case! {
     source "commit \"clone: add CLONE_AUTOREAP\"; pid_namespaces(7), on unshare(2)",
 }
 fn autoreap_injected_into_pid_namespace() -> Result {
-    namespace::unshare_pid()?;
-    let init = Clone3::fork().with(Flags::PIDFD).spawn(park)?;
-    // Each child exits with its pid in that namespace.
-    let own_number = || getpid().as_raw();
-    let ordinary = Clone3::fork().with(Flags::PIDFD).spawn(own_number)?;
-    let zombie = wait::Event::exited(ordinary.pid(), 2);
-    check::equal("control: an ordinary child in there", wait::find_zombie(ordinary.pid())?, zombie)?;
-    ordinary.reap_expecting(Status::exited(2))?;
-    let child = Clone3::new(Flags::REAPED).spawn(own_number)?;
-    child.pidfd()?.gone_with(child.pid(), Status::exited(3))?;
-    init.clear_away()
+    subject::each_reaped(|call| {
+        namespace::unshare_pid()?;
+        let init = Clone3::fork().with(Flags::PIDFD).spawn(park)?;
+        // Each child exits with its pid in that namespace.
+        let own_number = || getpid().as_raw();
+        let ordinary = Clone3::fork().with(Flags::PIDFD).spawn(own_number)?;
+        let zombie = wait::Event::exited(ordinary.pid(), 2);
+        check::equal("control: an ordinary child in there", wait::find_zombie(ordinary.pid())?, zombie)?;
+        ordinary.reap_expecting(Status::exited(2))?;
+        let child = call.spawn(own_number)?;
+        child.pidfd()?.gone_with(child.pid(), Status::exited(3))?;
+        init.clear_away()
+    })
 }

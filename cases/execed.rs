@@ -28,22 +28,24 @@ case! {
     source "wait(2), __WCLONE; kernel/exit.c eligible_child(); commit \"clone: add CLONE_AUTOREAP\"",
 }
 fn autoreap_clone_child_until_exec() -> Result {
-    for call in [Clone3::new(Flags::PIDFD), Clone3::new(Flags::REAPED)] {
-        let child = Held::exiting_with(&call, 0)?;
-        is_clone_child(child.pid(), true, &format!("a child of {call}"))?;
-        child.into_child().clear_away()?;
-        let child = Held::execed(&call, 0)?;
-        is_clone_child(child.pid(), false, &format!("a child of {call} that called exec"))?;
-        child.into_child().clear_away()?;
-        let orphan = Orphan::running(&call, park)?;
-        is_clone_child(orphan.pid, false, &format!("an adopted child of {call}"))?;
-        kill(Pid::from_raw(orphan.pid), Signal::SIGKILL)?;
-        if !call.flags().contains(Flags::AUTOREAP) {
-            wait::reap(orphan.pid)?;
+    subject::each_reaped(|reaped| {
+        for call in [Clone3::new(Flags::PIDFD), reaped.clone()] {
+            let child = Held::exiting_with(&call, 0)?;
+            is_clone_child(child.pid(), true, &format!("a child of {call}"))?;
+            child.into_child().clear_away()?;
+            let child = Held::execed(&call, 0)?;
+            is_clone_child(child.pid(), false, &format!("a child of {call} that called exec"))?;
+            child.into_child().clear_away()?;
+            let orphan = Orphan::running(&call, park)?;
+            is_clone_child(orphan.pid, false, &format!("an adopted child of {call}"))?;
+            kill(Pid::from_raw(orphan.pid), Signal::SIGKILL)?;
+            if !call.flags().contains(Flags::AUTOREAP) {
+                wait::reap(orphan.pid)?;
+            }
+            orphan.pidfd.wait_reaped()?;
         }
-        orphan.pidfd.wait_reaped()?;
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 /// Checks that the stop and the continuation of this child each send a SIGCHLD.

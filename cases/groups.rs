@@ -39,17 +39,19 @@ case! {
     source "kill(2); kernel/signal.c __kill_pgrp_info()",
 }
 fn autoreap_reached_by_kill_of_group() -> Result {
-    let (ordinary, reaped) = (Clone3::fork(), Clone3::new(Flags::REAPED));
-    let leader = member(&ordinary, OWN)?;
-    let child = member(&reaped, Pid::from_raw(leader.pid()))?;
-    check::succeeds("kill(-PGID, SIGTERM)", kill(Pid::from_raw(-leader.pid()), Signal::SIGTERM))?;
-    are_killed(leader, &child).context("after kill(-PGID, SIGTERM)")?;
-    in_child(|| {
-        setpgid(OWN, OWN)?;
-        disposition::set(Signal::SIGTERM, Disposition::Ignored)?;
-        let (other, child) = (member(&ordinary, getpgrp())?, member(&reaped, getpgrp())?);
-        check::succeeds("kill(0, SIGTERM)", kill(OWN, Signal::SIGTERM))?;
-        are_killed(other, &child).context("after kill(0, SIGTERM)")
+    subject::each_reaped(|call| {
+        let (ordinary, reaped) = (Clone3::fork(), call.clone());
+        let leader = member(&ordinary, OWN)?;
+        let child = member(&reaped, Pid::from_raw(leader.pid()))?;
+        check::succeeds("kill(-PGID, SIGTERM)", kill(Pid::from_raw(-leader.pid()), Signal::SIGTERM))?;
+        are_killed(leader, &child).context("after kill(-PGID, SIGTERM)")?;
+        in_child(|| {
+            setpgid(OWN, OWN)?;
+            disposition::set(Signal::SIGTERM, Disposition::Ignored)?;
+            let (other, child) = (member(&ordinary, getpgrp())?, member(&reaped, getpgrp())?);
+            check::succeeds("kill(0, SIGTERM)", kill(OWN, Signal::SIGTERM))?;
+            are_killed(other, &child).context("after kill(0, SIGTERM)")
+        })
     })
 }
 
@@ -78,19 +80,21 @@ case! {
     source "pidfd_send_signal(2), PIDFD_SIGNAL_PROCESS_GROUP; kernel/signal.c __kill_pgrp_info()",
 }
 fn autoreap_reached_by_pidfd_signal_to_group() -> Result {
-    let (ordinary, reaped) = (Clone3::fork().with(Flags::PIDFD), Clone3::new(Flags::REAPED));
-    for (leads, follows) in [(&ordinary, &reaped), (&reaped, &ordinary)] {
-        let leader = member(leads, OWN)?;
-        let other = member(follows, Pid::from_raw(leader.pid()))?;
-        let what = "pidfd_send_signal(SIGTERM, PIDFD_SIGNAL_PROCESS_GROUP)";
-        check::succeeds(
-            what,
-            leader.pidfd()?.send_signal_to(Signal::SIGTERM, libc::PIDFD_SIGNAL_PROCESS_GROUP),
-        )?;
-        let (killed, vanished) = if leader.reaps_itself() { (other, leader) } else { (leader, other) };
-        are_killed(killed, &vanished).context(format_args!("after {what}, led by a child of {leads}"))?;
-    }
-    Ok(())
+    subject::each_reaped(|call| {
+        let (ordinary, reaped) = (Clone3::fork().with(Flags::PIDFD), call.clone());
+        for (leads, follows) in [(&ordinary, &reaped), (&reaped, &ordinary)] {
+            let leader = member(leads, OWN)?;
+            let other = member(follows, Pid::from_raw(leader.pid()))?;
+            let what = "pidfd_send_signal(SIGTERM, PIDFD_SIGNAL_PROCESS_GROUP)";
+            check::succeeds(
+                what,
+                leader.pidfd()?.send_signal_to(Signal::SIGTERM, libc::PIDFD_SIGNAL_PROCESS_GROUP),
+            )?;
+            let (killed, vanished) = if leader.reaps_itself() { (other, leader) } else { (leader, other) };
+            are_killed(killed, &vanished).context(format_args!("after {what}, led by a child of {leads}"))?;
+        }
+        Ok(())
+    })
 }
 
 case! {

@@ -8,7 +8,7 @@ use clone3_conformance::kit::disposition::Disposition;
 use clone3_conformance::kit::helper::Command;
 use clone3_conformance::kit::process::{child_reporting, in_child, in_grandchild, reap_all};
 use clone3_conformance::kit::programs::{CloneParentReport, try_clone_parent};
-use clone3_conformance::kit::subject::reaped;
+use clone3_conformance::kit::subject::{self, reaped};
 use clone3_conformance::kit::{Channel, Held, Orphan, disposition, legacy, privilege, sigchld, threads};
 use clone3_conformance::procfs::Stat;
 use clone3_conformance::wait::{self, Event, Status};
@@ -43,15 +43,17 @@ case! {
     source "kernel/fork.c copy_process(); LKML, Oleg Nesterov 2026-02-28, Christian Brauner 2026-03-02",
 }
 fn autoreap_caller_clone_parent_rejected() -> Result {
-    let control = in_grandchild(try_clone_parent)?;
-    all_ended("an ordinary process", &control, 0)?;
-    let (child, report) = child_reporting(&reaped(), try_clone_parent)?;
-    all_ended("an auto-reaped process", &report, libc::EINVAL)?;
-    child.pidfd()?.reaped_with(Status::exited(0))?;
-    let in_a_thread = || threads::in_a_thread(try_clone_parent);
-    let (child, report) = child_reporting(&reaped(), in_a_thread)?;
-    all_ended("another thread of an auto-reaped process", &report, libc::EINVAL)?;
-    child.pidfd()?.reaped_with(Status::exited(0))
+    subject::each_reaped(|call| {
+        let control = in_grandchild(try_clone_parent)?;
+        all_ended("an ordinary process", &control, 0)?;
+        let (child, report) = child_reporting(&call, try_clone_parent)?;
+        all_ended("an auto-reaped process", &report, libc::EINVAL)?;
+        child.pidfd()?.reaped_with(Status::exited(0))?;
+        let in_a_thread = || threads::in_a_thread(try_clone_parent);
+        let (child, report) = child_reporting(&call, in_a_thread)?;
+        all_ended("another thread of an auto-reaped process", &report, libc::EINVAL)?;
+        child.pidfd()?.reaped_with(Status::exited(0))
+    })
 }
 
 /// Has a process made by `call` try CLONE_PARENT after its parent has died; the children that it creates are the caller's.
@@ -70,13 +72,15 @@ case! {
     source "kernel/fork.c copy_process(); LKML, Oleg Nesterov 2026-02-28, Christian Brauner 2026-03-02",
 }
 fn autoreap_caller_clone_parent_rejected_after_reparent() -> Result {
-    let (_, control) = try_as_orphan(&Clone3::new(Flags::PIDFD))?;
-    reap_all()?;
-    all_ended("an ordinary orphan", &control, 0)?;
-    let (orphan, report) = try_as_orphan(&reaped())?;
-    all_ended("an auto-reaped orphan", &report, libc::EINVAL)?;
-    orphan.pidfd.reaped_with(Status::exited(0))?;
-    wait::no_children()
+    subject::each_reaped(|call| {
+        let (_, control) = try_as_orphan(&Clone3::new(Flags::PIDFD))?;
+        reap_all()?;
+        all_ended("an ordinary orphan", &control, 0)?;
+        let (orphan, report) = try_as_orphan(&call)?;
+        all_ended("an auto-reaped orphan", &report, libc::EINVAL)?;
+        orphan.pidfd.reaped_with(Status::exited(0))?;
+        wait::no_children()
+    })
 }
 
 case! {
@@ -86,15 +90,17 @@ case! {
     source "kernel/fork.c copy_process(); LKML, Oleg Nesterov 2026-02-28, Christian Brauner 2026-03-02",
 }
 fn autoreap_caller_clone_parent_rejected_after_exec() -> Result {
-    let control = in_child(|| {
-        let (_, report) = try_after_exec(&Clone3::fork())?;
-        reap_all()?;
-        Ok(report)
-    })?;
-    all_ended("an ordinary process after its exec", &control, 0)?;
-    let (child, report) = try_after_exec(&reaped())?;
-    all_ended("an auto-reaped process after its exec", &report, libc::EINVAL)?;
-    child.pidfd()?.reaped_with(Status::exited(0))
+    subject::each_reaped(|call| {
+        let control = in_child(|| {
+            let (_, report) = try_after_exec(&Clone3::fork())?;
+            reap_all()?;
+            Ok(report)
+        })?;
+        all_ended("an ordinary process after its exec", &control, 0)?;
+        let (child, report) = try_after_exec(&call)?;
+        all_ended("an auto-reaped process after its exec", &report, libc::EINVAL)?;
+        child.pidfd()?.reaped_with(Status::exited(0))
+    })
 }
 
 case! {
@@ -103,15 +109,17 @@ case! {
     source "commit \"clone: add CLONE_AUTOREAP\" (\"not inherited\")",
 }
 fn autoreap_child_of_autoreap_may_clone_parent() -> Result {
-    let (child, report) = child_reporting(&reaped(), || {
-        let own = try_clone_parent()?;
-        let of_child = in_child(try_clone_parent)?;
-        reap_all()?;
-        Ok((own, of_child))
-    })?;
-    all_ended("an auto-reaped process, the control", &report.0, libc::EINVAL)?;
-    all_ended("an ordinary child of an auto-reaped process", &report.1, 0)?;
-    child.pidfd()?.reaped_with(Status::exited(0))
+    subject::each_reaped(|call| {
+        let (child, report) = child_reporting(&call, || {
+            let own = try_clone_parent()?;
+            let of_child = in_child(try_clone_parent)?;
+            reap_all()?;
+            Ok((own, of_child))
+        })?;
+        all_ended("an auto-reaped process, the control", &report.0, libc::EINVAL)?;
+        all_ended("an ordinary child of an auto-reaped process", &report.1, 0)?;
+        child.pidfd()?.reaped_with(Status::exited(0))
+    })
 }
 
 case! {
@@ -121,18 +129,20 @@ case! {
     source "commit \"clone: add CLONE_AUTOREAP\" (\"not inherited\"); clone(2), CLONE_PARENT",
 }
 fn autoreap_not_inherited_by_clone_parent() -> Result {
-    let (child, ()) = child_reporting(&reaped(), || {
-        let (between, made) =
-            child_reporting(&Clone3::fork(), || Ok(Clone3::new(Flags::CLONE_PARENT).spawn(|| 8)?.pid()))?;
-        between.reap_expecting(Status::exited(0))?;
-        check::equal(
-            "the child that was made with CLONE_PARENT, ended",
-            wait::find_zombie(made)?,
-            Event::exited(made, 8),
-        )?;
-        wait::reap_expecting(made, Status::exited(8))
-    })?;
-    child.is_gone_with(Status::exited(0))
+    subject::each_reaped(|call| {
+        let (child, ()) = child_reporting(&call, || {
+            let (between, made) =
+                child_reporting(&Clone3::fork(), || Ok(Clone3::new(Flags::CLONE_PARENT).spawn(|| 8)?.pid()))?;
+            between.reap_expecting(Status::exited(0))?;
+            check::equal(
+                "the child that was made with CLONE_PARENT, ended",
+                wait::find_zombie(made)?,
+                Event::exited(made, 8),
+            )?;
+            wait::reap_expecting(made, Status::exited(8))
+        })?;
+        child.is_gone_with(Status::exited(0))
+    })
 }
 
 /// Creates a child that exits with 77, and returns its pid.
@@ -145,30 +155,36 @@ case! {
     source "commit \"clone: add CLONE_AUTOREAP\" (\"not inherited\")",
 }
 fn autoreap_no_inherit_fork() -> Result {
-    let (child, ()) = child_reporting(&reaped(), || {
-        sigchld::block()?;
-        let ways: [(&str, Maker, bool); 4] = [
-            ("fork", || legacy::fork(77), true),
-            ("vfork", || legacy::vfork(77), true),
-            ("clone3", || Ok(Clone3::fork().try_spawn(|| 77)?.pid()), true),
-            ("clone3 with exit_signal 0", || Ok(Clone3::new(Flags::empty()).try_spawn(|| 77)?.pid()), false),
-        ];
-        for (way, make, announced) in ways {
-            let pid = check::succeeds(way, make())?;
-            let zombie = wait::find_zombie(pid)?;
-            check::equal(format_args!("what {way} made"), zombie, Event::exited(pid, 77))?;
-            let state = Stat::of(pid).map(|stat| stat.state);
-            check::equal(format_args!("state of what {way} made"), state, Some('Z'))?;
-            if announced {
-                sigchld::pending_for(pid, libc::CLD_EXITED)?;
+    subject::each_reaped(|call| {
+        let (child, ()) = child_reporting(&call, || {
+            sigchld::block()?;
+            let ways: [(&str, Maker, bool); 4] = [
+                ("fork", || legacy::fork(77), true),
+                ("vfork", || legacy::vfork(77), true),
+                ("clone3", || Ok(Clone3::fork().try_spawn(|| 77)?.pid()), true),
+                (
+                    "clone3 with exit_signal 0",
+                    || Ok(Clone3::new(Flags::empty()).try_spawn(|| 77)?.pid()),
+                    false,
+                ),
+            ];
+            for (way, make, announced) in ways {
+                let pid = check::succeeds(way, make())?;
+                let zombie = wait::find_zombie(pid)?;
+                check::equal(format_args!("what {way} made"), zombie, Event::exited(pid, 77))?;
+                let state = Stat::of(pid).map(|stat| stat.state);
+                check::equal(format_args!("state of what {way} made"), state, Some('Z'))?;
+                if announced {
+                    sigchld::pending_for(pid, libc::CLD_EXITED)?;
+                }
+                wait::reap_expecting(pid, Status::exited(77))?;
             }
-            wait::reap_expecting(pid, Status::exited(77))?;
-        }
-        let own = reaped().spawn(|| 77)?;
-        own.is_gone_with(Status::exited(77))?;
-        sigchld::none_pending()
-    })?;
-    child.pidfd()?.reaped_with(Status::exited(0))
+            let own = call.spawn(|| 77)?;
+            own.is_gone_with(Status::exited(77))?;
+            sigchld::none_pending()
+        })?;
+        child.pidfd()?.reaped_with(Status::exited(0))
+    })
 }
 
 case! {
@@ -177,11 +193,13 @@ case! {
     source "commit \"clone: add CLONE_AUTOREAP\" (each such child must be created explicitly)",
 }
 fn autoreap_nested() -> Result {
-    let (child, ()) = child_reporting(&reaped(), || {
-        let inner = reaped().spawn(|| 9)?;
-        inner.is_gone_with(Status::exited(9))
-    })?;
-    child.is_gone_with(Status::exited(0))
+    subject::each_reaped(|call| {
+        let (child, ()) = child_reporting(&call, || {
+            let inner = call.spawn(|| 9)?;
+            inner.is_gone_with(Status::exited(9))
+        })?;
+        child.is_gone_with(Status::exited(0))
+    })
 }
 
 case! {
@@ -190,15 +208,17 @@ case! {
     source "kernel/exit.c forget_original_parent(); PR_SET_CHILD_SUBREAPER(2const)",
 }
 fn autoreap_orphaned_zombies_still_reparent() -> Result {
-    let (child, orphan) = child_reporting(&reaped(), || {
-        let zombie = Clone3::fork().spawn(|| 55)?;
-        wait::find_zombie(zombie.pid())?;
-        Ok(zombie.pid())
-    })?;
-    child.pidfd()?.reaped_with(Status::exited(0))?;
-    check::equal("the orphan", wait::find_zombie(orphan)?, Event::exited(orphan, 55))?;
-    wait::reap_expecting(orphan, Status::exited(55))?;
-    wait::no_children()
+    subject::each_reaped(|call| {
+        let (child, orphan) = child_reporting(&call, || {
+            let zombie = Clone3::fork().spawn(|| 55)?;
+            wait::find_zombie(zombie.pid())?;
+            Ok(zombie.pid())
+        })?;
+        child.pidfd()?.reaped_with(Status::exited(0))?;
+        check::equal("the orphan", wait::find_zombie(orphan)?, Event::exited(orphan, 55))?;
+        wait::reap_expecting(orphan, Status::exited(55))?;
+        wait::no_children()
+    })
 }
 
 /// A change that a process makes to itself, with its name.

@@ -51,19 +51,21 @@ case! {
     source "commit \"clone: add CLONE_AUTOREAP\"; kernel/exit.c release_task(), put_task_struct(); kernel/pid.c put_pid()",
 }
 fn autoreap_leaves_nothing() -> Result {
-    leaks::none_in(|| {
-        for call in [Clone3::new(Flags::REAPED), Clone3::new(Flags::AUTOREAP)] {
-            call.spawn(|| 1)?;
-            call.spawn(|| {
-                std::thread::spawn(park);
-                2
-            })?;
-            call.spawn(park)?.kill(Signal::SIGKILL)?;
-            reap_all()?;
-        }
-        let orphan = Orphan::exiting_with(&Clone3::new(Flags::REAPED), 3)?;
-        orphan.let_go()?;
-        orphan.pidfd.reaped_with(Status::exited(3))
+    subject::each_reaped(|reaped| {
+        leaks::none_in(|| {
+            for call in [reaped.clone(), Clone3::new(Flags::AUTOREAP)] {
+                call.spawn(|| 1)?;
+                call.spawn(|| {
+                    std::thread::spawn(park);
+                    2
+                })?;
+                call.spawn(park)?.kill(Signal::SIGKILL)?;
+                reap_all()?;
+            }
+            let orphan = Orphan::exiting_with(&reaped, 3)?;
+            orphan.let_go()?;
+            orphan.pidfd.reaped_with(Status::exited(3))
+        })
     })
 }
 
@@ -155,21 +157,23 @@ case! {
     source "commit \"clone: add CLONE_AUTOREAP\"; kernel/ptrace.c __ptrace_detach(); kernel/exit.c wait_task_zombie()",
 }
 fn autoreap_ptrace_leaves_nothing() -> Result {
-    leaks::none_in(|| {
-        sigchld::block()?;
-        let call = Clone3::new(Flags::REAPED);
-        let awaited = Held::exiting_with(&call, 5)?;
-        tracer::seize(awaited.pid(), Options::empty())?;
-        awaited.let_go()?;
-        wait::reap_expecting(awaited.pid(), Status::exited(5))?;
-        awaited.pidfd()?.reaped_with(Status::exited(5))?;
+    subject::each_reaped(|reaped| {
+        leaks::none_in(|| {
+            sigchld::block()?;
+            let call = reaped.clone();
+            let awaited = Held::exiting_with(&call, 5)?;
+            tracer::seize(awaited.pid(), Options::empty())?;
+            awaited.let_go()?;
+            wait::reap_expecting(awaited.pid(), Status::exited(5))?;
+            awaited.pidfd()?.reaped_with(Status::exited(5))?;
 
-        let abandoned = Held::exiting_with(&call, 6)?;
-        let tracer = Tracer::of(abandoned.pid())?;
-        abandoned.let_go()?;
-        tracer.find_zombie()?;
-        tracer.dismiss()?;
-        abandoned.pidfd()?.reaped_with(Status::exited(6))
+            let abandoned = Held::exiting_with(&call, 6)?;
+            let tracer = Tracer::of(abandoned.pid())?;
+            abandoned.let_go()?;
+            tracer.find_zombie()?;
+            tracer.dismiss()?;
+            abandoned.pidfd()?.reaped_with(Status::exited(6))
+        })
     })
 }
 

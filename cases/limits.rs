@@ -53,16 +53,18 @@ case! {
     source "commit \"clone: add CLONE_AUTOREAP\" (never a zombie); kernel/cgroup/pids.c pids_release()",
 }
 fn autoreap_releases_cgroup() -> Result {
-    let group = Cgroup::create(&["pids"])?;
-    let zombie = leaves_zombie().into_cgroup(group.dir()).spawn(|| 0)?;
-    let charge = charge_of(&group, &zombie, |child| wait::find_zombie(child.pid()).map(drop))?;
-    check::equal("control: pids.current with a zombie", &charge[..], "1")?;
-    wait::reap(zombie.pid())?;
+    subject::each_reaped(|call| {
+        let group = Cgroup::create(&["pids"])?;
+        let zombie = leaves_zombie().into_cgroup(group.dir()).spawn(|| 0)?;
+        let charge = charge_of(&group, &zombie, |child| wait::find_zombie(child.pid()).map(drop))?;
+        check::equal("control: pids.current with a zombie", &charge[..], "1")?;
+        wait::reap(zombie.pid())?;
 
-    let child = reaped().into_cgroup(group.dir()).spawn(|| 0)?;
-    let charge = charge_of(&group, &child, |child| child.pidfd()?.wait_reaped())?;
-    check::equal("pids.current after an auto-reaped child", &charge[..], "0")?;
-    group.remove()
+        let child = call.clone().into_cgroup(group.dir()).spawn(|| 0)?;
+        let charge = charge_of(&group, &child, |child| child.pidfd()?.wait_reaped())?;
+        check::equal("pids.current after an auto-reaped child", &charge[..], "0")?;
+        group.remove()
+    })
 }
 
 case! {
@@ -72,35 +74,37 @@ case! {
     source "commit \"clone: add CLONE_AUTOREAP\" (never a zombie); kernel/pid.c free_pid()",
 }
 fn autoreap_pid_reusable() -> Result {
-    let zombie = leaves_zombie().spawn(|| 0)?;
-    wait::find_zombie(zombie.pid())?;
-    leaves_zombie().set_tid(&[zombie.pid()]).refused(Errno::EEXIST)?;
-    wait::reap(zombie.pid())?;
+    subject::each_reaped(|call| {
+        let zombie = leaves_zombie().spawn(|| 0)?;
+        wait::find_zombie(zombie.pid())?;
+        leaves_zombie().set_tid(&[zombie.pid()]).refused(Errno::EEXIST)?;
+        wait::reap(zombie.pid())?;
 
-    let old = reaped().spawn(|| 42)?;
-    let pidfd = old.pidfd()?;
-    pidfd.reaped_with(Status::exited(42))?;
-    let gate = Gate::new()?;
-    let new = spawn_once_free(&reaped().set_tid(&[old.pid()]), || {
-        gate.wait();
-        7
-    })?;
-    check::equal("the pid that set_tid asked for", new.pid(), old.pid())?;
-    check::refused("pidfd_send_signal(0) on the old pidfd", pidfd.send_raw_signal(0), Errno::ESRCH)?;
-    check::equal(
-        "poll on the old pidfd",
-        pidfd.poll_now(PollFlags::POLLIN)?,
-        PollFlags::POLLIN | PollFlags::POLLHUP,
-    )?;
-    let info = check::succeeds("PIDFD_GET_INFO(EXIT) on the old pidfd", pidfd.info(InfoMask::EXIT))?;
-    check::equal(
-        "exit_code in PIDFD_GET_INFO(EXIT) on the old pidfd",
-        Status(info.exit_code),
-        Status::exited(42),
-    )?;
-    check::equal("poll on the new pidfd", new.pidfd()?.poll_now(PollFlags::POLLIN)?, PollFlags::empty())?;
-    gate.open()?;
-    new.pidfd()?.reaped_with(Status::exited(7))
+        let old = call.spawn(|| 42)?;
+        let pidfd = old.pidfd()?;
+        pidfd.reaped_with(Status::exited(42))?;
+        let gate = Gate::new()?;
+        let new = spawn_once_free(&call.clone().set_tid(&[old.pid()]), || {
+            gate.wait();
+            7
+        })?;
+        check::equal("the pid that set_tid asked for", new.pid(), old.pid())?;
+        check::refused("pidfd_send_signal(0) on the old pidfd", pidfd.send_raw_signal(0), Errno::ESRCH)?;
+        check::equal(
+            "poll on the old pidfd",
+            pidfd.poll_now(PollFlags::POLLIN)?,
+            PollFlags::POLLIN | PollFlags::POLLHUP,
+        )?;
+        let info = check::succeeds("PIDFD_GET_INFO(EXIT) on the old pidfd", pidfd.info(InfoMask::EXIT))?;
+        check::equal(
+            "exit_code in PIDFD_GET_INFO(EXIT) on the old pidfd",
+            Status(info.exit_code),
+            Status::exited(42),
+        )?;
+        check::equal("poll on the new pidfd", new.pidfd()?.poll_now(PollFlags::POLLIN)?, PollFlags::empty())?;
+        gate.open()?;
+        new.pidfd()?.reaped_with(Status::exited(7))
+    })
 }
 
 fn exit_signal_of(pid: i32) -> Result<Option<Signal>> {
@@ -115,25 +119,27 @@ case! {
     source "fs/exec.c de_thread(); kernel/exit.c reparent_leader(); proc_pid_stat(5)",
 }
 fn autoreap_exit_signal_field() -> Result {
-    let ordinary = Held::exiting_with(&Clone3::fork(), 0)?;
-    check::equal(
-        "control: exit signal in /proc/PID/stat of an ordinary child",
-        exit_signal_of(ordinary.pid())?,
-        Some(Signal::SIGCHLD),
-    )?;
-    ordinary.into_child().clear_away()?;
+    subject::each_reaped(|call| {
+        let ordinary = Held::exiting_with(&Clone3::fork(), 0)?;
+        check::equal(
+            "control: exit signal in /proc/PID/stat of an ordinary child",
+            exit_signal_of(ordinary.pid())?,
+            Some(Signal::SIGCHLD),
+        )?;
+        ordinary.into_child().clear_away()?;
 
-    let field = |when| format!("exit signal in /proc/PID/stat of an auto-reaped child {when}");
-    let born = Held::exiting_with(&reaped(), 0)?;
-    check::equal(field("at its birth"), exit_signal_of(born.pid())?, None)?;
-    born.into_child().clear_away()?;
-    let execed = Held::execed(&reaped(), 0)?;
-    check::equal(field("after its exec"), exit_signal_of(execed.pid())?, Some(Signal::SIGCHLD))?;
-    execed.into_child().clear_away()?;
-    let orphan = Orphan::exiting_with(&reaped(), 0)?;
-    check::equal(field("after it was reparented"), exit_signal_of(orphan.pid)?, Some(Signal::SIGCHLD))?;
-    orphan.let_go()?;
-    orphan.pidfd.wait_reaped()
+        let field = |when| format!("exit signal in /proc/PID/stat of an auto-reaped child {when}");
+        let born = Held::exiting_with(&call, 0)?;
+        check::equal(field("at its birth"), exit_signal_of(born.pid())?, None)?;
+        born.into_child().clear_away()?;
+        let execed = Held::execed(&call, 0)?;
+        check::equal(field("after its exec"), exit_signal_of(execed.pid())?, Some(Signal::SIGCHLD))?;
+        execed.into_child().clear_away()?;
+        let orphan = Orphan::exiting_with(&call, 0)?;
+        check::equal(field("after it was reparented"), exit_signal_of(orphan.pid)?, Some(Signal::SIGCHLD))?;
+        orphan.let_go()?;
+        orphan.pidfd.wait_reaped()
+    })
 }
 
 case! {
@@ -321,27 +327,29 @@ case! {
     source "sysinfo(2); kernel/exit.c __unhash_process()",
 }
 fn autoreap_leaves_counts() -> Result {
-    let (ordinary, reaped) = (Clone3::fork().with(Flags::PIDFD), reaped());
-    let left = left_in_counts(&reaped)?;
-    if is_much(left) && is_much(left_in_counts(&ordinary)?) {
-        return Err(Failure::blocked("too much else begins or ends on this machine meanwhile"));
-    }
-    check::holds(
-        !is_much(left),
-        format_args!(
-            "growth of the counts by {MANY} auto-reaped children that have ended: expected about 0, got {left:?}"
-        ),
-    )?;
-    if !living_are_counted(&ordinary)? {
-        return Err(Failure::blocked(
-            "ordinary living children are not seen in the counts: too much else ends meanwhile",
-        ));
-    }
-    check::holds(
-        living_are_counted(&reaped)?,
-        format_args!(
-            "{} living auto-reaped children are not seen in the counts, where ordinary ones are",
-            MANY / 2
-        ),
-    )
+    subject::each_reaped(|call| {
+        let (ordinary, reaped) = (Clone3::fork().with(Flags::PIDFD), call.clone());
+        let left = left_in_counts(&reaped)?;
+        if is_much(left) && is_much(left_in_counts(&ordinary)?) {
+            return Err(Failure::blocked("too much else begins or ends on this machine meanwhile"));
+        }
+        check::holds(
+            !is_much(left),
+            format_args!(
+                "growth of the counts by {MANY} auto-reaped children that have ended: expected about 0, got {left:?}"
+            ),
+        )?;
+        if !living_are_counted(&ordinary)? {
+            return Err(Failure::blocked(
+                "ordinary living children are not seen in the counts: too much else ends meanwhile",
+            ));
+        }
+        check::holds(
+            living_are_counted(&reaped)?,
+            format_args!(
+                "{} living auto-reaped children are not seen in the counts, where ordinary ones are",
+                MANY / 2
+            ),
+        )
+    })
 }

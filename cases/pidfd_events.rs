@@ -8,7 +8,7 @@ use clone3_conformance::kit::epoll::Watch;
 use clone3_conformance::kit::filtered_calls::{NO_SUCH_PID, is_filtered, no_pidfd};
 use clone3_conformance::kit::process::{sched_getscheduler, states_until_reaped, tgkill_nothing};
 use clone3_conformance::kit::processors::{Lookout, stay_on};
-use clone3_conformance::kit::subject::reaped;
+use clone3_conformance::kit::subject::{self, reaped};
 use clone3_conformance::kit::{Echo, Held, threads};
 use clone3_conformance::need::rounds;
 use clone3_conformance::pidfd::Pidfd;
@@ -56,27 +56,34 @@ case! {
     source "commit \"clone: add CLONE_AUTOREAP\"; kernel/exit.c release_task()",
 }
 fn autoreap_pid_really_gone() -> Result {
-    let child = Held::exiting_with(&reaped(), 0)?;
-    let (pid, pidfd) = (Pid::from_raw(child.pid()), child.pidfd()?);
-    let mut applicable = Vec::new();
-    let no_pidfd = no_pidfd()?;
-    // Leaves out calls that this kernel was built without or that a filter refuses.
-    for (name, ask) in QUESTIONS.into_iter().filter(|(_, ask)| !is_filtered(&ask(NO_SUCH_PID, &no_pidfd))) {
-        let there = ask(pid, pidfd) != Err(Errno::ESRCH);
-        check::holds(there, format_args!("control: {name} of a live child: got ESRCH"))?;
-        applicable.push((name, ask));
-    }
-    check::equal("control: the pid in fdinfo of a live child", pidfd.pid_in_fdinfo(), Some(pid.as_raw()))?;
-    check::holds(Stat::of(pid.as_raw()).is_some(), "control: a live child is not in /proc")?;
+    subject::each_reaped(|call| {
+        let child = Held::exiting_with(&call, 0)?;
+        let (pid, pidfd) = (Pid::from_raw(child.pid()), child.pidfd()?);
+        let mut applicable = Vec::new();
+        let no_pidfd = no_pidfd()?;
+        // Leaves out calls that this kernel was built without or that a filter refuses.
+        for (name, ask) in QUESTIONS.into_iter().filter(|(_, ask)| !is_filtered(&ask(NO_SUCH_PID, &no_pidfd)))
+        {
+            let there = ask(pid, pidfd) != Err(Errno::ESRCH);
+            check::holds(there, format_args!("control: {name} of a live child: got ESRCH"))?;
+            applicable.push((name, ask));
+        }
+        check::equal(
+            "control: the pid in fdinfo of a live child",
+            pidfd.pid_in_fdinfo(),
+            Some(pid.as_raw()),
+        )?;
+        check::holds(Stat::of(pid.as_raw()).is_some(), "control: a live child is not in /proc")?;
 
-    child.let_go()?;
-    pidfd.wait_reaped()?;
-    for (name, ask) in applicable {
-        check::refused(format_args!("{name} after POLLHUP"), ask(pid, pidfd), Errno::ESRCH)?;
-    }
-    check::equal("the pid in fdinfo after POLLHUP", pidfd.pid_in_fdinfo(), Some(-1))?;
-    let now = procfs::describe(pid.as_raw());
-    check::holds(Stat::of(pid.as_raw()).is_none(), format_args!("after POLLHUP, /proc still says: {now}"))
+        child.let_go()?;
+        pidfd.wait_reaped()?;
+        for (name, ask) in applicable {
+            check::refused(format_args!("{name} after POLLHUP"), ask(pid, pidfd), Errno::ESRCH)?;
+        }
+        check::equal("the pid in fdinfo after POLLHUP", pidfd.pid_in_fdinfo(), Some(-1))?;
+        let now = procfs::describe(pid.as_raw());
+        check::holds(Stat::of(pid.as_raw()).is_none(), format_args!("after POLLHUP, /proc still says: {now}"))
+    })
 }
 
 case! {
@@ -85,21 +92,23 @@ case! {
     source "include/uapi/linux/pidfd.h, PIDFD_INFO_EXIT; fs/pidfs.c pidfs_exit(), which runs before the pid is unhashed",
 }
 fn autoreap_pollhup_implies_exit_info() -> Result {
-    for _ in rounds(10) {
-        let child = reaped().spawn(|| 42)?;
-        child.pidfd()?.reaped_with(Status::exited(42))?;
-    }
-    // A process with many entries in the /proc cache takes long to release after its pid is free. The lookout wakes in the
-    // middle of that.
-    let lookout = Lookout::take()?;
-    for _ in rounds(2) {
-        let child = Held::slow_to_release(&reaped(), 42, lookout.there)?;
-        child.let_go()?;
-        lookout.see_reaped(child.pidfd()?)?;
-        let recorded = child.pidfd()?.recorded_exit_status()?;
-        check::equal("the exit status at POLLHUP", recorded, Status::exited(42))?;
-    }
-    Ok(())
+    subject::each_reaped(|call| {
+        for _ in rounds(10) {
+            let child = call.spawn(|| 42)?;
+            child.pidfd()?.reaped_with(Status::exited(42))?;
+        }
+        // A process with many entries in the /proc cache takes long to release after its pid is free. The lookout wakes in the
+        // middle of that.
+        let lookout = Lookout::take()?;
+        for _ in rounds(2) {
+            let child = Held::slow_to_release(&call, 42, lookout.there)?;
+            child.let_go()?;
+            lookout.see_reaped(child.pidfd()?)?;
+            let recorded = child.pidfd()?.recorded_exit_status()?;
+            check::equal("the exit status at POLLHUP", recorded, Status::exited(42))?;
+        }
+        Ok(())
+    })
 }
 
 case! {
@@ -109,23 +118,25 @@ case! {
     source "kernel/exit.c exit_notify() (from zombie to dead under one tasklist_lock)",
 }
 fn autoreap_pollin_implies_echild() -> Result {
-    let control = Clone3::new(Flags::PIDFD).spawn(|| 0)?;
-    control.pidfd()?.wait_exited()?;
-    check::equal("control", wait::find_zombie(control.pid())?, Event::exited(control.pid(), 0))?;
-    control.reap_expecting(Status::exited(0))?;
-    for _ in rounds(25) {
-        let child = reaped().spawn(|| 0)?;
-        child.pidfd()?.wait_exited()?;
+    subject::each_reaped(|call| {
+        let control = Clone3::new(Flags::PIDFD).spawn(|| 0)?;
+        control.pidfd()?.wait_exited()?;
+        check::equal("control", wait::find_zombie(control.pid())?, Event::exited(control.pid(), 0))?;
+        control.reap_expecting(Status::exited(0))?;
+        for _ in rounds(25) {
+            let child = call.spawn(|| 0)?;
+            child.pidfd()?.wait_exited()?;
+            wait::no_child(child.pid())?;
+            // Nothing may be left when the case ends.
+            child.pidfd()?.wait_reaped()?;
+        }
+        // A process that sleeps while exiting, and a watcher in a busy loop.
+        threads::can_delay_exit()?;
+        let child = call.spawn(|| threads::delay_exit().map_or(93, |()| 0))?;
+        child.pidfd()?.spin_until_exited()?;
         wait::no_child(child.pid())?;
-        // Nothing may be left when the case ends.
-        child.pidfd()?.wait_reaped()?;
-    }
-    // A process that sleeps while exiting, and a watcher in a busy loop.
-    threads::can_delay_exit()?;
-    let child = reaped().spawn(|| threads::delay_exit().map_or(93, |()| 0))?;
-    child.pidfd()?.spin_until_exited()?;
-    wait::no_child(child.pid())?;
-    child.is_gone_with(Status::exited(0))
+        child.is_gone_with(Status::exited(0))
+    })
 }
 
 case! {
@@ -135,18 +146,20 @@ case! {
     source "kernel/exit.c exit_notify(), release_task() (EXIT_DEAD, under one tasklist_lock)",
 }
 fn autoreap_dead_before_released() -> Result {
-    let leaderless = |there| threads::leaderless(&reaped(), 0, move || stay_on(there).map_or(93, |()| 0));
-    let several = |there| rounds(2).map(|_| leaderless(there)).collect::<Result<Vec<_>>>();
-    let (lookout, leaderless) = Lookout::take_after(several)?;
-    let alone = rounds(2).map(|_| Held::awake(&reaped(), 0, lookout.there));
-    for child in leaderless.into_iter().map(Ok).chain(alone) {
-        let child = child?;
-        child.let_go()?;
-        lookout.see_exited(child.pidfd()?)?;
-        wait::no_child(child.pid())?;
-        child.pidfd()?.wait_reaped()?;
-    }
-    Ok(())
+    subject::each_reaped(|call| {
+        let leaderless = |there| threads::leaderless(&call, 0, move || stay_on(there).map_or(93, |()| 0));
+        let several = |there| rounds(2).map(|_| leaderless(there)).collect::<Result<Vec<_>>>();
+        let (lookout, leaderless) = Lookout::take_after(several)?;
+        let alone = rounds(2).map(|_| Held::awake(&call, 0, lookout.there));
+        for child in leaderless.into_iter().map(Ok).chain(alone) {
+            let child = child?;
+            child.let_go()?;
+            lookout.see_exited(child.pidfd()?)?;
+            wait::no_child(child.pid())?;
+            child.pidfd()?.wait_reaped()?;
+        }
+        Ok(())
+    })
 }
 
 case! {
@@ -156,35 +169,37 @@ case! {
     source "fs/pidfs.c pidfd_poll(); pidfd_open(2) (POLLIN)",
 }
 fn autoreap_poll_bits() -> Result {
-    const IN: PollFlags = PollFlags::POLLIN;
-    const NORMAL: PollFlags = PollFlags::POLLRDNORM;
-    const HUP: PollFlags = PollFlags::POLLHUP;
-    let none = PollFlags::empty();
-    let zombie = Held::exiting_with(&Clone3::new(Flags::PIDFD), 0)?;
-    let watch = Watch::new(zombie.pidfd()?, EventFlags::RDNORM)?;
-    zombie.let_go()?;
-    check::equal("epoll(EPOLLRDNORM) as a zombie comes to be", watch.next()?, EventFlags::RDNORM)?;
-    wait::find_zombie(zombie.pid())?;
-    for asked in [IN, IN | NORMAL] {
-        let what = format!("poll({asked:?}) on a zombie's pidfd");
-        check::equal(what, zombie.pidfd()?.poll_now(asked)?, asked)?;
-    }
-    wait::reap(zombie.pid())?;
-    check::equal("poll(POLLIN) after the wait", zombie.pidfd()?.poll_now(IN)?, IN | HUP)?;
+    subject::each_reaped(|call| {
+        const IN: PollFlags = PollFlags::POLLIN;
+        const NORMAL: PollFlags = PollFlags::POLLRDNORM;
+        const HUP: PollFlags = PollFlags::POLLHUP;
+        let none = PollFlags::empty();
+        let zombie = Held::exiting_with(&Clone3::new(Flags::PIDFD), 0)?;
+        let watch = Watch::new(zombie.pidfd()?, EventFlags::RDNORM)?;
+        zombie.let_go()?;
+        check::equal("epoll(EPOLLRDNORM) as a zombie comes to be", watch.next()?, EventFlags::RDNORM)?;
+        wait::find_zombie(zombie.pid())?;
+        for asked in [IN, IN | NORMAL] {
+            let what = format!("poll({asked:?}) on a zombie's pidfd");
+            check::equal(what, zombie.pidfd()?.poll_now(asked)?, asked)?;
+        }
+        wait::reap(zombie.pid())?;
+        check::equal("poll(POLLIN) after the wait", zombie.pidfd()?.poll_now(IN)?, IN | HUP)?;
 
-    let child = Held::exiting_with(&reaped(), 0)?;
-    let pidfd = child.pidfd()?;
-    let watch = Watch::new(pidfd, EventFlags::empty())?;
-    for asked in [none, IN, IN | NORMAL | PollFlags::POLLOUT] {
-        check::equal(format_args!("poll({asked:?}), alive"), pidfd.poll_now(asked)?, none)?;
-    }
-    check::equal("epoll, alive", watch.now()?, None)?;
-    child.let_go()?;
-    check::equal("epoll with no events asked for", watch.next()?, EventFlags::HUP)?;
-    for (asked, expected) in [(none, HUP), (IN, IN | HUP), (IN | NORMAL, IN | NORMAL | HUP)] {
-        check::equal(format_args!("poll({asked:?}), reaped"), pidfd.poll_now(asked)?, expected)?;
-    }
-    Ok(())
+        let child = Held::exiting_with(&call, 0)?;
+        let pidfd = child.pidfd()?;
+        let watch = Watch::new(pidfd, EventFlags::empty())?;
+        for asked in [none, IN, IN | NORMAL | PollFlags::POLLOUT] {
+            check::equal(format_args!("poll({asked:?}), alive"), pidfd.poll_now(asked)?, none)?;
+        }
+        check::equal("epoll, alive", watch.now()?, None)?;
+        child.let_go()?;
+        check::equal("epoll with no events asked for", watch.next()?, EventFlags::HUP)?;
+        for (asked, expected) in [(none, HUP), (IN, IN | HUP), (IN | NORMAL, IN | NORMAL | HUP)] {
+            check::equal(format_args!("poll({asked:?}), reaped"), pidfd.poll_now(asked)?, expected)?;
+        }
+        Ok(())
+    })
 }
 
 case! {
@@ -193,14 +208,16 @@ case! {
     source "kernel/signal.c do_notify_pidfd(); fs/pidfs.c pidfd_poll()",
 }
 fn autoreap_epoll_event() -> Result {
-    let child = Held::exiting_with(&reaped(), 0)?;
-    let watch = Watch::new(child.pidfd()?, EventFlags::IN | EventFlags::ET)?;
-    check::equal("epoll, alive", watch.now()?, None)?;
-    child.let_go()?;
-    let first = watch.next()?;
-    check::holds(first.contains(EventFlags::IN), format_args!("expected EPOLLIN first, got {first:?}"))?;
-    // Leaves open whether POLLHUP is part of this edge, an edge of its own, or neither.
-    child.pidfd()?.wait_reaped()
+    subject::each_reaped(|call| {
+        let child = Held::exiting_with(&call, 0)?;
+        let watch = Watch::new(child.pidfd()?, EventFlags::IN | EventFlags::ET)?;
+        check::equal("epoll, alive", watch.now()?, None)?;
+        child.let_go()?;
+        let first = watch.next()?;
+        check::holds(first.contains(EventFlags::IN), format_args!("expected EPOLLIN first, got {first:?}"))?;
+        // Leaves open whether POLLHUP is part of this edge, an edge of its own, or neither.
+        child.pidfd()?.wait_reaped()
+    })
 }
 
 case! {
@@ -210,16 +227,18 @@ case! {
     source "epoll_ctl(2), EPOLLONESHOT; pidfd_open(2), on poll",
 }
 fn autoreap_epoll_armed_anew() -> Result {
-    let once = EventFlags::IN | EventFlags::ONESHOT;
-    let child = Held::exiting_with(&reaped(), 0)?;
-    let watch = Watch::new(child.pidfd()?, once)?;
-    child.let_go()?;
-    watch.next()?;
-    child.pidfd()?.wait_reaped()?;
-    check::equal("control: epoll when the event has been taken", watch.now()?, None)?;
-    watch.modify(child.pidfd()?, once)?;
-    let again = watch.now()?;
-    check::equal("epoll after EPOLL_CTL_MOD", again, Some(EventFlags::IN | EventFlags::HUP))
+    subject::each_reaped(|call| {
+        let once = EventFlags::IN | EventFlags::ONESHOT;
+        let child = Held::exiting_with(&call, 0)?;
+        let watch = Watch::new(child.pidfd()?, once)?;
+        child.let_go()?;
+        watch.next()?;
+        child.pidfd()?.wait_reaped()?;
+        check::equal("control: epoll when the event has been taken", watch.now()?, None)?;
+        watch.modify(child.pidfd()?, once)?;
+        let again = watch.now()?;
+        check::equal("epoll after EPOLL_CTL_MOD", again, Some(EventFlags::IN | EventFlags::HUP))
+    })
 }
 
 case! {
@@ -258,20 +277,22 @@ case! {
     source "kernel/exit.c exit_notify() (EXIT_ZOMBIE is stored before EXIT_DEAD)",
 }
 fn autoreap_transient_proc_z() -> Result {
-    for _ in rounds(10) {
-        let child = Held::exiting_with(&reaped(), 0)?;
-        let alive = Stat::of(child.pid()).map_or('?', |stat| stat.state);
-        check::holds("RSD".contains(alive), format_args!("control: a live child is in state {alive}"))?;
-        child.let_go()?;
-        let seen = states_until_reaped(&child)?;
-        let one_way = seen.chars().is_sorted_by_key(stage);
-        let known = seen.chars().all(|state| "RSDZX".contains(state));
-        check::holds(one_way && known, format_args!("expected R, S or D, then Z, then X; got {seen}"))?;
-        let now = procfs::describe(child.pid());
-        check::holds(
-            Stat::of(child.pid()).is_none(),
-            format_args!("after POLLHUP, /proc still says: {now}"),
-        )?;
-    }
-    Ok(())
+    subject::each_reaped(|call| {
+        for _ in rounds(10) {
+            let child = Held::exiting_with(&call, 0)?;
+            let alive = Stat::of(child.pid()).map_or('?', |stat| stat.state);
+            check::holds("RSD".contains(alive), format_args!("control: a live child is in state {alive}"))?;
+            child.let_go()?;
+            let seen = states_until_reaped(&child)?;
+            let one_way = seen.chars().is_sorted_by_key(stage);
+            let known = seen.chars().all(|state| "RSDZX".contains(state));
+            check::holds(one_way && known, format_args!("expected R, S or D, then Z, then X; got {seen}"))?;
+            let now = procfs::describe(child.pid());
+            check::holds(
+                Stat::of(child.pid()).is_none(),
+                format_args!("after POLLHUP, /proc still says: {now}"),
+            )?;
+        }
+        Ok(())
+    })
 }

@@ -239,19 +239,23 @@ case! {
     source "io_uring_enter(2), IORING_OP_WAITID; commit \"clone: add CLONE_AUTOREAP\"",
 }
 fn autoreap_io_uring_waitid() -> Result {
-    for (call, expected) in
-        [(Clone3::fork().with(Flags::PIDFD), 0), (Clone3::new(Flags::REAPED), -libc::ECHILD)]
-    {
-        let child = Held::exiting_with(&call, 4)?;
-        let mut ring = Ring::new()?;
-        ring.start_wait(Who::Any)?;
-        check::holds(ring.is_idle(), "IORING_OP_WAITID for a child that lives is over")?;
-        child.let_go()?;
-        let got = ring.finish_wait()?;
-        check::equal(format_args!("result of IORING_OP_WAITID for a child of {call}"), got, Some(expected))?;
-        child.pidfd()?.reaped_with(Status::exited(4))?;
-    }
-    Ok(())
+    subject::each_reaped(|reaped| {
+        for (call, expected) in [(Clone3::fork().with(Flags::PIDFD), 0), (reaped.clone(), -libc::ECHILD)] {
+            let child = Held::exiting_with(&call, 4)?;
+            let mut ring = Ring::new()?;
+            ring.start_wait(Who::Any)?;
+            check::holds(ring.is_idle(), "IORING_OP_WAITID for a child that lives is over")?;
+            child.let_go()?;
+            let got = ring.finish_wait()?;
+            check::equal(
+                format_args!("result of IORING_OP_WAITID for a child of {call}"),
+                got,
+                Some(expected),
+            )?;
+            child.pidfd()?.reaped_with(Status::exited(4))?;
+        }
+        Ok(())
+    })
 }
 
 case! {
@@ -261,17 +265,22 @@ case! {
     source "io_uring_enter(2), IORING_OP_WAITID; commit \"clone: add CLONE_AUTOREAP\"; waitid(2), P_ALL",
 }
 fn autoreap_io_uring_waitid_goes_on() -> Result {
-    let stays = Held::exiting_with(&Clone3::fork().with(Flags::PIDFD), 4)?;
-    let ends = Held::exiting_with(&Clone3::new(Flags::REAPED), 3)?;
-    let mut ring = Ring::new()?;
-    ring.start_wait(Who::Any)?;
-    ends.let_go()?;
-    ends.pidfd()?.reaped_with(Status::exited(3))?;
-    check::holds(ring.is_idle(), "IORING_OP_WAITID for any child is over when an auto-reaped one has ended")?;
-    stays.let_go()?;
-    let what = "result of IORING_OP_WAITID for any child, when one has ended that is waited for";
-    check::equal(what, ring.finish_wait()?, Some(0))?;
-    stays.pidfd()?.reaped_with(Status::exited(4))
+    subject::each_reaped(|call| {
+        let stays = Held::exiting_with(&Clone3::fork().with(Flags::PIDFD), 4)?;
+        let ends = Held::exiting_with(&call, 3)?;
+        let mut ring = Ring::new()?;
+        ring.start_wait(Who::Any)?;
+        ends.let_go()?;
+        ends.pidfd()?.reaped_with(Status::exited(3))?;
+        check::holds(
+            ring.is_idle(),
+            "IORING_OP_WAITID for any child is over when an auto-reaped one has ended",
+        )?;
+        stays.let_go()?;
+        let what = "result of IORING_OP_WAITID for any child, when one has ended that is waited for";
+        check::equal(what, ring.finish_wait()?, Some(0))?;
+        stays.pidfd()?.reaped_with(Status::exited(4))
+    })
 }
 
 case! {
@@ -281,25 +290,26 @@ case! {
     source "kernel/exit.c kernel_waitid_prepare() (O_NONBLOCK means WNOHANG); io_uring/waitid.c io_waitid()",
 }
 fn autoreap_io_uring_waitid_by_pidfd() -> Result {
-    for (call, expected) in
-        [(Clone3::fork().with(Flags::PIDFD), 0), (Clone3::new(Flags::REAPED), -libc::ECHILD)]
-    {
-        let child = Held::exiting_with(&call, 4)?;
-        let hasty = pidfd_open(child.pid(), libc::O_NONBLOCK as u32);
-        let hasty = check::succeeds("pidfd_open(PIDFD_NONBLOCK)", hasty)?;
-        let mut ring = Ring::new()?;
-        ring.start_wait(Who::pidfd(&hasty))?;
-        let what = format!("result of IORING_OP_WAITID by a non-blocking pidfd of a live child of {call}");
-        check::holds(!ring.is_idle(), format_args!("{what}: expected Some(0), still pending"))?;
-        check::equal(what, ring.finish_wait()?, Some(0))?;
-        ring.start_wait(Who::pidfd(child.pidfd()?))?;
-        check::holds(ring.is_idle(), "IORING_OP_WAITID by a pidfd of a child that lives is over")?;
-        child.let_go()?;
-        let what = format!("result of IORING_OP_WAITID by a pidfd of a child of {call} that ended");
-        check::equal(what, ring.finish_wait()?, Some(expected))?;
-        child.pidfd()?.reaped_with(Status::exited(4))?;
-    }
-    Ok(())
+    subject::each_reaped(|reaped| {
+        for (call, expected) in [(Clone3::fork().with(Flags::PIDFD), 0), (reaped.clone(), -libc::ECHILD)] {
+            let child = Held::exiting_with(&call, 4)?;
+            let hasty = pidfd_open(child.pid(), libc::O_NONBLOCK as u32);
+            let hasty = check::succeeds("pidfd_open(PIDFD_NONBLOCK)", hasty)?;
+            let mut ring = Ring::new()?;
+            ring.start_wait(Who::pidfd(&hasty))?;
+            let what =
+                format!("result of IORING_OP_WAITID by a non-blocking pidfd of a live child of {call}");
+            check::holds(!ring.is_idle(), format_args!("{what}: expected Some(0), still pending"))?;
+            check::equal(what, ring.finish_wait()?, Some(0))?;
+            ring.start_wait(Who::pidfd(child.pidfd()?))?;
+            check::holds(ring.is_idle(), "IORING_OP_WAITID by a pidfd of a child that lives is over")?;
+            child.let_go()?;
+            let what = format!("result of IORING_OP_WAITID by a pidfd of a child of {call} that ended");
+            check::equal(what, ring.finish_wait()?, Some(expected))?;
+            child.pidfd()?.reaped_with(Status::exited(4))?;
+        }
+        Ok(())
+    })
 }
 
 case! {

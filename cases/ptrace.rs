@@ -4,7 +4,7 @@ use clone3_conformance::abi::{Flags, InfoMask};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::{Child, Clone3};
-use clone3_conformance::kit::subject::reaped;
+use clone3_conformance::kit::subject::{self, reaped};
 use clone3_conformance::kit::{Channel, Gate, Held, Orphan, sigchld, threads, tracer};
 use clone3_conformance::wait::{self, Event, Status};
 use nix::errno::Errno;
@@ -30,15 +30,17 @@ case! {
     source "ptrace(2); kernel/signal.c do_notify_parent(), which heeds auto-reaping only where nobody traces",
 }
 fn autoreap_ptrace_parent_zombie() -> Result {
-    reaped().spawn(|| 12)?.is_gone_with(Status::exited(12)).context("control: nobody traces it")?;
+    subject::each_reaped(|call| {
+        call.spawn(|| 12)?.is_gone_with(Status::exited(12)).context("control: nobody traces it")?;
 
-    let child = traced_zombie(&reaped(), 12)?;
-    let pidfd = child.pidfd()?;
-    check::equal("poll on the pidfd", pidfd.poll_now(PollFlags::POLLIN)?, PollFlags::POLLIN)?;
-    let info = check::succeeds("PIDFD_GET_INFO(EXIT)", pidfd.info(InfoMask::EXIT))?;
-    check::equal("the EXIT bit of a traced zombie", info.given().contains(InfoMask::EXIT), false)?;
-    wait::reap_expecting(child.pid(), Status::exited(12))?;
-    child.is_gone_with(Status::exited(12))
+        let child = traced_zombie(&call, 12)?;
+        let pidfd = child.pidfd()?;
+        check::equal("poll on the pidfd", pidfd.poll_now(PollFlags::POLLIN)?, PollFlags::POLLIN)?;
+        let info = check::succeeds("PIDFD_GET_INFO(EXIT)", pidfd.info(InfoMask::EXIT))?;
+        check::equal("the EXIT bit of a traced zombie", info.given().contains(InfoMask::EXIT), false)?;
+        wait::reap_expecting(child.pid(), Status::exited(12))?;
+        child.is_gone_with(Status::exited(12))
+    })
 }
 
 case! {
@@ -48,11 +50,13 @@ case! {
     source "ptrace(2); kernel/exit.c wait_task_zombie()",
 }
 fn autoreap_ptrace_parent_wait_reaps() -> Result {
-    let child = traced_zombie(&reaped(), 12)?;
-    let pid = child.pid();
-    check::equal("waitpid(pid, 0)", wait::waitpid(pid, 0), Ok(Some((pid, Status::exited(12)))))?;
-    check::refused("waitpid(pid, __WALL) once more", wait::waitpid(pid, libc::__WALL), Errno::ECHILD)?;
-    child.is_gone_with(Status::exited(12))
+    subject::each_reaped(|call| {
+        let child = traced_zombie(&call, 12)?;
+        let pid = child.pid();
+        check::equal("waitpid(pid, 0)", wait::waitpid(pid, 0), Ok(Some((pid, Status::exited(12)))))?;
+        check::refused("waitpid(pid, __WALL) once more", wait::waitpid(pid, libc::__WALL), Errno::ECHILD)?;
+        child.is_gone_with(Status::exited(12))
+    })
 }
 
 case! {
@@ -62,19 +66,21 @@ case! {
     source "kernel/exit.c exit_notify(); fs/exec.c de_thread()",
 }
 fn autoreap_ptrace_parent_no_sigchld() -> Result {
-    sigchld::block()?;
-    let execed = Held::execed(&reaped(), 13)?;
-    tracer::seize(execed.pid(), Options::empty())?;
-    execed.let_go()?;
-    execed.is_a_zombie(13)?;
-    sigchld::pending_for(execed.pid(), libc::CLD_EXITED)?;
-    wait::reap_expecting(execed.pid(), Status::exited(13))?;
+    subject::each_reaped(|call| {
+        sigchld::block()?;
+        let execed = Held::execed(&call, 13)?;
+        tracer::seize(execed.pid(), Options::empty())?;
+        execed.let_go()?;
+        execed.is_a_zombie(13)?;
+        sigchld::pending_for(execed.pid(), libc::CLD_EXITED)?;
+        wait::reap_expecting(execed.pid(), Status::exited(13))?;
 
-    let child = traced_zombie(&reaped(), 12)?;
-    sigchld::none_pending()?;
-    wait::reap_expecting(child.pid(), Status::exited(12))?;
-    child.is_gone_with(Status::exited(12))?;
-    sigchld::none_pending()
+        let child = traced_zombie(&call, 12)?;
+        sigchld::none_pending()?;
+        wait::reap_expecting(child.pid(), Status::exited(12))?;
+        child.is_gone_with(Status::exited(12))?;
+        sigchld::none_pending()
+    })
 }
 
 case! {
@@ -83,16 +89,18 @@ case! {
     source "ptrace(2): ESRCH where the tracee is not stopped",
 }
 fn autoreap_ptrace_detach_dead_esrch() -> Result {
-    let stopped = Held::exiting_with(&reaped(), 0)?;
-    tracer::attach(stopped.pid())?;
-    check::succeeds("PTRACE_DETACH of a stopped tracee", tracer::detach(stopped.pid()))?;
-    stopped.let_go()?;
-    stopped.is_gone_with(Status::exited(0))?;
+    subject::each_reaped(|call| {
+        let stopped = Held::exiting_with(&call, 0)?;
+        tracer::attach(stopped.pid())?;
+        check::succeeds("PTRACE_DETACH of a stopped tracee", tracer::detach(stopped.pid()))?;
+        stopped.let_go()?;
+        stopped.is_gone_with(Status::exited(0))?;
 
-    let dead = traced_zombie(&reaped(), 12)?;
-    check::refused("PTRACE_DETACH of a dead tracee", tracer::detach(dead.pid()), Errno::ESRCH)?;
-    wait::reap_expecting(dead.pid(), Status::exited(12))?;
-    dead.is_gone_with(Status::exited(12))
+        let dead = traced_zombie(&call, 12)?;
+        check::refused("PTRACE_DETACH of a dead tracee", tracer::detach(dead.pid()), Errno::ESRCH)?;
+        wait::reap_expecting(dead.pid(), Status::exited(12))?;
+        dead.is_gone_with(Status::exited(12))
+    })
 }
 
 case! {
@@ -102,15 +110,17 @@ case! {
     source "commit \"clone: add CLONE_AUTOREAP\"; ptrace(2), PTRACE_DETACH",
 }
 fn autoreap_ptrace_attach_detach_then_exit() -> Result {
-    sigchld::block()?;
-    let child = Held::exiting_with(&reaped(), 7)?;
-    tracer::attach(child.pid())?;
-    check::succeeds("PTRACE_DETACH", tracer::detach(child.pid()))?;
-    // Discards the SIGCHLD of the stop.
-    sigchld::take();
-    child.let_go()?;
-    child.is_gone_with(Status::exited(7))?;
-    sigchld::none_pending()
+    subject::each_reaped(|call| {
+        sigchld::block()?;
+        let child = Held::exiting_with(&call, 7)?;
+        tracer::attach(child.pid())?;
+        check::succeeds("PTRACE_DETACH", tracer::detach(child.pid()))?;
+        // Discards the SIGCHLD of the stop.
+        sigchld::take();
+        child.let_go()?;
+        child.is_gone_with(Status::exited(7))?;
+        sigchld::none_pending()
+    })
 }
 
 case! {
@@ -120,16 +130,18 @@ case! {
     source "ptrace(2), PTRACE_TRACEME; kernel/exit.c wait_consider_task()",
 }
 fn autoreap_ptrace_traceme() -> Result {
-    let child = reaped().spawn(|| {
-        let stopped = ptrace::traceme().and_then(|()| raise(Signal::SIGSTOP));
-        if stopped.is_ok() { 14 } else { 98 }
-    })?;
-    // With __WALL, as the child may not be traced yet and has exit signal 0.
-    tracer::stops_with(child.pid(), Signal::SIGSTOP)?;
-    tracer::go_on(child.pid(), None)?;
-    child.is_a_zombie(14)?;
-    wait::reap_expecting(child.pid(), Status::exited(14))?;
-    child.is_gone_with(Status::exited(14))
+    subject::each_reaped(|call| {
+        let child = call.spawn(|| {
+            let stopped = ptrace::traceme().and_then(|()| raise(Signal::SIGSTOP));
+            if stopped.is_ok() { 14 } else { 98 }
+        })?;
+        // With __WALL, as the child may not be traced yet and has exit signal 0.
+        tracer::stops_with(child.pid(), Signal::SIGSTOP)?;
+        tracer::go_on(child.pid(), None)?;
+        child.is_a_zombie(14)?;
+        wait::reap_expecting(child.pid(), Status::exited(14))?;
+        child.is_gone_with(Status::exited(14))
+    })
 }
 
 case! {
@@ -138,13 +150,15 @@ case! {
     source "commit \"clone: add CLONE_AUTOREAP\"; ptrace(2), PTRACE_DETACH",
 }
 fn autoreap_ptrace_traceme_detached() -> Result {
-    let child = reaped().spawn(|| {
-        let stopped = ptrace::traceme().and_then(|()| raise(Signal::SIGSTOP));
-        if stopped.is_ok() { 14 } else { 98 }
-    })?;
-    tracer::stops_with(child.pid(), Signal::SIGSTOP)?;
-    ptrace::detach(Pid::from_raw(child.pid()), None)?;
-    child.is_gone_with(Status::exited(14))
+    subject::each_reaped(|call| {
+        let child = call.spawn(|| {
+            let stopped = ptrace::traceme().and_then(|()| raise(Signal::SIGSTOP));
+            if stopped.is_ok() { 14 } else { 98 }
+        })?;
+        tracer::stops_with(child.pid(), Signal::SIGSTOP)?;
+        ptrace::detach(Pid::from_raw(child.pid()), None)?;
+        child.is_gone_with(Status::exited(14))
+    })
 }
 
 case! {
@@ -154,24 +168,26 @@ case! {
     source "kernel/exit.c wait_consider_task(): traced by its real parent's group",
 }
 fn autoreap_ptrace_sibling_thread_reaps() -> Result {
-    let child = Held::exiting_with(&reaped(), 15)?;
-    let (pid, gate) = (child.pid(), Gate::new()?);
-    std::thread::scope(|scope| {
-        let tracing = scope.spawn(|| -> Result {
-            tracer::seize(pid, Options::empty())?;
-            child.let_go()?;
-            // Keeps tracing while the other thread waits.
-            gate.wait();
-            Ok(())
-        });
-        let seen = child.is_a_zombie(15);
-        let waited = wait::waitpid(pid, 0);
-        gate.open()?;
-        threads::join(tracing)?;
-        seen?;
-        check::equal("waitpid(pid, 0) while a thread traces", waited, Ok(Some((pid, Status::exited(15)))))
-    })?;
-    child.is_gone_with(Status::exited(15))
+    subject::each_reaped(|call| {
+        let child = Held::exiting_with(&call, 15)?;
+        let (pid, gate) = (child.pid(), Gate::new()?);
+        std::thread::scope(|scope| {
+            let tracing = scope.spawn(|| -> Result {
+                tracer::seize(pid, Options::empty())?;
+                child.let_go()?;
+                // Keeps tracing while the other thread waits.
+                gate.wait();
+                Ok(())
+            });
+            let seen = child.is_a_zombie(15);
+            let waited = wait::waitpid(pid, 0);
+            gate.open()?;
+            threads::join(tracing)?;
+            seen?;
+            check::equal("waitpid(pid, 0) while a thread traces", waited, Ok(Some((pid, Status::exited(15)))))
+        })?;
+        child.is_gone_with(Status::exited(15))
+    })
 }
 
 /// Traces the child, lets it go, and waits until it is a zombie. Runs in a thread.
@@ -188,18 +204,20 @@ case! {
     source "commit \"clone: add CLONE_AUTOREAP\", its change to kernel/ptrace.c __ptrace_detach()",
 }
 fn autoreap_ptrace_tracer_thread_exits() -> Result {
-    let ordinary = Held::exiting_with(&Clone3::new(Flags::PIDFD), 15)?;
-    let thread = threads::in_a_thread(|| {
-        traced_to_death(&ordinary, 15)?;
-        threads::own_pidfd()
-    })?;
-    thread.wait_reaped()?;
-    ordinary.is_a_zombie(15).context("control without CLONE_AUTOREAP")?;
-    ordinary.into_child().reap_expecting(Status::exited(15))?;
+    subject::each_reaped(|call| {
+        let ordinary = Held::exiting_with(&Clone3::new(Flags::PIDFD), 15)?;
+        let thread = threads::in_a_thread(|| {
+            traced_to_death(&ordinary, 15)?;
+            threads::own_pidfd()
+        })?;
+        thread.wait_reaped()?;
+        ordinary.is_a_zombie(15).context("control without CLONE_AUTOREAP")?;
+        ordinary.into_child().reap_expecting(Status::exited(15))?;
 
-    let child = Held::exiting_with(&reaped(), 15)?;
-    threads::in_a_thread(|| traced_to_death(&child, 15))?;
-    child.is_gone_with(Status::exited(15))
+        let child = Held::exiting_with(&call, 15)?;
+        threads::in_a_thread(|| traced_to_death(&child, 15))?;
+        child.is_gone_with(Status::exited(15))
+    })
 }
 
 case! {
@@ -229,9 +247,11 @@ case! {
     source "commit \"clone: add CLONE_AUTOREAP\", its change to kernel/ptrace.c __ptrace_detach()",
 }
 fn autoreap_ptrace_tracer_thread_exits_after_exec() -> Result {
-    let child = Held::execed(&reaped(), 15)?;
-    threads::in_a_thread(|| traced_to_death(&child, 15))?;
-    child.is_gone_with(Status::exited(15))
+    subject::each_reaped(|call| {
+        let child = Held::execed(&call, 15)?;
+        threads::in_a_thread(|| traced_to_death(&child, 15))?;
+        child.is_gone_with(Status::exited(15))
+    })
 }
 
 case! {
@@ -241,21 +261,23 @@ case! {
     source "kernel/ptrace.c __ptrace_detach() (\"we must also wake up sub-threads sleeping in do_wait()\")",
 }
 fn autoreap_ptrace_tracer_thread_exit_wakes() -> Result {
-    let child = Held::exiting_with(&reaped(), 15)?;
-    let (creator, about_to_wait) = (threads::own_tid(), Gate::new()?);
-    std::thread::scope(|scope| {
-        let tracing = scope.spawn(|| {
-            about_to_wait.wait();
-            let traced = threads::wait_until_asleep(creator).and_then(|()| traced_to_death(&child, 15));
-            // After a failure, kills the child: the creator waits for its end.
-            traced.inspect_err(|_| drop(child.kill(Signal::SIGKILL)))
-        });
-        about_to_wait.open()?;
-        let waited = wait::waitpid(child.pid(), libc::__WALL | libc::__WNOTHREAD);
-        threads::join(tracing)?;
-        check::refused("the blocked waitpid(__WALL|__WNOTHREAD)", waited, Errno::ECHILD)
-    })?;
-    child.is_gone_with(Status::exited(15))
+    subject::each_reaped(|call| {
+        let child = Held::exiting_with(&call, 15)?;
+        let (creator, about_to_wait) = (threads::own_tid(), Gate::new()?);
+        std::thread::scope(|scope| {
+            let tracing = scope.spawn(|| {
+                about_to_wait.wait();
+                let traced = threads::wait_until_asleep(creator).and_then(|()| traced_to_death(&child, 15));
+                // After a failure, kills the child: the creator waits for its end.
+                traced.inspect_err(|_| drop(child.kill(Signal::SIGKILL)))
+            });
+            about_to_wait.open()?;
+            let waited = wait::waitpid(child.pid(), libc::__WALL | libc::__WNOTHREAD);
+            threads::join(tracing)?;
+            check::refused("the blocked waitpid(__WALL|__WNOTHREAD)", waited, Errno::ECHILD)
+        })?;
+        child.is_gone_with(Status::exited(15))
+    })
 }
 
 case! {
@@ -265,17 +287,19 @@ case! {
     source "commit \"clone: add CLONE_AUTOREAP\"; kernel/ptrace.c exit_ptrace()",
 }
 fn autoreap_ptrace_parent_tracer_exits() -> Result {
-    sigchld::block()?;
-    let ordinary = Orphan::left_by(|| traced_zombie(&Clone3::new(Flags::PIDFD), 23))?;
-    let zombie = Event::exited(ordinary.pid, 23);
-    check::equal("control: of the new parent", wait::find_zombie(ordinary.pid)?, zombie)?;
-    check::equal("control: SIGCHLD about it", ordinary.announced, true)?;
-    wait::reap_expecting(ordinary.pid, Status::exited(23))?;
+    subject::each_reaped(|call| {
+        sigchld::block()?;
+        let ordinary = Orphan::left_by(|| traced_zombie(&Clone3::new(Flags::PIDFD), 23))?;
+        let zombie = Event::exited(ordinary.pid, 23);
+        check::equal("control: of the new parent", wait::find_zombie(ordinary.pid)?, zombie)?;
+        check::equal("control: SIGCHLD about it", ordinary.announced, true)?;
+        wait::reap_expecting(ordinary.pid, Status::exited(23))?;
 
-    let orphan = Orphan::left_by(|| traced_zombie(&reaped(), 23))?;
-    orphan.pidfd.gone_with(orphan.pid, Status::exited(23))?;
-    check::equal("SIGCHLD about it", orphan.announced, false)?;
-    sigchld::none_pending()
+        let orphan = Orphan::left_by(|| traced_zombie(&call, 23))?;
+        orphan.pidfd.gone_with(orphan.pid, Status::exited(23))?;
+        check::equal("SIGCHLD about it", orphan.announced, false)?;
+        sigchld::none_pending()
+    })
 }
 
 /// Event that a creator's tracer gets for its child: the ptrace event and the pid in its message.

@@ -55,15 +55,17 @@ case! {
     source "ptrace(2); kernel/exit.c wait_consider_task(), exit_notify()",
 }
 fn autoreap_ptrace_other_tracer_zombie() -> Result {
-    sigchld::block()?;
-    let (child, tracer) = zombie_of_a_sibling(&Clone3::new(Flags::REAPED), 16)?;
-    check::equal("the parent's waitid(WEXITED|WNOHANG|__WALL)", parent_sees(&child), Ok(None))?;
-    sigchld::none_pending()?;
-    let heard = Some(Event::exited(child.pid(), 16));
-    check::equal("SIGCHLD of the tracer", tracer.take_sigchld()?, heard)?;
-    check::equal("the tracer's wait", tracer.reap()?, Status::exited(16))?;
-    is_gone_with(&child, Status::exited(16))?;
-    tracer.dismiss()
+    subject::each_reaped(|call| {
+        sigchld::block()?;
+        let (child, tracer) = zombie_of_a_sibling(&call, 16)?;
+        check::equal("the parent's waitid(WEXITED|WNOHANG|__WALL)", parent_sees(&child), Ok(None))?;
+        sigchld::none_pending()?;
+        let heard = Some(Event::exited(child.pid(), 16));
+        check::equal("SIGCHLD of the tracer", tracer.take_sigchld()?, heard)?;
+        check::equal("the tracer's wait", tracer.reap()?, Status::exited(16))?;
+        is_gone_with(&child, Status::exited(16))?;
+        tracer.dismiss()
+    })
 }
 
 case! {
@@ -73,20 +75,26 @@ case! {
     source "ptrace(2) (\"Death under ptrace\"); kernel/signal.c do_notify_parent() (__wake_up_parent)",
 }
 fn autoreap_ptrace_blocked_tracer_woken() -> Result {
-    sigchld::block()?;
-    for call in [Clone3::new(Flags::PIDFD), Clone3::new(Flags::REAPED)] {
-        let child = Grandchild::traceable(&call, 16)?;
-        tracer::seize(child.pid, Options::empty())?;
-        let wait = WaitCall::Pid(child.pid, libc::WEXITED | libc::__WALL);
-        let tracer = Blocked::in_call(wait)?;
-        child.let_go()?;
-        let found = tracer.join()?;
-        check::equal(format_args!("{wait} of the tracer of a child of {call}"), found, Ok(Some(child.pid)))?;
-        sigchld::pending_for(child.pid, libc::CLD_EXITED)?;
-        let orphan = child.orphan()?;
-        ends_by_its_kind(&call, orphan.pid, &orphan.pidfd, Status::exited(16))?;
-    }
-    Ok(())
+    subject::each_reaped(|reaped| {
+        sigchld::block()?;
+        for call in [Clone3::new(Flags::PIDFD), reaped.clone()] {
+            let child = Grandchild::traceable(&call, 16)?;
+            tracer::seize(child.pid, Options::empty())?;
+            let wait = WaitCall::Pid(child.pid, libc::WEXITED | libc::__WALL);
+            let tracer = Blocked::in_call(wait)?;
+            child.let_go()?;
+            let found = tracer.join()?;
+            check::equal(
+                format_args!("{wait} of the tracer of a child of {call}"),
+                found,
+                Ok(Some(child.pid)),
+            )?;
+            sigchld::pending_for(child.pid, libc::CLD_EXITED)?;
+            let orphan = child.orphan()?;
+            ends_by_its_kind(&call, orphan.pid, &orphan.pidfd, Status::exited(16))?;
+        }
+        Ok(())
+    })
 }
 
 case! {
@@ -96,17 +104,19 @@ case! {
     source "commit \"clone: add CLONE_AUTOREAP\" (\"without ever becoming a zombie\"); kernel/exit.c wait_task_zombie()",
 }
 fn autoreap_ptrace_other_tracer_wait_then_gone() -> Result {
-    sigchld::block()?;
-    let (ordinary, tracer) = zombie_of_a_sibling(&Clone3::fork().with(Flags::PIDFD), 16)?;
-    check::equal("the tracer's wait", tracer.reap()?, Status::exited(16))?;
-    sigchld::pending_for(ordinary.pid(), libc::CLD_EXITED).context("control without CLONE_AUTOREAP")?;
-    parent_gets_the_zombie(ordinary, 16)?;
-    tracer.dismiss()?;
+    subject::each_reaped(|call| {
+        sigchld::block()?;
+        let (ordinary, tracer) = zombie_of_a_sibling(&Clone3::fork().with(Flags::PIDFD), 16)?;
+        check::equal("the tracer's wait", tracer.reap()?, Status::exited(16))?;
+        sigchld::pending_for(ordinary.pid(), libc::CLD_EXITED).context("control without CLONE_AUTOREAP")?;
+        parent_gets_the_zombie(ordinary, 16)?;
+        tracer.dismiss()?;
 
-    let (child, tracer) = zombie_of_a_sibling(&Clone3::new(Flags::REAPED), 16)?;
-    check::equal("the tracer's wait", tracer.reap()?, Status::exited(16))?;
-    is_gone_with(&child, Status::exited(16))?;
-    tracer.dismiss()
+        let (child, tracer) = zombie_of_a_sibling(&call, 16)?;
+        check::equal("the tracer's wait", tracer.reap()?, Status::exited(16))?;
+        is_gone_with(&child, Status::exited(16))?;
+        tracer.dismiss()
+    })
 }
 
 case! {
@@ -142,18 +152,20 @@ case! {
     source "kernel/signal.c do_notify_pidfd(); pidfd_open(2)",
 }
 fn autoreap_ptrace_zombie_wakes_pollers() -> Result {
-    sigchld::block()?;
-    let child = Held::traceable(&Clone3::new(Flags::REAPED), 16)?;
-    let tracer = Tracer::of(child.pid())?;
-    // Edge-triggered: reports new events only, not the current state.
-    let watch = Watch::new(child.pidfd()?, EventFlags::IN | EventFlags::ET)?;
-    child.let_go()?;
-    tracer.find_zombie()?;
-    check::equal("epoll_wait at the child's death", watch.next()?, EventFlags::IN)?;
-    check::equal("the tracer's wait", tracer.reap()?, Status::exited(16))?;
-    check::equal("epoll_wait at its end", watch.next()?, EventFlags::IN | EventFlags::HUP)?;
-    is_gone_with(&child, Status::exited(16))?;
-    tracer.dismiss()
+    subject::each_reaped(|call| {
+        sigchld::block()?;
+        let child = Held::traceable(&call, 16)?;
+        let tracer = Tracer::of(child.pid())?;
+        // Edge-triggered: reports new events only, not the current state.
+        let watch = Watch::new(child.pidfd()?, EventFlags::IN | EventFlags::ET)?;
+        child.let_go()?;
+        tracer.find_zombie()?;
+        check::equal("epoll_wait at the child's death", watch.next()?, EventFlags::IN)?;
+        check::equal("the tracer's wait", tracer.reap()?, Status::exited(16))?;
+        check::equal("epoll_wait at its end", watch.next()?, EventFlags::IN | EventFlags::HUP)?;
+        is_gone_with(&child, Status::exited(16))?;
+        tracer.dismiss()
+    })
 }
 
 case! {
@@ -184,20 +196,26 @@ case! {
     source "commit \"clone: add CLONE_AUTOREAP\"; kernel/signal.c do_notify_parent() (\"a blocked sys_wait4 might now return -ECHILD\")",
 }
 fn autoreap_ptrace_other_tracer_wakes_parent() -> Result {
-    sigchld::block()?;
-    for waits in [true, false] {
-        let (child, tracer) = zombie_of_a_sibling(&Clone3::new(Flags::REAPED), 16)?;
-        let call = WaitCall::Pid(child.pid(), libc::WEXITED | libc::__WALL);
-        let parent = Blocked::in_call(call)?;
-        let what = if waits { "its tracer waits for it" } else { "its tracer exits" };
-        if waits {
-            check::equal("the tracer's wait", tracer.reap()?, Status::exited(16))?;
+    subject::each_reaped(|reaped| {
+        sigchld::block()?;
+        for waits in [true, false] {
+            let (child, tracer) = zombie_of_a_sibling(&reaped, 16)?;
+            let call = WaitCall::Pid(child.pid(), libc::WEXITED | libc::__WALL);
+            let parent = Blocked::in_call(call)?;
+            let what = if waits { "its tracer waits for it" } else { "its tracer exits" };
+            if waits {
+                check::equal("the tracer's wait", tracer.reap()?, Status::exited(16))?;
+            }
+            tracer.dismiss()?;
+            check::equal(
+                format_args!("{call} of the parent, when {what}"),
+                parent.join()?,
+                Err(Errno::ECHILD),
+            )?;
+            is_gone_with(&child, Status::exited(16))?;
         }
-        tracer.dismiss()?;
-        check::equal(format_args!("{call} of the parent, when {what}"), parent.join()?, Err(Errno::ECHILD))?;
-        is_gone_with(&child, Status::exited(16))?;
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 case! {
@@ -207,14 +225,16 @@ case! {
     source "commit \"clone: add CLONE_AUTOREAP\"; kernel/ptrace.c exit_ptrace()",
 }
 fn autoreap_ptrace_other_tracer_exits() -> Result {
-    sigchld::block()?;
-    let (ordinary, tracer) = zombie_of_a_sibling(&Clone3::new(Flags::PIDFD), 16)?;
-    tracer.dismiss()?;
-    parent_gets_the_zombie(ordinary, 16)?;
+    subject::each_reaped(|call| {
+        sigchld::block()?;
+        let (ordinary, tracer) = zombie_of_a_sibling(&Clone3::new(Flags::PIDFD), 16)?;
+        tracer.dismiss()?;
+        parent_gets_the_zombie(ordinary, 16)?;
 
-    let (child, tracer) = zombie_of_a_sibling(&Clone3::new(Flags::REAPED), 16)?;
-    tracer.dismiss()?;
-    is_gone_with(&child, Status::exited(16))
+        let (child, tracer) = zombie_of_a_sibling(&call, 16)?;
+        tracer.dismiss()?;
+        is_gone_with(&child, Status::exited(16))
+    })
 }
 
 case! {
@@ -224,17 +244,19 @@ case! {
     source "ptrace(2): tracees of a tracer that dies go on",
 }
 fn autoreap_ptrace_tracer_killed_child_lives() -> Result {
-    sigchld::block()?;
-    let prepare = || {
-        tracer::let_anyone_trace_me();
-        Ok(())
-    };
-    let child = Echo::prepared(&Clone3::new(Flags::REAPED), prepare)?;
-    let tracer = Tracer::of(child.pid())?;
-    child.is_alive("while it is traced")?;
-    tracer.kill()?;
-    child.is_alive("after its tracer was killed")?;
-    is_gone_with(&child.into_child(), Status::exited(0))
+    subject::each_reaped(|call| {
+        sigchld::block()?;
+        let prepare = || {
+            tracer::let_anyone_trace_me();
+            Ok(())
+        };
+        let child = Echo::prepared(&call, prepare)?;
+        let tracer = Tracer::of(child.pid())?;
+        child.is_alive("while it is traced")?;
+        tracer.kill()?;
+        child.is_alive("after its tracer was killed")?;
+        is_gone_with(&child.into_child(), Status::exited(0))
+    })
 }
 
 case! {

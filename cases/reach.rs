@@ -22,14 +22,16 @@ case! {
     source "kill(2), pid -1; kernel/signal.c kill_something_info()",
 }
 fn autoreap_reached_by_kill_all() -> Result {
-    // In its own pid namespace, "all" means the children created here.
-    namespace::as_init(|| {
-        let ordinary = Held::exiting_with(&Clone3::fork(), 0)?;
-        let child = Held::exiting_with(&Clone3::new(Flags::REAPED), 0)?;
-        check::succeeds("kill(-1, SIGTERM)", kill(Pid::from_raw(-1), Signal::SIGTERM))?;
-        let killed = Status::killed(Signal::SIGTERM);
-        ordinary.into_child().reap_expecting(killed).context("control")?;
-        child.is_gone_with(killed)
+    subject::each_reaped(|call| {
+        // In its own pid namespace, "all" means the children created here.
+        namespace::as_init(|| {
+            let ordinary = Held::exiting_with(&Clone3::fork(), 0)?;
+            let child = Held::exiting_with(&call, 0)?;
+            check::succeeds("kill(-1, SIGTERM)", kill(Pid::from_raw(-1), Signal::SIGTERM))?;
+            let killed = Status::killed(Signal::SIGTERM);
+            ordinary.into_child().reap_expecting(killed).context("control")?;
+            child.is_gone_with(killed)
+        })
     })
 }
 

@@ -6,7 +6,7 @@ use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::{Child, Clone3, park};
 use clone3_conformance::kit::child_of_init::ChildOfInit;
 use clone3_conformance::kit::process::{in_child, own_pid};
-use clone3_conformance::kit::{Halted, Handover, Orphan, fdpass, namespace, orphan, sigchld};
+use clone3_conformance::kit::{Halted, Handover, Orphan, fdpass, namespace, orphan, sigchld, subject};
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::wait::{self, Event, Status};
 use nix::poll::PollFlags;
@@ -69,27 +69,29 @@ case! {
     source "commit \"clone: add CLONE_AUTOREAP\"; PR_SET_CHILD_SUBREAPER(2const)",
 }
 fn autoreap_reparent_init() -> Result {
-    // The process that in_child() makes is no subreaper, and the search for one stops at the namespace.
-    let orphan_of_init = |call: Clone3| -> Result<Orphan> {
-        let orphan = Orphan::exiting_with(&call, 3)?;
-        check::equal("ppid of the orphan", orphan.parent()?, 1)?;
-        orphan.let_go()?;
-        Ok(orphan)
-    };
-    namespace::as_init(|| {
-        let zombie = in_child(|| {
-            let orphan = orphan_of_init(Clone3::new(Flags::PIDFD))?;
-            orphan.pidfd.wait_exited()?;
-            Ok(orphan.pid)
-        })?;
-        check::equal("control", wait::find_zombie(zombie)?, Event::exited(zombie, 3))?;
-        wait::reap_expecting(zombie, Status::exited(3))?;
-        in_child(|| {
-            let orphan = orphan_of_init(Clone3::new(Flags::REAPED))?;
-            orphan.pidfd.reaped_with(Status::exited(3))?;
-            wait::pid_is_free(orphan.pid)
-        })?;
-        wait::no_children()
+    subject::each_reaped(|reaped| {
+        // The process that in_child() makes is no subreaper, and the search for one stops at the namespace.
+        let orphan_of_init = |call: Clone3| -> Result<Orphan> {
+            let orphan = Orphan::exiting_with(&call, 3)?;
+            check::equal("ppid of the orphan", orphan.parent()?, 1)?;
+            orphan.let_go()?;
+            Ok(orphan)
+        };
+        namespace::as_init(|| {
+            let zombie = in_child(|| {
+                let orphan = orphan_of_init(Clone3::new(Flags::PIDFD))?;
+                orphan.pidfd.wait_exited()?;
+                Ok(orphan.pid)
+            })?;
+            check::equal("control", wait::find_zombie(zombie)?, Event::exited(zombie, 3))?;
+            wait::reap_expecting(zombie, Status::exited(3))?;
+            in_child(|| {
+                let orphan = orphan_of_init(reaped.clone())?;
+                orphan.pidfd.reaped_with(Status::exited(3))?;
+                wait::pid_is_free(orphan.pid)
+            })?;
+            wait::no_children()
+        })
     })
 }
 
@@ -138,17 +140,19 @@ case! {
     source "fs/pidfs.c pidfd_info(), which asks for the parent as getppid(2) does",
 }
 fn autoreap_ppid_follows_reparent() -> Result {
-    let (ours, theirs) = fdpass::pair()?;
-    let (before, creator) = in_child(|| {
-        let child = Clone3::new(Flags::REAPED).spawn(park)?;
-        fdpass::send(&theirs, child.pidfd()?)?;
-        Ok((orphan::parent_of(child.pidfd()?)?, own_pid()))
-    })?;
-    check::equal("ppid while the creator lives", before, creator)?;
-    let orphan = Pidfd::from(fdpass::receive(&ours)?);
-    check::equal("ppid after the creator's death", orphan::parent_of(&orphan)?, own_pid())?;
-    check::succeeds("pidfd_send_signal(SIGKILL)", orphan.send_signal(Signal::SIGKILL))?;
-    orphan.wait_reaped()
+    subject::each_reaped(|call| {
+        let (ours, theirs) = fdpass::pair()?;
+        let (before, creator) = in_child(|| {
+            let child = call.spawn(park)?;
+            fdpass::send(&theirs, child.pidfd()?)?;
+            Ok((orphan::parent_of(child.pidfd()?)?, own_pid()))
+        })?;
+        check::equal("ppid while the creator lives", before, creator)?;
+        let orphan = Pidfd::from(fdpass::receive(&ours)?);
+        check::equal("ppid after the creator's death", orphan::parent_of(&orphan)?, own_pid())?;
+        check::succeeds("pidfd_send_signal(SIGKILL)", orphan.send_signal(Signal::SIGKILL))?;
+        orphan.wait_reaped()
+    })
 }
 
 /// Creates the init of a pid namespace by `call`, which exits with 44 while its child, made by `inner`, is alive. Returns

@@ -4,7 +4,7 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::{Child, Clone3};
 use clone3_conformance::kit::process::in_child;
-use clone3_conformance::kit::subject::{leaves_zombie, reaped};
+use clone3_conformance::kit::subject::leaves_zombie;
 use clone3_conformance::kit::{Held, Orphan, subject, threads, tracer, usage};
 use clone3_conformance::wait::{self, Status};
 use nix::sys::ptrace::Options;
@@ -39,21 +39,23 @@ case! {
     source "kernel/exit.c wait_task_zombie(), which alone adds them; wait(2) for ignored SIGCHLD",
 }
 fn autoreap_rusage_not_accumulated() -> Result {
-    let before = used_by_children()?;
-    let child = reaped().spawn(burn)?;
-    child.pidfd()?.reaped_with(Status::exited(0))?;
-    let what = "RUSAGE_CHILDREN as (µs, maxrss, faults) after an auto-reaped child";
-    check::equal(what, used_by_children()?, before)?;
+    subject::each_reaped(|call| {
+        let before = used_by_children()?;
+        let child = call.spawn(burn)?;
+        child.pidfd()?.reaped_with(Status::exited(0))?;
+        let what = "RUSAGE_CHILDREN as (µs, maxrss, faults) after an auto-reaped child";
+        check::equal(what, used_by_children()?, before)?;
 
-    let control = leaves_zombie().spawn(burn)?;
-    control.reap_expecting(Status::exited(0))?;
-    let after = used_by_children()?;
-    // Allows a millisecond for rounding.
-    let added = after.0 - before.0 >= CPU_TIME - 1000 && after.1 > 0 && after.2 > before.2;
-    check::holds(
-        added,
-        format_args!("control: {after:?} after a child that was waited for, {before:?} before"),
-    )
+        let control = leaves_zombie().spawn(burn)?;
+        control.reap_expecting(Status::exited(0))?;
+        let after = used_by_children()?;
+        // Allows a millisecond for rounding.
+        let added = after.0 - before.0 >= CPU_TIME - 1000 && after.1 > 0 && after.2 > before.2;
+        check::holds(
+            added,
+            format_args!("control: {after:?} after a child that was waited for, {before:?} before"),
+        )
+    })
 }
 
 /// Returns what a reparented child adds to its new parent's RUSAGE_CHILDREN when `reap` has waited for its end.
@@ -74,12 +76,17 @@ case! {
     source "kernel/exit.c wait_task_zombie(), which alone adds them; commit \"clone: add CLONE_AUTOREAP\" (reparenting)",
 }
 fn autoreap_rusage_not_accumulated_by_adopter() -> Result {
-    let (time, faults) =
-        added_by_adopted(&leaves_zombie(), |child| wait::reap_expecting(child.pid, Status::exited(0)))?;
-    let added = time >= CPU_TIME - 1000 && faults > 0;
-    check::holds(added, format_args!("control: {time} µs and {faults} faults added by an ordinary child"))?;
-    let added = added_by_adopted(&reaped(), |child| child.pidfd.reaped_with(Status::exited(0)))?;
-    check::equal("µs and page faults added to RUSAGE_CHILDREN by an auto-reaped child", added, (0, 0))
+    subject::each_reaped(|call| {
+        let (time, faults) =
+            added_by_adopted(&leaves_zombie(), |child| wait::reap_expecting(child.pid, Status::exited(0)))?;
+        let added = time >= CPU_TIME - 1000 && faults > 0;
+        check::holds(
+            added,
+            format_args!("control: {time} µs and {faults} faults added by an ordinary child"),
+        )?;
+        let added = added_by_adopted(&call, |child| child.pidfd.reaped_with(Status::exited(0)))?;
+        check::equal("µs and page faults added to RUSAGE_CHILDREN by an auto-reaped child", added, (0, 0))
+    })
 }
 
 /// Creates a child that has waited for a child of its own and then for its gate, and so has usage of every kind. It is asleep
@@ -97,23 +104,25 @@ case! {
     source "kernel/exit.c wait_task_zombie(), which alone adds it; wait(2) for ignored SIGCHLD",
 }
 fn autoreap_account_not_added() -> Result {
-    let before = usage::of_children()?;
-    let child = with_an_account(&reaped())?;
-    child.let_go()?;
-    child.is_gone_with(Status::exited(6))?;
-    check::equal("RUSAGE_CHILDREN after an auto-reaped child", usage::of_children()?, before)?;
+    subject::each_reaped(|call| {
+        let before = usage::of_children()?;
+        let child = with_an_account(&call)?;
+        child.let_go()?;
+        child.is_gone_with(Status::exited(6))?;
+        check::equal("RUSAGE_CHILDREN after an auto-reaped child", usage::of_children()?, before)?;
 
-    let control = with_an_account(&leaves_zombie())?;
-    control.let_go()?;
-    let (status, own) = check::succeeds("wait4", usage::wait4(control.pid()))?;
-    check::equal("control: status from wait4 for an ordinary child", status, Status::exited(6))?;
-    let after = usage::of_children()?;
-    let counted = own.voluntary_switches > 0 && after.minor_faults > before.minor_faults;
-    let counted = counted && after.voluntary_switches > before.voluntary_switches;
-    check::holds(
-        counted,
-        format_args!("control: {after:?} after a child that was waited for, {before:?} before"),
-    )
+        let control = with_an_account(&leaves_zombie())?;
+        control.let_go()?;
+        let (status, own) = check::succeeds("wait4", usage::wait4(control.pid()))?;
+        check::equal("control: status from wait4 for an ordinary child", status, Status::exited(6))?;
+        let after = usage::of_children()?;
+        let counted = own.voluntary_switches > 0 && after.minor_faults > before.minor_faults;
+        let counted = counted && after.voluntary_switches > before.voluntary_switches;
+        check::holds(
+            counted,
+            format_args!("control: {after:?} after a child that was waited for, {before:?} before"),
+        )
+    })
 }
 
 /// Creates a child that the caller has traced to its end and has not waited for.
@@ -132,27 +141,30 @@ case! {
     source "wait4(2); kernel/exit.c wait_task_zombie()",
 }
 fn autoreap_ptrace_parents_wait_tells_usage() -> Result {
-    for call in [leaves_zombie(), reaped()] {
-        let (child, before) = (traced_to_its_end(&call)?, usage::of_children()?);
-        let (status, own) = check::succeeds("wait4", usage::wait4(child.pid()))?;
-        check::equal(
-            format_args!("status from wait4 for a traced child of {call}"),
-            status,
-            Status::exited(6),
-        )?;
-        check::holds(
-            own.minor_faults > 0 && own.voluntary_switches > 0,
-            format_args!("wait4 for a traced child of {call}: expected what it has used, got {own:?}"),
-        )?;
-        let after = usage::of_children()?;
-        check::holds(
-            after.minor_faults > before.minor_faults && after.voluntary_switches > before.voluntary_switches,
-            format_args!(
-                "RUSAGE_CHILDREN: expected more than {before:?} after a child of {call}, got {after:?}"
-            ),
-        )?;
-    }
-    Ok(())
+    subject::each_reaped(|reaped| {
+        for call in [leaves_zombie(), reaped.clone()] {
+            let (child, before) = (traced_to_its_end(&call)?, usage::of_children()?);
+            let (status, own) = check::succeeds("wait4", usage::wait4(child.pid()))?;
+            check::equal(
+                format_args!("status from wait4 for a traced child of {call}"),
+                status,
+                Status::exited(6),
+            )?;
+            check::holds(
+                own.minor_faults > 0 && own.voluntary_switches > 0,
+                format_args!("wait4 for a traced child of {call}: expected what it has used, got {own:?}"),
+            )?;
+            let after = usage::of_children()?;
+            check::holds(
+                after.minor_faults > before.minor_faults
+                    && after.voluntary_switches > before.voluntary_switches,
+                format_args!(
+                    "RUSAGE_CHILDREN: expected more than {before:?} after a child of {call}, got {after:?}"
+                ),
+            )?;
+        }
+        Ok(())
+    })
 }
 
 case! {

@@ -6,7 +6,7 @@ use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::programs::end_seen_after_parents_exec;
 use clone3_conformance::kit::sigchld::{self, Reaction};
-use clone3_conformance::kit::subject::reaped;
+use clone3_conformance::kit::subject::{self, reaped};
 use clone3_conformance::kit::{Echo, Held, Orphan, threads};
 use clone3_conformance::need::rounds;
 use clone3_conformance::pidfd::Pidfd;
@@ -45,26 +45,28 @@ case! {
     source "commit \"clone: add CLONE_AUTOREAP\" (\"No exit signal is delivered\")",
 }
 fn autoreap_no_sigchld() -> Result {
-    sigchld::block()?;
-    for end in [None, Some(Signal::SIGKILL), Some(Signal::SIGABRT)] {
-        let body = || {
-            // Prevents a core file where core dumps go to files.
-            let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
-            if let Some(signal) = end {
-                let _ = nix::sys::signal::raise(signal);
-            }
-            0
-        };
-        wait::reap(Clone3::fork().spawn(body)?.pid())?;
-        let sent = sigchld::take().is_some();
-        check::holds(sent, format_args!("control: no SIGCHLD from an ordinary child at {end:?}"))?;
+    subject::each_reaped(|call| {
+        sigchld::block()?;
+        for end in [None, Some(Signal::SIGKILL), Some(Signal::SIGABRT)] {
+            let body = || {
+                // Prevents a core file where core dumps go to files.
+                let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
+                if let Some(signal) = end {
+                    let _ = nix::sys::signal::raise(signal);
+                }
+                0
+            };
+            wait::reap(Clone3::fork().spawn(body)?.pid())?;
+            let sent = sigchld::take().is_some();
+            check::holds(sent, format_args!("control: no SIGCHLD from an ordinary child at {end:?}"))?;
 
-        let child = reaped().spawn(body)?;
-        let status = child.pidfd()?.exit_status()?;
-        check::equal("the signal it died of", status.term_signal(), end.map(|signal| signal as i32))?;
-        sigchld::none_pending()?;
-    }
-    Ok(())
+            let child = call.spawn(body)?;
+            let status = child.pidfd()?.exit_status()?;
+            check::equal("the signal it died of", status.term_signal(), end.map(|signal| signal as i32))?;
+            sigchld::none_pending()?;
+        }
+        Ok(())
+    })
 }
 
 case! {
@@ -95,15 +97,17 @@ case! {
     source "commit \"clone: add CLONE_AUTOREAP\"; fs/exec.c de_thread()",
 }
 fn autoreap_no_sigchld_after_child_exec() -> Result {
-    sigchld::block()?;
-    let control = Held::execed(&Clone3::new(Flags::PIDFD), 66)?;
-    control.let_go()?;
-    wait::reap_expecting(control.pid(), Status::exited(66))?;
-    sigchld::pending_for(control.pid(), libc::CLD_EXITED).context("control")?;
+    subject::each_reaped(|call| {
+        sigchld::block()?;
+        let control = Held::execed(&Clone3::new(Flags::PIDFD), 66)?;
+        control.let_go()?;
+        wait::reap_expecting(control.pid(), Status::exited(66))?;
+        sigchld::pending_for(control.pid(), libc::CLD_EXITED).context("control")?;
 
-    let child = Held::execed(&reaped(), 66)?;
-    child.let_go()?;
-    ends_in_silence(child.pid(), child.pidfd()?, Status::exited(66))
+        let child = Held::execed(&call, 66)?;
+        child.let_go()?;
+        ends_in_silence(child.pid(), child.pidfd()?, Status::exited(66))
+    })
 }
 
 case! {
@@ -133,20 +137,22 @@ case! {
     source "commit \"clone: add CLONE_AUTOREAP\" (\"No exit signal is delivered\")",
 }
 fn autoreap_sigchld_handler_not_run() -> Result {
-    for flags in [SaFlags::empty(), SaFlags::SA_NOCLDWAIT] {
-        sigchld::react(Reaction::Count, flags)?;
-        let control = Clone3::fork().spawn(|| 0)?;
-        // With SA_NOCLDWAIT this waits for the child's end and then returns ECHILD.
-        let _ = wait::waitpid(control.pid(), libc::__WALL);
-        check::equal(format_args!("control: runs of the handler with {flags:?}"), sigchld::handled(), 1)?;
+    subject::each_reaped(|call| {
+        for flags in [SaFlags::empty(), SaFlags::SA_NOCLDWAIT] {
+            sigchld::react(Reaction::Count, flags)?;
+            let control = Clone3::fork().spawn(|| 0)?;
+            // With SA_NOCLDWAIT this waits for the child's end and then returns ECHILD.
+            let _ = wait::waitpid(control.pid(), libc::__WALL);
+            check::equal(format_args!("control: runs of the handler with {flags:?}"), sigchld::handled(), 1)?;
 
-        for child in [Held::exiting_with(&reaped(), 5)?, Held::execed(&reaped(), 5)?] {
-            child.let_go()?;
-            child.pidfd()?.reaped_with(Status::exited(5))?;
-            check::equal(format_args!("runs of the handler with {flags:?}"), sigchld::handled(), 0)?;
+            for child in [Held::exiting_with(&call, 5)?, Held::execed(&call, 5)?] {
+                child.let_go()?;
+                child.pidfd()?.reaped_with(Status::exited(5))?;
+                check::equal(format_args!("runs of the handler with {flags:?}"), sigchld::handled(), 0)?;
+            }
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 case! {
@@ -156,23 +162,25 @@ case! {
     source "commit \"clone: add CLONE_AUTOREAP\"; kernel/signal.c do_notify_parent()",
 }
 fn autoreap_with_sigchld_ignored() -> Result {
-    let reactions = [(Reaction::Ignore, SaFlags::empty()), (Reaction::Default, SaFlags::SA_NOCLDWAIT)];
-    for (reaction, flags) in reactions {
-        sigchld::react(reaction, flags)?;
-        let control = Clone3::fork().spawn(|| 0)?;
-        let got = wait::waitpid(control.pid(), libc::__WALL);
-        check::equal(
-            format_args!("control: waitpid of an ordinary child with {reaction:?} {flags:?}"),
-            got,
-            Err(Errno::ECHILD),
-        )?;
+    subject::each_reaped(|call| {
+        let reactions = [(Reaction::Ignore, SaFlags::empty()), (Reaction::Default, SaFlags::SA_NOCLDWAIT)];
+        for (reaction, flags) in reactions {
+            sigchld::react(reaction, flags)?;
+            let control = Clone3::fork().spawn(|| 0)?;
+            let got = wait::waitpid(control.pid(), libc::__WALL);
+            check::equal(
+                format_args!("control: waitpid of an ordinary child with {reaction:?} {flags:?}"),
+                got,
+                Err(Errno::ECHILD),
+            )?;
 
-        for child in [Held::exiting_with(&reaped(), 42)?, Held::execed(&reaped(), 42)?] {
-            child.let_go()?;
-            child.is_gone_with(Status::exited(42))?;
+            for child in [Held::exiting_with(&call, 42)?, Held::execed(&call, 42)?] {
+                child.let_go()?;
+                child.is_gone_with(Status::exited(42))?;
+            }
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 case! {
@@ -201,17 +209,19 @@ case! {
     source "kernel/signal.c do_notify_parent_cldstop()",
 }
 fn autoreap_continue_is_reported() -> Result {
-    sigchld::block()?;
-    let child = Held::exiting_with(&reaped(), 5)?;
-    stop(&child)?;
-    sigchld::arrives_for(child.pid(), libc::CLD_STOPPED)?;
-    child.kill(Signal::SIGCONT)?;
-    sigchld::arrives_for(child.pid(), libc::CLD_CONTINUED)?;
-    let found = wait::waitid(Who::Pid(child.pid()), libc::WCONTINUED | libc::WNOHANG | libc::__WALL);
-    let continued = Event { pid: child.pid(), code: libc::CLD_CONTINUED, status: libc::SIGCONT };
-    check::equal("waitid(WCONTINUED)", found, Ok(Some(continued)))?;
-    child.let_go()?;
-    ends_in_silence(child.pid(), child.pidfd()?, Status::exited(5))
+    subject::each_reaped(|call| {
+        sigchld::block()?;
+        let child = Held::exiting_with(&call, 5)?;
+        stop(&child)?;
+        sigchld::arrives_for(child.pid(), libc::CLD_STOPPED)?;
+        child.kill(Signal::SIGCONT)?;
+        sigchld::arrives_for(child.pid(), libc::CLD_CONTINUED)?;
+        let found = wait::waitid(Who::Pid(child.pid()), libc::WCONTINUED | libc::WNOHANG | libc::__WALL);
+        let continued = Event { pid: child.pid(), code: libc::CLD_CONTINUED, status: libc::SIGCONT };
+        check::equal("waitid(WCONTINUED)", found, Ok(Some(continued)))?;
+        child.let_go()?;
+        ends_in_silence(child.pid(), child.pidfd()?, Status::exited(5))
+    })
 }
 
 case! {
@@ -221,24 +231,30 @@ case! {
     source "kernel/exit.c eligible_child(); fs/exec.c de_thread()",
 }
 fn autoreap_stop_needs_wall_before_exec() -> Result {
-    const LOOK: i32 = libc::WUNTRACED | libc::WNOHANG;
-    let seen = |pid| Ok(Some((pid, Status::stopped(Signal::SIGSTOP))));
-    for option in [libc::__WALL, libc::__WCLONE] {
-        let child = Held::exiting_with(&reaped(), 5)?;
-        let pid = child.pid();
+    subject::each_reaped(|call| {
+        const LOOK: i32 = libc::WUNTRACED | libc::WNOHANG;
+        let seen = |pid| Ok(Some((pid, Status::stopped(Signal::SIGSTOP))));
+        for option in [libc::__WALL, libc::__WCLONE] {
+            let child = Held::exiting_with(&call, 5)?;
+            let pid = child.pid();
+            stop(&child)?;
+            check::equal(
+                "waitpid(WUNTRACED|WNOHANG) before exec",
+                wait::waitpid(pid, LOOK),
+                Err(Errno::ECHILD),
+            )?;
+            check::equal("the same with __WALL or __WCLONE", wait::waitpid(pid, LOOK | option), seen(pid))?;
+            child.into_child().clear_away()?;
+        }
+        let child = Held::execed(&call, 5)?;
         stop(&child)?;
-        check::equal("waitpid(WUNTRACED|WNOHANG) before exec", wait::waitpid(pid, LOOK), Err(Errno::ECHILD))?;
-        check::equal("the same with __WALL or __WCLONE", wait::waitpid(pid, LOOK | option), seen(pid))?;
-        child.into_child().clear_away()?;
-    }
-    let child = Held::execed(&reaped(), 5)?;
-    stop(&child)?;
-    check::equal(
-        "waitpid(WUNTRACED|WNOHANG) after exec",
-        wait::waitpid(child.pid(), LOOK),
-        seen(child.pid()),
-    )?;
-    child.into_child().clear_away()
+        check::equal(
+            "waitpid(WUNTRACED|WNOHANG) after exec",
+            wait::waitpid(child.pid(), LOOK),
+            seen(child.pid()),
+        )?;
+        child.into_child().clear_away()
+    })
 }
 
 case! {
@@ -247,26 +263,29 @@ case! {
     source "sigaction(2); kernel/signal.c do_notify_parent_cldstop()",
 }
 fn autoreap_sa_nocldstop() -> Result {
-    sigchld::block()?;
-    let child = Echo::spawn(&reaped())?;
-    for flags in [SaFlags::empty(), SaFlags::SA_NOCLDSTOP] {
-        sigchld::react(Reaction::Default, flags)?;
-        child.kill(Signal::SIGSTOP)?;
-        wait::stops(child.pid(), Signal::SIGSTOP).context(format_args!("with {flags:?}"))?;
-        child.kill(Signal::SIGCONT)?;
-        let resumed = wait::waitid(Who::Pid(child.pid()), libc::WCONTINUED | libc::__WALL);
-        let resumed = resumed.map(|event| event.map(|event| wait::code_name(event.code)));
-        let continued = Ok(Some(wait::code_name(libc::CLD_CONTINUED)));
-        check::equal(format_args!("si_code of waitid(WCONTINUED) with {flags:?}"), resumed, continued)?;
-        // The child itself sends both before it answers.
-        child.is_alive("after it was stopped and continued")?;
-        // Its si_status is 0 if the wait call above saw the stop before the kernel had filled the SIGCHLD.
-        if flags.is_empty() {
-            sigchld::pending_for(child.pid(), libc::CLD_STOPPED).context("control: without SA_NOCLDSTOP")?;
+    subject::each_reaped(|reaped| {
+        sigchld::block()?;
+        let child = Echo::spawn(&reaped)?;
+        for flags in [SaFlags::empty(), SaFlags::SA_NOCLDSTOP] {
+            sigchld::react(Reaction::Default, flags)?;
+            child.kill(Signal::SIGSTOP)?;
+            wait::stops(child.pid(), Signal::SIGSTOP).context(format_args!("with {flags:?}"))?;
+            child.kill(Signal::SIGCONT)?;
+            let resumed = wait::waitid(Who::Pid(child.pid()), libc::WCONTINUED | libc::__WALL);
+            let resumed = resumed.map(|event| event.map(|event| wait::code_name(event.code)));
+            let continued = Ok(Some(wait::code_name(libc::CLD_CONTINUED)));
+            check::equal(format_args!("si_code of waitid(WCONTINUED) with {flags:?}"), resumed, continued)?;
+            // The child itself sends both before it answers.
+            child.is_alive("after it was stopped and continued")?;
+            // Its si_status is 0 if the wait call above saw the stop before the kernel had filled the SIGCHLD.
+            if flags.is_empty() {
+                sigchld::pending_for(child.pid(), libc::CLD_STOPPED)
+                    .context("control: without SA_NOCLDSTOP")?;
+            }
+            sigchld::none_pending().context(format_args!("with {flags:?}"))?;
         }
-        sigchld::none_pending().context(format_args!("with {flags:?}"))?;
-    }
-    child.into_child().clear_away()
+        child.into_child().clear_away()
+    })
 }
 
 case! {

@@ -7,7 +7,7 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::{Child, Clone3, park};
 use clone3_conformance::kit::process::{in_child, own_pid};
-use clone3_conformance::kit::subject::{ends_by_its_kind, reaped};
+use clone3_conformance::kit::subject::ends_by_its_kind;
 use clone3_conformance::kit::{Channel, Echo, Gate, Held, Orphan, privilege, subject, threads, tracer};
 use clone3_conformance::procfs;
 use clone3_conformance::wait::{self, Event, Status, Who};
@@ -254,17 +254,22 @@ case! {
     source "commit \"clone: add CLONE_AUTOREAP\"; kernel/ptrace.c __ptrace_detach()",
 }
 fn autoreap_tracee_of_other_user_let_go() -> Result {
-    let other = Uid::from_raw(privilege::unused_id());
-    let child = Held::prepared(&reaped(), 5, || Ok(setresuid(other, other, other)?))?;
-    threads::in_a_thread(|| {
-        tracer::seize(child.pid(), Options::empty())?;
-        child.let_go()?;
-        let found = wait::find_zombie(child.pid())?;
-        check::equal(
-            "control: the zombie of the child, to the thread that traces it",
-            found,
-            Event::exited(child.pid(), 5),
-        )
-    })?;
-    child.pidfd()?.gone_with(child.pid(), Status::exited(5)).context("once its tracer, a thread, has gone")
+    subject::each_reaped(|call| {
+        let other = Uid::from_raw(privilege::unused_id());
+        let child = Held::prepared(&call, 5, || Ok(setresuid(other, other, other)?))?;
+        threads::in_a_thread(|| {
+            tracer::seize(child.pid(), Options::empty())?;
+            child.let_go()?;
+            let found = wait::find_zombie(child.pid())?;
+            check::equal(
+                "control: the zombie of the child, to the thread that traces it",
+                found,
+                Event::exited(child.pid(), 5),
+            )
+        })?;
+        child
+            .pidfd()?
+            .gone_with(child.pid(), Status::exited(5))
+            .context("once its tracer, a thread, has gone")
+    })
 }

@@ -21,15 +21,17 @@ case! {
     source "selftest autoreap_multithreaded (\"only after all threads have exited\"); kernel/exit.c exit_notify()",
 }
 fn autoreap_leader_exits_first() -> Result {
-    let ordinary = threads::leaderless(&Clone3::new(Flags::PIDFD), 11, || 22)?;
-    is_not_over(&ordinary)?;
-    ordinary.let_go()?;
-    ordinary.into_child().reap_expecting(Status::exited(22))?;
+    subject::each_reaped(|call| {
+        let ordinary = threads::leaderless(&Clone3::new(Flags::PIDFD), 11, || 22)?;
+        is_not_over(&ordinary)?;
+        ordinary.let_go()?;
+        ordinary.into_child().reap_expecting(Status::exited(22))?;
 
-    let child = threads::leaderless(&Clone3::new(Flags::REAPED), 11, || 22)?;
-    is_not_over(&child)?;
-    child.let_go()?;
-    child.is_gone_with(Status::exited(22))
+        let child = threads::leaderless(&call, 11, || 22)?;
+        is_not_over(&child)?;
+        child.let_go()?;
+        child.is_gone_with(Status::exited(22))
+    })
 }
 
 case! {
@@ -39,18 +41,20 @@ case! {
     source "execve(2), on threads; fs/exec.c de_thread(); commit \"clone: add CLONE_AUTOREAP\"",
 }
 fn autoreap_exec_by_nonleader() -> Result {
-    sigchld::block()?;
-    let ordinary = Held::execed_by_thread(&Clone3::new(Flags::PIDFD), 66)?;
-    is_not_over(&ordinary)?;
-    ordinary.let_go()?;
-    wait::reap_expecting(ordinary.pid(), Status::exited(66))?;
-    sigchld::pending_for(ordinary.pid(), libc::CLD_EXITED)?;
+    subject::each_reaped(|call| {
+        sigchld::block()?;
+        let ordinary = Held::execed_by_thread(&Clone3::new(Flags::PIDFD), 66)?;
+        is_not_over(&ordinary)?;
+        ordinary.let_go()?;
+        wait::reap_expecting(ordinary.pid(), Status::exited(66))?;
+        sigchld::pending_for(ordinary.pid(), libc::CLD_EXITED)?;
 
-    let child = Held::execed_by_thread(&Clone3::new(Flags::REAPED), 66)?;
-    is_not_over(&child)?;
-    child.let_go()?;
-    child.is_gone_with(Status::exited(66))?;
-    sigchld::none_pending()
+        let child = Held::execed_by_thread(&call, 66)?;
+        is_not_over(&child)?;
+        child.let_go()?;
+        child.is_gone_with(Status::exited(66))?;
+        sigchld::none_pending()
+    })
 }
 
 /// What the last thread of a process does, and the process's resulting status.
@@ -93,16 +97,18 @@ case! {
     source "exit_group(2); commit \"clone: add CLONE_AUTOREAP\"",
 }
 fn autoreap_mt_exit_group_from_thread() -> Result {
-    let body = || {
-        std::thread::scope(|scope| {
-            scope.spawn(|| exit_now(99));
-            park()
-        })
-    };
-    let ordinary = Clone3::new(Flags::PIDFD).spawn(body)?;
-    ordinary.reap_expecting(Status::exited(99))?;
-    let child = Clone3::new(Flags::REAPED).spawn(body)?;
-    child.is_gone_with(Status::exited(99))
+    subject::each_reaped(|call| {
+        let body = || {
+            std::thread::scope(|scope| {
+                scope.spawn(|| exit_now(99));
+                park()
+            })
+        };
+        let ordinary = Clone3::new(Flags::PIDFD).spawn(body)?;
+        ordinary.reap_expecting(Status::exited(99))?;
+        let child = call.spawn(body)?;
+        child.is_gone_with(Status::exited(99))
+    })
 }
 
 case! {
@@ -112,14 +118,16 @@ case! {
     source "exit_group(2); kernel/exit.c release_task(), which takes group_exit_code",
 }
 fn autoreap_mt_exit_group_beats_last_thread() -> Result {
-    threads::can_delay_exit()?;
-    let body = || threads::other_exits_last(11, 22, 99);
-    Clone3::new(Flags::PIDFD).spawn(body)?.reap_expecting(Status::exited(99))?;
-    // The first round nearly always hits; on a delayed vCPU, that thread may end first.
-    for _ in need::rounds(4) {
-        Clone3::new(Flags::REAPED).spawn(body)?.is_gone_with(Status::exited(99))?;
-    }
-    Ok(())
+    subject::each_reaped(|call| {
+        threads::can_delay_exit()?;
+        let body = || threads::other_exits_last(11, 22, 99);
+        Clone3::new(Flags::PIDFD).spawn(body)?.reap_expecting(Status::exited(99))?;
+        // The first round nearly always hits; on a delayed vCPU, that thread may end first.
+        for _ in need::rounds(4) {
+            call.spawn(body)?.is_gone_with(Status::exited(99))?;
+        }
+        Ok(())
+    })
 }
 
 case! {
@@ -130,21 +138,23 @@ case! {
     known_defect "7.1 to 7.3: if the leader is the last to go, pidfs_exit() records the leader's own exit code",
 }
 fn autoreap_mt_exit_code_race() -> Result {
-    threads::can_delay_exit()?;
-    let body = || threads::leader_exits_last(11, 99);
-    Clone3::new(Flags::PIDFD).spawn(body)?.reap_expecting(Status::exited(99))?;
-    // The first round nearly always hits; on a delayed vCPU, the leader may end first.
-    for _ in need::rounds(4) {
-        let call = Clone3::new(Flags::REAPED);
-        let child = call.spawn(body)?;
-        let told = child.pidfd()?.exit_status()?;
-        let what = format_args!(
-            "exit_code in PIDFD_GET_INFO of a child of {call} whose leader was in exit(11) when another thread called exit_group(99)"
-        );
-        check::equal_or_defect(what, told, Status::exited(99), Status::exited(11))?;
-        child.is_gone_with(told)?;
-    }
-    Ok(())
+    subject::each_reaped(|reaped| {
+        threads::can_delay_exit()?;
+        let body = || threads::leader_exits_last(11, 99);
+        Clone3::new(Flags::PIDFD).spawn(body)?.reap_expecting(Status::exited(99))?;
+        // The first round nearly always hits; on a delayed vCPU, the leader may end first.
+        for _ in need::rounds(4) {
+            let call = reaped.clone();
+            let child = call.spawn(body)?;
+            let told = child.pidfd()?.exit_status()?;
+            let what = format_args!(
+                "exit_code in PIDFD_GET_INFO of a child of {call} whose leader was in exit(11) when another thread called exit_group(99)"
+            );
+            check::equal_or_defect(what, told, Status::exited(99), Status::exited(11))?;
+            child.is_gone_with(told)?;
+        }
+        Ok(())
+    })
 }
 
 case! {
@@ -177,17 +187,19 @@ case! {
     source "commit \"clone: add CLONE_AUTOREAP\"; kernel/exit.c reparent_leader(), release_task()",
 }
 fn autoreap_mt_leader_dead_reparent() -> Result {
-    sigchld::block()?;
-    let ordinary = Orphan::leaderless(&Clone3::new(Flags::PIDFD), 11, 22)?;
-    ordinary.let_go()?;
-    wait::reap_expecting(ordinary.pid, Status::exited(22))?;
-    sigchld::pending_for(ordinary.pid, libc::CLD_EXITED)?;
+    subject::each_reaped(|call| {
+        sigchld::block()?;
+        let ordinary = Orphan::leaderless(&Clone3::new(Flags::PIDFD), 11, 22)?;
+        ordinary.let_go()?;
+        wait::reap_expecting(ordinary.pid, Status::exited(22))?;
+        sigchld::pending_for(ordinary.pid, libc::CLD_EXITED)?;
 
-    let orphan = Orphan::leaderless(&Clone3::new(Flags::REAPED), 11, 22)?;
-    check::equal("waitid of the new parent, before the end", orphan.wait_now(), Ok(None))?;
-    orphan.let_go()?;
-    orphan.pidfd.gone_with(orphan.pid, Status::exited(22))?;
-    sigchld::none_pending()
+        let orphan = Orphan::leaderless(&call, 11, 22)?;
+        check::equal("waitid of the new parent, before the end", orphan.wait_now(), Ok(None))?;
+        orphan.let_go()?;
+        orphan.pidfd.gone_with(orphan.pid, Status::exited(22))?;
+        sigchld::none_pending()
+    })
 }
 
 case! {
@@ -197,20 +209,22 @@ case! {
     source "commit \"clone: add CLONE_AUTOREAP\"; kernel/exit.c forget_original_parent()",
 }
 fn autoreap_creating_thread_exits() -> Result {
-    sigchld::block()?;
-    let creator = || -> Result<_> {
-        let child = Held::exiting_with(&Clone3::new(Flags::REAPED), 5)?;
-        Ok((child, threads::own_pidfd()?))
-    };
-    let (child, creator) = threads::in_a_thread(creator)?;
-    creator.wait_reaped()?;
-    let stat = Stat::of(child.pid()).map(|stat| (stat.ppid, stat.exit_signal));
-    let me = own_pid();
-    check::equal("(ppid, exit signal) of the child after its creator's exit", stat, Some((me, 0)))?;
-    check::equal("PIDFD_GET_INFO ppid", orphan::parent_of(child.pidfd()?)?, me)?;
-    child.let_go()?;
-    child.is_gone_with(Status::exited(5))?;
-    sigchld::none_pending()
+    subject::each_reaped(|call| {
+        sigchld::block()?;
+        let creator = || -> Result<_> {
+            let child = Held::exiting_with(&call, 5)?;
+            Ok((child, threads::own_pidfd()?))
+        };
+        let (child, creator) = threads::in_a_thread(creator)?;
+        creator.wait_reaped()?;
+        let stat = Stat::of(child.pid()).map(|stat| (stat.ppid, stat.exit_signal));
+        let me = own_pid();
+        check::equal("(ppid, exit signal) of the child after its creator's exit", stat, Some((me, 0)))?;
+        check::equal("PIDFD_GET_INFO ppid", orphan::parent_of(child.pidfd()?)?, me)?;
+        child.let_go()?;
+        child.is_gone_with(Status::exited(5))?;
+        sigchld::none_pending()
+    })
 }
 
 case! {
@@ -220,16 +234,18 @@ case! {
     source "commit \"clone: add CLONE_AUTOREAP\" (\"without ever becoming a zombie\"); kernel/signal.c do_notify_parent()",
 }
 fn autoreap_parent_has_threads() -> Result {
-    sigchld::block()?;
-    let ordinary = Held::exiting_with(&Clone3::new(Flags::PIDFD), 5)?;
-    let child = Held::exiting_with(&Clone3::new(Flags::REAPED), 6)?;
-    threads::beside_another(|| {
-        ordinary.let_go()?;
-        wait::find_zombie(ordinary.pid())?;
-        wait::reap_expecting(ordinary.pid(), Status::exited(5))?;
-        child.let_go()?;
-        child.is_gone_with(Status::exited(6))?;
-        sigchld::none_pending()
+    subject::each_reaped(|call| {
+        sigchld::block()?;
+        let ordinary = Held::exiting_with(&Clone3::new(Flags::PIDFD), 5)?;
+        let child = Held::exiting_with(&call, 6)?;
+        threads::beside_another(|| {
+            ordinary.let_go()?;
+            wait::find_zombie(ordinary.pid())?;
+            wait::reap_expecting(ordinary.pid(), Status::exited(5))?;
+            child.let_go()?;
+            child.is_gone_with(Status::exited(6))?;
+            sigchld::none_pending()
+        })
     })
 }
 
@@ -240,27 +256,29 @@ case! {
     source "pidfd_open(2), PIDFD_THREAD; kernel/exit.c release_task()",
 }
 fn autoreap_thread_pidfd() -> Result {
-    let (tid, thread_gate, gate) = (Channel::<i32>::new()?, Gate::new()?, Gate::new()?);
-    let child = Clone3::new(Flags::REAPED).spawn(|| {
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                let _ = tid.send(&threads::own_tid());
-                thread_gate.wait();
-                exit_thread(5)
-            });
-            gate.wait();
-            exit_now(6)
-        })
-    })?;
-    let tid = tid.recv_from(&child)?;
-    let thread = Pidfd::of_thread(tid)?;
-    check::refused("pidfd_open(tid, 0)", Pidfd::try_open(tid), Errno::ENOENT)?;
-    let info = check::succeeds("PIDFD_GET_INFO of the thread", thread.info(InfoMask::PID))?;
-    let expected = (tid as u32, child.pid() as u32);
-    check::equal("pid and tgid in PIDFD_GET_INFO of the thread", (info.pid, info.tgid), expected)?;
-    thread_gate.open()?;
-    thread.reaped_with(Status::exited(5))?;
-    is_not_over(&child)?;
-    gate.open()?;
-    child.is_gone_with(Status::exited(6))
+    subject::each_reaped(|call| {
+        let (tid, thread_gate, gate) = (Channel::<i32>::new()?, Gate::new()?, Gate::new()?);
+        let child = call.spawn(|| {
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    let _ = tid.send(&threads::own_tid());
+                    thread_gate.wait();
+                    exit_thread(5)
+                });
+                gate.wait();
+                exit_now(6)
+            })
+        })?;
+        let tid = tid.recv_from(&child)?;
+        let thread = Pidfd::of_thread(tid)?;
+        check::refused("pidfd_open(tid, 0)", Pidfd::try_open(tid), Errno::ENOENT)?;
+        let info = check::succeeds("PIDFD_GET_INFO of the thread", thread.info(InfoMask::PID))?;
+        let expected = (tid as u32, child.pid() as u32);
+        check::equal("pid and tgid in PIDFD_GET_INFO of the thread", (info.pid, info.tgid), expected)?;
+        thread_gate.open()?;
+        thread.reaped_with(Status::exited(5))?;
+        is_not_over(&child)?;
+        gate.open()?;
+        child.is_gone_with(Status::exited(6))
+    })
 }

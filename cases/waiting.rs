@@ -61,18 +61,20 @@ case! {
     source "kernel/exit.c eligible_child(); wait(2)",
 }
 fn autoreap_wait_alive_matrix() -> Result {
-    let ordinary = Clone3::fork().with(Flags::PIDFD);
-    for (call, plain, clone) in [(ordinary, ALIVE, NO_CHILD), (reaped(), NO_CHILD, ALIVE)] {
-        let child = Held::exiting_with(&call, 0)?;
-        for (option, expected) in [(0, plain), (libc::__WCLONE, clone), (libc::__WALL, ALIVE)] {
-            let stops = WaitCall::Pid(child.pid(), libc::WSTOPPED | libc::WNOHANG | option);
-            for wait in ways_to_wait(&child, libc::WNOHANG | option)?.into_iter().chain([stops]) {
-                check::equal(format_args!("{wait} with a live child of {call}"), wait.make(), expected)?;
+    subject::each_reaped(|reaped| {
+        let ordinary = Clone3::fork().with(Flags::PIDFD);
+        for (call, plain, clone) in [(ordinary, ALIVE, NO_CHILD), (reaped.clone(), NO_CHILD, ALIVE)] {
+            let child = Held::exiting_with(&call, 0)?;
+            for (option, expected) in [(0, plain), (libc::__WCLONE, clone), (libc::__WALL, ALIVE)] {
+                let stops = WaitCall::Pid(child.pid(), libc::WSTOPPED | libc::WNOHANG | option);
+                for wait in ways_to_wait(&child, libc::WNOHANG | option)?.into_iter().chain([stops]) {
+                    check::equal(format_args!("{wait} with a live child of {call}"), wait.make(), expected)?;
+                }
             }
+            child.into_child().clear_away()?;
         }
-        child.into_child().clear_away()?;
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 case! {
@@ -81,22 +83,28 @@ case! {
     source "commit \"clone: add CLONE_AUTOREAP\"; kernel/exit.c release_task()",
 }
 fn autoreap_wait_dead_matrix() -> Result {
-    for options in [libc::__WALL, libc::__WALL | libc::WNOHANG] {
-        for form in 0..6 {
-            let zombie = leaves_zombie().spawn(|| 0)?;
-            wait::find_zombie(zombie.pid())?;
-            let wait = ways_to_wait(&zombie, options)?[form];
-            check::equal(format_args!("control: {wait} with a zombie"), wait.make(), Ok(Some(zombie.pid())))?;
-            // The form with WNOWAIT leaves the zombie; the others have reaped it.
-            let _ = wait::waitpid(zombie.pid(), libc::__WALL);
+    subject::each_reaped(|call| {
+        for options in [libc::__WALL, libc::__WALL | libc::WNOHANG] {
+            for form in 0..6 {
+                let zombie = leaves_zombie().spawn(|| 0)?;
+                wait::find_zombie(zombie.pid())?;
+                let wait = ways_to_wait(&zombie, options)?[form];
+                check::equal(
+                    format_args!("control: {wait} with a zombie"),
+                    wait.make(),
+                    Ok(Some(zombie.pid())),
+                )?;
+                // The form with WNOWAIT leaves the zombie; the others have reaped it.
+                let _ = wait::waitpid(zombie.pid(), libc::__WALL);
+            }
+            let child = call.spawn(|| 0)?;
+            child.pidfd()?.wait_reaped()?;
+            for wait in ways_to_wait(&child, options)? {
+                check::equal(format_args!("{wait} after the child's end"), wait.make(), NO_CHILD)?;
+            }
         }
-        let child = reaped().spawn(|| 0)?;
-        child.pidfd()?.wait_reaped()?;
-        for wait in ways_to_wait(&child, options)? {
-            check::equal(format_args!("{wait} after the child's end"), wait.make(), NO_CHILD)?;
-        }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 /// Blocks a thread in a wait call while the child lives, then lets the child exit. The call must find a child that leaves a
@@ -161,17 +169,19 @@ case! {
     source "kernel/signal.c do_notify_parent() (__wake_up_parent)",
 }
 fn autoreap_blocked_wait_stopped_only() -> Result {
-    let child = Held::exiting_with(&reaped(), 4)?;
-    let wait = WaitCall::Pid(child.pid(), libc::WSTOPPED | libc::__WALL);
-    let waiter = Blocked::in_call(wait)?;
-    child.kill(Signal::SIGSTOP)?;
-    check::equal(format_args!("control: {wait}, at a stop"), waiter.join()?, Ok(Some(child.pid())))?;
+    subject::each_reaped(|call| {
+        let child = Held::exiting_with(&call, 4)?;
+        let wait = WaitCall::Pid(child.pid(), libc::WSTOPPED | libc::__WALL);
+        let waiter = Blocked::in_call(wait)?;
+        child.kill(Signal::SIGSTOP)?;
+        check::equal(format_args!("control: {wait}, at a stop"), waiter.join()?, Ok(Some(child.pid())))?;
 
-    let waiter = Blocked::in_call(wait)?;
-    child.let_go()?;
-    child.kill(Signal::SIGCONT)?;
-    check::equal(format_args!("{wait}, blocked at the child's end"), waiter.join()?, NO_CHILD)?;
-    child.pidfd()?.reaped_with(Status::exited(4))
+        let waiter = Blocked::in_call(wait)?;
+        child.let_go()?;
+        child.kill(Signal::SIGCONT)?;
+        check::equal(format_args!("{wait}, blocked at the child's end"), waiter.join()?, NO_CHILD)?;
+        child.pidfd()?.reaped_with(Status::exited(4))
+    })
 }
 
 case! {
@@ -181,14 +191,16 @@ case! {
     source "waitpid(2); kernel/exit.c do_wait()",
 }
 fn autoreap_blocked_wait_two_children() -> Result {
-    let child = Held::exiting_with(&reaped(), 1)?;
-    let ordinary = Held::exiting_with(&Clone3::fork(), 2)?;
-    let waiter = Blocked::in_call(WaitCall::Waitpid(-1, libc::__WALL))?;
-    child.let_go()?;
-    child.pidfd()?.reaped_with(Status::exited(1))?;
-    waiter.is_blocked("after the end of the auto-reaped child, with an ordinary one alive")?;
-    ordinary.let_go()?;
-    check::equal("waitpid(-1, __WALL)", waiter.join()?, Ok(Some(ordinary.pid())))
+    subject::each_reaped(|call| {
+        let child = Held::exiting_with(&call, 1)?;
+        let ordinary = Held::exiting_with(&Clone3::fork(), 2)?;
+        let waiter = Blocked::in_call(WaitCall::Waitpid(-1, libc::__WALL))?;
+        child.let_go()?;
+        child.pidfd()?.reaped_with(Status::exited(1))?;
+        waiter.is_blocked("after the end of the auto-reaped child, with an ordinary one alive")?;
+        ordinary.let_go()?;
+        check::equal("waitpid(-1, __WALL)", waiter.join()?, Ok(Some(ordinary.pid())))
+    })
 }
 
 case! {
@@ -198,16 +210,18 @@ case! {
     source "waitpid(2); kernel/exit.c reparent_leader() (sets exit_signal to SIGCHLD)",
 }
 fn autoreap_blocked_wait_after_reparent() -> Result {
-    let control = Orphan::exiting_with(&leaves_zombie(), 4)?;
-    let waiter = Blocked::in_call(WaitCall::Waitpid(-1, 0))?;
-    control.let_go()?;
-    check::equal("control: waitpid(-1, 0) by the new parent", waiter.join()?, Ok(Some(control.pid)))?;
+    subject::each_reaped(|call| {
+        let control = Orphan::exiting_with(&leaves_zombie(), 4)?;
+        let waiter = Blocked::in_call(WaitCall::Waitpid(-1, 0))?;
+        control.let_go()?;
+        check::equal("control: waitpid(-1, 0) by the new parent", waiter.join()?, Ok(Some(control.pid)))?;
 
-    let child = Orphan::exiting_with(&reaped(), 4)?;
-    let waiter = Blocked::in_call(WaitCall::Waitpid(-1, 0))?;
-    child.let_go()?;
-    check::equal("waitpid(-1, 0) by the new parent", waiter.join()?, NO_CHILD)?;
-    child.pidfd.reaped_with(Status::exited(4))
+        let child = Orphan::exiting_with(&call, 4)?;
+        let waiter = Blocked::in_call(WaitCall::Waitpid(-1, 0))?;
+        child.let_go()?;
+        check::equal("waitpid(-1, 0) by the new parent", waiter.join()?, NO_CHILD)?;
+        child.pidfd.reaped_with(Status::exited(4))
+    })
 }
 
 case! {
@@ -217,16 +231,18 @@ case! {
     source "waitpid(2); fs/exec.c de_thread() (sets exit_signal to SIGCHLD)",
 }
 fn autoreap_blocked_wait_after_child_exec() -> Result {
-    let control = Held::execed(&leaves_zombie(), 4)?;
-    let waiter = Blocked::in_call(WaitCall::Waitpid(control.pid(), 0))?;
-    control.let_go()?;
-    check::equal("control: waitpid(pid, 0)", waiter.join()?, Ok(Some(control.pid())))?;
+    subject::each_reaped(|call| {
+        let control = Held::execed(&leaves_zombie(), 4)?;
+        let waiter = Blocked::in_call(WaitCall::Waitpid(control.pid(), 0))?;
+        control.let_go()?;
+        check::equal("control: waitpid(pid, 0)", waiter.join()?, Ok(Some(control.pid())))?;
 
-    let child = Held::execed(&reaped(), 4)?;
-    let waiter = Blocked::in_call(WaitCall::Waitpid(child.pid(), 0))?;
-    child.let_go()?;
-    check::equal("waitpid(pid, 0), blocked at the end of an execed child", waiter.join()?, NO_CHILD)?;
-    child.pidfd()?.reaped_with(Status::exited(4))
+        let child = Held::execed(&call, 4)?;
+        let waiter = Blocked::in_call(WaitCall::Waitpid(child.pid(), 0))?;
+        child.let_go()?;
+        check::equal("waitpid(pid, 0), blocked at the end of an execed child", waiter.join()?, NO_CHILD)?;
+        child.pidfd()?.reaped_with(Status::exited(4))
+    })
 }
 
 case! {
@@ -236,15 +252,17 @@ case! {
     source "waitpid(2) (__WNOTHREAD); kernel/exit.c do_wait()",
 }
 fn autoreap_wnothread_other_thread() -> Result {
-    let child = Held::exiting_with(&reaped(), 0)?;
-    let look = WaitCall::Waitpid(child.pid(), libc::__WALL | libc::WNOHANG);
-    let own = WaitCall::Waitpid(child.pid(), libc::__WALL | libc::WNOHANG | libc::__WNOTHREAD);
-    let block = WaitCall::Waitpid(child.pid(), libc::__WALL | libc::__WNOTHREAD);
-    check::equal(format_args!("control: {own} by the thread that made the child"), own.make(), ALIVE)?;
-    let (looked, blocked) = in_a_thread(|| Ok((look.make(), block.make())))?;
-    check::equal(format_args!("control: {look} by another thread"), looked, ALIVE)?;
-    check::equal(format_args!("{block} by another thread"), blocked, NO_CHILD)?;
-    child.into_child().clear_away()
+    subject::each_reaped(|call| {
+        let child = Held::exiting_with(&call, 0)?;
+        let look = WaitCall::Waitpid(child.pid(), libc::__WALL | libc::WNOHANG);
+        let own = WaitCall::Waitpid(child.pid(), libc::__WALL | libc::WNOHANG | libc::__WNOTHREAD);
+        let block = WaitCall::Waitpid(child.pid(), libc::__WALL | libc::__WNOTHREAD);
+        check::equal(format_args!("control: {own} by the thread that made the child"), own.make(), ALIVE)?;
+        let (looked, blocked) = in_a_thread(|| Ok((look.make(), block.make())))?;
+        check::equal(format_args!("control: {look} by another thread"), looked, ALIVE)?;
+        check::equal(format_args!("{block} by another thread"), blocked, NO_CHILD)?;
+        child.into_child().clear_away()
+    })
 }
 
 case! {
@@ -253,15 +271,17 @@ case! {
     source "pidfd_open(2) (PIDFD_NONBLOCK); kernel/exit.c kernel_waitid_prepare()",
 }
 fn autoreap_nonblock_pidfd_waitid() -> Result {
-    let child = Held::exiting_with(&reaped(), 0)?;
-    let wait = WaitCall::pidfd(child.pidfd()?, libc::WEXITED | libc::__WALL);
-    let look = WaitCall::pidfd(child.pidfd()?, libc::WEXITED | libc::__WALL | libc::WNOHANG);
-    check::equal(format_args!("control: {look}, alive"), look.make(), ALIVE)?;
-    child.pidfd()?.set_status_flags(OFlag::O_NONBLOCK)?;
-    check::equal(format_args!("{wait} with O_NONBLOCK, alive"), wait.make(), Err(Errno::EAGAIN))?;
-    child.let_go()?;
-    child.pidfd()?.wait_reaped()?;
-    check::equal(format_args!("{wait} with O_NONBLOCK, after the end"), wait.make(), NO_CHILD)
+    subject::each_reaped(|call| {
+        let child = Held::exiting_with(&call, 0)?;
+        let wait = WaitCall::pidfd(child.pidfd()?, libc::WEXITED | libc::__WALL);
+        let look = WaitCall::pidfd(child.pidfd()?, libc::WEXITED | libc::__WALL | libc::WNOHANG);
+        check::equal(format_args!("control: {look}, alive"), look.make(), ALIVE)?;
+        child.pidfd()?.set_status_flags(OFlag::O_NONBLOCK)?;
+        check::equal(format_args!("{wait} with O_NONBLOCK, alive"), wait.make(), Err(Errno::EAGAIN))?;
+        child.let_go()?;
+        child.pidfd()?.wait_reaped()?;
+        check::equal(format_args!("{wait} with O_NONBLOCK, after the end"), wait.make(), NO_CHILD)
+    })
 }
 
 case! {
@@ -270,26 +290,28 @@ case! {
     source "commit \"clone: add CLONE_AUTOREAP\" (auto-reaping for selected children only)",
 }
 fn autoreap_mixed_children() -> Result {
-    let mut children = Vec::new();
-    for code in 0..6 {
-        let call = if code % 2 == 0 { Clone3::fork().with(Flags::PIDFD) } else { reaped() };
-        children.push(call.spawn(|| code)?);
-    }
-    for child in &children {
-        child.pidfd()?.wait_exited()?;
-    }
-    let mut found = Vec::new();
-    while let Ok(Some((pid, status))) = wait::waitpid(-1, libc::__WALL) {
-        found.push((pid, status));
-    }
-    found.sort_by_key(|(_, status)| status.0);
-    let ordinary = (0..6).step_by(2).map(|code| (children[code].pid(), Status::exited(code as i32)));
-    check::equal("what waitpid(-1, __WALL) got", found, ordinary.collect())?;
-    wait::no_children()?;
-    for code in [1, 3, 5] {
-        children[code].pidfd()?.reaped_with(Status::exited(code as i32))?;
-    }
-    Ok(())
+    subject::each_reaped(|reaped| {
+        let mut children = Vec::new();
+        for code in 0..6 {
+            let call = if code % 2 == 0 { Clone3::fork().with(Flags::PIDFD) } else { reaped.clone() };
+            children.push(call.spawn(|| code)?);
+        }
+        for child in &children {
+            child.pidfd()?.wait_exited()?;
+        }
+        let mut found = Vec::new();
+        while let Ok(Some((pid, status))) = wait::waitpid(-1, libc::__WALL) {
+            found.push((pid, status));
+        }
+        found.sort_by_key(|(_, status)| status.0);
+        let ordinary = (0..6).step_by(2).map(|code| (children[code].pid(), Status::exited(code as i32)));
+        check::equal("what waitpid(-1, __WALL) got", found, ordinary.collect())?;
+        wait::no_children()?;
+        for code in [1, 3, 5] {
+            children[code].pidfd()?.reaped_with(Status::exited(code as i32))?;
+        }
+        Ok(())
+    })
 }
 
 case! {
@@ -298,12 +320,14 @@ case! {
     source "commit \"clone: add CLONE_AUTOREAP\"; kernel/exit.c release_task(); wait(2), ECHILD",
 }
 fn autoreap_blocked_wait_leaderless() -> Result {
-    let child = threads::leaderless(&reaped(), 11, || 22)?;
-    let wait = WaitCall::Waitpid(-1, libc::__WALL);
-    let waiter = Blocked::in_call(wait)?;
-    child.let_go()?;
-    check::equal(format_args!("{wait}, blocked at the child's end"), waiter.join()?, NO_CHILD)?;
-    child.pidfd()?.reaped_with(Status::exited(22))
+    subject::each_reaped(|call| {
+        let child = threads::leaderless(&call, 11, || 22)?;
+        let wait = WaitCall::Waitpid(-1, libc::__WALL);
+        let waiter = Blocked::in_call(wait)?;
+        child.let_go()?;
+        check::equal(format_args!("{wait}, blocked at the child's end"), waiter.join()?, NO_CHILD)?;
+        child.pidfd()?.reaped_with(Status::exited(22))
+    })
 }
 
 case! {

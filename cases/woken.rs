@@ -5,7 +5,7 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::sigchld::{self, Reaction};
-use clone3_conformance::kit::subject::{leaves_zombie, reaped};
+use clone3_conformance::kit::subject::leaves_zombie;
 use clone3_conformance::kit::{Blocked, Gate, Held, WaitCall, subject, threads};
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
@@ -43,23 +43,25 @@ case! {
     source "waitid(2); kernel/exit.c pid_child_should_wake(), eligible_pid()",
 }
 fn autoreap_blocked_wait_for_group() -> Result {
-    let group = getpgrp().as_raw();
-    for wait in
-        [WaitCall::Group(group, libc::WEXITED | libc::__WALL), WaitCall::Waitpid(-group, libc::__WALL)]
-    {
-        for call in [leaves_zombie(), reaped()] {
-            let child = Held::exiting_with(&call, 4)?;
-            let waiter = Blocked::in_call(wait)?;
-            child.let_go()?;
-            let expected = if child.reaps_itself() { Err(Errno::ECHILD) } else { Ok(Some(child.pid())) };
-            check::equal(
-                format_args!("{wait}, blocked at the end of a child of {call}"),
-                waiter.join()?,
-                expected,
-            )?;
+    subject::each_reaped(|reaped| {
+        let group = getpgrp().as_raw();
+        for wait in
+            [WaitCall::Group(group, libc::WEXITED | libc::__WALL), WaitCall::Waitpid(-group, libc::__WALL)]
+        {
+            for call in [leaves_zombie(), reaped.clone()] {
+                let child = Held::exiting_with(&call, 4)?;
+                let waiter = Blocked::in_call(wait)?;
+                child.let_go()?;
+                let expected = if child.reaps_itself() { Err(Errno::ECHILD) } else { Ok(Some(child.pid())) };
+                check::equal(
+                    format_args!("{wait}, blocked at the end of a child of {call}"),
+                    waiter.join()?,
+                    expected,
+                )?;
+            }
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 /// Has the calling thread, the child's creator, wait for an event that comes when the child is gone and the thread is asleep
@@ -108,23 +110,25 @@ case! {
     source "commit \"clone: add CLONE_AUTOREAP\" (\"No exit signal is delivered\"); signal(7), interruption by handlers",
 }
 fn autoreap_end_interrupts_nothing() -> Result {
-    for (reaction, ordinary) in [(Reaction::Default, Ok(())), (Reaction::Count, Err(Errno::EINTR))] {
-        sigchld::react(reaction, SaFlags::empty())?;
-        let control = Held::exiting_with(&Clone3::fork().with(Flags::PIDFD), 4)?;
-        let got = epoll_wait_across_the_end_of(&control)?;
-        let what = format!("epoll_wait at the end of an ordinary child, SIGCHLD {reaction:?}");
-        check::equal(format_args!("control: {what}"), got, ordinary)?;
-        control.into_child().reap_expecting(Status::exited(4))?;
+    subject::each_reaped(|call| {
+        for (reaction, ordinary) in [(Reaction::Default, Ok(())), (Reaction::Count, Err(Errno::EINTR))] {
+            sigchld::react(reaction, SaFlags::empty())?;
+            let control = Held::exiting_with(&Clone3::fork().with(Flags::PIDFD), 4)?;
+            let got = epoll_wait_across_the_end_of(&control)?;
+            let what = format!("epoll_wait at the end of an ordinary child, SIGCHLD {reaction:?}");
+            check::equal(format_args!("control: {what}"), got, ordinary)?;
+            control.into_child().reap_expecting(Status::exited(4))?;
 
-        let child = Held::exiting_with(&reaped(), 4)?;
-        let got = epoll_wait_across_the_end_of(&child)?;
-        check::equal(
-            format_args!("epoll_wait at the end of an auto-reaped child, SIGCHLD {reaction:?}"),
-            got,
-            Ok(()),
-        )?;
-    }
-    Ok(())
+            let child = Held::exiting_with(&call, 4)?;
+            let got = epoll_wait_across_the_end_of(&child)?;
+            check::equal(
+                format_args!("epoll_wait at the end of an auto-reaped child, SIGCHLD {reaction:?}"),
+                got,
+                Ok(()),
+            )?;
+        }
+        Ok(())
+    })
 }
 
 case! {
@@ -133,14 +137,16 @@ case! {
     source "commit \"clone: add CLONE_AUTOREAP\" (\"No exit signal is delivered\"); signal(7), pending signals",
 }
 fn autoreap_pending_sigchld_stays() -> Result {
-    sigchld::block()?;
-    let ordinary = Clone3::fork().spawn(|| 4)?;
-    ordinary.is_a_zombie(4)?;
-    for child in [Held::exiting_with(&reaped(), 5)?, Held::execed(&reaped(), 5)?] {
-        child.let_go()?;
-        child.is_gone_with(Status::exited(5))?;
-    }
-    sigchld::pending_for(ordinary.pid(), libc::CLD_EXITED)?;
-    sigchld::none_pending()?;
-    ordinary.reap_expecting(Status::exited(4))
+    subject::each_reaped(|call| {
+        sigchld::block()?;
+        let ordinary = Clone3::fork().spawn(|| 4)?;
+        ordinary.is_a_zombie(4)?;
+        for child in [Held::exiting_with(&call, 5)?, Held::execed(&call, 5)?] {
+            child.let_go()?;
+            child.is_gone_with(Status::exited(5))?;
+        }
+        sigchld::pending_for(ordinary.pid(), libc::CLD_EXITED)?;
+        sigchld::none_pending()?;
+        ordinary.reap_expecting(Status::exited(4))
+    })
 }

@@ -69,6 +69,11 @@ pub fn each_unrestricted(body: impl FnMut(Clone3) -> Result) -> Result {
     each_of(unrestricted(), body)
 }
 
+/// Runs `body` for those of the [`calls`] whose children are auto-reaped. A failure names the call.
+pub fn each_reaped(body: impl FnMut(Clone3) -> Result) -> Result {
+    each_of(calls().into_iter().filter(|call| call.flags().contains(Flags::AUTOREAP)).collect(), body)
+}
+
 fn each_of(calls: Vec<Clone3>, mut body: impl FnMut(Clone3) -> Result) -> Result {
     check::each(calls, |call| {
         let whose = call.to_string();
