@@ -117,11 +117,19 @@ fn autoreap_inherits_no_word_to_clear() -> Result {
 }
 
 case! {
-    /// clone3 beyond the user's RLIMIT_NPROC is EAGAIN and makes no child, with each of the new flags as without them.
+    /// clone3 beyond the user's RLIMIT_NPROC is EAGAIN and makes no child, with each of the new flags as without them, whatever the
+    /// caller itself was made with.
     abi_rlimit_nproc_holds_for_each_flag: Must, needs [Autoreap, Nnp, Autokill],
     source "clone(2), EAGAIN; getrlimit(2), RLIMIT_NPROC; kernel/fork.c copy_process()",
 }
 fn abi_rlimit_nproc_holds_for_each_flag() -> Result {
+    subject::each(|caller| {
+        let (child, ()) = child_reporting(&caller, limited_processes_are_refused)?;
+        child.ends_with(Status::exited(0))
+    })
+}
+
+fn limited_processes_are_refused() -> Result {
     become_unused_user()?;
     subject::kinds().iter().try_for_each(Clone3::accepted)?;
     setrlimit(Resource::RLIMIT_NPROC, 1, 1)?;
@@ -131,6 +139,52 @@ fn abi_rlimit_nproc_holds_for_each_flag() -> Result {
         return Err(Failure::blocked("RLIMIT_NPROC does not limit this user"));
     }
     subject::kinds().iter().try_for_each(|call| call.refused(Errno::EAGAIN))
+}
+
+case! {
+    /// clone3 beyond the pids.max of the caller's cgroup is EAGAIN, whatever the caller was made with.
+    autoreap_caller_bound_by_pids_max: Must, needs [Autoreap, ExitInfo, Cgroup2],
+    source "Documentation/admin-guide/cgroup-v2.rst, PID; clone(2), EAGAIN; kernel/cgroup/pids.c pids_can_fork()",
+}
+fn autoreap_caller_bound_by_pids_max() -> Result {
+    subject::each(|caller| {
+        let group = Cgroup::create(&["pids"])?;
+        group.write("pids.max", "2")?;
+        let (child, ()) = child_reporting(&caller.into_cgroup(group.dir()), || {
+            let second = Held::exiting_with(&Clone3::fork(), 0)?;
+            Clone3::fork().refused(Errno::EAGAIN)?;
+            second.let_go()?;
+            second.into_child().reap_expecting(Status::exited(0))?;
+            Clone3::fork().accepted().context("control: when the other child has gone")
+        })?;
+        child.ends_with(Status::exited(0))?;
+        group.remove()
+    })
+}
+
+case! {
+    /// The root of the cgroup namespace that CLONE_NEWCGROUP makes is the cgroup in which CLONE_INTO_CGROUP puts the child,
+    /// auto-reaped or not.
+    autoreap_cgroup_namespace_of_own_cgroup: Must, needs [Autoreap, ExitInfo, Cgroup2, SysAdmin, Proc],
+    source "cgroup_namespaces(7); clone(2), CLONE_INTO_CGROUP; kernel/cgroup/cgroup.c cgroup_post_fork()",
+}
+fn autoreap_cgroup_namespace_of_own_cgroup() -> Result {
+    subject::each(|call| {
+        let group = Cgroup::create(&[])?;
+        let call = call.with(Flags::CLONE_NEWCGROUP).into_cgroup(group.dir());
+        let own_path = || {
+            let text = std::fs::read_to_string("/proc/self/cgroup")?;
+            Ok(text.lines().find_map(|line| line.strip_prefix("0::")).map(str::to_owned))
+        };
+        let (child, path) = child_reporting(&call, own_path)?;
+        child.ends_with(Status::exited(0))?;
+        check::equal(
+            format_args!("cgroup that a child of {call} finds itself in"),
+            path.as_deref(),
+            Some("/"),
+        )?;
+        group.remove()
+    })
 }
 
 case! {

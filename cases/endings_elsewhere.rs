@@ -9,7 +9,7 @@ use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::{Clone3, park};
 use clone3_conformance::kit::coredump::Server;
 use clone3_conformance::kit::crash::Crash;
-use clone3_conformance::kit::process::{child_reporting, reap_all};
+use clone3_conformance::kit::process::{child_reporting, in_child, reap_all};
 use clone3_conformance::kit::segment::Segment;
 use clone3_conformance::kit::{Gate, Handover, namespace, subject};
 use clone3_conformance::wait::{self, Status};
@@ -117,17 +117,20 @@ case! {
     source "commit \"clone: add CLONE_AUTOREAP\"; pid_namespaces(7), on unshare(2)",
 }
 fn autoreap_injected_into_pid_namespace() -> Result {
+    // A process can create only one pid namespace for its children.
     subject::each_reaped(|call| {
-        namespace::unshare_pid()?;
-        let init = Clone3::fork().with(Flags::PIDFD).spawn(park)?;
-        // Each child exits with its pid in that namespace.
-        let own_number = || getpid().as_raw();
-        let ordinary = Clone3::fork().with(Flags::PIDFD).spawn(own_number)?;
-        let zombie = wait::Event::exited(ordinary.pid(), 2);
-        check::equal("control: an ordinary child in there", wait::find_zombie(ordinary.pid())?, zombie)?;
-        ordinary.reap_expecting(Status::exited(2))?;
-        let child = call.spawn(own_number)?;
-        child.pidfd()?.gone_with(child.pid(), Status::exited(3))?;
-        init.clear_away()
+        in_child(|| {
+            namespace::unshare_pid()?;
+            let init = Clone3::fork().with(Flags::PIDFD).spawn(park)?;
+            // Each child exits with its pid in that namespace.
+            let own_number = || getpid().as_raw();
+            let ordinary = Clone3::fork().with(Flags::PIDFD).spawn(own_number)?;
+            let zombie = wait::Event::exited(ordinary.pid(), 2);
+            check::equal("control: an ordinary child in there", wait::find_zombie(ordinary.pid())?, zombie)?;
+            ordinary.reap_expecting(Status::exited(2))?;
+            let child = call.spawn(own_number)?;
+            child.pidfd()?.gone_with(child.pid(), Status::exited(3))?;
+            init.clear_away()
+        })
     })
 }

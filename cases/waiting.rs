@@ -276,8 +276,12 @@ fn autoreap_nonblock_pidfd_waitid() -> Result {
         let wait = WaitCall::pidfd(child.pidfd()?, libc::WEXITED | libc::__WALL);
         let look = WaitCall::pidfd(child.pidfd()?, libc::WEXITED | libc::__WALL | libc::WNOHANG);
         check::equal(format_args!("control: {look}, alive"), look.make(), ALIVE)?;
-        child.pidfd()?.set_status_flags(OFlag::O_NONBLOCK)?;
-        check::equal(format_args!("{wait} with O_NONBLOCK, alive"), wait.make(), Err(Errno::EAGAIN))?;
+        let of_thread = Pidfd::of_thread(child.pid())?;
+        for (pidfd, what) in [(child.pidfd()?, "O_NONBLOCK"), (&of_thread, "O_NONBLOCK and PIDFD_THREAD")] {
+            pidfd.set_status_flags(OFlag::O_NONBLOCK)?;
+            let wait = WaitCall::pidfd(pidfd, libc::WEXITED | libc::__WALL);
+            check::equal(format_args!("{wait} with {what}, alive"), wait.make(), Err(Errno::EAGAIN))?;
+        }
         child.let_go()?;
         child.pidfd()?.wait_reaped()?;
         check::equal(format_args!("{wait} with O_NONBLOCK, after the end"), wait.make(), NO_CHILD)
