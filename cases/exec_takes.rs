@@ -13,6 +13,7 @@ use clone3_conformance::kit::{Channel, privilege, setuid, subject};
 use clone3_conformance::linkme::distributed_slice;
 use clone3_conformance::wait::Status;
 use nix::sys::personality::{self, Persona};
+use nix::unistd::{Uid, setresuid};
 
 #[distributed_slice(HELPERS)]
 static KEPT: Helper = Helper { name: "kept", main: |arguments| or_wrong(say_what_is_kept(arguments)) };
@@ -85,5 +86,26 @@ fn autoreap_setuid_program_takes_as_ever() -> Result {
             check::equal(what, kept_by_exec_in(&call, program)?, *expected)?;
         }
         Ok(())
+    })
+}
+
+case! {
+    /// A child whose effective user differs from its real one loses its PR_SET_PDEATHSIG at the exec of any program, auto-reaped or
+    /// not.
+    autoreap_exec_by_two_users_takes_signal: Is, needs [Autoreap, ExitInfo, Root, NotYetNnp],
+    source "fs/exec.c begin_new_exec() (secureexec); security/commoncap.c cap_bprm_creds_from_file()",
+}
+fn autoreap_exec_by_two_users_takes_signal() -> Result {
+    let program = setuid::file_with_mode(0o755)?;
+    let what = "whether a parent-death signal and ADDR_NO_RANDOMIZE are kept by exec";
+    let control = kept_by_exec_in(&Clone3::fork(), &program)?;
+    check::equal(format_args!("control: {what} if the users are one"), control, (true, true))?;
+    setresuid(Uid::from_raw(privilege::ORDINARY), Uid::from_raw(0), Uid::from_raw(0))?;
+    subject::each_unrestricted(|call| {
+        check::equal(
+            format_args!("{what} in a child of {call}"),
+            kept_by_exec_in(&call, &program)?,
+            (false, true),
+        )
     })
 }
