@@ -249,3 +249,71 @@ case! {
 fn abi_error_precedence_sweep_unprivileged() -> Result {
     sweep(false)
 }
+
+/// Flags that have no effect on what is refused.
+const OTHERS: [Flags; 9] = [
+    Flags::CLONE_VFORK.union(Flags::CLONE_VM),
+    Flags::CLONE_FS,
+    Flags::CLONE_FILES,
+    Flags::CLONE_IO,
+    Flags::CLONE_SYSVSEM,
+    Flags::CLONE_UNTRACED,
+    Flags::CLONE_PTRACE,
+    Flags::CLONE_VM,
+    Flags::CLONE_CLEAR_SIGHAND,
+];
+
+/// Checks that these flags do not make the kernel accept a malformed call.
+fn malformed_calls_stay_einval(others: Flags) -> Result {
+    let sigchld = libc::SIGCHLD as u64;
+    let armed = Flags::AUTOREAP | Flags::NNP | Flags::AUTOKILL;
+    in_grandchild(|| {
+        Clone3::new(Flags::KILLED_NNP | others).accepted()?;
+        for (flags, signal) in [
+            (Flags::AUTOREAP, sigchld),
+            (Flags::AUTOREAP | Flags::CLONE_PARENT, 0),
+            (Flags::NNP | Flags::CLONE_PARENT, sigchld),
+            (Flags::KILLED_NNP, sigchld),
+            (Flags::KILLED_NNP | Flags::CLONE_PARENT, 0),
+            (Flags::PIDFD | Flags::NNP | Flags::AUTOKILL, 0),
+            (armed, 0),
+            (Flags::THREAD | Flags::AUTOREAP, 0),
+            (Flags::THREAD | Flags::NNP, 0),
+            (Flags::THREAD | Flags::KILLED_NNP, 0),
+        ] {
+            Clone3::new(flags | others).exit_signal(signal).refused(Errno::EINVAL)?;
+        }
+        Ok(())
+    })
+}
+
+case! {
+    /// What is EINVAL of the new flags is EINVAL together with each other flag, too.
+    abi_einval_with_other_flags: Must, needs [Autoreap, Nnp, Autokill],
+    source "pull request vfs-7.1-rc1.pidfs; clone(2) (EINVAL); kernel/fork.c copy_process()",
+}
+fn abi_einval_with_other_flags() -> Result {
+    OTHERS.into_iter().try_for_each(malformed_calls_stay_einval)
+}
+
+case! {
+    /// What is EINVAL of the new flags is EINVAL for a child in a new namespace of each kind, too.
+    abi_einval_with_namespace_flags: Must, needs [Autoreap, Nnp, Autokill, SysAdmin],
+    source "pull request vfs-7.1-rc1.pidfs; clone(2) (EINVAL); kernel/fork.c copy_process()",
+}
+fn abi_einval_with_namespace_flags() -> Result {
+    subject::in_namespaces(malformed_calls_stay_einval)
+}
+
+case! {
+    /// CLONE_PIDFD_AUTOKILL without CLONE_NNP is EPERM for a caller without CAP_SYS_ADMIN together with each other flag, too.
+    abi_eperm_with_other_flags: Must, needs [Autoreap, Nnp, Autokill, Unprivileged],
+    source "pull request vfs-7.1-rc1.pidfs; LKML, Jann Horn 2026-03-02; kernel/fork.c copy_process()",
+}
+fn abi_eperm_with_other_flags() -> Result {
+    for others in OTHERS {
+        Clone3::new(Flags::KILLED_NNP | others).accepted()?;
+        Clone3::new(Flags::KILLED | others).refused(Errno::EPERM)?;
+    }
+    Ok(())
+}

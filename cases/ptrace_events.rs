@@ -76,7 +76,8 @@ fn autoreap_ptrace_children_followed() -> Result {
         (reaped.clone(), &[libc::PTRACE_EVENT_CLONE]),
         (reaped.clone().with(Flags::NNP), &[libc::PTRACE_EVENT_CLONE]),
         (reaped.clone().with(Flags::CLONE_VFORK), &vfork),
-        (reaped.with(Flags::CLONE_UNTRACED), &[]),
+        (reaped.clone().with(Flags::CLONE_UNTRACED), &[]),
+        (reaped.with(Flags::CLONE_UNTRACED | Flags::NNP), &[]),
     ];
     for (call, events) in calls {
         let expected = (events.to_vec(), usize::from(!events.is_empty()));
