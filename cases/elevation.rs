@@ -11,6 +11,7 @@ use clone3_conformance::kit::privilege::{self, Caps, ORDINARY};
 use clone3_conformance::kit::process::{child_reporting, in_child, own_pid};
 use clone3_conformance::kit::sandboxing::{self, Landlock};
 use clone3_conformance::kit::setuid::{self, Credentials, credentials_after_exec};
+use clone3_conformance::kit::subject::{self, Outcome, outcome, outcome_with_nnp};
 use clone3_conformance::kit::{Channel, helper, tracer};
 use clone3_conformance::need::Setting;
 use clone3_conformance::wait::{self, Status};
@@ -111,8 +112,10 @@ fn nnp_setgid_exec_no_elevation() -> Result {
         let what = format!("real, effective and saved gid, AT_SECURE of a member of {groups:?}");
         let root = after_exec(&Clone3::fork())?;
         check::equal(format_args!("control: {what}"), (root.gids, root.at_secure), ([ORDINARY, 0, 0], true))?;
-        let found = after_exec(&Clone3::fork().with(Flags::NNP))?;
-        check::equal(what, (found.gids, found.at_secure), ([ORDINARY; 3], false))?;
+        subject::each_with_nnp(|call| {
+            let found = after_exec(&call)?;
+            check::equal(&what, (found.gids, found.at_secure), ([ORDINARY; 3], false))
+        })?;
     }
     Ok(())
 }
@@ -200,8 +203,10 @@ fn nnp_drop_then_setuid_exec() -> Result {
     };
     let without = uids(&Clone3::fork())?;
     check::equal("control: real, effective and saved uid without CLONE_NNP", without, [ORDINARY, 0, 0])?;
-    let with = uids(&Clone3::fork().with(Flags::NNP)).map_err(Failure::after_control)?;
-    check::equal("real, effective and saved uid with CLONE_NNP", with, [ORDINARY; 3])
+    subject::each_with_nnp(|call| {
+        let with = uids(&call).map_err(Failure::after_control)?;
+        check::equal("real, effective and saved uid with CLONE_NNP", with, [ORDINARY; 3])
+    })
 }
 
 case! {
@@ -226,14 +231,8 @@ fn nnp_setresuid_still_allowed() -> Result {
 }
 
 /// Returns the results of `call` in an ordinary child and in one with CLONE_NNP.
-fn in_both(call: impl Fn() -> std::result::Result<(), Errno>) -> Result<[std::result::Result<(), Errno>; 2]> {
-    let answer = |flags| -> Result<_> {
-        let raw = || Ok(call().err().map_or(0, |errno| errno as i32));
-        let (child, errno) = child_reporting(&Clone3::fork().with(flags), raw)?;
-        child.reap_expecting(Status::exited(0))?;
-        Ok(if errno == 0 { Ok(()) } else { Err(Errno::from_raw(errno)) })
-    };
-    Ok([answer(Flags::empty())?, answer(Flags::NNP)?])
+fn in_both(call: impl Fn() -> Outcome) -> Result<[Outcome; 2]> {
+    Ok([outcome(|| Ok(call()))?, outcome_with_nnp(|| Ok(call()))?])
 }
 
 case! {

@@ -11,7 +11,7 @@ use clone3_conformance::kit::privilege::{self, Caps};
 use clone3_conformance::kit::process::child_reporting;
 use clone3_conformance::kit::seccomp::{self, Refusal};
 use clone3_conformance::kit::setuid::{self, credentials_after_exec};
-use clone3_conformance::kit::subject::{allowed_as_ever, outcome_with};
+use clone3_conformance::kit::subject::{self, allowed_as_ever, outcome, outcome_with_nnp};
 use clone3_conformance::kit::{Actor, Echo, Gate, Held, sandboxing, tracer};
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::wait::Status;
@@ -48,35 +48,38 @@ case! {
 fn nnp_dumpable_after_setuid_program() -> Result {
     let program = setuid::file_with_mode(0o4755)?;
     privilege::become_ordinary_user()?;
-    let dumpable = |flags| -> Result<bool> {
-        Ok(credentials_after_exec(&Clone3::fork().with(flags), program.as_fd(), || Ok(()))?.dumpable)
+    let dumpable = |call: &Clone3| -> Result<bool> {
+        Ok(credentials_after_exec(call, program.as_fd(), || Ok(()))?.dumpable)
     };
-    if dumpable(Flags::empty())? {
+    if dumpable(&Clone3::fork())? {
         return Err(Failure::blocked(
             "whoever runs a set-user-ID program is dumpable here (fs.suid_dumpable is 1)",
         ));
     }
-    let found = dumpable(Flags::NNP)?;
-    check::equal("dumpable after exec of a set-user-ID program in a child with CLONE_NNP", found, true)
+    subject::each_with_nnp(|call| {
+        let what = format!("dumpable after exec of a set-user-ID program in a child of {call}");
+        check::equal(what, dumpable(&call)?, true)
+    })
 }
 
 /// Checks that a CLONE_NNP child, like an ordinary one, can empty one of its capability sets and raise a capability that it
 /// has in it again.
 fn raises_again(set: CapSet) -> Result {
     const CAPABILITY: Capability = Capability::CAP_SYS_ADMIN;
-    let raised = |flags| -> Result<Caps> {
-        let call = Clone3::fork().with(flags);
-        let (child, found) = child_reporting(&call, || privilege::emptied_and_raised(set, CAPABILITY))?;
-        child.reap_expecting(Status::exited(0))?;
+    let raised = |call: &Clone3| -> Result<Caps> {
+        let (child, found) = child_reporting(call, || privilege::emptied_and_raised(set, CAPABILITY))?;
+        child.ends_with(Status::exited(0))?;
         Ok(found)
     };
-    let (ordinary, expected) = (raised(Flags::empty())?, Caps::of(&[CAPABILITY]));
+    let (ordinary, expected) = (raised(&Clone3::fork())?, Caps::of(&[CAPABILITY]));
     if ordinary != expected {
         return Err(Failure::blocked(format!("raising {CAPABILITY} in the {set:?} set gives {ordinary:?}")));
     }
-    let what =
-        format!("the {set:?} set of a child with CLONE_NNP that raised its permitted {CAPABILITY} in it");
-    check::equal(what, raised(Flags::NNP)?, expected)
+    subject::each_with_nnp(|call| {
+        let what =
+            format!("the {set:?} set of a child of {call} that raised its permitted {CAPABILITY} in it");
+        check::equal(what, raised(&call)?, expected)
+    })
 }
 
 case! {
@@ -106,9 +109,9 @@ fn nnp_seccomp_listener_unprivileged() -> Result {
     sandboxing::seccomp_filters_exist()?;
     let install = || Ok(seccomp::ask_supervisor(libc::SYS_acct).map(drop));
     let what = "seccomp with SECCOMP_FILTER_FLAG_NEW_LISTENER";
-    let without = outcome_with(Flags::empty(), install)?;
+    let without = outcome(install)?;
     check::refused(format_args!("control: {what} without CLONE_NNP"), without, Errno::EACCES)?;
-    match outcome_with(Flags::NNP, install)? {
+    match outcome_with_nnp(install)? {
         Err(Errno::EBUSY) => Err(Failure::blocked("the suite runs under a seccomp filter with a listener")),
         with => check::succeeds(format_args!("{what} in a child with CLONE_NNP"), with),
     }
@@ -161,22 +164,24 @@ case! {
 }
 fn nnp_filter_kills_past_tracer() -> Result {
     sandboxing::seccomp_filters_exist()?;
-    let call = Clone3::fork().with(Flags::NNP);
-    for refusal in [Refusal::Trap, Refusal::KillProcess, Refusal::KillThread] {
-        let gate = Gate::new()?;
-        let child = call.spawn(|| refuse_oneself(&gate, refusal))?;
-        tracer::seize(child.pid(), Options::empty())?;
-        gate.open()?;
-        if refusal == Refusal::Trap {
-            tracer::stops_with(child.pid(), Signal::SIGSYS).context("control: SECCOMP_RET_TRAP")?;
-            tracer::go_on(child.pid(), None)?;
-            child.reap_expecting(Status::exited(0)).context("control: SIGSYS taken away")?;
-        } else {
-            let what = format!("what the tracer of a child of {call} is told, whose filter says {refusal:?}");
-            child.reap_expecting(Status::killed(Signal::SIGSYS)).context(what)?;
+    subject::each_with_nnp(|call| {
+        for refusal in [Refusal::Trap, Refusal::KillProcess, Refusal::KillThread] {
+            let gate = Gate::new()?;
+            let child = call.spawn(|| refuse_oneself(&gate, refusal))?;
+            tracer::seize(child.pid(), Options::empty())?;
+            gate.open()?;
+            if refusal == Refusal::Trap {
+                tracer::stops_with(child.pid(), Signal::SIGSYS).context("control: SECCOMP_RET_TRAP")?;
+                tracer::go_on(child.pid(), None)?;
+                child.reap_expecting(Status::exited(0)).context("control: SIGSYS taken away")?;
+            } else {
+                let what =
+                    format!("what the tracer of a child of {call} is told, whose filter says {refusal:?}");
+                child.reap_expecting(Status::killed(Signal::SIGSYS)).context(what)?;
+            }
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 case! {
@@ -193,7 +198,7 @@ fn nnp_inspects_process_of_its_user() -> Result {
     allowed_as_ever("PIDFD_GET_MNT_NAMESPACE of another child", namespace)?;
     let descriptor = || Ok(pidfd.getfd(0).map(drop));
     // Yama lets no process take a sibling's descriptor, and then there is nothing to compare.
-    if outcome_with(Flags::empty(), descriptor)?.is_ok() {
+    if outcome(descriptor)?.is_ok() {
         allowed_as_ever("pidfd_getfd from another child", descriptor)?;
     }
     other.let_go()?;

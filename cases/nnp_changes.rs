@@ -8,7 +8,7 @@ use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::privilege::Caps;
 use clone3_conformance::kit::process::{child_reporting, in_child};
 use clone3_conformance::kit::setuid::credentials_after_exec;
-use clone3_conformance::kit::{helper, namespace, privilege};
+use clone3_conformance::kit::{helper, namespace, privilege, subject};
 use clone3_conformance::wait::Status;
 
 case! {
@@ -17,15 +17,23 @@ case! {
     source "PR_SET_NO_NEW_PRIVS(2const): once set, the attribute cannot be unset; setns(2)",
 }
 fn nnp_survives_setns() -> Result {
-    for (flags, expected) in [(Flags::empty(), false), (Flags::NNP, true)] {
-        let (child, bit) = child_reporting(&Clone3::fork().with(flags), || {
+    let bit_after_setns = |call: &Clone3| -> Result<bool> {
+        let (child, bit) = child_reporting(call, || {
             namespace::enter_mount_namespace_of_a_child()?;
             Ok(rustix::thread::no_new_privs()?)
         })?;
-        child.reap_expecting(Status::exited(0))?;
-        check::equal(format_args!("no_new_privs after setns of a child with {flags}"), bit, expected)?;
-    }
-    Ok(())
+        child.ends_with(Status::exited(0))?;
+        Ok(bit)
+    };
+    let what = "no_new_privs after setns of a child";
+    check::equal(
+        format_args!("control: {what} without CLONE_NNP"),
+        bit_after_setns(&Clone3::fork())?,
+        false,
+    )?;
+    subject::each_with_nnp(|call| {
+        check::equal(format_args!("{what} of {call}"), bit_after_setns(&call)?, true)
+    })
 }
 
 case! {

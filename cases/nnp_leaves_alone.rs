@@ -10,7 +10,7 @@ use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::privilege::{self, Caps};
 use clone3_conformance::kit::process::{child_reporting, in_child};
 use clone3_conformance::kit::sandboxing::{self, Landlock};
-use clone3_conformance::kit::subject::{Outcome, allowed_as_ever, outcome_with};
+use clone3_conformance::kit::subject::{Outcome, allowed_as_ever, outcome, outcome_in, outcome_with_nnp};
 use clone3_conformance::kit::{Held, threads};
 use clone3_conformance::need::Setting;
 use clone3_conformance::version::Version;
@@ -106,9 +106,9 @@ case! {
     source "chroot(2); commit \"clone: add CLONE_NNP\" grants nothing but what no_new_privs always did",
 }
 fn nnp_chroot_needs_capability() -> Result {
-    let control = outcome_with(Flags::NNP, || Ok(nix::unistd::chroot("/")))?;
+    let control = outcome_with_nnp(|| Ok(nix::unistd::chroot("/")))?;
     check::succeeds("control: chroot(\"/\") by root with CLONE_NNP", control)?;
-    let refused = outcome_with(Flags::NNP, || {
+    let refused = outcome_with_nnp(|| {
         privilege::become_ordinary_user()?;
         Ok(nix::unistd::chroot("/"))
     })?;
@@ -144,7 +144,7 @@ case! {
 fn nnp_unprivileged_restrictions() -> Result {
     let mut tried = 0;
     for (what, restrict, refusal) in RESTRICTIONS {
-        let possible = outcome_with(Flags::empty(), || {
+        let possible = outcome(|| {
             rustix::thread::set_no_new_privs(true)?;
             Ok(restrict())
         })?;
@@ -154,9 +154,9 @@ fn nnp_unprivileged_restrictions() -> Result {
             );
             continue;
         }
-        let without = outcome_with(Flags::empty(), || Ok(restrict()))?;
+        let without = outcome(|| Ok(restrict()))?;
         check::refused(format_args!("control: {what} without CLONE_NNP"), without, refusal)?;
-        let with = outcome_with(Flags::NNP, || Ok(restrict()))?;
+        let with = outcome_with_nnp(|| Ok(restrict()))?;
         check::succeeds(format_args!("{what} in a child with CLONE_NNP"), with)?;
         tried += 1;
     }
@@ -169,7 +169,7 @@ fn nnp_unprivileged_restrictions() -> Result {
 case! {
     /// An unprivileged CLONE_NNP child may give up its root directory for good (fchroot). Without the flag that is EPERM; while the
     /// child shares its root directory with its creator (CLONE_FS), which may lack no_new_privs, it is EINVAL.
-    nnp_gives_up_root_directory: Must, needs [Nnp, Unprivileged, NotYetNnp, UserNamespaces],
+    nnp_gives_up_root_directory: Must, needs [Autoreap, Nnp, Autokill, Unprivileged, NotYetNnp, UserNamespaces],
     source "fs/open.c fchroot() (\"A shared fs_struct lets a sibling exec setuid past the check above\")",
     since "7.3",
 }
@@ -180,17 +180,18 @@ fn nnp_gives_up_root_directory() -> Result {
         return Err(blames("fchroot(2) of no descriptor is not EBADF: there is none, or a filter"));
     }
     let ways = [
-        (Flags::empty(), Some(Errno::EPERM)),
-        (Flags::NNP, None),
-        (Flags::NNP | Flags::CLONE_FS, Some(Errno::EINVAL)),
+        (Clone3::fork(), Some(Errno::EPERM)),
+        (Clone3::fork().with(Flags::NNP), None),
+        (Clone3::new(Flags::KILLED_NNP), None),
+        (Clone3::fork().with(Flags::NNP | Flags::CLONE_FS), Some(Errno::EINVAL)),
     ];
-    for (flags, expected) in ways {
+    for (call, expected) in ways {
         // The child's creator is a separate process: with CLONE_FS it may lose its root directory with the child.
         let errno = in_child(|| {
-            let outcome = outcome_with(flags, || Ok(sandboxing::give_up_root_directory()))?;
+            let outcome = outcome_in(&call, || Ok(sandboxing::give_up_root_directory()))?;
             Ok(outcome.err().map(|errno| errno as i32))
         })?;
-        let what = format!("fchroot(FD_FAILFS_ROOT) in a child with {flags} (None: it succeeds)");
+        let what = format!("fchroot(FD_FAILFS_ROOT) in a child of {call} (None: it succeeds)");
         check::equal(what, errno.map(Errno::from_raw), expected)?;
     }
     Ok(())
@@ -207,13 +208,10 @@ fn nnp_inherits_ring_restrictions() -> Result {
         sandboxing::restrict_own_rings().map_err(|errno| {
             Failure::blocked(format!("restrictions of a thread's rings (CONFIG_IO_URING): {errno:?}"))
         })?;
-        for flags in [Flags::empty(), Flags::NNP] {
-            let again = outcome_with(flags, || Ok(sandboxing::restrict_own_rings()))?;
-            let what =
-                format!("IORING_REGISTER_RESTRICTIONS by a child with {flags}, whose creator has done it");
-            check::refused(what, again, Errno::EPERM)?;
-        }
-        Ok(())
+        let again = || Ok(sandboxing::restrict_own_rings());
+        let what = "IORING_REGISTER_RESTRICTIONS by a child whose creator has done it";
+        check::refused(what, outcome(again)?, Errno::EPERM)?;
+        check::refused(format_args!("{what}, with CLONE_NNP"), outcome_with_nnp(again)?, Errno::EPERM)
     })
 }
 

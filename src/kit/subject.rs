@@ -145,17 +145,46 @@ pub fn ends_by_its_kind(call: &Clone3, pid: i32, pidfd: &Pidfd, status: Status) 
 /// The result of a system call.
 pub type Outcome = std::result::Result<(), Errno>;
 
-/// Returns the result of `call` in a child with these flags.
-pub fn outcome_with(flags: Flags, call: impl FnOnce() -> Result<Outcome>) -> Result<Outcome> {
-    let (child, errno) =
-        child_reporting(&Clone3::fork().with(flags), || Ok(call()?.err().map(|errno| errno as i32)))?;
-    child.reap_expecting(Status::exited(0))?;
+/// Returns the calls that make children with CLONE_NNP: an ordinary one, and one that is auto-reaped and auto-killed.
+pub fn with_nnp() -> Vec<Clone3> {
+    let mut calls = vec![Clone3::fork().with(Flags::NNP)];
+    let has = &Setting::get().probe.features;
+    if has.autoreap && has.autokill {
+        calls.push(Clone3::new(Flags::KILLED_NNP));
+    }
+    calls
+}
+
+/// Runs `body` for each of the calls [with CLONE_NNP](with_nnp). A failure names the call.
+pub fn each_with_nnp(body: impl FnMut(Clone3) -> Result) -> Result {
+    each_of(with_nnp(), body)
+}
+
+/// Returns the result of `act` in an ordinary child.
+pub fn outcome(act: impl FnOnce() -> Result<Outcome>) -> Result<Outcome> {
+    outcome_in(&Clone3::fork(), act)
+}
+
+/// Returns the result of `act` in a child with CLONE_NNP, and checks that it is the same in each kind.
+pub fn outcome_with_nnp(act: impl Fn() -> Result<Outcome>) -> Result<Outcome> {
+    let outcome = outcome_in(&Clone3::fork().with(Flags::NNP), &act)?;
+    for call in with_nnp().iter().skip(1) {
+        let what = format!("what a child of {call} is told, as is an ordinary one with CLONE_NNP");
+        check::equal(what, outcome_in(call, &act)?, outcome)?;
+    }
+    Ok(outcome)
+}
+
+/// Returns the result of `act` in a child of this call.
+pub fn outcome_in(call: &Clone3, act: impl FnOnce() -> Result<Outcome>) -> Result<Outcome> {
+    let (child, errno) = child_reporting(call, || Ok(act()?.err().map(|errno| errno as i32)))?;
+    child.ends_with(Status::exited(0))?;
     Ok(errno.map_or(Ok(()), |number| Err(Errno::from_raw(number))))
 }
 
 /// Checks that `call` succeeds in a child with CLONE_NNP, as it does in an ordinary child.
 pub fn allowed_as_ever(what: &str, call: impl Fn() -> Result<Outcome>) -> Result {
-    outcome_with(Flags::empty(), &call)?
+    outcome(&call)?
         .map_err(|errno| Failure::blocked(format!("{what} says {errno:?} to an ordinary child")))?;
-    check::succeeds(format_args!("{what} in a child with CLONE_NNP"), outcome_with(Flags::NNP, call)?)
+    check::succeeds(format_args!("{what} in a child with CLONE_NNP"), outcome_with_nnp(call)?)
 }
