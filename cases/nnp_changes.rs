@@ -10,6 +10,7 @@ use clone3_conformance::kit::process::{child_reporting, in_child};
 use clone3_conformance::kit::setuid::credentials_after_exec;
 use clone3_conformance::kit::{helper, namespace, privilege, subject};
 use clone3_conformance::wait::Status;
+use nix::unistd::{Gid, Uid, setegid, seteuid, setgid, setresgid, setresuid, setuid};
 
 case! {
     /// A CLONE_NNP child still has no_new_privs after it has entered a namespace; a child made without the flag does not have it.
@@ -53,12 +54,14 @@ fn nnp_root_regains_no_capabilities() -> Result {
     Ok(())
 }
 
+/// A user and a group that no file or process belongs to.
+const USER: Uid = Uid::from_raw(1502);
+const GROUP: Gid = Gid::from_raw(1502);
+
 /// Returns whether a process that has become another user is dumpable.
 fn dumpable_as_another_user() -> Result<bool> {
-    const USER: u32 = 1502;
     in_child(|| {
-        let user = nix::unistd::Uid::from_raw(USER);
-        nix::unistd::setresuid(user, user, user)?;
+        setresuid(USER, USER, USER)?;
         Ok(rustix::process::dumpable_behavior()? == rustix::process::DumpableBehavior::Dumpable)
     })
 }
@@ -78,4 +81,25 @@ fn nnp_undumpable_after_setuid() -> Result {
     let (child, dumpable) = child_reporting(&call, dumpable_as_another_user)?;
     child.reap_expecting(Status::exited(0))?;
     check::equal("dumpable after a change of the user id, with no_new_privs", dumpable, false)
+}
+
+/// A system call that changes the caller's user or group.
+type Change = fn() -> nix::Result<()>;
+
+const CHANGES: [(&str, Change); 6] = [
+    ("setuid(1502)", || setuid(USER)),
+    ("seteuid(1502)", || seteuid(USER)),
+    ("setresuid(1502, 1502, 1502)", || setresuid(USER, USER, USER)),
+    ("setgid(1502)", || setgid(GROUP)),
+    ("setegid(1502)", || setegid(GROUP)),
+    ("setresgid(1502, 1502, 1502)", || setresgid(GROUP, GROUP, GROUP)),
+];
+
+case! {
+    /// Root's CLONE_NNP child may change its user and its group by each system call that does, like an ordinary child.
+    nnp_changes_user_and_group: Must, needs [Nnp, Root],
+    source "setuid(2); setgid(2); Documentation/userspace-api/no_new_privs.rst: what does not involve execve is not prevented",
+}
+fn nnp_changes_user_and_group() -> Result {
+    CHANGES.into_iter().try_for_each(|(what, change)| subject::allowed_as_ever(what, || Ok(change())))
 }

@@ -3,7 +3,7 @@
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
-use clone3_conformance::clone3::{Clone3, exit_now, exit_thread};
+use clone3_conformance::clone3::{Clone3, exit_now, exit_thread, is_cloexec};
 use clone3_conformance::kit::orphan::parent_of;
 use clone3_conformance::kit::process::{child_reporting, own_pid};
 use clone3_conformance::kit::{Channel, Held, subject, threads, usage};
@@ -157,5 +157,24 @@ fn autoreap_process_has_childrens_account() -> Result {
         check::equal(format_args!("page faults of the children of a new child of {call}"), before, 0)?;
         let what = format!("page faults of the children of a child of {call}, which has waited for one");
         check::holds(after > 0, format_args!("{what}: expected some, got {after}"))
+    })
+}
+
+case! {
+    /// The pidfd of a child whose creator has several threads is close-on-exec.
+    abi_pidfd_of_thread_is_cloexec: Must, needs [],
+    source "clone(2), CLONE_PIDFD; kernel/fork.c pidfd_prepare()",
+}
+fn abi_pidfd_of_thread_is_cloexec() -> Result {
+    subject::each(|call| {
+        threads::in_a_thread(|| {
+            let child = call.spawn(|| 0)?;
+            check::equal(
+                format_args!("FD_CLOEXEC of the pidfd of {call}"),
+                is_cloexec(child.pidfd()?)?,
+                true,
+            )?;
+            subject::wait_until_gone(&child).map(drop)
+        })
     })
 }
