@@ -5,6 +5,7 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::{Child, Clone3};
 use clone3_conformance::kit::handles::Handle;
+use clone3_conformance::kit::process::child_reporting;
 use clone3_conformance::kit::{Held, cgroup, fdpass, subject};
 use clone3_conformance::need::Setting;
 use clone3_conformance::pidfd::{Pidfd, info, pidfd_open};
@@ -162,12 +163,18 @@ fn pidfd_peer_of_dead() -> Result {
         }
         child.let_go()?;
         ends_with_9(&call, &child)?;
-        // The second pidfd is requested after the close of the first, which was the only one.
-        for time in ["once", "again"] {
-            let what = format!("SO_PEERPIDFD when the peer is gone, {time}");
+        let ask = |how: &str| -> Result {
+            let what = format!("SO_PEERPIDFD when the peer is gone, {how}");
             let late = Pidfd::from(check::succeeds(&what, getsockopt(&socket, sockopt::PeerPidfd))?);
-            late.reaped_with(Status::exited(9)).context(format_args!("{call}: {what}"))?;
-        }
+            late.reaped_with(Status::exited(9)).context(format_args!("{call}: {what}"))
+        };
+        // The second pidfd is requested after the close of the first, which was the only one.
+        ask("once")?;
+        ask("again")?;
+        subject::each(|asking| {
+            let (asking, ()) = child_reporting(&asking, || ask("by another child"))?;
+            asking.ends_with(Status::exited(0))
+        })?;
     }
     Ok(())
 }

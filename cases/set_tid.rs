@@ -7,8 +7,9 @@ use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::park;
-use clone3_conformance::kit::process::in_child;
+use clone3_conformance::kit::process::{child_reporting, in_child};
 use clone3_conformance::kit::{namespace, privilege, subject};
+use clone3_conformance::wait::Status;
 use nix::errno::Errno;
 
 case! {
@@ -44,20 +45,29 @@ fn abi_set_tid_too_many() -> Result {
 }
 
 case! {
-    /// With CLONE_NEWPID the second pid in set_tid is the one in the caller's pid namespace, with and without the new flags.
+    /// With CLONE_NEWPID the second pid in set_tid is the one in the caller's pid namespace, with and without the new flags, whatever
+    /// the caller was made with.
     abi_set_tid_in_two_namespaces: Must, needs [PidNamespace],
     source "clone(2), set_tid",
 }
 fn abi_set_tid_in_two_namespaces() -> Result {
-    namespace::as_init(|| {
-        // A pid is not free again immediately.
-        for (call, wanted) in subject::kinds().into_iter().zip(140..) {
+    let choose_from = |first: i32| -> Result {
+        for (call, wanted) in subject::kinds().into_iter().zip(first..) {
             let call = call.with(Flags::CLONE_NEWPID).set_tid(&[1, wanted]);
             let child = call.spawn(park)?;
             check::equal(format_args!("the number of a child of {call}"), child.pid(), wanted)?;
             child.clear_away().context("a child with two numbers")?;
         }
         Ok(())
+    };
+    namespace::as_init(|| {
+        // A pid is not free again immediately, so each caller has numbers of its own.
+        let mut first = (140..).step_by(20);
+        subject::each(|caller| {
+            let numbers = first.next().unwrap_or_default();
+            let (caller, ()) = child_reporting(&caller, || choose_from(numbers))?;
+            caller.ends_with(Status::exited(0))
+        })
     })
 }
 
