@@ -13,6 +13,7 @@ use clone3_conformance::wait::{self, Event, Status, Who};
 use nix::errno::Errno;
 use nix::sys::ptrace::Options;
 use nix::sys::signal::{SigSet, Signal};
+use nix::unistd::setsid;
 
 fn call() -> Clone3 {
     Clone3::new(Flags::KILLED_NNP)
@@ -194,6 +195,45 @@ fn autokill_waiting_for_dump_helper() -> Result {
         helper.dismiss()?;
         if !closes {
             observer.gone_with(child.pid(), Crash::Unmapped.dumped()).context("control: not closed")?;
+        }
+    }
+    Ok(())
+}
+
+fn enter_own_session() -> Result {
+    setsid()?;
+    Ok(())
+}
+
+/// Makes an auto-kill child in one of the states of [`autokill_in_combined_states`].
+type Make = fn() -> Result<Held>;
+
+const STATES: [(&str, Make); 5] = [
+    ("that has called exec", || Held::execed(&call(), 0)),
+    ("in a session of its own", || Held::prepared(&call(), 0, enter_own_session)),
+    ("in a session of its own, after an exec", || Held::execed_after(&call(), 0, 1, enter_own_session)),
+    ("without its leader thread", || threads::leaderless(&call(), 0, || 0)),
+    ("whose leader thread was replaced by exec", || Held::execed_by_thread(&call(), 0)),
+];
+
+case! {
+    /// The last close kills a child that has called exec, is in a session of its own, or has lost its leader thread, whether it is
+    /// stopped or not.
+    autokill_in_combined_states: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Proc],
+    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; signal(7), SIGKILL",
+}
+fn autokill_in_combined_states() -> Result {
+    for (state, make) in STATES {
+        for stopped in [false, true] {
+            let mut child = make()?;
+            let observer = child.observe()?;
+            if stopped {
+                child.kill(Signal::SIGSTOP)?;
+                wait::stops(child.pid(), Signal::SIGSTOP)?;
+            }
+            child.close_pidfd()?;
+            let what = format!("after the last close of the pidfd of a child {state}, stopped: {stopped}");
+            observer.gone_with(child.pid(), Status::SIGKILLED).context(what)?;
         }
     }
     Ok(())

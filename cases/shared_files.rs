@@ -49,25 +49,34 @@ fn autokill_clone_files_child_closes_itself() -> Result {
     let control = Flags::REAPED | Flags::CLONE_FILES;
     for (flags, status, returns) in [(control, Status::exited(0), true), (SHARING, Status::SIGKILLED, false)]
     {
-        let gate = Gate::new()?;
-        let (said, say) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-        let fd = lowest_free_fd()?;
-        let mut child = Clone3::new(flags).spawn(|| {
-            gate.wait();
-            let closed = close(fd).is_ok();
-            let _ = rustix::io::write(&say, b"!");
-            i32::from(!closed)
-        })?;
-        let (observer, pidfd) = (child.observe()?, child.take_pidfd()?);
-        if pidfd.as_raw_fd() != fd {
-            return Err(Failure::broken(format!("{pidfd} is not where it was to be: {fd}")));
+        for by_thread in [false, true] {
+            let gate = Gate::new()?;
+            let (said, say) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+            let fd = lowest_free_fd()?;
+            let close_and_say_so = || {
+                let closed = close(fd).is_ok();
+                let _ = rustix::io::write(&say, b"!");
+                i32::from(!closed)
+            };
+            let mut child = Clone3::new(flags).spawn(|| {
+                gate.wait();
+                match by_thread {
+                    true => std::thread::scope(|scope| scope.spawn(close_and_say_so).join().unwrap_or(98)),
+                    false => close_and_say_so(),
+                }
+            })?;
+            let (observer, pidfd) = (child.observe()?, child.take_pidfd()?);
+            if pidfd.as_raw_fd() != fd {
+                return Err(Failure::broken(format!("{pidfd} is not where it was to be: {fd}")));
+            }
+            // The child closes it for both.
+            std::mem::forget(pidfd);
+            gate.open()?;
+            let what = format!("{flags}, closed by another thread than the leader: {by_thread}");
+            observer.reaped_with(status).context(&what)?;
+            let spoke = rustix::io::read(&said, &mut [0; 1]) == Ok(1);
+            check::equal(format_args!("{what}: close returned in the child"), spoke, returns)?;
         }
-        // The child closes it for both.
-        std::mem::forget(pidfd);
-        gate.open()?;
-        observer.reaped_with(status)?;
-        let spoke = rustix::io::read(&said, &mut [0; 1]) == Ok(1);
-        check::equal(format_args!("{flags}: close returned in the child"), spoke, returns)?;
     }
     Ok(())
 }
