@@ -3,9 +3,9 @@
 use clone3_conformance::abi::{Flags, InfoMask, PidfdInfo};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
-use clone3_conformance::clone3::Clone3;
+use clone3_conformance::clone3::{Clone3, park};
 use clone3_conformance::kit::namespace::Outside;
-use clone3_conformance::kit::process::own_pid;
+use clone3_conformance::kit::process::{in_child, own_pid};
 use clone3_conformance::kit::{Actor, Echo, privilege, subject};
 use clone3_conformance::pidfd::{Pidfd, info};
 use nix::unistd::{Gid, Uid, getegid, geteuid, setfsgid, setfsuid, setresgid, setresuid};
@@ -84,4 +84,24 @@ fn pidfd_info_credentials_across_user_namespaces() -> Result {
         ([uid; 4], [gid; 4]),
     )?;
     inside.dismiss()
+}
+
+case! {
+    /// The user and group ids in PIDFD_GET_INFO are those in the caller's user namespace for a child in another pid namespace, too.
+    pidfd_info_credentials_across_pid_namespaces: Must, needs [PidfdInfo, UserNamespaces, PidNamespace],
+    source "fs/pidfs.c pidfd_info(), current_user_ns(); user_namespaces(7)",
+}
+fn pidfd_info_credentials_across_pid_namespaces() -> Result {
+    in_child(|| {
+        privilege::enter_user_namespace()?;
+        subject::each(|call| {
+            let call = call.with(Flags::CLONE_NEWPID);
+            let init = call.spawn(park)?;
+            let seen = info(init.pidfd()?, InfoMask::CREDS)?;
+            let what =
+                format!("user and group ids of a child of {call}, in the user namespace of which it is root");
+            check::equal(what, (users(&seen), groups(&seen)), ([0; 4], [0; 4]))?;
+            init.clear_away()
+        })
+    })
 }

@@ -2,8 +2,9 @@
 
 use clone3_conformance::abi::{Flags, InfoMask, Namespace};
 use clone3_conformance::case;
-use clone3_conformance::check::{self, Failure, Result};
+use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::{Child, Clone3, park};
+use clone3_conformance::kit::meeting::parent_and_child;
 use clone3_conformance::kit::process::{in_child, own_pid};
 use clone3_conformance::kit::{Channel, ExitRace, Gate, Handover, Held, namespace, subject, threads};
 use clone3_conformance::need::rounds;
@@ -33,6 +34,24 @@ fn pidfd_info_eremote() -> Result {
         subject::wait_until_gone(&child)?;
         info(pidfd, InfoMask::EXIT)?;
         namespace::as_init(|| foreign(pidfd, PollFlags::POLLIN | PollFlags::POLLHUP))
+    })
+}
+
+case! {
+    /// PIDFD_GET_INFO is EREMOTE from a pid namespace that does not contain the process, even if the process is in one that is
+    /// nested more deeply.
+    pidfd_info_eremote_of_deeper: Must, needs [ExitInfo, PidNamespace],
+    source "pidfd_info() (\"Restrict information retrieval to tasks within the caller's pid namespace hierarchy\")",
+    since "6.18",
+}
+fn pidfd_info_eremote_of_deeper() -> Result {
+    subject::each(|call| {
+        let deeper = call.with(Flags::CLONE_NEWPID);
+        let (init, child) =
+            parent_and_child(&namespace::init(), |meeting| deeper.spawn(|| meeting.attend()))?;
+        info(child.observer(), InfoMask::EXIT).context("control: from the pid namespace around both")?;
+        namespace::as_init(|| foreign(child.observer(), PollFlags::empty()))?;
+        init.clear_away()
     })
 }
 

@@ -2,9 +2,9 @@
 
 use std::os::fd::IntoRawFd;
 
-use clone3_conformance::abi::Flags;
+use clone3_conformance::abi::{Flags, InfoMask};
 use clone3_conformance::case;
-use clone3_conformance::check::{self, Context as _, Result};
+use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::{Clone3, Stack, exit_now, park};
 use clone3_conformance::kit::epoll::Watch;
 use clone3_conformance::kit::handles::Handle;
@@ -12,8 +12,8 @@ use clone3_conformance::kit::helper::Command;
 use clone3_conformance::kit::pair::{OTHER, Pair};
 use clone3_conformance::kit::process::child_reporting;
 use clone3_conformance::kit::{Channel, Gate, Held, WaitCall, errands, subject, threads, tracer};
-use clone3_conformance::pidfd::{Pidfd, PidfdSelf};
-use clone3_conformance::procfs::Pending;
+use clone3_conformance::pidfd::{Pidfd, PidfdSelf, info};
+use clone3_conformance::procfs::{self, Pending};
 use clone3_conformance::wait::{self, Event, Status};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -436,4 +436,21 @@ fn open_one_of_its_own() -> Result<(i32, i32, u64)> {
     let (end, _other) = rustix::pipe::pipe()?;
     let inode = fstat(&end)?.st_ino;
     Ok((threads::own_tid(), end.into_raw_fd(), inode))
+}
+
+case! {
+    /// PIDFD_GET_INFO on the pidfd of a thread gives the pid of its process as tgid even when the leader thread has ended.
+    pidfd_info_tgid_without_leader: Must, needs [PidfdInfo, Proc],
+    source "pidfd_open(2), PIDFD_THREAD; fs/pidfs.c pidfd_info(), task_tgid_vnr()",
+}
+fn pidfd_info_tgid_without_leader() -> Result {
+    subject::each(|call| {
+        let child = threads::leaderless(&call, 0, || 0)?;
+        let other = procfs::threads_of(child.pid()).into_iter().find(|tid| *tid != child.pid());
+        let other = other.ok_or_else(|| Failure::broken("a leaderless child has no other thread"))?;
+        let seen = info(&Pidfd::of_thread(other)?, InfoMask::PID)?;
+        let what = format!("pid and tgid of a thread of a leaderless child of {call}");
+        check::equal(what, (seen.pid, seen.tgid), (other as u32, child.pid() as u32))?;
+        child.into_child().clear_away()
+    })
 }
