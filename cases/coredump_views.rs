@@ -3,12 +3,15 @@
 use clone3_conformance::abi::{CoredumpMask, Flags, InfoMask};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
-use clone3_conformance::clone3::Child;
+use clone3_conformance::clone3::{Child, Clone3, park};
 use clone3_conformance::kit::coredump::Server;
 use clone3_conformance::kit::crash::Crash;
-use clone3_conformance::kit::{subject, threads};
+use clone3_conformance::kit::handles::Handle;
+use clone3_conformance::kit::{Held, subject, threads};
 use clone3_conformance::pidfd::info;
 use clone3_conformance::wait::Status;
+use nix::errno::Errno;
+use nix::unistd::{Pid, setpgid};
 
 /// Checks that the child is gone after dumping core, and that the dump is on record.
 #[track_caller]
@@ -73,5 +76,30 @@ fn autoreap_waits_for_dump_helper() -> Result {
         helper.is_waited_for(child.pidfd()?, child.pid()).context(&call)?;
         helper.dismiss()?;
         has_dumped(&child, Crash::Unmapped).context(&call)
+    })
+}
+
+case! {
+    /// The file handle of a process that has dumped core and is gone is stale (ESTALE), even while its pid is still the id of a
+    /// process group.
+    pidfd_handle_of_dumped_is_stale: Is, needs [ExitInfo, CoredumpMask, Root, GlobalChanges],
+    source "fs/pidfs.c pidfs_ino_get_pid(); open_by_handle_at(2), ESTALE",
+    since "7.0",
+}
+fn pidfd_handle_of_dumped_is_stale() -> Result {
+    let server = Server::start()?;
+    subject::each(|call| {
+        let child = Held::running(&call, || Crash::Unmapped.now())?;
+        let (group, member) = (Pid::from_raw(child.pid()), Clone3::fork().spawn(park)?);
+        setpgid(group, group)?;
+        setpgid(Pid::from_raw(member.pid()), group)?;
+        let handle = Handle::of(child.pidfd()?)?;
+        check::succeeds("control: open_by_handle_at while it lives", handle.open(child.pidfd()?, 0))?;
+        child.let_go()?;
+        server.take_dump_of(child.pidfd()?)?;
+        has_dumped(&child, Crash::Unmapped)?;
+        let opened = handle.open(child.pidfd()?, 0).map(drop);
+        check::refused("open_by_handle_at of a group's leader that has dumped core", opened, Errno::ESTALE)?;
+        member.clear_away()
     })
 }

@@ -46,9 +46,10 @@ case! {
 }
 fn pidfd_info_eremote_of_deeper() -> Result {
     subject::each(|call| {
-        let deeper = call.with(Flags::CLONE_NEWPID);
-        let (init, child) =
-            parent_and_child(&namespace::init(), |meeting| deeper.spawn(|| meeting.attend()))?;
+        let deepest = call.with(Flags::CLONE_NEWPID);
+        let (init, child) = parent_and_child(&namespace::init(), |meeting| {
+            namespace::init().spawn(|| deepest.spawn(|| meeting.attend()).map_or(98, |_deepest| park()))
+        })?;
         info(child.observer(), InfoMask::EXIT).context("control: from the pid namespace around both")?;
         namespace::as_init(|| foreign(child.observer(), PollFlags::empty()))?;
         init.clear_away()

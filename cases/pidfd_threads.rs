@@ -12,7 +12,7 @@ use clone3_conformance::kit::helper::Command;
 use clone3_conformance::kit::pair::{OTHER, Pair};
 use clone3_conformance::kit::process::child_reporting;
 use clone3_conformance::kit::{Channel, Gate, Held, WaitCall, errands, subject, threads, tracer};
-use clone3_conformance::pidfd::{Pidfd, PidfdSelf, info};
+use clone3_conformance::pidfd::{Pidfd, PidfdSelf, info, pidfd_open};
 use clone3_conformance::procfs::{self, Pending};
 use clone3_conformance::wait::{self, Event, Status};
 use nix::errno::Errno;
@@ -92,24 +92,30 @@ fn pidfd_thread_traced_end_reported() -> Result {
 }
 
 case! {
-    /// A thread's pidfd stays a thread's pidfd whatever F_SETFL sets: pidfd_send_signal through it signals that thread alone.
+    /// A thread's pidfd stays a thread's pidfd whatever F_SETFL sets, and is one with PIDFD_NONBLOCK: pidfd_send_signal through it
+    /// signals that thread alone.
     pidfd_thread_stays_one_after_setfl: Must, needs [ExitInfo, Proc],
     source "pidfd_open(2), PIDFD_THREAD; F_SETFL(2const), which changes O_APPEND, O_ASYNC, O_DIRECT, O_NOATIME and O_NONBLOCK alone",
 }
 fn pidfd_thread_stays_one_after_setfl() -> Result {
     let signals = [(OFlag::empty(), Signal::SIGUSR1), (OFlag::O_NONBLOCK, Signal::SIGUSR2)];
+    let there = Pending { process: false, thread: true };
     // In both threads, so that a signal to the process stays pending for the process.
-    signals.iter().map(|(_, signal)| *signal).collect::<SigSet>().thread_block()?;
+    let all = signals.iter().map(|(_, signal)| *signal).chain([Signal::SIGURG]);
+    all.collect::<SigSet>().thread_block()?;
     threads::in_a_thread(|| {
         for (set, signal) in signals {
             let own = Pidfd::of_thread(threads::own_tid())?;
             own.set_status_flags(set)?;
             check::succeeds("pidfd_send_signal", own.send_signal(signal))?;
             let what = format!("{signal} pending, sent by a thread's pidfd after F_SETFL({set:?})");
-            let there = Pending { process: false, thread: true };
             check::equal(what, Pending::of("thread-self", signal)?, there)?;
         }
-        Ok(())
+        let nonblocking = pidfd_open(threads::own_tid(), libc::PIDFD_THREAD | libc::PIDFD_NONBLOCK);
+        let own = check::succeeds("pidfd_open(PIDFD_THREAD|PIDFD_NONBLOCK)", nonblocking)?;
+        check::succeeds("pidfd_send_signal", own.send_signal(Signal::SIGURG))?;
+        let what = "SIGURG pending, sent by a thread's pidfd with PIDFD_NONBLOCK";
+        check::equal(what, Pending::of("thread-self", Signal::SIGURG)?, there)
     })
 }
 
