@@ -13,6 +13,7 @@ use clone3_conformance::sandbox;
 use clone3_conformance::wait::Status;
 use nix::errno::Errno;
 use nix::poll::{PollFlags, PollTimeout};
+use nix::sys::signal::Signal;
 use nix::unistd::getpid;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use std::os::fd::AsRawFd as _;
@@ -38,10 +39,10 @@ fn pidfd_info_eremote() -> Result {
 }
 
 case! {
-    /// PIDFD_GET_INFO is EREMOTE from a pid namespace that does not contain the process, even if the process is in one that is
-    /// nested more deeply.
+    /// From a pid namespace that does not contain the process PIDFD_GET_INFO is EREMOTE and pidfd_send_signal EINVAL, even if the
+    /// process is in one that is nested more deeply.
     pidfd_info_eremote_of_deeper: Must, needs [ExitInfo, PidNamespace],
-    source "pidfd_info() (\"Restrict information retrieval to tasks within the caller's pid namespace hierarchy\")",
+    source "pidfd_info() (\"Restrict information retrieval to tasks within the caller's pid namespace hierarchy\"); pidfd_send_signal(2), EINVAL",
     since "6.18",
 }
 fn pidfd_info_eremote_of_deeper() -> Result {
@@ -51,7 +52,11 @@ fn pidfd_info_eremote_of_deeper() -> Result {
             namespace::init().spawn(|| deepest.spawn(|| meeting.attend()).map_or(98, |_deepest| park()))
         })?;
         info(child.observer(), InfoMask::EXIT).context("control: from the pid namespace around both")?;
-        namespace::as_init(|| foreign(child.observer(), PollFlags::empty()))?;
+        namespace::as_init(|| {
+            foreign(child.observer(), PollFlags::empty())?;
+            let sent = child.observer().send_signal(Signal::SIGCONT);
+            check::refused("pidfd_send_signal from another pid namespace", sent, Errno::EINVAL)
+        })?;
         init.clear_away()
     })
 }

@@ -460,3 +460,23 @@ fn pidfd_info_tgid_without_leader() -> Result {
         child.into_child().clear_away()
     })
 }
+
+case! {
+    /// PIDFD_SIGNAL_THREAD_GROUP on a thread's pidfd sends the signal to its process; without a flag it is for the thread.
+    pidfd_thread_group_flag_signals_process: Must, needs [ExitInfo, Proc],
+    source "pidfd_send_signal(2), PIDFD_SIGNAL_THREAD_GROUP",
+}
+fn pidfd_thread_group_flag_signals_process() -> Result {
+    let ways = [(libc::PIDFD_SIGNAL_THREAD_GROUP, Signal::SIGUSR1, true), (0, Signal::SIGUSR2, false)];
+    // In both threads, so that a signal to the process stays pending for the process.
+    ways.iter().map(|(_, signal, _)| *signal).collect::<SigSet>().thread_block()?;
+    threads::in_a_thread(|| {
+        let own = Pidfd::of_thread(threads::own_tid())?;
+        for (flags, signal, process) in ways {
+            let what = format!("{signal} pending, sent by a thread's pidfd with flags {flags}");
+            check::succeeds(&what, own.send_signal_to(signal, flags))?;
+            check::equal(what, Pending::of("thread-self", signal)?, Pending { process, thread: !process })?;
+        }
+        Ok(())
+    })
+}
