@@ -39,8 +39,8 @@ case! {
     source "kill(2); kernel/signal.c __kill_pgrp_info()",
 }
 fn autoreap_reached_by_kill_of_group() -> Result {
-    subject::each_reaped(|call| {
-        let (ordinary, reaped) = (Clone3::fork(), call.clone());
+    subject::each_reaped(|reaped| {
+        let ordinary = Clone3::fork();
         let leader = member(&ordinary, OWN)?;
         let child = member(&reaped, Pid::from_raw(leader.pid()))?;
         check::succeeds("kill(-PGID, SIGTERM)", kill(Pid::from_raw(-leader.pid()), Signal::SIGTERM))?;
@@ -80,8 +80,8 @@ case! {
     source "pidfd_send_signal(2), PIDFD_SIGNAL_PROCESS_GROUP; kernel/signal.c __kill_pgrp_info()",
 }
 fn autoreap_reached_by_pidfd_signal_to_group() -> Result {
-    subject::each_reaped(|call| {
-        let (ordinary, reaped) = (Clone3::fork().with(Flags::PIDFD), call.clone());
+    subject::each_reaped(|reaped| {
+        let ordinary = Clone3::fork().with(Flags::PIDFD);
         for (leads, follows) in [(&ordinary, &reaped), (&reaped, &ordinary)] {
             let leader = member(leads, OWN)?;
             let other = member(follows, Pid::from_raw(leader.pid()))?;

@@ -157,10 +157,9 @@ case! {
     source "commit \"clone: add CLONE_AUTOREAP\"; kernel/ptrace.c __ptrace_detach(); kernel/exit.c wait_task_zombie()",
 }
 fn autoreap_ptrace_leaves_nothing() -> Result {
-    subject::each_reaped(|reaped| {
+    subject::each_reaped(|call| {
         leaks::none_in(|| {
             sigchld::block()?;
-            let call = reaped.clone();
             let awaited = Held::exiting_with(&call, 5)?;
             tracer::seize(awaited.pid(), Options::empty())?;
             awaited.let_go()?;

@@ -327,8 +327,8 @@ case! {
     source "sysinfo(2); kernel/exit.c __unhash_process()",
 }
 fn autoreap_leaves_counts() -> Result {
-    subject::each_reaped(|call| {
-        let (ordinary, reaped) = (Clone3::fork().with(Flags::PIDFD), call.clone());
+    subject::each_reaped(|reaped| {
+        let ordinary = Clone3::fork().with(Flags::PIDFD);
         let left = left_in_counts(&reaped)?;
         if is_much(left) && is_much(left_in_counts(&ordinary)?) {
             return Err(Failure::blocked("too much else begins or ends on this machine meanwhile"));

@@ -138,13 +138,12 @@ case! {
     known_defect "7.1 to 7.3: if the leader is the last to go, pidfs_exit() records the leader's own exit code",
 }
 fn autoreap_mt_exit_code_race() -> Result {
-    subject::each_reaped(|reaped| {
+    subject::each_reaped(|call| {
         threads::can_delay_exit()?;
         let body = || threads::leader_exits_last(11, 99);
         Clone3::new(Flags::PIDFD).spawn(body)?.reap_expecting(Status::exited(99))?;
         // The first round nearly always hits; on a delayed vCPU, the leader may end first.
         for _ in need::rounds(4) {
-            let call = reaped.clone();
             let child = call.spawn(body)?;
             let told = child.pidfd()?.exit_status()?;
             let what = format_args!(
