@@ -60,21 +60,23 @@ pub fn unrestricted() -> Vec<Clone3> {
 }
 
 /// Runs `body` for each of these [`calls`]. A failure names the call.
-pub fn each(body: impl FnMut(Clone3) -> Result) -> Result {
-    each_of(calls(), body)
+pub fn each(mut body: impl FnMut(Clone3) -> Result) -> Result {
+    each_of(calls(), &mut body)
 }
 
 /// Runs `body` for each of the [`unrestricted`] calls. A failure names the call.
-pub fn each_unrestricted(body: impl FnMut(Clone3) -> Result) -> Result {
-    each_of(unrestricted(), body)
+pub fn each_unrestricted(mut body: impl FnMut(Clone3) -> Result) -> Result {
+    each_of(unrestricted(), &mut body)
 }
 
 /// Runs `body` for those of the [`calls`] whose children are auto-reaped. A failure names the call.
-pub fn each_reaped(body: impl FnMut(Clone3) -> Result) -> Result {
-    each_of(calls().into_iter().filter(|call| call.flags().contains(Flags::AUTOREAP)).collect(), body)
+pub fn each_reaped(mut body: impl FnMut(Clone3) -> Result) -> Result {
+    let calls = calls().into_iter().filter(|call| call.flags().contains(Flags::AUTOREAP)).collect();
+    each_of(calls, &mut body)
 }
 
-fn each_of(calls: Vec<Clone3>, mut body: impl FnMut(Clone3) -> Result) -> Result {
+/// Not generic, so that the loop is not compiled anew for each case: the program is kept to the size of two huge pages.
+fn each_of(calls: Vec<Clone3>, body: &mut dyn FnMut(Clone3) -> Result) -> Result {
     check::each(calls, |call| {
         let whose = call.to_string();
         body(call).map_err(|failure| match failure.message.contains(&whose) {
@@ -156,8 +158,8 @@ pub fn with_nnp() -> Vec<Clone3> {
 }
 
 /// Runs `body` for each of the calls [with CLONE_NNP](with_nnp). A failure names the call.
-pub fn each_with_nnp(body: impl FnMut(Clone3) -> Result) -> Result {
-    each_of(with_nnp(), body)
+pub fn each_with_nnp(mut body: impl FnMut(Clone3) -> Result) -> Result {
+    each_of(with_nnp(), &mut body)
 }
 
 /// Returns the result of `act` in an ordinary child.
