@@ -123,6 +123,12 @@ fn autoreap_ptrace_attach_detach_then_exit() -> Result {
     })
 }
 
+/// In a child: has its parent trace it, stops, and returns its exit code.
+fn ask_to_be_traced() -> i32 {
+    let stopped = ptrace::traceme().and_then(|()| raise(Signal::SIGSTOP));
+    if stopped.is_ok() { 14 } else { 98 }
+}
+
 case! {
     /// An auto-reaped child may ask to be traced (PTRACE_TRACEME): its parent sees it stop, resumes it, and then finds a zombie to
     /// wait for.
@@ -131,10 +137,7 @@ case! {
 }
 fn autoreap_ptrace_traceme() -> Result {
     subject::each_reaped(|call| {
-        let child = call.spawn(|| {
-            let stopped = ptrace::traceme().and_then(|()| raise(Signal::SIGSTOP));
-            if stopped.is_ok() { 14 } else { 98 }
-        })?;
+        let child = call.spawn(ask_to_be_traced)?;
         // With __WALL, as the child may not be traced yet and has exit signal 0.
         tracer::stops_with(child.pid(), Signal::SIGSTOP)?;
         tracer::go_on(child.pid(), None)?;
@@ -151,10 +154,7 @@ case! {
 }
 fn autoreap_ptrace_traceme_detached() -> Result {
     subject::each_reaped(|call| {
-        let child = call.spawn(|| {
-            let stopped = ptrace::traceme().and_then(|()| raise(Signal::SIGSTOP));
-            if stopped.is_ok() { 14 } else { 98 }
-        })?;
+        let child = call.spawn(ask_to_be_traced)?;
         tracer::stops_with(child.pid(), Signal::SIGSTOP)?;
         ptrace::detach(Pid::from_raw(child.pid()), None)?;
         child.is_gone_with(Status::exited(14))
