@@ -263,28 +263,45 @@ const OTHERS: [Flags; 9] = [
     Flags::CLONE_CLEAR_SIGHAND,
 ];
 
+/// Flags that no thread can be made with, whatever else is asked for: the new flags are not why that is refused.
+const NOT_FOR_THREADS: Flags =
+    Flags::CLONE_CLEAR_SIGHAND.union(Flags::CLONE_NEWPID).union(Flags::CLONE_NEWUSER);
+
 /// Checks that these flags do not make the kernel accept a malformed call.
 fn malformed_calls_stay_einval(others: Flags) -> Result {
     let sigchld = libc::SIGCHLD as u64;
-    let armed = Flags::AUTOREAP | Flags::NNP | Flags::AUTOKILL;
+    let malformed = [
+        (Flags::AUTOREAP, sigchld),
+        (Flags::AUTOREAP | Flags::CLONE_PARENT, 0),
+        (Flags::KILLED_NNP, sigchld),
+        (Flags::KILLED_NNP | Flags::CLONE_PARENT, 0),
+        (Flags::PIDFD | Flags::NNP | Flags::AUTOKILL, 0),
+        (Flags::AUTOREAP | Flags::NNP | Flags::AUTOKILL, 0),
+    ];
     in_grandchild(|| {
-        Clone3::new(Flags::KILLED_NNP | others).accepted()?;
-        for (flags, signal) in [
-            (Flags::AUTOREAP, sigchld),
-            (Flags::AUTOREAP | Flags::CLONE_PARENT, 0),
-            (Flags::NNP | Flags::CLONE_PARENT, sigchld),
-            (Flags::KILLED_NNP, sigchld),
-            (Flags::KILLED_NNP | Flags::CLONE_PARENT, 0),
-            (Flags::PIDFD | Flags::NNP | Flags::AUTOKILL, 0),
-            (armed, 0),
-            (Flags::THREAD | Flags::AUTOREAP, 0),
-            (Flags::THREAD | Flags::NNP, 0),
-            (Flags::THREAD | Flags::KILLED_NNP, 0),
-        ] {
+        let stack = Stack::new()?;
+        for (flags, signal) in
+            [(Flags::KILLED_NNP, 0), (Flags::NNP, sigchld), (Flags::NNP | Flags::CLONE_PARENT, 0)]
+        {
+            is_accepted(&Clone3::new(flags | others).exit_signal(signal), &stack)?;
+        }
+        for (flags, signal) in malformed {
             Clone3::new(flags | others).exit_signal(signal).refused(Errno::EINVAL)?;
+        }
+        if others.intersects(NOT_FOR_THREADS) {
+            return Ok(());
+        }
+        is_accepted(&Clone3::new(Flags::THREAD | others), &stack)?;
+        for flags in [Flags::AUTOREAP, Flags::NNP, Flags::KILLED_NNP] {
+            Clone3::new(Flags::THREAD | flags | others).refused(Errno::EINVAL)?;
         }
         Ok(())
     })
+}
+
+/// Checks that a well-formed call succeeds, as the control for malformed ones.
+fn is_accepted(call: &Clone3, stack: &Stack) -> Result {
+    check::equal(format_args!("control: error of {call}"), answer(call, stack)?, None)
 }
 
 case! {

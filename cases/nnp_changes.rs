@@ -5,6 +5,7 @@ use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::Clone3;
+use clone3_conformance::kit::outcome::allowed_as_ever;
 use clone3_conformance::kit::privilege::Caps;
 use clone3_conformance::kit::process::{child_reporting, in_child};
 use clone3_conformance::kit::setuid::credentials_after_exec;
@@ -101,5 +102,5 @@ case! {
     source "setuid(2); setgid(2); Documentation/userspace-api/no_new_privs.rst: what does not involve execve is not prevented",
 }
 fn nnp_changes_user_and_group() -> Result {
-    CHANGES.into_iter().try_for_each(|(what, change)| subject::allowed_as_ever(what, || Ok(change())))
+    CHANGES.into_iter().try_for_each(|(what, change)| allowed_as_ever(what, || Ok(change())))
 }

@@ -7,11 +7,11 @@ use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::Clone3;
+use clone3_conformance::kit::outcome::{Outcome, allowed_as_ever, outcome, outcome_in, outcome_with_nnp};
 use clone3_conformance::kit::privilege::{self, Caps};
 use clone3_conformance::kit::process::{child_reporting, in_child};
 use clone3_conformance::kit::sandboxing::{self, Landlock};
-use clone3_conformance::kit::subject::{Outcome, allowed_as_ever, outcome, outcome_in, outcome_with_nnp};
-use clone3_conformance::kit::{Held, threads};
+use clone3_conformance::kit::{Held, subject, threads};
 use clone3_conformance::need::Setting;
 use clone3_conformance::version::Version;
 use clone3_conformance::wait::Status;
@@ -21,10 +21,6 @@ use nix::sys::ptrace::{self, Options};
 use nix::unistd::{Gid, Pid, Uid};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 use rustix::thread::{CapabilitiesSecureBits, set_no_new_privs};
-
-fn with_nnp() -> Clone3 {
-    Clone3::fork().with(Flags::NNP)
-}
 
 fn set_securebits() -> Result<Outcome> {
     Ok(rustix::thread::set_capabilities_secure_bits(CapabilitiesSecureBits::NO_ROOT).map_err(check::errno_of))
@@ -96,7 +92,7 @@ fn nnp_keepcaps() -> Result {
         ordinary.contains(Capability::CAP_SYS_ADMIN),
         format_args!("control without CLONE_NNP: kept {ordinary:?}"),
     )?;
-    let kept = kept_capabilities(&with_nnp())?;
+    let kept = kept_capabilities(&Clone3::fork().with(Flags::NNP))?;
     check::equal("CapPrm after setresuid with PR_SET_KEEPCAPS, with CLONE_NNP", kept, ordinary)
 }
 
@@ -169,7 +165,7 @@ fn nnp_unprivileged_restrictions() -> Result {
 case! {
     /// An unprivileged CLONE_NNP child may give up its root directory for good (fchroot). Without the flag that is EPERM; while the
     /// child shares its root directory with its creator (CLONE_FS), which may lack no_new_privs, it is EINVAL.
-    nnp_gives_up_root_directory: Must, needs [Autoreap, Nnp, Autokill, Unprivileged, NotYetNnp, UserNamespaces],
+    nnp_gives_up_root_directory: Must, needs [Nnp, Unprivileged, NotYetNnp, UserNamespaces],
     source "fs/open.c fchroot() (\"A shared fs_struct lets a sibling exec setuid past the check above\")",
     since "7.3",
 }
@@ -181,11 +177,10 @@ fn nnp_gives_up_root_directory() -> Result {
     }
     let ways = [
         (Clone3::fork(), Some(Errno::EPERM)),
-        (Clone3::fork().with(Flags::NNP), None),
-        (Clone3::new(Flags::KILLED_NNP), None),
         (Clone3::fork().with(Flags::NNP | Flags::CLONE_FS), Some(Errno::EINVAL)),
     ];
-    for (call, expected) in ways {
+    let allowed = subject::with_nnp().into_iter().map(|call| (call, None));
+    for (call, expected) in ways.into_iter().chain(allowed) {
         // The child's creator is a separate process: with CLONE_FS it may lose its root directory with the child.
         let errno = in_child(|| {
             let outcome = outcome_in(&call, || Ok(sandboxing::give_up_root_directory()))?;

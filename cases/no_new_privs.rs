@@ -5,7 +5,7 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::{Clone3, Stack};
 use clone3_conformance::kit::process::{child_reporting, in_child, in_grandchild};
-use clone3_conformance::kit::{Cgroup, Held, errands, helper, setuid, sigchld};
+use clone3_conformance::kit::{Cgroup, Held, errands, helper, setuid, sigchld, subject};
 use clone3_conformance::procfs;
 use clone3_conformance::wait::{self, Event, Status};
 use nix::errno::Errno;
@@ -152,16 +152,11 @@ fn nnp_cannot_be_cleared() -> Result {
 case! {
     /// Whatever a CLONE_NNP child creates inherits no_new_privs: a forked child, an auto-reaped one, and a thread. So it is if the
     /// creator was made with other new flags as well.
-    nnp_inherited: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    nnp_inherited: Must, needs [Autoreap, Nnp, ExitInfo],
     source "PR_SET_NO_NEW_PRIVS(2const): inherited by children created by fork(2) and clone(2)",
 }
 fn nnp_inherited() -> Result {
-    let creators = [
-        Clone3::fork().with(Flags::NNP),
-        Clone3::new(Flags::REAPED | Flags::NNP),
-        Clone3::new(Flags::KILLED_NNP),
-    ];
-    for creator in creators {
+    for creator in subject::with_nnp().into_iter().chain([Clone3::new(Flags::REAPED | Flags::NNP)]) {
         let (child, ()) = child_reporting(&creator, all_inherit)
             .context(format_args!("whose creator is a child of {creator}"))?;
         child.ends_with(Status::exited(0))?;

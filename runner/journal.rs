@@ -156,9 +156,14 @@ impl Journal {
 /// Opens a journal to append to it. If an earlier run was cut short in the middle of a line, this ends that line.
 fn appended_to(path: &Path) -> io::Result<File> {
     let mut file = OpenOptions::new().create(true).append(true).open(path)?;
-    // A journal can also be a serial port, which has nothing to read back.
-    if file.metadata()?.is_file() && std::fs::read(path)?.last().is_some_and(|last| *last != b'\n') {
+    // A journal can also be a serial port, from which nothing can be read back.
+    if file.metadata()?.is_file() && is_cut_short(path) {
         file.write_all(b"\n")?;
     }
     Ok(file)
+}
+
+/// Returns whether the text of this file, if it may be read, ends in the middle of a line.
+fn is_cut_short(path: &Path) -> bool {
+    std::fs::read(path).is_ok_and(|text| text.last().is_some_and(|last| *last != b'\n'))
 }

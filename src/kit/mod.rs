@@ -57,6 +57,7 @@ pub mod meeting;
 pub mod namespace;
 pub mod oom;
 pub mod orphan;
+pub mod outcome;
 pub mod outsider;
 pub mod pair;
 mod place;

@@ -1,12 +1,11 @@
-//! The kinds of children for claims that the new flags do not matter: ordinary children, and children with the new flags if
-//! the kernel has them. What holds for both is checked for both.
+//! The kinds of children that a claim is checked for: ordinary ones, and those with the new flags that the kernel has. What
+//! holds for several kinds is checked for each.
 
 use nix::errno::Errno;
 
 use crate::abi::Flags;
 use crate::check::{self, Context as _, Failure, Result};
 use crate::clone3::{Child, Clone3};
-use crate::kit::process::child_reporting;
 use crate::need::Setting;
 use crate::note;
 use crate::pidfd::Pidfd;
@@ -144,9 +143,6 @@ pub fn ends_by_its_kind(call: &Clone3, pid: i32, pidfd: &Pidfd, status: Status) 
     }
 }
 
-/// The result of a system call.
-pub type Outcome = std::result::Result<(), Errno>;
-
 /// Returns the calls that make children with CLONE_NNP: an ordinary one, and one that is auto-reaped and auto-killed.
 pub fn with_nnp() -> Vec<Clone3> {
     let mut calls = vec![Clone3::fork().with(Flags::NNP)];
@@ -160,33 +156,4 @@ pub fn with_nnp() -> Vec<Clone3> {
 /// Runs `body` for each of the calls [with CLONE_NNP](with_nnp). A failure names the call.
 pub fn each_with_nnp(mut body: impl FnMut(Clone3) -> Result) -> Result {
     each_of(with_nnp(), &mut body)
-}
-
-/// Returns the result of `act` in an ordinary child.
-pub fn outcome(act: impl FnOnce() -> Result<Outcome>) -> Result<Outcome> {
-    outcome_in(&Clone3::fork(), act)
-}
-
-/// Returns the result of `act` in a child with CLONE_NNP, and checks that it is the same in each kind.
-pub fn outcome_with_nnp(act: impl Fn() -> Result<Outcome>) -> Result<Outcome> {
-    let outcome = outcome_in(&Clone3::fork().with(Flags::NNP), &act)?;
-    for call in with_nnp().iter().skip(1) {
-        let what = format!("what a child of {call} is told, as is an ordinary one with CLONE_NNP");
-        check::equal(what, outcome_in(call, &act)?, outcome)?;
-    }
-    Ok(outcome)
-}
-
-/// Returns the result of `act` in a child of this call.
-pub fn outcome_in(call: &Clone3, act: impl FnOnce() -> Result<Outcome>) -> Result<Outcome> {
-    let (child, errno) = child_reporting(call, || Ok(act()?.err().map(|errno| errno as i32)))?;
-    child.ends_with(Status::exited(0))?;
-    Ok(errno.map_or(Ok(()), |number| Err(Errno::from_raw(number))))
-}
-
-/// Checks that `call` succeeds in a child with CLONE_NNP, as it does in an ordinary child.
-pub fn allowed_as_ever(what: &str, call: impl Fn() -> Result<Outcome>) -> Result {
-    outcome(&call)?
-        .map_err(|errno| Failure::blocked(format!("{what} says {errno:?} to an ordinary child")))?;
-    check::succeeds(format_args!("{what} in a child with CLONE_NNP"), outcome_with_nnp(call)?)
 }

@@ -1,0 +1,42 @@
+//! What a system call says to an ordinary child, and to children with CLONE_NNP.
+
+use nix::errno::Errno;
+
+use crate::abi::Flags;
+use crate::check::{self, Failure, Result};
+use crate::clone3::Clone3;
+use crate::kit::process::child_reporting;
+use crate::kit::subject;
+use crate::wait::Status;
+
+/// The result of a system call.
+pub type Outcome = std::result::Result<(), Errno>;
+
+/// Returns the result of `act` in an ordinary child.
+pub fn outcome(act: impl FnOnce() -> Result<Outcome>) -> Result<Outcome> {
+    outcome_in(&Clone3::fork(), act)
+}
+
+/// Returns the result of `act` in a child with CLONE_NNP, and checks that it is the same in each kind.
+pub fn outcome_with_nnp(act: impl Fn() -> Result<Outcome>) -> Result<Outcome> {
+    let outcome = outcome_in(&Clone3::fork().with(Flags::NNP), &act)?;
+    for call in subject::with_nnp().iter().skip(1) {
+        let what = format!("what a child of {call} is told, as is an ordinary one with CLONE_NNP");
+        check::equal(what, outcome_in(call, &act)?, outcome)?;
+    }
+    Ok(outcome)
+}
+
+/// Returns the result of `act` in a child of this call.
+pub fn outcome_in(call: &Clone3, act: impl FnOnce() -> Result<Outcome>) -> Result<Outcome> {
+    let (child, errno) = child_reporting(call, || Ok(act()?.err().map(|errno| errno as i32)))?;
+    child.ends_with(Status::exited(0))?;
+    Ok(errno.map_or(Ok(()), |number| Err(Errno::from_raw(number))))
+}
+
+/// Checks that `call` succeeds in a child with CLONE_NNP, as it does in an ordinary child.
+pub fn allowed_as_ever(what: &str, call: impl Fn() -> Result<Outcome>) -> Result {
+    outcome(&call)?
+        .map_err(|errno| Failure::blocked(format!("{what} says {errno:?} to an ordinary child")))?;
+    check::succeeds(format_args!("{what} in a child with CLONE_NNP"), outcome_with_nnp(call)?)
+}
