@@ -92,8 +92,8 @@ impl Case {
 
     /// Returns the known defect if a kernel of this release may have it.
     pub fn defect_on(&self, release: &str) -> Option<Defect> {
-        let is_mended = |fixed: &str| !Version::of(release).is_before(fixed);
-        self.known_defect.filter(|defect| !defect.fixed.is_some_and(is_mended))
+        let is_fixed = |fixed: &str| !Version::of(release).is_before(fixed);
+        self.known_defect.filter(|defect| !defect.fixed.is_some_and(is_fixed))
     }
 
     /// Returns whether nothing else may run at the same time.

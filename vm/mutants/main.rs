@@ -4,9 +4,9 @@
 mod catalogue;
 mod coverage;
 mod fetch;
+mod fixed;
 mod kernel;
 mod link;
-mod mended;
 mod proof;
 mod source;
 mod suite;
@@ -36,7 +36,7 @@ const BROKEN: u8 = 3;
 
 /// Build broken kernels (mutants), run the suite on each, and report which ones it does not notice.
 ///
-/// Exit status: 0 every mutant (with --mended, every fix) was noticed; 1 some was not, or could not be tried; 2 usage error;
+/// Exit status: 0 every mutant (with --fixed, every fix) was noticed; 1 some was not, or could not be tried; 2 usage error;
 /// 3 the run itself failed.
 #[derive(Parser)]
 #[command(name = "vm/mutants.sh", max_term_width = 100)]
@@ -95,10 +95,10 @@ struct Arguments {
     #[arg(long, conflicts_with_all = ["only", "build_only", "proof", "coverage", "lean"])]
     checked: bool,
 
-    /// Build the kernels of mended/, each of which fixes a bug of mainline, and write to this file, as Markdown, whether the cases
+    /// Build the kernels of fixed/, each of which fixes a bug of mainline, and write to this file, as Markdown, whether the cases
     /// that hit the bug notice
     #[arg(long, value_name = "FILE", conflicts_with_all = ["sweep", "build_only", "proof", "coverage", "lean", "checked"])]
-    mended: Option<PathBuf>,
+    fixed: Option<PathBuf>,
 
     /// Write the report to this file, as Markdown; with --only, the file's rows for other mutants stay
     #[arg(long, value_name = "FILE")]
@@ -125,9 +125,9 @@ fn main() -> ExitCode {
 
 fn start(arguments: &Arguments) -> Result<ExitCode> {
     let source = || Ok::<_, Error>(Source { tree: tree(arguments)? });
-    let all = match (&arguments.sweep, &arguments.mended) {
+    let all = match (&arguments.sweep, &arguments.fixed) {
         (Some(names), _) => swept(arguments, names, &source()?)?,
-        (None, Some(_)) => catalogue::load(&arguments.catalogue.join(mended::FOLDER))?,
+        (None, Some(_)) => catalogue::load(&arguments.catalogue.join(fixed::FOLDER))?,
         (None, None) => catalogue::load(&arguments.catalogue)?,
     };
     let mutants = chosen(all.clone(), &arguments.only)?;
@@ -155,8 +155,8 @@ fn start(arguments: &Arguments) -> Result<ExitCode> {
     println!("base: {}", builder.base().image.display());
     let suite = if arguments.build_only { None } else { Some(Suite::beside_us(&cache)?) };
     suite.as_ref().map_or(Ok(()), |suite| suite.accepts(builder.base()))?;
-    if let (Some(document), Some(suite)) = (&arguments.mended, &suite) {
-        return mended::judge(&builder, suite, &mutants, document);
+    if let (Some(document), Some(suite)) = (&arguments.fixed, &suite) {
+        return fixed::judge(&builder, suite, &mutants, document);
     }
     let mut fates = try_all(&builder, mutants, suite.as_ref(), arguments)?;
     if arguments.sweep.is_some() {
