@@ -1,7 +1,7 @@
 //! The choice between KVM, which runs the guest on the host's CPU, and TCG, which emulates a CPU.
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -68,11 +68,17 @@ impl Accel {
 const ALIVE: u8 = 0x2a;
 const ALIVE_STATUS: i32 = (ALIVE as i32) << 1 | 1;
 
-/// The timeout of a trial: a working KVM runs the payload in a tenth of this.
-const DEADLINE: Duration = Duration::from_secs(2);
+/// The timeout of a trial. A KVM that uses the CPU's own virtualization runs the payload in a third of this, and TCG in a tenth.
+/// One that emulates the first steps of a boot takes longer, and has been seen to stop kernels later.
+const DEADLINE: Duration = Duration::from_millis(700);
 
 /// QEMU's messages when the kernel's KVM or the CPU stopped the guest.
 const KVM_FAILURES: [&str; 2] = ["KVM internal error", "kvm run failed"];
+
+/// Returns whether QEMU says in this line that KVM stopped the guest. QEMU does not exit then.
+pub fn is_kvm_failure(line: &str) -> bool {
+    KVM_FAILURES.iter().any(|failure| line.contains(failure))
+}
 
 /// The result of trying KVM.
 #[derive(Debug, PartialEq)]
@@ -109,7 +115,17 @@ fn kvm_works(anew: bool, cache: &Cache, interrupts: &Interrupts) -> Result<Resul
     if let Err(error) = fs::OpenOptions::new().read(true).write(true).open("/dev/kvm") {
         return Ok(Err(format!("/dev/kvm: {error}")));
     }
-    answer(&cache.path(&format!("kvm-{}", circumstances())), anew, || try_kvm(interrupts))
+    answer(&cache_file(cache), anew, || try_kvm(interrupts))
+}
+
+/// Records that KVM did not boot a guest, so that later runs do not try it.
+pub fn give_up_kvm(why: &str, cache: &Cache) -> Result<()> {
+    write_whole(&cache_file(cache), why.as_bytes())
+}
+
+/// Returns the path of the cache file that records whether KVM works.
+fn cache_file(cache: &Cache) -> PathBuf {
+    cache.path(&format!("kvm-{}", circumstances()))
 }
 
 /// Returns the answer cached at `path`, or the result of a new trial, which is cached unless the trial timed out.
@@ -164,11 +180,11 @@ fn outcome(status: Option<ExitStatus>, said: &str) -> Trial {
         Some(status) if status.code() == Some(ALIVE_STATUS) => Trial::Works,
         Some(status) => Trial::Fails(format!("QEMU cannot run a guest with it ({status})")),
         // QEMU does not exit when KVM has stopped the guest.
-        None => match said.lines().find(|line| KVM_FAILURES.iter().any(|failure| line.contains(failure))) {
+        None => match said.lines().find(|line| is_kvm_failure(line)) {
             Some(failure) => Trial::Fails(format!("QEMU cannot run a guest with it ({})", failure.trim())),
             None => Trial::Slow(format!(
-                "a guest of three instructions does not end within {} s",
-                DEADLINE.as_secs()
+                "a guest of three instructions does not end within {} ms",
+                DEADLINE.as_millis()
             )),
         },
     }

@@ -51,11 +51,9 @@ impl Engine {
     }
 
     /// Boots the kernel, and follows the suite in it, passing its output to the listener.
-    ///
-    /// Returns what was observed of the guest, and the engine's own error messages.
-    pub fn boot(&self, job: &Job, listener: &mut dyn Listener) -> Result<(Session, String)> {
+    pub fn boot(&self, job: &Job, listener: &mut dyn Listener) -> Result<Session> {
         match self {
-            Self::Virtme(tools) => tools.boot(job, listener).map(|session| (session, String::new())),
+            Self::Virtme(tools) => tools.boot(job, listener),
             Self::Qemu => qemu::boot(job, listener),
         }
     }

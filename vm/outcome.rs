@@ -159,6 +159,7 @@ fn ending(ending: &Ending, goal: &str) -> String {
         Ending::Finished => format!("the guest's init ended before {goal}"),
         Ending::Died(status) => format!("the virtual machine ended before {goal}{}", how(*status)),
         Ending::TooLate(limit) => format!("{goal} did not come within {} s", limit.as_secs()),
+        Ending::Stopped(said) => format!("KVM stopped the guest before {goal} ({said})"),
     }
 }
 
@@ -219,6 +220,7 @@ mod tests {
             console: vec![Line { text: said.to_owned(), running: vec!["slow".to_owned()] }],
             suite_at: None,
             journal,
+            complaint: Vec::new(),
             boot: None,
             whole: Duration::ZERO,
         }

@@ -1,5 +1,5 @@
 //! The engine that needs only an initrd and a serial port from the guest's kernel: QEMU with the suite as init.
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -8,7 +8,6 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::arch::Arch;
-use crate::channel::Channel;
 use crate::engine::Job;
 use crate::initramfs::{self, Carried};
 use crate::machine::in_option;
@@ -26,17 +25,13 @@ const HUGE_PAGES: &str = "initramfs_options=huge=always";
 const FIRMWARE: &str = "/usr/share/qemu/qboot.rom";
 
 /// Boots the kernel, and runs the plan in it.
-pub fn boot(job: &Job, listener: &mut dyn Listener) -> Result<(Session, String)> {
+pub fn boot(job: &Job, listener: &mut dyn Listener) -> Result<Session> {
     let folder = TempDir::with_prefix("clone3-vm-")?;
     let initramfs = folder.path().join("initramfs");
     let binary = fs::read(job.binary).with_context(|| format!("cannot read {}", job.binary.display()))?;
     initramfs::write(&mut File::create(&initramfs)?, &binary, &carried(job)?, job.plan)?;
-    let channels = Channels {
-        console: Channel::create(folder.path(), "console")?,
-        output: Channel::create(folder.path(), "output")?,
-        journal: Channel::create(folder.path(), "journal")?,
-    };
-    let complaint = folder.path().join("complaint");
+    let channels = Channels::create(folder.path())?;
+    let complaint = OpenOptions::new().write(true).open(&channels.complaint.path)?;
     let machine = job.machine;
     let arch = machine.arch;
     let mut qemu = Command::new(arch.emulator());
@@ -58,10 +53,9 @@ pub fn boot(job: &Job, listener: &mut dyn Listener) -> Result<(Session, String)>
         qemu.args(serial_line(arch, number, line));
     }
     qemu.args(machine.debugger());
-    qemu.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&complaint)?);
+    qemu.stdin(Stdio::null()).stdout(Stdio::null()).stderr(complaint);
     let mut process = Process::spawn(&mut qemu, Signal::KILL)?;
-    let session = watch(&mut process, channels, machine.limits, job.interrupts, listener)?;
-    Ok((session, fs::read_to_string(&complaint).unwrap_or_default()))
+    watch(&mut process, channels, machine.limits, job.interrupts, listener)
 }
 
 /// Returns QEMU's options for a serial line other than the console.

@@ -48,7 +48,7 @@ pub fn run(cli: &Cli, cache: &Cache, interrupts: &Interrupts) -> Result<u8> {
             let (session, ending) = match run.verdict() {
                 Err(error) if !error.is::<Interrupted>() => {
                     // For example because the reader of the output has exited; the documents record it.
-                    let ending = no_verdict("run", format!("{error:#}"), &[], "");
+                    let ending = no_verdict("run", format!("{error:#}"), &[], &[]);
                     succeeds(run.account.close(None, &ending));
                     return Ok(ending.status);
                 }
@@ -60,7 +60,7 @@ pub fn run(cli: &Cli, cache: &Cache, interrupts: &Interrupts) -> Result<u8> {
         }
         Err((_, error)) if error.is::<Interrupted>() => Err(error),
         Err((stage, error)) => {
-            let ending = no_verdict(stage, format!("{error:#}"), &[], "");
+            let ending = no_verdict(stage, format!("{error:#}"), &[], &[]);
             succeeds(account.close(None, &ending));
             Ok(ending.status)
         }
@@ -306,7 +306,7 @@ impl<'a> Run<'a> {
         let mut boots = 1;
         let mut believed = false;
         loop {
-            let (session, complaint) = self.boot()?;
+            let session = self.boot()?;
             let ending = match judge(&session, self.machine.accel, believed) {
                 Outcome::Verdict { status, why } => {
                     why.iter().for_each(|why| note!("{why}{}", while_running(&session.journal.running)));
@@ -333,9 +333,14 @@ impl<'a> Run<'a> {
                     self.try_differently(&session, &why, boots)?;
                     continue;
                 }
-                Outcome::NoBoot { why, last, .. } => no_verdict("boot", why, &last, &complaint),
+                Outcome::NoBoot { why, last, .. } => no_verdict("boot", why, &last, &session.complaint),
+                Outcome::Lost { why, .. } if self.may_leave_kvm && session.is_stopped() => {
+                    self.leave_kvm(&why)?;
+                    continue;
+                }
                 Outcome::Lost { why, running, last } => {
-                    no_verdict("run", format!("{why}{}", while_running(&running)), &last, &complaint)
+                    let why = format!("{why}{}", while_running(&running));
+                    no_verdict("run", why, &last, &session.complaint)
                 }
             };
             self.tell_of_end(&session);
@@ -355,7 +360,7 @@ impl<'a> Run<'a> {
     }
 
     /// Boots once. If the suite starts, prints the faults reported before that; otherwise the caller does.
-    fn boot(&mut self) -> Result<(Session, String)> {
+    fn boot(&mut self) -> Result<Session> {
         self.account.knows(&self.kernel, &self.machine, &self.engine, &self.plan.rerun);
         let job = Job {
             kernel: &self.kernel,
@@ -366,19 +371,17 @@ impl<'a> Run<'a> {
             interrupts: self.interrupts,
         };
         let mut audience = OutputSink { screen: stdout().lock(), account: &self.account };
-        let (session, complaint) = self.engine.boot(&job, &mut audience)?;
+        let session = self.engine.boot(&job, &mut audience)?;
         if session.journal.begun {
             tell_of_boot(&session);
         }
-        Ok((session, complaint))
+        Ok(session)
     }
 
     /// Prepares another boot, in a different way if that may help, and prints why.
     fn try_differently(&mut self, session: &Session, why: &str, boot: u32) -> Result<()> {
-        if std::mem::take(&mut self.may_leave_kvm) {
-            note!("{why}; booting again without KVM");
-            self.machine.accel = Accel::Tcg { threads: Threads::Multi };
-            return Ok(());
+        if self.may_leave_kvm {
+            return self.leave_kvm(why);
         }
         let by_virtme = matches!(self.engine, Engine::Virtme(_));
         if by_virtme && knows_no_virtiofs(session) {
@@ -391,6 +394,14 @@ impl<'a> Run<'a> {
         }
         note!("{why}; booting again ({} of {})", boot - 1, BOOTS - 1);
         Ok(())
+    }
+
+    /// Switches to emulation, prints why, and records it for later runs.
+    fn leave_kvm(&mut self, why: &str) -> Result<()> {
+        note!("{why}; booting again without KVM");
+        self.may_leave_kvm = false;
+        self.machine.accel = Accel::Tcg { threads: Threads::Multi };
+        accel::give_up_kvm(why, self.cache)
     }
 
     /// Switches to QEMU alone, prints why, and records it if virtme-ng can never boot this kernel.
@@ -441,9 +452,9 @@ fn while_running(cases: &[String]) -> String {
 }
 
 /// Prints at which stage and why there is no verdict.
-fn no_verdict(stage: &'static str, why: String, last: &[String], complaint: &str) -> Ending {
+fn no_verdict(stage: &'static str, why: String, last: &[String], complaint: &[String]) -> Ending {
     note!("no verdict ({stage}): {why}");
-    complaint.lines().for_each(|line| eprintln!("    {line}"));
+    complaint.iter().for_each(|line| eprintln!("    {line}"));
     if !last.is_empty() {
         note!("the last lines of the console:");
         last.iter().for_each(|line| eprintln!("    {line}"));

@@ -13,7 +13,6 @@ use tempfile::TempDir;
 
 use crate::accel::Accel;
 use crate::cache::Cache;
-use crate::channel::Channel;
 use crate::engine::Job;
 use crate::interrupt::Interrupts;
 use crate::note;
@@ -83,11 +82,7 @@ impl Tools {
         let folder = TempDir::with_prefix("clone3-vm-")?;
         let root = folder.path().join("root");
         self.furnish(&root, job)?;
-        let channels = Channels {
-            console: Channel::create(folder.path(), "console")?,
-            output: Channel::create(folder.path(), "output")?,
-            journal: Channel::create(folder.path(), "journal")?,
-        };
+        let channels = Channels::create(folder.path())?;
         let mut virtme = supervised(&self.python)?;
         // Its settings, sockets and exit status go to the temporary folder.
         virtme.env("HOME", folder.path()).env("TMPDIR", folder.path()).env("PATH", &self.path);
@@ -119,7 +114,7 @@ impl Tools {
         }
         virtme.args(["-accel", job.machine.accel.option(), "-cpu", job.machine.processor()]);
         virtme.args(job.machine.debugger());
-        // virtme-ng sends the kernel's console to its standard error.
+        // virtme-ng sends the kernel's console to its standard error, to which QEMU writes as well.
         let console = OpenOptions::new().write(true).open(&channels.console.path)?;
         virtme.stdin(Stdio::null()).stdout(Stdio::null()).stderr(console);
         let mut process = Process::spawn(&mut virtme, Signal::TERM)?;

@@ -1,4 +1,5 @@
 //! Following a guest from power-on to its end.
+use std::path::Path;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
@@ -6,6 +7,7 @@ use anyhow::Result;
 use clone3_conformance::guest::{SUITE_ENDED, SUITE_STARTS};
 use rustix::event::{PollFd, PollFlags};
 
+use crate::accel::is_kvm_failure;
 use crate::channel::Channel;
 use crate::console::{Line, plain};
 use crate::interrupt::Interrupts;
@@ -28,6 +30,21 @@ pub struct Channels {
     pub output: Channel,
     /// The runner's journal for the driver.
     pub journal: Channel,
+    /// QEMU's own messages, if they do not go to the console.
+    pub complaint: Channel,
+}
+
+impl Channels {
+    /// Creates the pipes in this folder.
+    pub fn create(folder: &Path) -> Result<Self> {
+        let channel = |name| Channel::create(folder, name);
+        Ok(Self {
+            console: channel("console")?,
+            output: channel("output")?,
+            journal: channel("journal")?,
+            complaint: channel("complaint")?,
+        })
+    }
 }
 
 /// The receiver of a guest's output.
@@ -55,6 +72,8 @@ pub enum Ending {
     Died(ExitStatus),
     /// The guest exceeded this time limit.
     TooLate(Duration),
+    /// KVM stopped the guest: what QEMU said.
+    Stopped(String),
 }
 
 /// What was observed of a guest.
@@ -64,10 +83,19 @@ pub struct Session {
     /// The index of the console line at which the suite starts.
     pub suite_at: Option<usize>,
     pub journal: Journal,
+    /// What QEMU itself said, if that did not go to the console.
+    pub complaint: Vec<String>,
     /// From power-on to the suite's first line.
     pub boot: Option<Duration>,
     /// From power-on to the guest's end.
     pub whole: Duration,
+}
+
+impl Session {
+    /// Returns whether KVM stopped the guest.
+    pub fn is_stopped(&self) -> bool {
+        matches!(self.ending, Ending::Stopped(_))
+    }
 }
 
 /// Follows the guest in `machine`, and passes on its output.
@@ -98,6 +126,8 @@ struct Watch {
     session: Session,
     /// Whether the kernel's log has reached the suite's end.
     ended: bool,
+    /// QEMU's message that KVM stopped the guest.
+    stopped: Option<String>,
     /// The cases that were running when any last were.
     lately: Vec<String>,
     /// How many lines of the journal the listener has received, and when.
@@ -111,6 +141,7 @@ impl Watch {
             console: Vec::new(),
             suite_at: None,
             journal: Journal::default(),
+            complaint: Vec::new(),
             boot: None,
             whole: Duration::ZERO,
         };
@@ -119,6 +150,7 @@ impl Watch {
             power_on: Instant::now(),
             session,
             ended: false,
+            stopped: None,
             lately: Vec::new(),
             kept: (0, None),
         }
@@ -144,6 +176,9 @@ impl Watch {
             match died {
                 _ if self.ended && self.session.journal.exit.is_some() => return Ok(Ending::Finished),
                 Some(status) => return Ok(Ending::Died(status)),
+                None if self.stopped.is_some() => {
+                    return Ok(Ending::Stopped(self.stopped.take().unwrap_or_default()));
+                }
                 None if self.power_on.elapsed() >= limit => return Ok(Ending::TooLate(limit)),
                 None => {}
             }
@@ -152,18 +187,20 @@ impl Watch {
 
     /// Waits for the next event, and a little longer if it is only output of the suite.
     fn wait(&self, machine: &Process, deadline: Instant, interrupts: &Interrupts) -> Result<()> {
-        let Channels { console, output, journal } = &self.channels;
+        let Channels { console, output, journal, complaint } = &self.channels;
         let deadline = self.to_be_kept().map_or(deadline, |due| deadline.min(due));
         let mut rare = [
             PollFd::new(machine, PollFlags::IN),
             PollFd::new(interrupts, PollFlags::IN),
             PollFd::new(console, PollFlags::IN),
+            PollFd::new(complaint, PollFlags::IN),
         ];
         wait_until(&mut rare, Some(deadline.min(Instant::now() + GATHER)))?;
         let mut waiting = [
             PollFd::new(machine, PollFlags::IN),
             PollFd::new(interrupts, PollFlags::IN),
             PollFd::new(console, PollFlags::IN),
+            PollFd::new(complaint, PollFlags::IN),
             PollFd::new(output, PollFlags::IN),
             PollFd::new(journal, PollFlags::IN),
         ];
@@ -182,6 +219,9 @@ impl Watch {
         let lines = self.channels.journal.lines()?;
         lines.iter().for_each(|line| self.take_journal(line));
         said.iter().for_each(|line| self.take_console(line));
+        for line in self.channels.complaint.lines()? {
+            self.take_complaint(&line);
+        }
         if self.to_be_kept().is_some_and(|due| due <= Instant::now()) {
             self.keep(listener);
         }
@@ -208,9 +248,22 @@ impl Watch {
         let text = plain(line);
         self.ended |= text.contains(SUITE_ENDED);
         let starts = text.contains(SUITE_STARTS);
+        self.look_for_kvm_failure(&text);
         self.session.console.push(Line { text, running: self.lately.clone() });
         if starts {
             self.session.suite_at = Some(self.session.console.len());
+        }
+    }
+
+    fn take_complaint(&mut self, line: &[u8]) {
+        let text = plain(line);
+        self.look_for_kvm_failure(&text);
+        self.session.complaint.push(text);
+    }
+
+    fn look_for_kvm_failure(&mut self, text: &str) {
+        if is_kvm_failure(text) {
+            self.stopped.get_or_insert_with(|| text.trim().to_owned());
         }
     }
 
@@ -248,8 +301,7 @@ mod tests {
     }
 
     fn watch(folder: &TempDir) -> Watch {
-        let line = |name| Channel::create(folder.path(), name).unwrap();
-        Watch::new(Channels { console: line("console"), output: line("output"), journal: line("journal") })
+        Watch::new(Channels::create(folder.path()).unwrap())
     }
 
     fn tell(channel: &Channel, text: &str) {

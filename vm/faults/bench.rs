@@ -2,7 +2,7 @@
 use std::error::Error;
 use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, pipe};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -76,6 +76,8 @@ pub enum Cache {
     Full,
     /// A QEMU that cannot use KVM.
     NoKvm,
+    /// A KVM that runs the trial's few instructions, but stops every kernel.
+    StoppingKvm,
     /// The Rust version of Debian 13.
     OldRust,
 }
@@ -91,6 +93,13 @@ const UNDER_WAY: [&str; 2] = ["under way", "asking Debian's archive"];
 
 /// The version of a kernel image that is in no package and no archive.
 const FOREIGN: &str = "9.9.9";
+
+/// A QEMU in which a trial of KVM succeeds, and KVM stops every kernel as one does that lacks an instruction.
+const STOPPING_KVM: &str = r#"case " $* " in
+*isa-debug-exit*) exit 85 ;;
+*'-accel kvm '*) echo 'KVM internal error. Suberror: 1' >&2; exec sleep 1000 ;;
+*) PATH=${PATH#*:} exec qemu-system-x86_64 "$@" ;;
+esac"#;
 
 /// The static guest, built once.
 static GUEST: LazyLock<PathBuf> = LazyLock::new(|| {
@@ -183,6 +192,10 @@ impl Bench {
             Cache::NoKvm => {
                 self.program("qemu-system-x86_64", "exit 1")?;
             }
+            Cache::StoppingKvm => {
+                self.program("qemu-system-x86_64", STOPPING_KVM)?;
+                self.share_kernels()?;
+            }
             Cache::OldRust => {
                 self.program("rustc", "echo 'rustc 1.85.0 (4d91de4e4 2025-02-17) (built from a tarball)'")?;
             }
@@ -193,6 +206,19 @@ impl Bench {
             self.command.env("XDG_CACHE_HOME", self.at("cache"));
         }
         self.command.arg("--kernel").arg(kernel);
+        Ok(())
+    }
+
+    /// Gives the run's own cache the machine's kernels and their index.
+    fn share_kernels(&self) -> Result<()> {
+        let ours = self.at("cache/clone3-conformance");
+        let usual = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+        let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
+        let usual = usual.or_else(home).ok_or("no HOME")?.join("clone3-conformance");
+        fs::remove_dir(ours.join("apt"))?;
+        for name in ["apt", "kernels"] {
+            symlink(usual.join(name), ours.join(name))?;
+        }
         Ok(())
     }
 

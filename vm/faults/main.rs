@@ -5,11 +5,13 @@
 #![forbid(unsafe_code)]
 mod bench;
 
+use std::fs::File;
+
 use bench::{Act, Bench, Cache, Row};
 use libtest_mimic::{Arguments, Trial};
 
 /// The rows that CI runs: all that boot no kernel, and one for each way in which the others end.
-const GATE: [&str; 23] = [
+const GATE: [&str; 24] = [
     "exit-1",
     "panic",
     "warning",
@@ -33,6 +35,7 @@ const GATE: [&str; 23] = [
     "forged-package",
     "disk-full",
     "no-kvm",
+    "stopping-kvm",
 ];
 
 impl Row {
@@ -55,6 +58,7 @@ fn rows() -> Vec<Row> {
         bad_kernels(),
         archive_failures(),
         no_machine(),
+        stopping_kvm(),
     ];
     sections.into_iter().flatten().collect()
 }
@@ -342,6 +346,23 @@ fn no_machine() -> Vec<Row> {
             ..Row::default()
         },
     ]
+}
+
+/// A KVM that turns out not to work when a kernel boots. Without a KVM at all, none would be tried.
+fn stopping_kvm() -> Vec<Row> {
+    let row = Row {
+        name: "stopping-kvm",
+        guest: Some("exit-0"),
+        cache: Cache::StoppingKvm,
+        status: 0,
+        says: &[
+            "KVM stopped the guest before the suite's first line (KVM internal error. Suberror: 1)",
+            "booting again without KVM",
+        ],
+        ..Row::default()
+    };
+    let is_there = File::options().read(true).write(true).open("/dev/kvm").is_ok();
+    Vec::from_iter(is_there.then_some(row))
 }
 
 fn main() {
