@@ -18,7 +18,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 case! {
     /// An auto-kill child dies when the only process that holds its pidfd ends by _exit, a thread's exit_group, abort, SIGSEGV or
-    /// SIGKILL. The child is dead by the time that process can be waited for.
+    /// SIGKILL.
     autokill_holder_sigkill_sigsegv_abort_exit: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
     source "pull request vfs-7.1-rc1.pidfs (\"the child must die if the parent crashes\")",
 }

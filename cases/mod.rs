@@ -31,6 +31,7 @@ mod fields;
 mod followed;
 mod frozen;
 mod groups;
+mod held_resources;
 mod holders;
 mod inheritance;
 mod io_uring;

@@ -7,7 +7,7 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::{Clone3, Stack};
 use clone3_conformance::kit::process::{child_reporting, in_child, sched_getscheduler, set_scheduler};
-use clone3_conformance::kit::{errands, oom, rseq, subject};
+use clone3_conformance::kit::{errands, oom, privilege, rseq, subject};
 use clone3_conformance::wait::Status;
 use nix::errno::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -105,4 +105,37 @@ fn adjustment_is_shared(call: &Clone3) -> Result {
     check::equal(what, oom::own()?, higher)?;
     drop(to);
     child.clear_away()
+}
+
+/// Writes the caller's OOM score adjustment.
+fn adjust_own(value: i32) -> std::result::Result<(), Errno> {
+    fs::write(oom::OWN, value.to_string())
+        .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or_default()))
+}
+
+case! {
+    /// An unprivileged child may raise its oom_score_adj, but not lower it below the value that a privileged process last set for
+    /// its creator, with the new flags as without.
+    nnp_inherits_least_oom_adjustment: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Root, Proc],
+    source "proc_pid_oom_score_adj(5); kernel/fork.c copy_signal() (oom_score_adj_min)",
+}
+fn nnp_inherits_least_oom_adjustment() -> Result {
+    let set = oom::own_raised_by(10)?;
+    adjust_own(set)?;
+    if oom::own_raised_by(1)? == set {
+        return Err(Failure::blocked(format!("{} is the highest already, {set}", oom::OWN)));
+    }
+    let attempts = |call: Clone3| {
+        let (child, got) = child_reporting(&call, || {
+            privilege::become_ordinary_user()?;
+            let number = |attempt: std::result::Result<(), Errno>| attempt.map_err(|errno| errno as i32);
+            Ok((number(adjust_own(set + 1)), number(adjust_own(set - 1))))
+        })?;
+        child.ends_with(Status::exited(0))?;
+        let what = |verb| format!("an oom_score_adj {verb} by an unprivileged child of {call}");
+        check::succeeds(what("raised"), got.0.map_err(Errno::from_raw))?;
+        check::refused(what("lowered"), got.1.map_err(Errno::from_raw), Errno::EACCES)
+    };
+    subject::each(attempts)?;
+    subject::each_with_nnp(attempts)
 }

@@ -27,7 +27,8 @@ fn autokill_kill_queued_before_close_returns() -> Result {
         child.close()?;
         child.lives("after a close that was not the last")?;
         copy.close()?;
-        child.dies("right after the last close")?;
+        child.is_dead_at_once("right after the last close")?;
+        child.dies("after the last close")?;
     }
     Ok(())
 }

@@ -28,7 +28,7 @@ fn refused_late(flags: Flags) -> Result {
 }
 
 case! {
-    /// A call that fails late does not count against the caller's RLIMIT_NPROC.
+    /// A call that fails, because its flags exclude each other or late, does not count against the caller's RLIMIT_NPROC.
     abi_refusal_keeps_no_process_count: Must, needs [Autoreap, Nnp, Autokill],
     source "getrlimit(2), RLIMIT_NPROC; kernel/fork.c copy_process() (bad_fork_cleanup_count)",
 }
@@ -45,8 +45,11 @@ fn abi_refusal_keeps_no_process_count() -> Result {
     if before == LIMIT as usize {
         return Err(Failure::blocked("RLIMIT_NPROC does not limit this user"));
     }
+    let invalid =
+        [Flags::THREAD | Flags::NNP, Flags::THREAD | Flags::AUTOREAP, Flags::CLONE_PARENT | Flags::AUTOREAP];
     for _ in 0..LIMIT {
         refused_late(Flags::empty())?;
+        invalid.iter().try_for_each(|flags| Clone3::new(*flags).refused(Errno::EINVAL))?;
     }
     check::equal("processes that RLIMIT_NPROC allows after calls that failed", room()?, before)
 }

@@ -231,8 +231,8 @@ impl Options {
         Ok(options)
     }
 
-    /// Checks that the log file can be written: libtest-mimic panics if it cannot.
-    pub fn can_log(&self) -> Result<(), String> {
+    /// Creates the log file, if there is to be one: libtest-mimic panics if it cannot be written.
+    pub fn create_log(&self) -> Result<(), String> {
         let Some(path) = &self.libtest.logfile else { return Ok(()) };
         let opened = OpenOptions::new().write(true).create(true).truncate(false).open(path);
         opened.map(drop).map_err(|error| format!("cannot write libtest's output to {path}: {error}"))

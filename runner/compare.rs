@@ -22,7 +22,7 @@ const USUAL_WIDTH: usize = 100;
 ///
 /// Exit status: 0 compared; 1 with --baseline, something regressed; 2 usage error, or a file without results.
 #[derive(Debug, Parser)]
-#[command(name = "clone3-conformance compare", max_term_width = 100)]
+#[command(name = "clone3-conformance compare", bin_name = "clone3-conformance compare", max_term_width = 100)]
 struct Options {
     /// Files written by --results (or by --events, if a run was cut short), in the order of the columns
     #[arg(value_name = "FILE", required = true)]

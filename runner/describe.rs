@@ -11,11 +11,23 @@ pub fn one(name: &str) -> Result<String, String> {
     case::find(name).map(text).ok_or_else(|| format!("there is no case '{name}'{}", near(name)))
 }
 
+/// Suggests the names that contain this one or, if there are none, that are spelled like it.
 fn near(name: &str) -> String {
-    let hits: Vec<&str> =
-        case::all().iter().map(|case| case.name).filter(|known| known.contains(name)).collect();
+    const MOST: usize = 5;
+    let names = || case::all().iter().map(|case| case.name);
+    let mut hits: Vec<&str> = names().filter(|known| known.contains(name)).collect();
+    if hits.is_empty() {
+        hits = names().filter(|known| strsim::jaro_winkler(known, name) > 0.9).collect();
+        hits.sort_by(|one, other| {
+            strsim::jaro_winkler(other, name).total_cmp(&strsim::jaro_winkler(one, name))
+        });
+        hits.truncate(MOST);
+    }
     match hits.as_slice() {
         [] => "; --list shows all names".to_owned(),
+        [some @ .., _] if some.len() >= MOST => {
+            format!("; {} names contain it; --list shows all names", hits.len())
+        }
         some => format!("; did you mean {}?", some.join(" or ")),
     }
 }

@@ -284,7 +284,7 @@ fn a_wrong_file_of_expectations_is_told_in_one_line() {
     let files = Files::new();
     for (text, expected) in [
         (rule("no_such_claim", "fail"), "no_such_claim"),
-        (rule(CASE, "pass"), "line 4: nobody can expect the verdict 'pass'"),
+        (rule(CASE, "pass"), "line 4: unknown verdict 'pass'"),
         (rule(CASE, "fail").replace("reason = \"told\"", ""), "missing field `reason`"),
     ] {
         let output = run(&["--exact", CASE, "--expect", &files.write("e.toml", &text)]);

@@ -51,7 +51,7 @@ pub fn run(options: Options) -> ExitCode {
         );
         return ExitCode::from(cli::USAGE);
     }
-    if let Err(error) = options.can_log() {
+    if let Err(error) = options.create_log() {
         eprintln!("error: {error}");
         return ExitCode::from(cli::BROKEN);
     }
@@ -111,6 +111,7 @@ pub fn setting(options: &Options) -> &'static Setting {
         probe: Probe::run(),
         allow_global_changes: options.allow_global_changes,
         stress: options.stress,
+        strict: options.strict,
     }
     .install()
 }
@@ -174,7 +175,7 @@ impl Shared {
     fn turn(&self, case: &Case) -> Turn<'_> {
         // A poisoned lock guards no data: the thread that panicked is no longer running its case.
         match case.runs_alone() {
-            true => Turn::SystemLock(self.alone.write().unwrap_or_else(|poison| poison.into_inner())),
+            true => Turn::Alone(self.alone.write().unwrap_or_else(|poison| poison.into_inner())),
             false => Turn::Together(self.alone.read().unwrap_or_else(|poison| poison.into_inner())),
         }
     }
@@ -183,7 +184,7 @@ impl Shared {
 /// A case's permission to run, held until dropped.
 #[expect(dead_code, reason = "held, and never looked at")]
 enum Turn<'a> {
-    SystemLock(RwLockWriteGuard<'a, ()>),
+    Alone(RwLockWriteGuard<'a, ()>),
     Together(RwLockReadGuard<'a, ()>),
 }
 
@@ -209,7 +210,7 @@ fn execute(options: &Options, shared: Arc<Shared>, selected: usize) -> u8 {
     let tainted = taint::now();
     let exit = if tell_complaints(shared.tainted, tainted) { exit.max(cli::FAILED) } else { exit };
     shared.journal.add(Event::Done(Footer { exit, tainted }));
-    if is_told(options, &shared, exit) {
+    if publish(options, &shared, exit) {
         return exit;
     }
     // Readers of the journal must not take the run for a successful one.
@@ -236,7 +237,7 @@ fn begin(options: &Options, shared: &Shared, selected: usize) -> Result<(), Stri
 }
 
 /// Prints the summary and writes the reports. Prints errors to stderr, and returns whether there were none.
-fn is_told(options: &Options, shared: &Shared, exit: u8) -> bool {
+fn publish(options: &Options, shared: &Shared, exit: u8) -> bool {
     let Some(results) = shared.journal.results() else { return false };
     let shown = match exit {
         cli::BROKEN => None,

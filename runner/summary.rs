@@ -101,5 +101,6 @@ fn totals(results: &Results) -> String {
         |verdict, words: &str| if results.count(verdict) == 0 { words.to_owned() } else { String::new() };
     let (passed, failed) = (none(Verdict::Pass, "0 pass, "), none(Verdict::Fail, ", 0 fail"));
     let (count, release) = (results.cases.len(), &results.kernel.release);
-    format!("\n{count} cases on Linux {release}: {passed}{}{failed}\n", results.totals())
+    let cases = if count == 1 { "case" } else { "cases" };
+    format!("\n{count} {cases} on Linux {release}: {passed}{}{failed}\n", results.totals())
 }

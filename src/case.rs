@@ -47,7 +47,8 @@ pub struct Case {
     /// that behaves differently the case is unsupported; if the kernel behaves as claimed, the case passes.
     pub since: Option<&'static str>,
     /// Where mainline is known to violate the claim. A result counts as this defect only where the case says
-    /// so, with [`equal_or_defect`](crate::check::equal_or_defect); any other violation is a failure.
+    /// so, with [`equal_or_defect`](crate::check::equal_or_defect) or
+    /// [`as_defect`](crate::check::Failure::as_defect); any other violation is a failure.
     pub known_defect: Option<Defect>,
     /// The source file of the declaration. It determines the theme.
     pub file: &'static str,

@@ -156,7 +156,10 @@ impl Display for Named {
 /// Describes the outcome of a call for messages: `success (3)`, or the name of the errno.
 pub fn outcome_of<T: Debug>(result: &std::result::Result<T, Errno>) -> String {
     match result {
-        Ok(value) => format!("success ({value:?})"),
+        Ok(value) => match format!("{value:?}").as_str() {
+            "()" => "success".to_owned(),
+            value => format!("success ({value})"),
+        },
         Err(errno) => Named(*errno).to_string(),
     }
 }

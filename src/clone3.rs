@@ -1,29 +1,27 @@
-//! A builder for raw `clone3(2)` calls, and the children that they create.
+//! A builder for raw `clone3(2)` calls.
 //!
 //! The builder can express invalid calls on purpose: odd sizes, bad pointers, contradictory flags. The
 //! `Display` form of a call shows its flags by name, and messages use that form.
 
-use std::cell::Cell;
 use std::ffi::c_int;
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use std::sync::atomic::AtomicI32;
 
 use nix::errno::Errno;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use rustix::io::FdFlags;
-use rustix::time::Timespec;
 
 use crate::abi::{CloneArgs, Flags};
 pub use crate::address::{Address, Unmapped};
 use crate::check::{self, Context as _, Failure, Named, Result};
+pub use crate::child::Child;
 use crate::errand::Errand;
 use crate::kit::discarded_signal::DiscardedSignal;
 use crate::kit::errands;
 use crate::pidfd::Pidfd;
-use crate::wait::{self, Status, signal_name};
-use crate::{arch, note, sandbox};
+pub use crate::stack::Stack;
+use crate::wait::signal_name;
+use crate::{arch, note};
 
 /// The initial value of the word that receives the pidfd: not a descriptor, and not a value that the kernel
 /// writes.
@@ -287,7 +285,7 @@ impl Clone3 {
         assert!(errand.suits(self.flags()), "{self} is for a child that does less than {errand:?}");
         let mut pidfd = PIDFD_UNTOUCHED;
         let mut call = self.clone();
-        call.args.stack = stack.base as u64;
+        call.args.stack = stack.base() as u64;
         call.args.stack_size = Stack::SIZE as u64;
         if self.flags().contains(Flags::CLONE_CHILD_CLEARTID) {
             call.args.child_tid = stack.tid.as_ptr() as u64;
@@ -435,6 +433,15 @@ impl fmt::Display for Clone3 {
         if self.args.parent_tid != 0 {
             write!(f, ", parent_tid at {:#x}", self.args.parent_tid)?;
         }
+        if self.args.child_tid != 0 {
+            write!(f, ", child_tid at {:#x}", self.args.child_tid)?;
+        }
+        if self.args.tls != 0 {
+            write!(f, ", tls {:#x}", self.args.tls)?;
+        }
+        if self.flags().contains(Flags::CLONE_INTO_CGROUP) {
+            write!(f, ", cgroup descriptor {}", self.args.cgroup as i64)?;
+        }
         f.write_str(")")
     }
 }
@@ -494,218 +501,6 @@ pub fn lowest_free_fd() -> Result<RawFd> {
     Ok(probe.as_raw_fd())
 }
 
-/// A stack for a child that shares memory, and the word that shows when a thread on it has exited.
-///
-/// The stack is never unmapped, because a child may outlive the function that created it. A test case runs in
-/// a short-lived process.
-pub struct Stack {
-    base: *mut std::ffi::c_void,
-    tid: &'static AtomicU32,
-    user: Cell<User>,
-}
-
-/// What uses a stack.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum User {
-    Nobody,
-    /// A thread whose exit clears the stack's `tid` word.
-    Joinable,
-    /// A child whose exit cannot be observed. It counts as using the stack forever.
-    Other,
-}
-
-impl Stack {
-    /// The size of a stack in bytes.
-    pub const SIZE: usize = 64 * 1024;
-
-    /// Maps a new stack.
-    pub fn new() -> Result<Stack> {
-        use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
-        let access = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: a new anonymous mapping at an address of the kernel's choice aliases nothing.
-        let base = unsafe { mmap_anonymous(std::ptr::null_mut(), Stack::SIZE, access, MapFlags::PRIVATE)? };
-        Ok(Stack { base, tid: Box::leak(Box::new(AtomicU32::new(0))), user: Cell::new(User::Nobody) })
-    }
-
-    /// Returns the lowest address of the stack.
-    pub fn base(&self) -> *mut std::ffi::c_void {
-        self.base
-    }
-
-    /// Marks the stack as used by a child with these flags. A child that does not share the caller's memory
-    /// uses a copy.
-    fn lend(&self, flags: Flags) {
-        assert_eq!(self.user.get(), User::Nobody, "two children on one stack");
-        if flags.contains(Flags::CLONE_VM) {
-            let tells = flags.contains(Flags::CLONE_CHILD_CLEARTID | Flags::CLONE_PARENT_SETTID);
-            self.user.set(if tells { User::Joinable } else { User::Other });
-        }
-    }
-
-    /// Marks the stack as unused.
-    fn take_back(&self) {
-        self.user.set(User::Nobody);
-    }
-
-    /// Blocks until the thread that was started on this stack has left user mode for good.
-    ///
-    /// # Errors
-    /// If the kernel does not clear the thread's word (`CLONE_CHILD_CLEARTID`), or does not wake the caller,
-    /// within the timeout of the test case.
-    #[track_caller]
-    pub fn join(&self) -> Result {
-        use rustix::io::Errno;
-        use rustix::thread::futex;
-        loop {
-            let tid = self.tid.load(Ordering::Acquire);
-            if tid == 0 {
-                if self.user.get() == User::Joinable {
-                    self.take_back();
-                }
-                return Ok(());
-            }
-            let left =
-                sandbox::time_left().duration().map(Timespec::try_from).and_then(std::result::Result::ok);
-            match futex::wait(self.tid, futex::Flags::empty(), tid, left.as_ref()) {
-                Ok(()) | Err(Errno::AGAIN | Errno::INTR) => {}
-                Err(Errno::TIMEDOUT) => {
-                    return Err(never_woken(tid as i32, self.tid.load(Ordering::Acquire) == 0));
-                }
-                Err(errno) => return Err(errno.into()),
-            }
-        }
-    }
-}
-
-/// Describes a join that timed out: whether the thread still exists, and whether its word was cleared without
-/// a wakeup.
-#[track_caller]
-fn never_woken(tid: i32, is_cleared: bool) -> Failure {
-    let there = match kill(Pid::from_raw(tid), None) {
-        Err(Errno::ESRCH) => "which is gone",
-        _ => "which still exists",
-    };
-    let undone = match is_cleared {
-        true => "cleared the word, and did not wake the FUTEX_WAIT on it, for",
-        false => "did not clear the word of",
-    };
-    let waited = sandbox::patience();
-    Failure::fail(format!(
-        "CLONE_CHILD_CLEARTID: within {waited:.1?} the kernel {undone} thread {tid}, {there}"
-    ))
-}
-
-/// A child created by [`Clone3`].
-///
-/// Dropping it closes the pidfd and does nothing else: the sandbox cleans up what a failing test case leaves
-/// behind.
-#[derive(Debug)]
-pub struct Child {
-    pid: i32,
-    pidfd: Option<Pidfd>,
-    reaps_itself: bool,
-}
-
-impl Child {
-    /// Returns the pid that the call returned.
-    pub fn pid(&self) -> i32 {
-        self.pid
-    }
-
-    /// Returns whether the child was created with `CLONE_AUTOREAP`, so that no process has to wait for it.
-    pub fn reaps_itself(&self) -> bool {
-        self.reaps_itself
-    }
-
-    /// Returns the pidfd that the call returned.
-    #[track_caller]
-    pub fn pidfd(&self) -> Result<&Pidfd> {
-        self.pidfd.as_ref().ok_or_else(no_pidfd)
-    }
-
-    /// Takes the pidfd that the call returned out of this child.
-    #[track_caller]
-    pub fn take_pidfd(&mut self) -> Result<Pidfd> {
-        self.pidfd.take().ok_or_else(no_pidfd)
-    }
-
-    /// Closes the pidfd that the call returned.
-    #[track_caller]
-    pub fn close_pidfd(&mut self) -> Result {
-        self.take_pidfd()?.close()
-    }
-
-    /// Opens a second pidfd for the child with `pidfd_open(2)`. Closing such a pidfd never kills the child.
-    /// Call this while the child is known to exist.
-    #[track_caller]
-    pub fn observe(&self) -> Result<Pidfd> {
-        Pidfd::open(self.pid)
-    }
-
-    /// Sends the child a signal by pid.
-    #[track_caller]
-    pub fn kill(&self, signal: Signal) -> Result {
-        note!("kill({}, {signal})", self.pid);
-        let sent = nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.pid), signal);
-        check::succeeds(format_args!("kill({}, {signal})", self.pid), sent)
-    }
-
-    /// Kills the child if it still exists and waits until it is gone. An ordinary child is reaped.
-    #[track_caller]
-    pub fn clear_away(self) -> Result {
-        if !self.reaps_itself {
-            self.kill(Signal::SIGKILL)?;
-            wait::reap(self.pid)?;
-            return Ok(());
-        }
-        let observer = match &self.pidfd {
-            Some(pidfd) => pidfd.try_clone()?,
-            None => match Pidfd::try_open(self.pid) {
-                Err(Errno::ESRCH) => return Ok(()),
-                // Another process may have the pid by now.
-                Ok(pidfd) if !wait::is_child(&pidfd) => return Ok(()),
-                other => other?,
-            },
-        };
-        // ESRCH means that the child is already gone.
-        let _ = observer.send_signal(Signal::SIGKILL);
-        observer.wait_reaped()
-    }
-
-    /// Blocks until the child is a zombie, checks that it exited with `code`, and leaves it unreaped.
-    #[track_caller]
-    pub fn is_a_zombie(&self, code: i32) -> Result {
-        check::equal("the zombie", wait::find_zombie(self.pid)?, wait::Event::exited(self.pid, code))
-    }
-
-    /// Waits until a child with a pidfd is gone without a wait call, and checks that the recorded exit status
-    /// is `expected`.
-    #[track_caller]
-    pub fn is_gone_with(&self, expected: Status) -> Result {
-        self.pidfd()?.gone_with(self.pid, expected)
-    }
-
-    /// Waits until the child is gone and checks how it ended. Reaps an ordinary child; checks that the kernel
-    /// has reaped an auto-reaped one.
-    #[track_caller]
-    pub fn ends_with(self, expected: Status) -> Result {
-        if self.reaps_itself { self.is_gone_with(expected) } else { self.reap_expecting(expected) }
-    }
-
-    /// Reaps an ordinary child and checks how it ended.
-    #[track_caller]
-    pub fn reap_expecting(self, expected: Status) -> Result {
-        wait::reap_expecting(self.pid, expected)
-    }
-}
-
-#[track_caller]
-fn no_pidfd() -> Failure {
-    Failure::broken(
-        "this child has no pidfd: cloned without CLONE_PIDFD, taken already, or the kernel wrote none",
-    )
-}
-
 /// Returns whether a descriptor is close-on-exec.
 pub fn is_cloexec(fd: impl AsFd) -> Result<bool> {
     Ok(rustix::io::fcntl_getfd(fd)?.contains(FdFlags::CLOEXEC))
@@ -731,26 +526,6 @@ mod tests {
         assert!(errands::exit(0).suits(Flags::CLONE_VM | Flags::CLONE_SETTLS));
         assert!(whole.suits(Flags::empty()) && whole.suits(held_up));
         assert!(!whole.suits(Flags::CLONE_VM) && !whole.suits(held_up | Flags::CLONE_SETTLS));
-    }
-
-    #[test]
-    #[should_panic(expected = "two children on one stack")]
-    fn a_stack_is_one_childs() {
-        let stack = Stack::new().unwrap();
-        stack.lend(Flags::CLONE_VM);
-        // The word does not show whether that child has exited, so joining does not release the stack.
-        stack.join().unwrap();
-        stack.lend(Flags::CLONE_VM);
-    }
-
-    #[test]
-    fn a_stack_is_free_after_its_thread() {
-        let stack = Stack::new().unwrap();
-        for _ in 0..2 {
-            stack.lend(Flags::CLONE_VM | Flags::CLONE_CHILD_CLEARTID | Flags::CLONE_PARENT_SETTID);
-            stack.join().unwrap();
-        }
-        stack.lend(Flags::empty());
     }
 
     #[test]

@@ -132,7 +132,7 @@ fn expectable<'de, D: Deserializer<'de>>(from: D) -> Result<Verdict, D::Error> {
         "unsupported" => Ok(Verdict::Unsupported),
         "deviation" => Ok(Verdict::Deviation),
         other => Err(serde::de::Error::custom(format!(
-            "nobody can expect the verdict '{other}', only fail, unsupported or deviation"
+            "unknown verdict '{other}'; expected fail, unsupported or deviation"
         ))),
     }
 }
@@ -172,7 +172,7 @@ impl FromStr for Range {
                 "<=" => vec![Less, Equal],
                 ">" => vec![Greater],
                 ">=" => vec![Greater, Equal],
-                other => return Err(format!("'{other}' compares nothing; <, <=, =, >= and > do")),
+                other => return Err(format!("unknown operator '{other}'; expected <, <=, =, >= or >")),
             };
             Ok((orders, term[end..].trim().parse()?))
         };
@@ -272,8 +272,8 @@ mod tests {
                 "line 6: an expectation needs",
             ),
             ("claim = \"a\"\nkernel = \"new\"", "line 4: 'new' is no kernel version"),
-            ("claim = \"a\"\nkernel = \"=>7\"", "line 4: '=>' compares nothing"),
-            ("verdict = \"pass\"", "line 3: nobody can expect the verdict 'pass'"),
+            ("claim = \"a\"\nkernel = \"=>7\"", "line 4: unknown operator '=>'"),
+            ("verdict = \"pass\"", "line 3: unknown verdict 'pass'"),
             ("klaim = \"a\"", "line 3: unknown field `klaim`"),
             ("needs = \"AUTOKILL\"", "line 3: 'AUTOKILL' is no feature; CLONE_AUTOREAP, "),
             (

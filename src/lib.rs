@@ -3,10 +3,14 @@
 //!
 //! Linux 7.1 added `CLONE_AUTOREAP` (a child that never becomes a zombie), `CLONE_NNP` (a child that starts
 //! with no_new_privs set) and `CLONE_PIDFD_AUTOKILL` (SIGKILL when the last reference to the pidfd that
-//! clone3 returned is dropped). This library contains the system call layer that no published crate has yet
-//! ([`abi`], [`clone3`], [`pidfd`]), wait primitives that need no sleep ([`wait`], [`kit`]), assertions that
-//! report what they expected ([`check`]), and the [`sandbox`], which runs every test case in its own process
-//! tree.
+//! clone3 returned is dropped). This library contains, from the bottom up:
+//!
+//! - the system call layer that no published crate has yet: [`abi`], [`clone3`], [`child`], [`stack`], [`pidfd`], [`wait`];
+//! - what cases are written with: assertions that report what they expected ([`check`]), the declaration of a case
+//!   ([`case`](mod@case)) and of what it needs ([`need`], [`probe`]), and race-free helpers ([`kit`]);
+//! - the [`sandbox`], which runs every case in its own process tree, and the [`trail`] of what a case did;
+//! - verdicts and what is made of them: [`report`], [`results`], [`expect`], [`formats`], [`compare`];
+//! - what the programs in `vm/` share with the runner in a guest: [`guest`], [`host`], [`elf`].
 //!
 //! Dependencies go one way: the runner depends on the cases, the cases depend on this library, and the
 //! library depends on no case. All `unsafe` code of the project is in this library.
@@ -21,6 +25,7 @@ mod address;
 mod arch;
 pub mod case;
 pub mod check;
+pub mod child;
 pub mod clone3;
 pub mod compare;
 pub mod elf;
@@ -38,6 +43,7 @@ pub mod report;
 pub mod results;
 pub mod rules;
 pub mod sandbox;
+pub mod stack;
 pub mod taint;
 pub mod trail;
 pub mod version;

@@ -80,6 +80,8 @@ pub struct Setting {
     pub allow_global_changes: bool,
     /// `--stress N`: the factor by which statistical loops are longer.
     pub stress: u32,
+    /// `--strict`: what mainline does counts even where no document says so.
+    pub strict: bool,
 }
 
 impl Setting {
@@ -90,7 +92,12 @@ impl Setting {
 
     /// Returns the setting. Probes the kernel if none was installed.
     pub fn get() -> &'static Setting {
-        SETTING.get_or_init(|| Setting { probe: Probe::run(), allow_global_changes: false, stress: 1 })
+        SETTING.get_or_init(|| Setting {
+            probe: Probe::run(),
+            allow_global_changes: false,
+            stress: 1,
+            strict: false,
+        })
     }
 }
 
@@ -306,7 +313,7 @@ mod tests {
     }
 
     fn setting() -> Setting {
-        Setting { probe: Probe::run(), allow_global_changes: false, stress: 1 }
+        Setting { probe: Probe::run(), allow_global_changes: false, stress: 1, strict: false }
     }
 
     #[test]

@@ -267,7 +267,7 @@ impl Probe {
         let filtered = self.privileges.seccomp == 2 && !Version::of(&self.release).is_before(FLAGS_SINCE);
         filtered.then(|| {
             let (release, filter) = (&self.release, filter_name(self.privileges.seccomp));
-            format!("clone3 answers EINVAL though Linux {release} has it: {filter} refuses it")
+            format!("clone3 answers EINVAL for the flags that Linux {release} has: {filter} may refuse unknown flags")
         })
     }
 }

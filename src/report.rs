@@ -194,7 +194,7 @@ pub struct Record {
     pub output: String,
     /// The number of runs.
     pub runs: u32,
-    /// The number of runs that broke the claim, including known defects and deviations.
+    /// The number of runs that did not pass: failures, deviations, known defects and broken ones.
     pub failures: u32,
     /// The verdict that was expected, if it was not a pass.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -220,7 +220,6 @@ impl Record {
             verdict,
             reason,
             message,
-            failures: u32::from(verdict.is_failure()),
             ..Record::default()
         }
     }
@@ -235,6 +234,7 @@ impl Record {
             output: if verdict == Verdict::Pass { String::new() } else { outcome.output },
             rare: case.defect_on(&policy.release).is_some_and(|defect| defect.rare),
             runs: 1,
+            failures: u32::from(verdict.is_failure()),
             slowest_seconds: seconds,
             seconds,
             ..Record::not_run(case, verdict, message)
@@ -323,7 +323,7 @@ pub struct Header {
     pub probe: Probe,
     /// `/proc/sys/kernel/tainted` before the first use of the flags.
     pub tainted: Option<u64>,
-    /// The number of CPUs online.
+    /// The number of CPUs that the suite may use.
     pub cpus: usize,
     /// The number of test cases selected.
     pub selected: usize,
@@ -448,7 +448,7 @@ mod tests {
     fn the_worse_of_two_runs_is_remembered() {
         let case = case(Strength::Must, None);
         let pass = Record { runs: 1, seconds: 1.0, ..Record::not_run(&case, Verdict::Pass, String::new()) };
-        let fail = Record { runs: 1, seconds: 2.0, ..Record::not_run(&case, Verdict::Fail, "why".into()) };
+        let fail = Record { runs: 1, failures: 1, seconds: 2.0, ..Record::not_run(&case, Verdict::Fail, "why".into()) };
         let both = fail.clone().and(pass.clone());
         assert_eq!((both.verdict, both.runs, both.failures, both.seconds), (Verdict::Fail, 2, 1, 3.0));
         assert_eq!(pass.and(fail).message, "why");

@@ -89,7 +89,7 @@ pub struct Machine {
     pub engine: Option<String>,
     /// What ran the guest's instructions: `kvm` or `tcg`; `null` if unknown.
     pub accelerator: Option<String>,
-    /// The number of CPUs that are online.
+    /// The number of CPUs that the suite may use: all that are online, or those of its affinity mask and cgroup.
     pub cpus: Option<usize>,
     /// The guest's memory, in MiB.
     pub memory_mib: Option<u64>,

@@ -42,7 +42,7 @@ impl Format {
             Some("html") => Ok(Format::Html),
             Some("md") => Ok(Format::Markdown),
             _ => Err(format!(
-                "'{}' says no format by its end; .json, .xml, .ktap, .html and .md do",
+                "'{}' has no known suffix; expected .json, .xml, .ktap, .html or .md",
                 path.display()
             )),
         }

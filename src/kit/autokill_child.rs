@@ -115,15 +115,22 @@ impl AutokillChild {
         self.line.is_alive(self.pid, when)
     }
 
-    /// Fails unless the child is dead already, and then reaped with SIGKILL as its status.
+    /// Fails unless the child is dead already, and then reaped with SIGKILL as its status. Without `--strict` it may die soon
+    /// afterwards, see [`Line::is_dead`].
     #[track_caller]
     pub fn dies(&self, when: &str) -> Result {
         self.line.is_dead(self.pid, when)?;
         self.dies_in_time(when)
     }
 
-    /// Fails unless SIGKILL kills the child within the time limit: the kernel may drop a reference only after the system
-    /// call that released it has returned.
+    /// Fails unless the child is dead already; it must not answer even once more.
+    #[track_caller]
+    pub fn is_dead_at_once(&self, when: &str) -> Result {
+        self.line.is_dead_at_once(self.pid, when)
+    }
+
+    /// Fails unless SIGKILL kills the child within the time limit: Linux may drop a reference only after the system call that
+    /// released it has returned.
     #[track_caller]
     pub fn dies_in_time(&self, when: &str) -> Result {
         self.observer.reaped_with(Status::SIGKILLED).context(when)?;

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use crate::check::{Context as _, Failure, Result};
+use crate::check::{Context as _, Failure, Kind, Result};
 use crate::kit::threads::own_tid;
 use crate::kit::wait_call::{Found, WaitCall};
 use crate::procfs::Stat;
@@ -64,40 +64,9 @@ impl Blocked {
     }
 
     /// Returns true if the call has returned, and false once the thread sleeps in it.
-    ///
-    /// `/proc/self/task/TID/syscall` shows the system call of a thread that sleeps, or that has been woken but not
-    /// scheduled yet; `stat` shows the latter as running. A thread that was woken for nothing checks its condition and goes
-    /// back to sleep, so this polls until it has.
     #[track_caller]
     pub fn is_over(&self) -> Result<bool> {
-        let path = format!("/proc/self/task/{}/syscall", self.tid);
-        loop {
-            if self.has_returned(PollTimeout::ZERO)? {
-                return Ok(true);
-            }
-            match std::fs::read_to_string(&path) {
-                Ok(text) if self.is_the_call(&text) && self.sleeps() => return Ok(false),
-                Ok(text) if sandbox::time_left() == PollTimeout::ZERO => {
-                    return Err(Failure::broken(format!("the thread for {} is at {text:?}", self.call)));
-                }
-                Ok(_) => std::thread::yield_now(),
-                // The call may have returned in the meantime, and the thread may have exited.
-                Err(_) if self.has_returned(PollTimeout::ZERO)? => {}
-                Err(error) => return Err(Failure::blocked(format!("needs {path}: {error}"))),
-            }
-        }
-    }
-
-    fn is_the_call(&self, text: &str) -> bool {
-        text.split(' ').next() == Some(&self.call.syscall().to_string()[..])
-    }
-
-    fn sleeps(&self) -> bool {
-        self.stat().is_some_and(|stat| stat.state == 'S')
-    }
-
-    fn stat(&self) -> Option<Stat> {
-        Stat::read(&format!("/proc/self/task/{}/stat", self.tid))
+        is_call_over(self.tid, self.call, || self.has_returned(PollTimeout::ZERO))
     }
 
     fn has_returned(&self, timeout: PollTimeout) -> Result<bool> {
@@ -112,8 +81,49 @@ impl Blocked {
             return self.thread.join().map_err(|_| Failure::broken("a waiting thread panicked"));
         }
         let waited = sandbox::patience();
-        let now =
-            self.stat().map_or_else(String::new, |stat| format!("; its thread, shown as a process: {stat}"));
+        let now = stat_of(self.tid)
+            .map_or_else(String::new, |stat| format!("; its thread, shown as a process: {stat}"));
         Err(Failure::fail(format!("{} is still blocked after {waited:.1?}{now}", self.call)))
     }
+}
+
+/// Waits until another thread of the calling process sleeps in this call, which must not return before.
+#[track_caller]
+pub fn wait_until_blocked(tid: i32, call: WaitCall) -> Result {
+    is_call_over(tid, call, || Ok(false)).map(drop).map_err(|failure| match failure.kind {
+        // The time limit is over. The thread has nothing else to do, so the call has returned too early.
+        Kind::Broken => Failure { kind: Kind::Fail, ..failure },
+        _ => failure,
+    })
+}
+
+/// Returns true if the thread's call `has_returned`, and false once the thread sleeps in it.
+///
+/// `/proc/self/task/TID/syscall` shows the system call of a thread that sleeps, or that has been woken but not scheduled yet;
+/// `stat` shows the latter as running. A thread that was woken for nothing checks its condition and goes back to sleep, so this
+/// polls until it has.
+#[track_caller]
+fn is_call_over(tid: i32, call: WaitCall, has_returned: impl Fn() -> Result<bool>) -> Result<bool> {
+    let (path, number) = (format!("/proc/self/task/{tid}/syscall"), call.syscall().to_string());
+    let sleeps = || stat_of(tid).is_some_and(|stat| stat.state == 'S');
+    loop {
+        if has_returned()? {
+            return Ok(true);
+        }
+        match std::fs::read_to_string(&path) {
+            Ok(text) if text.split(' ').next() == Some(&number[..]) && sleeps() => return Ok(false),
+            Ok(text) if sandbox::time_left() == PollTimeout::ZERO => {
+                return Err(Failure::broken(format!("the thread for {call} is at {text:?}")));
+            }
+            Ok(_) => std::thread::yield_now(),
+            // The call may have returned in the meantime, and the thread may have exited.
+            Err(_) if has_returned()? => {}
+            Err(error) => return Err(Failure::blocked(format!("needs {path}: {error}"))),
+        }
+    }
+}
+
+/// Returns what `/proc` says about a thread of the calling process.
+fn stat_of(tid: i32) -> Option<Stat> {
+    Stat::read(&format!("/proc/self/task/{tid}/stat"))
 }

@@ -1,7 +1,9 @@
-//! Resources that the kernel releases when a process exits: a robust futex, a semaphore, a mapping.
+//! Resources that the kernel releases when a process exits: a robust futex, a semaphore, a mapping, the notification of a
+//! message queue.
 
+use std::ffi::CString;
 use std::mem::size_of;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -71,17 +73,39 @@ impl Semaphore {
 
     /// Decrements it from 1 to 0; the kernel undoes this when the calling process exits (SEM_UNDO).
     pub fn take(&self) -> Result {
-        let mut down =
-            libc::sembuf { sem_num: 0, sem_op: -1, sem_flg: (libc::SEM_UNDO | libc::IPC_NOWAIT) as i16 };
+        self.operate(-1, libc::SEM_UNDO | libc::IPC_NOWAIT)
+    }
+
+    /// Waits until it is 1, and decrements it for good.
+    pub fn wait_and_take(&self) -> Result {
+        self.operate(-1, 0)
+    }
+
+    /// Checks that it is 0, which is an operation, too: the caller is the last process that did one.
+    pub fn find_zero(&self) -> Result {
+        self.operate(0, libc::IPC_NOWAIT)
+    }
+
+    fn operate(&self, sem_op: i16, flags: i32) -> Result {
+        let mut operation = libc::sembuf { sem_num: 0, sem_op, sem_flg: flags as i16 };
         // SAFETY: one live operation is passed.
-        Errno::result(unsafe { libc::semop(self.id, &mut down, 1) })?;
+        Errno::result(unsafe { libc::semop(self.id, &mut operation, 1) })?;
         Ok(())
     }
 
     /// Returns its value.
     pub fn value(&self) -> Result<i32> {
-        // SAFETY: GETVAL takes no argument.
-        Ok(Errno::result(unsafe { libc::semctl(self.id, 0, libc::GETVAL) })?)
+        self.ask(libc::GETVAL)
+    }
+
+    /// Returns the pid of the last process that did an operation.
+    pub fn last_pid(&self) -> Result<i32> {
+        self.ask(libc::GETPID)
+    }
+
+    fn ask(&self, what: i32) -> Result<i32> {
+        // SAFETY: GETVAL and GETPID take no argument.
+        Ok(Errno::result(unsafe { libc::semctl(self.id, 0, what) })?)
     }
 }
 
@@ -128,5 +152,51 @@ impl Mappable {
             Err(rustix::io::Errno::BUSY) => Ok(true),
             Err(errno) => Err(Failure::from(errno)),
         }
+    }
+}
+
+/// A POSIX message queue without a name, so that nothing is left of it when its descriptors are closed.
+#[derive(Debug)]
+pub struct Queue(OwnedFd);
+
+impl Queue {
+    /// Makes a new queue.
+    ///
+    /// # Errors
+    /// `blocked` if the kernel has no message queues, or does not allow the caller one more.
+    pub fn new() -> Result<Queue> {
+        let name = CString::new(format!("/clone3-conformance-{}", std::process::id()))
+            .map_err(std::io::Error::from)?;
+        let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL | libc::O_CLOEXEC;
+        // SAFETY: the name is a live string; no attributes are passed.
+        let made = Errno::result(unsafe {
+            libc::mq_open(name.as_ptr(), flags, 0o600, std::ptr::null::<libc::mq_attr>())
+        });
+        let made =
+            made.map_err(|errno| Failure::blocked(format!("needs a message queue: mq_open is {errno:?}")))?;
+        // SAFETY: the name is a live string.
+        unsafe { libc::mq_unlink(name.as_ptr()) };
+        // SAFETY: the descriptor is new, and nobody else has it.
+        Ok(Queue(unsafe { OwnedFd::from_raw_fd(made) }))
+    }
+
+    /// Registers the calling process as the one to be notified, without a signal. Returns false if another is.
+    pub fn register(&self) -> Result<bool> {
+        // SAFETY: all zeroes is a valid value of this plain structure.
+        let mut silent: libc::sigevent = unsafe { std::mem::zeroed() };
+        silent.sigev_notify = libc::SIGEV_NONE;
+        // SAFETY: `silent` is live.
+        match Errno::result(unsafe { libc::mq_notify(self.0.as_raw_fd(), &silent) }) {
+            Ok(_) => Ok(true),
+            Err(Errno::EBUSY) => Ok(false),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Removes the calling process's registration.
+    pub fn unregister(&self) -> Result {
+        // SAFETY: NULL is allowed, and removes the registration.
+        Errno::result(unsafe { libc::mq_notify(self.0.as_raw_fd(), std::ptr::null()) })?;
+        Ok(())
     }
 }

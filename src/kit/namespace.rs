@@ -3,6 +3,8 @@
 //! Cases that make namespaces declare [`Need::PidNamespace`](crate::need::Need::PidNamespace) (or `SysAdmin`): for an
 //! unprivileged user, such a case starts as root of its own user namespace, where it may make them.
 
+use std::fmt::Display;
+
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::{Gid, Uid, getegid, geteuid};
@@ -67,11 +69,31 @@ pub fn unshare_pid() -> Result {
         .map_err(|errno| Failure::blocked(format!("unshare(CLONE_NEWPID) says {errno:?}")))
 }
 
-/// Makes the caller root of a new user namespace, and enters the mount namespace of a child through its pidfd (`setns(2)`).
+/// Returns the result of a call that makes a namespace for a caller who has the privilege to do so.
+///
+/// # Errors
+/// `blocked` if the kernel is built without namespaces of that kind (EINVAL), or has a limit on them (ENOSPC, the sysctls
+/// `user.max_*_namespaces`).
+#[track_caller]
+pub fn made<T>(call: impl Display, result: std::result::Result<T, Errno>) -> Result<T> {
+    match result {
+        Err(errno @ (Errno::EINVAL | Errno::ENOSPC)) => {
+            Err(Failure::blocked(format!("{call} says {errno:?}")))
+        }
+        result => check::succeeds(call, result),
+    }
+}
+
+/// Gives the caller all capabilities in a new user namespace, and enters the mount namespace of a child through its pidfd
+/// (`setns(2)`).
+///
+/// # Errors
+/// `blocked` if the environment forbids a namespace.
 #[track_caller]
 pub fn enter_mount_namespace_of_a_child() -> Result {
-    unshare(CloneFlags::CLONE_NEWUSER)?;
-    let child = Clone3::fork().with(Flags::PIDFD | Flags::CLONE_NEWNS).spawn(park)?;
+    crate::kit::privilege::unshare_user_namespace()?;
+    let call = Clone3::fork().with(Flags::PIDFD | Flags::CLONE_NEWNS);
+    let child = made(&call, call.try_spawn(park))?;
     let entered = setns(child.pidfd()?, CloneFlags::CLONE_NEWNS);
     check::succeeds("setns(CLONE_NEWNS) with the pidfd of a child", entered)?;
     child.clear_away()

@@ -123,6 +123,16 @@ pub fn drop_capabilities() -> Result {
     Ok(())
 }
 
+/// Drops this capability for good, if the caller has it.
+pub fn drop_capability(capability: Capability) -> Result {
+    // The order matters: effective capabilities must be permitted.
+    for set in [CapSet::Ambient, CapSet::Effective, CapSet::Inheritable, CapSet::Permitted] {
+        caps::drop(None, set, capability).map_err(caps_error)?;
+    }
+    note!("dropped {capability}");
+    Ok(())
+}
+
 /// Becomes this user for good, but keeps one capability: permitted, effective and ambient, so that it survives the exec of
 /// an ordinary program.
 pub fn become_user_with(id: u32, capability: Capability) -> Result {
@@ -165,6 +175,11 @@ impl Caps {
     pub fn own(set: CapSet) -> Result<Caps> {
         let found: Vec<Capability> = caps::read(None, set).map_err(caps_error)?.into_iter().collect();
         Ok(Caps::of(&found))
+    }
+
+    /// Returns the caller's permitted and effective sets.
+    pub fn own_permitted_and_effective() -> Result<[Caps; 2]> {
+        Ok([Caps::own(CapSet::Permitted)?, Caps::own(CapSet::Effective)?])
     }
 
     /// Returns the set as a number.

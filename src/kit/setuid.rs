@@ -5,6 +5,7 @@
 //! its descriptor, an unprivileged user needs no access to any directory.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::mpsc;
 
 use caps::{CapSet, Capability};
 use linkme::distributed_slice;
@@ -113,13 +114,40 @@ pub fn credentials_after_exec_by_thread(
     in_leader: impl FnOnce() -> Result,
     in_thread: impl FnOnce() -> Result + Send,
 ) -> Result<Credentials> {
+    credentials_after_exec_by_waiting_thread(call, program, in_leader, || Ok(()), in_thread)
+}
+
+/// Like [`credentials_after_exec_by_thread`], but the leader also runs `meanwhile`: when the thread exists, and before it
+/// runs `in_thread`.
+#[track_caller]
+pub fn credentials_after_exec_by_waiting_thread(
+    call: &Clone3,
+    program: BorrowedFd<'_>,
+    in_leader: impl FnOnce() -> Result,
+    meanwhile: impl FnOnce() -> Result,
+    in_thread: impl FnOnce() -> Result + Send,
+) -> Result<Credentials> {
     credentials_said(call, |command| {
         if let Err(failure) = in_leader() {
             return failure;
         }
-        let exec = || in_thread().map_or_else(|failure| failure, |()| command.exec_file(program));
-        std::thread::scope(|scope| scope.spawn(exec).join())
-            .unwrap_or_else(|_| Failure::broken("a thread panicked"))
+        let (leader_is_done, wait_for_it) = mpsc::channel::<()>();
+        let exec = move || match wait_for_it.recv() {
+            Ok(()) => in_thread().map_or_else(|failure| failure, |()| command.exec_file(program)),
+            // Nobody sees this: the leader reports its own failure.
+            Err(_) => Failure::broken("the leader failed"),
+        };
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(exec);
+            if let Err(failure) = meanwhile() {
+                // The scope waits for the thread, which must not wait for the leader any more.
+                drop(leader_is_done);
+                return failure;
+            }
+            // This fails only if the thread has panicked.
+            let _ = leader_is_done.send(());
+            thread.join().unwrap_or_else(|_| Failure::broken("a thread panicked"))
+        })
     })
 }
 

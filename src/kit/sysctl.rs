@@ -77,6 +77,25 @@ impl Sysctl {
     }
 }
 
+/// Checks, as a control, that a process which has changed its credentials is not dumpable; `who` names it.
+///
+/// # Errors
+/// `blocked` if it may be dumpable, because `fs.suid_dumpable` is 1, or if that cannot be read.
+#[track_caller]
+pub fn became_undumpable(who: &str, dumpable: bool) -> Result {
+    if !dumpable {
+        return Ok(());
+    }
+    let what = format!("control: {who} is dumpable");
+    match Sysctl::SuidDumpable.read() {
+        Some(value) if value != "1" => {
+            Err(Failure::fail(format!("{what}, where fs.suid_dumpable is {value}")))
+        }
+        Some(_) => Err(Failure::blocked(format!("{what}, because fs.suid_dumpable is 1"))),
+        None => Err(Failure::blocked(format!("{what}, and fs.suid_dumpable, which may allow it, cannot be read"))),
+    }
+}
+
 /// All settings that a case may change, with their values, for a process that outlives the case.
 #[derive(Debug, Default)]
 pub(crate) struct Snapshot(Vec<(Sysctl, String)>);

@@ -2,6 +2,7 @@
 
 use nix::errno::Errno;
 use nix::sys::resource::{UsageWho, getrusage};
+use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use serde::{Deserialize, Serialize};
 
 use crate::check::Result;
@@ -26,6 +27,22 @@ pub fn of_children() -> Result<Usage> {
         voluntary_switches: usage.voluntary_context_switches(),
         involuntary_switches: usage.involuntary_context_switches(),
     })
+}
+
+/// Causes at least this many minor page faults. Each page is mapped, written to and unmapped alone, so that no large page can
+/// serve several faults.
+pub fn touch_pages(count: usize) -> Result {
+    let access = ProtFlags::READ | ProtFlags::WRITE;
+    for _ in 0..count {
+        // SAFETY: a new anonymous mapping at an address of the kernel's choice aliases nothing.
+        let page = unsafe { mmap_anonymous(std::ptr::null_mut(), 1, access, MapFlags::PRIVATE)? };
+        // SAFETY: the page is mapped and writable, and nothing else refers to it.
+        unsafe {
+            page.cast::<u8>().write_volatile(1);
+            munmap(page, 1)?;
+        }
+    }
+    Ok(())
 }
 
 /// Calls `wait4(pid, &status, __WALL, &usage)`; returns the status and the resource usage of a child or tracee.

@@ -322,12 +322,16 @@ fn read_nothing() -> rustix::io::Result<()> {
     rustix::stdio::dup2_stdin(&nothing)
 }
 
-/// Kills and reaps a process. If SIGKILL does not end it, it is left to the census.
-pub(super) fn kill_and_reap(pid: i32) {
+/// Kills and reaps a process, and returns its wait status. If SIGKILL does not end it, it is left to the census.
+pub(super) fn kill_and_reap(pid: i32) -> Option<Status> {
     let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
     let start = Instant::now();
-    while wait::waitpid(pid, libc::WNOHANG | libc::__WALL) == Ok(None) && start.elapsed() < census::PATIENCE {
-        std::thread::yield_now();
+    loop {
+        match wait::waitpid(pid, libc::WNOHANG | libc::__WALL) {
+            Ok(Some((_, status))) => return Some(status),
+            Ok(None) if start.elapsed() < census::PATIENCE => std::thread::yield_now(),
+            _ => return None,
+        }
     }
 }
 

@@ -4,9 +4,9 @@
 //! There are three kinds of processes. All are single-threaded, so that forking is safe at any time:
 //!
 //! - the **zygote** is forked by the program before it starts any thread, and only forks lanes;
-//! - a **lane** runs one test case at a time. It is the subreaper of everything that the case starts, so processes that
-//!   a case leaves behind become children of the lane;
-//! - the **case** is forked by its lane. It has its own process group and is the subreaper of what it starts.
+//! - a **lane** runs one test case at a time. It is a subreaper, so processes that a case leaves behind when it ends
+//!   become children of the lane;
+//! - the **case** is forked by its lane. It has its own process group and, while it lives, is the subreaper of what it starts.
 //!
 //! Each of the program's threads borrows a lane and talks to it over a socket.
 

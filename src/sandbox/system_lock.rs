@@ -5,6 +5,7 @@
 //! the first one's case for the original value, and restore that at its end.
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -18,10 +19,11 @@ use super::wait_within;
 use crate::check::{Failure, Result};
 use crate::clone3::exit_now;
 use crate::kit::process;
+use crate::wait::Status;
 
-/// The file that is locked. It is one of the settings itself, so that no file is left behind, and every
-/// program that can change the setting uses the same lock.
-const LOCK: &str = "/proc/sys/kernel/core_pattern";
+/// The file that is locked. It is one of the settings itself, so that no file is left behind, and one that every
+/// kernel has.
+const LOCK: &str = "/proc/sys/kernel/threads-max";
 
 /// How long to wait for other runs: several cases one after another, or one that hangs until its deadline.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -40,8 +42,14 @@ impl SystemLock {
     }
 
     fn of(path: &str, patience: Duration, program: BorrowedFd<'_>) -> Result<SystemLock> {
-        // A setting that does not exist is not changed.
-        let Ok(file) = File::open(path) else { return Ok(SystemLock(None)) };
+        let file = match File::open(path) {
+            Ok(file) => file,
+            // Without /proc, or with one that is not for us, no setting can be changed.
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => {
+                return Ok(SystemLock(None));
+            }
+            Err(error) => return Err(Failure::from(error).within(format_args!("{path}, to be locked"))),
+        };
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => wait_for(&file, patience, program)?,
@@ -67,14 +75,16 @@ fn wait_for(file: &File, patience: Duration, program: BorrowedFd<'_>) -> Result 
     let (ended, lives) = pipe_with(PipeFlags::CLOEXEC)?;
     let Some(waiter) = process::raw_fork()? else {
         let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
-        let _ = flock(file, FlockOperation::LockExclusive);
-        exit_now(0)
+        exit_now(i32::from(flock(file, FlockOperation::LockExclusive).is_err()))
     };
     drop(lives);
     let news = first_news(&ended, program, patience);
-    kill_and_reap(waiter);
+    let status = kill_and_reap(waiter);
     match news {
-        News::Locked => Ok(()),
+        News::Ended if status == Some(Status::exited(0)) => Ok(()),
+        News::Ended => {
+            Err(Failure::broken(format!("flock of {LOCK} failed while it was locked: {status:?}")))
+        }
         News::Gone => Err(Failure::broken("the program that asked for the case went away")),
         News::Nothing => Err(Failure::blocked(format!(
             "another run of the suite has had {LOCK} locked for {patience:.1?}: it changes such settings, too"
@@ -83,18 +93,18 @@ fn wait_for(file: &File, patience: Duration, program: BorrowedFd<'_>) -> Result 
 }
 
 enum News {
-    Locked,
+    Ended,
     Gone,
     Nothing,
 }
 
-/// Waits for the first event: the child gets the lock and exits, or the program goes away.
+/// Waits for the first event: the child exits, usually with the lock, or the program goes away.
 fn first_news(ended: &OwnedFd, program: BorrowedFd<'_>, patience: Duration) -> News {
     let timeout = PollTimeout::try_from(patience).unwrap_or(PollTimeout::MAX);
     let mut fds = [PollFd::new(ended.as_fd(), PollFlags::POLLIN), PollFd::new(program, PollFlags::empty())];
     match wait_within(&mut fds, timeout) {
         Ok(false) | Err(_) => News::Nothing,
-        Ok(true) if fds[0].any() == Some(true) => News::Locked,
+        Ok(true) if fds[0].any() == Some(true) => News::Ended,
         Ok(true) => News::Gone,
     }
 }

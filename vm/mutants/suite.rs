@@ -310,7 +310,8 @@ impl Document {
 
 impl Fault {
     fn in_a_line(&self) -> String {
-        let said = self.console.first().map_or("", |line| line.trim());
+        let accusing = self.console.iter().find(|line| !line.contains("cut here"));
+        let said = accusing.map_or("", |line| line.trim());
         let running = if self.running.is_empty() { "no case".to_owned() } else { self.running.join(", ") };
         format!("the kernel reported a fault ({}) while {running} ran: {said}", self.fault)
     }
