@@ -49,7 +49,7 @@ fn all_three_work(call: &Clone3) -> Result {
 case! {
     /// CLONE_AUTOREAP, CLONE_NNP and CLONE_PIDFD_AUTOKILL all take effect when combined with CLONE_FS, CLONE_IO, CLONE_SYSVSEM,
     /// CLONE_CLEAR_SIGHAND, CLONE_UNTRACED, CLONE_PARENT_SETTID or CLONE_CHILD_SETTID, and for a caller that has other children.
-    autokill_works_with_other_flags: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Proc],
+    autokill_works_with_other_flags: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, NotYetNnp, Proc],
     source "commits \"clone: add CLONE_AUTOREAP\", \"clone: add CLONE_NNP\", \"pidfd: add CLONE_PIDFD_AUTOKILL\", which name the flags that they exclude",
 }
 fn autokill_works_with_other_flags() -> Result {
@@ -75,7 +75,7 @@ fn autokill_works_with_other_flags() -> Result {
 case! {
     /// CLONE_AUTOREAP, CLONE_NNP and CLONE_PIDFD_AUTOKILL all take effect for a child in a new namespace of each kind that the
     /// kernel has.
-    autokill_works_with_namespace_flags: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, SysAdmin, Proc],
+    autokill_works_with_namespace_flags: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, SysAdmin, NotYetNnp, Proc],
     source "clone(2); pull request vfs-7.1-rc1.pidfs; commits \"clone: add CLONE_AUTOREAP\" and \"clone: add CLONE_NNP\", which name the flags that they exclude",
 }
 fn autokill_works_with_namespace_flags() -> Result {
@@ -84,7 +84,7 @@ fn autokill_works_with_namespace_flags() -> Result {
 
 case! {
     /// CLONE_AUTOREAP, CLONE_NNP and CLONE_PIDFD_AUTOKILL all take effect for a child whose pid is chosen with set_tid.
-    autokill_with_set_tid: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, PidNamespace, Proc],
+    autokill_with_set_tid: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, PidNamespace, NotYetNnp, Proc],
     source "clone(2), set_tid; commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"",
 }
 fn autokill_with_set_tid() -> Result {

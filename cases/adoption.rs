@@ -48,11 +48,15 @@ fn autoreap_adopted_twice() -> Result {
             let (gate, (ours, theirs)) = (Gate::new()?, fdpass::pair()?);
             let pid = in_child(|| {
                 be_subreaper(true)?;
-                in_child(|| {
+                let pid = in_child(|| {
                     let child = waiting_at(&gate, &call, execs)?;
                     fdpass::send(&theirs, child.pidfd()?)?;
                     Ok(child.pid())
-                })
+                })?;
+                let pidfd = Pidfd::from(fdpass::receive(&ours)?);
+                check::equal("its parent after one adoption", orphan::parent_of(&pidfd)?, own_pid())?;
+                fdpass::send(&theirs, &pidfd)?;
+                Ok(pid)
             })?;
             let pidfd = Pidfd::from(fdpass::receive(&ours)?);
             check::equal("its parent after two adoptions", orphan::parent_of(&pidfd)?, own_pid())?;

@@ -1,16 +1,18 @@
 //! Arguments of clone3: flag bits, structure sizes, pointers and exit signals.
 
 use std::os::fd::AsRawFd;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicI32, Ordering};
 
-use clone3_conformance::abi::{AUTOKILL_MARK, CLONE_ARGS_SIZES, Flags};
+use clone3_conformance::abi::{CLONE_ARGS_SIZES, Flags};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::{
     self, Clone3, NOWHERE, PIDFD_UNTOUCHED, Unmapped, is_cloexec, is_open, pidfd_word,
 };
-use clone3_conformance::kit::subject;
+use clone3_conformance::kit::process::own_pid;
+use clone3_conformance::kit::{AutokillChild, Held, subject};
 use clone3_conformance::need::Setting;
+use clone3_conformance::pidfd::pid_in_fdinfo;
 use clone3_conformance::wait::{self, Event, Status, Who};
 use nix::errno::Errno;
 use rustix::param::page_size;
@@ -45,7 +47,7 @@ fn abi_features_present() -> Result {
 case! {
     /// CLONE_AUTOREAP is bit 34, CLONE_NNP bit 35 and CLONE_PIDFD_AUTOKILL bit 36. (The series as posted had the
     /// last two the other way round.)
-    abi_flag_bit_values: Must, needs [Autoreap, Nnp, Autokill, NotYetNnp],
+    abi_flag_bit_values: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, NotYetNnp],
     source "include/uapi/linux/sched.h; LKML, v5 of the series, 2026-02-26, patches 2 and 3",
 }
 fn abi_flag_bit_values() -> Result {
@@ -58,12 +60,9 @@ fn abi_flag_bit_values() -> Result {
     Clone3::fork().spawn(has_nnp)?.reap_expecting(Status::exited(0)).context(says)?;
     Clone3::fork().with(bit(35)).spawn(has_nnp)?.reap_expecting(Status::exited(1)).context(says)?;
 
-    let killed = Clone3::new(Flags::PIDFD | bit(34) | bit(35) | bit(36)).spawn(clone3::park)?;
-    check::holds(
-        killed.pidfd()?.status_flags()? & AUTOKILL_MARK != 0,
-        "expected the mark of an auto-kill pidfd in F_GETFL, got none",
-    )?;
-    killed.clear_away()?;
+    let mut killed = AutokillChild::by(&Clone3::new(Flags::PIDFD | bit(34) | bit(35) | bit(36)))?;
+    killed.close()?;
+    killed.dies("made with CLONE_PIDFD and bits 34, 35 and 36, after the last close of its pidfd")?;
     Clone3::new(bit(36)).refused(Errno::EINVAL)
 }
 
@@ -96,18 +95,17 @@ fn abi_next_bits_einval() -> Result {
 }
 
 case! {
-    /// The new flags are in the first word of `struct clone_args`, so they work with every size of it: the three
-    /// published ones, and a larger one whose tail is zero.
-    abi_size_versions_ok: Must, needs [Autoreap, Nnp, Autokill],
+    /// The new flags are in the first word of `struct clone_args`, so an auto-reaped child that dies with its pidfd can be made with
+    /// every size of it: the three published ones, and a larger one whose tail is zero.
+    abi_size_versions_ok: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
     source "include/uapi/linux/sched.h (CLONE_ARGS_SIZE_VER0 to VER2); kernel/fork.c copy_clone_args_from_user()",
 }
 fn abi_size_versions_ok() -> Result {
     for size in CLONE_ARGS_SIZES.into_iter().chain([96]) {
         let call = Clone3::new(Flags::KILLED_NNP).size(size);
-        let child = call.spawn(clone3::park)?;
-        let mark = child.pidfd()?.status_flags()? & AUTOKILL_MARK;
-        check::equal(format_args!("{call}: the mark of an auto-kill pidfd"), mark, AUTOKILL_MARK)?;
-        child.clear_away()?;
+        let mut child = AutokillChild::by(&call)?;
+        child.close()?;
+        child.dies("after the last close of its pidfd").context(call)?;
     }
     Ok(())
 }
@@ -286,8 +284,9 @@ fn abi_newtime_bit_ok() -> Result {
 
 case! {
     /// CLONE_PIDFD and CLONE_PARENT_SETTID with the same address are EINVAL; with different addresses they are accepted. So is
-    /// CLONE_CHILD_SETTID at the address of the pidfd, which it writes to in the child's memory.
-    abi_parent_settid_alias_einval: Is, needs [],
+    /// CLONE_CHILD_SETTID at the address of the pidfd: it stores the pid there in the child's memory, and the pidfd stays in the
+    /// parent's.
+    abi_parent_settid_alias_einval: Is, needs [Proc],
     source "kernel/fork.c kernel_clone() (\"it still doesn't make sense to have them both point at the same memory location\")",
 }
 fn abi_parent_settid_alias_einval() -> Result {
@@ -295,8 +294,22 @@ fn abi_parent_settid_alias_einval() -> Result {
     for call in subject::kinds() {
         let call = call.with(Flags::PIDFD | Flags::CLONE_PARENT_SETTID).pidfd_address(pidfd);
         call.clone().parent_tid(tid).accepted()?;
-        call.clone().with(Flags::CLONE_CHILD_SETTID).parent_tid(tid).child_tid(pidfd).accepted()?;
+        let with_child_tid = call.clone().with(Flags::CLONE_CHILD_SETTID).parent_tid(tid).child_tid(pidfd);
+        stores_pid_and_pidfd(&with_child_tid, pidfd)?;
         call.parent_tid(pidfd).refused(Errno::EINVAL)?;
     }
     Ok(())
+}
+
+/// Checks that a child of this call finds its pid in the word in which its parent finds the child's pidfd.
+#[track_caller]
+fn stores_pid_and_pidfd(call: &Clone3, word: &AtomicI32) -> Result {
+    let child = Held::prepared(call, 0, || {
+        let what = format_args!("the word at the address of the pidfd, in the memory of the child of {call}");
+        check::equal(what, word.load(Ordering::Relaxed), own_pid())
+    })?;
+    let number = word.load(Ordering::Relaxed);
+    let what = format_args!("Pid in fdinfo of descriptor {number}, which {call} stored for the parent");
+    check::equal(what, pid_in_fdinfo(number), Some(child.pid()))?;
+    child.into_child().clear_away()
 }

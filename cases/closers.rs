@@ -104,17 +104,15 @@ fn autokill_closer_in_landlock_domain() -> Result {
 }
 
 case! {
-    /// The last close kills the child even if the closer is in a pid namespace where the child has no pid, and where PIDFD_GET_INFO
-    /// on the pidfd is EREMOTE and pidfd_send_signal is EINVAL.
+    /// The last close kills the child even if the closer is in a pid namespace where the child has no pid, and where
+    /// pidfd_send_signal on the pidfd is EINVAL.
     autokill_closer_in_other_pidns: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, PidNamespace],
-    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; kernel, pidfs_file_release() goes by struct pid",
+    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; pidfd_send_signal(2) (EINVAL); kernel, pidfs_file_release() goes by struct pid",
 }
 fn autokill_closer_in_other_pidns() -> Result {
     let child = Echo::spawn(&Clone3::new(Flags::KILLED_NNP | Flags::CLONE_NEWPID))?;
-    check::succeeds("control: PIDFD_GET_INFO by the creator", child.pidfd()?.info(InfoMask::PID))?;
     check::succeeds("control: pidfd_send_signal(0) by the creator", child.pidfd()?.send_raw_signal(0))?;
     last_close_by(&Clone3::fork().with(Flags::CLONE_NEWPID), child, |child| {
-        check::refused("PIDFD_GET_INFO by the closer", child.info(InfoMask::PID), Errno::EREMOTE)?;
         check::refused("pidfd_send_signal(0) by the closer", child.send_raw_signal(0), Errno::EINVAL)
     })
 }
@@ -179,14 +177,18 @@ fn autokill_setuid_exec_child() -> Result {
 }
 
 case! {
-    /// An unprivileged caller's auto-kill child gains nothing from a set-user-ID root program, so the last close kills no process
-    /// that the caller could not kill anyway.
-    autokill_unprivileged_setuid_exec: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Root, Proc],
+    /// An unprivileged caller's auto-kill child gains nothing from a set-user-ID root program, which makes an ordinary child root.
+    /// So the last close kills no process that the caller could not kill anyway.
+    autokill_unprivileged_setuid_exec: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Root, NotYetNnp, Proc],
     source "LKML, Linus Torvalds 2026-02-17; pull request vfs-7.1-rc1.pidfs",
 }
 fn autokill_unprivileged_setuid_exec() -> Result {
     let program = setuid::file_with_mode(0o4755)?;
     privilege::become_ordinary_user()?;
+    let ordinary = setuid::credentials_after_exec(&Clone3::fork(), program.as_fd(), || Ok(()))?;
+    let what = "control: real, effective and saved uid of an ordinary child after its exec";
+    check::equal(what, ordinary.uids, [ORDINARY, 0, 0])?;
+
     let mut child = Echo::execed_from(&Clone3::new(Flags::KILLED_NNP), program.as_fd(), || Ok(()))?;
     has_uids(&child, [ORDINARY; 3])?;
     check::equal("signal 0 by pid and by pidfd", may_signal(child.pidfd()?)?, [Ok(()), Ok(())])?;

@@ -1,5 +1,7 @@
 //! CLONE_AUTOREAP combined with the other flags and fields of clone3.
 
+use std::collections::BTreeSet;
+
 use clone3_conformance::abi::{Flags, InfoMask};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Failure, Result};
@@ -177,20 +179,31 @@ fn autoreap_with_into_cgroup() -> Result {
         let (first_id, second_id) = (first.id()?, second.id()?);
         let call = reaped.clone().into_cgroup(first.dir());
         let (stays, moves) = (Held::exiting_with(&call, CODE)?, Held::exiting_with(&call, CODE)?);
-        let members = format!("{}\n{}\n", stays.pid(), moves.pid());
-        check::equal("cgroup.procs", first.read("cgroup.procs")?, members)?;
+        let both = BTreeSet::from([stays.pid(), moves.pid()]);
+        check::equal("pids in cgroup.procs of the cgroup given", members_of(&first)?, both)?;
+        let what = "cgroupid in PIDFD_GET_INFO of the child that";
+        check::equal(format_args!("{what} will be moved"), cgroup_of(&moves)?, first_id)?;
         second.admit(moves.pid())?;
-        check::equal("the child that stays", cgroup_of(&stays)?, first_id)?;
-        check::equal("the child that was moved", cgroup_of(&moves)?, second_id)?;
+        check::equal(format_args!("{what} stays"), cgroup_of(&stays)?, first_id)?;
+        check::equal(format_args!("{what} was moved"), cgroup_of(&moves)?, second_id)?;
         for child in [&stays, &moves] {
             child.let_go()?;
             vanishes(child)?;
         }
         first.remove()?;
         second.remove()?;
-        check::equal("the child that stayed, dead and its cgroup removed", cgroup_of(&stays)?, first_id)?;
-        check::equal("the child that was moved, dead and its cgroup removed", cgroup_of(&moves)?, second_id)
+        let gone = "when it is dead and its cgroup removed";
+        check::equal(format_args!("{what} stayed, {gone}"), cgroup_of(&stays)?, first_id)?;
+        check::equal(format_args!("{what} was moved, {gone}"), cgroup_of(&moves)?, second_id)
     })
+}
+
+/// Returns the pids in `cgroup.procs`, where they are in no particular order and may appear more than once.
+#[track_caller]
+fn members_of(cgroup: &Cgroup) -> Result<BTreeSet<i32>> {
+    let text = cgroup.read("cgroup.procs")?;
+    let pids = text.lines().map(str::parse::<i32>).collect::<std::result::Result<_, _>>();
+    pids.map_err(|_| Failure::fail(format!("cgroup.procs: expected a pid in each line, got {text:?}")))
 }
 
 /// Returns the cgroup id that PIDFD_GET_INFO reports for a child.

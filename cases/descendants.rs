@@ -5,6 +5,7 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::{Child, Clone3, Stack, park};
 use clone3_conformance::kit::disposition::{self, Disposition};
+use clone3_conformance::kit::echo::line;
 use clone3_conformance::kit::meeting::parent_and_child;
 use clone3_conformance::kit::process::{in_child, own_pid, reap_all};
 use clone3_conformance::kit::{AutokillChild, Channel, Gate, Handover, errands, fdpass, orphan};
@@ -220,17 +221,21 @@ fn closed_by_init() -> Result {
 }
 
 case! {
-    /// A child of the auto-kill process that holds the last reference kills its own parent by closing it.
+    /// A child of the auto-kill process that holds the last reference kills its own parent by closing it; the creator's close before
+    /// that does not.
     autokill_closed_by_own_child: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\": whoever closes the last reference",
 }
 fn autokill_closed_by_own_child() -> Result {
     let ((ours, theirs), gate, started) = (fdpass::pair()?, Gate::new()?, Channel::<Result>::new()?);
+    let (line, echoer) = line()?;
     let mut doomed = Clone3::new(Flags::KILLED_NNP).spawn(|| {
+        line.close_in_child();
         let begin = || -> Result {
             let own = fdpass::receive(&theirs)?;
             // When this closure returns, only the child's copy is left.
             Clone3::fork().spawn(|| {
+                echoer.close_in_child();
                 gate.wait();
                 drop(own);
                 0
@@ -238,12 +243,14 @@ fn autokill_closed_by_own_child() -> Result {
             Ok(())
         };
         let _ = started.send(&begin());
-        park()
+        echoer.serve()
     })?;
+    drop(echoer);
     let observer = doomed.observe()?;
     fdpass::send(&ours, doomed.pidfd()?)?;
     started.recv_from(&doomed)??;
     doomed.close_pidfd()?;
+    line.is_alive(doomed.pid(), "after its creator's close, while its own child has the last reference")?;
     gate.open()?;
     observer.reaped_with(Status::SIGKILLED)?;
     reap_all()

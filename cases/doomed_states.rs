@@ -9,6 +9,7 @@ use clone3_conformance::kit::crash::Crash;
 use clone3_conformance::kit::seccomp::{self, Supervisor};
 use clone3_conformance::kit::tracer::{self, Resume};
 use clone3_conformance::kit::{AutokillChild, Channel, Held, errands, fdpass, sandboxing, threads};
+use clone3_conformance::procfs::status_field;
 use clone3_conformance::wait::{self, Event, Status, Who};
 use nix::errno::Errno;
 use nix::sys::ptrace::Options;
@@ -67,15 +68,18 @@ fn autokill_waiting_for_supervisor() -> Result {
 
 case! {
     /// The last close kills a child that traces another process, which lives on untraced.
-    autokill_tracer: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Ptrace],
+    autokill_tracer: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Ptrace, Proc],
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; ptrace(2), on tracers that end",
 }
 fn autokill_tracer() -> Result {
     AutokillChild::control()?;
     let tracee = Held::traceable(&Clone3::fork(), 3)?;
     let mut child = AutokillChild::prepared(&call(), || tracer::seize(tracee.pid(), Options::empty()))?;
+    let tracer_pid = || status_field(&tracee.pid().to_string(), "TracerPid");
+    check::equal("control: TracerPid of the tracee", tracer_pid(), Some(child.pid().to_string()))?;
     child.close()?;
     child.dies("tracing another process, after the last close of its pidfd")?;
+    check::equal("TracerPid of the tracee, its tracer dead", tracer_pid(), Some("0".to_owned()))?;
     tracee.let_go()?;
     tracee.into_child().reap_expecting(Status::exited(3)).context("the tracee of the child that was killed")
 }

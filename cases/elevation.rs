@@ -12,7 +12,7 @@ use clone3_conformance::kit::privilege::{self, Caps, ORDINARY};
 use clone3_conformance::kit::process::{child_reporting, in_child, own_pid};
 use clone3_conformance::kit::sandboxing::{self, Landlock};
 use clone3_conformance::kit::setuid::{self, Credentials, credentials_after_exec};
-use clone3_conformance::kit::{Channel, helper, subject, tracer};
+use clone3_conformance::kit::{Channel, helper, namespace, subject, tracer};
 use clone3_conformance::need::Setting;
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
@@ -273,7 +273,7 @@ fn nnp_newuser_has_full_caps_inside() -> Result {
             // The name does not change, so a kernel that allows this does no harm.
             let outside = nix::unistd::sethostname(&host);
             check::refused("sethostname in the host's UTS namespace", outside, Errno::EPERM)?;
-            check::succeeds("unshare(CLONE_NEWUTS)", unshare(CloneFlags::CLONE_NEWUTS))?;
+            namespace::made("unshare(CLONE_NEWUTS)", unshare(CloneFlags::CLONE_NEWUTS))?;
             let inside = nix::unistd::sethostname(&host);
             // EPERM from a filter looks the same as from the kernel, which checks the capability before all else.
             if inside == Err(Errno::EPERM) && Setting::get().probe.privileges.seccomp == 2 {
@@ -285,7 +285,7 @@ fn nnp_newuser_has_full_caps_inside() -> Result {
         child.reap_expecting(Status::exited(0))?;
         Ok(found)
     };
-    let (without, with) = (look(Flags::empty())?, look(Flags::NNP)?);
+    let (without, with) = (look(Flags::empty())?, look(Flags::NNP).map_err(Failure::after_control)?);
     check::equal(
         "no_new_privs without and with the flag",
         (without.no_new_privs, with.no_new_privs),

@@ -12,13 +12,13 @@ use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::procfs;
 use clone3_conformance::wait::{self, Status};
 use nix::poll::PollFlags;
-use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 /// Installs a filter against a harmless system call, and makes that call.
 fn die_of_a_filter() -> i32 {
-    // Prevents a core file where core dumps go to files.
-    let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
+    // Prevents a core dump to a file or a program of the system. RLIMIT_CORE 0 would prevent only the former.
+    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
     let refused = rustix::thread::set_no_new_privs(true).is_ok()
         && seccomp::refuse(libc::SYS_sched_yield, Refusal::KillProcess).is_ok();
     if refused {
@@ -59,7 +59,7 @@ fn autoreap_survives_setns() -> Result {
         let (ordinary, ()) = child_reporting(&Clone3::new(Flags::PIDFD), enter_another)?;
         ordinary.is_a_zombie(0).context("control")?;
         ordinary.reap_expecting(Status::exited(0))?;
-        let (child, ()) = child_reporting(&call, enter_another)?;
+        let (child, ()) = child_reporting(&call, enter_another).map_err(Failure::after_control)?;
         child.is_gone_with(Status::exited(0))
     })
 }

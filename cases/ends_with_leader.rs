@@ -1,6 +1,6 @@
 //! Processes whose leader thread ends first: what belongs to the process outlives the leader.
 
-use clone3_conformance::abi::Flags;
+use clone3_conformance::abi::{Flags, InfoMask};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::{Child, Clone3, park};
@@ -10,7 +10,8 @@ use clone3_conformance::kit::pair::{self, Pair};
 use clone3_conformance::kit::process::in_child;
 use clone3_conformance::kit::terminal::Terminal;
 use clone3_conformance::kit::tracer::Tracer;
-use clone3_conformance::kit::{Channel, Gate, sigchld, subject, threads};
+use clone3_conformance::kit::{Channel, Gate, fdpass, sigchld, subject, threads};
+use clone3_conformance::pidfd::{self, Pidfd};
 use clone3_conformance::procfs::Stat;
 use clone3_conformance::wait::{self, Event, Status};
 use nix::errno::Errno;
@@ -59,17 +60,20 @@ case! {
 fn autoreap_init_outlives_its_leader() -> Result {
     subject::each(|call| {
         let call = call.with(Flags::CLONE_NEWPID);
-        let (gate, (line, echoer)) = (Gate::new()?, line()?);
-        let member = || {
-            let member = Clone3::fork().spawn(|| {
+        let (gate, (line, echoer), (ours, theirs)) = (Gate::new()?, line()?, fdpass::pair()?);
+        let make_member = || {
+            let member = Clone3::fork().with(Flags::PIDFD).spawn(|| {
                 line.close_in_child();
                 echoer.serve()
             })?;
             echoer.close_in_child();
-            Ok(member.pid())
+            fdpass::send(&theirs, member.pidfd()?)
         };
-        let (init, member) = leaderless(&gate, &call, member, || ())?;
+        let (init, ()) = leaderless(&gate, &call, make_member, || ())?;
         drop(echoer);
+        // Init knows its pid in the new namespace only.
+        let member = Pidfd::from(fdpass::receive(&ours)?);
+        let member = pidfd::info(&member, InfoMask::PID)?.pid as i32;
         line.is_alive(member, "in the pid namespace of an init whose leader thread has ended")?;
         gate.open()?;
         init.ends_with(Status::exited(6)).context(format_args!("init made by {call}"))?;

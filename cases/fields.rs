@@ -4,53 +4,60 @@ use clone3_conformance::abi::{CLONE_ARGS_SIZES, Flags};
 use clone3_conformance::case;
 use clone3_conformance::check::Result;
 use clone3_conformance::clone3::{Clone3, NOWHERE, NoStack, Unmapped};
-use clone3_conformance::kit::process::in_child;
 use clone3_conformance::kit::{privilege, subject};
-use clone3_conformance::need::Setting;
 use nix::errno::Errno;
 
-/// Checks that each of these changes makes a well-formed call fail with `errno`: also with all new flags, and before the
-/// check for the capability that CLONE_PIDFD_AUTOKILL requires without CLONE_NNP.
-fn refused(errno: Errno, changes: &[&dyn Fn(Clone3) -> Clone3]) -> Result {
-    let all_of = |call: &Clone3| changes.iter().try_for_each(|change| change(call.clone()).refused(errno));
+/// Returns copies of a well-formed call, each with an ill-formed field.
+type IllFormed = fn(&Clone3) -> Vec<Clone3>;
+
+/// `MAX_PID_NS_LEVEL`.
+const MOST: u64 = 32;
+static PIDS: [i32; MOST as usize + 1] = [1; MOST as usize + 1];
+
+fn set_tid_invalid(call: &Clone3) -> Vec<Clone3> {
+    vec![
+        call.clone().set_tid_without_size(&PIDS),
+        call.clone().set_tid_unmapped(Unmapped::Null, 1),
+        call.clone().set_tid(&PIDS),
+        call.clone().set_tid_unmapped(NOWHERE, MOST + 1),
+    ]
+}
+
+fn set_tid_unreadable(call: &Clone3) -> Vec<Clone3> {
+    [1, MOST].map(|count| call.clone().set_tid_unmapped(NOWHERE, count)).into()
+}
+
+fn stack_invalid(call: &Clone3) -> Vec<Clone3> {
+    NoStack::ALL.map(|which| call.clone().no_stack(which)).into()
+}
+
+fn cgroup_invalid(call: &Clone3) -> Vec<Clone3> {
+    let [_, without_cgroup, _] = CLONE_ARGS_SIZES;
+    vec![
+        call.clone().into_cgroup_raw(i32::MAX as u64 + 1),
+        call.clone().into_cgroup_raw(u64::MAX),
+        call.clone().into_cgroup_raw(0).size(without_cgroup),
+    ]
+}
+
+/// Checks that a well-formed call of each kind is accepted, and that its ill-formed copies fail with `errno`.
+fn refused(errno: Errno, ill_formed: IllFormed) -> Result {
     for call in subject::kinds() {
         call.accepted()?;
-        all_of(&call)?;
+        ill_formed(&call).iter().try_for_each(|call| call.refused(errno))?;
     }
-    if !Setting::get().probe.features.autokill {
-        return Ok(());
-    }
-    in_child(|| {
-        let call = Clone3::new(Flags::KILLED);
-        privilege::drop_capabilities()?;
-        call.refused(Errno::EPERM)?;
-        all_of(&call)
-    })
+    Ok(())
 }
 
 case! {
     /// A set_tid without a size, a size without set_tid, and more than 32 pids are EINVAL, and an unreadable set_tid address is
-    /// EFAULT, before the permission to choose pids is checked.
-    abi_set_tid_ill_formed: Must, needs [],
+    /// EFAULT.
+    abi_set_tid_ill_formed: Must, needs [CheckpointRestore],
     source "clone(2), ERRORS; kernel/fork.c copy_clone_args_from_user()", since "5.5",
 }
 fn abi_set_tid_ill_formed() -> Result {
-    /// `MAX_PID_NS_LEVEL`.
-    const MOST: u64 = 32;
-    static PIDS: [i32; MOST as usize + 1] = [1; MOST as usize + 1];
-    refused(
-        Errno::EINVAL,
-        &[
-            &|call| call.set_tid_without_size(&PIDS),
-            &|call| call.set_tid_unmapped(Unmapped::Null, 1),
-            &|call| call.set_tid(&PIDS),
-            &|call| call.set_tid_unmapped(NOWHERE, MOST + 1),
-        ],
-    )?;
-    refused(
-        Errno::EFAULT,
-        &[&|call| call.set_tid_unmapped(NOWHERE, 1), &|call| call.set_tid_unmapped(NOWHERE, MOST)],
-    )
+    refused(Errno::EINVAL, set_tid_invalid)?;
+    refused(Errno::EFAULT, set_tid_unreadable)
 }
 
 case! {
@@ -59,7 +66,7 @@ case! {
     source "clone(2), ERRORS; kernel/fork.c clone3_stack_valid()",
 }
 fn abi_stack_ill_formed() -> Result {
-    NoStack::ALL.into_iter().try_for_each(|which| refused(Errno::EINVAL, &[&|call| call.no_stack(which)]))
+    refused(Errno::EINVAL, stack_invalid)
 }
 
 case! {
@@ -68,15 +75,31 @@ case! {
     source "clone(2), ERRORS; kernel/fork.c copy_clone_args_from_user()", since "5.7",
 }
 fn abi_cgroup_ill_formed() -> Result {
-    let [_, without_cgroup, _] = CLONE_ARGS_SIZES;
-    refused(
-        Errno::EINVAL,
-        &[
-            &|call| call.into_cgroup_raw(i32::MAX as u64 + 1),
-            &|call| call.into_cgroup_raw(u64::MAX),
-            &|call| call.into_cgroup_raw(0).size(without_cgroup),
-        ],
-    )
+    refused(Errno::EINVAL, cgroup_invalid)
+}
+
+case! {
+    /// What is EINVAL or EFAULT in abi_set_tid_ill_formed, abi_stack_ill_formed and abi_cgroup_ill_formed is so before the
+    /// capabilities are checked that CLONE_PIDFD_AUTOKILL without CLONE_NNP, and choosing a pid, require.
+    abi_ill_formed_fields_beat_eperm: Is, needs [Autoreap, Nnp, Autokill],
+    source "kernel/fork.c copy_clone_args_from_user(), clone3_args_valid()",
+}
+fn abi_ill_formed_fields_beat_eperm() -> Result {
+    let call = Clone3::new(Flags::KILLED);
+    privilege::drop_capabilities()?;
+    Clone3::new(Flags::KILLED_NNP).accepted()?;
+    call.refused(Errno::EPERM)?;
+    Clone3::fork().set_tid(&[1]).refused(Errno::EPERM)?;
+    let fields: [(Errno, IllFormed); 4] = [
+        (Errno::EINVAL, set_tid_invalid),
+        (Errno::EFAULT, set_tid_unreadable),
+        (Errno::EINVAL, stack_invalid),
+        (Errno::EINVAL, cgroup_invalid),
+    ];
+    for (errno, ill_formed) in fields {
+        ill_formed(&call).iter().try_for_each(|call| call.refused(errno))?;
+    }
+    Ok(())
 }
 
 case! {

@@ -209,3 +209,25 @@ fn autoreap_group_signal_during_clone() -> Result {
         Ok(())
     })
 }
+
+case! {
+    /// When the auto-reaped leader of a process group is gone, its pidfd still reaches the other members
+    /// (PIDFD_SIGNAL_PROCESS_GROUP), although its fdinfo has Pid -1, as after an ordinary leader that has been waited for.
+    autoreap_group_reached_through_dead_leader: Is, needs [Autoreap, ExitInfo, Proc],
+    source "kernel/signal.c do_pidfd_send_signal(), kill_pgrp_info(); fs/pidfs.c pidfd_show_fdinfo()",
+}
+fn autoreap_group_reached_through_dead_leader() -> Result {
+    subject::each(|call| {
+        let other = member(&Clone3::fork(), OWN)?;
+        let leader = Held::exiting_with(&call, 5)?;
+        setpgid(Pid::from_raw(leader.pid()), OWN)?;
+        setpgid(Pid::from_raw(other.pid()), Pid::from_raw(leader.pid()))?;
+        leader.let_go()?;
+        subject::wait_until_gone(&leader)?;
+        let pidfd = leader.pidfd()?;
+        check::equal("Pid in fdinfo of a dead group leader", pidfd.pid_in_fdinfo(), Some(-1))?;
+        let sent = pidfd.send_signal_to(Signal::SIGTERM, libc::PIDFD_SIGNAL_PROCESS_GROUP);
+        check::succeeds("pidfd_send_signal(SIGTERM, PIDFD_SIGNAL_PROCESS_GROUP) by that pidfd", sent)?;
+        other.into_child().reap_expecting(SIGTERMED).context("the other member of its group")
+    })
+}

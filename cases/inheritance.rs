@@ -46,10 +46,12 @@ fn autoreap_caller_clone_parent_rejected() -> Result {
     subject::each_reaped(|call| {
         let control = in_grandchild(try_clone_parent)?;
         all_ended("an ordinary process", &control, 0)?;
+        let in_a_thread = || threads::in_a_thread(try_clone_parent);
+        let control = in_grandchild(in_a_thread)?;
+        all_ended("another thread of an ordinary process", &control, 0)?;
         let (child, report) = child_reporting(&call, try_clone_parent)?;
         all_ended("an auto-reaped process", &report, libc::EINVAL)?;
         child.pidfd()?.reaped_with(Status::exited(0))?;
-        let in_a_thread = || threads::in_a_thread(try_clone_parent);
         let (child, report) = child_reporting(&call, in_a_thread)?;
         all_ended("another thread of an auto-reaped process", &report, libc::EINVAL)?;
         child.pidfd()?.reaped_with(Status::exited(0))
@@ -224,9 +226,24 @@ fn autoreap_orphaned_zombies_still_reparent() -> Result {
 /// A change that a process makes to itself, with its name.
 type Change = (&'static str, fn() -> Result);
 
+/// Checks that an auto-reaped child that makes this change is gone when it ends, without a SIGCHLD.
+fn survives(reaped: &Clone3, change: fn() -> Result) -> Result {
+    let (child, ()) = child_reporting(reaped, change)?;
+    child.is_gone_with(Status::exited(0))?;
+    sigchld::none_pending()
+}
+
+/// Like [`survives`], for a child that then execs.
+fn survives_before_exec(reaped: &Clone3, change: fn() -> Result) -> Result {
+    let child = Held::execed_after(reaped, 62, 1, change)?;
+    child.let_go()?;
+    child.is_gone_with(Status::exited(62))?;
+    sigchld::none_pending()
+}
+
 case! {
-    /// Auto-reaping persists across what the child does to itself: setpgid, unshare, PR_SET_PDEATHSIG, becoming undumpable, setting
-    /// no_new_privs, ignoring SIGCHLD, fork, running a thread.
+    /// Auto-reaping persists across what the child does to itself, with or without an exec afterwards: setpgid, unshare(CLONE_FS),
+    /// PR_SET_PDEATHSIG, becoming undumpable, setting no_new_privs, ignoring SIGCHLD, fork, running a thread.
     autoreap_survives_own_changes: Must, needs [Autoreap, ExitInfo],
     source "commit \"clone: add CLONE_AUTOREAP\" (the property is the child's own)",
 }
@@ -234,7 +251,7 @@ fn autoreap_survives_own_changes() -> Result {
     sigchld::block()?;
     let changes: [Change; 8] = [
         ("setpgid", || Ok(nix::unistd::setpgid(Pid::from_raw(0), Pid::from_raw(0))?)),
-        ("unshare(CLONE_FILES|CLONE_FS)", || Ok(unshare(CloneFlags::CLONE_FILES | CloneFlags::CLONE_FS)?)),
+        ("unshare(CLONE_FS)", || Ok(unshare(CloneFlags::CLONE_FS)?)),
         ("PR_SET_PDEATHSIG", || Ok(nix::sys::prctl::set_pdeathsig(Signal::SIGTERM)?)),
         ("PR_SET_DUMPABLE", || Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)),
         ("PR_SET_NO_NEW_PRIVS", || Ok(rustix::thread::set_no_new_privs(true)?)),
@@ -243,17 +260,22 @@ fn autoreap_survives_own_changes() -> Result {
         // Must be last: a process that ignores SIGCHLD cannot wait for its children.
         ("SIGCHLD ignored", || disposition::set(Signal::SIGCHLD, Disposition::Ignored)),
     ];
+    // Without this flag, a child would have nothing for its unshare to undo.
+    let sharing = |call: Clone3| call.with(Flags::CLONE_FS);
+    let ordinary = sharing(Clone3::new(Flags::PIDFD));
     let all_of_them = || changes.iter().try_for_each(|(_, change)| change());
-    let ordinary = Held::execed_after(&Clone3::new(Flags::PIDFD), 62, 1, all_of_them)?;
-    ordinary.let_go()?;
-    ordinary.into_child().reap_expecting(Status::exited(62))?;
+    let (child, ()) = child_reporting(&ordinary, all_of_them)?;
+    child.is_a_zombie(0).context("control without CLONE_AUTOREAP")?;
+    child.reap_expecting(Status::exited(0))?;
+    let child = Held::execed_after(&ordinary, 62, 1, all_of_them)?;
+    child.let_go()?;
+    child.into_child().reap_expecting(Status::exited(62))?;
     check::holds(sigchld::take().is_some(), "control: no SIGCHLD from an ordinary child that has execed")?;
 
+    let reaped = sharing(reaped());
     for (what, change) in changes {
-        let child = Held::execed_after(&reaped(), 62, 1, change).context(what)?;
-        child.let_go()?;
-        child.is_gone_with(Status::exited(62)).context(what)?;
-        sigchld::none_pending().context(what)?;
+        survives(&reaped, change).context(what)?;
+        survives_before_exec(&reaped, change).context(format_args!("{what}, then exec"))?;
     }
     Ok(())
 }

@@ -8,6 +8,20 @@ use clone3_conformance::case;
 use clone3_conformance::check::Result;
 use clone3_conformance::kit::uring::Ring;
 use clone3_conformance::kit::{AutokillChild, End, Holder};
+use clone3_conformance::pidfd::Pidfd;
+
+/// A way to make a ring drop its reference to a registered pidfd.
+type LetGo = fn(&Ring) -> Result;
+
+/// Creates a child, and a ring that has the only reference to its pidfd once `hold` has given it one. The child must live.
+fn held_by_ring(how: &str, hold: impl FnOnce(&mut Ring, &Pidfd) -> Result) -> Result<(AutokillChild, Ring)> {
+    let mut child = AutokillChild::new()?;
+    let mut ring = Ring::new()?;
+    hold(&mut ring, child.pidfd()?)?;
+    child.close()?;
+    child.lives(how)?;
+    Ok((child, ring))
+}
 
 case! {
     /// A pidfd registered as a fixed file of an io_uring keeps the child alive; unregistering it, emptying its slot,
@@ -16,27 +30,22 @@ case! {
     source "io_uring_register(2), IORING_REGISTER_FILES; commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"the last reference to the struct file\")",
 }
 fn autokill_io_uring_fixed_file_holds() -> Result {
-    let unregister = |ring: Ring| ring.unregister_files();
-    let close_the_ring = |ring: Ring| {
+    let registered =
+        || held_by_ring("with its pidfd registered in an io_uring", |ring, pidfd| ring.register_file(pidfd));
+    let ways: [(LetGo, &str); 2] = [
+        (Ring::unregister_files, "after the unregistering of its pidfd, with the ring still open"),
+        (Ring::empty_slot, "after the slot of its pidfd was emptied, with the ring still open"),
+    ];
+    for (let_go, when) in ways {
+        let (child, ring) = registered()?;
+        let_go(&ring)?;
+        child.dies_in_time(when)?;
+        // Not earlier: closing the ring would kill the child, too.
         drop(ring);
-        Ok(())
-    };
-    for let_go in [unregister, close_the_ring] {
-        let mut child = AutokillChild::new()?;
-        let ring = Ring::new()?;
-        ring.register_file(child.pidfd()?)?;
-        child.close()?;
-        child.lives("with its pidfd registered in an io_uring")?;
-        let_go(ring)?;
-        child.dies_in_time("after the unregistering of its pidfd, or the close of the ring")?;
     }
-    let mut child = AutokillChild::new()?;
-    let ring = Ring::new()?;
-    ring.register_file(child.pidfd()?)?;
-    child.close()?;
-    ring.empty_slot()?;
-    child.dies_in_time("after the slot of its pidfd was emptied, with the ring still open")?;
+    let (child, ring) = registered()?;
     drop(ring);
+    child.dies_in_time("after the close of the ring in which its pidfd was registered")?;
 
     let mut child = AutokillChild::new()?;
     let (owner, ()) = Holder::running(|| {
@@ -58,21 +67,20 @@ case! {
     source "io_uring: a request holds the file that it works on until it is done",
 }
 fn autokill_io_uring_poll_holds() -> Result {
-    let cancel = |mut ring: Ring| ring.cancel_poll();
-    let close_the_ring = |ring: Ring| {
-        drop(ring);
-        Ok(())
+    let polled = || {
+        held_by_ring("with an io_uring poll request pending on its pidfd", |ring, pidfd| {
+            ring.start_poll(pidfd)
+        })
     };
-    for let_go in [cancel, close_the_ring] {
-        let mut child = AutokillChild::new()?;
-        let mut ring = Ring::new()?;
-        ring.start_poll(child.pidfd()?)?;
-        child.close()?;
-        child.lives("with an io_uring poll request pending on its pidfd")?;
-        let_go(ring)?;
-        child.dies_in_time("after the cancelling of the poll request, or the close of the ring")?;
-    }
-    Ok(())
+    let (child, mut ring) = polled()?;
+    ring.cancel_poll()?;
+    child.dies_in_time("after the cancelling of the poll request, with the ring still open")?;
+    // Not earlier: closing the ring would kill the child, too.
+    drop(ring);
+
+    let (child, ring) = polled()?;
+    drop(ring);
+    child.dies_in_time("after the close of the ring with a poll request pending")
 }
 
 case! {

@@ -1,13 +1,11 @@
 //! Processes whose leader thread has ended while another runs: signals, stops, cgroups and orphans still find them.
 
-use std::mem::forget;
-
 use clone3_conformance::abi::{Flags, InfoMask};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::{Clone3, exit_now, exit_thread, park};
 use clone3_conformance::kit::process::own_pid;
-use clone3_conformance::kit::{Cgroup, Channel, Held, Orphan, namespace, subject, threads};
+use clone3_conformance::kit::{Cgroup, Channel, Handover, Held, Orphan, namespace, subject, threads};
 use clone3_conformance::pidfd::info;
 use clone3_conformance::wait::{self, Status};
 use nix::sys::signal::{Signal, kill};
@@ -119,14 +117,18 @@ case! {
 }
 fn autoreap_leaderless_ends_with_pid_namespace() -> Result {
     subject::each(|call| {
+        let handover = Handover::arrange()?;
         let (init, ()) =
             namespace::init_reporting(&Clone3::fork().with(Flags::PIDFD | Flags::CLONE_NEWNS), || {
                 namespace::mount_proc()?;
-                forget(leaderless(&call)?);
+                handover.give(leaderless(&call).map(Held::into_child));
                 Ok(())
             })?;
+        // Open until init has ended: the close would kill a child of the third kind.
+        let pidfd = handover.take_from(&init)?;
         init.pidfd()?.wait_exited().context(format_args!("the init of a leaderless child of {call}"))?;
-        init.reap_expecting(Status::exited(0))
+        init.reap_expecting(Status::exited(0))?;
+        pidfd.reaped_with(Status::SIGKILLED).context(format_args!("a leaderless child of {call}"))
     })
 }
 
@@ -138,16 +140,19 @@ case! {
 }
 fn autoreap_leaderless_init_ends() -> Result {
     subject::each(|call| {
-        let made = Channel::<Result>::new()?;
+        let handover = Handover::arrange()?;
         let init = threads::leaderless(&namespace::init().with(Flags::PIDFD), 3, || {
-            // The receiver sees a failed send as the end of the stream.
-            let _ = made.send(&call.spawn(park).map(forget));
+            handover.give(call.spawn(park));
             5
         })?;
         init.let_go()?;
-        made.recv_from(&init)??;
+        // Open until init has ended: the close would kill a child of the third kind.
+        let pidfd = handover.take_from(&init)?;
         init.pidfd()?.wait_exited().context(format_args!("a leaderless init with a child of {call}"))?;
-        init.into_child().reap_expecting(Status::exited(5))
+        init.into_child().reap_expecting(Status::exited(5))?;
+        pidfd
+            .reaped_with(Status::SIGKILLED)
+            .context(format_args!("a child of {call} below a leaderless init"))
     })
 }
 

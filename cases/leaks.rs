@@ -54,13 +54,16 @@ fn autoreap_leaves_nothing() -> Result {
     subject::each_reaped(|reaped| {
         leaks::none_in(|| {
             for call in [reaped.clone(), Clone3::new(Flags::AUTOREAP)] {
-                call.spawn(|| 1)?;
-                call.spawn(|| {
+                let exits = call.spawn(|| 1)?;
+                let exits_beside_thread = call.spawn(|| {
                     std::thread::spawn(park);
                     2
                 })?;
-                call.spawn(park)?.kill(Signal::SIGKILL)?;
+                let killed = call.spawn(park)?;
+                killed.kill(Signal::SIGKILL)?;
                 reap_all()?;
+                // Not before: the close of its pidfd would kill a child of the third kind.
+                drop((exits, exits_beside_thread, killed));
             }
             let orphan = Orphan::exiting_with(&reaped, 3)?;
             orphan.let_go()?;
@@ -207,7 +210,8 @@ fn ask(pidfd: &Pidfd) {
 case! {
     /// Nothing is left in the kernel of processes on which PIDFD_GET_INFO was called while they were alive, zombies, and gone.
     pidfd_info_leaves_nothing: Must, needs [ExitInfo, UserNamespaces, PidNamespace, Proc],
-    source "commit \"clone: add CLONE_AUTOREAP\"; fs/pidfs.c pidfd_info(), put_task_struct()",
+    source "fs/pidfs.c pidfd_info(), where get_pid_task() needs a put_task_struct(), as kernel/pid.c says of pidfd_get_task() \
+        (\"The caller is responsible for releasing that reference\"): without it any user could use up the kernel's memory",
     known_defect "6.16: each PIDFD_GET_INFO on a process that is not reaped yet leaves its task_struct",
     fixed "6.17.13",
 }

@@ -2,27 +2,31 @@
 
 use std::num::NonZeroU64;
 
+use caps::Capability;
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::{Clone3, Stack};
 use clone3_conformance::kit::disposition::{self, Disposition};
 use clone3_conformance::kit::inherited::{self, Inherited};
+use clone3_conformance::kit::privilege::{self, Caps};
 use clone3_conformance::kit::process::{child_reporting, in_child};
 use clone3_conformance::kit::seccomp::{self, Refusal};
-use clone3_conformance::kit::{errands, oom, privilege, subject, threads};
+use clone3_conformance::kit::{errands, oom, subject, threads};
 use clone3_conformance::note;
 use clone3_conformance::procfs::status_field;
 use clone3_conformance::wait::{self, Status};
+use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal, raise};
+use nix::unistd::getsid;
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{
     DumpableBehavior, dumpable_behavior, getpid, ioctl_tiocsctty, nice, set_child_subreaper,
     set_dumpable_behavior, set_parent_process_death_signal,
 };
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use rustix::thread::{set_current_timer_slack, set_no_new_privs};
+use rustix::thread::{no_new_privs, set_current_timer_slack, set_no_new_privs};
 
 /// Returns the calls with new flags whose children are compared with the child of an ordinary call.
 fn calls() -> [Clone3; 3] {
@@ -116,15 +120,24 @@ case! {
 }
 fn abi_inherits_seccomp_filter() -> Result {
     set_no_new_privs(true)?;
-    seccomp::refuse(libc::SYS_acct, Refusal::Errno(nix::errno::Errno::EDOM))
+    // A call that does not fail otherwise, and an errno that it does not have.
+    seccomp::refuse(libc::SYS_getsid, Refusal::Errno(Errno::EDOM))
         .map_err(|errno| Failure::blocked(format!("a seccomp filter cannot be installed: {errno:?}")))?;
-    let ordinary = inherited_by(&Clone3::fork())?;
-    check::equal(
-        "control: Seccomp of an ordinary child",
-        ordinary.get("Seccomp").map(String::as_str),
-        Some("2"),
-    )?;
+    check::refused("control: getsid by the creator, whose filter refuses it", getsid(None), Errno::EDOM)?;
+    is_restricted(&Clone3::fork(), "control: ")?;
+    calls().iter().try_for_each(|call| is_restricted(call, ""))?;
     all_alike("behind a filter")
+}
+
+/// Checks that a child made by the call has no_new_privs, and that the filter answers its getsid(2).
+#[track_caller]
+fn is_restricted(call: &Clone3, prefix: &str) -> Result {
+    let (child, found) =
+        child_reporting(call, || Ok((no_new_privs()?, getsid(None).err().map(|errno| errno as i32))))?;
+    child.ends_with(Status::exited(0))?;
+    let found = (found.0, found.1.map(Errno::from_raw));
+    let what = format!("{prefix}no_new_privs and errno of getsid in a child of {call}, behind a filter");
+    check::equal(what, found, (true, Some(Errno::EDOM)))
 }
 
 case! {
@@ -135,36 +148,58 @@ case! {
 }
 fn abi_other_flags_do_the_same() -> Result {
     disposition::set(Signal::SIGHUP, Disposition::Caught)?;
+    // Otherwise a creator with all capabilities could not tell new ones from those that it had.
+    privilege::drop_capability(Capability::CAP_SYS_BOOT)?;
     let same_with = |more: Flags| {
         let ordinary = inherited_by(&Clone3::fork().with(more))?;
+        if more == Flags::CLONE_NEWUSER {
+            has_new_capabilities(&ordinary)?;
+        }
         alike(&Clone3::new(Flags::KILLED_NNP | more), &ordinary, &format!("with {more}"))
     };
     same_with(Flags::CLONE_CLEAR_SIGHAND)?;
     subject::in_namespaces(same_with)
 }
 
+/// Checks, as a control, that an ordinary child in a new user namespace has other capabilities than its creator.
+fn has_new_capabilities(child: &Inherited) -> Result {
+    for set in ["CapPrm", "CapEff"] {
+        let (own, its) = (status_field("self", set), child.get(set).cloned());
+        let what = format!("control: {set} of an ordinary child with CLONE_NEWUSER");
+        check::holds(
+            its != own,
+            format_args!("{what}: expected other capabilities than its creator's, got {its:?}"),
+        )?;
+    }
+    Ok(())
+}
+
 case! {
-    /// A CLONE_NNP child that makes a user namespace has all capabilities there, as an ordinary child.
-    nnp_unshare_gives_capabilities: Must, needs [Nnp, UserNamespaces, Proc],
+    /// A CLONE_NNP child that has no capabilities and makes a user namespace has the same permitted and effective capabilities
+    /// there as an ordinary child, and not none.
+    nnp_unshare_gives_capabilities: Must, needs [Nnp, UserNamespaces],
     source "user_namespaces(7); commit \"clone: add CLONE_NNP\"",
 }
 fn nnp_unshare_gives_capabilities() -> Result {
-    let capabilities = |call: &Clone3| -> Result<Option<String>> {
+    let capabilities = |call: &Clone3| -> Result<[Caps; 2]> {
         let (child, found) = child_reporting(call, || {
             // Otherwise it could have kept the ones that it had.
             privilege::drop_capabilities()?;
             privilege::unshare_user_namespace()?;
-            Ok(status_field("self", "CapPrm"))
+            Caps::own_permitted_and_effective()
         })?;
         child.reap_expecting(Status::exited(0))?;
         Ok(found)
     };
-    let expected = capabilities(&Clone3::fork())?;
-    check::equal(
-        "CapPrm of a CLONE_NNP child in a user namespace of its own",
-        capabilities(&Clone3::fork().with(Flags::NNP))?,
-        expected,
-    )
+    let what = "CapPrm and CapEff in a user namespace of its own";
+    let ordinary = capabilities(&Clone3::fork())?;
+    check::holds(
+        !ordinary.contains(&Caps::NONE),
+        format_args!("control: {what}, of an ordinary child: expected capabilities, got {ordinary:?}"),
+    )?;
+    let call = Clone3::fork().with(Flags::NNP);
+    let found = capabilities(&call).map_err(Failure::after_control)?;
+    check::equal(format_args!("{what}, of a child of {call}"), found, ordinary)
 }
 
 case! {
@@ -197,8 +232,8 @@ fn nnp_clone_parent_exit_signal() -> Result {
 case! {
     /// A child, auto-reaped or not, inherits its creator's dumpable attribute and has its own from then on; with CLONE_VM the two
     /// share one.
-    abi_dumpable_goes_with_memory: Must, needs [],
-    source "PR_SET_DUMPABLE(2const); clone(2), CLONE_VM; kernel/fork.c copy_mm()",
+    abi_dumpable_goes_with_memory: Is, needs [],
+    source "kernel/fork.c copy_mm(), or copy_exec_state() (Linux 7.3); PR_SET_DUMPABLE(2const); clone(2), CLONE_VM",
 }
 fn abi_dumpable_goes_with_memory() -> Result {
     use DumpableBehavior::{Dumpable, NotDumpable};

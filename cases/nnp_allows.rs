@@ -12,6 +12,7 @@ use clone3_conformance::kit::privilege::{self, Caps};
 use clone3_conformance::kit::process::child_reporting;
 use clone3_conformance::kit::seccomp::{self, Refusal};
 use clone3_conformance::kit::setuid::{self, credentials_after_exec};
+use clone3_conformance::kit::sysctl::became_undumpable;
 use clone3_conformance::kit::{Actor, Echo, Gate, Held, sandboxing, subject, tracer};
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::wait::Status;
@@ -51,11 +52,7 @@ fn nnp_dumpable_after_setuid_program() -> Result {
     let dumpable = |call: &Clone3| -> Result<bool> {
         Ok(credentials_after_exec(call, program.as_fd(), || Ok(()))?.dumpable)
     };
-    if dumpable(&Clone3::fork())? {
-        return Err(Failure::blocked(
-            "whoever runs a set-user-ID program is dumpable here (fs.suid_dumpable is 1)",
-        ));
-    }
+    became_undumpable("a set-user-ID program, run without no_new_privs,", dumpable(&Clone3::fork())?)?;
     subject::each_with_nnp(|call| {
         let what = format!("dumpable after exec of a set-user-ID program in a child of {call}");
         check::equal(what, dumpable(&call)?, true)
@@ -118,7 +115,8 @@ fn nnp_seccomp_listener_unprivileged() -> Result {
 }
 
 case! {
-    /// A CLONE_NNP child may enter a user namespace that its own user owns, and so have capabilities in it, like an ordinary child.
+    /// A CLONE_NNP child that has no capabilities may enter a user namespace that its own user owns, like an ordinary child, and
+    /// then has the same permitted and effective capabilities as that one, and not none.
     nnp_enters_user_namespace: Must, needs [Nnp, UserNamespaces],
     source "setns(2); Documentation/userspace-api/no_new_privs.rst: what does not involve execve is not prevented",
 }
@@ -126,7 +124,27 @@ fn nnp_enters_user_namespace() -> Result {
     let inhabitant = Actor::spawn(&Clone3::fork(), |()| privilege::unshare_user_namespace())?;
     inhabitant.ask(())?;
     let pidfd = Pidfd::open(inhabitant.child().pid())?;
-    allowed_as_ever("setns(CLONE_NEWUSER)", || Ok(setns(&pidfd, CloneFlags::CLONE_NEWUSER)))?;
+    let capabilities_there = |call: &Clone3| -> Result<[Caps; 2]> {
+        let (child, found) = child_reporting(call, || {
+            // Otherwise it could have kept the ones that it had.
+            privilege::drop_capabilities()?;
+            setns(&pidfd, CloneFlags::CLONE_NEWUSER)
+                .map_err(|errno| Failure::blocked(format!("setns(CLONE_NEWUSER) says {errno:?}")))?;
+            Caps::own_permitted_and_effective()
+        })?;
+        child.ends_with(Status::exited(0))?;
+        Ok(found)
+    };
+    let what = "CapPrm and CapEff in a user namespace entered with setns";
+    let ordinary = capabilities_there(&Clone3::fork())?;
+    check::holds(
+        !ordinary.contains(&Caps::NONE),
+        format_args!("control: {what}, of an ordinary child: expected capabilities, got {ordinary:?}"),
+    )?;
+    subject::each_with_nnp(|call| {
+        let found = capabilities_there(&call).map_err(Failure::after_control)?;
+        check::equal(format_args!("{what}, of a child of {call}"), found, ordinary)
+    })?;
     inhabitant.dismiss()
 }
 
@@ -187,20 +205,18 @@ fn nnp_filter_kills_past_tracer() -> Result {
 case! {
     /// A CLONE_NNP child may inspect a process of its user that does not have no_new_privs, like an ordinary child: open its
     /// namespaces through a pidfd, and take one of its descriptors (pidfd_getfd).
-    nnp_inspects_process_of_its_user: Must, needs [Nnp, Unprivileged],
+    nnp_inspects_process_of_its_user: Must, needs [Nnp, Unprivileged, NotYetNnp],
     source "ptrace(2), \"Ptrace access mode checking\"; pidfd_getfd(2); \
         Documentation/userspace-api/no_new_privs.rst: what does not involve execve is not prevented",
 }
 fn nnp_inspects_process_of_its_user() -> Result {
-    let other = Held::exiting_with(&Clone3::fork(), 0)?;
+    // Yama may allow only ancestors to take a descriptor, unless the process allows more.
+    let other = Held::traceable(&Clone3::fork(), 0)?;
     let pidfd = Pidfd::open(other.pid())?;
     let namespace = || Ok(pidfd.namespace(Namespace::Mount).map(drop));
     allowed_as_ever("PIDFD_GET_MNT_NAMESPACE of another child", namespace)?;
     let descriptor = || Ok(pidfd.getfd(0).map(drop));
-    // Yama lets no process take a sibling's descriptor, and then there is nothing to compare.
-    if outcome(descriptor)?.is_ok() {
-        allowed_as_ever("pidfd_getfd from another child", descriptor)?;
-    }
+    allowed_as_ever("pidfd_getfd from another child", descriptor)?;
     other.let_go()?;
     other.into_child().reap_expecting(Status::exited(0))
 }

@@ -9,6 +9,7 @@ use clone3_conformance::kit::outcome::allowed_as_ever;
 use clone3_conformance::kit::privilege::Caps;
 use clone3_conformance::kit::process::{child_reporting, in_child};
 use clone3_conformance::kit::setuid::credentials_after_exec;
+use clone3_conformance::kit::sysctl::became_undumpable;
 use clone3_conformance::kit::{helper, namespace, privilege, subject};
 use clone3_conformance::wait::Status;
 use nix::unistd::{Gid, Uid, setegid, seteuid, setgid, setresgid, setresuid, setuid};
@@ -34,7 +35,11 @@ fn nnp_survives_setns() -> Result {
         false,
     )?;
     subject::each_with_nnp(|call| {
-        check::equal(format_args!("{what} of {call}"), bit_after_setns(&call)?, true)
+        check::equal(
+            format_args!("{what} of {call}"),
+            bit_after_setns(&call).map_err(Failure::after_control)?,
+            true,
+        )
     })
 }
 
@@ -73,11 +78,10 @@ case! {
     source "PR_SET_DUMPABLE(2const); kernel/cred.c commit_creds()",
 }
 fn nnp_undumpable_after_setuid() -> Result {
-    if dumpable_as_another_user()? {
-        return Err(Failure::blocked(
-            "whoever changes his user id stays dumpable here (fs.suid_dumpable is 1)",
-        ));
-    }
+    became_undumpable(
+        "a process that has changed its user id, without no_new_privs,",
+        dumpable_as_another_user()?,
+    )?;
     let call = Clone3::fork().with(Flags::NNP);
     let (child, dumpable) = child_reporting(&call, dumpable_as_another_user)?;
     child.reap_expecting(Status::exited(0))?;

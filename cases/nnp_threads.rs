@@ -64,16 +64,28 @@ case! {
 fn abi_nnp_of_execing_thread_decides() -> Result {
     let program = setuid::file_with_mode(0o4755)?;
     let (gained, kept) = (([ORDINARY, 0, 0], false), ([ORDINARY; 3], true));
-    for (leader, thread, expected) in [(false, false, gained), (false, true, kept), (true, false, kept)] {
+    // Who sets it: the leader before the thread exists, which inherits it then, the leader afterwards, or the thread.
+    let ways = [
+        ([false, false, false], gained),
+        ([true, false, false], kept),
+        ([false, true, false], gained),
+        ([false, false, true], kept),
+    ];
+    for ([before, afterwards, thread], expected) in ways {
         let in_leader = || {
             privilege::become_ordinary_user()?;
-            set_if(leader)
+            set_if(before)
         };
-        let in_thread = || set_if(thread);
-        let call = Clone3::fork();
-        let found = setuid::credentials_after_exec_by_thread(&call, program.as_fd(), in_leader, in_thread)?;
+        let found = setuid::credentials_after_exec_by_waiting_thread(
+            &Clone3::fork(),
+            program.as_fd(),
+            in_leader,
+            || set_if(afterwards),
+            || set_if(thread),
+        )?;
         let what = format!(
-            "uids and no_new_privs after exec by a thread; set by the leader before it began: {leader}, by itself: {thread}"
+            "uids and no_new_privs after exec by a thread; set by the leader before the thread began: {before}, \
+             afterwards: {afterwards}, by the thread: {thread}"
         );
         check::equal(what, (found.uids, found.no_new_privs), expected)?;
     }

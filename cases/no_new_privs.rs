@@ -32,7 +32,9 @@ fn bit_of_child(call: &Clone3) -> Result<bool> {
     match status {
         zero if zero == Status::exited(0) => Ok(false),
         one if one == Status::exited(1) => Ok(true),
-        other => Err(Failure::fail(format!("expected the child to exit with 0 or 1, but it {other}"))),
+        other => Err(Failure::fail(format!(
+            "{call}: expected the child to exit with its bit, 0 or 1, but it {other}"
+        ))),
     }
 }
 
@@ -57,14 +59,16 @@ fn nnp_sets_no_new_privs() -> Result {
 case! {
     /// CLONE_NNP works without the other new flags: the child is an ordinary one, which becomes a zombie,
     /// sends SIGCHLD and is waited for.
-    nnp_alone_ordinary_child: Must, needs [Nnp],
+    nnp_alone_ordinary_child: Must, needs [Nnp, NotYetNnp],
     source "commit \"clone: add CLONE_NNP\": analogous to prctl(PR_SET_NO_NEW_PRIVS), for any child",
 }
 fn nnp_alone_ordinary_child() -> Result {
     sigchld::block()?;
-    let child = Clone3::fork().with(Flags::NNP).spawn(exit_with_own_bit)?;
+    let call = Clone3::fork().with(Flags::NNP);
+    let child = call.spawn(exit_with_own_bit)?;
     let pid = child.pid();
-    check::equal("the child", wait::find_zombie(pid)?, Event::exited(pid, 1))?;
+    let what = format!("the zombie of a child of {call}, which exits with 1 if it has no_new_privs");
+    check::equal(what, wait::find_zombie(pid)?, Event::exited(pid, 1))?;
     sigchld::pending_for(pid, libc::CLD_EXITED)?;
     child.reap_expecting(Status::exited(1))?;
     wait::no_children()
@@ -82,7 +86,8 @@ fn nnp_does_not_imply_autoreap() -> Result {
     wait::no_child(reaped.pid())?;
 
     let child = Clone3::new(Flags::PIDFD | Flags::NNP).spawn(|| 7)?;
-    check::equal("the child", wait::find_zombie(child.pid())?, Event::exited(child.pid(), 7))?;
+    let zombie = wait::find_zombie(child.pid())?;
+    check::equal("the zombie of a CLONE_NNP child", zombie, Event::exited(child.pid(), 7))?;
     child.reap_expecting(Status::exited(7))
 }
 
@@ -109,7 +114,7 @@ fn nnp_autokill_does_not_imply() -> Result {
 
 case! {
     /// A caller without any privilege may use CLONE_NNP.
-    nnp_needs_no_privilege: Must, needs [Nnp, Unprivileged],
+    nnp_needs_no_privilege: Must, needs [Nnp, Unprivileged, NotYetNnp],
     source "commit \"clone: add CLONE_NNP\"; PR_SET_NO_NEW_PRIVS(2const)",
 }
 fn nnp_needs_no_privilege() -> Result {
@@ -135,7 +140,7 @@ fn nnp_proc_status() -> Result {
 
 case! {
     /// A CLONE_NNP child cannot clear its no_new_privs: prctl(PR_SET_NO_NEW_PRIVS, 0) is EINVAL and changes nothing.
-    nnp_cannot_be_cleared: Must, needs [Nnp],
+    nnp_cannot_be_cleared: Must, needs [Nnp, NotYetNnp],
     source "PR_SET_NO_NEW_PRIVS(2const)",
 }
 fn nnp_cannot_be_cleared() -> Result {
@@ -152,7 +157,7 @@ fn nnp_cannot_be_cleared() -> Result {
 case! {
     /// Whatever a CLONE_NNP child creates inherits no_new_privs: a forked child, an auto-reaped one, and a thread. So it is if the
     /// creator was made with other new flags as well.
-    nnp_inherited: Must, needs [Autoreap, Nnp, ExitInfo],
+    nnp_inherited: Must, needs [Autoreap, Nnp, ExitInfo, NotYetNnp],
     source "PR_SET_NO_NEW_PRIVS(2const): inherited by children created by fork(2) and clone(2)",
 }
 fn nnp_inherited() -> Result {

@@ -277,21 +277,26 @@ fn pidfd_signal_group_partly_permitted() -> Result {
             setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
             privilege::become_ordinary_user()
         };
-        let theirs = Echo::prepared(&call, leads_a_group)?;
-        // Two more members, which the sender may not signal.
+        // Two members that the sender may signal, and two that it may not.
+        let theirs =
+            [Echo::prepared(&call, leads_a_group)?, Echo::prepared(&call, privilege::become_ordinary_user)?];
         let own = [Held::exiting_with(&call, 4)?, Held::exiting_with(&call, 4)?];
-        for member in &own {
-            setpgid(Pid::from_raw(member.pid()), Pid::from_raw(theirs.pid()))?;
+        // Alternately, because the kernel goes through the members in order.
+        for member in [own[0].pid(), theirs[1].pid(), own[1].pid()] {
+            setpgid(Pid::from_raw(member), Pid::from_raw(theirs[0].pid()))?;
         }
         let sent = in_child(|| {
             privilege::become_ordinary_user()?;
             check::refused("control: to root's", own[0].pidfd()?.send_signal(Signal::SIGKILL), Errno::EPERM)?;
-            let group = theirs.pidfd()?.send_signal_to(Signal::SIGKILL, libc::PIDFD_SIGNAL_PROCESS_GROUP);
+            let leader = theirs[0].pidfd()?;
+            let group = leader.send_signal_to(Signal::SIGKILL, libc::PIDFD_SIGNAL_PROCESS_GROUP);
             Ok(group.map_err(|errno| errno as i32))
         })?;
         check::succeeds("SIGKILL to the process group by an ordinary user", sent.map_err(Errno::from_raw))?;
-        theirs.is_dead("after SIGKILL to its process group by its own user")?;
-        subject::wait_until_gone(&theirs.into_child())?;
+        for member in theirs {
+            member.is_dead("after SIGKILL to its process group by its own user")?;
+            subject::wait_until_gone(&member.into_child())?;
+        }
         for member in own {
             member.let_go()?;
             member.into_child().ends_with(Status::exited(4))?;

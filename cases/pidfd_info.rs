@@ -2,7 +2,7 @@
 
 use clone3_conformance::abi::{Flags, InfoMask, PidfdInfo};
 use clone3_conformance::case;
-use clone3_conformance::check::{self, Failure, Result};
+use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::{Child, Clone3};
 use clone3_conformance::kit::{Cgroup, ExitRace, Held, processors, subject};
 use clone3_conformance::need::rounds;
@@ -190,32 +190,53 @@ fn pidfd_info_coredump_bit_means_dump() -> Result {
 }
 
 case! {
-    /// For a reaped process only exit information is available: a request without PIDFD_INFO_EXIT is ESRCH and does not modify the
-    /// caller's structure.
+    /// For a reaped process only exit information is available: a request without PIDFD_INFO_EXIT is ESRCH.
     pidfd_info_esrch_without_exit: Must, needs [ExitInfo],
     source "pidfd_info(); kernel selftest pidfd_info_test",
 }
 fn pidfd_info_esrch_without_exit() -> Result {
-    let everything_else = InfoMask::all() - InfoMask::EXIT;
-    let requests = [
+    subject::each(|call| {
+        let child = dead(&call, 0)?;
+        info(child.pidfd()?, InfoMask::EXIT)?;
+        for request in requests_without_exit() {
+            let what = format!("PIDFD_GET_INFO({request}) on a reaped child of {call}");
+            check::refused(what, child.pidfd()?.info(request), Errno::ESRCH)?;
+        }
+        Ok(())
+    })
+}
+
+/// Returns requests without PIDFD_INFO_EXIT.
+fn requests_without_exit() -> [InfoMask; 5] {
+    [
         InfoMask::empty(),
         IDENTITY | InfoMask::CGROUPID,
         InfoMask::COREDUMP,
         InfoMask::SUPPORTED_MASK,
-        everything_else,
-    ];
+        InfoMask::all() - InfoMask::EXIT,
+    ]
+}
+
+case! {
+    /// PIDFD_GET_INFO without PIDFD_INFO_EXIT on a reaped process, which is ESRCH, does not modify the caller's structure.
+    pidfd_info_esrch_writes_nothing: Is, needs [ExitInfo],
+    source "fs/pidfs.c pidfd_info(), which returns before it copies anything out",
+}
+fn pidfd_info_esrch_writes_nothing() -> Result {
     subject::each(|call| {
         let child = dead(&call, 0)?;
-        let pidfd = child.pidfd()?;
-        info(pidfd, InfoMask::EXIT)?;
-        for request in requests {
+        let ask = |request: InfoMask| -> Result<(std::result::Result<(), Errno>, bool)> {
             let mut buffer = [0xAA; size_of::<PidfdInfo>()];
             buffer[..8].copy_from_slice(&request.bits().to_ne_bytes());
             let before = buffer;
-            let got = pidfd.info_sized(&mut buffer, size_of::<PidfdInfo>());
-            let what = format!("PIDFD_GET_INFO({request}) on a reaped child of {call}");
-            check::refused(&what, got, Errno::ESRCH)?;
-            check::holds(buffer == before, format_args!("{what}: ESRCH, but it wrote to the structure"))?;
+            let got = child.pidfd()?.info_sized(&mut buffer, size_of::<PidfdInfo>());
+            Ok((got, buffer != before))
+        };
+        let what = "result of PIDFD_GET_INFO, and whether it wrote to the structure";
+        check::equal(format_args!("control: {what}: EXIT"), ask(InfoMask::EXIT)?, (Ok(()), true))?;
+        for request in requests_without_exit() {
+            let what = format!("{what}: {request}, on a reaped child of {call}");
+            check::equal(what, ask(request)?, (Err(Errno::ESRCH), false))?;
         }
         Ok(())
     })
@@ -272,10 +293,11 @@ fn pidfd_info_supported_mask() -> Result {
     };
     subject::each(|call| {
         let child = Held::exiting_with(&call, 0)?;
-        let alive = asked(child.pidfd()?)?;
+        let alive = asked(child.pidfd()?).context("a live process")?;
         child.let_go()?;
         subject::wait_until_gone(&child)?;
-        check::equal("supported_mask of a reaped child", asked(child.pidfd()?)?, alive)
+        let reaped = asked(child.pidfd()?).context("a reaped process")?;
+        check::equal("supported_mask of a reaped process, and of the same one alive", reaped, alive)
     })
 }
 
@@ -296,10 +318,10 @@ fn pidfd_info_unknown_request_bits() -> Result {
     };
     subject::each(|call| {
         let child = Held::exiting_with(&call, 0)?;
-        only_known(child.pidfd()?, IDENTITY)?;
+        only_known(child.pidfd()?, IDENTITY).context("a live process")?;
         child.let_go()?;
         subject::wait_until_gone(&child)?;
-        only_known(child.pidfd()?, InfoMask::EXIT)
+        only_known(child.pidfd()?, InfoMask::EXIT).context("a reaped process")
     })
 }
 

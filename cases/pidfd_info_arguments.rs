@@ -38,10 +38,10 @@ fn pidfd_info_sizes() -> Result {
     let request = InfoMask::EXIT | InfoMask::SUPPORTED_MASK;
     subject::each(|call| {
         let child = Held::exiting_with(&call, 9)?;
-        every_size_agrees(child.pidfd()?, request)?;
+        every_size_agrees(child.pidfd()?, request).context("a live process")?;
         child.let_go()?;
         subject::wait_until_gone(&child)?;
-        every_size_agrees(child.pidfd()?, request)
+        every_size_agrees(child.pidfd()?, request).context("a reaped process")
     })
 }
 

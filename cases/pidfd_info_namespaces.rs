@@ -62,7 +62,9 @@ fn pidfd_info_eremote_of_deeper() -> Result {
 }
 
 fn foreign(pidfd: &Pidfd, events: PollFlags) -> Result {
-    for request in [InfoMask::empty(), InfoMask::EXIT] {
+    for request in
+        [InfoMask::empty(), InfoMask::EXIT, InfoMask::COREDUMP, InfoMask::SUPPORTED_MASK, InfoMask::all()]
+    {
         let what = format!("PIDFD_GET_INFO({request}) from another pid namespace");
         check::refused(what, pidfd.info(request), Errno::EREMOTE)?;
     }

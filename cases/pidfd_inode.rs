@@ -110,21 +110,31 @@ fn pidfd_link_text() -> Result {
 }
 
 case! {
-    /// FS_IOC_GETVERSION on a pidfd gives the generation of its inode, the same for every pidfd of a process. Where inode numbers
-    /// have 32 bits, inode number and generation together tell processes apart.
+    /// FS_IOC_GETVERSION on a pidfd gives the generation of its inode. Inode number and generation together are the same for every
+    /// pidfd of a process, and differ from those of another live process.
     pidfd_generation: Must, needs [ExitInfo],
     source "commit \"pidfs: implement FS_IOC_GETVERSION\"; ioctl_fs(2)",
 }
 fn pidfd_generation() -> Result {
     subject::each(|call| {
-        let child = Held::exiting_with(&call, 0)?;
-        let first =
-            check::succeeds("ioctl(FS_IOC_GETVERSION) of clone3's pidfd", child.pidfd()?.generation())?;
-        let second =
-            check::succeeds("ioctl(FS_IOC_GETVERSION) of pidfd_open's", child.observe()?.generation())?;
-        check::equal("generations of two pidfds of a process", second, first)?;
-        child.into_child().clear_away()
+        let (child, other) = (Held::exiting_with(&call, 0)?, Held::exiting_with(&call, 0)?);
+        let first = inode_and_generation(child.pidfd()?, "clone3's pidfd")?;
+        let again = inode_and_generation(&child.observe()?, "pidfd_open's pidfd")?;
+        check::equal(format_args!("(st_ino, generation) of a child of {call}, again"), again, first)?;
+        let second = inode_and_generation(other.pidfd()?, "the pidfd of another child")?;
+        let same = format!(
+            "two children of {call}: expected two identities, got (st_ino, generation) {first:?} of both"
+        );
+        check::holds(second != first, same)?;
+        child.into_child().clear_away()?;
+        other.into_child().clear_away()
     })
+}
+
+/// Returns the inode number and the generation.
+fn inode_and_generation(pidfd: &Pidfd, what: &str) -> Result<(u64, u32)> {
+    let generation = check::succeeds(format_args!("ioctl(FS_IOC_GETVERSION) of {what}"), pidfd.generation())?;
+    Ok((fstat(pidfd)?.st_ino, generation))
 }
 
 case! {

@@ -207,8 +207,9 @@ fn status_of_thread_ended_by(call: &Clone3, act: impl Fn() -> i32) -> Result<Sta
     let thread = Pidfd::of_thread(tid.recv_from(&child)?)?;
     gate.open()?;
     let told = thread.exit_status()?;
-    if let Some(status) = subject::wait_until_gone(&child)? {
-        check::equal("control: wait status of the process", status, Status::exited(7))?;
+    match subject::wait_until_gone(&child)? {
+        Some(status) => check::equal("control: wait status of the process", status, Status::exited(7))?,
+        None => child.pidfd()?.reaped_with(Status::exited(7)).context("control: the process")?,
     }
     Ok(told)
 }
@@ -340,27 +341,37 @@ fn pidfd_thread_zombie_pollin() -> Result {
 
 case! {
     /// kill(2) with the tid of a thread other than the leader, and pidfd_send_signal(PIDFD_SIGNAL_THREAD_GROUP) on its PIDFD_THREAD
-    /// pidfd, signal its process. Auto-reaped or not.
-    pidfd_thread_signals_its_process: Is, needs [ExitInfo],
+    /// pidfd, signal its process: the signal is pending for the process, not for the thread. Auto-reaped or not.
+    pidfd_thread_signals_its_process: Is, needs [ExitInfo, Proc],
     source "kernel/signal.c kill_pid_info_type() (PIDTYPE_PID); pidfd_send_signal(2), PIDFD_SIGNAL_THREAD_GROUP",
 }
 fn pidfd_thread_signals_its_process() -> Result {
     subject::each(|call| {
-        for by_pidfd in [false, true] {
-            let pair = Pair::new(&call)?;
-            if by_pidfd {
-                let thread = Pidfd::of_thread(pair.other)?;
-                let sent = thread.send_signal_to(Signal::SIGKILL, libc::PIDFD_SIGNAL_THREAD_GROUP);
-                check::succeeds(
-                    "PIDFD_SIGNAL_THREAD_GROUP by the pidfd of another thread than the leader",
-                    sent,
-                )?;
-            } else {
-                let sent = kill(Pid::from_raw(pair.other), Signal::SIGKILL);
-                check::succeeds("kill() with the number of another thread than the leader", sent)?;
-            }
-            subject::wait_until_gone(&pair.child)?;
-            pair.child.pidfd()?.reaped_with(Status::SIGKILLED)?;
+        let (child, ()) = child_reporting(&call, signals_to_own_tid_are_for_the_process)?;
+        child.ends_with(Status::exited(0))
+    })
+}
+
+/// Has a second thread signal its process by its own tid and by its own pidfd, and checks where the signals are pending.
+fn signals_to_own_tid_are_for_the_process() -> Result {
+    // In both threads, so that a signal to the process stays pending for the process.
+    [Signal::SIGUSR1, Signal::SIGUSR2].into_iter().collect::<SigSet>().thread_block()?;
+    threads::in_a_thread(|| {
+        let tid = threads::own_tid();
+        let thread = Pidfd::of_thread(tid)?;
+        let there = Pending { process: true, thread: false };
+        let by_tid = kill(Pid::from_raw(tid), Signal::SIGUSR1);
+        let by_pidfd = thread.send_signal_to(Signal::SIGUSR2, libc::PIDFD_SIGNAL_THREAD_GROUP);
+        for (how, signal, sent) in [
+            ("kill(2) with a thread's tid", Signal::SIGUSR1, by_tid),
+            ("PIDFD_SIGNAL_THREAD_GROUP by a thread's pidfd", Signal::SIGUSR2, by_pidfd),
+        ] {
+            check::succeeds(how, sent)?;
+            check::equal(
+                format_args!("{signal} pending, sent by {how}"),
+                Pending::of("thread-self", signal)?,
+                there,
+            )?;
         }
         Ok(())
     })

@@ -139,12 +139,12 @@ fn pidfd_ns_ioctl_user() -> Result {
 }
 
 case! {
-    /// setns takes an auto-kill pidfd for two namespaces at once, like any pidfd; without namespace flags it is EINVAL.
+    /// setns with an auto-kill pidfd moves the caller into two namespaces of the child at once, as with any pidfd; without
+    /// namespace flags it is EINVAL.
     autokill_setns_two: Must, needs [Autoreap, Nnp, Autokill, SysAdmin],
     source "setns(2), on a pidfd and several CLONE_NEW* flags",
 }
 fn autokill_setns_two() -> Result {
-    let two = CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWNS;
     let new = Flags::CLONE_NEWNS | Flags::CLONE_NEWUTS;
     match Clone3::fork().with(new).try_spawn(|| 0) {
         Ok(ordinary) => ordinary.reap_expecting(Status::exited(0))?,
@@ -155,13 +155,34 @@ fn autokill_setns_two() -> Result {
     for flags in [Flags::REAPED, Flags::KILLED_NNP] {
         let call = Clone3::new(flags | new);
         let child = Held::exiting_with(&call, 0)?;
-        in_child(|| {
-            let moved_nowhere = setns(child.pidfd()?, CloneFlags::empty());
-            check::refused(format_args!("setns(0) to a child of {call}"), moved_nowhere, Errno::EINVAL)?;
-            let moved = setns(child.pidfd()?, two);
-            check::succeeds(format_args!("setns(CLONE_NEWNS|CLONE_NEWUTS) to a child of {call}"), moved)
-        })?;
+        in_child(|| joins_mount_and_uts(&child, &call))?;
         child.into_child().clear_away()?;
+    }
+    Ok(())
+}
+
+/// Moves the caller into the mount and the UTS namespace of a child of this call, and checks that it is there.
+fn joins_mount_and_uts(child: &Held, call: &Clone3) -> Result {
+    let (own, its) = (Pidfd::open(own_pid())?, child.pidfd()?);
+    let kinds = [Namespace::Mount, Namespace::Uts];
+    for kind in kinds {
+        check::holds(
+            number(&own, kind)? != number(its, kind)?,
+            format_args!(
+                "control: {kind:?} namespace of a child of {call}: expected another than the caller's"
+            ),
+        )?;
+    }
+    let moved_nowhere = setns(its, CloneFlags::empty());
+    check::refused(format_args!("setns(0) to a child of {call}"), moved_nowhere, Errno::EINVAL)?;
+    let moved = setns(its, CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWNS);
+    check::succeeds(format_args!("setns(CLONE_NEWNS|CLONE_NEWUTS) to a child of {call}"), moved)?;
+    for kind in kinds {
+        check::equal(
+            format_args!("{kind:?} namespace of the caller after setns to a child of {call}"),
+            number(&own, kind)?,
+            number(its, kind)?,
+        )?;
     }
     Ok(())
 }
@@ -313,25 +334,34 @@ fn autoreap_io_uring_waitid_by_pidfd() -> Result {
 }
 
 case! {
-    /// setns(CLONE_NEWPID) with a pidfd joins the pid namespace that the process is in, not one that it has unshared for its
-    /// children. Auto-reaped or not.
+    /// After setns(CLONE_NEWPID) with the pidfd of a process in another pid namespace, the caller's next child is in that
+    /// namespace, not in one that the process has unshared for its own children. Auto-reaped or not.
     pidfd_setns_joins_namespace_of_target: Must, needs [PidfdInfo, Root, PidNamespace],
     source "setns(2), nstype CLONE_NEWPID and a pidfd; pid_namespaces(7), on unshare; kernel/nsproxy.c validate_nsset()",
 }
 fn pidfd_setns_joins_namespace_of_target() -> Result {
     subject::each(|call| {
+        let call = call.with(Flags::CLONE_NEWPID);
         let target = Echo::prepared(&call, namespace::unshare_pid)?;
-        let (number, own) = in_child(|| {
+        let (outside, (inside, joined)) = in_child(|| {
             check::succeeds("setns(CLONE_NEWPID)", setns(target.pidfd()?, CloneFlags::CLONE_NEWPID))?;
-            let (child, own) = child_reporting(&Clone3::fork(), || Ok(own_pid()))?;
-            let number = child.pid();
+            let (child, found) = child_reporting(&Clone3::fork(), || {
+                Ok((own_pid(), number(&Pidfd::open(own_pid())?, Namespace::Pid)?))
+            })?;
+            let outside = child.pid();
             child.reap_expecting(Status::exited(0))?;
-            Ok((number, own))
+            Ok((outside, found))
         })?;
-        let what = format!(
-            "getpid() in a child, after setns to a child of {call} that has unshared its pid namespace"
-        );
-        check::equal(what, own, number)?;
+        let whose = format!("a process made after setns to a child of {call} that has unshared another");
+        let its = number(target.pidfd()?, Namespace::Pid)?;
+        check::equal(format_args!("Pid namespace of {whose}"), joined, its)?;
+        // The first process in the unshared namespace would be 1, and in the caller's own it would have one number only.
+        check::holds(
+            inside != 1 && inside != outside,
+            format_args!(
+                "getpid() of {whose}: expected neither 1 nor {outside}, its pid outside, got {inside}"
+            ),
+        )?;
         target.into_child().clear_away()
     })
 }

@@ -6,7 +6,7 @@ use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::{Child, Clone3};
 use clone3_conformance::kit::handles::Handle;
 use clone3_conformance::kit::process::child_reporting;
-use clone3_conformance::kit::{Held, cgroup, fdpass, subject};
+use clone3_conformance::kit::{Cgroup, Held, fdpass, subject};
 use clone3_conformance::need::Setting;
 use clone3_conformance::pidfd::{Pidfd, info, pidfd_open};
 use clone3_conformance::wait::{self, Status};
@@ -66,8 +66,8 @@ fn pidfd_open_zombie() -> Result {
 
 case! {
     /// pidfd_getfd is ESRCH for a zombie, as for a process that is gone; for a live process it gives the descriptor.
-    pidfd_getfd_zombie: Must, needs [PidfdInfo, Ptrace],
-    source "pidfd_getfd(2), ESRCH; kernel/pid.c __pidfd_fget() (\"In case 3 we get EBADF, but that really means ESRCH\")",
+    pidfd_getfd_zombie: Is, needs [PidfdInfo, Ptrace],
+    source "kernel/pid.c pidfd_getfd(), __pidfd_fget() (\"In case 3 we get EBADF, but that really means ESRCH\")",
 }
 fn pidfd_getfd_zombie() -> Result {
     let child = Held::exiting_with(&ordinary(), 5)?;
@@ -107,22 +107,51 @@ fn pidfd_zombie_handle() -> Result {
 
 case! {
     /// PIDFD_GET_INFO gives the cgroup of a zombie: that in which it lived.
-    pidfd_zombie_cgroup: Must, needs [PidfdInfo],
+    pidfd_zombie_cgroup: Must, needs [PidfdInfo, Cgroup2],
     source "include/uapi/linux/pidfd.h (PIDFD_INFO_CGROUPID \"Always returned if available\"); cgroups(7), on zombies",
 }
 fn pidfd_zombie_cgroup() -> Result {
-    cgroup::is_built_in()?;
-    let child = Held::exiting_with(&ordinary(), 5)?;
-    let of = || -> Result<(bool, u64)> {
+    // Its own, because the id of the root cgroup is always 1.
+    let cgroup = Cgroup::create(&[])?;
+    let call = ordinary().into_cgroup(cgroup.dir());
+    let child = Held::exiting_with(&call, 5)?;
+    let expected = (true, cgroup.id()?);
+    let told = || -> Result<(bool, u64)> {
         let told = info(child.pidfd()?, InfoMask::CGROUPID)?;
         Ok((told.given().contains(InfoMask::CGROUPID), told.cgroupid))
     };
-    let alive = of()?;
-    check::holds(alive.0 && alive.1 != 0, "control: no cgroup of a live child")?;
+    check::equal(
+        format_args!("control: CGROUPID bit and cgroupid of a live child of {call}"),
+        told()?,
+        expected,
+    )?;
     child.let_go()?;
     wait::find_zombie(child.pid())?;
-    check::equal("CGROUPID bit and cgroupid of a zombie", of()?, alive)?;
-    wait::reap_expecting(child.pid(), Status::exited(5))
+    check::equal(format_args!("CGROUPID bit and cgroupid of a zombie of {call}"), told()?, expected)?;
+    wait::reap_expecting(child.pid(), Status::exited(5))?;
+    cgroup.remove()
+}
+
+case! {
+    /// The exit information of a process whose cgroup was removed while it was a zombie has the id of that cgroup.
+    pidfd_info_exit_cgroup_removed_before_wait: Is, needs [ExitInfo, Cgroup2],
+    source "fs/pidfs.c pidfs_exit(); include/uapi/linux/pidfd.h (PIDFD_INFO_CGROUPID \"Always returned if available\")",
+}
+fn pidfd_info_exit_cgroup_removed_before_wait() -> Result {
+    let above = Cgroup::create(&[])?;
+    let cgroup = above.create_below("removed")?;
+    let id = cgroup.id()?;
+    let child = ordinary().into_cgroup(cgroup.dir()).spawn(|| 5)?;
+    wait::find_zombie(child.pid())?;
+    cgroup.remove()?;
+    wait::reap_expecting(child.pid(), Status::exited(5))?;
+    let told = info(child.pidfd()?, InfoMask::EXIT | InfoMask::CGROUPID)?;
+    check::equal(
+        "cgroupid in the exit information of a process whose cgroup was removed",
+        told.cgroupid,
+        id,
+    )?;
+    above.remove()
 }
 
 /// Returns the calls that make children with a pidfd, and one that makes a child without.

@@ -4,8 +4,9 @@ use clone3_conformance::abi::{Flags, InfoMask};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::{Child, Clone3};
+use clone3_conformance::kit::blocked::wait_until_blocked;
 use clone3_conformance::kit::subject::{self, reaped};
-use clone3_conformance::kit::{Channel, Gate, Held, Orphan, sigchld, threads, tracer};
+use clone3_conformance::kit::{Channel, Gate, Held, Orphan, WaitCall, sigchld, threads, tracer};
 use clone3_conformance::wait::{self, Event, Status};
 use nix::errno::Errno;
 use nix::poll::PollFlags;
@@ -172,12 +173,15 @@ fn autoreap_ptrace_sibling_thread_reaps() -> Result {
         let child = Held::exiting_with(&call, 15)?;
         let (pid, gate) = (child.pid(), Gate::new()?);
         std::thread::scope(|scope| {
-            let tracing = scope.spawn(|| -> Result {
-                tracer::seize(pid, Options::empty())?;
-                child.let_go()?;
-                // Keeps tracing while the other thread waits.
-                gate.wait();
-                Ok(())
+            let tracing = scope.spawn(|| {
+                let traced = tracer::seize(pid, Options::empty()).and_then(|()| child.let_go());
+                match traced {
+                    // Keeps tracing while the other thread waits.
+                    Ok(()) => gate.wait(),
+                    // The other thread waits for the child's end.
+                    Err(_) => drop(child.kill(Signal::SIGKILL)),
+                }
+                traced
             });
             let seen = child.is_a_zombie(15);
             let waited = wait::waitpid(pid, 0);
@@ -263,18 +267,19 @@ case! {
 fn autoreap_ptrace_tracer_thread_exit_wakes() -> Result {
     subject::each_reaped(|call| {
         let child = Held::exiting_with(&call, 15)?;
-        let (creator, about_to_wait) = (threads::own_tid(), Gate::new()?);
+        let (creator, wait) =
+            (threads::own_tid(), WaitCall::Waitpid(child.pid(), libc::__WALL | libc::__WNOTHREAD));
         std::thread::scope(|scope| {
             let tracing = scope.spawn(|| {
-                about_to_wait.wait();
-                let traced = threads::wait_until_asleep(creator).and_then(|()| traced_to_death(&child, 15));
+                let traced = wait_until_blocked(creator, wait).and_then(|()| traced_to_death(&child, 15));
                 // After a failure, kills the child: the creator waits for its end.
                 traced.inspect_err(|_| drop(child.kill(Signal::SIGKILL)))
             });
-            about_to_wait.open()?;
-            let waited = wait::waitpid(child.pid(), libc::__WALL | libc::__WNOTHREAD);
-            threads::join(tracing)?;
-            check::refused("the blocked waitpid(__WALL|__WNOTHREAD)", waited, Errno::ECHILD)
+            let waited = wait.make();
+            let traced = threads::join(tracing);
+            // Checked first: if the call returns too early, the other thread fails as well.
+            check::refused(format_args!("the blocked {wait}"), waited, Errno::ECHILD)?;
+            traced
         })?;
         child.is_gone_with(Status::exited(15))
     })
@@ -292,12 +297,12 @@ fn autoreap_ptrace_parent_tracer_exits() -> Result {
         let ordinary = Orphan::left_by(|| traced_zombie(&Clone3::new(Flags::PIDFD), 23))?;
         let zombie = Event::exited(ordinary.pid, 23);
         check::equal("control: of the new parent", wait::find_zombie(ordinary.pid)?, zombie)?;
-        check::equal("control: SIGCHLD about it", ordinary.announced, true)?;
+        check::equal("control: SIGCHLD about the zombie of an ordinary child", ordinary.announced, true)?;
         wait::reap_expecting(ordinary.pid, Status::exited(23))?;
 
         let orphan = Orphan::left_by(|| traced_zombie(&call, 23))?;
         orphan.pidfd.gone_with(orphan.pid, Status::exited(23))?;
-        check::equal("SIGCHLD about it", orphan.announced, false)?;
+        check::equal("SIGCHLD about the zombie of an auto-reaped child", orphan.announced, false)?;
         sigchld::none_pending()
     })
 }

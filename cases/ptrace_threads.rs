@@ -1,6 +1,5 @@
 //! Auto-reaped processes with two threads, one of which is traced by a process that then ends.
 
-use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::{Child, Clone3};
@@ -8,19 +7,13 @@ use clone3_conformance::kit::pair::{LEADER, OTHER, Pair};
 use clone3_conformance::kit::process::in_child;
 use clone3_conformance::kit::threads::is_not_over;
 use clone3_conformance::kit::tracer::{self, Tracer};
-use clone3_conformance::kit::{Blocked, Channel, Held, WaitCall, sigchld, threads};
+use clone3_conformance::kit::{Blocked, Channel, Held, WaitCall, sigchld, subject, threads};
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::wait::{self, Event, Status, Who};
 use nix::errno::Errno;
 use nix::sys::ptrace::{self, Options};
 use nix::sys::signal::{Signal, raise};
 use nix::unistd::Pid;
-
-/// Returns the calls for an ordinary child, the control, and an auto-reaped one. Neither sends a signal at its end, so that
-/// the tracer's own SIGCHLD is the only one.
-fn calls() -> [Clone3; 2] {
-    [Clone3::new(Flags::PIDFD), Clone3::new(Flags::REAPED)]
-}
 
 /// Checks that the whole process is over, with the status of the thread that ended last.
 #[track_caller]
@@ -40,16 +33,15 @@ case! {
 }
 fn autoreap_ptrace_dead_leader_let_go() -> Result {
     sigchld::block()?;
-    for call in calls() {
+    subject::each_silent(|call| {
         let pair = Pair::new(&call)?;
         let tracer = Tracer::of(pair.child.pid())?;
         pair.end_leader()?;
         tracer.dismiss()?;
         is_not_over(&pair.child)?;
         pair.let_other_go()?;
-        is_over(pair.child, OTHER)?;
-    }
-    Ok(())
+        is_over(pair.child, OTHER)
+    })
 }
 
 case! {
@@ -60,21 +52,20 @@ case! {
 }
 fn autoreap_ptrace_dead_leader_told() -> Result {
     sigchld::block()?;
-    for call in calls() {
+    subject::each_silent(|call| {
         let pair = Pair::new(&call)?;
         let pid = pair.child.pid();
         tracer::seize(pid, Options::empty())?;
         pair.end_leader()?;
-        check::equal("SIGCHLD at the leader's end", sigchld::next()?, Event::exited(pid, LEADER))
-            .context(&call)?;
+        check::equal("SIGCHLD at the leader's end", sigchld::next()?, Event::exited(pid, LEADER))?;
         let found = wait::waitid(Who::Pid(pid), libc::WEXITED | libc::WNOHANG | libc::__WALL);
-        check::equal("waitid(WEXITED|WNOHANG|__WALL) then", found, Ok(None)).context(&call)?;
+        check::equal("waitid(WEXITED|WNOHANG|__WALL) then", found, Ok(None))?;
         pair.let_other_go()?;
         wait::reap_expecting(pid, Status::exited(OTHER))?;
         pair.child.pidfd()?.gone_with(pid, Status::exited(OTHER))?;
         while sigchld::take().is_some() {}
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 case! {
@@ -85,7 +76,7 @@ case! {
 }
 fn autoreap_ptrace_dead_thread_let_go() -> Result {
     sigchld::block()?;
-    for call in calls() {
+    subject::each_silent(|call| {
         let pair = Pair::new(&call)?;
         let tracer = Tracer::of(pair.other)?;
         pair.let_other_go()?;
@@ -93,9 +84,8 @@ fn autoreap_ptrace_dead_thread_let_go() -> Result {
         pair.end_leader()?;
         is_not_over(&pair.child)?;
         tracer.dismiss()?;
-        is_over(pair.child, LEADER)?;
-    }
-    Ok(())
+        is_over(pair.child, LEADER)
+    })
 }
 
 case! {
@@ -105,15 +95,14 @@ case! {
 }
 fn autoreap_ptrace_exitkill_of_a_thread() -> Result {
     sigchld::block()?;
-    for call in calls() {
+    subject::each_silent(|call| {
         let pair = Pair::new(&call)?;
         let tracer = Tracer::killing_on_exit(pair.other)?;
         tracer.dismiss()?;
         let killed = Status::SIGKILLED;
         pair.child.pidfd()?.wait_exited().context(format_args!("{call}, a thread traced"))?;
-        pair.child.ends_with(killed)?;
-    }
-    Ok(())
+        pair.child.ends_with(killed)
+    })
 }
 
 case! {
@@ -123,7 +112,7 @@ case! {
     source "ptrace(2) (\"the thread performing the tracing\"; ESRCH: not being traced by the caller)",
 }
 fn autoreap_ptrace_request_of_other_thread() -> Result {
-    for call in calls() {
+    subject::each_silent(|call| {
         let child = Held::exiting_with(&call, 0)?;
         tracer::attach(child.pid())?;
         let by_other = threads::in_a_thread(|| Ok(tracer::detach(child.pid())))?;
@@ -133,9 +122,8 @@ fn autoreap_ptrace_request_of_other_thread() -> Result {
             Errno::ESRCH,
         )?;
         check::succeeds("control: PTRACE_DETACH by the tracer", tracer::detach(child.pid()))?;
-        child.into_child().clear_away()?;
-    }
-    Ok(())
+        child.into_child().clear_away()
+    })
 }
 
 case! {
@@ -145,7 +133,7 @@ case! {
     source "ptrace(2), PTRACE_TRACEME; kernel/ptrace.c ptrace_traceme()",
 }
 fn autoreap_ptrace_traceme_of_leaderless() -> Result {
-    for call in calls() {
+    subject::each_silent(|call| {
         let told = Channel::<Result>::new()?;
         let parent = threads::leaderless(&Clone3::fork(), 0, || {
             // The receiver sees a failed send as the end of the stream.
@@ -154,9 +142,8 @@ fn autoreap_ptrace_traceme_of_leaderless() -> Result {
         })?;
         parent.let_go()?;
         told.recv_from(&parent).context(format_args!("the tracer of a child of {call}"))??;
-        parent.into_child().reap_expecting(Status::exited(0))?;
-    }
-    Ok(())
+        parent.into_child().reap_expecting(Status::exited(0))
+    })
 }
 
 /// Creates a child that requests to be traced and sends itself SIGUSR1, and checks that it stops for that.
@@ -177,7 +164,7 @@ case! {
     source "waitid(2), P_PIDFD; pidfd_open(2), PIDFD_THREAD; ptrace(2), on waiting for a tracee",
 }
 fn autoreap_ptrace_waitid_by_threads_pidfd() -> Result {
-    for call in calls() {
+    subject::each_silent(|call| {
         let pair = Pair::new(&call)?;
         // Traced by a process that ends, after which no process has to wait for the thread.
         let found = in_child(|| {
@@ -190,9 +177,8 @@ fn autoreap_ptrace_waitid_by_threads_pidfd() -> Result {
         let what =
             format_args!("whom waitid(P_PIDFD, WSTOPPED) finds by the pidfd of a traced thread of {call}");
         check::equal(what, found.map_err(Errno::from_raw), Ok(Some(pair.other)))?;
-        pair.child.clear_away()?;
-    }
-    Ok(())
+        pair.child.clear_away()
+    })
 }
 
 case! {
@@ -202,7 +188,7 @@ case! {
     source "wait(2), __WNOTHREAD; kernel/exit.c pid_child_should_wake()",
 }
 fn autoreap_ptrace_wnothread_tracer_woken() -> Result {
-    for call in calls() {
+    subject::each_silent(|call| {
         let child = Held::exiting_with(&call, 0)?;
         let pid = child.pid();
         let wait = WaitCall::Waitpid(pid, libc::__WALL | libc::__WNOTHREAD);
@@ -211,9 +197,8 @@ fn autoreap_ptrace_wnothread_tracer_woken() -> Result {
         let whose = format!("a thread that traces a child of {call}");
         let found = tracer.join().context(&whose)?;
         check::equal(format_args!("{whose}: {wait}"), found, Ok(Some(pid)))?;
-        child.into_child().clear_away()?;
-    }
-    Ok(())
+        child.into_child().clear_away()
+    })
 }
 
 case! {
@@ -224,7 +209,7 @@ case! {
 }
 fn autoreap_ptrace_thread_keeps_own_code() -> Result {
     sigchld::block()?;
-    for call in calls() {
+    subject::each_silent(|call| {
         let pair = Pair::new(&call)?;
         let thread = Pidfd::of_thread(pair.other)?;
         let tracer = Tracer::of(pair.other)?;
@@ -236,6 +221,6 @@ fn autoreap_ptrace_thread_keeps_own_code() -> Result {
         thread.reaped_with(Status::exited(OTHER)).context(format_args!("a thread of a child of {call}"))?;
         pair.child.ends_with(Status::SIGKILLED)?;
         while sigchld::take().is_some() {}
-    }
-    Ok(())
+        Ok(())
+    })
 }

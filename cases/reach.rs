@@ -66,7 +66,10 @@ fn abi_into_cgroup_killed_before() -> Result {
     if there.is_err_and(|errno| errno == rustix::io::Errno::NOENT) {
         return Err(Failure::unsupported("cgroups have no cgroup.kill (Linux 5.14)"));
     }
+    let inhabitant = Held::exiting_with(&Clone3::fork().into_cgroup(group.dir()), 0)?;
     group.write("cgroup.kill", "1")?;
+    let killed = inhabitant.into_child().reap_expecting(Status::SIGKILLED);
+    killed.context("control: the process in the cgroup when cgroup.kill is written")?;
     subject::each(|call| {
         let call = call.into_cgroup(group.dir());
         let child = call.spawn(|| 5)?;

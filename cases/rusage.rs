@@ -5,7 +5,7 @@ use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::{Child, Clone3};
 use clone3_conformance::kit::process::in_child;
 use clone3_conformance::kit::subject::leaves_zombie;
-use clone3_conformance::kit::{Held, Orphan, subject, threads, tracer, usage};
+use clone3_conformance::kit::{Channel, Held, Orphan, subject, threads, tracer, usage};
 use clone3_conformance::wait::{self, Status};
 use nix::sys::ptrace::Options;
 use nix::sys::resource::{Usage, UsageWho, getrusage};
@@ -39,23 +39,27 @@ case! {
     source "kernel/exit.c wait_task_zombie(), which alone adds them; wait(2) for ignored SIGCHLD",
 }
 fn autoreap_rusage_not_accumulated() -> Result {
-    subject::each_reaped(|call| {
-        let before = used_by_children()?;
-        let child = call.spawn(burn)?;
-        child.pidfd()?.reaped_with(Status::exited(0))?;
-        let what = "RUSAGE_CHILDREN as (µs, maxrss, faults) after an auto-reaped child";
-        check::equal(what, used_by_children()?, before)?;
+    // In a process of its own, because the maximum resident set of its children never shrinks.
+    subject::each_reaped(|call| in_child(|| adds_nothing(&call)))
+}
 
-        let control = leaves_zombie().spawn(burn)?;
-        control.reap_expecting(Status::exited(0))?;
-        let after = used_by_children()?;
-        // Allows a millisecond for rounding.
-        let added = after.0 - before.0 >= CPU_TIME - 1000 && after.1 > 0 && after.2 > before.2;
-        check::holds(
-            added,
-            format_args!("control: {after:?} after a child that was waited for, {before:?} before"),
-        )
-    })
+/// Checks that the usage of a child of this call is not added to the caller's RUSAGE_CHILDREN, and that an ordinary child's is.
+fn adds_nothing(call: &Clone3) -> Result {
+    let before = used_by_children()?;
+    let child = call.spawn(burn)?;
+    child.pidfd()?.reaped_with(Status::exited(0))?;
+    let what = format_args!("RUSAGE_CHILDREN as (µs, maxrss, faults) after a child of {call}");
+    check::equal(what, used_by_children()?, before)?;
+
+    let control = leaves_zombie().spawn(burn)?;
+    control.reap_expecting(Status::exited(0))?;
+    let after = used_by_children()?;
+    // Allows a millisecond for rounding.
+    let added = after.0 - before.0 >= CPU_TIME - 1000 && after.1 > before.1 && after.2 > before.2;
+    check::holds(
+        added,
+        format_args!("control: {after:?} after a child that was waited for, {before:?} before"),
+    )
 }
 
 /// Returns what a reparented child adds to its new parent's RUSAGE_CHILDREN when `reap` has waited for its end.
@@ -89,12 +93,25 @@ fn autoreap_rusage_not_accumulated_by_adopter() -> Result {
     })
 }
 
+/// How many pages the child's own child touches: more page faults than the child has itself.
+const PAGES: usize = 1000;
+
 /// Creates a child that has waited for a child of its own and then for its gate, and so has usage of every kind. It is asleep
-/// when this returns.
-fn with_an_account(call: &Clone3) -> Result<Held> {
-    let child = Held::prepared(call, 6, || Clone3::fork().spawn(|| 0)?.reap_expecting(Status::exited(0)))?;
+/// when this returns. Also returns the child's RUSAGE_CHILDREN.
+fn with_an_account(call: &Clone3) -> Result<(Held, usage::Usage)> {
+    let told = Channel::<usage::Usage>::new()?;
+    let child = Held::prepared(call, 6, || {
+        let own = Clone3::fork().spawn(|| i32::from(usage::touch_pages(PAGES).is_err()))?;
+        own.reap_expecting(Status::exited(0))?;
+        told.send(&usage::of_children()?)
+    })?;
     threads::wait_until_process_sleeps(child.pid())?;
-    Ok(child)
+    let account = told.recv_from(&child)?;
+    check::holds(
+        account.minor_faults >= PAGES as i64,
+        format_args!("control: {account:?} by a child of a child of {call} that has touched {PAGES} pages"),
+    )?;
+    Ok((child, account))
 }
 
 case! {
@@ -106,28 +123,30 @@ case! {
 fn autoreap_account_not_added() -> Result {
     subject::each_reaped(|call| {
         let before = usage::of_children()?;
-        let child = with_an_account(&call)?;
+        let (child, _) = with_an_account(&call)?;
         child.let_go()?;
         child.is_gone_with(Status::exited(6))?;
         check::equal("RUSAGE_CHILDREN after an auto-reaped child", usage::of_children()?, before)?;
 
-        let control = with_an_account(&leaves_zombie())?;
+        let (control, account) = with_an_account(&leaves_zombie())?;
         control.let_go()?;
         let (status, own) = check::succeeds("wait4", usage::wait4(control.pid()))?;
         check::equal("control: status from wait4 for an ordinary child", status, Status::exited(6))?;
         let after = usage::of_children()?;
-        let counted = own.voluntary_switches > 0 && after.minor_faults > before.minor_faults;
-        let counted = counted && after.voluntary_switches > before.voluntary_switches;
+        let counted = own.voluntary_switches > 0 && after.voluntary_switches > before.voluntary_switches;
+        let counted = counted && after.minor_faults - before.minor_faults >= account.minor_faults;
         check::holds(
             counted,
-            format_args!("control: {after:?} after a child that was waited for, {before:?} before"),
+            format_args!(
+                "control: {after:?} after a child that was waited for, {before:?} before; its own child: {account:?}"
+            ),
         )
     })
 }
 
 /// Creates a child that the caller has traced to its end and has not waited for.
 fn traced_to_its_end(call: &Clone3) -> Result<Child> {
-    let child = with_an_account(call)?;
+    let (child, _) = with_an_account(call)?;
     tracer::seize(child.pid(), Options::empty())?;
     child.let_go()?;
     child.is_a_zombie(6)?;

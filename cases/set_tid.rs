@@ -6,11 +6,12 @@
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
-use clone3_conformance::clone3::park;
+use clone3_conformance::clone3::{Clone3, park};
 use clone3_conformance::kit::process::{child_reporting, in_child};
 use clone3_conformance::kit::{namespace, privilege, subject};
 use clone3_conformance::wait::Status;
 use nix::errno::Errno;
+use rustix::fs::stat;
 
 case! {
     /// With neither CAP_SYS_ADMIN nor CAP_CHECKPOINT_RESTORE set_tid is EPERM, with and without the new flags.
@@ -39,9 +40,32 @@ fn abi_set_tid_too_many() -> Result {
     let numbers: Vec<i32> = (5000..5032).collect();
     for call in subject::kinds() {
         call.accepted()?;
-        call.set_tid(&numbers).refused(Errno::EINVAL)?;
+        call.clone().set_tid(&numbers).refused(Errno::EINVAL)?;
+        if is_in_initial_pid_namespace() {
+            two_are_too_many(call)?;
+        }
     }
     Ok(())
+}
+
+/// Returns whether the caller is in the initial pid namespace, so that its children are in no other one. NSpid would not show
+/// that: it begins with the namespace to which /proc belongs. Without /proc, returns false.
+fn is_in_initial_pid_namespace() -> bool {
+    /// `PID_NS_INIT_INO` of `linux/nsfs.h`.
+    const INITIAL: u64 = 0xefff_fffc;
+    stat("/proc/self/ns/pid").is_ok_and(|namespace| namespace.st_ino == INITIAL)
+}
+
+/// In the initial pid namespace: checks that two pids are too many. Every pid is 1, which is in use in each namespace and which
+/// any kernel.pid_max allows, so that without the error for the count there would be another one.
+fn two_are_too_many(call: Clone3) -> Result {
+    let call = call.set_tid(&[1]);
+    let one = call.try_spawn(|| 0);
+    check::holds(
+        matches!(one, Err(Errno::EEXIST | Errno::EPERM)),
+        format_args!("control: {call}: expected EEXIST or EPERM, got {}", check::outcome_of(&one)),
+    )?;
+    call.set_tid(&[1, 1]).refused(Errno::EINVAL)
 }
 
 case! {

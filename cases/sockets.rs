@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
-use clone3_conformance::check::{self, Failure, Result};
+use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::{Clone3, park};
 use clone3_conformance::kit::{AutokillChild, Channel, Gate, fdpass};
 use clone3_conformance::pidfd::Pidfd;
@@ -166,7 +166,7 @@ fn holding_itself(act: fn(OwnedFd) -> i32) -> Result<(Pidfd, Gate, Channel<i32>)
 
 case! {
     /// A child that was sent its own pidfd keeps itself alive. It ends as it likes, by exit or by a signal; its
-    /// own last close kills it before close(2) returns.
+    /// own last close kills it.
     autokill_child_holds_own_fd: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"the last reference to the struct file\")",
 }
@@ -186,6 +186,21 @@ fn autokill_child_holds_own_fd() -> Result {
     check::succeeds("pidfd_send_signal(SIGTERM)", child.send_signal(Signal::SIGTERM))?;
     child.reaped_with(Status::killed(Signal::SIGTERM))?;
 
+    let (child, gate, _) = holding_itself(|own| {
+        drop(own);
+        park()
+    })?;
+    gate.open()?;
+    child.reaped_with(Status::SIGKILLED).context("a child that has closed its own pidfd")?;
+    wait::no_children()
+}
+
+case! {
+    /// The close(2) by which a child drops the last reference to its own pidfd does not return: the kill comes first.
+    autokill_own_close_does_not_return: Is, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "fs/pidfs.c pidfs_file_release()",
+}
+fn autokill_own_close_does_not_return() -> Result {
     let (child, gate, said) = holding_itself(|own| {
         drop(own);
         6

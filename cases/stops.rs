@@ -14,12 +14,13 @@ use clone3_conformance::kit::{
     Blocked, Channel, Held, Orphan, WaitCall, disposition, fdpass, limits, namespace, sigchld, subject,
     threads, tracer,
 };
+use clone3_conformance::need::Setting;
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::wait::{self, Event, Status, Who};
 use nix::errno::Errno;
 use nix::sys::ptrace::Options;
 use nix::sys::signal::{SaFlags, SigSet, Signal, kill};
-use nix::unistd::{Pid, Uid, getuid, setresuid};
+use nix::unistd::{Pid, Uid, geteuid, getuid, setresuid};
 use rustix::process::Resource;
 
 fn stopped(pid: i32) -> Event {
@@ -201,7 +202,19 @@ fn autoreap_stop_wakes_parent_without_sigchld() -> Result {
     })
 }
 
-/// Creates a stopped child in its own user namespace, which has no mappings: there, every user is [`NO_SUCH_PID`].
+/// Gives root another real uid, because an si_uid of 0 could be a field that was never filled in; root keeps its effective uid
+/// and with it its capabilities. Returns the caller's real uid, which its children inherit.
+fn real_user_other_than_root() -> Result<u32> {
+    if Setting::get().probe.privileges.root {
+        let own = geteuid();
+        setresuid(Uid::from_raw(unused_id()), own, own).map_err(|errno| {
+            Failure::blocked(format!("setresuid, to change the real uid, says {errno:?}"))
+        })?;
+    }
+    Ok(getuid().as_raw())
+}
+
+/// Creates a stopped child in its own user namespace, which has no mappings: every user there is the overflow uid.
 fn stopped_in_own_user_namespace(call: Clone3) -> Result<Held> {
     let child = Held::exiting_with(&call.with(Flags::CLONE_NEWUSER), 0)?;
     child.kill(Signal::SIGSTOP)?;
@@ -216,11 +229,11 @@ case! {
 }
 fn autoreap_stop_names_user_as_parent_has_it() -> Result {
     sigchld::block()?;
-    let user = getuid().as_raw();
+    let user = real_user_other_than_root()?;
     subject::each(|call| {
         let child = stopped_in_own_user_namespace(call)?;
         let told = wait::waitid_user(Who::Pid(child.pid()), libc::WSTOPPED | libc::__WALL);
-        check::equal("si_uid of waitid(WSTOPPED)", told, Ok(user))?;
+        check::equal(format_args!("si_uid of waitid(WSTOPPED) for child {}", child.pid()), told, Ok(user))?;
         sigchld::next()?;
         is_told_of_end(&child, user)?;
         child.into_child().clear_away()
@@ -246,9 +259,14 @@ fn autoreap_stop_names_real_user() -> Result {
 
 /// Checks that the caller is told of a child's stop, and of the end of an ordinary child, with this user id.
 fn is_told_of(child: &Held, user: u32) -> Result {
-    let told = wait::waitid_user(Who::Pid(child.pid()), libc::WSTOPPED | libc::__WALL);
-    check::equal("si_uid of waitid(WSTOPPED)", told, Ok(user))?;
-    check::equal("si_uid of SIGCHLD, of a stop", sigchld::next_user(child.pid())?, user)?;
+    let pid = child.pid();
+    let told = wait::waitid_user(Who::Pid(pid), libc::WSTOPPED | libc::__WALL);
+    check::equal(format_args!("si_uid of waitid(WSTOPPED) for child {pid}"), told, Ok(user))?;
+    check::equal(
+        format_args!("si_uid of SIGCHLD at the stop of child {pid}"),
+        sigchld::next_user(pid)?,
+        user,
+    )?;
     is_told_of_end(child, user)
 }
 
@@ -256,9 +274,14 @@ fn is_told_of(child: &Held, user: u32) -> Result {
 fn is_told_of_end(child: &Held, user: u32) -> Result {
     if !child.reaps_itself() {
         child.kill(Signal::SIGKILL)?;
-        let told = wait::waitid_user(Who::Pid(child.pid()), libc::WEXITED | libc::WNOWAIT);
-        check::equal("si_uid of waitid(WEXITED)", told, Ok(user))?;
-        check::equal("si_uid of SIGCHLD, of an end", sigchld::next_user(child.pid())?, user)?;
+        let pid = child.pid();
+        let told = wait::waitid_user(Who::Pid(pid), libc::WEXITED | libc::WNOWAIT);
+        check::equal(format_args!("si_uid of waitid(WEXITED) for child {pid}"), told, Ok(user))?;
+        check::equal(
+            format_args!("si_uid of SIGCHLD at the end of child {pid}"),
+            sigchld::next_user(pid)?,
+            user,
+        )?;
     }
     Ok(())
 }
@@ -329,7 +352,7 @@ case! {
     known_defect "translated twice: the number in the parent's namespace is taken for one in the child's, and is nobody there",
 }
 fn autoreap_stop_sigchld_names_user() -> Result {
-    let (user, nobody) = (getuid().as_raw(), namespace::overflow_id("overflowuid")?);
+    let (user, nobody) = (real_user_other_than_root()?, namespace::overflow_id("overflowuid")?);
     if user == nobody {
         return Err(Failure::blocked("the caller has the number that stands for users who are not mapped"));
     }

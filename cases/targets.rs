@@ -24,7 +24,7 @@ fn call() -> Clone3 {
 }
 
 case! {
-    /// The last close of its pidfd kills a child stopped by SIGSTOP, without continuing it.
+    /// The last close of its pidfd kills a child stopped by SIGSTOP.
     autokill_stopped_child: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"; signal(7): SIGKILL ends stopped processes",
 }

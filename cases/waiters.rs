@@ -81,7 +81,7 @@ fn autokill_epoll_does_not_hold() -> Result {
 
 case! {
     /// A thread blocked in epoll_wait does not hold the pidfd that the epoll instance watches: the last close
-    /// kills the child, and does not wake the thread.
+    /// kills the child, and epoll_wait does not return.
     autokill_epoll_waiter_not_woken: Is, needs [Autoreap, Nnp, Autokill, ExitInfo, Proc],
     source "fs/eventpoll.c eventpoll_release_file()",
 }
@@ -96,7 +96,7 @@ fn autokill_epoll_waiter_not_woken() -> Result {
     })?;
     child.close()?;
     child.dies("after the last close of its pidfd, on which a thread waits with epoll")?;
-    // The waiter gets an event only now. If the death had woken it, it would have returned with another event, or none.
+    // The waiter gets an event only now. If the death had ended its call, that would have given another event, or none.
     rustix::io::write(&wake, &1_u64.to_ne_bytes())?;
     check::equal("events that the waiter got", waiter.join()??, vec![(2, epoll::EventFlags::IN)])
 }

@@ -448,7 +448,12 @@ mod tests {
     fn the_worse_of_two_runs_is_remembered() {
         let case = case(Strength::Must, None);
         let pass = Record { runs: 1, seconds: 1.0, ..Record::not_run(&case, Verdict::Pass, String::new()) };
-        let fail = Record { runs: 1, failures: 1, seconds: 2.0, ..Record::not_run(&case, Verdict::Fail, "why".into()) };
+        let fail = Record {
+            runs: 1,
+            failures: 1,
+            seconds: 2.0,
+            ..Record::not_run(&case, Verdict::Fail, "why".into())
+        };
         let both = fail.clone().and(pass.clone());
         assert_eq!((both.verdict, both.runs, both.failures, both.seconds), (Verdict::Fail, 2, 1, 3.0));
         assert_eq!(pass.and(fail).message, "why");

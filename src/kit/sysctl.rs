@@ -92,7 +92,9 @@ pub fn became_undumpable(who: &str, dumpable: bool) -> Result {
             Err(Failure::fail(format!("{what}, where fs.suid_dumpable is {value}")))
         }
         Some(_) => Err(Failure::blocked(format!("{what}, because fs.suid_dumpable is 1"))),
-        None => Err(Failure::blocked(format!("{what}, and fs.suid_dumpable, which may allow it, cannot be read"))),
+        None => {
+            Err(Failure::blocked(format!("{what}, and fs.suid_dumpable, which may allow it, cannot be read")))
+        }
     }
 }
 
