@@ -178,23 +178,27 @@ fn autoreap_with_into_cgroup() -> Result {
         let (first, second) = (Cgroup::create(&[])?, Cgroup::create(&[])?);
         let (first_id, second_id) = (first.id()?, second.id()?);
         let call = reaped.clone().into_cgroup(first.dir());
-        let (stays, moves) = (Held::exiting_with(&call, CODE)?, Held::exiting_with(&call, CODE)?);
-        let both = BTreeSet::from([stays.pid(), moves.pid()]);
-        check::equal("pids in cgroup.procs of the cgroup given", members_of(&first)?, both)?;
-        let what = "cgroupid in PIDFD_GET_INFO of the child that";
-        check::equal(format_args!("{what} will be moved"), cgroup_of(&moves)?, first_id)?;
+        let make = || Held::exiting_with(&call, CODE);
+        let (stays, moves, not_asked) = (make()?, make()?, make()?);
+        let all = [&stays, &moves, &not_asked];
+        let pids = BTreeSet::from(all.map(|child| child.pid()));
+        check::equal("pids in cgroup.procs of the cgroup given", members_of(&first)?, pids)?;
+        let of = |child: &str| format!("cgroupid in PIDFD_GET_INFO of the child that {child}");
+        check::equal(of("will be moved"), cgroup_of(&not_asked)?, first_id)?;
         second.admit(moves.pid())?;
-        check::equal(format_args!("{what} stays"), cgroup_of(&stays)?, first_id)?;
-        check::equal(format_args!("{what} was moved"), cgroup_of(&moves)?, second_id)?;
-        for child in [&stays, &moves] {
+        second.admit(not_asked.pid())?;
+        check::equal(of("stays"), cgroup_of(&stays)?, first_id)?;
+        check::equal(of("was moved"), cgroup_of(&moves)?, second_id)?;
+        for child in all {
             child.let_go()?;
             vanishes(child)?;
         }
         first.remove()?;
         second.remove()?;
-        let gone = "when it is dead and its cgroup removed";
-        check::equal(format_args!("{what} stayed, {gone}"), cgroup_of(&stays)?, first_id)?;
-        check::equal(format_args!("{what} was moved, {gone}"), cgroup_of(&moves)?, second_id)
+        check::equal(of("stayed, when it is dead and its cgroup removed"), cgroup_of(&stays)?, first_id)?;
+        check::equal(of("was moved, when it is dead and its cgroup removed"), cgroup_of(&moves)?, second_id)?;
+        // The kernel must not keep the answer that it gave before the move.
+        check::equal(of("was moved since it was last asked, and is dead"), cgroup_of(&not_asked)?, second_id)
     })
 }
 

@@ -80,12 +80,10 @@ fn autoreap_closes_files_first() -> Result {
 
 /// Returns whether the memory of a child of this call is unmapped when its pidfd reports POLLHUP.
 fn is_unmapped_at_once(call: &Clone3) -> Result<bool> {
-    /// What takes the kernel a moment to free.
-    const BYTES: usize = 8 << 20;
     let file = Mappable::new()?;
     let child = Held::prepared(call, 5, || {
-        vec![1_u8; BYTES].leak();
-        file.map()
+        file.map()?;
+        file.map_at_length()
     })?;
     check::equal(format_args!("control: mapped by a child of {call} that lives"), file.is_mapped()?, true)?;
     child.let_go()?;

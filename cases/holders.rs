@@ -4,6 +4,8 @@ use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::{Clone3, Stack, exit_thread, lowest_free_fd, park};
+use clone3_conformance::kit::coredump::Server;
+use clone3_conformance::kit::crash::Crash;
 use clone3_conformance::kit::meeting::{Meeting, parent_and_child};
 use clone3_conformance::kit::process::in_child;
 use clone3_conformance::kit::{
@@ -29,6 +31,24 @@ fn autokill_holder_sigkill_sigsegv_abort_exit() -> Result {
         child.dies(&format!("after its only holder ended: {end:?}"))?;
     }
     Ok(())
+}
+
+case! {
+    /// An auto-kill child dies when the only process that holds its pidfd has dumped core.
+    autokill_holder_dumps_core: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, CoredumpMask, Root, GlobalChanges],
+    source "pull request vfs-7.1-rc1.pidfs (\"the child must die if the parent crashes\"); core(5)",
+}
+fn autokill_holder_dumps_core() -> Result {
+    let server = Server::start()?;
+    let meeting = Meeting::arrange()?;
+    let holder = Clone3::fork().with(Flags::PIDFD).spawn(|| {
+        let child = Clone3::new(Flags::KILLED_NNP).spawn(|| meeting.attend());
+        if meeting.announce(&child) { Crash::Abort.with_large_core() } else { 97 }
+    })?;
+    let child = meeting.meet_child_of(&holder)?;
+    server.take_dump_of(holder.pidfd()?)?;
+    holder.reap_expecting(Crash::Abort.dumped())?;
+    child.dies("after its only holder dumped core")
 }
 
 case! {

@@ -30,19 +30,25 @@ fn stopped(call: &Clone3, prepare: impl FnOnce() -> Result) -> Result<Child> {
     Ok(child)
 }
 
-/// In a new session, has a process made by `call` stop a child in their process group and exit. It was the only member of
-/// that group with a parent elsewhere in the session. Returns the pid of the stopped child, which is reparented to the
-/// caller.
-fn stopped_by_one_who_ended(call: &Clone3) -> Result<i32> {
-    in_child(|| {
+/// In a new session, has a process made by `call` run `prepare`, stop a child that has run `prepare_child`, and exit. Checks that
+/// the child, which is reparented to the caller, is hung up.
+fn is_hung_up_by_end_of_parent(
+    call: &Clone3,
+    prepare: impl FnOnce() -> Result,
+    prepare_child: impl FnOnce() -> Result,
+    what: &str,
+) -> Result {
+    let stopped = in_child(|| {
         setsid()?;
         let (between, stopped) = child_reporting(call, || {
-            lead_a_group()?;
-            Ok(stopped(&Clone3::fork(), || Ok(()))?.pid())
+            prepare()?;
+            Ok(stopped(&Clone3::fork(), prepare_child)?.pid())
         })?;
         subject::wait_until_gone(&between)?;
         Ok(stopped)
-    })
+    })?;
+    Pidfd::open(stopped)?.wait_exited().context(what)?;
+    wait::reap_expecting(stopped, HUNG_UP).context(what)
 }
 
 case! {
@@ -52,10 +58,22 @@ case! {
 }
 fn autoreap_end_orphans_process_group() -> Result {
     subject::each(|call| {
-        let stopped = stopped_by_one_who_ended(&call)?;
         let what = format!("stopped in the process group that a child of {call} left");
-        Pidfd::open(stopped)?.wait_exited().context(&what)?;
-        wait::reap_expecting(stopped, HUNG_UP).context(&what)
+        // It was the only member of the group with a parent elsewhere in the session.
+        is_hung_up_by_end_of_parent(&call, lead_a_group, || Ok(()), &what)
+    })
+}
+
+case! {
+    /// The end of an auto-reaped shell orphans the process groups of its jobs as any end does: a stopped job gets SIGHUP and
+    /// continues.
+    autoreap_end_hangs_up_stopped_job: Must, needs [Autoreap],
+    source "setpgid(2) (orphaned process groups); kernel/exit.c reparent_leader(), kill_orphaned_pgrp()",
+}
+fn autoreap_end_hangs_up_stopped_job() -> Result {
+    subject::each(|call| {
+        let what = format!("stopped in a process group of its own when its parent, a child of {call}, ended");
+        is_hung_up_by_end_of_parent(&call, || Ok(()), lead_a_group, &what)
     })
 }
 

@@ -357,3 +357,29 @@ fn autoreap_leaves_counts() -> Result {
         )
     })
 }
+
+/// Returns how many processes and threads the kernel has created since it booted.
+fn created_since_boot() -> Result<u64> {
+    let text = std::fs::read_to_string("/proc/stat")?;
+    let count = text.lines().find_map(|line| line.strip_prefix("processes ")?.trim().parse().ok());
+    count.ok_or_else(|| Failure::blocked("/proc/stat has no count of processes"))
+}
+
+case! {
+    /// Auto-reaped children are counted in the number of processes created since boot (/proc/stat), as ordinary ones are.
+    autoreap_counted_as_created: Must, needs [Autoreap, ExitInfo, Proc],
+    source "proc_stat(5), processes (\"number of forks since boot\")",
+}
+fn autoreap_counted_as_created() -> Result {
+    // Many, because other processes are created meanwhile, too.
+    const CHILDREN: u64 = 64;
+    subject::each(|call| {
+        let before = created_since_boot()?;
+        for _ in 0..CHILDREN {
+            subject::wait_until_gone(&call.spawn(|| 0)?)?;
+        }
+        let more = created_since_boot()? - before;
+        let what = format_args!("processes created: expected at least {CHILDREN}, by {call}, got {more}");
+        check::holds(more >= CHILDREN, what)
+    })
+}

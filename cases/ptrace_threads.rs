@@ -1,4 +1,4 @@
-//! Auto-reaped processes with two threads, one of which is traced by a process that then ends.
+//! Auto-reaped processes with two threads, one of which is traced: what the parent is told, and what the end of the tracer does.
 
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
@@ -222,5 +222,31 @@ fn autoreap_ptrace_thread_keeps_own_code() -> Result {
         pair.child.ends_with(Status::SIGKILLED)?;
         while sigchld::take().is_some() {}
         Ok(())
+    })
+}
+
+case! {
+    /// If the last thread that keeps a stop of its process, auto-reaped or not, from being complete exits, the stop is complete, and
+    /// a parent that is blocked in waitid(WSTOPPED) returns.
+    autoreap_stop_completed_by_exit: Is, needs [Autoreap, ExitInfo, Ptrace, Proc],
+    source "kernel/signal.c exit_signals(), do_notify_parent_cldstop(); ptrace(2), PTRACE_EVENT_EXIT",
+}
+fn autoreap_stop_completed_by_exit() -> Result {
+    subject::each(|call| {
+        let pair = Pair::new(&call)?;
+        let pid = pair.child.pid();
+        // Held here on its way out, the other thread can no longer stop.
+        tracer::seize(pair.other, Options::PTRACE_O_TRACEEXIT)?;
+        pair.let_other_go()?;
+        let exiting = Status::ptrace_event(libc::PTRACE_EVENT_EXIT, Signal::SIGTRAP);
+        wait::reap_expecting(pair.other, exiting).context("control: PTRACE_EVENT_EXIT")?;
+        pair.child.kill(Signal::SIGSTOP)?;
+        threads::wait_until_leader_stops(pid)?;
+        let waiter = Blocked::in_call(WaitCall::Pid(pid, libc::WSTOPPED | libc::__WALL))?;
+        ptrace::cont(Pid::from_raw(pair.other), None)?;
+        let what = format!("the stop of a child of {call}, completed by the exit of a thread");
+        check::equal(&what, waiter.join().context(&what)?, Ok(Some(pid)))?;
+        wait::reap_expecting(pair.other, Status::exited(OTHER))?;
+        pair.child.clear_away()
     })
 }

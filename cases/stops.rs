@@ -177,10 +177,10 @@ fn autoreap_pdeathsig_twice() -> Result {
 }
 
 case! {
-    /// A parent that ignores SIGCHLD, or has set SA_NOCLDSTOP, and is blocked in waitid(WSTOPPED) returns when its child stops,
-    /// auto-reaped or not.
+    /// A parent that ignores SIGCHLD, or has set SA_NOCLDSTOP, and is blocked in waitid(WSTOPPED) or waitid(WCONTINUED) returns when
+    /// its child stops or continues, auto-reaped or not.
     autoreap_stop_wakes_parent_without_sigchld: Must, needs [Autoreap, Proc],
-    source "waitid(2), WSTOPPED; kernel/signal.c do_notify_parent_cldstop() (\"Even if SIGCHLD is not generated, we must wake up wait4 calls\")",
+    source "waitid(2), WSTOPPED, WCONTINUED; kernel/signal.c do_notify_parent_cldstop() (\"Even if SIGCHLD is not generated, we must wake up wait4 calls\")",
 }
 fn autoreap_stop_wakes_parent_without_sigchld() -> Result {
     subject::each(|call| {
@@ -189,12 +189,12 @@ fn autoreap_stop_wakes_parent_without_sigchld() -> Result {
         {
             let child = Held::exiting_with(&call, 0)?;
             sigchld::react(reaction, flags)?;
-            let waiter = Blocked::in_call(WaitCall::Pid(child.pid(), libc::WSTOPPED | libc::__WALL))?;
-            child.kill(Signal::SIGSTOP)?;
-            let what = format_args!(
-                "waitid(WSTOPPED) of the parent of a child of {call}, SIGCHLD: {reaction:?}, {flags:?}"
-            );
-            check::equal(what, waiter.join()?, Ok(Some(child.pid())))?;
+            for (option, signal) in [(libc::WSTOPPED, Signal::SIGSTOP), (libc::WCONTINUED, Signal::SIGCONT)] {
+                let waiter = Blocked::in_call(WaitCall::Pid(child.pid(), option | libc::__WALL))?;
+                child.kill(signal)?;
+                let what = format!("in the parent of a child of {call}, SIGCHLD: {reaction:?}, {flags:?}");
+                check::equal(&what, waiter.join().context(&what)?, Ok(Some(child.pid())))?;
+            }
             sigchld::react(Reaction::Default, SaFlags::empty())?;
             child.into_child().clear_away()?;
         }

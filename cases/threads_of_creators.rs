@@ -141,6 +141,29 @@ fn autoreap_cpu_time_has_ended_threads() -> Result {
 }
 
 case! {
+    /// getrusage(RUSAGE_SELF) in an auto-reaped process includes the page faults of its threads that have ended, as in any process.
+    autoreap_usage_has_ended_threads: Must, needs [Autoreap, ExitInfo],
+    source "getrusage(2), RUSAGE_SELF (\"the sum of resources used by all threads in the process\"); kernel/exit.c __exit_signal()",
+}
+fn autoreap_usage_has_ended_threads() -> Result {
+    const PAGES: usize = 1000;
+    subject::each(|call| {
+        let (child, faults) = child_reporting(&call, || {
+            let before = usage::own()?.minor_faults;
+            let thread =
+                threads::in_a_thread(|| usage::touch_pages(PAGES).and_then(|()| threads::own_pidfd()))?;
+            thread.wait_reaped()?;
+            Ok(usage::own()?.minor_faults - before)
+        })?;
+        child.ends_with(Status::exited(0))?;
+        let what = format_args!(
+            "page faults of a child of {call}: expected the {PAGES} of a thread that has ended, got {faults}"
+        );
+        check::holds(faults >= PAGES as i64, what)
+    })
+}
+
+case! {
     /// The usage of a child for which an auto-reaped process has waited is in that process's RUSAGE_CHILDREN, as for any process.
     autoreap_process_has_childrens_account: Must, needs [Autoreap, ExitInfo],
     source "getrusage(2), RUSAGE_CHILDREN; kernel/exit.c wait_task_zombie()",

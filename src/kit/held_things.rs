@@ -130,18 +130,29 @@ pub(crate) fn remove_left() -> Option<i32> {
 pub struct Mappable(OwnedFd);
 
 impl Mappable {
-    /// Makes a new file of one page.
+    /// The size of the file, in bytes.
+    const SIZE: usize = 8 << 20;
+
+    /// Makes a new file.
     pub fn new() -> Result<Mappable> {
         let file = rustix::fs::memfd_create("mapped", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
-        rustix::fs::ftruncate(&file, 4096)?;
+        rustix::fs::ftruncate(&file, Self::SIZE as u64)?;
         Ok(Mappable(file))
     }
 
     /// Maps the file for as long as the calling process has its memory.
     pub fn map(&self) -> Result {
-        let access = ProtFlags::READ | ProtFlags::WRITE;
+        self.map_with(ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED)
+    }
+
+    /// Maps the file several times more, and all of its pages, so that it takes the kernel a while to unmap them.
+    pub fn map_at_length(&self) -> Result {
+        (0..8).try_for_each(|_| self.map_with(ProtFlags::READ, MapFlags::SHARED | MapFlags::POPULATE))
+    }
+
+    fn map_with(&self, access: ProtFlags, flags: MapFlags) -> Result {
         // SAFETY: a new mapping at an address of the kernel's choice aliases nothing.
-        unsafe { rustix::mm::mmap(std::ptr::null_mut(), 4096, access, MapFlags::SHARED, &self.0, 0)? };
+        unsafe { rustix::mm::mmap(std::ptr::null_mut(), Self::SIZE, access, flags, &self.0, 0)? };
         Ok(())
     }
 

@@ -207,6 +207,12 @@ pub fn wait_until_process_is_blocked(pid: i32) -> Result {
     wait_for_state(&format!("/proc/{pid}/stat"), 'D')
 }
 
+/// Waits until the leader thread of a process is in a group stop.
+#[track_caller]
+pub fn wait_until_leader_stops(pid: i32) -> Result {
+    wait_for_state(&format!("/proc/{pid}/stat"), 'T')
+}
+
 #[track_caller]
 fn wait_for_state(path: &str, wanted: char) -> Result {
     loop {

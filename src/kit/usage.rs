@@ -1,4 +1,4 @@
-//! The resource usage of processes that have exited, as `wait4(2)` and `getrusage(2)` report it.
+//! The resource usage of processes, as `wait4(2)` and `getrusage(2)` report it.
 
 use nix::errno::Errno;
 use nix::sys::resource::{UsageWho, getrusage};
@@ -17,15 +17,27 @@ pub struct Usage {
     pub voluntary_switches: i64,
     /// The number of times that a thread was preempted.
     pub involuntary_switches: i64,
+    /// The most memory that a process had, in KiB.
+    pub max_rss: i64,
 }
 
 /// Returns RUSAGE_CHILDREN of the caller.
 pub fn of_children() -> Result<Usage> {
-    let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
+    of(UsageWho::RUSAGE_CHILDREN)
+}
+
+/// Returns RUSAGE_SELF of the caller: of all its threads, those that have ended among them.
+pub fn own() -> Result<Usage> {
+    of(UsageWho::RUSAGE_SELF)
+}
+
+fn of(who: UsageWho) -> Result<Usage> {
+    let usage = getrusage(who)?;
     Ok(Usage {
         minor_faults: usage.minor_page_faults(),
         voluntary_switches: usage.voluntary_context_switches(),
         involuntary_switches: usage.involuntary_context_switches(),
+        max_rss: usage.max_rss(),
     })
 }
 
@@ -56,6 +68,7 @@ pub fn wait4(pid: i32) -> std::result::Result<(Status, Usage), Errno> {
         minor_faults: usage.ru_minflt,
         voluntary_switches: usage.ru_nvcsw,
         involuntary_switches: usage.ru_nivcsw,
+        max_rss: usage.ru_maxrss,
     };
     Ok((Status(status), usage))
 }
