@@ -144,9 +144,9 @@ fn autokill_exec_leaves_nothing() -> Result {
             exits.let_go()?;
             exits.pidfd()?.reaped_with(Status::exited(7))?;
 
-            let killed = exec(&Clone3::new(Flags::KILLED_NNP), 8)?;
+            let mut killed = exec(&Clone3::new(Flags::KILLED_NNP), 8)?;
             let observer = killed.observe()?;
-            drop(killed);
+            killed.close_pidfd()?;
             observer.reaped_with(Status::SIGKILLED)?;
         }
         Ok(())

@@ -2,10 +2,9 @@
 
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
-use clone3_conformance::check::{self, Result};
+use clone3_conformance::check::{self, Kind, Result};
 use clone3_conformance::clone3::{Clone3, exit_thread, park};
 use clone3_conformance::kit::disposition::{self, Disposition};
-use clone3_conformance::kit::echo::Pulse;
 use clone3_conformance::kit::exec_race::{about_to_exec, about_to_exec_slowly};
 use clone3_conformance::kit::meeting::parent_and_child;
 use clone3_conformance::kit::process::own_pid;
@@ -217,10 +216,9 @@ fn autokill_after_nonleader_exec() -> Result {
     let observer = child.observe()?;
     gate.open()?;
     // Only the new program answers.
-    check::equal("the child after a thread's exec", line.ping()?, Pulse::Alive)?;
+    line.is_alive(child.pid(), "after a thread's exec")?;
     child.close_pidfd()?;
-    let what = "the child after a thread's exec and the last close of its pidfd";
-    check::equal(what, line.ping()?, Pulse::Dead)?;
+    line.is_dead(child.pid(), "after a thread's exec and the last close of its pidfd")?;
     observer.gone_with(child.pid(), Status::SIGKILLED)
 }
 
@@ -243,9 +241,11 @@ fn autokill_vs_nonleader_exec_race() -> Result {
         child.close_pidfd()?;
         // Only a program that runs on after the close could answer. The status of a dead one is checked by
         // `pidfd_info_killed_in_exec_exit_code`.
-        let pulse = line.ping()?;
-        let what = format_args!("round {round}: the child after the close");
-        check::equal_or_defect(what, pulse, Pulse::Dead, Pulse::Alive)?;
+        let is_dead = line.is_dead(child.pid(), &format!("after the close, in round {round}"));
+        is_dead.map_err(|failure| match failure.kind {
+            Kind::Fail => failure.as_defect(),
+            _ => failure,
+        })?;
         observer.wait_reaped()?;
     }
     Ok(())
@@ -267,8 +267,7 @@ fn autokill_during_nonleader_exec() -> Result {
         // Only the exec ends that thread.
         shared::spin_until_cleared(going, "the end of the thread that the exec waits for")?;
         child.close_pidfd()?;
-        let what = "the child after the last close of its pidfd, in the middle of an exec";
-        check::equal(what, line.ping()?, Pulse::Dead)?;
+        line.is_dead(child.pid(), "after the last close of its pidfd, in the middle of an exec")?;
         observer.wait_reaped()?;
     }
     Ok(())

@@ -11,8 +11,7 @@ use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::process::{ExitCode, exit};
 
-use clone3_conformance::check::Result;
-use clone3_conformance::kit::echo::Pulse;
+use clone3_conformance::check::{Kind, Result};
 use clone3_conformance::kit::exec_race::about_to_exec_on;
 use clone3_conformance::kit::processors::stay_on;
 use clone3_conformance::kit::{Gate, helper};
@@ -74,9 +73,12 @@ fn survives() -> Result<bool> {
     let observer = child.observe()?;
     gate.open()?;
     child.close_pidfd()?;
-    if line.ping()? == Pulse::Alive {
-        println!("LOST: child {} lives, and answers, after the last close of its pidfd", child.pid());
-        return Ok(true);
+    match line.is_dead(child.pid(), "after the last close of its pidfd") {
+        Err(failure) if failure.kind == Kind::Fail => {
+            println!("LOST: {}", failure.message);
+            return Ok(true);
+        }
+        other => other?,
     }
     observer.wait_reaped()?;
     println!("child {} is dead after the last close of its pidfd", child.pid());

@@ -26,7 +26,7 @@ const DELAY: u16 = 500;
 
 /// The result of a ping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pulse {
+enum Pulse {
     /// The child answered.
     Alive,
     /// The child's ends of the pipes are closed.
@@ -114,7 +114,7 @@ impl Line {
 
     /// Sends a byte and waits for it to come back, or for the end of the stream.
     #[track_caller]
-    pub fn ping(&self) -> Result<Pulse> {
+    fn ping(&self) -> Result<Pulse> {
         match rustix::io::write(&self.to, b"p") {
             Ok(_) => {}
             Err(rustix::io::Errno::PIPE) => return Ok(Pulse::Dead),

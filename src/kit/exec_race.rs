@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicU32;
 use crate::abi::Flags;
 use crate::check::Result;
 use crate::clone3::{Child, Clone3, exit_now, park};
-use crate::kit::echo::{self, Line, Pulse};
+use crate::kit::echo::{self, Line};
 use crate::kit::processors::stay_on;
 use crate::kit::threads::start_slow_to_exit;
 use crate::kit::{Channel, Gate, helper::Command};
@@ -18,16 +18,31 @@ pub struct ExecLine {
 }
 
 impl ExecLine {
-    /// As [`Line::ping`], once the exec or the child is over.
+    /// As [`Line::is_alive`], once the exec or the child `pid` is over.
     ///
     /// # Errors
     /// That of the exec, if it fails: the child that then ends is not one that was killed.
     #[track_caller]
-    pub fn ping(&self) -> Result<Pulse> {
-        let pulse = self.line.ping()?;
+    pub fn is_alive(&self, pid: i32, when: &str) -> Result {
+        let is_alive = self.line.is_alive(pid, when);
+        self.exec_has_not_failed()?;
+        is_alive
+    }
+
+    /// As [`Line::is_dead`], once the exec or the child `pid` is over.
+    ///
+    /// # Errors
+    /// That of the exec, if it fails.
+    #[track_caller]
+    pub fn is_dead(&self, pid: i32, when: &str) -> Result {
+        let is_dead = self.line.is_dead(pid, when);
+        self.exec_has_not_failed()?;
+        is_dead
+    }
+
+    fn exec_has_not_failed(&self) -> Result {
         // The exec closes the child's end of it, as death does.
-        self.told.try_recv()?.transpose()?;
-        Ok(pulse)
+        self.told.try_recv()?.transpose().map(drop)
     }
 }
 
@@ -88,7 +103,7 @@ mod tests {
         let failed = Failure::broken("execveat: ENOENT");
         told.send(&Err(failed.clone())).unwrap();
         let line = ExecLine { line, told };
-        assert_eq!(line.ping(), Err(failed));
-        assert_eq!(line.ping(), Ok(Pulse::Dead));
+        assert_eq!(line.is_dead(1, "then"), Err(failed));
+        assert_eq!(line.is_dead(1, "again"), Ok(()));
     }
 }
