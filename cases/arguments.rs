@@ -78,7 +78,7 @@ fn abi_unknown_bits_einval() -> Result {
 
 /// Checks that these bits are EINVAL, alone and together with the new flags.
 fn are_unknown(mut bits: std::ops::Range<u32>) -> Result {
-    let calls = subject::kinds();
+    let calls = subject::by_flag();
     calls.iter().try_for_each(Clone3::accepted)?;
     bits.try_for_each(|number| {
         calls.iter().try_for_each(|call| call.clone().with(bit(number)).refused(Errno::EINVAL))
@@ -116,7 +116,7 @@ case! {
     source "lib/usercopy.c copy_struct_from_user()",
 }
 fn abi_size_between_versions_ok() -> Result {
-    every(subject::kinds(), [65, 72, 79, 81, 87], |call, size| call.size(size).accepted())
+    every(subject::by_flag(), [65, 72, 79, 81, 87], |call, size| call.size(size).accepted())
 }
 
 case! {
@@ -125,8 +125,8 @@ case! {
     source "clone(2) (EINVAL); kernel/fork.c copy_clone_args_from_user()",
 }
 fn abi_size_small_einval() -> Result {
-    every(subject::kinds(), [64], |call, size| call.size(size).accepted())?;
-    every(subject::kinds(), [0, 1, 8, 63], |call, size| call.size(size).refused(Errno::EINVAL))
+    every(subject::by_flag(), [64], |call, size| call.size(size).accepted())?;
+    every(subject::by_flag(), [0, 1, 8, 63], |call, size| call.size(size).refused(Errno::EINVAL))
 }
 
 case! {
@@ -136,8 +136,8 @@ case! {
 }
 fn abi_size_page_e2big() -> Result {
     let page = page_size();
-    every(subject::kinds(), [page], |call, size| call.size(size).accepted())?;
-    every(subject::kinds(), [page + 1, 2 * page], |call, size| call.size(size).refused(Errno::E2BIG))
+    every(subject::by_flag(), [page], |call, size| call.size(size).accepted())?;
+    every(subject::by_flag(), [page + 1, 2 * page], |call, size| call.size(size).refused(Errno::E2BIG))
 }
 
 case! {
@@ -146,7 +146,7 @@ case! {
     source "Documentation/process/adding-syscalls.rst (a size argument); include/linux/uaccess.h copy_struct_from_user()",
 }
 fn abi_size_future_zero_tail_ok() -> Result {
-    every(subject::kinds(), [1, 8, 40, 168], |call, extra| call.tail(&vec![0; extra]).accepted())
+    every(subject::by_flag(), [1, 8, 40, 168], |call, extra| call.tail(&vec![0; extra]).accepted())
 }
 
 case! {
@@ -159,7 +159,7 @@ fn abi_size_future_nonzero_tail_e2big() -> Result {
     // Only the last byte of a long tail is set: fields that a later structure may add before it stay zero.
     let mut tail = [0; 128];
     tail[127] = 1;
-    for call in subject::kinds() {
+    for call in subject::by_flag() {
         call.clone().tail(&[0; 128]).accepted()?;
         call.clone().tail(&tail).refused(Errno::E2BIG)?;
         call.with(bit(50)).tail(&tail).refused(Errno::E2BIG)?;
@@ -200,7 +200,7 @@ fn abi_pidfd_pointer_ignored_without_flag() -> Result {
     let written = word.swap(PIDFD_UNTOUCHED, Ordering::Relaxed);
     check::holds(is_open(written), format_args!("control: expected an open descriptor, got {written}"))?;
 
-    for call in subject::kinds() {
+    for call in subject::by_flag() {
         // CLONE_PIDFD_AUTOKILL requires CLONE_PIDFD.
         let call = call.without(Flags::PIDFD | Flags::AUTOKILL);
         call.clone().pidfd_address(word).accepted()?;
@@ -262,7 +262,7 @@ case! {
 fn abi_detached_and_csignal_bits_einval() -> Result {
     let signal = Flags::from_bits_retain(libc::SIGCHLD as u64);
     Clone3::new(signal).refused(Errno::EINVAL)?;
-    for call in subject::kinds() {
+    for call in subject::by_flag() {
         call.accepted()?;
         call.clone().with(Flags::CLONE_DETACHED).refused(Errno::EINVAL)?;
         (0..7).try_for_each(|number| call.clone().with(bit(number)).refused(Errno::EINVAL))?;
@@ -291,7 +291,7 @@ case! {
 }
 fn abi_parent_settid_alias_einval() -> Result {
     let (pidfd, tid) = (pidfd_word(), pidfd_word());
-    for call in subject::kinds() {
+    for call in subject::by_flag() {
         let call = call.with(Flags::PIDFD | Flags::CLONE_PARENT_SETTID).pidfd_address(pidfd);
         call.clone().parent_tid(tid).accepted()?;
         let with_child_tid = call.clone().with(Flags::CLONE_CHILD_SETTID).parent_tid(tid).child_tid(pidfd);

@@ -21,7 +21,7 @@ case! {
     source "clone(2), EINVAL; kernel/fork.c copy_process()",
 }
 fn abi_exclusive_flags_stay_exclusive() -> Result {
-    for call in subject::kinds() {
+    for call in subject::by_flag() {
         for accepted in [Flags::CLONE_SIGHAND | Flags::CLONE_VM, Flags::CLONE_FS] {
             call.clone().with(accepted).accepted()?;
         }
@@ -32,7 +32,7 @@ fn abi_exclusive_flags_stay_exclusive() -> Result {
             note!("{namespace} alone is EINVAL, so that CLONE_FS is not why it is refused");
             continue;
         }
-        for call in subject::kinds() {
+        for call in subject::by_flag() {
             call.with(Flags::CLONE_FS | namespace).refused(Errno::EINVAL)?;
         }
     }
@@ -69,11 +69,11 @@ fn nnp_namespaces_need_capability() -> Result {
     }
     note!("kinds of namespaces that are known: {known:?}");
     for namespace in known {
-        for call in subject::kinds() {
+        for call in subject::by_flag() {
             call.with(namespace).refused(Errno::EPERM)?;
         }
     }
-    subject::kinds().iter().try_for_each(Clone3::accepted)
+    subject::by_flag().iter().try_for_each(Clone3::accepted)
 }
 
 case! {
@@ -131,14 +131,14 @@ fn abi_rlimit_nproc_holds_for_each_flag() -> Result {
 
 fn limited_processes_are_refused() -> Result {
     become_unused_user()?;
-    subject::kinds().iter().try_for_each(Clone3::accepted)?;
+    subject::by_flag().iter().try_for_each(Clone3::accepted)?;
     setrlimit(Resource::RLIMIT_NPROC, 1, 1)?;
     let beyond = Clone3::fork().try_spawn(|| 0);
     if let Ok(child) = beyond {
         child.clear_away()?;
         return Err(Failure::blocked("RLIMIT_NPROC does not limit this user"));
     }
-    subject::kinds().iter().try_for_each(|call| call.refused(Errno::EAGAIN))
+    subject::by_flag().iter().try_for_each(|call| call.refused(Errno::EAGAIN))
 }
 
 case! {
@@ -201,7 +201,7 @@ fn nnp_into_cgroup_needs_its_permission() -> Result {
         // Only a process that is in this subtree already may move a process within it.
         above.admit(0)?;
         privilege::become_ordinary_user()?;
-        for call in subject::kinds() {
+        for call in subject::by_flag() {
             call.clone().into_cgroup(given.dir()).accepted()?;
             call.into_cgroup(not_given.dir()).refused(Errno::EACCES)?;
         }

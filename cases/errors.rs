@@ -44,7 +44,7 @@ case! {
 }
 fn abi_emfile_no_child() -> Result {
     let word = pidfd_word();
-    for call in subject::kinds() {
+    for call in subject::by_flag() {
         let call = call.with(Flags::PIDFD).pidfd_address(word);
         let free = lowest_free_fd()?;
         let got = limits::lowered(Resource::Nofile, free as u64, || call.try_spawn(|| 99))?;

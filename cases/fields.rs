@@ -42,7 +42,7 @@ fn cgroup_invalid(call: &Clone3) -> Vec<Clone3> {
 
 /// Checks that a well-formed call of each kind is accepted, and that its ill-formed copies fail with `errno`.
 fn refused(errno: Errno, ill_formed: IllFormed) -> Result {
-    for call in subject::kinds() {
+    for call in subject::by_flag() {
         call.accepted()?;
         ill_formed(&call).iter().try_for_each(|call| call.refused(errno))?;
     }
@@ -109,7 +109,7 @@ case! {
 }
 fn abi_sighand_shared_and_cleared() -> Result {
     let shared = Flags::CLONE_VM | Flags::CLONE_SIGHAND;
-    for call in subject::kinds() {
+    for call in subject::by_flag() {
         call.clone().with(shared).accepted()?;
         call.clone().with(Flags::CLONE_VM | Flags::CLONE_CLEAR_SIGHAND).accepted()?;
         call.with(shared | Flags::CLONE_CLEAR_SIGHAND).refused(Errno::EINVAL)?;

@@ -7,7 +7,7 @@ use clone3_conformance::abi::{Flags, Namespace};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::Clone3;
-use clone3_conformance::kit::outcome::{allowed_as_ever, outcome, outcome_with_nnp};
+use clone3_conformance::kit::outcome::{allowed_as_ever, outcome_in_child, outcome_in_nnp_children};
 use clone3_conformance::kit::privilege::{self, Caps};
 use clone3_conformance::kit::process::child_reporting;
 use clone3_conformance::kit::seccomp::{self, Refusal};
@@ -106,9 +106,9 @@ fn nnp_seccomp_listener_unprivileged() -> Result {
     sandboxing::seccomp_filters_exist()?;
     let install = || Ok(seccomp::ask_supervisor(libc::SYS_acct).map(drop));
     let what = "seccomp with SECCOMP_FILTER_FLAG_NEW_LISTENER";
-    let without = outcome(install)?;
+    let without = outcome_in_child(install)?;
     check::refused(format_args!("control: {what} without CLONE_NNP"), without, Errno::EACCES)?;
-    match outcome_with_nnp(install)? {
+    match outcome_in_nnp_children(install)? {
         Err(Errno::EBUSY) => Err(Failure::blocked("the suite runs under a seccomp filter with a listener")),
         with => check::succeeds(format_args!("{what} in a child with CLONE_NNP"), with),
     }

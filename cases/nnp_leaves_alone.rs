@@ -7,7 +7,9 @@ use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::Clone3;
-use clone3_conformance::kit::outcome::{Outcome, allowed_as_ever, outcome, outcome_in, outcome_with_nnp};
+use clone3_conformance::kit::outcome::{
+    Outcome, allowed_as_ever, outcome_in_child, outcome_in_child_of, outcome_in_nnp_children,
+};
 use clone3_conformance::kit::privilege::{self, Caps};
 use clone3_conformance::kit::process::{child_reporting, in_child};
 use clone3_conformance::kit::sandboxing::{self, Landlock};
@@ -102,9 +104,9 @@ case! {
     source "chroot(2); commit \"clone: add CLONE_NNP\" grants nothing but what no_new_privs always did",
 }
 fn nnp_chroot_needs_capability() -> Result {
-    let control = outcome_with_nnp(|| Ok(nix::unistd::chroot("/")))?;
+    let control = outcome_in_nnp_children(|| Ok(nix::unistd::chroot("/")))?;
     check::succeeds("control: chroot(\"/\") by root with CLONE_NNP", control)?;
-    let refused = outcome_with_nnp(|| {
+    let refused = outcome_in_nnp_children(|| {
         privilege::become_ordinary_user()?;
         Ok(nix::unistd::chroot("/"))
     })?;
@@ -140,7 +142,7 @@ case! {
 fn nnp_unprivileged_restrictions() -> Result {
     let mut tried = 0;
     for (what, restrict, refusal) in RESTRICTIONS {
-        let possible = outcome(|| {
+        let possible = outcome_in_child(|| {
             rustix::thread::set_no_new_privs(true)?;
             Ok(restrict())
         })?;
@@ -150,9 +152,9 @@ fn nnp_unprivileged_restrictions() -> Result {
             );
             continue;
         }
-        let without = outcome(|| Ok(restrict()))?;
+        let without = outcome_in_child(|| Ok(restrict()))?;
         check::refused(format_args!("control: {what} without CLONE_NNP"), without, refusal)?;
-        let with = outcome_with_nnp(|| Ok(restrict()))?;
+        let with = outcome_in_nnp_children(|| Ok(restrict()))?;
         check::succeeds(format_args!("{what} in a child with CLONE_NNP"), with)?;
         tried += 1;
     }
@@ -183,7 +185,7 @@ fn nnp_gives_up_root_directory() -> Result {
     for (call, expected) in ways.into_iter().chain(allowed) {
         // The child's creator is a separate process: with CLONE_FS it may lose its root directory with the child.
         let errno = in_child(|| {
-            let outcome = outcome_in(&call, || Ok(sandboxing::give_up_root_directory()))?;
+            let outcome = outcome_in_child_of(&call, || Ok(sandboxing::give_up_root_directory()))?;
             Ok(outcome.err().map(|errno| errno as i32))
         })?;
         let what = format!("fchroot(FD_FAILFS_ROOT) in a child of {call} (None: it succeeds)");
@@ -205,8 +207,8 @@ fn nnp_inherits_ring_restrictions() -> Result {
         })?;
         let again = || Ok(sandboxing::restrict_own_rings());
         let what = "IORING_REGISTER_RESTRICTIONS by a child whose creator has done it";
-        check::refused(what, outcome(again)?, Errno::EPERM)?;
-        check::refused(format_args!("{what}, with CLONE_NNP"), outcome_with_nnp(again)?, Errno::EPERM)
+        check::refused(what, outcome_in_child(again)?, Errno::EPERM)?;
+        check::refused(format_args!("{what}, with CLONE_NNP"), outcome_in_nnp_children(again)?, Errno::EPERM)
     })
 }
 

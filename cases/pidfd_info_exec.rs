@@ -15,7 +15,7 @@ case! {
     /// for an auto-reaped process there is no other place to learn it.
     pidfd_info_killed_in_exec_exit_code: Must, needs [ExitInfo, Ptrace],
     source "kernel selftest pidfd_info_test (\"waitpid format\"); wait(2)",
-    rare_defect "6.15 to 7.3: the exec has ended the leader with exit code 0, and the leader's is what is recorded: a process killed by SIGKILL is told to have exited with 0",
+    rare_defect "6.16 to 7.3: the exec has ended the leader with exit code 0, and the leader's is what is recorded: a process killed by SIGKILL is reported to have exited with 0",
 }
 fn pidfd_info_killed_in_exec_exit_code() -> Result {
     threads::can_delay_exit()?;

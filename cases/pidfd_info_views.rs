@@ -98,7 +98,7 @@ fn pidfd_info_without_permission() -> Result {
     let mut kinds = vec![Namespace::Mount, Namespace::User];
     kinds.retain(|&kind| own.namespace(kind).err() != Some(Errno::EOPNOTSUPP));
     // Permission to kill a child does not include permission to inspect it.
-    let calls = subject::kinds().into_iter().map(|call| call.with(Flags::PIDFD));
+    let calls = subject::by_flag().into_iter().map(|call| call.with(Flags::PIDFD));
     check::each(calls, |call| {
         for (how, expected) in
             [(DumpableBehavior::Dumpable, Ok(())), (DumpableBehavior::NotDumpable, Err(Errno::EACCES))]

@@ -52,7 +52,7 @@ case! {
     /// for a restart and SIGINT for a power-off, as waitpid does: for an auto-reaped init there is no other place to learn it.
     pidfd_info_pidns_reboot_exit_code: Must, needs [ExitInfo, PidNamespace, GlobalChanges],
     source "reboot(2), \"Behavior inside PID namespaces\"; kernel selftest pidfd_info_test (\"waitpid format\")",
-    known_defect "6.15 to 7.3: what reboot(2) makes of the status is for waitpid alone; init is told to have exited with 0, or to have been killed by SIGKILL",
+    known_defect "6.16 to 7.3: what reboot(2) makes of the status is for waitpid alone; init is reported to have exited with 0, or to have been killed by SIGKILL",
 }
 fn pidfd_info_pidns_reboot_exit_code() -> Result {
     reboot_reaches_kernel()?;

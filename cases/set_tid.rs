@@ -21,7 +21,7 @@ case! {
 fn abi_set_tid_needs_capability() -> Result {
     in_child(|| {
         privilege::drop_capabilities()?;
-        for call in subject::kinds() {
+        for call in subject::by_flag() {
             call.accepted()?;
             // A pid below pid_max, as any other is EINVAL before all else; that it is in use would be found last.
             call.set_tid(&[std::process::id() as i32]).refused(Errno::EPERM)?;
@@ -38,7 +38,7 @@ case! {
 fn abi_set_tid_too_many() -> Result {
     // As many as the maximum depth of pid namespaces, which no caller here is at.
     let numbers: Vec<i32> = (5000..5032).collect();
-    for call in subject::kinds() {
+    for call in subject::by_flag() {
         call.accepted()?;
         call.clone().set_tid(&numbers).refused(Errno::EINVAL)?;
         if is_in_initial_pid_namespace() {
@@ -76,7 +76,7 @@ case! {
 }
 fn abi_set_tid_in_two_namespaces() -> Result {
     let choose_from = |first: i32| -> Result {
-        for (call, wanted) in subject::kinds().into_iter().zip(first..) {
+        for (call, wanted) in subject::by_flag().into_iter().zip(first..) {
             let call = call.with(Flags::CLONE_NEWPID).set_tid(&[1, wanted]);
             let child = call.spawn(park)?;
             check::equal(format_args!("the number of a child of {call}"), child.pid(), wanted)?;
@@ -106,7 +106,7 @@ fn abi_set_tid_needs_capability_further_out() -> Result {
         privilege::enter_user_namespace()?;
         let outside = std::process::id() as i32;
         namespace::as_init(|| {
-            for (call, number) in subject::kinds().into_iter().zip(140..) {
+            for (call, number) in subject::by_flag().into_iter().zip(140..) {
                 call.clone().set_tid(&[number]).accepted().context("in the innermost namespace alone")?;
                 call.set_tid(&[number + 50, outside]).refused(Errno::EPERM)?;
             }

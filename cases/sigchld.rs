@@ -123,11 +123,11 @@ fn autoreap_no_sigchld_after_parent_exec() -> Result {
         event.map(|event| (event.code, event.status)),
         Some((libc::CLD_EXITED, 5)),
     )?;
-    check::equal("control: its SIGCHLD", signal, event)?;
+    check::equal("control: SIGCHLD of that child", signal, event)?;
 
     let (event, signal) = end_seen_after_parents_exec(&Clone3::fork(), &Clone3::new(Flags::AUTOREAP))?;
     check::equal("event of an auto-reaped child, ECHILD being None", event, None)?;
-    check::equal("its SIGCHLD", signal, None)
+    check::equal("SIGCHLD of an auto-reaped child that was there before the exec", signal, None)
 }
 
 case! {

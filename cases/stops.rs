@@ -349,7 +349,7 @@ case! {
     /// real uid in its parent's user namespace.
     autoreap_stop_sigchld_names_user: Must, needs [Autoreap, UserNamespaces, Proc],
     source "sigaction(2), SIGCHLD: si_uid; kernel/signal.c do_notify_parent_cldstop() (from_kuid_munged())",
-    known_defect "translated twice: the number in the parent's namespace is taken for one in the child's, and is nobody there",
+    known_defect "7.1 to 7.3: the uid is translated twice: the one in the parent's namespace is taken for one in the child's, and is mapped to nobody there",
 }
 fn autoreap_stop_sigchld_names_user() -> Result {
     let (user, nobody) = (real_user_other_than_root()?, namespace::overflow_id("overflowuid")?);

@@ -10,23 +10,13 @@ use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser};
+pub use clone3_conformance::exit_status::{BROKEN, FAILED, GOOD, NOTHING_SELECTED, USAGE};
 use clone3_conformance::expect::{self, Expectations};
 use clone3_conformance::formats::{self, Format, quoted};
 use clone3_conformance::guest::JUDGING;
 use clone3_conformance::need::Need;
 use clone3_conformance::report::{Policy, Suite};
 use libtest_mimic::FormatSetting;
-
-/// Exit status: every verdict is good.
-pub const GOOD: u8 = 0;
-/// Exit status: some case failed, or the kernel reported a fault.
-pub const FAILED: u8 = 1;
-/// Exit status: the command line is invalid.
-pub const USAGE: u8 = 2;
-/// Exit status: the harness is broken.
-pub const BROKEN: u8 = 3;
-/// Exit status: no case is selected.
-pub const NOTHING_SELECTED: u8 = 4;
 
 /// The commit from which the suite was built, if the build set it.
 pub const COMMIT: &str = match option_env!("CLONE3_CONFORMANCE_COMMIT") {

@@ -10,7 +10,7 @@
 //!   ([`case`](mod@case)) and of what it needs ([`need`], [`probe`]), and race-free helpers ([`kit`]);
 //! - the [`sandbox`], which runs every case in its own process tree, and the [`trail`] of what a case did;
 //! - verdicts and what is made of them: [`report`], [`results`], [`expect`], [`formats`], [`compare`];
-//! - what the programs in `vm/` share with the runner in a guest: [`guest`], [`host`], [`elf`].
+//! - what the programs in `vm/` share with the runner in a guest: [`guest`], [`exit_status`], [`host`], [`elf`].
 //!
 //! Dependencies go one way: the runner depends on the cases, the cases depend on this library, and the
 //! library depends on no case. All `unsafe` code of the project is in this library.
@@ -30,6 +30,7 @@ pub mod clone3;
 pub mod compare;
 pub mod elf;
 pub mod errand;
+pub mod exit_status;
 pub mod expect;
 pub mod formats;
 pub mod guest;

@@ -180,7 +180,7 @@ impl Need {
     }
 
     /// Returns whether this is one of the three clone flags.
-    pub fn is_flag(self) -> bool {
+    fn is_flag(self) -> bool {
         matches!(self, Need::Autoreap | Need::Nnp | Need::Autokill)
     }
 

@@ -6,7 +6,7 @@
 //! is free. Never read the exit information of an auto-reaped child after POLLIN alone.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -120,11 +120,6 @@ impl Pidfd {
         let closed = Errno::result(unsafe { libc::close(owned.as_raw_fd()) });
         note!("close({fd}) = {}", check::outcome_of(&closed));
         check::succeeds(format_args!("close({fd})"), closed).map(drop)
-    }
-
-    /// Gives up ownership and returns the number. Something else must close the descriptor.
-    pub fn into_number(self) -> i32 {
-        self.0.into_raw_fd()
     }
 
     /// Returns what poll(2) reports for `events` right now.

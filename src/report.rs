@@ -123,7 +123,7 @@ impl Policy {
     }
 
     /// Returns the verdict on a case that ran.
-    pub fn on_outcome(&self, case: &Case, failure: Option<&Failure>) -> (Verdict, String) {
+    fn on_outcome(&self, case: &Case, failure: Option<&Failure>) -> (Verdict, String) {
         let Some(failure) = failure else {
             return (Verdict::Pass, String::new());
         };

@@ -1,6 +1,7 @@
 //! The verdict on a session: its exit status and explanation.
 use std::process::ExitStatus;
 
+pub use clone3_conformance::exit_status::{BROKEN, FAILED, GOOD, NOTHING_SELECTED, USAGE};
 use clone3_conformance::guest::Exit;
 use clone3_conformance::report::{Record, Verdict};
 use clone3_conformance::results::Results;
@@ -9,16 +10,6 @@ use crate::accel::{Accel, Threads};
 use crate::console::{Fault, Finding, Line, fault_in_line, findings};
 use crate::watch::{Ending, Session};
 
-/// Exit status: every verdict is good.
-pub const GOOD: u8 = 0;
-/// Exit status: some case failed, or the kernel complained while the suite ran.
-pub const FAILED: u8 = 1;
-/// Exit status: the command line is invalid.
-pub const USAGE: u8 = 2;
-/// Exit status: the harness is broken.
-pub const BROKEN: u8 = 3;
-/// Exit status: no case is selected.
-pub const NOTHING_SELECTED: u8 = 4;
 /// Exit status: there is no verdict, because there was no kernel, no boot or no end.
 pub const NO_VERDICT: u8 = 69;
 

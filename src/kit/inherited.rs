@@ -93,7 +93,8 @@ pub fn differences(one: &Inherited, other: &Inherited) -> Vec<String> {
 }
 
 fn file(name: &str) -> String {
-    fs::read_to_string(format!("/proc/self/{name}")).unwrap_or_else(|error| error.kind().to_string())
+    let text = fs::read_to_string(format!("/proc/self/{name}"));
+    text.map_or_else(|error| error.kind().to_string(), |text| text.trim_end().to_owned())
 }
 
 fn link(name: &str) -> String {

@@ -13,7 +13,7 @@ use crate::wait::{self, Status};
 
 /// Returns one call of each kind that the kernel has: the plainest, one with each new flag that can be used alone, and one
 /// with all of them. The checks of clone3's other arguments are the same for each.
-pub fn kinds() -> Vec<Clone3> {
+pub fn by_flag() -> Vec<Clone3> {
     let has = &Setting::get().probe.features;
     let mut calls = vec![Clone3::fork()];
     if has.autoreap {

@@ -7,7 +7,7 @@ use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::Clone3;
-use clone3_conformance::kit::outcome::{Outcome, outcome, outcome_with_nnp};
+use clone3_conformance::kit::outcome::{Outcome, outcome_in_child, outcome_in_nnp_children};
 use clone3_conformance::kit::privilege::{self, Caps, ORDINARY};
 use clone3_conformance::kit::process::{child_reporting, in_child, own_pid};
 use clone3_conformance::kit::sandboxing::{self, Landlock};
@@ -232,7 +232,7 @@ fn nnp_setresuid_still_allowed() -> Result {
 
 /// Returns the results of `call` in an ordinary child and in one with CLONE_NNP.
 fn in_both(call: impl Fn() -> Outcome) -> Result<[Outcome; 2]> {
-    Ok([outcome(|| Ok(call()))?, outcome_with_nnp(|| Ok(call()))?])
+    Ok([outcome_in_child(|| Ok(call()))?, outcome_in_nnp_children(|| Ok(call()))?])
 }
 
 case! {
