@@ -67,7 +67,7 @@ pub fn signal_name(number: i32) -> String {
 }
 
 /// Returns the name of a ptrace event, or its number if it has no name.
-fn event_name(number: i32) -> String {
+pub fn event_name(number: i32) -> String {
     let name = match number {
         libc::PTRACE_EVENT_FORK => "FORK",
         libc::PTRACE_EVENT_VFORK => "VFORK",
