@@ -62,6 +62,7 @@ const INOTIFY: &str = "inotify instances, more than fs.inotify.max_user_instance
 const NPROC: &str = "RLIMIT_NPROC does not limit this user";
 /// Refused by Yama from ptrace_scope 2 on.
 const GETFD: &str = "pidfd_getfd from an own child is refused";
+const GETFD_OF_SIBLING: &str = "pidfd_getfd from another child says EPERM to an ordinary child";
 const HELPER: &str = "the kernel's helper is in another pid namespace";
 /// Applies outside the initial pid namespace.
 const LISTNS: &str = "listns(2) does not list the user namespace of a living child";
@@ -117,6 +118,7 @@ const FORBIDDEN_IN_CONTAINERS: &[libc::c_long] = &[
 /// The reasons for which cases are blocked by a filter for these calls.
 const BEHIND_CONTAINERS_FILTER: &[&str] = &[
     GETFD,
+    GETFD_OF_SIBLING,
     "io_uring_setup is EPERM",
     "open_by_handle_at says EPERM whatever it is asked",
     "process_madvise says EPERM whatever it is asked",
@@ -709,8 +711,8 @@ fn machine() -> Vec<Row> {
             vec![User(1000)],
             &[ROOT, CGROUP, SET_TID, PTRACE],
         )
-        .perhaps(&[REOPEN, GETFD]),
-        yama("root-yama-2", "root, yama ptrace_scope 2", "2", vec![], &[PTRACE]),
+        .perhaps(&[REOPEN, GETFD, GETFD_OF_SIBLING]),
+        yama("root-yama-2", "root, yama ptrace_scope 2", "2", vec![], &[PTRACE]).perhaps(&[GETFD_OF_SIBLING]),
         Row {
             meanwhile: Some(Meanwhile::Warning),
             expected: Expected {
@@ -728,6 +730,6 @@ fn machine() -> Vec<Row> {
             vec![],
             &[PTRACE],
         )
-        .perhaps(&[GETFD]),
+        .perhaps(&[GETFD, GETFD_OF_SIBLING]),
     ]
 }
