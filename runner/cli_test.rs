@@ -101,6 +101,10 @@ fn a_case_describes_itself() {
     let unknown = run(&["--describe", "without_pidfd"]);
     assert_eq!(status(&unknown), 2);
     assert!(stderr(&unknown).contains(&format!("did you mean {CASE}")), "{}", stderr(&unknown));
+    let misspelled = run(&["--describe", &CASE.replace("without", "witout")]);
+    assert!(stderr(&misspelled).contains(CASE), "{}", stderr(&misspelled));
+    let vague = run(&["--describe", "autokill"]);
+    assert!(stderr(&vague).contains(" names contain it; --list shows all"), "{}", stderr(&vague));
 }
 
 #[test]

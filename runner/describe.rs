@@ -25,8 +25,8 @@ fn near(name: &str) -> String {
     }
     match hits.as_slice() {
         [] => "; --list shows all names".to_owned(),
-        [some @ .., _] if some.len() >= MOST => {
-            format!("; {} names contain it; --list shows all names", hits.len())
+        many if many.len() > MOST => {
+            format!("; {} names contain it; --list shows all names", many.len())
         }
         some => format!("; did you mean {}?", some.join(" or ")),
     }

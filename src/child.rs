@@ -14,12 +14,17 @@ use crate::wait::{self, Status};
 /// behind.
 #[derive(Debug)]
 pub struct Child {
-    pub(crate) pid: i32,
-    pub(crate) pidfd: Option<Pidfd>,
-    pub(crate) reaps_itself: bool,
+    pid: i32,
+    pidfd: Option<Pidfd>,
+    reaps_itself: bool,
 }
 
 impl Child {
+    /// Wraps what a successful call has created.
+    pub(crate) fn new(pid: i32, pidfd: Option<Pidfd>, reaps_itself: bool) -> Child {
+        Child { pid, pidfd, reaps_itself }
+    }
+
     /// Returns the pid that the call returned.
     pub fn pid(&self) -> i32 {
         self.pid

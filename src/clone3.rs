@@ -325,7 +325,7 @@ impl Clone3 {
         note!("{self} = {pid}{}", if wrote { format!(", pidfd {pidfd}") } else { String::new() });
         // SAFETY: on success the kernel wrote a new descriptor that nothing else owns.
         let pidfd = wrote.then(|| Pidfd::from(unsafe { OwnedFd::from_raw_fd(pidfd) }));
-        Ok(Child { pid, pidfd, reaps_itself: self.flags().contains(Flags::AUTOREAP) })
+        Ok(Child::new(pid, pidfd, self.flags().contains(Flags::AUTOREAP)))
     }
 
     /// Checks that this call succeeds, as the control for a call that must fail. The child exits at once or

@@ -5,7 +5,7 @@
 //! with no_new_privs set) and `CLONE_PIDFD_AUTOKILL` (SIGKILL when the last reference to the pidfd that
 //! clone3 returned is dropped). This library contains, from the bottom up:
 //!
-//! - the system call layer that no published crate has yet: [`abi`], [`clone3`], [`child`], [`stack`], [`pidfd`], [`wait`];
+//! - the system call layer that no published crate has yet: [`abi`], [`clone3`], [`pidfd`], [`wait`];
 //! - what cases are written with: assertions that report what they expected ([`check`]), the declaration of a case
 //!   ([`case`](mod@case)) and of what it needs ([`need`], [`probe`]), and race-free helpers ([`kit`]);
 //! - the [`sandbox`], which runs every case in its own process tree, and the [`trail`] of what a case did;
@@ -25,7 +25,7 @@ mod address;
 mod arch;
 pub mod case;
 pub mod check;
-pub mod child;
+mod child;
 pub mod clone3;
 pub mod compare;
 pub mod elf;
@@ -44,7 +44,7 @@ pub mod report;
 pub mod results;
 pub mod rules;
 pub mod sandbox;
-pub mod stack;
+mod stack;
 pub mod taint;
 pub mod trail;
 pub mod version;

@@ -118,7 +118,7 @@ fn kvm_works(anew: bool, cache: &Cache, interrupts: &Interrupts) -> Result<Resul
     answer(&cache_file(cache), anew, || try_kvm(interrupts))
 }
 
-/// Records that KVM did not boot a guest, so that later runs do not try it.
+/// Records that KVM stopped a guest, so that later runs do not try it.
 pub fn give_up_kvm(why: &str, cache: &Cache) -> Result<()> {
     write_whole(&cache_file(cache), why.as_bytes())
 }

@@ -335,7 +335,7 @@ impl<'a> Run<'a> {
                 }
                 Outcome::NoBoot { why, last, .. } => no_verdict("boot", why, &last, &session.complaint),
                 Outcome::Lost { why, .. } if self.may_leave_kvm && session.is_stopped() => {
-                    self.leave_kvm(&why)?;
+                    self.leave_kvm(&session, &why)?;
                     continue;
                 }
                 Outcome::Lost { why, running, last } => {
@@ -381,7 +381,7 @@ impl<'a> Run<'a> {
     /// Prepares another boot, in a different way if that may help, and prints why.
     fn try_differently(&mut self, session: &Session, why: &str, boot: u32) -> Result<()> {
         if self.may_leave_kvm {
-            return self.leave_kvm(why);
+            return self.leave_kvm(session, why);
         }
         let by_virtme = matches!(self.engine, Engine::Virtme(_));
         if by_virtme && knows_no_virtiofs(session) {
@@ -396,12 +396,13 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Switches to emulation, prints why, and records it for later runs.
-    fn leave_kvm(&mut self, why: &str) -> Result<()> {
+    /// Switches to emulation, and prints why. If KVM itself stopped the guest, later runs do not try it: otherwise the kernel may
+    /// be why it did not boot.
+    fn leave_kvm(&mut self, session: &Session, why: &str) -> Result<()> {
         note!("{why}; booting again without KVM");
         self.may_leave_kvm = false;
         self.machine.accel = Accel::Tcg { threads: Threads::Multi };
-        accel::give_up_kvm(why, self.cache)
+        if session.is_stopped() { accel::give_up_kvm(why, self.cache) } else { Ok(()) }
     }
 
     /// Switches to QEMU alone, prints why, and records it if virtme-ng can never boot this kernel.

@@ -173,14 +173,12 @@ impl Watch {
             // Checked before the channels are read: if the machine has ended, they already contain all of its output.
             let died = machine.try_wait()?;
             self.take(listener)?;
-            match died {
+            match (died, self.stopped.take()) {
                 _ if self.ended && self.session.journal.exit.is_some() => return Ok(Ending::Finished),
-                Some(status) => return Ok(Ending::Died(status)),
-                None if self.stopped.is_some() => {
-                    return Ok(Ending::Stopped(self.stopped.take().unwrap_or_default()));
-                }
-                None if self.power_on.elapsed() >= limit => return Ok(Ending::TooLate(limit)),
-                None => {}
+                (Some(status), _) => return Ok(Ending::Died(status)),
+                (None, Some(said)) => return Ok(Ending::Stopped(said)),
+                (None, None) if self.power_on.elapsed() >= limit => return Ok(Ending::TooLate(limit)),
+                (None, None) => {}
             }
         }
     }

@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use crate::check::{self, Context as _, Failure, Result};
+use crate::check::{self, Context as _, Failure, Kind, Result};
 use crate::clone3::{Child, Clone3};
 use crate::kit::Channel;
 use crate::kit::channel::read_byte;
@@ -92,12 +92,13 @@ impl Line {
     /// afterwards.
     #[track_caller]
     pub fn is_dead(&self, pid: i32, when: &str) -> Result {
-        let is_dead = self.is_dead_at_once(pid, when);
-        if is_dead.is_err() && !Setting::get().strict && self.ends_soon()? {
-            note!("child {pid} is dead now");
-            return Ok(());
+        match self.is_dead_at_once(pid, when) {
+            Err(answered) if answered.kind == Kind::Fail && !Setting::get().strict && self.ends_soon()? => {
+                note!("child {pid} is dead now");
+                Ok(())
+            }
+            is_dead => is_dead,
         }
-        is_dead
     }
 
     /// Fails unless the process `pid` at the other end is dead; it must not answer even once more.
@@ -272,4 +273,50 @@ fn tell(parent: &Channel<Failure>, failure: &Failure) -> i32 {
 /// Returns the failure that the child sent, or `dead` if it sent none.
 fn why(child: &Channel<Failure>, dead: Failure) -> Failure {
     child.try_recv().ok().flatten().unwrap_or(dead)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::kit::process::{answers, raw_fork};
+
+    /// Returns whether a process that answers pings this often, and then ends, counts as dead: at once, and soon enough.
+    fn dies_after(answers: usize) -> Result<[bool; 2]> {
+        let verdict = |look: fn(&Line, i32) -> Result| -> Result<bool> {
+            let (line, echoer) = line()?;
+            let Some(pid) = raw_fork()? else {
+                line.close_in_child();
+                let mut byte = [0_u8; 1];
+                for _ in 0..answers {
+                    let _ = rustix::io::read(&echoer.from, &mut byte)
+                        .and_then(|_| rustix::io::write(&echoer.to, &byte));
+                }
+                // As if a kernel took that long to kill it.
+                std::thread::sleep(Duration::from_millis(50));
+                crate::clone3::exit_now(0)
+            };
+            drop(echoer);
+            let is_dead = look(&line, pid);
+            let _ =
+                nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+            crate::wait::reap(pid)?;
+            match is_dead {
+                Err(failure) if failure.kind == Kind::Fail => Ok(false),
+                other => other.map(|()| true),
+            }
+        };
+        Ok([
+            verdict(|line, pid| line.is_dead_at_once(pid, "then"))?,
+            verdict(|line, pid| line.is_dead(pid, "then"))?,
+        ])
+    }
+
+    #[test]
+    fn one_more_answer_is_death_only_without_strict() {
+        assert!(answers(|| dies_after(0) == Ok([true, true])));
+        assert!(answers(|| dies_after(1) == Ok([false, true])));
+        assert!(answers(|| dies_after(2) == Ok([false, false])));
+    }
 }

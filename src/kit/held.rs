@@ -103,7 +103,7 @@ impl Held {
     #[track_caller]
     pub fn slow_to_release(call: &Clone3, code: i32, processor: usize) -> Result<Held> {
         let held = Held::prepared_awake(call, code, processor, || {
-            // With fewer descriptors, it is only released sooner.
+            // Without them, it is only released sooner.
             std::mem::forget(fds::many());
         })?;
         procfs::look_up_descriptors(held.pid());
