@@ -50,10 +50,10 @@ const CHILDREN: usize = 12;
 
 case! {
     /// The next process does not get the pid of an auto-reaped child that is gone: pids go up, as with ordinary children.
-    autoreap_number_not_given_again_at_once: Is, needs [Autoreap, ExitInfo, PidNamespace],
+    autoreap_pid_not_reused_at_once: Is, needs [Autoreap, ExitInfo, PidNamespace],
     source "kernel/pid.c alloc_pid() (idr_alloc_cyclic())",
 }
-fn autoreap_number_not_given_again_at_once() -> Result {
+fn autoreap_pid_not_reused_at_once() -> Result {
     subject::each(|call| {
         let numbers = namespace::as_init(|| {
             let mut numbers = Vec::new();

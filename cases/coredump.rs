@@ -261,10 +261,10 @@ fn autoreap_no_sigchld_after_core_dump() -> Result {
 
 case! {
     /// A wait with WNOWAIT reports that core was dumped (CLD_DUMPED), and the signal, as does the wait that then reaps the zombie.
-    abi_core_dump_told_by_every_wait: Must, needs [CoredumpMask, Root, GlobalChanges],
+    abi_core_dump_reported_by_every_wait: Must, needs [CoredumpMask, Root, GlobalChanges],
     source "waitid(2), si_code, WNOWAIT; kernel/exit.c wait_task_zombie()",
 }
-fn abi_core_dump_told_by_every_wait() -> Result {
+fn abi_core_dump_reported_by_every_wait() -> Result {
     let server = Server::start()?;
     let child = Clone3::fork().with(Flags::PIDFD).spawn(|| Crash::Unmapped.now())?;
     server.take_dump_of(child.pidfd()?)?;

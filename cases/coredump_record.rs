@@ -54,10 +54,10 @@ fn pidfd_info_coredump_thread_with_pidfd() -> Result {
 case! {
     /// A coredump helper finds the dump and its signal in PIDFD_GET_INFO on the pidfd that it is given (%F), before it has read any
     /// of the core.
-    pidfd_info_coredump_told_to_helper: Must, needs [ExitInfo, CoredumpMask, CoredumpSignal, Root, GlobalChanges],
+    pidfd_info_coredump_seen_by_helper: Must, needs [ExitInfo, CoredumpMask, CoredumpSignal, Root, GlobalChanges],
     source "commit \"coredump: hand a pidfd to the usermode coredump helper\"; core(5), %F; fs/coredump.c umh_coredump_setup()",
 }
-fn pidfd_info_coredump_told_to_helper() -> Result {
+fn pidfd_info_coredump_seen_by_helper() -> Result {
     let server = Server::start()?;
     server.to_asking_helper()?;
     subject::each(|call| {
@@ -84,10 +84,10 @@ fn dump_as_another_user() -> Result<i32> {
 case! {
     /// When a process that has changed its user id dumps core with fs.suid_dumpable 2, its helper finds in PIDFD_GET_INFO that the
     /// dump is made as root: how the process is dumped, not how the helper would be.
-    pidfd_info_coredump_root_told_to_helper: Must, needs [ExitInfo, CoredumpMask, CoredumpSignal, Root, GlobalChanges],
+    pidfd_info_coredump_root_seen_by_helper: Must, needs [ExitInfo, CoredumpMask, CoredumpSignal, Root, GlobalChanges],
     source "uapi linux/pidfd.h (\"coredump was done as root\"); proc_sys_fs(5), suid_dumpable; core(5), %F; pidfs_coredump()",
 }
-fn pidfd_info_coredump_root_told_to_helper() -> Result {
+fn pidfd_info_coredump_root_seen_by_helper() -> Result {
     let server = Server::start()?;
     server.to_asking_helper()?;
     let _suid_dumpable = Sysctl::SuidDumpable.set("2")?;

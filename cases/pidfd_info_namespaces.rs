@@ -74,10 +74,10 @@ fn foreign(pidfd: &Pidfd, events: PollFlags) -> Result {
 case! {
     /// The pid in PIDFD_GET_INFO is the process's pid in the caller's pid namespace: the init of a pid namespace is 1 to itself and
     /// another pid to its parent.
-    pidfd_info_nested_pid_numbers: Must, needs [PidfdInfo, PidNamespace],
+    pidfd_info_nested_pids: Must, needs [PidfdInfo, PidNamespace],
     source "pid_namespaces(7); fs/pidfs.c pidfd_info(): pid_vnr(), task_tgid_vnr()",
 }
-fn pidfd_info_nested_pid_numbers() -> Result {
+fn pidfd_info_nested_pids() -> Result {
     let gate = Gate::new()?;
     let inside = Channel::<Result<(u32, u32, u32)>>::new()?;
     let child = Clone3::fork().with(Flags::PIDFD | Flags::CLONE_NEWPID).spawn(|| {

@@ -61,11 +61,11 @@ fn pidfd_inode_differs() -> Result {
 case! {
     /// The pidfds of a process that is gone and of a later process with the same pid have different inode numbers, auto-reaped or
     /// not.
-    pidfd_inode_differs_for_number_taken_again: Must, needs [CheckpointRestore],
+    pidfd_inode_differs_for_reused_pid: Must, needs [CheckpointRestore],
     source "commit \"pidfd: add pidfs\" (\"unique inode number for each struct pid\"); clone(2), set_tid",
     since "6.9",
 }
-fn pidfd_inode_differs_for_number_taken_again() -> Result {
+fn pidfd_inode_differs_for_reused_pid() -> Result {
     subject::each(|call| {
         let first = Echo::spawn(&call)?;
         let (number, before) = (first.pid(), inode(&first.observe()?)?);

@@ -227,10 +227,10 @@ fn autoreap_ptrace_tracer_thread_exits() -> Result {
 case! {
     /// The end of an ordinary child that a thread of its parent traces is announced by one SIGCHLD: when that thread then ends
     /// without waiting, there is no second one.
-    abi_ptrace_tracer_thread_end_tells_nothing: Is, needs [ExitInfo, Ptrace],
+    abi_ptrace_tracer_thread_end_not_reported: Is, needs [ExitInfo, Ptrace],
     source "kernel/ptrace.c __ptrace_detach() (same_thread_group())",
 }
-fn abi_ptrace_tracer_thread_end_tells_nothing() -> Result {
+fn abi_ptrace_tracer_thread_end_not_reported() -> Result {
     sigchld::block()?;
     let child = Held::exiting_with(&Clone3::fork().with(Flags::PIDFD), 15)?;
     let thread = threads::in_a_thread(|| {

@@ -91,10 +91,10 @@ fn autoreap_ptrace_children_followed() -> Result {
 case! {
     /// When a tracee in a child pid namespace makes a child, auto-reaped or not, the message of the ptrace event is the new child's
     /// pid in the tracer's pid namespace, with which the tracer can wait for it.
-    autoreap_ptrace_event_number_is_the_tracers: Must, needs [Autoreap, ExitInfo, Ptrace, PidNamespace],
+    autoreap_ptrace_event_pid_in_tracer_namespace: Must, needs [Autoreap, ExitInfo, Ptrace, PidNamespace],
     source "ptrace(2), PTRACE_GETEVENTMSG (\"the PID of the new process\"); include/linux/ptrace.h ptrace_event_pid()",
 }
-fn autoreap_ptrace_event_number_is_the_tracers() -> Result {
+fn autoreap_ptrace_event_pid_in_tracer_namespace() -> Result {
     subject::each(|call| {
         let made = Channel::<i32>::new()?;
         let creator = Creator::new(&namespace::init(), || {
@@ -190,10 +190,10 @@ fn autoreap_clone_ptrace() -> Result {
 case! {
     /// The parent of an auto-reaped child that another process traces gets SIGCHLD for a stop that the tracer lets the child make,
     /// like the parent of an ordinary one.
-    autoreap_ptrace_stop_told_to_parent: Is, needs [Autoreap, ExitInfo, Ptrace],
+    autoreap_ptrace_stop_reported_to_parent: Is, needs [Autoreap, ExitInfo, Ptrace],
     source "kernel/signal.c ptrace_stop(), do_notify_parent_cldstop(); ptrace(2), group-stop",
 }
-fn autoreap_ptrace_stop_told_to_parent() -> Result {
+fn autoreap_ptrace_stop_reported_to_parent() -> Result {
     sigchld::block()?;
     subject::each(|call| {
         let child = Held::traceable(&call, 0)?;
@@ -221,10 +221,10 @@ fn autoreap_ptrace_stop_told_to_parent() -> Result {
 
 case! {
     /// The SIGCHLD that a tracer gets for another process's auto-reaped child says how the child ended: killed or exited.
-    autoreap_ptrace_tracer_told_how: Must, needs [Autoreap, ExitInfo, Ptrace],
+    autoreap_ptrace_tracer_sigchld_status: Must, needs [Autoreap, ExitInfo, Ptrace],
     source "sigaction(2), si_code of SIGCHLD; kernel/signal.c do_notify_parent()",
 }
-fn autoreap_ptrace_tracer_told_how() -> Result {
+fn autoreap_ptrace_tracer_sigchld_status() -> Result {
     sigchld::block()?;
     for (signal, status) in [(None, Status::exited(6)), (Some(Signal::SIGKILL), Status::SIGKILLED)] {
         let child = Held::traceable(&Clone3::new(Flags::REAPED), 6)?;

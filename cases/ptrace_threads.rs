@@ -47,10 +47,10 @@ fn autoreap_ptrace_dead_leader_let_go() -> Result {
 case! {
     /// A parent that traces the leader thread of its child, auto-reaped or not, gets SIGCHLD when that thread ends before the
     /// others, but has nothing to wait for until they have ended as well.
-    autoreap_ptrace_dead_leader_told: Is, needs [Autoreap, ExitInfo, Ptrace, Proc],
+    autoreap_ptrace_dead_leader_reported: Is, needs [Autoreap, ExitInfo, Ptrace, Proc],
     source "kernel/exit.c exit_notify(), where each traced thread is announced, and wait_consider_task() (delay_group_leader())",
 }
-fn autoreap_ptrace_dead_leader_told() -> Result {
+fn autoreap_ptrace_dead_leader_reported() -> Result {
     sigchld::block()?;
     subject::each_silent(|call| {
         let pair = Pair::new(&call)?;

@@ -162,10 +162,10 @@ fn traced_to_its_end(call: &Clone3) -> Result<Child> {
 case! {
     /// A parent that traces its auto-reaped child until it ends, and then waits for it, gets the child's usage from wait4; that
     /// usage is added to its RUSAGE_CHILDREN, as for an ordinary child.
-    autoreap_ptrace_parents_wait_tells_usage: Is, needs [Autoreap, ExitInfo, Ptrace, Proc],
+    autoreap_ptrace_parents_wait_reports_usage: Is, needs [Autoreap, ExitInfo, Ptrace, Proc],
     source "wait4(2); kernel/exit.c wait_task_zombie()",
 }
-fn autoreap_ptrace_parents_wait_tells_usage() -> Result {
+fn autoreap_ptrace_parents_wait_reports_usage() -> Result {
     subject::each_reaped(|reaped| {
         for call in [leaves_zombie(), reaped.clone()] {
             let (child, before) = (traced_to_its_end(&call)?, usage::of_children()?);

@@ -307,11 +307,11 @@ fn autoreap_killed_while_stopped() -> Result {
 case! {
     /// SIGCHLD gives the status that wait gives, that of exit_group, even if the leader was exiting by itself at that moment and is
     /// the last thread to go; also for a child made with CLONE_NNP.
-    nnp_sigchld_tells_status_of_group: Must, needs [Nnp],
+    nnp_sigchld_has_status_of_group: Must, needs [Nnp],
     source "sigaction(2), si_status for SIGCHLD; exit_group(2); waitid(2), which describes the same fields",
     known_defect "7.1 to 7.3: do_notify_parent() takes the leader's own exit code, where wait_task_zombie() takes the group's",
 }
-fn nnp_sigchld_tells_status_of_group() -> Result {
+fn nnp_sigchld_has_status_of_group() -> Result {
     sigchld::block()?;
     threads::can_delay_exit()?;
     check::each([Flags::empty(), Flags::NNP], |flags| {

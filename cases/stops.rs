@@ -318,10 +318,10 @@ fn make_and_stop(call: &Clone3, made: &mpsc::Sender<Held>, end: &mpsc::Receiver<
 case! {
     /// SIGCHLD for a child's stop, auto-reaped or not, is directed to the parent process, not to the thread that made the child:
     /// another thread may take it.
-    autoreap_stop_told_to_process: Must, needs [Autoreap],
+    autoreap_stop_reported_to_process: Must, needs [Autoreap],
     source "signal(7), process-directed signals; POSIX waitpid(), sigaction(); kernel/signal.c do_notify_parent_cldstop() (PIDTYPE_TGID)",
 }
-fn autoreap_stop_told_to_process() -> Result {
+fn autoreap_stop_reported_to_process() -> Result {
     sigchld::block()?;
     subject::each(|call| {
         let (give, made) = mpsc::channel();
@@ -386,10 +386,10 @@ fn trace_and_stop(pid: i32, stopped: &mpsc::Sender<()>, end: &mpsc::Receiver<()>
 case! {
     /// The stop of a child that one thread of its parent traces, auto-reaped or not, is reported once to a wait by another thread of the
     /// parent: as the stop of a tracee.
-    autoreap_ptrace_stop_told_once: Is, needs [Autoreap, Ptrace],
+    autoreap_ptrace_stop_reported_once: Is, needs [Autoreap, Ptrace],
     source "kernel/exit.c wait_consider_task() (ptrace_reparented()); ptrace(2), on group-stop",
 }
-fn autoreap_ptrace_stop_told_once() -> Result {
+fn autoreap_ptrace_stop_reported_once() -> Result {
     subject::each(|call| {
         let child = Held::exiting_with(&call, 0)?;
         let pid = child.pid();

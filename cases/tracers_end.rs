@@ -140,10 +140,10 @@ fn autoreap_pidns_init_gone_when_tracer_lets_go() -> Result {
 case! {
     /// A tracer that is not the parent gets SIGCHLD with CLD_CONTINUED when its stopped auto-reaped tracee is continued, as the
     /// tracer of an ordinary one does.
-    autoreap_ptrace_tracer_told_of_continuation: Is, needs [Autoreap, Ptrace],
+    autoreap_ptrace_continuation_reported_to_tracer: Is, needs [Autoreap, Ptrace],
     source "sigaction(2), CLD_CONTINUED; kernel/signal.c get_signal() (\"Notify both the parent and the ptracer\")",
 }
-fn autoreap_ptrace_tracer_told_of_continuation() -> Result {
+fn autoreap_ptrace_continuation_reported_to_tracer() -> Result {
     subject::each(|call| {
         let child = Held::traceable(&call, 5)?;
         stop(&child)?;

@@ -336,10 +336,10 @@ fn autoreap_blocked_wait_leaderless() -> Result {
 
 case! {
     /// For a wait call only a child's own pid names the child, auto-reaped or not; the tid of another of its threads is ECHILD.
-    autoreap_wait_by_thread_number: Must, needs [Autoreap],
+    autoreap_wait_by_thread_id: Must, needs [Autoreap],
     source "wait(2) (\"the child whose process ID is equal to the value of pid\"); kernel/exit.c do_wait_pid()",
 }
-fn autoreap_wait_by_thread_number() -> Result {
+fn autoreap_wait_by_thread_id() -> Result {
     subject::each(|call| {
         let pair = Pair::new(&call)?;
         for (number, expected) in [(pair.child.pid(), ALIVE), (pair.other, NO_CHILD)] {
