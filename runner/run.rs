@@ -99,7 +99,7 @@ fn list(options: &Options) -> ExitCode {
     let policy = policy(options, setting);
     let trials = candidates(options).map(|case| {
         let skipped =
-            need::unmet(case.needs, setting).is_some_and(|unmet| !policy.on_unmet(case, unmet).0.is_bad());
+            need::unmet(case.needs, setting).is_some_and(|unmet| !policy.on_unmet(case, unmet).required);
         Trial::test(case.name, || Ok(())).with_ignored_flag(skipped)
     });
     libtest_mimic::run(&options.libtest, trials.collect()).exit_code()
@@ -155,10 +155,7 @@ impl Shared {
         let _turn = self.turn(case);
         self.journal.add(Event::Start { case: case.name.to_owned() });
         let record = match need::unmet(case.needs, self.setting) {
-            Some(unmet) => {
-                let (verdict, reason) = self.policy.on_unmet(case, unmet);
-                Record::not_run(case, verdict, reason)
-            }
+            Some(unmet) => Record::not_run(case, self.policy.on_unmet(case, unmet)),
             None => self.run_all(case),
         };
         let record = Record { expected: self.policy.expected.get(case.name).cloned(), ..record };

@@ -97,10 +97,14 @@ fn slowest(results: &Results, count: usize) -> String {
 
 fn totals(results: &Results) -> String {
     // Print zero counts explicitly, so that their absence need not be interpreted.
-    let none =
-        |verdict, words: &str| if results.count(verdict) == 0 { words.to_owned() } else { String::new() };
+    let none = |verdict, words| if results.count_unexpected(verdict) == 0 { words } else { "" };
     let (passed, failed) = (none(Verdict::Pass, "0 pass, "), none(Verdict::Fail, ", 0 fail"));
     let (count, release) = (results.cases.len(), &results.kernel.release);
     let cases = if count == 1 { "case" } else { "cases" };
-    format!("\n{count} {cases} on Linux {release}: {passed}{}{failed}\n", results.totals())
+    let required = results.cases.iter().filter(|record| record.required).count();
+    let required = match required {
+        0 => String::new(),
+        _ => format!("; {required} required, but unsupported or blocked"),
+    };
+    format!("\n{count} {cases} on Linux {release}: {passed}{}{failed}{required}\n", results.totals())
 }

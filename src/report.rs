@@ -62,6 +62,10 @@ impl Verdict {
     pub fn is_bad(self) -> bool {
         matches!(self, Verdict::Fail | Verdict::Broken)
     }
+
+    fn because(self, why: String) -> Judgement {
+        Judgement { verdict: self, why, required: false }
+    }
 }
 
 impl std::fmt::Display for Verdict {
@@ -108,46 +112,53 @@ impl Policy {
         !self.strict || self.expects(case, Verdict::Deviation)
     }
 
-    /// Returns the verdict on a case that could not run, and the reason.
-    pub fn on_unmet(&self, case: &Case, unmet: Unmet) -> (Verdict, String) {
-        let (verdict, reason) = match unmet {
+    /// Returns what it means that a case could not run.
+    pub fn on_unmet(&self, case: &Case, unmet: Unmet) -> Judgement {
+        let (verdict, why) = match unmet {
             Unmet::Unsupported(reason) => (Verdict::Unsupported, reason),
             Unmet::Blocked(reason) => (Verdict::Blocked, reason),
         };
         // An expectation excuses only the verdict that it names.
         let is_expected = verdict == Verdict::Unsupported && self.expects(case, verdict);
-        match self.requires(case) && !is_expected {
-            true => (Verdict::Fail, format!("{verdict}, though required: {reason}")),
-            false => (verdict, reason),
-        }
+        Judgement { verdict, why, required: self.requires(case) && !is_expected }
     }
 
-    /// Returns the verdict on a case that ran.
-    fn on_outcome(&self, case: &Case, failure: Option<&Failure>) -> (Verdict, String) {
-        let Some(failure) = failure else {
-            return (Verdict::Pass, String::new());
-        };
+    /// Returns what the outcome of a case that ran means.
+    fn on_outcome(&self, case: &Case, failure: Option<&Failure>) -> Judgement {
+        let Some(failure) = failure else { return Verdict::Pass.because(String::new()) };
         let message = failure.message.clone();
         match failure.kind {
             Kind::Unsupported => self.on_unmet(case, Unmet::Unsupported(message)),
             Kind::Blocked => self.on_unmet(case, Unmet::Blocked(message)),
-            Kind::Broken => (Verdict::Broken, message),
-            Kind::Defect if case.defect_on(&self.release).is_some() => (Verdict::KnownDefect, message),
+            Kind::Broken => Verdict::Broken.because(message),
+            Kind::Defect if case.defect_on(&self.release).is_some() => Verdict::KnownDefect.because(message),
             Kind::Defect | Kind::Fail => self.on_broken_claim(case, message),
         }
     }
 
-    fn on_broken_claim(&self, case: &Case, message: String) -> (Verdict, String) {
+    fn on_broken_claim(&self, case: &Case, message: String) -> Judgement {
         match case.since {
             // The required features are present; the kernel is only older than this claim about them.
             Some(since) if case.is_ahead_of(&self.release) => {
                 let release = &self.release;
-                (Verdict::Unsupported, format!("true since Linux {since}; Linux {release} has: {message}"))
+                let why = format!("true since Linux {since}; Linux {release} has: {message}");
+                Verdict::Unsupported.because(why)
             }
-            _ if case.strength == Strength::Is && self.forgives(case) => (Verdict::Deviation, message),
-            _ => (Verdict::Fail, message),
+            _ if case.strength == Strength::Is && self.forgives(case) => Verdict::Deviation.because(message),
+            _ => Verdict::Fail.because(message),
         }
     }
+}
+
+/// The verdict on a run of a case, as a [`Policy`] gives it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Judgement {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// What was expected and what was found, or what is missing.
+    pub why: String,
+    /// Whether the case could not run, but is one that has to.
+    pub required: bool,
 }
 
 /// The outcome of one case, over all its repeats.
@@ -196,6 +207,9 @@ pub struct Record {
     pub runs: u32,
     /// The number of runs that did not pass: failures, deviations, known defects and broken ones.
     pub failures: u32,
+    /// Whether `--require` demands this case, and it is unsupported or blocked: the run fails.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub required: bool,
     /// The verdict that was expected, if it was not a pass.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected: Option<Expected>,
@@ -207,7 +221,8 @@ pub struct Record {
 
 impl Record {
     /// Creates the record of a case that did not run.
-    pub fn not_run(case: &Case, verdict: Verdict, why: String) -> Record {
+    pub fn not_run(case: &Case, judgement: Judgement) -> Record {
+        let Judgement { verdict, why, required } = judgement;
         let (reason, message) = match verdict {
             Verdict::Unsupported | Verdict::Blocked => (why, String::new()),
             Verdict::KnownDefect => (case.known_defect.map_or("", |defect| defect.what).to_owned(), why),
@@ -220,13 +235,15 @@ impl Record {
             verdict,
             reason,
             message,
+            required,
             ..Record::default()
         }
     }
 
     /// Creates the record of one run.
     pub fn of(case: &Case, policy: &Policy, outcome: Outcome) -> Record {
-        let (verdict, message) = policy.on_outcome(case, outcome.failure.as_ref());
+        let judgement = policy.on_outcome(case, outcome.failure.as_ref());
+        let verdict = judgement.verdict;
         let seconds = outcome.duration.as_secs_f64();
         Record {
             at: outcome.failure.map(|failure| failure.at).unwrap_or_default(),
@@ -237,7 +254,7 @@ impl Record {
             failures: u32::from(verdict.is_failure()),
             slowest_seconds: seconds,
             seconds,
-            ..Record::not_run(case, verdict, message)
+            ..Record::not_run(case, judgement)
         }
     }
 
@@ -253,12 +270,20 @@ impl Record {
 
     /// Returns whether the record makes the run fail.
     pub fn is_bad(&self) -> bool {
-        self.passed_unexpectedly() || (self.verdict.is_bad() && !self.is_expected())
+        self.required || self.passed_unexpectedly() || (self.verdict.is_bad() && !self.is_expected())
     }
 
     /// Returns why the verdict is not a pass: what was found, or what is missing.
     pub fn why(&self) -> &str {
         if self.message.is_empty() { &self.reason } else { &self.message }
+    }
+
+    /// Returns why the run fails because of this record.
+    pub fn why_bad(&self) -> String {
+        match self.required {
+            true => format!("{}, though required: {}", self.verdict, self.why()),
+            false => self.why().to_owned(),
+        }
     }
 
     /// Adds another run: times and counts add up, and the details of the worse verdict are kept.
@@ -271,7 +296,8 @@ impl Record {
         Record { runs, failures, seconds, slowest_seconds, ..worse }
     }
 
-    fn severity(&self) -> usize {
+    /// Returns the rank of what happened, the worst last: what makes the run fail is worse than what does not.
+    fn severity(&self) -> (bool, usize) {
         let order = [
             Verdict::Pass,
             Verdict::Unsupported,
@@ -281,7 +307,8 @@ impl Record {
             Verdict::Fail,
             Verdict::Broken,
         ];
-        order.iter().position(|verdict| *verdict == self.verdict).unwrap_or(order.len())
+        let rank = order.iter().position(|verdict| *verdict == self.verdict).unwrap_or(order.len());
+        (self.required || self.verdict.is_bad(), rank)
     }
 }
 
@@ -378,7 +405,7 @@ mod tests {
     #[test]
     fn strength_and_policy_decide_what_a_failure_means() {
         let failure = Failure::fail("x");
-        let verdict = |case: &Case, policy: &Policy| policy.on_outcome(case, Some(&failure)).0;
+        let verdict = |case: &Case, policy: &Policy| policy.on_outcome(case, Some(&failure)).verdict;
         let (lax, strict) = (Policy::default(), Policy { strict: true, ..Policy::default() });
         assert_eq!(verdict(&case(Strength::Must, None), &lax), Verdict::Fail);
         assert_eq!(verdict(&case(Strength::Is, None), &lax), Verdict::Deviation);
@@ -389,7 +416,7 @@ mod tests {
     fn only_what_the_case_names_is_its_known_defect() {
         let verdict = |case: &Case, kind| {
             let failure = Failure { kind, ..Failure::fail("x") };
-            Policy { strict: true, ..Policy::default() }.on_outcome(case, Some(&failure)).0
+            Policy { strict: true, ..Policy::default() }.on_outcome(case, Some(&failure)).verdict
         };
         let known = case(Strength::Must, Some(Defect { what: "7.1", rare: false, fixed: None }));
         assert_eq!(verdict(&known, Kind::Defect), Verdict::KnownDefect);
@@ -402,7 +429,7 @@ mod tests {
         let known = case(Strength::Must, Some(Defect { what: "", rare: true, fixed: Some("7.3.4") }));
         let verdict = |release: &str| {
             let policy = Policy { release: release.to_owned(), ..Policy::default() };
-            policy.on_outcome(&known, Some(&Failure::fail("x").as_defect())).0
+            policy.on_outcome(&known, Some(&Failure::fail("x").as_defect())).verdict
         };
         for release in ["7.1.13+deb13-cloud-amd64", "7.2.13", "7.3-rc7", "7.3-cloud-amd64", "7.3.3"] {
             assert_eq!(verdict(release), Verdict::KnownDefect, "{release}");
@@ -417,7 +444,7 @@ mod tests {
         let later = Case { since: Some("6.18"), ..case(Strength::Must, None) };
         let verdict = |release: &str| {
             let policy = Policy { release: release.to_owned(), require_all: true, ..Policy::default() };
-            policy.on_outcome(&later, Some(&Failure::fail("x"))).0
+            policy.on_outcome(&later, Some(&Failure::fail("x"))).verdict
         };
         assert_eq!(verdict("6.17.13+deb13-amd64"), Verdict::Unsupported);
         assert_eq!(verdict("6.18.5"), Verdict::Fail);
@@ -429,9 +456,14 @@ mod tests {
         let unmet = || Unmet::Unsupported("no".into());
         let nnp = Policy { require: vec![Need::Nnp], ..Policy::default() };
         let autokill = Policy { require: vec![Need::Autokill], ..Policy::default() };
-        let case = case(Strength::Must, None);
-        assert_eq!(nnp.on_unmet(&case, unmet()).0, Verdict::Fail);
-        assert_eq!(autokill.on_unmet(&case, unmet()).0, Verdict::Unsupported);
+        let record = |policy: &Policy| {
+            let case = case(Strength::Must, None);
+            Record::not_run(&case, policy.on_unmet(&case, unmet()))
+        };
+        assert_eq!((record(&nnp).verdict, record(&nnp).is_bad()), (Verdict::Unsupported, true));
+        assert_eq!((record(&autokill).verdict, record(&autokill).is_bad()), (Verdict::Unsupported, false));
+        let expected = Some(Expected { verdict: Verdict::Fail, reason: String::new() });
+        assert!(Record { expected, ..record(&nnp) }.is_bad(), "a claim that was not tested has not failed");
     }
 
     #[test]
@@ -439,20 +471,21 @@ mod tests {
         let expected = Expected { verdict: Verdict::Unsupported, reason: String::new() };
         let expected = [("c".to_owned(), expected)].into();
         let policy = Policy { require_all: true, expected, ..Policy::default() };
-        let verdict = |unmet| policy.on_unmet(&case(Strength::Must, None), unmet).0;
-        assert_eq!(verdict(Unmet::Unsupported("no".into())), Verdict::Unsupported);
-        assert_eq!(verdict(Unmet::Blocked("no".into())), Verdict::Fail);
+        let required = |unmet| policy.on_unmet(&case(Strength::Must, None), unmet).required;
+        assert!(!required(Unmet::Unsupported("no".into())));
+        assert!(required(Unmet::Blocked("no".into())));
     }
 
     #[test]
     fn the_worse_of_two_runs_is_remembered() {
         let case = case(Strength::Must, None);
-        let pass = Record { runs: 1, seconds: 1.0, ..Record::not_run(&case, Verdict::Pass, String::new()) };
+        let pass =
+            Record { runs: 1, seconds: 1.0, ..Record::not_run(&case, Verdict::Pass.because(String::new())) };
         let fail = Record {
             runs: 1,
             failures: 1,
             seconds: 2.0,
-            ..Record::not_run(&case, Verdict::Fail, "why".into())
+            ..Record::not_run(&case, Verdict::Fail.because("why".into()))
         };
         let both = fail.clone().and(pass.clone());
         assert_eq!((both.verdict, both.runs, both.failures, both.seconds), (Verdict::Fail, 2, 1, 3.0));

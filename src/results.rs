@@ -326,14 +326,28 @@ impl Results {
         self.cases.iter().filter(|record| record.verdict == verdict).count()
     }
 
-    /// Summarizes the verdicts and their counts: `267 pass, 5 known defect`.
+    /// Returns the number of cases with this verdict that was not expected.
+    pub fn count_unexpected(&self, verdict: Verdict) -> usize {
+        self.cases.iter().filter(|record| record.verdict == verdict && !record.is_expected()).count()
+    }
+
+    /// Summarizes the verdicts and their counts: `267 pass, 5 known defect, 1 expected fail`.
     pub fn totals(&self) -> String {
-        let counts = Verdict::ALL.into_iter().map(|verdict| (self.count(verdict), verdict.to_string()));
+        let counts = |verdict| {
+            let unexpected = self.count_unexpected(verdict);
+            let expected = self.count(verdict) - unexpected;
+            [(unexpected, verdict.to_string()), (expected, format!("expected {verdict}"))]
+        };
         let interrupted = (self.interrupted.len(), "interrupted".to_owned());
         let unexpected = self.cases.iter().filter(|record| record.passed_unexpectedly()).count();
-        let all = counts.chain([interrupted, (unexpected, "passed unexpectedly".to_owned())]);
-        let parts: Vec<String> =
-            all.filter(|(count, _)| *count > 0).map(|(count, name)| format!("{count} {name}")).collect();
+        let others = [interrupted, (unexpected, "passed unexpectedly".to_owned())];
+        let parts: Vec<String> = Verdict::ALL
+            .into_iter()
+            .flat_map(counts)
+            .chain(others)
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, name)| format!("{count} {name}"))
+            .collect();
         if parts.is_empty() { "no case ended".to_owned() } else { parts.join(", ") }
     }
 

@@ -23,7 +23,8 @@ pub fn bug_report(record: &Record, kernel: &str, rerun: &str) -> String {
             let _ = writeln!(text, "{name:9} {value}");
         }
     };
-    line("verdict", &record.verdict.to_string());
+    let required = if record.required { ", though required" } else { "" };
+    line("verdict", &format!("{}{required}", record.verdict));
     if let Some(expected) = &record.expected {
         line("expected", &format!("{}: {}", expected.verdict, expected.reason));
     }

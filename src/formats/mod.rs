@@ -122,7 +122,8 @@ fn test(record: &Record) -> Test<'_> {
         (verdict, Some(expected)) if record.is_expected() => {
             (Status::Skipped, format!("expected {verdict}: {}: {}", expected.reason, record.why()))
         }
-        (Verdict::Fail, _) => (Status::Failed, record.why().to_owned()),
+        (Verdict::Fail, _) => (Status::Failed, record.why_bad()),
+        _ if record.required => (Status::Failed, record.why_bad()),
         (Verdict::Broken, _) => (Status::Errored, format!("broken: {}", record.why())),
         (verdict, _) => (Status::Skipped, format!("{verdict}: {}", record.why())),
     };
@@ -131,8 +132,11 @@ fn test(record: &Record) -> Test<'_> {
 
 /// Returns the cases that a crash interrupted.
 fn interrupted(results: &Results) -> Vec<Test<'_>> {
-    let why =
-        results.guest.as_ref().and_then(|guest| guest.no_verdict.as_ref()).map_or("the run", |it| &it.why);
+    let why = results
+        .guest
+        .as_ref()
+        .and_then(|guest| guest.no_verdict.as_ref())
+        .map_or("the run was cut short", |it| &it.why);
     let test = |name| Test {
         name,
         status: Status::Errored,
@@ -162,10 +166,14 @@ fn kernel(results: &Results) -> Vec<Test<'_>> {
     let faults = guest.faults.iter().map(|fault| Test {
         name: "console",
         status: Status::Failed,
-        why: in_a_line(&format!("{} while {} ran", fault.fault, fault.running.join(", "))),
+        why: in_a_line(&format!("{} while {} ran", fault.fault, one_of(&fault.running))),
         record: None,
     });
     no_verdict.chain(faults).collect()
+}
+
+fn one_of(running: &[String]) -> String {
+    if running.is_empty() { "no case".to_owned() } else { running.join(", ") }
 }
 
 fn in_a_line(text: &str) -> String {

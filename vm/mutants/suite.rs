@@ -285,7 +285,7 @@ struct Fault {
 impl Document {
     /// Returns the result. A guest that died while the suite ran was broken by its kernel; one that died before gives no result.
     fn says(self) -> Result<SuiteResult> {
-        let notices = self.notices(Verdict::is_bad);
+        let notices = self.notices(Record::is_bad);
         Ok(match (self.guest.faults.first(), &self.guest.no_verdict) {
             _ if !notices.is_empty() => SuiteResult::Noticed(notices),
             (Some(fault), _) => SuiteResult::Fault(fault.in_a_line()),
@@ -297,14 +297,14 @@ impl Document {
             (None, None) => SuiteResult::Nothing {
                 cases: self.cases.len(),
                 processors: self.machine.cpus,
-                defects: self.notices(|verdict| verdict == Verdict::KnownDefect),
+                defects: self.notices(|record| record.verdict == Verdict::KnownDefect),
             },
         })
     }
 
-    fn notices(&self, is_wanted: impl Fn(Verdict) -> bool) -> Vec<Notice> {
-        let wanted = self.cases.iter().filter(|record| is_wanted(record.verdict));
-        wanted.map(|record| Notice { case: record.case.clone(), message: record.message.clone() }).collect()
+    fn notices(&self, is_wanted: impl Fn(&Record) -> bool) -> Vec<Notice> {
+        let wanted = self.cases.iter().filter(|record| is_wanted(record));
+        wanted.map(|record| Notice { case: record.case.clone(), message: record.why_bad() }).collect()
     }
 }
 
