@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::OpenOptions;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -149,13 +150,14 @@ pub enum Required {
 /// The upper limit of `--stress`: the loops count in 32 bits, and none has a base of more than a few thousand.
 const MOST_STRESS: i64 = 100_000;
 
-/// The upper limit of `--timeout-scale`: eleven days per case.
-const LARGEST_SCALE: f64 = 100_000.0;
+/// The limits of `--timeout-scale`: a tenth of a second and eleven days per case.
+const SCALES: RangeInclusive<f64> = 0.01..=100_000.0;
 
 fn scale(text: &str) -> Result<f64, String> {
+    let (least, most) = (SCALES.start(), SCALES.end());
     match text.parse::<f64>() {
-        Ok(factor) if factor > 0.0 && factor <= LARGEST_SCALE => Ok(factor),
-        _ => Err(format!("expected a number above 0, as 2 or 0.5, and at most {LARGEST_SCALE}")),
+        Ok(factor) if SCALES.contains(&factor) => Ok(factor),
+        _ => Err(format!("expected a number such as 2 or 0.5, from {least} to {most}")),
     }
 }
 
@@ -210,15 +212,44 @@ impl Options {
             Some("junit") => Some(Format::Junit),
             _ => None,
         };
+        if let Some(why) = options.conflict() {
+            return Err(Options::command().error(ErrorKind::ArgumentConflict, why));
+        }
         if options.format.is_some() {
-            if options.libtest.logfile.is_some() {
-                let why = "--logfile takes libtest's output, and with --format ktap or junit there is none";
-                return Err(Options::command().error(ErrorKind::ArgumentConflict, why));
-            }
             // libtest-mimic always prints; this keeps its output off stdout.
             options.libtest.logfile = Some("/dev/null".to_owned());
         }
         Ok(options)
+    }
+
+    /// Returns which options exclude each other, or make no sense.
+    fn conflict(&self) -> Option<String> {
+        let instead_of_a_run = [
+            ("--list", self.libtest.list),
+            ("--list-features", self.list_features),
+            ("--claims", self.claims.is_some()),
+            ("--describe", self.describe.is_some()),
+            ("--speed", self.speed),
+        ];
+        let of_a_run = [
+            ("--events", self.events.is_some()),
+            ("--results", self.results.is_some()),
+            ("--report", !self.report.is_empty()),
+            ("--format ktap or junit", self.format.is_some()),
+        ];
+        let given = |options: &[(&'static str, bool)]| {
+            options.iter().filter(|(_, given)| *given).map(|(name, _)| *name).collect::<Vec<_>>()
+        };
+        match (given(&instead_of_a_run).as_slice(), given(&of_a_run).as_slice()) {
+            ([one, other, ..], _) => Some(format!("{one} and {other} each print something instead of a run")),
+            ([one], [other, ..]) => Some(format!("{other} is about a run, and with {one} there is none")),
+            _ if self.format.is_some() && self.libtest.logfile.is_some() => {
+                Some("--logfile takes libtest's output, and with --format ktap or junit there is none".into())
+            }
+            // libtest-mimic would wait for ever.
+            _ if self.libtest.test_threads == Some(0) => Some("--test-threads must be at least 1".into()),
+            _ => None,
+        }
     }
 
     /// Creates the log file, if there is to be one: libtest-mimic panics if it cannot be written.

@@ -61,7 +61,13 @@ fn bad_usage_is_told_in_words() {
         &["--timeout-scale", "-1"],
         &["--timeout-scale", "1e19"],
         &["--stress", "4294967295"],
+        &["--timeout-scale", "1e-9"],
+        &["--test-threads", "0"],
         &["--format", "junit", "--logfile", "log"],
+        &["--format", "ktap", "--list"],
+        &["--results", "r.json", "--claims", "json"],
+        &["--speed", "--report", "r.xml"],
+        &["--list-features", "--claims", "json"],
     ] {
         let output = run(arguments);
         assert_eq!(status(&output), 2, "{arguments:?}");

@@ -20,7 +20,8 @@ const USUAL_WIDTH: usize = 100;
 
 /// Shows the results of several kernels side by side: claims in rows, kernels in columns.
 ///
-/// Exit status: 0 compared; 1 with --baseline, something regressed; 2 usage error, or a file without results.
+/// Exit status: 0 compared; 1 with --baseline, something regressed; 2 usage error, or a file without results; 3 the output
+/// cannot be written.
 #[derive(Debug, Parser)]
 #[command(name = "clone3-conformance compare", bin_name = "clone3-conformance compare", max_term_width = 100)]
 struct Options {
@@ -72,22 +73,25 @@ pub fn run() -> ExitCode {
     let options = Options::parse_from(std::env::args_os().skip(1));
     match carry_out(&options) {
         Ok(status) => ExitCode::from(status),
-        Err(error) => {
+        Err((status, error)) => {
             eprintln!("error: {error}");
-            ExitCode::from(cli::USAGE)
+            ExitCode::from(status)
         }
     }
 }
 
-fn carry_out(options: &Options) -> Result<u8, String> {
+/// Compares, and returns the exit status, also with an error.
+fn carry_out(options: &Options) -> Result<u8, (u8, String)> {
+    let unusable = |error| (cli::USAGE, error);
+    let lost = |error| (cli::BROKEN, error);
     let files: Vec<(String, Results)> =
-        options.files.iter().map(|path| read(path)).collect::<Result<_, _>>()?;
+        options.files.iter().map(|path| read(path)).collect::<Result<_, _>>().map_err(unusable)?;
     if options.baseline {
         let Ok([old, new]) = <[_; 2]>::try_from(files) else {
-            return Err("--baseline compares two files: OLD NEW".to_owned());
+            return Err(unusable("--baseline compares two files: OLD NEW".to_owned()));
         };
         let changes = Changes::between(old, new);
-        print(&changes.to_string())?;
+        print(&changes.to_string()).map_err(lost)?;
         return Ok(if changes.is_regression() { cli::FAILED } else { cli::GOOD });
     }
     let table = Table::of(files);
@@ -96,13 +100,15 @@ fn carry_out(options: &Options) -> Result<u8, String> {
             Format::Html => html::page(&table),
             _ => markdown::text(&table, options.all),
         };
-        write_whole(path, &text).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+        write_whole(path, &text)
+            .map_err(|error| lost(format!("cannot write {}: {error}", path.display())))?;
     }
     print(&match options.format {
         Printed::Terminal => terminal::text(&table, look(options)),
         Printed::Markdown => markdown::text(&table, options.all),
         Printed::Html => html::page(&table),
-    })?;
+    })
+    .map_err(lost)?;
     Ok(cli::GOOD)
 }
 

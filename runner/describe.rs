@@ -8,7 +8,12 @@ use clone3_conformance::check::source_path;
 /// # Errors
 /// There is no case of that name; the error suggests similar names.
 pub fn one(name: &str) -> Result<String, String> {
-    case::find(name).map(text).ok_or_else(|| format!("there is no case '{name}'{}", near(name)))
+    case::find(name).map(text).ok_or_else(|| no_case(name))
+}
+
+/// Returns the error that there is no case of this name, with suggestions.
+pub fn no_case(name: &str) -> String {
+    format!("no case is called '{name}'{}", near(name))
 }
 
 /// Suggests the names that contain this one or, if there are none, that are spelled like it.

@@ -17,7 +17,7 @@ use libtest_mimic::{Completion, Failed, Trial};
 
 use super::cli::{self, Options};
 use super::journal::Journal;
-use super::{output, summary};
+use super::{describe, output, summary};
 
 /// The state that the worker threads share.
 struct Shared {
@@ -42,12 +42,12 @@ struct Shared {
 pub fn run(options: Options) -> ExitCode {
     if let Some(unknown) = options.case.iter().find(|name| case::all().iter().all(|case| case.name != **name))
     {
-        eprintln!("error: no case is called {unknown}; --list shows all names");
+        eprintln!("error: {}", describe::no_case(unknown));
         return ExitCode::from(cli::USAGE);
     }
     if let Some(unknown) = options.expect.as_ref().and_then(|expect| expect.unknown_claim(&names())) {
         eprintln!(
-            "error: --expect names the claim {unknown}, and no case is called so; --list shows all names"
+            "error: --expect has a rule for the claim '{unknown}', which no case has; --list shows all names"
         );
         return ExitCode::from(cli::USAGE);
     }
@@ -102,7 +102,10 @@ fn list(options: &Options) -> ExitCode {
             need::unmet(case.needs, setting).is_some_and(|unmet| !policy.on_unmet(case, unmet).required);
         Trial::test(case.name, || Ok(())).with_ignored_flag(skipped)
     });
-    libtest_mimic::run(&options.libtest, trials.collect()).exit_code()
+    match output::listed(|| drop(libtest_mimic::run(&options.libtest, trials.collect()))) {
+        Some(_) => ExitCode::SUCCESS,
+        None => ExitCode::from(cli::BROKEN),
+    }
 }
 
 /// Probes the kernel and the environment, once.
@@ -278,17 +281,29 @@ pub fn processors() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Returns the arguments for libtest: run cases in parallel, or one by one if there can be no threads.
+/// Returns the arguments for libtest: run cases in parallel, as far as there can be threads.
 fn arguments(options: &Options, setting: &Setting) -> libtest_mimic::Arguments {
-    let one = (!can_have_threads(setting)).then_some(1);
-    libtest_mimic::Arguments { test_threads: one.or(options.libtest.test_threads), ..options.libtest.clone() }
+    let wanted = options.libtest.test_threads.unwrap_or_else(processors);
+    // A filter that refuses clone3 with an error other than ENOSYS permits no thread, since only ENOSYS makes the C library
+    // fall back to clone.
+    let refused = matches!(setting.probe.clone3, Clone3State::Blocked(_));
+    let threads = if refused { 1 } else { startable(wanted).max(1) };
+    libtest_mimic::Arguments { test_threads: Some(threads), ..options.libtest.clone() }
 }
 
-/// Returns whether a second thread can be created. It cannot under a filter that refuses clone3 with an error other than ENOSYS,
-/// since only ENOSYS makes the C library fall back to clone.
-fn can_have_threads(setting: &Setting) -> bool {
-    let refused = matches!(setting.probe.clone3, Clone3State::Blocked(_));
-    !refused && std::thread::Builder::new().spawn(|| {}).is_ok_and(|thread| thread.join().is_ok())
+/// Returns how many of this many threads can exist at the same time. libtest-mimic panics if it cannot start one.
+fn startable(wanted: usize) -> usize {
+    // Each thread lives until this is dropped.
+    let (end, ended) = std::sync::mpsc::channel::<()>();
+    let ended = Arc::new(std::sync::Mutex::new(ended));
+    let start = |_| {
+        let ended = Arc::clone(&ended);
+        let stay = move || drop(ended.lock().map(|ended| ended.recv()));
+        std::thread::Builder::new().spawn(stay).ok()
+    };
+    let threads: Vec<_> = (0..wanted).map_while(start).collect();
+    drop(end);
+    threads.into_iter().filter_map(|thread| thread.join().ok()).count()
 }
 
 /// Wraps a case for libtest: a case that neither passes nor fails is `ignored`, with the reason.

@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 use clone3_conformance::case::{self, Case};
 use clone3_conformance::check;
 use clone3_conformance::clone3::Clone3;
-use clone3_conformance::need;
+use clone3_conformance::need::{self, Setting};
 use clone3_conformance::sandbox::{NOTHING, Sandbox};
 use clone3_conformance::wait::Status;
 
 use super::cli::{self, Options};
-use super::run;
+use super::{output, run};
 
 /// How often the short operations are measured.
 const ROUNDS: usize = 200;
@@ -33,24 +33,46 @@ pub fn measure(options: &Options) -> ExitCode {
     let (bare, empty) = match floors(&sandbox, deadline) {
         Ok(floors) => floors,
         Err(failure) => {
-            eprintln!("error: cannot fork: {}", failure.message);
+            eprintln!("error: {}", failure.message);
             return ExitCode::from(cli::BROKEN);
         }
     };
-    println!("{:44} {:>9} {:>9} {:>9}", "", "first", "median", "slowest");
-    println!("{:44} {bare}", "fork, exit, wait");
-    println!("{:44} {empty}", "an empty case through the sandbox");
-    println!("{:44} {:19.2}", "    in forks", empty.median().as_secs_f64() / bare.median().as_secs_f64());
+    let floor = format!(
+        "{:44} {:>9} {:>9} {:>9}\n{:44} {bare}\n{:44} {empty}\n{:44} {:19.2}\n",
+        "",
+        "first",
+        "median",
+        "slowest",
+        "fork, exit, wait",
+        "an empty case through the sandbox",
+        "    in forks",
+        empty.median().as_secs_f64() / bare.median().as_secs_f64()
+    );
+    match output::print(&floor).and_then(|()| rounds(&sandbox, options, setting, deadline)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(cli::BROKEN)
+        }
+    }
+}
+
+/// Measures the selftest's scenarios and all cases, as far as they can run here, and prints a line for each.
+fn rounds(
+    sandbox: &Sandbox,
+    options: &Options,
+    setting: &'static Setting,
+    deadline: Duration,
+) -> Result<(), String> {
     let able = |case: &&'static Case| need::unmet(case.needs, setting).is_none();
     let all: Vec<&Case> = case::all().iter().copied().filter(able).collect();
     let upstream: Vec<&Case> = all.iter().copied().filter(|case| case.is_upstream()).collect();
-    let rounds = options.repeat as usize;
     for (what, cases) in [("scenarios of the kernel's selftest", upstream), ("cases", all)] {
         let mut times = Times::default();
-        (0..rounds).for_each(|_| times.add(|| run_all(&sandbox, &cases, deadline)));
-        println!("{:44} {times}", format!("{} {what}", cases.len()));
+        (0..options.repeat).for_each(|_| times.add(|| run_all(sandbox, &cases, deadline)));
+        output::print(&format!("{:44} {times}\n", format!("{} {what}", cases.len())))?;
     }
-    ExitCode::SUCCESS
+    Ok(())
 }
 
 /// Measures the minimum cost of a case, and the cost of an empty one. Alternates between them, so that a machine that slows down

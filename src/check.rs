@@ -209,6 +209,8 @@ pub fn each<T>(subjects: impl IntoIterator<Item = T>, mut body: impl FnMut(T) ->
                 defects += 1;
                 first = first.and(Err(failure));
             }
+            // Less than a defect.
+            Err(failure) if first.is_err() && matches!(failure.kind, Kind::Unsupported | Kind::Blocked) => {}
             other => other?,
         }
     }

@@ -17,7 +17,7 @@ use rustix::process::PidfdGetfdFlags;
 use crate::abi::{self, InfoMask, Namespace, PidfdInfo};
 use crate::check::{self, Failure, Result};
 use crate::need::Setting;
-use crate::wait::{self, Status, Who};
+use crate::wait::{self, Status, Who, signal_name};
 use crate::{note, procfs, sandbox};
 
 /// A pidfd that is closed on drop.
@@ -65,9 +65,11 @@ fn pidfd_send_signal(
     let address = info.map_or(std::ptr::null(), std::ptr::from_ref);
     // SAFETY: a null siginfo is allowed, a non-null one is live, and no other pointer is passed.
     let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, number, signal, address, flags) };
+    let sent = Errno::result(sent).map(drop);
     let said = info.map_or_else(String::new, |info| format!("si_code {}, ", info.si_code));
-    note!("pidfd_send_signal({number}, {signal}, {said}{flags}) = {sent}");
-    Errno::result(sent).map(drop)
+    let signal = signal_name(signal);
+    note!("pidfd_send_signal({number}, {signal}, {said}{flags}) = {}", check::outcome_of(&sent));
+    sent
 }
 
 /// The values that refer to the caller itself in place of a pidfd (`linux/fcntl.h` as of Linux 6.17; they had

@@ -375,10 +375,20 @@ pub fn write_whole(path: &Path, bytes: impl AsRef<[u8]>) -> io::Result<()> {
     }
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let readable = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-    let mut file = tempfile::Builder::new().prefix(".results-").permissions(readable).tempfile_in(folder)?;
-    file.write_all(bytes.as_ref())?;
-    file.persist(path)?;
+    let mut file = tempfile::Builder::new();
+    let file = file.prefix(".results-").permissions(readable);
+    let mut file = file.tempfile_in(folder).map_err(without_path)?;
+    file.write_all(bytes.as_ref()).map_err(without_path)?;
+    file.persist(path).map_err(|error| error.error)?;
     Ok(())
+}
+
+/// Removes the temporary file's name, which says nothing to the user and which tempfile appends, from an error.
+fn without_path(error: io::Error) -> io::Error {
+    match error.to_string().split_once(" at path ") {
+        Some((why, _)) => io::Error::new(error.kind(), why),
+        None => error,
+    }
 }
 
 #[cfg(test)]

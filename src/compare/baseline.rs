@@ -111,7 +111,8 @@ fn change(old: &Cell, new: &Cell) -> Option<Change> {
         return None;
     }
     Some(match (before, after) {
-        (_, Mark::NotRun) => Change::Vanished,
+        // What the environment forbids says nothing about the kernel.
+        (_, Mark::NotRun | Mark::Verdict(Verdict::Blocked)) => Change::Vanished,
         (before, after) if is_kept(before) || (is_bad(after) && !is_bad(before)) => Change::Regressed,
         (before, after) if is_kept(after) && is_missing(before) => Change::Appeared,
         (_, after) if is_kept(after) => Change::Fixed,

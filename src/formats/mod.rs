@@ -155,7 +155,14 @@ fn kernel(results: &Results) -> Vec<Test<'_>> {
             why: format!("the kernel complained meanwhile: {words}"),
             record: None,
         };
-        return results.complaints().into_iter().map(complaint).collect();
+        // The file of a run that was killed must not look like that of a good one.
+        let cut_short = results.exit.is_none().then(|| Test {
+            name: "verdict",
+            status: Status::Errored,
+            why: "no verdict: the run was cut short".to_owned(),
+            record: None,
+        });
+        return results.complaints().into_iter().map(complaint).chain(cut_short).collect();
     };
     let no_verdict = guest.no_verdict.iter().map(|end| Test {
         name: "verdict",
