@@ -2,7 +2,6 @@
 //!
 //! It mounts the file systems that a program expects, runs the suite as an ordinary child and reports how it ended. In an
 //! initramfs it is process 1, and finally reboots, which ends the machine; in a guest with another init it just exits.
-use std::error::Error;
 use std::ffi::CStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -11,7 +10,9 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, exit};
 
+use anyhow::{Context as _, Result};
 use clone3_conformance::clone3::{Child, Clone3};
+use clone3_conformance::exit_status::USAGE;
 use clone3_conformance::guest::{Exit, PLAN, Plan, SUITE_ENDED, SUITE_STARTS};
 use clone3_conformance::kit::helper::{self, HELPERS, Helper};
 use clone3_conformance::wait::Status;
@@ -30,8 +31,6 @@ const EXPECTATIONS: &str = "/run/expectations.toml";
 /// The name of the helper that keeps a CPU busy.
 const BUSY: &str = "busy";
 
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
-
 /// Returns whether this process was started as the guest's init.
 ///
 /// The program's name decides, not pid 1: in a container the runner itself may well be process 1.
@@ -44,6 +43,14 @@ pub fn is_init() -> bool {
 /// `meanwhile` runs in a separate process, on a second CPU that would otherwise be idle until the first case.
 pub fn run(meanwhile: Option<fn()>) -> ! {
     let alone = getpid().is_init();
+    // The kernel passes those of its command line options that it does not know to process 1.
+    let named = std::env::args_os().nth(1).filter(|_| !alone);
+    let plan = plan(Path::new(&named.unwrap_or_else(|| PLAN.into())));
+    // What is called init on a host by mistake must not mount anything over the host's /tmp.
+    if let (false, Err(error)) = (alone, &plan) {
+        eprintln!("clone3-conformance: started as the init of a guest, but without a plan: {error:#}");
+        exit(i32::from(USAGE));
+    }
     mount_missing(&BASIS);
     let cgroups = beside(|| mount_missing(&CGROUPS));
     let processors = std::thread::available_parallelism();
@@ -51,10 +58,7 @@ pub fn run(meanwhile: Option<fn()>) -> ! {
         beside(deed);
     }
     furnish();
-    // The kernel passes those of its command line options that it does not know to process 1.
-    let named = std::env::args().nth(1).filter(|_| !alone);
-    let plan = named.unwrap_or_else(|| PLAN.to_owned());
-    carry_out(&plan, cgroups);
+    carry_out(plan, cgroups);
     match alone {
         true => restart(),
         false => exit(0),
@@ -118,15 +122,21 @@ fn is_mounted(target: &str) -> bool {
     mounts.lines().any(|mount| mount.split(' ').nth(1) == Some(target))
 }
 
+/// Reads the driver's plan.
+fn plan(path: &Path) -> Result<Plan> {
+    let text = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    serde_json::from_slice(&text).with_context(|| format!("{} is not a plan", path.display()))
+}
+
 /// Runs the suite according to the plan, once everything is mounted, and reports how it ended. Errors go to the console.
-fn carry_out(plan: &str, mounting: Option<Child>) {
-    match start(plan, mounting) {
+fn carry_out(plan: Result<Plan>, mounting: Option<Child>) {
+    match plan.and_then(|plan| start(&plan, mounting)) {
         Ok(suite) => {
             if let Err(error) = suite.report() {
-                eprintln!("clone3-conformance: the suite was run, and how it ended cannot be told: {error}");
+                eprintln!("clone3-conformance: the suite was run, but its end cannot be reported: {error:#}");
             }
         }
-        Err(error) => eprintln!("clone3-conformance: no suite was run: {error}"),
+        Err(error) => eprintln!("clone3-conformance: no suite was run: {error:#}"),
     }
 }
 
@@ -139,8 +149,7 @@ struct Suite {
 }
 
 /// Opens the serial lines and starts the suite.
-fn start(plan: &str, mounting: Option<Child>) -> Result<Suite> {
-    let plan: Plan = serde_json::from_slice(&fs::read(plan)?)?;
+fn start(plan: &Plan, mounting: Option<Child>) -> Result<Suite> {
     let output = serial(&plan.output)?;
     let counters = plan.counters.as_deref().map(serial).transpose()?;
     if counters.is_some() {
@@ -153,7 +162,7 @@ fn start(plan: &str, mounting: Option<Child>) -> Result<Suite> {
         None => mount_missing(&CGROUPS),
     }
     log(SUITE_STARTS);
-    let process = start_suite(&plan, &output)?;
+    let process = start_suite(plan, &output).context("cannot start the runner")?;
     Ok(Suite { process, output, journal, counters })
 }
 
@@ -244,7 +253,8 @@ fn reap_all_until(child: i32) -> Result<Exit> {
 /// Opens a serial line that passes every byte unchanged, and that every user may open.
 fn serial(device: &str) -> Result<File> {
     let no_terminal = i32::try_from(OFlags::NOCTTY.bits())?;
-    let line = OpenOptions::new().read(true).write(true).custom_flags(no_terminal).open(device)?;
+    let line = OpenOptions::new().read(true).write(true).custom_flags(no_terminal).open(device);
+    let line = line.with_context(|| format!("cannot open the serial line {device}"))?;
     let mut settings = tcgetattr(&line)?;
     settings.make_raw();
     tcsetattr(&line, OptionalActions::Now, &settings)?;

@@ -309,22 +309,25 @@ fn exit_info_of_a_dead_child() -> Option<()> {
     info.given().contains(InfoMask::EXIT).then_some(())
 }
 
-/// Returns whether the caller is in the initial user namespace, which maps all IDs to themselves. Without
-/// `/proc`, newer kernels show it by its inode number.
+/// Returns whether the caller is in the initial user namespace. Its map of IDs does not tell, since another one can be given
+/// the same map.
 fn in_initial_user_namespace() -> bool {
-    /// The inode number of the initial user namespace, on kernels whose namespaces have inodes.
+    /// The inode number of the initial user namespace (PROC_USER_INIT_INO in the kernel).
     const INITIAL: u64 = 0xefff_fffd;
-    match std::fs::read_to_string("/proc/self/uid_map") {
-        Ok(map) => map.split_whitespace().eq(["0", "0", "4294967295"]),
+    match own_user_namespace() {
+        Some(inode) => inode == INITIAL,
         // A kernel without user namespaces has only the initial one.
-        Err(_) if crate::procfs::is_mounted() && !std::path::Path::new("/proc/self/ns/user").exists() => true,
-        Err(_) => own_user_namespace().is_some_and(|inode| inode == INITIAL),
+        None => crate::procfs::is_mounted(),
     }
 }
 
+/// Returns the inode number of the caller's user namespace; newer kernels tell it without `/proc`, too.
 fn own_user_namespace() -> Option<u64> {
-    let namespace = own_pidfd()?.namespace(Namespace::User).ok()?;
-    Some(rustix::fs::fstat(namespace).ok()?.st_ino)
+    let shown = rustix::fs::stat("/proc/self/ns/user").ok().map(|stat| stat.st_ino);
+    shown.or_else(|| {
+        let namespace = own_pidfd()?.namespace(Namespace::User).ok()?;
+        Some(rustix::fs::fstat(namespace).ok()?.st_ino)
+    })
 }
 
 impl fmt::Display for Probe {

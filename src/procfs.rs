@@ -1,7 +1,7 @@
 //! Readers for what `/proc` says about a process.
 //!
-//! Without `/proc`, or with the `/proc` of another pid namespace, in which pids refer to other processes,
-//! every function here returns "unknown".
+//! Without `/proc` they find nothing. In the `/proc` of another pid namespace, pids refer to other processes: what looks for
+//! processes returns "unknown" then, and a case that reads about a given one declares that it needs `/proc`.
 
 use std::fs;
 

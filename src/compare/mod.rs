@@ -344,8 +344,13 @@ fn row(id: &str, columns: &[Column]) -> Row {
         Cell::Ended(record) if !record.claim.is_empty() => Some((**record).clone()),
         _ => None,
     });
-    let told = told.unwrap_or_default();
-    let Record { claim, source, since, declared, strength, .. } = told;
+    let Record { claim, source, since, declared, .. } = told.unwrap_or_default();
+    // Unlike the texts, this is also in a journal.
+    let strength = cells.iter().rev().find_map(|cell| match cell {
+        Cell::Ended(record) => Some(record.strength),
+        _ => None,
+    });
+    let strength = strength.unwrap_or_default();
     Row { id: id.to_owned(), claim, source, since, declared, strength, cells }
 }
 

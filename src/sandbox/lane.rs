@@ -159,7 +159,7 @@ impl Lane {
         trail::clear();
         let alone = match case.runs_alone().then(|| SystemLock::when_possible(&self.program)).transpose() {
             Ok(alone) => alone,
-            Err(failure) => return Outcome::lost(failure),
+            Err(failure) => return Outcome::lost(self.before.excuse(failure)),
         };
         // A case that dies cannot restore the settings that it changed.
         let settings = alone.as_ref().map(|_| sysctl::Snapshot::take()).unwrap_or_default();

@@ -56,9 +56,7 @@ impl Sandbox {
     /// Runs one test case, which this program must have declared, and returns its outcome. Blocks.
     pub fn run(&self, case: &str, deadline: Duration) -> Outcome {
         let request = Request { case: case.to_owned(), deadline };
-        self.try_run(&request).unwrap_or_else(|error| {
-            Outcome::lost(Failure::broken(format!("the sandbox itself failed: {error}")))
-        })
+        self.try_run(&request).unwrap_or_else(|error| Outcome::lost(failed(&error)))
     }
 
     fn try_run(&self, request: &Request) -> io::Result<Outcome> {
@@ -76,6 +74,15 @@ impl Sandbox {
             self.idle.lock().unwrap_or_else(|poison| poison.into_inner()).push(lane);
         }
         Ok(answer.outcome)
+    }
+}
+
+/// Returns the failure of the sandbox itself: the environment's if it lacks descriptors, processes or memory.
+fn failed(error: &io::Error) -> Failure {
+    let why = format!("the sandbox itself failed: {error}");
+    match error.raw_os_error() {
+        Some(libc::EMFILE | libc::ENFILE | libc::EAGAIN | libc::ENOMEM) => Failure::blocked(why),
+        _ => Failure::broken(why),
     }
 }
 

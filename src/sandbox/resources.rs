@@ -13,10 +13,10 @@ use rustix::process::{Resource, getrlimit};
 
 use crate::check::{Failure, Kind};
 use crate::clone3::{exit_now, park};
-use crate::kit::process;
-use crate::wait;
+use crate::kit::{privilege, process};
+use crate::wait::{self, Status};
 
-/// The number of processes that the largest case has at once, with a margin.
+/// The number of processes that the largest case has at once, with a margin. An exit code can hold it.
 const PROCESSES: usize = 160;
 
 /// The number of open files.
@@ -75,7 +75,7 @@ impl Before {
 
 /// Describes the resource that is too scarce now.
 fn too_few() -> Option<String> {
-    let processes = processes_to_be_had();
+    let processes = processes_to_be_had().min(processes_of_ordinary_user());
     if processes < PROCESSES {
         return Some(format!(
             "only {processes} more processes can be had (RLIMIT_NPROC, a pids cgroup or pid_max)"
@@ -102,6 +102,19 @@ fn processes_to_be_had() -> usize {
         let _ = wait::waitpid(*child, libc::__WALL);
     }
     children.len()
+}
+
+/// Returns the number of processes that the user can have whom root's cases become: RLIMIT_NPROC does not apply to root.
+fn processes_of_ordinary_user() -> usize {
+    let count = || privilege::become_ordinary_user().map_or(PROCESSES, |()| processes_to_be_had());
+    match process::raw_fork() {
+        Ok(None) => exit_now(count() as i32),
+        Ok(Some(child)) => match wait::reap(child) {
+            Ok(Status(status)) if libc::WIFEXITED(status) => libc::WEXITSTATUS(status) as usize,
+            _ => PROCESSES,
+        },
+        Err(_) => 0,
+    }
 }
 
 fn memory_can_be_had() -> bool {

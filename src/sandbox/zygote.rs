@@ -46,8 +46,9 @@ impl Zygote {
     }
 }
 
-/// Creates a lane as a child of the caller, which must wait for its end. A zygote would restore the cgroup
-/// controllers to their previous state at its end, while another program's cases may be using them.
+/// Creates a lane as a child of the caller. It ends when its socket closes; the caller must exit soon afterwards, so that the
+/// reaper of orphans waits for it. A zygote would restore the cgroup controllers to their previous state at its end, while
+/// another program's cases may be using them.
 pub(super) fn lane_without_zygote() -> io::Result<UnixStream> {
     require_one_thread()?;
     let (ours, theirs) = UnixStream::pair()?;
