@@ -7,7 +7,7 @@ use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::{Clone3, Stack};
 use clone3_conformance::kit::privilege::become_unused_user;
 use clone3_conformance::kit::process::{child_reporting, in_child};
-use clone3_conformance::kit::{Cgroup, Held, errands, privilege, subject, threads, uring};
+use clone3_conformance::kit::{Cgroup, Held, errands, limits, namespace, privilege, subject, threads, uring};
 use clone3_conformance::wait::{self, Status};
 use clone3_conformance::{case, note};
 use nix::errno::Errno;
@@ -226,4 +226,37 @@ fn autoreap_io_uring_thread() -> Result {
             .context(&call)?;
         child.ends_with(Status::exited(0))
     })
+}
+
+/// Returns whether the next ordinary child in a new pid namespace, whose first child, of this call, could not be made for lack of a
+/// descriptor, is pid 1 there, or the errno.
+fn is_init_after_failed_first_child(call: &Clone3) -> Result<std::result::Result<bool, i32>> {
+    in_child(|| {
+        namespace::unshare_pid()?;
+        let full = rustix::process::Resource::Nofile;
+        let made = limits::lowered(full, 0, || call.try_spawn(|| 0).map(|child| child.pid()))?;
+        check::refused(format_args!("{call} without a free descriptor"), made, Errno::EMFILE)?;
+        let next = Clone3::fork().try_spawn(|| i32::from(rustix::process::getpid().is_init()));
+        match next {
+            Ok(child) => Ok(Ok(wait::reap(child.pid())? == Status::exited(1))),
+            Err(errno) => Ok(Err(errno as i32)),
+        }
+    })
+}
+
+case! {
+    /// If the first child in a new pid namespace could not be made for lack of a descriptor for its pidfd, the namespace is as
+    /// usable afterwards with the new flags as without them.
+    abi_failed_first_child_of_pid_namespace: Is, needs [Autoreap, Nnp, Autokill, PidNamespace],
+    source "kernel/fork.c copy_process() (bad_fork_free_pid); kernel/pid.c free_pid() (\"Handle a fork failure of the first process\")",
+}
+fn abi_failed_first_child_of_pid_namespace() -> Result {
+    let expected = is_init_after_failed_first_child(&Clone3::fork().with(Flags::PIDFD))?;
+    note!("after an ordinary call: {expected:?} (whether the next child is pid 1)");
+    for call in [Flags::REAPED, Flags::NNP | Flags::PIDFD, Flags::KILLED_NNP].map(Clone3::new) {
+        let what =
+            format!("whether the child after a failed {call}, the first in its pid namespace, is pid 1");
+        check::equal(what, is_init_after_failed_first_child(&call)?, expected)?;
+    }
+    Ok(())
 }

@@ -6,13 +6,14 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::outcome::allowed_as_ever;
-use clone3_conformance::kit::privilege::Caps;
+use clone3_conformance::kit::privilege::{Caps, ORDINARY};
 use clone3_conformance::kit::process::{child_reporting, in_child};
 use clone3_conformance::kit::setuid::credentials_after_exec;
 use clone3_conformance::kit::sysctl::became_undumpable;
 use clone3_conformance::kit::{helper, namespace, privilege, subject};
 use clone3_conformance::wait::Status;
 use nix::unistd::{Gid, Uid, setegid, seteuid, setgid, setresgid, setresuid, setuid};
+use rustix::thread::CapabilitiesSecureBits;
 
 case! {
     /// A CLONE_NNP child still has no_new_privs after it has entered a namespace; a child made without the flag does not have it.
@@ -107,4 +108,66 @@ case! {
 }
 fn nnp_changes_user_and_group() -> Result {
     CHANGES.into_iter().try_for_each(|(what, change)| allowed_as_ever(what, || Ok(change())))
+}
+
+case! {
+    /// When root's CLONE_NNP child becomes another user by seteuid(2) it loses its effective capabilities, and when it becomes root
+    /// again it has them again, like an ordinary child.
+    nnp_effective_capabilities_come_back: Must, needs [Nnp, Root],
+    source "capabilities(7), \"Effect of user ID changes on capabilities\"; Documentation/userspace-api/no_new_privs.rst",
+}
+fn nnp_effective_capabilities_come_back() -> Result {
+    let all = Caps::own(CapSet::Effective)?;
+    let calls = subject::with_nnp().into_iter().chain([Clone3::fork()]);
+    for call in calls {
+        let (child, [away, back]) = child_reporting(&call, || {
+            seteuid(USER)?;
+            let away = Caps::own(CapSet::Effective)?;
+            seteuid(Uid::from_raw(0))?;
+            Ok([away, Caps::own(CapSet::Effective)?])
+        })?;
+        child.ends_with(Status::exited(0))?;
+        check::equal(format_args!("CapEff of a child of {call} that is another user"), away, Caps::NONE)?;
+        check::equal(format_args!("CapEff of a child of {call} that is root again"), back, all)?;
+    }
+    Ok(())
+}
+
+/// What clone(2) copies of a process's credentials, besides its capabilities.
+type Identity = ([u32; 6], Vec<u32>, u32, bool);
+
+/// Returns the caller's real, effective and saved user and group ids, its groups, securebits, and whether it keeps its
+/// capabilities.
+fn identity() -> Result<Identity> {
+    let (user, group) = (nix::unistd::getresuid()?, nix::unistd::getresgid()?);
+    let (users, groups) =
+        ([user.real, user.effective, user.saved], [group.real, group.effective, group.saved]);
+    let [[a, b, c], [d, e, f]] = [users.map(Uid::as_raw), groups.map(Gid::as_raw)];
+    let others = nix::unistd::getgroups()?.into_iter().map(Gid::as_raw).collect();
+    let securebits = rustix::thread::capabilities_secure_bits()?.bits();
+    Ok(([a, b, c, d, e, f], others, securebits, rustix::thread::get_keep_capabilities()?))
+}
+
+case! {
+    /// A CLONE_NNP child has its creator's credentials, like an ordinary child: user and group ids, the saved ones among them,
+    /// groups, securebits and capabilities.
+    nnp_child_has_creators_credentials: Must, needs [Nnp, Root],
+    source "credentials(7) (\"a child process created by fork(2) inherits copies of its parent's user and group IDs\"); \
+        capabilities(7), securebits; commit \"clone: add CLONE_NNP\", which sets one bit",
+}
+fn nnp_child_has_creators_credentials() -> Result {
+    rustix::thread::set_capabilities_secure_bits(
+        CapabilitiesSecureBits::NO_SETUID_FIXUP | CapabilitiesSecureBits::NO_ROOT,
+    )?;
+    nix::unistd::setgroups(&[GROUP, Gid::from_raw(5)])?;
+    setresgid(GROUP, Gid::from_raw(ORDINARY), Gid::from_raw(3))?;
+    setresuid(USER, Uid::from_raw(ORDINARY), Uid::from_raw(0))?;
+    let whole = || -> Result<_> { Ok((identity()?, Caps::own_permitted_and_effective()?)) };
+    let own = whole()?;
+    for call in subject::with_nnp().into_iter().chain([Clone3::fork()]) {
+        let (child, found) = child_reporting(&call, whole)?;
+        child.ends_with(Status::exited(0))?;
+        check::equal(format_args!("credentials of a child of {call}"), found, own.clone())?;
+    }
+    Ok(())
 }

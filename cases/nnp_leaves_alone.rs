@@ -244,6 +244,36 @@ fn abi_seccomp_filter_asks_calling_thread() -> Result {
 }
 
 case! {
+    /// A CLONE_NNP child has the seccomp filter that its privileged creator installed without no_new_privs, like an ordinary child.
+    nnp_inherits_filter: Must, needs [Nnp, SysAdmin, NotYetNnp, Proc],
+    source "seccomp(2) (\"if fork(2) or clone(2) is allowed by the filter, any child processes will be constrained to the same \
+        system call filters as the parent\")",
+}
+fn nnp_inherits_filter() -> Result {
+    sandboxing::seccomp_filters_exist()?;
+    let filters = || {
+        let filters = ["Seccomp", "Seccomp_filters"].map(|field| procfs::status_field("self", field));
+        Ok(filters.to_vec())
+    };
+    in_child(|| {
+        let before = filters()?;
+        check::succeeds("a filter by CAP_SYS_ADMIN", sandboxing::install_seccomp_filter())?;
+        let own = filters()?;
+        check::holds(
+            own != before,
+            format_args!("control: {own:?} in /proc with one more filter, as before"),
+        )?;
+        for call in subject::with_nnp().into_iter().chain([Clone3::fork()]) {
+            let (child, found) = child_reporting(&call, filters)?;
+            child.ends_with(Status::exited(0))?;
+            let what = format!("Seccomp and Seccomp_filters in /proc of a child of {call}");
+            check::equal(what, found, own.clone())?;
+        }
+        Ok(())
+    })
+}
+
+case! {
     /// A seccomp filter for all threads (SECCOMP_FILTER_FLAG_TSYNC) that a thread with no_new_privs installs gives the other
     /// threads no_new_privs, too, whether they had a filter before or not.
     abi_filter_for_all_threads_passes_nnp: Is, needs [SysAdmin, NotYetNnp, Proc],

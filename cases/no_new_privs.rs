@@ -1,15 +1,21 @@
 //! CLONE_NNP: no_new_privs from birth, for the child only.
 
+use std::ffi::CStr;
+use std::os::fd::OwnedFd;
+
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::{Clone3, Stack};
 use clone3_conformance::kit::process::{child_reporting, in_child, in_grandchild};
-use clone3_conformance::kit::{Cgroup, Held, errands, helper, setuid, sigchld, subject};
+use clone3_conformance::kit::{Cgroup, Held, errands, helper, limits, setuid, sigchld, subject, uring};
 use clone3_conformance::procfs;
 use clone3_conformance::wait::{self, Event, Status};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
+use nix::unistd::fexecve;
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::process::Resource;
 
 /// Returns the calling thread's bit.
 fn own_bit() -> Result<bool> {
@@ -354,7 +360,7 @@ fn nnp_with_other_flags() -> Result {
 
 case! {
     /// A caller that has no_new_privs already may use CLONE_NNP; its child has no_new_privs with the flag and
-    /// without.
+    /// without. The caller keeps it, also if no child is made.
     nnp_parent_already_set: Must, needs [Nnp],
     source "PR_SET_NO_NEW_PRIVS(2const): inherited, and may be set again",
 }
@@ -363,6 +369,100 @@ fn nnp_parent_already_set() -> Result {
     for flags in [Flags::empty(), Flags::NNP] {
         let bit = bit_of_child(&Clone3::fork().with(flags))?;
         check::equal(format_args!("no_new_privs of a child with {flags}"), bit, true)?;
+        check::equal(format_args!("the caller's no_new_privs after clone3({flags})"), own_bit()?, true)?;
+    }
+    Clone3::fork().with(Flags::NNP | Flags::THREAD).refused(Errno::EINVAL)?;
+    let call = Clone3::fork().with(Flags::NNP | Flags::PIDFD);
+    let made = limits::lowered(Resource::Nofile, 0, || call.try_spawn(|| 0).map(|child| child.pid()))?;
+    check::refused(format_args!("{call} without a free descriptor"), made, Errno::EMFILE)?;
+    check::equal("the caller's no_new_privs after calls that made no child", own_bit()?, true)
+}
+
+case! {
+    /// What a CLONE_NNP child makes with CLONE_PARENT, and which so becomes a child of a parent without no_new_privs, has it like
+    /// its creator.
+    nnp_inherited_by_clone_parent: Must, needs [Nnp, NotYetNnp],
+    source "PR_SET_NO_NEW_PRIVS(2const): inherited by children created by fork(2) and clone(2)",
+}
+fn nnp_inherited_by_clone_parent() -> Result {
+    for (flags, expected) in [(Flags::empty(), false), (Flags::NNP, true)] {
+        let creator = Clone3::fork().with(flags);
+        let (child, (sibling, bit)) = child_reporting(&creator, || {
+            let (sibling, bit) = child_reporting(&Clone3::new(Flags::CLONE_PARENT), own_bit)?;
+            Ok((sibling.pid(), bit))
+        })?;
+        child.reap_expecting(Status::exited(0))?;
+        wait::reap_expecting(sibling, Status::exited(0))?;
+        let what = format!("no_new_privs of what a child of {creator} makes with CLONE_PARENT");
+        check::equal(what, bit, expected)?;
     }
     Ok(())
+}
+
+/// Calls execve(2) with files that the kernel cannot execute.
+fn fail_to_exec() -> Result {
+    let exec = |file: &OwnedFd| {
+        let no_words: [&CStr; 0] = [];
+        fexecve(file, &[c"none"], &no_words).map(|_| ())
+    };
+    let text = memfd_create("text", MemfdFlags::empty())?;
+    rustix::io::write(&text, b"neither a program nor a script")?;
+    check::refused("execve of a text", exec(&text), Errno::ENOEXEC)?;
+    let script = memfd_create("script", MemfdFlags::empty())?;
+    rustix::io::write(&script, b"#!/nonexistent/interpreter\n")?;
+    check::refused("execve of a script without its interpreter", exec(&script), Errno::ENOENT)
+}
+
+case! {
+    /// A CLONE_NNP child keeps no_new_privs if it fails to exec something, and across later execs as across the first.
+    nnp_survives_failed_and_later_execs: Must, needs [Nnp, NotYetNnp],
+    source "PR_SET_NO_NEW_PRIVS(2const): once set, the attribute cannot be unset, and it is preserved across execve(2)",
+}
+fn nnp_survives_failed_and_later_execs() -> Result {
+    for (call, expected) in
+        subject::with_nnp().into_iter().map(|call| (call, true)).chain([(Clone3::fork(), false)])
+    {
+        let (child, ()) = child_reporting(&call, || {
+            fail_to_exec()?;
+            check::equal("no_new_privs after execs that failed", own_bit()?, expected)
+        })
+        .context(format_args!("in a child of {call}"))?;
+        child.ends_with(Status::exited(0))?;
+        for execs in [1, 3] {
+            let found = setuid::credentials_after_execs(&call, execs)?;
+            let what = format!("no_new_privs after {execs} more execs in the child of {call}");
+            check::equal(what, found.no_new_privs, expected)?;
+        }
+    }
+    Ok(())
+}
+
+case! {
+    /// The kernel threads that serve the io_uring of a CLONE_NNP child have no_new_privs, like the child.
+    nnp_of_ring_threads: Must, needs [Nnp, NotYetNnp, Proc],
+    source "PR_SET_NO_NEW_PRIVS(2const): inherited by what the process creates; io_uring_setup(2), IORING_SETUP_SQPOLL",
+}
+fn nnp_of_ring_threads() -> Result {
+    for (call, expected) in
+        subject::with_nnp().into_iter().map(|call| (call, "1")).chain([(Clone3::fork(), "0")])
+    {
+        let (child, bits) = child_reporting(&call, || {
+            let mut bits = Vec::new();
+            uring::is_served_by_kernel(|| {
+                bits = bits_of_own_threads();
+                Ok(())
+            })?;
+            Ok(bits)
+        })?;
+        child.ends_with(Status::exited(0))?;
+        let what = format!("NoNewPrivs in /proc of the leader and the ring's thread in a child of {call}");
+        check::equal(what, bits, vec![Some(expected.to_owned()); 2])?;
+    }
+    Ok(())
+}
+
+fn bits_of_own_threads() -> Vec<Option<String>> {
+    let own = rustix::process::getpid().as_raw_nonzero().get();
+    let bit = |tid: i32| procfs::status_field(&format!("{own}/task/{tid}"), "NoNewPrivs");
+    procfs::threads_of(own).into_iter().map(bit).collect()
 }

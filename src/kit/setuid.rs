@@ -151,11 +151,28 @@ pub fn credentials_after_exec_by_waiting_thread(
     })
 }
 
+/// Makes a child by `call` that execs this program that many times in succession; returns its credentials afterwards.
+#[track_caller]
+pub fn credentials_after_execs(call: &Clone3, count: i32) -> Result<Credentials> {
+    let command = Command::new("again", &[])?.number(count - 1).word("credentials")?;
+    credentials_said_by(call, command, Command::exec)
+}
+
 /// Makes a child by `call` that execs a command which reports its credentials; `exec` returns only if that fails.
 #[track_caller]
 fn credentials_said(call: &Clone3, exec: impl FnOnce(&Command) -> Failure) -> Result<Credentials> {
+    credentials_said_by(call, Command::new("credentials", &[])?, exec)
+}
+
+/// Likewise; the command lacks only its last argument, the descriptor of the report.
+#[track_caller]
+fn credentials_said_by(
+    call: &Clone3,
+    command: Command,
+    exec: impl FnOnce(&Command) -> Failure,
+) -> Result<Credentials> {
     let channel = Channel::<Result<Credentials>>::new()?;
-    let command = Command::new("credentials", &[])?.with_fd(&channel.sending_end()?);
+    let command = command.with_fd(&channel.sending_end()?);
     let child = call.spawn(|| i32::from(channel.send(&Err(exec(&command))).is_err()))?;
     let credentials = channel.recv_from(&child)??;
     note!("after exec: {credentials:?}");
