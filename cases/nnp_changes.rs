@@ -14,6 +14,7 @@ use clone3_conformance::kit::{helper, namespace, privilege, subject};
 use clone3_conformance::wait::Status;
 use nix::unistd::{Gid, Uid, setegid, seteuid, setgid, setresgid, setresuid, setuid};
 use rustix::thread::CapabilitiesSecureBits;
+use serde::{Deserialize, Serialize};
 
 case! {
     /// A CLONE_NNP child still has no_new_privs after it has entered a namespace; a child made without the flag does not have it.
@@ -133,19 +134,31 @@ fn nnp_effective_capabilities_come_back() -> Result {
     Ok(())
 }
 
-/// What clone(2) copies of a process's credentials, besides its capabilities.
-type Identity = ([u32; 6], Vec<u32>, u32, bool);
+/// What clone(2) copies of a process's credentials.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Credentials {
+    /// Real, effective and saved.
+    users: [u32; 3],
+    /// Real, effective and saved.
+    groups: [u32; 3],
+    supplementary: Vec<u32>,
+    securebits: u32,
+    keeps_capabilities: bool,
+    permitted_and_effective: [Caps; 2],
+}
 
-/// Returns the caller's real, effective and saved user and group ids, its groups, securebits, and whether it keeps its
-/// capabilities.
-fn identity() -> Result<Identity> {
-    let (user, group) = (nix::unistd::getresuid()?, nix::unistd::getresgid()?);
-    let (users, groups) =
-        ([user.real, user.effective, user.saved], [group.real, group.effective, group.saved]);
-    let [[a, b, c], [d, e, f]] = [users.map(Uid::as_raw), groups.map(Gid::as_raw)];
-    let others = nix::unistd::getgroups()?.into_iter().map(Gid::as_raw).collect();
-    let securebits = rustix::thread::capabilities_secure_bits()?.bits();
-    Ok(([a, b, c, d, e, f], others, securebits, rustix::thread::get_keep_capabilities()?))
+impl Credentials {
+    fn own() -> Result<Credentials> {
+        let (user, group) = (nix::unistd::getresuid()?, nix::unistd::getresgid()?);
+        Ok(Credentials {
+            users: [user.real, user.effective, user.saved].map(Uid::as_raw),
+            groups: [group.real, group.effective, group.saved].map(Gid::as_raw),
+            supplementary: nix::unistd::getgroups()?.into_iter().map(Gid::as_raw).collect(),
+            securebits: rustix::thread::capabilities_secure_bits()?.bits(),
+            keeps_capabilities: rustix::thread::get_keep_capabilities()?,
+            permitted_and_effective: Caps::own_permitted_and_effective()?,
+        })
+    }
 }
 
 case! {
@@ -162,10 +175,9 @@ fn nnp_child_has_creators_credentials() -> Result {
     nix::unistd::setgroups(&[GROUP, Gid::from_raw(5)])?;
     setresgid(GROUP, Gid::from_raw(ORDINARY), Gid::from_raw(3))?;
     setresuid(USER, Uid::from_raw(ORDINARY), Uid::from_raw(0))?;
-    let whole = || -> Result<_> { Ok((identity()?, Caps::own_permitted_and_effective()?)) };
-    let own = whole()?;
+    let own = Credentials::own()?;
     for call in subject::with_nnp().into_iter().chain([Clone3::fork()]) {
-        let (child, found) = child_reporting(&call, whole)?;
+        let (child, found) = child_reporting(&call, Credentials::own)?;
         child.ends_with(Status::exited(0))?;
         check::equal(format_args!("credentials of a child of {call}"), found, own.clone())?;
     }
