@@ -13,7 +13,7 @@ use clone3_conformance::formats::Format;
 use clone3_conformance::need::Need;
 use clone3_conformance::results::Results;
 use clone3_conformance::sandbox::is_report;
-use spec::Spec;
+use spec::{Spec, USUAL_FLAVOUR};
 
 /// A property, with the name of its fuzz target and of its directory of seeds.
 pub type Property = (&'static str, fn(&[u8]));
@@ -55,7 +55,9 @@ pub fn report(bytes: &[u8]) {
 /// Checks the kernel specification of `vm/run.sh --kernel`: formatted and parsed again, it means the same.
 pub fn spec_of(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
-    if let Ok(spec) = text.parse::<Spec>() {
-        assert_eq!(spec.to_string().parse(), Ok(spec), "{text:?}");
+    // The default flavor is left out of the text.
+    let parse = |text: &str| text.parse::<Spec>().map(|spec| spec.or_flavour(USUAL_FLAVOUR));
+    if let Ok(spec) = parse(text) {
+        assert_eq!(parse(&spec.to_string()), Ok(spec), "{text:?}");
     }
 }

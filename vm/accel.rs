@@ -1,5 +1,6 @@
 //! The choice between KVM, which runs the guest on the host's CPU, and TCG, which emulates a CPU.
 use std::fs::{self, File};
+use std::io::{Error, ErrorKind};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
@@ -113,9 +114,20 @@ pub fn choose(choice: AccelChoice, arch: Arch, cache: &Cache, interrupts: &Inter
 /// Returns whether KVM works, or why not. Tries it once per host boot and QEMU binary, and again if `anew` is set.
 fn kvm_works(anew: bool, cache: &Cache, interrupts: &Interrupts) -> Result<Result<(), String>> {
     if let Err(error) = fs::OpenOptions::new().read(true).write(true).open("/dev/kvm") {
-        return Ok(Err(format!("/dev/kvm: {error}")));
+        let why = unusable(&error);
+        if !anew && error.kind() != ErrorKind::NotFound {
+            note!("{why}; using TCG");
+        }
+        return Ok(Err(why));
     }
     answer(&cache_file(cache), anew, || try_kvm(interrupts))
+}
+
+/// Explains why `/dev/kvm` cannot be opened.
+fn unusable(error: &Error) -> String {
+    let hint =
+        if error.kind() == ErrorKind::PermissionDenied { " (is this user in the group kvm?)" } else { "" };
+    format!("/dev/kvm: {error}{hint}")
 }
 
 /// Records that KVM stopped a guest, so that later runs do not try it.

@@ -3,7 +3,8 @@
 //! apt does the work, with settings kept apart from the machine's: it knows about proxies and mirrors, and checks signatures. It
 //! needs no privileges, since nothing is installed.
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
@@ -96,9 +97,10 @@ impl Package {
         parse_name(&self.name)
     }
 
-    /// Returns the version with which `--kernel` selects exactly this kernel: `7.1.13`, `6.1.0-56`, or the tag of a release
-    /// candidate, `7.3-rc7`, since its release is only that of its series.
-    pub fn exact_version(&self) -> String {
+    /// Returns the version by which people know this kernel: `7.1.13`, `6.1.0-56`, or the tag of a release candidate, `7.3-rc7`,
+    /// since its release is only that of its series. The archive may have several builds of it; the package's own version tells
+    /// them apart.
+    pub fn short_version(&self) -> String {
         let version = upstream(&self.version);
         match self.parsed().map_or(version, |name| name.base) {
             _ if version.contains('~') => version.replace('~', "-"),
@@ -131,12 +133,14 @@ impl Index {
         images
     }
 
-    /// Returns the newest kernel whose version or release starts with `prefix`.
+    /// Returns the newest kernel whose version or release starts with `prefix`, or the package of exactly that version.
     pub fn newest(&self, prefix: &str, flavour: &str) -> Option<&Package> {
         self.images().into_iter().rfind(|package| {
             let means = |name: Name| {
                 name.flavour == flavour
-                    && (is_prefix(prefix, upstream(&package.version)) || is_prefix(prefix, name.base))
+                    && (is_prefix(prefix, upstream(&package.version))
+                        || is_prefix(prefix, name.base)
+                        || prefix == package.version)
             };
             package.parsed().is_some_and(means)
         })
@@ -406,36 +410,44 @@ pub fn unpack(
 ) -> Result<usize> {
     let mut reader = Command::new("dpkg-deb");
     reader.arg("--fsys-tarfile").arg(package).stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut reader = reader.spawn().context("cannot start dpkg-deb")?;
+    // Ctrl-C must not look like a package that is cut off.
+    let mut reader = reader.process_group(0).spawn().context("cannot start dpkg-deb")?;
     let mut files = tar::Archive::new(reader.stdout.take().context("no output of dpkg-deb")?);
-    let taken = take_files(&mut files, folder, wanted, most);
+    let taken = take_files(&mut files, package, folder, wanted, most);
     drop(files);
     let whole = reader.wait()?.success();
     match taken {
         // When all wanted files were found, the rest is not read, and dpkg-deb fails.
         Ok(taken) if taken == most || whole => Ok(taken),
-        Ok(_) => bail!("{} is no whole Debian package", package.display()),
-        Err(error) => Err(error).with_context(|| format!("{} is no whole Debian package", package.display())),
+        Ok(_) => bail!(cut_off(package)),
+        Err(error) => Err(error),
     }
 }
 
+fn cut_off(package: &Path) -> String {
+    format!("{} is not a whole Debian package", package.display())
+}
+
 fn take_files(
-    files: &mut tar::Archive<impl std::io::Read>,
+    files: &mut tar::Archive<impl Read>,
+    package: &Path,
     folder: &Path,
     wanted: impl Fn(&str) -> Option<String>,
     most: usize,
 ) -> Result<usize> {
     let mut taken = 0;
     for file in files.entries()? {
-        let mut file = file?;
+        let mut file = file.with_context(|| cut_off(package))?;
         let path = file.path()?.to_string_lossy().into_owned();
         if file.header().entry_type().is_file()
             && let Some(name) = wanted(&path)
         {
             let target = folder.join(name);
             fs::create_dir_all(target.parent().unwrap_or(folder))?;
-            let copied = std::io::copy(&mut file, &mut File::create(target)?)?;
-            ensure!(copied == file.size(), "the package ends in the middle of {path}");
+            let mut bytes = Vec::new();
+            let length = file.read_to_end(&mut bytes).with_context(|| cut_off(package))?;
+            ensure!(length as u64 == file.size(), "{}: it ends in the middle of {path}", cut_off(package));
+            fs::write(&target, bytes).with_context(|| format!("cannot write {}", target.display()))?;
             taken += 1;
             if taken == most {
                 break;
@@ -454,6 +466,7 @@ fn is_younger(path: &Path, than: Duration) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::Spec;
 
     const LIST: &str = "\
 Package: linux-binary-7.1.13+deb13-cloud-amd64
@@ -526,7 +539,7 @@ SHA256: ff
     }
 
     #[test]
-    fn the_exact_version_of_a_package_finds_it_again() {
+    fn the_version_of_a_package_finds_it_again() {
         let package = |name: &str, version: &str| Package {
             name: name.to_owned(),
             version: version.to_owned(),
@@ -540,12 +553,18 @@ SHA256: ff
             package("linux-binary-7.3.4+deb13-amd64", "7.3.4-1~bpo13+1"),
             package("linux-image-6.1.0-56-amd64", "6.1.192-2"),
             package("linux-image-6.1.0-9-amd64", "6.1.27-1"),
+            // Of the same upstream versions, and the first release is even a prefix of the second.
+            package("linux-binary-7.3.4+deb14-amd64", "7.3.4-1"),
+            package("linux-image-6.12.115+deb13-amd64", "6.12.115-1"),
+            package("linux-image-6.12.115+deb13.1-amd64", "6.12.115-2"),
         ];
         let index = Index { packages: packages.to_vec(), aliases: Vec::new() };
-        let exact = packages.each_ref().map(Package::exact_version);
-        assert_eq!(exact, ["7.3-rc7", "7.3.4", "6.1.0-56", "6.1.0-9"]);
+        let short = packages.each_ref().map(Package::short_version);
+        assert_eq!(short, ["7.3-rc7", "7.3.4", "6.1.0-56", "6.1.0-9", "7.3.4", "6.12.115", "6.12.115"]);
         for package in &packages {
-            assert_eq!(index.newest(&package.exact_version(), "amd64"), Some(package));
+            let spec: Spec = format!("{}/amd64", package.version).parse().unwrap();
+            assert!(matches!(spec, Spec::Version { prefix, .. } if prefix == package.version));
+            assert_eq!(index.newest(&package.version, "amd64"), Some(package));
         }
     }
 

@@ -76,6 +76,7 @@ build_with() {
     done
     shift
     good_rust || return 3
+    command -v cc >/dev/null || install_packages build-essential || return 3
     local IFS=$'\x1f'
     CARGO_ENCODED_RUSTFLAGS="${flags[*]}" cargo build --quiet --release --manifest-path "$project/Cargo.toml" \
         --target "$target" --target-dir "$built" "$@"
@@ -92,7 +93,7 @@ install_packages() {
         root=(sudo -n)
     fi
     printf '%s: installing system packages: %s\n' "${0##*/}" "$*" >&2
-    local install=("${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq)
+    local install=("${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=600)
     if ! "${install[@]}" install --yes "$@" >&2 &&
         ! { "${install[@]}" update && "${install[@]}" install --yes "$@"; } >&2; then
         printf '%s: cannot install %s\n' "${0##*/}" "$*" >&2

@@ -58,7 +58,9 @@ impl Cache {
         // A run that was killed may have left this behind.
         remove(&part)?;
         fs::create_dir_all(&part).with_context(|| format!("cannot make {}", part.display()))?;
-        let made = make(&part).and_then(|()| Ok(fs::rename(&part, &folder)?));
+        // A signal may have reached a program that helped, and cut its output short.
+        let made = make(&part).and_then(|()| Ok(interrupts.check()?));
+        let made = made.and_then(|()| Ok(fs::rename(&part, &folder)?));
         if made.is_err() {
             remove(&part)?;
         }
@@ -80,7 +82,7 @@ impl Cache {
                 Err(TryLockError::WouldBlock) => {}
             }
             if !std::mem::replace(&mut said, true) {
-                crate::note!("waiting for another run that is making {name}");
+                crate::note!("waiting for another run, which prepares {name}");
             }
             wait_until(&mut [PollFd::new(interrupts, PollFlags::IN)], Some(Instant::now() + LOOK_AGAIN))?;
             interrupts.check()?;

@@ -2,7 +2,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, ValueEnum};
+use clap::{Args, CommandFactory, Parser, ValueEnum};
 use clone3_conformance::formats::{self, Format};
 use clone3_conformance::{compare, expect};
 
@@ -11,14 +11,15 @@ use crate::spec::{Spec, USUAL_FLAVOUR, flavour_name};
 
 /// Boots a kernel, runs the conformance suite in it, and exits with the suite's verdict.
 ///
-/// Exit status: 0 good; 1 some case failed, or the kernel complained while the suite ran; 2 usage error; 3 broken harness;
+/// Exit status: 0 good; 1 some case failed, or the kernel complained while the suite ran; 2 usage error; 3 broken harness, or
+/// output that cannot be written;
 /// 4 no case selected; 69 no verdict (no kernel, no boot, or a timeout); 130 or 143 stopped by Ctrl-C or SIGTERM (128 + the
 /// signal's number).
 #[derive(Debug, Parser)]
 #[command(name = "vm/run.sh", version, max_term_width = 100)]
 pub struct Cli {
     /// The kernel: a path (vmlinuz, bzImage, vmlinux with PVH, Image of arm64, kernel build tree, kernel .deb), a version or a prefix of one, such as 7.1,
-    /// 7.2.13, 7.1/rt-amd64 or 7.1/cloud-arm64 (the newest in Debian's archive), debian:SUITE[/FLAVOUR], or vX.Y (virtme-ng's own download)
+    /// 7.2.13, 7.1/rt-amd64 or 7.1/cloud-arm64 (the newest in Debian's archive), a package's own version, such as 7.2.13-1, debian:SUITE[/FLAVOUR], or vX.Y (virtme-ng's own download)
     #[arg(long, value_name = "SPEC", default_value = "7.1")]
     pub kernel: Spec,
 
@@ -34,11 +35,11 @@ pub struct Cli {
     pub machine: MachineOptions,
 
     /// Run the suite as this user, not as root
-    #[arg(long, value_name = "UID", num_args = 0..=1, default_missing_value = "1000")]
+    #[arg(long, value_name = "UID", num_args = 0..=1, default_missing_value = "1000", value_parser = user, allow_negative_numbers = true)]
     pub user: Option<u32>,
 
     /// Keep the guest busy: run N busy loops per CPU alongside
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
     pub load: u16,
 
     /// Write the results to this file as JSON, and update it as cases begin and end
@@ -102,8 +103,8 @@ pub struct CompareCli {
     #[arg(value_name = "SPEC")]
     pub kernels: Vec<Spec>,
 
-    /// How many kernels to boot at once (default: as many as there are CPUs and memory for)
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    /// How many kernels to boot at once (default: one per CPU of the host, as far as its memory suffices)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..), allow_negative_numbers = true)]
     pub jobs: Option<u16>,
 
     /// The flavour of kernels that are given by version, or not given
@@ -146,20 +147,44 @@ pub struct MachineOptions {
     pub accel: AccelChoice,
 
     /// How many CPUs the guest has
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=255))]
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=255), allow_negative_numbers = true)]
     pub cpus: u16,
 
     /// How much memory the guest has: a number of MiB, or with a suffix, such as 2G
-    #[arg(long, value_name = "M", default_value = USUAL_MEMORY, value_parser = memory)]
-    pub memory: String,
+    #[arg(long = "memory", value_name = "M", default_value_t = USUAL_MEMORY, value_parser = memory, allow_negative_numbers = true)]
+    pub memory_mib: u64,
 
     /// How many seconds the guest may take, from power-on to the suite's end
-    #[arg(long, value_name = "S", default_value = "900", value_parser = seconds)]
+    #[arg(long, value_name = "S", default_value = "900", value_parser = seconds, allow_negative_numbers = true)]
     pub timeout: Duration,
 
     /// Text to append to the kernel's command line
     #[arg(long, value_name = "TEXT", default_value = "")]
     pub append: String,
+}
+
+impl Cli {
+    /// Checks what clap cannot: options that need each other's values, and folders that must exist.
+    pub fn check(&self) -> Result<(), clap::Error> {
+        let needs_qemu = [
+            ("--counters", self.counters.is_some()),
+            ("--sockets", self.sockets),
+            ("--carry", !self.carry.is_empty()),
+        ];
+        let given = needs_qemu.iter().find(|(_, given)| *given && self.machine.engine != Engine::Qemu);
+        if let Some((option, _)) = given {
+            return Err(usage_error(&format!("{option} needs --engine qemu")));
+        }
+        let folder = self.gdb.as_ref().and_then(|socket| socket.parent());
+        match folder.filter(|folder| !folder.as_os_str().is_empty() && !folder.is_dir()) {
+            Some(folder) => Err(usage_error(&format!("--gdb: there is no folder {}", folder.display()))),
+            None => Ok(()),
+        }
+    }
+}
+
+fn usage_error(why: &str) -> clap::Error {
+    Cli::command().error(clap::error::ErrorKind::ArgumentConflict, why)
 }
 
 /// What boots the kernel.
@@ -170,7 +195,7 @@ pub enum Engine {
 }
 
 /// The default of `--memory`, in MiB.
-pub const USUAL_MEMORY: &str = "1024";
+pub const USUAL_MEMORY: u64 = 1024;
 
 impl MachineOptions {
     /// Returns `--accel` and its value.
@@ -188,7 +213,7 @@ impl MachineOptions {
             format!("--engine={}", word(self.engine.to_possible_value())),
             format!("--accel={}", word(self.accel.to_possible_value())),
             format!("--cpus={}", self.cpus),
-            format!("--memory={}", self.memory),
+            format!("--memory={}", self.memory_mib),
             format!("--timeout={}", self.timeout.as_secs()),
             format!("--append={}", self.append),
         ]
@@ -234,28 +259,34 @@ const MOST_SECONDS: u64 = 31_536_000;
 fn seconds(text: &str) -> Result<Duration, String> {
     match text.parse() {
         Ok(seconds @ 1..=MOST_SECONDS) => Ok(Duration::from_secs(seconds)),
-        _ => Err(format!("a whole number of seconds, from 1 to {MOST_SECONDS}")),
+        _ => Err(format!("expected a whole number of seconds, from 1 to {MOST_SECONDS}")),
+    }
+}
+
+/// Parses a user id. The kernel's `(uid_t)-1` means that there is none.
+fn user(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(user) if user != u32::MAX => Ok(user),
+        _ => Err(format!("expected a user id, from 0 to {}", u32::MAX - 1)),
     }
 }
 
 /// The smallest memory with which distribution kernels boot.
 const LEAST_MEMORY: u64 = 256;
 
-fn memory(text: &str) -> Result<String, String> {
+fn memory(text: &str) -> Result<u64, String> {
     let (number, unit) = match text.strip_suffix(['G', 'g']) {
         Some(number) => (number, 1024),
         None => (text.strip_suffix(['M', 'm']).unwrap_or(text), 1),
     };
     match number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit)) {
-        Some(mebibytes @ LEAST_MEMORY..) => Ok(mebibytes.to_string()),
-        _ => Err(format!("a number of MiB, or as 2G, and at least {LEAST_MEMORY}M")),
+        Some(mebibytes @ LEAST_MEMORY..) => Ok(mebibytes),
+        _ => Err(format!("expected a number of MiB, or one such as 2G, of at least {LEAST_MEMORY}M")),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
@@ -269,6 +300,23 @@ mod tests {
         let cli = Cli::parse_from(["run.sh", "--user", "--kernel", "7.2", "--", "--list", "basic"]);
         assert_eq!(cli.user, Some(1000));
         assert_eq!(cli.runner, ["--list", "basic"]);
+    }
+
+    #[test]
+    fn what_only_qemu_can_do_needs_it() {
+        let refused = |line: &[&str]| Cli::parse_from([&["run.sh"], line].concat()).check().is_err();
+        assert!(refused(&["--sockets"]) && refused(&["--counters=c.tar"]));
+        assert!(!refused(&["--sockets", "--engine=qemu"]) && !refused(&[]));
+        assert!(refused(&["--gdb=/no/such/folder/socket"]) && !refused(&["--gdb=socket"]));
+    }
+
+    #[test]
+    fn numbers_below_zero_are_values_out_of_range() {
+        for option in ["--user", "--timeout", "--cpus", "--memory", "--load"] {
+            let error = Cli::try_parse_from(["run.sh", option, "-1"]).unwrap_err();
+            assert_eq!(error.kind(), clap::error::ErrorKind::ValueValidation, "{option}");
+        }
+        assert!(Cli::try_parse_from(["run.sh", "--user", "4294967295"]).is_err());
     }
 
     #[test]
@@ -298,9 +346,9 @@ mod tests {
 
     #[test]
     fn memory_is_counted_in_mebibytes() {
-        assert_eq!(memory("2G"), Ok("2048".to_owned()));
-        assert_eq!(memory("512"), Ok("512".to_owned()));
-        assert_eq!(memory("512M"), Ok("512".to_owned()));
+        assert_eq!(memory("2G"), Ok(2048));
+        assert_eq!(memory("512"), Ok(512));
+        assert_eq!(memory("512M"), Ok(512));
         for text in ["", "1", "G", "2T", "99999999999999999999G", "18446744073709551615G"] {
             assert!(memory(text).is_err(), "{text}");
         }

@@ -1,14 +1,14 @@
 //! `vm/compare.sh`: runs the suite on several kernels, one by one or in parallel, and compares the results in tables.
 use std::collections::{BTreeSet, VecDeque};
 use std::fs::{self, File};
-use std::io::{IsTerminal, Read, Write, stderr, stdout};
+use std::io::{ErrorKind, IsTerminal, Read, Write, stderr, stdout};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clone3_conformance::compare::{Table, html, markdown, terminal};
 use clone3_conformance::formats::Format;
 use clone3_conformance::report::SCHEMA;
@@ -22,12 +22,12 @@ use crate::archive::{Archive, Package};
 use crate::cache::Cache;
 use crate::cli::CompareCli;
 use crate::interrupt::Interrupts;
-use crate::note;
 use crate::outcome::{BROKEN, FAILED, GOOD, NO_VERDICT, NOTHING_SELECTED, USAGE};
 use crate::process::{Process, wait_until};
 use crate::run;
 use crate::spec::Spec;
 use crate::system::{self, Thing};
+use crate::{note, say, show};
 
 /// The host memory that a guest needs besides its own, in MiB.
 const OVERHEAD: u64 = 512;
@@ -57,6 +57,7 @@ pub fn compare(cli: &CompareCli, cache: &Cache, interrupts: &Interrupts) -> Resu
         return Ok(USAGE);
     }
     fs::create_dir_all(&cli.output).with_context(|| format!("cannot make {}", cli.output.display()))?;
+    columns.iter().try_for_each(|column| remove(&column.file(cli, "json")))?;
 
     let board = Board::new(columns.iter().map(|column| column.name.clone()).collect());
     // Newest first: these run longest, and the shorter runs then fill the gaps at the end.
@@ -74,8 +75,10 @@ pub fn compare(cli: &CompareCli, cache: &Cache, interrupts: &Interrupts) -> Resu
         let workers: Vec<_> = (0..jobs).map(|_| scope.spawn(work)).collect();
         workers.into_iter().map(|worker| worker.join().unwrap_or(Ok(BROKEN))).collect()
     });
-    let status = ends.into_iter().try_fold(0, |worst: u8, end| Ok::<_, anyhow::Error>(worst.max(end?)))?;
-    show_tables(cli, &columns)?;
+    // Even if some run failed: the others have results.
+    let shown = show_tables(cli, &columns)?;
+    let status =
+        ends.into_iter().try_fold(shown, |worst: u8, end| Ok::<_, anyhow::Error>(worst.max(end?)))?;
     note!(
         "{} kernels in {:.1} s; see {}",
         columns.len(),
@@ -87,8 +90,11 @@ pub fn compare(cli: &CompareCli, cache: &Cache, interrupts: &Interrupts) -> Resu
 
 /// Prepares what a guest of this architecture needs.
 fn prepare(cli: &CompareCli, arch: Arch, cache: &Cache, interrupts: &Interrupts) -> Result<()> {
-    system::ensure(&[(arch.package(), Thing::Program(arch.emulator()))], interrupts)?;
+    system::ensure(&[(arch.package(), Thing::Program(arch.emulator()))], cache, interrupts)?;
     accel::choose(cli.machine.accel, arch, cache, interrupts)?;
+    if cli.refresh {
+        Archive { cache, interrupts, arch }.index(true)?;
+    }
     // vm/run.sh has already built the host's binary.
     if arch != Arch::Amd64 && std::env::var_os("CLONE3_SUITE").is_none() {
         run::build(arch, interrupts)?;
@@ -96,8 +102,18 @@ fn prepare(cli: &CompareCli, arch: Arch, cache: &Cache, interrupts: &Interrupts)
     Ok(())
 }
 
-/// Writes the table of all results to the terminal and to a file of each format.
-fn show_tables(cli: &CompareCli, columns: &[Column]) -> Result<()> {
+/// Removes the results of an earlier comparison, if there are any.
+fn remove(results: &Path) -> Result<()> {
+    match fs::remove_file(results) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", results.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes the table of all results to a file of each format and to the terminal, and returns the exit status for the latter.
+fn show_tables(cli: &CompareCli, columns: &[Column]) -> Result<u8> {
     let table = Table::of(columns.iter().map(|column| (column.name.clone(), column.results(cli))).collect());
     let file = |path: &Path, text: &str| {
         write_whole(path, text).with_context(|| format!("cannot write {}", path.display()))
@@ -115,7 +131,7 @@ fn show_tables(cli: &CompareCli, columns: &[Column]) -> Result<()> {
     let width = rustix::termios::tcgetwinsize(stdout()).map_or(0, |size| usize::from(size.ws_col));
     let width = if width == 0 { FILE_WIDTH } else { width };
     let colour = stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    Ok(stdout().write_all(terminal::text(&table, look(width, colour, cli.all)).as_bytes())?)
+    Ok(show(&terminal::text(&table, look(width, colour, cli.all))))
 }
 
 impl Column {
@@ -144,13 +160,19 @@ fn columns(cli: &CompareCli, archive: &Archive) -> Result<Vec<Column>> {
     let column =
         |spec: String| Column { name: spec.replace(['/', ':'], "-").trim_matches('-').to_owned(), spec };
     if cli.kernels.is_empty() {
-        let index = archive.index(cli.refresh)?;
+        let index = archive.index(false)?;
         let newest = index.newest_of_each_series(&cli.flavour);
-        let spec = |package: &Package| Spec::Version {
-            prefix: package.exact_version(),
-            flavour: Some(cli.flavour.clone()),
+        ensure!(
+            !newest.is_empty(),
+            "the archive has no {} kernel; see vm/run.sh --list-kernels",
+            cli.flavour
+        );
+        let spec = |prefix| Spec::Version { prefix, flavour: Some(cli.flavour.clone()) }.to_string();
+        let of = |package: &Package| Column {
+            spec: spec(package.version.clone()),
+            ..column(spec(package.short_version()))
         };
-        return Ok(newest.into_iter().map(|package| column(spec(package).to_string())).collect());
+        return Ok(newest.into_iter().map(of).collect());
     }
     Ok(cli.kernels.iter().map(|spec| column(spec.or_flavour(&cli.flavour).to_string())).collect())
 }
@@ -161,10 +183,10 @@ fn twice(columns: &[Column]) -> Option<&str> {
     columns.iter().map(|column| column.name.as_str()).find(|name| !names.insert(*name))
 }
 
-/// Returns the number of guests for which the host has enough CPUs and memory.
+/// Returns one guest per CPU of the host, or fewer if it has too little memory for that.
 fn jobs_for(cli: &CompareCli) -> usize {
     let processors = thread::available_parallelism().map_or(1, usize::from);
-    let guest = cli.machine.memory.parse::<u64>().unwrap_or_default() + OVERHEAD;
+    let guest = cli.machine.memory_mib + OVERHEAD;
     let memory = free_memory().map_or(1, |free| free / guest);
     processors.min(usize::try_from(memory).unwrap_or(usize::MAX)).max(1)
 }
@@ -177,17 +199,15 @@ fn free_memory() -> Option<u64> {
 }
 
 /// Runs the suite on one kernel. Returns 0 if the kernel was judged, whatever the verdict.
-fn run(cli: &CompareCli, column: &Column, interrupts: &Interrupts, show: &dyn Fn(State)) -> Result<u8> {
+fn run(cli: &CompareCli, column: &Column, interrupts: &Interrupts, tell: &dyn Fn(State)) -> Result<u8> {
     let (results, log_path) = (column.file(cli, "json"), column.file(cli, "log"));
-    // Left by an earlier comparison.
-    let _ = fs::remove_file(&results);
     let mut log = File::create(&log_path).with_context(|| format!("cannot write {}", log_path.display()))?;
     let started = Instant::now();
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["--kernel", &column.spec]).args(cli.machine.again()).arg("--results").arg(&results);
     command.arg("--").args(&cli.runner);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log.try_clone()?);
-    show(State::Boots);
+    tell(State::Boots);
     let mut process = Process::spawn(&mut command, Signal::TERM)?;
     let mut output = process.take_stdout().context("the run has no output")?;
     let mut progress = Progress::default();
@@ -204,11 +224,11 @@ fn run(cli: &CompareCli, column: &Column, interrupts: &Interrupts, show: &dyn Fn
         }
         log.write_all(&bytes[..length])?;
         progress.take(&bytes[..length]);
-        show(State::Runs { done: progress.done, of: progress.of });
+        tell(State::Runs { done: progress.done, of: progress.of });
     }
     let status = process.wait()?.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(BROKEN);
     let seconds = started.elapsed().as_secs_f32();
-    show(State::Ended(format!("{} ({seconds:.1} s)", summary(&column.results(cli), status, &log_path))));
+    tell(State::Ended(format!("{} ({seconds:.1} s)", summary(&column.results(cli), status, &log_path))));
     Ok(match status {
         GOOD | FAILED => 0,
         // The run was asked for something that the suite does not have: nothing was judged.
@@ -276,7 +296,7 @@ impl Board {
         let states = vec![State::Waits; names.len()];
         let redraws = stderr().is_terminal();
         if redraws {
-            eprint!("{}", "\n".repeat(names.len()));
+            say(format_args!("{}", "\n".repeat(names.len())));
         }
         Self { names, width, states: Mutex::new(states), redraws }
     }
@@ -289,9 +309,9 @@ impl Board {
             // Move up to the first line, and redraw all lines.
             let lines: Vec<String> =
                 states.iter().zip(0..).map(|(state, number)| self.line(number, state)).collect();
-            eprintln!("\x1b[{}A{}", lines.len(), lines.join("\n"));
+            say(format_args!("\x1b[{}A{}\n", lines.len(), lines.join("\n")));
         } else if ended {
-            eprintln!("{}", self.line(number, &states[number]));
+            say(format_args!("{}\n", self.line(number, &states[number])));
         }
     }
 

@@ -52,11 +52,12 @@ const EXCERPT: usize = 40;
 const SUBSYSTEM_PREFIXES: [&str; 5] = ["rcu: ", "watchdog: ", "NMI watchdog: ", "clocksource: ", "INFO: "];
 
 /// How a line that reports a fault starts; the first match counts.
-const FAULT_PATTERNS: [(&str, Fault); 22] = [
+const FAULT_PATTERNS: [(&str, Fault); 23] = [
     ("Kernel panic - not syncing", Fault::Panic),
     ("Oops: int3", Fault::Int3),
     ("int3: 0000", Fault::Int3),
     ("Oops: ", Fault::Oops),
+    ("Oops - ", Fault::Oops),
     ("general protection fault, ", Fault::Oops),
     ("general protection fault: 0000", Fault::Oops),
     ("double fault: ", Fault::Oops),
@@ -68,8 +69,9 @@ const FAULT_PATTERNS: [(&str, Fault); 22] = [
     ("Unable to handle kernel ", Fault::Oops),
     ("BUG: soft lockup", Fault::Stall),
     ("BUG: workqueue lockup", Fault::Stall),
-    ("Watchdog detected hard LOCKUP", Fault::Stall),
     ("BUG: ", Fault::Bug),
+    // SLUB names the cache: "BUG kmalloc-64 (Not tainted): Redzone overwritten".
+    ("BUG ", Fault::Bug),
     ("kernel BUG at ", Fault::Bug),
     ("UBSAN: ", Fault::Bug),
     ("WARNING: ", Fault::Warning),
@@ -78,8 +80,13 @@ const FAULT_PATTERNS: [(&str, Fault); 22] = [
     ("suspicious RCU usage", Fault::Warning),
 ];
 
-/// What the reports of stall detectors contain, whatever is stalled.
-const STALLS: [&str; 3] = ["detected stall", "self-detected stall", " blocked for more than "];
+/// What the reports of stall detectors contain, whatever is stalled; a report contains both parts.
+const STALLS: [(&str, &str); 4] = [
+    ("detected stall", ""),
+    ("detected expedited stalls", ""),
+    ("detected hard LOCKUP", ""),
+    (" blocked ", "for more than "),
+];
 
 /// Panics of watchdogs that are configured to panic on a stall.
 const PANICS_OF_STALLS: [&str; 4] = ["softlockup: ", "Hard LOCKUP", "hung_task: ", "RCU Stall"];
@@ -93,7 +100,11 @@ pub fn fault_in_line(line: &str) -> Option<Fault> {
     FAULT_PATTERNS
         .iter()
         .find_map(|(start, fault)| report.starts_with(start).then_some(*fault))
-        .or_else(|| (informs && STALLS.iter().any(|stall| report.contains(stall))).then_some(Fault::Stall))
+        .or_else(|| (informs && is_stall(report)).then_some(Fault::Stall))
+}
+
+fn is_stall(report: &str) -> bool {
+    STALLS.iter().any(|(first, second)| report.contains(first) && report.contains(second))
 }
 
 /// Strips the timestamp (and, on some kernels, the task or CPU) from a line of the kernel's log.
@@ -182,6 +193,18 @@ mod tests {
             ("[   30.0] rcu: INFO: rcu_preempt self-detected stall on CPU", Some(Fault::Stall)),
             ("[   30.0] rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:", Some(Fault::Stall)),
             ("[   30.0] INFO: task init:1 blocked for more than 120 seconds.", Some(Fault::Stall)),
+            (
+                "[   30.0] rcu: INFO: rcu_preempt detected expedited stalls on CPUs/tasks: { 0-.... }",
+                Some(Fault::Stall),
+            ),
+            (
+                "[   30.0] INFO: task init:1 blocked in I/O wait for more than 120 seconds.",
+                Some(Fault::Stall),
+            ),
+            ("[   30.0] watchdog: CPU1: Watchdog detected hard LOCKUP on cpu 1", Some(Fault::Stall)),
+            ("[   30.0] NMI watchdog: Watchdog detected hard LOCKUP on cpu 1", Some(Fault::Stall)),
+            ("[    1.2] BUG kmalloc-64 (Not tainted): Right Redzone overwritten", Some(Fault::Bug)),
+            ("[    1.2] Oops - illegal instruction [#1]", Some(Fault::Oops)),
             ("[   30.0] watchdog: BUG: soft lockup - CPU#0 stuck for 22s!", Some(Fault::Stall)),
             ("[   30.0] BUG: KASAN: slab-use-after-free in pidfd_poll+0x1/0x2", Some(Fault::Bug)),
             ("[    1.2] Internal error: Oops: 0000000096000004 [#1] SMP", Some(Fault::Oops)),

@@ -90,26 +90,40 @@ fn from_archive(package: &Package, archive: &Archive) -> Result<Kernel> {
         let file = folder.join("package.deb");
         archive.download(package, &file)?;
         take_image(&file, folder)?;
-        fs::remove_file(&file)?;
-        match archive.arch {
-            Arch::Amd64 => unpack_image(folder).context("cannot unpack the kernel"),
-            // These images are not compressed.
-            Arch::Arm64 | Arch::Riscv64 => Ok(()),
-        }
+        Ok(fs::remove_file(&file)?)
     })?;
     let kernel = from_image(&folder.join("vmlinuz"))?;
-    let uncompressed = Some(folder.join("vmlinux")).filter(|path| path.exists());
-    let huge_pages = folder.join(HUGE_PAGES).exists();
-    Ok(Kernel { package: Some(package.clone()), uncompressed, huge_pages, ..kernel })
+    let kernel = Kernel { package: Some(package.clone()), ..kernel };
+    match archive.arch {
+        Arch::Amd64 => decompressed(kernel, archive),
+        // These images are not compressed.
+        Arch::Arm64 | Arch::Riscv64 => Ok(kernel),
+    }
 }
 
-/// Writes the uncompressed kernel beside the image, if it is bootable, and the `HUGE_PAGES` marker.
-fn unpack_image(folder: &Path) -> Result<()> {
-    let target = folder.join("vmlinux");
-    if vmlinux::unpack(&folder.join("vmlinuz"), &target)? && vmlinux::has_huge_pages(&fs::read(&target)?) {
-        File::create(folder.join(HUGE_PAGES))?;
+/// Adds the uncompressed image, which has its own place in the cache: what prevents a run from making it may be gone in the next.
+fn decompressed(kernel: Kernel, archive: &Archive) -> Result<Kernel> {
+    let version = kernel.package.as_ref().map_or("", |package| &package.version);
+    let name = format!("uncompressed/{}_{version}", kernel.release);
+    let made = archive.cache.folder(&name, archive.interrupts, |folder| {
+        let target = folder.join("vmlinux");
+        let bootable = vmlinux::unpack(&kernel.image, &target, archive.cache, archive.interrupts)?;
+        if bootable.is_some_and(|bootable| vmlinux::has_huge_pages(&bootable)) {
+            File::create(folder.join(HUGE_PAGES))?;
+        }
+        Ok(())
+    });
+    match made {
+        Ok(folder) => {
+            let uncompressed = Some(folder.join("vmlinux")).filter(|path| path.exists());
+            Ok(Kernel { uncompressed, huge_pages: folder.join(HUGE_PAGES).exists(), ..kernel })
+        }
+        Err(error) if error.is::<Interrupted>() => Err(error),
+        Err(error) => {
+            note!("the kernel stays compressed, which costs an emulator time: {error:#}");
+            Ok(kernel)
+        }
     }
-    Ok(())
 }
 
 /// Gets a kernel from a path on this machine.
@@ -133,7 +147,7 @@ fn image_of_tree(tree: &Path) -> Result<PathBuf> {
     let places = Arch::ALL.map(Arch::image_in_tree);
     let image = places.iter().map(|place| tree.join(place)).find(|image| image.exists());
     image.with_context(|| {
-        format!("{} is no built kernel tree: it has no {}", tree.display(), places.join(", and no "))
+        format!("{} is not a built kernel tree: it has no {}", tree.display(), places.join(", and no "))
     })
 }
 
@@ -155,7 +169,7 @@ fn take_image(package: &Path, folder: &Path) -> Result<()> {
 fn from_image(path: &Path) -> Result<Kernel> {
     let no_image = || {
         format!(
-            "{} is no kernel image: for x86 a vmlinuz, bzImage or vmlinux with PVH is one, for arm64 and riscv64 an Image",
+            "{} is not a kernel image: for x86 a vmlinuz, bzImage or vmlinux with PVH is one, for arm64 and riscv64 an Image",
             path.display()
         )
     };

@@ -1,5 +1,5 @@
 //! `vm/run.sh --list-kernels`: the list of available kernels.
-use std::io::Write;
+use std::fmt::Write;
 
 use anyhow::Result;
 
@@ -19,9 +19,9 @@ pub fn show(cli: &Cli, cache: &Cache, interrupts: &Interrupts) -> Result<u8> {
     }
     let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or_default();
     let (version, flavour, suite) = (width(0), width(1), width(2));
-    let mut out = std::io::stdout().lock();
+    let mut text = String::new();
     for row in &rows {
-        writeln!(out, "{:version$}  {:flavour$}  {:suite$}  {}-{}", row[0], row[1], row[2], row[3], row[1])?;
+        writeln!(text, "{:version$}  {:flavour$}  {:suite$}  {}-{}", row[0], row[1], row[2], row[3], row[1])?;
     }
-    Ok(0)
+    Ok(crate::show(&text))
 }

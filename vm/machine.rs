@@ -14,8 +14,7 @@ pub struct Machine {
     /// Whether each CPU has its own socket. By default QEMU creates the CPUs as cores of one socket, and the table that kernels
     /// without ACPI read lists only the first core.
     pub sockets: bool,
-    /// The memory size, as QEMU's option takes it: a number of MiB, or with a suffix.
-    pub memory: String,
+    pub memory_mib: u64,
     pub limits: Limits,
     /// Whether to save an emulator time: with an uncompressed kernel, firmware that only starts it, a CPU with few features
     /// beyond the basics, and parts of the boot left out.
@@ -105,13 +104,13 @@ mod tests {
 
     fn machine(accel: Accel, fast_boot: bool) -> Machine {
         let limits = Limits { boot: Duration::ZERO, whole: Duration::ZERO };
-        let (memory, append) = ("1G".into(), "quiet".into());
+        let append = "quiet".into();
         Machine {
             arch: Arch::Amd64,
             accel,
             cpus: 1,
             sockets: false,
-            memory,
+            memory_mib: 1024,
             limits,
             fast_boot,
             gdb: None,

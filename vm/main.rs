@@ -28,6 +28,8 @@ mod vmlinux;
 mod watch;
 
 use std::ffi::OsString;
+use std::fmt;
+use std::io::{Write, stderr, stdout};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -35,7 +37,7 @@ use clap::Parser;
 use crate::cache::Cache;
 use crate::cli::{Cli, CompareCli};
 use crate::interrupt::{Interrupted, Interrupts};
-use crate::outcome::NO_VERDICT;
+use crate::outcome::{BROKEN, GOOD, NO_VERDICT};
 use crate::process::{SUPERVISE, supervise};
 
 /// The first argument with which vm/compare.sh calls this program.
@@ -44,7 +46,23 @@ const COMPARE: &str = "compare";
 /// Prints a message that is not part of the suite's own output.
 #[macro_export]
 macro_rules! note {
-    ($($text:tt)*) => { eprintln!("{}: {}", $crate::script(), format_args!($($text)*)) };
+    ($($text:tt)*) => { $crate::say(format_args!("{}: {}\n", $crate::script(), format_args!($($text)*))) };
+}
+
+/// Writes to stderr, and goes on if nobody reads it any more: after Ctrl-C, for example, `tee` in the same pipeline is gone.
+pub fn say(text: fmt::Arguments) {
+    let _ = stderr().write_fmt(text);
+}
+
+/// Writes the output for the user, and returns the exit status: output that nobody sees is no success.
+pub fn show(text: &str) -> u8 {
+    match stdout().write_all(text.as_bytes()).and_then(|()| stdout().flush()) {
+        Ok(()) => GOOD,
+        Err(error) => {
+            note!("cannot write to stdout: {error}");
+            BROKEN
+        }
+    }
 }
 
 /// The script that this program was started for.
@@ -60,14 +78,17 @@ fn main() -> ExitCode {
     let result = match arguments.nth(1) {
         Some(word) if word == SUPERVISE => supervise(arguments),
         Some(word) if word == COMPARE => compare(arguments),
-        _ => run_or_list(&Cli::parse()),
+        _ => {
+            let cli = Cli::parse();
+            cli.check().unwrap_or_else(|error| error.exit());
+            run_or_list(&cli)
+        }
     };
     match result {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
             note!("{error:#}");
-            // The exit status that a shell reports for a program that a signal killed.
-            ExitCode::from(error.downcast_ref().map_or(NO_VERDICT, |Interrupted(signal)| 128 + signal))
+            ExitCode::from(error.downcast_ref().map_or(NO_VERDICT, Interrupted::status))
         }
     }
 }

@@ -94,11 +94,11 @@ fn verdict(exit: Exit) -> Outcome {
         }
         Exit { status, signal } => {
             let how = match (status, signal) {
-                (Some(status), _) => format!("with exit status {status}"),
-                (None, Some(signal)) => format!("by {}", signal_name(signal)),
-                (None, None) => "in an unknown way".to_owned(),
+                (Some(status), _) => format!("ended with exit status {status}"),
+                (None, Some(signal)) => format!("was killed by {}", signal_name(signal)),
+                (None, None) => "ended in an unknown way".to_owned(),
             };
-            Outcome::Verdict { status: BROKEN, why: Some(format!("the runner ended {how}")) }
+            Outcome::Verdict { status: BROKEN, why: Some(format!("the runner {how}")) }
         }
     }
 }
@@ -151,15 +151,16 @@ fn ending(ending: &Ending, goal: &str) -> String {
         Ending::Died(status) => format!("the virtual machine ended before {goal}{}", how(*status)),
         Ending::TooLate(limit) => format!("{goal} did not come within {} s", limit.as_secs()),
         Ending::Stopped(said) => format!("KVM stopped the guest before {goal} ({said})"),
+        Ending::Failed(error) => format!("{error:#}"),
     }
 }
 
 fn how(status: ExitStatus) -> String {
     use std::os::unix::process::ExitStatusExt;
     match (status.signal(), status.code()) {
-        (Some(signal), _) => format!(": QEMU was ended by {}", signal_name(signal)),
+        (Some(signal), _) => format!(": its program was killed by {}", signal_name(signal)),
         (None, Some(0)) => ": the guest restarted or powered off".to_owned(),
-        (None, Some(code)) => format!(": QEMU ended with exit status {code}"),
+        (None, Some(code)) => format!(": its program ended with exit status {code}"),
         (None, None) => String::new(),
     }
 }

@@ -37,7 +37,7 @@ pub fn boot(job: &Job, listener: &mut dyn Listener) -> Result<Session> {
     let mut qemu = Command::new(arch.emulator());
     qemu.args(["-machine", arch.machine(), "-accel", machine.accel.option(), "-cpu", machine.processor()]);
     let sockets = if machine.sockets { format!(",sockets={}", machine.cpus) } else { String::new() };
-    qemu.args(["-smp", &format!("{}{sockets}", machine.cpus), "-m", &machine.memory]);
+    qemu.args(["-smp", &format!("{}{sockets}", machine.cpus), "-m", &format!("{}M", machine.memory_mib)]);
     qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
     qemu.arg("-kernel").arg(job.image()).arg("-initrd").arg(&initramfs);
     let is_uncompressed = job.uncompressed().is_some();

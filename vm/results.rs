@@ -16,8 +16,7 @@ use crate::process::output;
 use crate::watch::Session;
 
 /// Where the results go, and the parts of them that the guest does not report.
-#[derive(Clone, Default)]
-pub struct Account {
+pub struct ResultFiles {
     /// Rewritten whenever the guest reports something.
     documents: Vec<PathBuf>,
     /// Written once, at the end.
@@ -25,10 +24,12 @@ pub struct Account {
     claims: Vec<Claim>,
     /// What is known before the kernel boots.
     known: Results,
+    /// What the guest has reported, including one that was booted again and has not reported anything yet.
+    journal: Vec<String>,
 }
 
-impl Account {
-    /// Creates the account before anything is known about the kernel and the machine.
+impl ResultFiles {
+    /// Prepares the files before anything is known about the kernel and the machine.
     pub fn open(cli: &Cli) -> Self {
         let (documents, reports): (Vec<_>, Vec<_>) =
             cli.report.iter().cloned().partition(|(_, format)| *format == Format::Json);
@@ -39,7 +40,7 @@ impl Account {
             suite: Suite::this(&std::env::var("CLONE3_CONFORMANCE_COMMIT").unwrap_or_default()),
             ..Results::default()
         };
-        Self { documents: documents.collect(), reports, claims: Vec::new(), known }
+        Self { documents: documents.collect(), reports, claims: Vec::new(), known, journal: Vec::new() }
     }
 
     /// Writes all files as they are before the boot, to find out early whether they can be written.
@@ -68,23 +69,23 @@ impl Account {
             engine: Some(engine.name().to_owned()),
             accelerator: Some(machine.accel.name().to_owned()),
             cpus: Some(usize::from(machine.cpus)),
-            memory_mib: machine.memory.parse().ok(),
+            memory_mib: Some(machine.memory_mib),
             emulated: None,
         };
         rerun.clone_into(&mut self.known.rerun);
     }
 
     /// Writes what the guest has reported so far. An error is reported only at the end, when it matters.
-    pub fn keep(&self, journal: &[String]) {
+    pub fn keep(&mut self, journal: &[String]) {
+        journal.clone_into(&mut self.journal);
         if !self.documents.is_empty() {
-            let _ = self.write_documents(&self.results(journal));
+            let _ = self.write_documents(&self.results());
         }
     }
 
     /// Writes all files, each atomically.
     pub fn close(&self, session: Option<&Session>, ending: &Ending) -> Result<()> {
-        let journal = session.map_or(&[][..], |session| &session.journal.lines);
-        let mut results = self.results(journal);
+        let mut results = self.results();
         results.guest = Some(ending.describe(session));
         self.write(&results)
     }
@@ -104,8 +105,10 @@ impl Account {
     }
 
     /// Combines the guest's reports with what the driver knows.
-    fn results(&self, journal: &[String]) -> Results {
-        let Some(mut results) = Results::from_journal(&journal.join("\n")) else { return self.known.clone() };
+    fn results(&self) -> Results {
+        let Some(mut results) = Results::from_journal(&self.journal.join("\n")) else {
+            return self.known.clone();
+        };
         let known = self.known.clone();
         results.kernel.package = known.kernel.package;
         results.machine.engine = known.machine.engine;
@@ -121,8 +124,7 @@ impl Account {
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {
-    document::write_whole(path, text)
-        .with_context(|| format!("the results are lost: cannot write {}", path.display()))
+    document::write_whole(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// How the guest ended, in addition to what the suite itself reports.

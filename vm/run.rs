@@ -5,7 +5,7 @@ use std::mem::offset_of;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Context as _, Error, Result, ensure};
 use clone3_conformance::elf;
 use clone3_conformance::formats::quoted;
 use clone3_conformance::guest::{JUDGING, Plan};
@@ -20,14 +20,14 @@ use crate::engine::{Engine, Job};
 use crate::interrupt::{Interrupted, Interrupts};
 use crate::kernel::{self, Kernel};
 use crate::machine::Machine;
-use crate::note;
 use crate::outcome::{BROKEN, FAILED, NO_VERDICT, Outcome, boot_findings, judge};
 use crate::process;
-use crate::results::{Account, Ending};
+use crate::results::{Ending, ResultFiles};
 use crate::spec::Spec;
 use crate::system::{self, Thing};
-use crate::virtme::{Tools, knows_no_virtiofs};
-use crate::watch::{Limits, Listener, Session};
+use crate::virtme::{Tools, lacks_virtiofs};
+use crate::watch::{self, Limits, Listener, Session};
+use crate::{note, say};
 
 /// How long a kernel may take to reach the suite's first line, even on the slowest machine.
 const BOOT: Duration = Duration::from_secs(180);
@@ -35,36 +35,35 @@ const BOOT: Duration = Duration::from_secs(180);
 /// How many times a guest that does not boot is started.
 const BOOTS: u32 = 3;
 
+/// A result, or the stage that failed and why.
+type Staged<T> = std::result::Result<T, (&'static str, Error)>;
+
 /// Runs the suite as the command line says, and returns the exit status.
 pub fn run(cli: &Cli, cache: &Cache, interrupts: &Interrupts) -> Result<u8> {
-    let account = Account::open(cli);
+    let mut files = ResultFiles::open(cli);
     // Find out before the run whether the files can be written.
-    if !succeeds(account.begin()) || !succeeds(write_console(cli, &[])) {
+    if !succeeds(files.begin()) || !succeeds(write_console(cli, &[])) {
         return Ok(BROKEN);
     }
-    match Run::prepare(cli, account.clone(), cache, interrupts) {
-        Ok(mut run) => {
-            run.announce();
-            let (session, ending) = match run.verdict() {
-                Err(error) if !error.is::<Interrupted>() => {
-                    // For example because the reader of the output has exited; the documents record it.
-                    let ending = no_verdict("run", format!("{error:#}"), &[], &[]);
-                    succeeds(run.account.close(None, &ending));
-                    return Ok(ending.status);
-                }
-                ended => ended?,
-            };
-            let console = succeeds(write_console(cli, &session.console));
-            let told = succeeds(run.account.close(Some(&session), &ending));
-            Ok(if console && told { ending.status } else { ending.status.max(BROKEN) })
-        }
-        Err((_, error)) if error.is::<Interrupted>() => Err(error),
-        Err((stage, error)) => {
-            let ending = no_verdict(stage, format!("{error:#}"), &[], &[]);
-            succeeds(account.close(None, &ending));
-            Ok(ending.status)
-        }
-    }
+    let (session, ending) = match boot_and_judge(cli, &mut files, cache, interrupts) {
+        Ok((session, ending)) => (Some(session), ending),
+        Err((stage, error)) => (None, failure(stage, NO_VERDICT, &error)),
+    };
+    let console = session.as_ref().is_none_or(|session| succeeds(write_console(cli, &session.console)));
+    let told = succeeds(files.close(session.as_ref(), &ending));
+    Ok(if console && told { ending.status } else { ending.status.max(BROKEN) })
+}
+
+/// Boots the kernel and judges the session. An error comes with the stage in which it happened.
+fn boot_and_judge(
+    cli: &Cli,
+    files: &mut ResultFiles,
+    cache: &Cache,
+    interrupts: &Interrupts,
+) -> Staged<(Session, Ending)> {
+    let mut run = Run::prepare(cli, files, cache, interrupts)?;
+    run.announce();
+    run.verdict().map_err(|error| ("machine", error))
 }
 
 /// Prints why a file could not be written, and returns whether it was. The verdict does not depend on it.
@@ -85,17 +84,16 @@ fn write_console(cli: &Cli, console: &[Line]) -> Result<()> {
 /// The receivers of the guest's output: the terminal and the documents.
 struct OutputSink<'a> {
     screen: StdoutLock<'a>,
-    account: &'a Account,
+    files: &'a mut ResultFiles,
 }
 
 impl Listener for OutputSink<'_> {
     fn hear(&mut self, output: &[u8]) -> Result<()> {
-        self.screen.write_all(output)?;
-        Ok(self.screen.flush()?)
+        self.screen.write_all(output).and_then(|()| self.screen.flush()).context("cannot write to stdout")
     }
 
     fn keep(&mut self, journal: &[String]) {
-        self.account.keep(journal);
+        self.files.keep(journal);
     }
 }
 
@@ -151,7 +149,7 @@ fn plan(cli: &Cli, kernel: &Kernel, cpus: u16) -> Plan {
 /// Returns the command that boots exactly this kernel again, even if the archive has a newer one by then.
 fn rerun(cli: &Cli, kernel: &Kernel, cpus: u16) -> String {
     let exact = |package: &Package| Spec::Version {
-        prefix: package.exact_version(),
+        prefix: package.version.clone(),
         flavour: package.parsed().map(|name| name.flavour.to_owned()),
     };
     let spec = kernel.package.as_ref().map_or_else(|| cli.kernel.clone(), exact);
@@ -161,7 +159,7 @@ fn rerun(cli: &Cli, kernel: &Kernel, cpus: u16) -> String {
     let mut add = |given: bool, word: String| words.extend(given.then_some(word));
     add(machine.engine == cli::Engine::Qemu, "--engine qemu".to_owned());
     add(machine.accel != AccelChoice::Auto, machine.accel_option());
-    add(machine.memory != cli::USUAL_MEMORY, format!("--memory {}", machine.memory));
+    add(machine.memory_mib != cli::USUAL_MEMORY, format!("--memory {}", machine.memory_mib));
     add(!machine.append.is_empty(), format!("--append {}", quoted(&machine.append)));
     add(cli.sockets, "--sockets".to_owned());
     add(cli.plain, "--plain".to_owned());
@@ -201,7 +199,7 @@ fn binary(cli: &Cli, arch: Arch, interrupts: &Interrupts) -> Result<PathBuf> {
     let machine = elf::u16_at(&suite, offset_of!(libc::Elf64_Ehdr, e_machine));
     ensure!(
         elf::is_program(&suite) && machine == Some(arch.machine_in_elf().into()),
-        "{} is no program for {}, which the kernel is for",
+        "{} is not a program for {}, which the kernel is for",
         path.display(),
         arch.name()
     );
@@ -235,7 +233,7 @@ struct Run<'a> {
     may_leave_kvm: bool,
     plan: Plan,
     binary: PathBuf,
-    account: Account,
+    files: &'a mut ResultFiles,
     carried: Vec<PathBuf>,
     cache: &'a Cache,
     interrupts: &'a Interrupts,
@@ -245,16 +243,16 @@ impl<'a> Run<'a> {
     /// Prepares everything that is needed before a kernel can boot. An error comes with the stage in which it happened.
     fn prepare(
         cli: &Cli,
-        mut account: Account,
+        files: &'a mut ResultFiles,
         cache: &'a Cache,
         interrupts: &'a Interrupts,
-    ) -> std::result::Result<Self, (&'static str, anyhow::Error)> {
+    ) -> Staged<Self> {
         let at = |stage| move |error| (stage, error);
         let archive = Archive { cache, interrupts, arch: cli.kernel.arch() };
         let options = &cli.machine;
         let kernel = kernel::get(&cli.kernel, &archive, cli.refresh).map_err(at("kernel"))?;
         let arch = kernel.arch;
-        system::ensure(&[(arch.package(), Thing::Program(arch.emulator()))], interrupts)
+        system::ensure(&[(arch.package(), Thing::Program(arch.emulator()))], cache, interrupts)
             .map_err(at("machine"))?;
         let accel = accel::choose(options.accel, arch, cache, interrupts).map_err(at("machine"))?;
         let machine = Machine {
@@ -262,7 +260,7 @@ impl<'a> Run<'a> {
             accel,
             cpus: options.cpus,
             sockets: cli.sockets,
-            memory: options.memory.clone(),
+            memory_mib: options.memory_mib,
             limits: Limits { boot: BOOT, whole: options.timeout },
             gdb: cli.gdb.clone(),
             append: options.append.clone(),
@@ -270,20 +268,14 @@ impl<'a> Run<'a> {
             counters: cli.counters.clone(),
         };
         let engine = engine(options.engine, &kernel, cache, interrupts).map_err(at("machine"))?;
-        let needs_qemu = [("--counters", cli.counters.is_some()), ("--sockets", cli.sockets)];
-        if let Some((option, _)) = needs_qemu.iter().find(|(_, asked)| *asked)
-            && !matches!(engine, Engine::Qemu)
-        {
-            return Err(at("machine")(anyhow!("{option} needs --engine qemu")));
-        }
         let binary = binary(cli, arch, interrupts).map_err(at("build"))?;
         let may_leave_kvm = accel == Accel::Kvm && options.accel == AccelChoice::Auto;
         let plan = plan(cli, &kernel, machine.cpus);
         // The host cannot run the guest's binary, so it asks its own, which is built from the same sources.
         let claims = if arch == Arch::Amd64 { Ok(binary.clone()) } else { beside() };
-        account.ask_for_claims(&claims.map_err(at("build"))?);
+        files.ask_for_claims(&claims.map_err(at("build"))?);
         let carried = cli.carry.clone();
-        Ok(Run { kernel, machine, engine, may_leave_kvm, plan, binary, carried, account, cache, interrupts })
+        Ok(Run { kernel, machine, engine, may_leave_kvm, plan, binary, carried, files, cache, interrupts })
     }
 
     fn announce(&self) {
@@ -291,10 +283,10 @@ impl<'a> Run<'a> {
             || self.kernel.image.display().to_string(),
             |package| format!("Debian {}, {}", package.version, package.suite),
         );
-        let Machine { accel, cpus, memory, .. } = &self.machine;
+        let Machine { accel, cpus, memory_mib, .. } = &self.machine;
         let processors = if *cpus == 1 { "processor" } else { "processors" };
         note!(
-            "Linux {} ({origin}) by {}, {} with {cpus} {processors}, {memory} MiB",
+            "Linux {} ({origin}) by {}, {} with {cpus} {processors}, {memory_mib} MiB",
             self.kernel.release,
             self.engine.name(),
             accel.name().to_uppercase(),
@@ -307,6 +299,10 @@ impl<'a> Run<'a> {
         let mut believed = false;
         loop {
             let session = self.boot()?;
+            if let watch::Ending::Failed(error) = &session.ending {
+                let ending = failure("run", BROKEN, error);
+                return Ok((session, ending));
+            }
             let ending = match judge(&session, self.machine.accel, believed) {
                 Outcome::Verdict { status, why } => {
                     why.iter().for_each(|why| note!("{why}{}", while_running(&session.journal.running)));
@@ -361,7 +357,7 @@ impl<'a> Run<'a> {
 
     /// Boots once. If the suite starts, prints the faults reported before that; otherwise the caller does.
     fn boot(&mut self) -> Result<Session> {
-        self.account.knows(&self.kernel, &self.machine, &self.engine, &self.plan.rerun);
+        self.files.knows(&self.kernel, &self.machine, &self.engine, &self.plan.rerun);
         let job = Job {
             kernel: &self.kernel,
             machine: &self.machine,
@@ -370,8 +366,8 @@ impl<'a> Run<'a> {
             carried: &self.carried,
             interrupts: self.interrupts,
         };
-        let mut audience = OutputSink { screen: stdout().lock(), account: &self.account };
-        let session = self.engine.boot(&job, &mut audience)?;
+        let mut sink = OutputSink { screen: stdout().lock(), files: self.files };
+        let session = self.engine.boot(&job, &mut sink)?;
         if session.journal.begun {
             tell_of_boot(&session);
         }
@@ -380,12 +376,13 @@ impl<'a> Run<'a> {
 
     /// Prepares another boot, in a different way if that may help, and prints why.
     fn try_differently(&mut self, session: &Session, why: &str, boot: u32) -> Result<()> {
+        let by_virtme = matches!(self.engine, Engine::Virtme(_));
+        // The kernel itself says why it did not boot: it is not KVM's doing.
+        if by_virtme && lacks_virtiofs(session) {
+            return self.give_up_virtme(session, why);
+        }
         if self.may_leave_kvm {
             return self.leave_kvm(session, why);
-        }
-        let by_virtme = matches!(self.engine, Engine::Virtme(_));
-        if by_virtme && knows_no_virtiofs(session) {
-            return self.give_up_virtme(session, why);
         }
         // Boot without shortcuts.
         self.machine.fast_boot = false;
@@ -407,12 +404,12 @@ impl<'a> Run<'a> {
 
     /// Switches to QEMU alone, prints why, and records it if virtme-ng can never boot this kernel.
     fn give_up_virtme(&mut self, session: &Session, why: &str) -> Result<()> {
-        let why = match knows_no_virtiofs(session) {
+        let why = match lacks_virtiofs(session) {
             true => "it has no virtiofs built in, and so no root",
             false => why,
         };
         // A kernel of the archive never changes; one from elsewhere may be rebuilt.
-        if knows_no_virtiofs(session) && self.kernel.package.is_some() {
+        if lacks_virtiofs(session) && self.kernel.package.is_some() {
             let path = unbootable(&self.kernel, self.cache);
             fs::create_dir_all(path.parent().unwrap_or(&path))?;
             write_whole(&path, why.as_bytes())?;
@@ -441,7 +438,7 @@ fn tell_of_cases(what: &str, cases: &[String]) {
 /// Prints a fault report, and what was running.
 fn show(finding: &Finding) {
     note!("the kernel reported a fault ({}){}:", finding.fault, while_running(&finding.running));
-    finding.excerpt.iter().for_each(|line| eprintln!("    {line}"));
+    show_lines(&finding.excerpt);
 }
 
 fn while_running(cases: &[String]) -> String {
@@ -455,12 +452,28 @@ fn while_running(cases: &[String]) -> String {
 /// Prints at which stage and why there is no verdict.
 fn no_verdict(stage: &'static str, why: String, last: &[String], complaint: &[String]) -> Ending {
     note!("no verdict ({stage}): {why}");
-    complaint.iter().for_each(|line| eprintln!("    {line}"));
+    show_lines(complaint);
     if !last.is_empty() {
         note!("the last lines of the console:");
-        last.iter().for_each(|line| eprintln!("    {line}"));
+        show_lines(last);
     }
     Ending { status: NO_VERDICT, no_verdict: Some((stage, why)), faults: Vec::new() }
+}
+
+/// Prints why the driver itself could not go on. Unless a signal stopped it, the exit status is `status`.
+fn failure(stage: &'static str, status: u8, error: &Error) -> Ending {
+    let why = format!("{error:#}");
+    match error.downcast_ref() {
+        Some(interrupted @ Interrupted(_)) => {
+            note!("{why}");
+            Ending { status: interrupted.status(), no_verdict: Some((stage, why)), faults: Vec::new() }
+        }
+        None => Ending { status, ..no_verdict(stage, why, &[], &[]) },
+    }
+}
+
+fn show_lines(lines: &[String]) {
+    lines.iter().for_each(|line| say(format_args!("    {line}\n")));
 }
 
 #[cfg(test)]

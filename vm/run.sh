@@ -14,7 +14,6 @@ no_verdict() {
 [[ $(uname -sm) == "Linux x86_64" ]] || no_verdict "this needs Linux on x86-64, not $(uname -sm)"
 problem=$(rust_problem || true)
 [[ -z $problem ]] || no_verdict "$problem"
-command -v cc >/dev/null || install_packages build-essential || no_verdict "there is no C compiler"
 build_static --bin clone3-conformance --bin clone3-vm || no_verdict "the suite does not build"
 
 # Set only after the build, so that the suite does not embed the commit: vm/dist.sh builds a suite that does.

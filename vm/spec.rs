@@ -69,7 +69,7 @@ impl FromStr for Spec {
             return Ok(Self::Path(text.into()));
         }
         Err(format!(
-            "'{text}' is no kernel: give a path (vmlinuz, build tree, .deb), a version as 7.1 or 7.2.13, \
+            "'{text}' is not a kernel: give a path (vmlinuz, vmlinux, Image, build tree, .deb), a version such as 7.1 or 7.2.13, \
              debian:SUITE[/FLAVOUR] or vX.Y"
         ))
     }
@@ -86,7 +86,7 @@ fn split_flavour(text: &str) -> Result<(&str, Option<String>), String> {
     match is_word(flavour) {
         true => Ok((rest, Some(flavour_name(flavour)))),
         false => Err(format!(
-            "a flavour is a word as amd64, cloud-amd64, rt-amd64 or cloud-arm64; got '{flavour}'"
+            "a flavour is a word such as amd64, cloud-amd64, rt-amd64 or cloud-arm64; got '{flavour}'"
         )),
     }
 }

@@ -8,9 +8,10 @@ use anyhow::{Context, Result, bail};
 use clone3_conformance::elf;
 use rustix::process::geteuid;
 
+use crate::cache::Cache;
 use crate::interrupt::{Interrupted, Interrupts};
 use crate::note;
-use crate::process::succeed;
+use crate::process::succeed_undisturbed;
 
 /// Something that a system package contains.
 #[derive(Clone, Copy, Debug)]
@@ -27,24 +28,47 @@ pub enum Thing {
 /// A system package, and the part of it that must be present.
 pub type Need = (&'static str, Thing);
 
-/// Ensures that everything is present, and installs the missing packages.
-pub fn ensure(needs: &[Need], interrupts: &Interrupts) -> Result<()> {
-    let missing: Vec<&str> =
-        needs.iter().filter(|(_, thing)| !thing.is_there()).map(|(package, _)| *package).collect();
-    if missing.is_empty() {
+/// Seconds that apt-get waits for another program that installs packages.
+const PATIENCE: &str = "DPkg::Lock::Timeout=600";
+
+/// Ensures that everything is present, and installs the missing packages, one run after another.
+pub fn ensure(needs: &[Need], cache: &Cache, interrupts: &Interrupts) -> Result<()> {
+    if missing(needs).is_empty() {
         return Ok(());
     }
+    let _lock = cache.lock("system-packages", interrupts)?;
+    match missing(needs) {
+        // Another run has installed them.
+        missing if missing.is_empty() => Ok(()),
+        missing => install(&missing, interrupts),
+    }
+}
+
+/// Returns the packages that are missing.
+fn missing(needs: &[Need]) -> Vec<&'static str> {
+    needs.iter().filter(|(_, thing)| !thing.is_there()).map(|(package, _)| *package).collect()
+}
+
+/// Installs packages. apt-get always runs to its end: killed in between, it leaves packages that are not configured.
+fn install(missing: &[&str], interrupts: &Interrupts) -> Result<()> {
     let wanted = missing.join(" ");
     let Some(root) = way_to_root() else {
         bail!("not installed here: {wanted}; as root: apt-get install {wanted}")
     };
     note!("installing system packages: {wanted}");
     let apt = |arguments: &[&str]| {
-        let command = root.iter().copied().chain(["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq"]);
+        let command = root.iter().copied().chain([
+            "env",
+            "DEBIAN_FRONTEND=noninteractive",
+            "apt-get",
+            "-qq",
+            "-o",
+            PATIENCE,
+        ]);
         let command: Vec<&str> = command.chain(arguments.iter().copied()).collect();
-        succeed(Command::new(command[0]).args(&command[1..]), interrupts)
+        succeed_undisturbed(Command::new(command[0]).args(&command[1..]), interrupts)
     };
-    let install = [&["install", "--yes", "--no-install-recommends"], missing.as_slice()].concat();
+    let install = [&["install", "--yes", "--no-install-recommends"], missing].concat();
     match apt(&install) {
         // The machine's package lists may be missing or outdated.
         Err(error) if !error.is::<Interrupted>() => apt(&["update"]).and_then(|()| apt(&install)),

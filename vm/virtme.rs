@@ -67,9 +67,12 @@ impl Tools {
     /// Finds the tools, and installs the missing ones in the cache.
     pub fn prepare(cache: &Cache, interrupts: &Interrupts) -> Result<Self> {
         let python = python(cache, interrupts)?;
-        system::ensure(&[("busybox-static", Thing::Static(SHELL))], interrupts)?;
+        system::ensure(&[("busybox-static", Thing::Static(SHELL))], cache, interrupts)?;
         let shell = system::find(SHELL).context("busybox is not there")?;
         let server = virtiofsd(cache, interrupts)?;
+        for path in [&server, &env::temp_dir()] {
+            ensure!(is_plain(path), "virtme-ng cannot use a path such as {}", path.display());
+        }
         let folders = server.parent().map(Path::to_owned).into_iter();
         let path = env::var_os("PATH").unwrap_or_default();
         let administration = ["/usr/sbin", "/sbin"].map(PathBuf::from);
@@ -81,7 +84,7 @@ impl Tools {
     pub fn boot(&self, job: &Job, listener: &mut dyn Listener) -> Result<Session> {
         let folder = TempDir::with_prefix("clone3-vm-")?;
         let root = folder.path().join("root");
-        self.furnish(&root, job)?;
+        self.create_root(&root, job)?;
         let channels = Channels::create(folder.path())?;
         let mut virtme = supervised(&self.python)?;
         // Its settings, sockets and exit status go to the temporary folder.
@@ -99,7 +102,7 @@ impl Tools {
             "--cpus",
             &job.machine.cpus.to_string(),
             "--memory",
-            &format!("{}M", job.machine.memory),
+            &format!("{}M", job.machine.memory_mib),
         ]);
         if job.machine.accel != Accel::Kvm {
             virtme.arg("--disable-kvm");
@@ -125,13 +128,14 @@ impl Tools {
     ///
     /// The host's own root would work too, but would cost more time than boot and suite together: virtme-ng starts the host's
     /// udev if it finds it, and waits for it.
-    fn furnish(&self, root: &Path, job: &Job) -> Result<()> {
+    fn create_root(&self, root: &Path, job: &Job) -> Result<()> {
         for folder in FOLDERS {
             fs::create_dir_all(root.join(folder))?;
         }
         let program = |from: &Path, to: &str| -> Result<()> {
             let to = root.join(to);
-            fs::copy(from, &to).with_context(|| format!("cannot read {}", from.display()))?;
+            fs::copy(from, &to)
+                .with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))?;
             Ok(fs::set_permissions(to, Permissions::from_mode(0o755))?)
         };
         program(&self.shell, "bin/busybox")?;
@@ -163,12 +167,21 @@ impl Tools {
     }
 }
 
+/// Returns whether a path means itself to a shell. virtme-ng starts virtiofsd through one, and does not quote.
+fn is_plain(path: &Path) -> bool {
+    path.as_os_str()
+        .as_encoded_bytes()
+        .iter()
+        .all(|byte| byte.is_ascii_alphanumeric() || b"_./+-".contains(byte))
+}
+
 /// Returns the interpreter of the virtual environment in which virtme-ng is installed.
 fn python(cache: &Cache, interrupts: &Interrupts) -> Result<PathBuf> {
     let name = format!("virtme-ng-{VERSION}");
     let folder = cache.folder(&name, interrupts, |folder| {
         system::ensure(
             &[("python3-venv", Thing::Python("venv, ensurepip")), ("file", Thing::Program("file"))],
+            cache,
             interrupts,
         )?;
         note!("installing virtme-ng {VERSION} in the cache");
@@ -195,7 +208,7 @@ fn virtiofsd(cache: &Cache, interrupts: &Interrupts) -> Result<PathBuf> {
     }
     let name = format!("virtiofsd-{VIRTIOFSD_VERSION}");
     let folder = cache.folder(&name, interrupts, |folder| {
-        system::ensure(&VIRTIOFSD_NEEDS, interrupts)?;
+        system::ensure(&VIRTIOFSD_NEEDS, cache, interrupts)?;
         note!("building virtiofsd {VIRTIOFSD_VERSION} in the cache; this takes some minutes, once");
         let mut install = Command::new("cargo");
         install.args([
@@ -222,7 +235,20 @@ fn virtiofsd(cache: &Cache, interrupts: &Interrupts) -> Result<PathBuf> {
 }
 
 /// Returns whether the kernel reported that it does not support virtiofs, the file system of its root.
-pub fn knows_no_virtiofs(session: &Session) -> bool {
+pub fn lacks_virtiofs(session: &Session) -> bool {
     let said = |line: &str| line.contains("Cannot open root device \"ROOTFS\"") && line.contains("error -19");
     session.console.iter().any(|line| said(&line.text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shell_leaves_plain_paths_alone() {
+        assert!(is_plain(Path::new("/root/.cache/virtiofsd-1.14.0/bin/virtiofsd")));
+        for path in ["/my cache/virtiofsd", "/tmp;", "/tmp/$x", "/tmp/'", "/tmp/\n"] {
+            assert!(!is_plain(Path::new(path)), "{path}");
+        }
+    }
 }

@@ -3,38 +3,58 @@
 //! An emulated CPU takes more than a second to decompress a distribution's kernel. QEMU can start an uncompressed kernel if it
 //! has the PVH entry point (CONFIG_PVH). If it does not, or if this machine lacks the program to decompress it, the kernel is
 //! booted compressed.
-use std::fs;
-use std::io::{Read, Write};
+use std::fs::{self, File};
+use std::io::{Seek, Write};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
+use anyhow::{Context, Result, ensure};
 use clone3_conformance::elf::{self, u32_at};
 use regex::bytes::Regex;
 
 use crate::arch::Arch;
+use crate::cache::Cache;
+use crate::interrupt::Interrupts;
+use crate::process::filter;
+use crate::system::{self, Thing};
+
+/// A program that decompresses, and the package that it is in.
+#[derive(Clone, Copy)]
+struct Decompressor {
+    package: &'static str,
+    program: &'static str,
+}
 
 /// The magic number of a compressed kernel, the program that decompresses it, and whether its length is appended to it.
-const PACKERS: [(&[u8], &str, bool); 4] = [
-    (&[0x28, 0xb5, 0x2f, 0xfd], "zstd", true),
-    (&[0x02, 0x21, 0x4c, 0x18], "lz4", true),
-    (&[0x1f, 0x8b], "gzip", false),
-    (&[0xfd, b'7', b'z', b'X', b'Z'], "xz", true),
+const DECOMPRESSORS: [(&[u8], Decompressor, bool); 4] = [
+    (&[0x28, 0xb5, 0x2f, 0xfd], Decompressor { package: "zstd", program: "zstd" }, true),
+    (&[0x02, 0x21, 0x4c, 0x18], Decompressor { package: "lz4", program: "lz4" }, true),
+    (&[0x1f, 0x8b], Decompressor { package: "gzip", program: "gzip" }, false),
+    (&[0xfd, b'7', b'z', b'X', b'Z'], Decompressor { package: "xz-utils", program: "xz" }, true),
 ];
 
 /// The owner and type of the ELF note that contains the entry point.
 const ENTRY_OWNER: &[u8] = b"Xen\0";
 const ENTRY_TYPE: u32 = 18;
 
-/// Decompresses the kernel in `image` to `target`, if the result is bootable.
-pub fn unpack(image: &Path, target: &Path) -> std::io::Result<bool> {
+/// Decompresses the kernel in `image` to `target`, and returns it, if it is bootable.
+pub fn unpack(
+    image: &Path,
+    target: &Path,
+    cache: &Cache,
+    interrupts: &Interrupts,
+) -> Result<Option<Vec<u8>>> {
     let image = fs::read(image)?;
-    let Some((packer, packed)) = payload(&image) else { return Ok(false) };
-    let kernel = run_packer(packer, packed).unwrap_or_default();
-    let bootable = is_bootable(&kernel);
-    if bootable {
-        fs::write(target, kernel)?;
+    let Some((decompressor, packed)) = payload(&image) else { return Ok(None) };
+    let Decompressor { package, program } = decompressor;
+    system::ensure(&[(package, Thing::Program(program))], cache, interrupts)?;
+    decompress(program, packed, target, interrupts)?;
+    let kernel = fs::read(target)?;
+    if is_bootable(&kernel) {
+        return Ok(Some(kernel));
     }
-    Ok(bootable)
+    fs::remove_file(target)?;
+    Ok(None)
 }
 
 /// Returns whether QEMU can start this kernel directly.
@@ -65,7 +85,7 @@ pub fn has_huge_pages(kernel: &[u8]) -> bool {
 }
 
 /// Returns the compressed kernel in an image, which the boot protocol's header locates, and the program to decompress it.
-fn payload(image: &[u8]) -> Option<(&'static str, &[u8])> {
+fn payload(image: &[u8]) -> Option<(Decompressor, &[u8])> {
     let number = |at: usize| Some(u32_at(image, at)? as usize);
     let sectors = match image.get(0x1f1)? {
         0 => 4,
@@ -73,25 +93,20 @@ fn payload(image: &[u8]) -> Option<(&'static str, &[u8])> {
     };
     let start = (sectors + 1) * 512 + number(0x248)?;
     let packed = image.get(start..start.checked_add(number(0x24c)?)?)?;
-    let (_, packer, has_length) = PACKERS.iter().find(|(magic, ..)| packed.starts_with(magic))?;
+    let (_, decompressor, has_length) = DECOMPRESSORS.iter().find(|(magic, ..)| packed.starts_with(magic))?;
     let length = packed.len().checked_sub(if *has_length { 4 } else { 0 })?;
-    Some((packer, &packed[..length]))
+    Some((*decompressor, &packed[..length]))
 }
 
-/// Pipes the bytes through the program; fails if the program does not exist.
-fn run_packer(packer: &str, packed: &[u8]) -> std::io::Result<Vec<u8>> {
-    let mut program = Command::new(packer);
-    let mut program =
-        program.arg("-dc").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
-    let (mut input, output) = (program.stdin.take(), program.stdout.take());
-    let mut kernel = Vec::new();
-    std::thread::scope(|scope| {
-        // This fails if the program does not read everything; its output is checked anyway.
-        scope.spawn(move || input.as_mut().map(|input| input.write_all(packed)));
-        output.map(|mut output| output.read_to_end(&mut kernel)).transpose()
-    })?;
-    program.wait()?;
-    Ok(kernel)
+/// Decompresses the bytes to `target`. A program that was killed has written a part, in which the entry point may be found.
+fn decompress(program: &str, packed: &[u8], target: &Path, interrupts: &Interrupts) -> Result<()> {
+    let mut input = tempfile::tempfile()?;
+    input.write_all(packed)?;
+    input.rewind()?;
+    let output = File::create(target).with_context(|| format!("cannot write {}", target.display()))?;
+    let status = filter(Command::new(program).arg("-dc"), input, output, interrupts)?;
+    ensure!(status.success(), "{program}: {status}");
+    Ok(())
 }
 
 /// Returns whether `notes` contain the entry point. Each note has the lengths of its owner and its text, its type, then both,
@@ -161,8 +176,9 @@ mod tests {
         image[0x1f1] = 1;
         image[0x24c] = 10;
         image.extend([0x28, 0xb5, 0x2f, 0xfd, 1, 2, 3, 4, 5, 6]);
-        assert_eq!(payload(&image), Some(("zstd", &image[1024..1030])));
-        assert_eq!(payload(&image[..1030]), None);
-        assert_eq!(payload(b""), None);
+        let (decompressor, packed) = payload(&image).unwrap();
+        assert_eq!((decompressor.program, packed), ("zstd", &image[1024..1030]));
+        assert!(payload(&image[..1030]).is_none());
+        assert!(payload(b"").is_none());
     }
 }

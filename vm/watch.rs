@@ -3,7 +3,7 @@ use std::path::Path;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Error, Result};
 use clone3_conformance::guest::{SUITE_ENDED, SUITE_STARTS};
 use rustix::event::{PollFd, PollFlags};
 
@@ -74,6 +74,8 @@ pub enum Ending {
     TooLate(Duration),
     /// KVM stopped the guest: what QEMU said.
     Stopped(String),
+    /// The driver itself could not go on: a signal asked it to stop, or its output cannot be written.
+    Failed(Error),
 }
 
 /// What was observed of a guest.
@@ -98,7 +100,7 @@ impl Session {
     }
 }
 
-/// Follows the guest in `machine`, and passes on its output.
+/// Follows the guest in `machine`, and passes on its output. Whatever ends that, what was observed until then is returned.
 pub fn watch(
     machine: &mut Process,
     channels: Channels,
@@ -107,16 +109,15 @@ pub fn watch(
     listener: &mut dyn Listener,
 ) -> Result<Session> {
     let mut watch = Watch::new(channels);
-    let ending = watch.follow(machine, limits, interrupts, listener);
-    // Even if following failed.
+    let followed = watch.follow(machine, limits, interrupts, listener);
     watch.keep(listener);
-    let ending = ending?;
     machine.end()?;
-    watch.take(listener)?;
+    let taken = watch.take(listener);
     watch.keep(listener);
     if let Some(line) = watch.channels.console.rest() {
         watch.take_console(&line);
     }
+    let ending = followed.and_then(|ending| taken.map(|()| ending)).unwrap_or_else(Ending::Failed);
     Ok(Session { ending, whole: watch.power_on.elapsed(), ..watch.session })
 }
 
@@ -207,13 +208,11 @@ impl Watch {
 
     /// Reads all channels. The console is read before the journal, so that its lines are never attributed to a case that started
     /// after them. They are attributed after the journal is read, to the cases that were running when any last were: a case may
-    /// end between the two reads.
+    /// end between the two reads. All of them are read even if the output cannot be passed on.
     fn take(&mut self, listener: &mut dyn Listener) -> Result<()> {
         let said = self.channels.console.lines()?;
         let output = self.channels.output.read()?;
-        if !output.is_empty() {
-            listener.hear(&output)?;
-        }
+        let heard = if output.is_empty() { Ok(()) } else { listener.hear(&output) };
         let lines = self.channels.journal.lines()?;
         lines.iter().for_each(|line| self.take_journal(line));
         said.iter().for_each(|line| self.take_console(line));
@@ -223,7 +222,7 @@ impl Watch {
         if self.to_be_kept().is_some_and(|due| due <= Instant::now()) {
             self.keep(listener);
         }
-        Ok(())
+        heard
     }
 
     /// Returns when the listener should receive the journal, if it has grown.

@@ -73,7 +73,7 @@ fn take_steps(row: &Row, from: usize, arguments: &[String]) -> Result<ExitCode> 
             Inside::Traced(how) => {
                 return trace(&mut command_that_stops(row.name, index + 1, arguments), *how);
             }
-            Inside::Clone3Answers(Answer::EinvalForNewFlags) if from <= index => {
+            Inside::Clone3Answers(Answer::EinvalForNewFlags) => {
                 return supervise(row.name, index, arguments);
             }
             Inside::Under(tool) => return become_tool(*tool, row.program.path(), arguments),

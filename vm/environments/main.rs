@@ -43,7 +43,7 @@ fn main() -> ExitCode {
     let outcome = match arguments.first().map(String::as_str) {
         Some("inside") => inside::become_suite(&arguments[1..]),
         Some("part") => parts::play(&arguments[1..]),
-        _ => go_through_table(&Options::parse(&arguments)),
+        _ => Options::parse(&arguments).map_or_else(refuse, |options| go_through_table(&options)),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("environments: {error}");
@@ -51,7 +51,14 @@ fn main() -> ExitCode {
     })
 }
 
+/// Reports a usage error.
+fn refuse(why: String) -> Result<ExitCode> {
+    eprintln!("environments: {why}");
+    Ok(ExitCode::from(2))
+}
+
 /// The requested run.
+#[derive(Default)]
 struct Options {
     journal: String,
     quick: bool,
@@ -60,18 +67,26 @@ struct Options {
 }
 
 impl Options {
-    /// Parses the arguments; ignores those that the guest's init adds for the suite.
-    fn parse(arguments: &[String]) -> Options {
-        let has = |name: &str| arguments.iter().any(|argument| argument == name);
-        let journal = arguments.iter().skip_while(|argument| *argument != "--events").nth(1);
-        let names =
-            arguments.iter().filter(|argument| !argument.starts_with('-') && Some(*argument) != journal);
-        Options {
-            journal: journal.cloned().unwrap_or_default(),
-            quick: has("--quick"),
-            markdown: has("--markdown"),
-            names: names.cloned().collect(),
+    /// Parses the arguments; ignores those that the driver and the guest's init add for the suite.
+    fn parse(arguments: &[String]) -> std::result::Result<Options, String> {
+        let mut options = Options::default();
+        let mut rest = arguments.iter();
+        while let Some(argument) = rest.next() {
+            match argument.as_str() {
+                "--quick" => options.quick = true,
+                "--markdown" => options.markdown = true,
+                "--events" => options.journal = rest.next().cloned().unwrap_or_default(),
+                "--expect" => drop(rest.next()),
+                "--allow-global-changes" => {}
+                colour if colour.starts_with("--color") => {}
+                option if option.starts_with('-') => return Err(format!("no option {option}")),
+                name if !table::rows().iter().any(|row| row.name.contains(name)) => {
+                    return Err(format!("no environment's name contains {name}"));
+                }
+                name => options.names.push(name.to_owned()),
+            }
         }
+        Ok(options)
     }
 
     fn wants(&self, row: &Row) -> bool {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use clone3_conformance::results::Results;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, FileType, MemfdFlags, Mode, OFlags, memfd_create, mknodat};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
 use crate::outside::Arrangement;
 use crate::row::{Meanwhile, Program, Row};
@@ -120,7 +120,7 @@ impl Journal {
         Ok(Journal { pipe, text: Vec::new() })
     }
 
-    /// Reads the journal until the suite exits; kills everything if the deadline passes first.
+    /// Reads the journal until the suite exits; kills its process group if the deadline passes first.
     fn follow(&mut self, mut suite: Child, mut meanwhile: Option<Meanwhile>) -> Result<Option<ExitStatus>> {
         let pidfd = pidfd_open(Pid::from_child(&suite), PidfdFlags::empty())?;
         let deadline = Instant::now() + DEADLINE;
@@ -141,7 +141,7 @@ impl Journal {
                 return Ok(ended);
             }
             if Instant::now() >= deadline {
-                kill_process(Pid::from_child(&suite), Signal::KILL)?;
+                kill_process_group(Pid::from_child(&suite), Signal::KILL)?;
                 suite.wait()?;
                 return Ok(None);
             }

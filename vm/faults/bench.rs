@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
+use clone3_conformance::guest::SUITE_STARTS;
 use clone3_conformance::results::Results;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
@@ -35,7 +36,8 @@ pub struct Row {
     pub status: i32,
     /// The texts that the output must contain.
     pub says: &'static [&'static str],
-    /// Whether the results must contain the case that ended, and name the one that was running.
+    /// Whether the results must contain the case that ended, name the one that was running, and say how the run ended; the
+    /// report must have that case too, and the console's file what the kernel said.
     pub keeps: bool,
 }
 
@@ -52,6 +54,8 @@ pub enum Act {
     KillQemu,
     /// A folder replaces the results file.
     BlockResults,
+    /// The reader of the driver's output, on stdout and stderr, exits.
+    CloseOutput,
 }
 
 /// The setting of the run: the cache, the archive, and the machine's programs.
@@ -78,6 +82,8 @@ pub enum Cache {
     NoKvm,
     /// A KVM that runs the trial's few instructions, but stops every kernel.
     StoppingKvm,
+    /// A zstd that is killed in the middle.
+    KilledDecompressor,
     /// The Rust version of Debian 13.
     OldRust,
 }
@@ -101,10 +107,14 @@ const STOPPING_KVM: &str = r#"case " $* " in
 *) PATH=${PATH#*:} exec qemu-system-x86_64 "$@" ;;
 esac"#;
 
+/// A zstd that writes the first half of a kernel.
+const KILLED_ZSTD: &str = "PATH=${PATH#*:} zstd \"$@\" 2>/dev/null | head -c 33000000; kill -KILL $$";
+
 /// The static guest, built once.
 static GUEST: LazyLock<PathBuf> = LazyLock::new(|| {
     let target = "x86_64-unknown-linux-gnu";
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/vm");
+    // Not the folder of vm/build.sh: cargo would rebuild everything there, for other flags.
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("bad-guest");
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args([
         "build",
@@ -116,7 +126,7 @@ static GUEST: LazyLock<PathBuf> = LazyLock::new(|| {
         target,
         "--target-dir",
     ]);
-    cargo.arg(&folder).env("RUSTFLAGS", "-C target-feature=+crt-static");
+    cargo.arg(&folder).env("RUSTFLAGS", "-C target-feature=+crt-static -C relocation-model=static");
     assert!(cargo.status().is_ok_and(|status| status.success()), "the guest does not build");
     folder.join(target).join("release/examples/bad-guest")
 });
@@ -152,7 +162,9 @@ impl Bench {
             bench.command.arg("--suite").arg(&*GUEST);
         }
         let results = bench.at("results.json");
-        bench.command.arg("--results").arg(results).arg("--").args(row.guest);
+        let (report, console) = (bench.at("report.xml"), bench.at("console"));
+        bench.command.arg("--results").arg(results).arg("--report").arg(report);
+        bench.command.arg("--console").arg(console).arg("--").args(row.guest);
         Ok(bench)
     }
 
@@ -194,6 +206,10 @@ impl Bench {
             }
             Cache::StoppingKvm => {
                 self.program("qemu-system-x86_64", STOPPING_KVM)?;
+                self.share_kernels()?;
+            }
+            Cache::KilledDecompressor => {
+                self.program("zstd", KILLED_ZSTD)?;
                 self.share_kernels()?;
             }
             Cache::OldRust => {
@@ -318,9 +334,18 @@ impl Bench {
 
     /// Checks that the results have one case that ended and one that was running; the error describes them.
     fn kept(&self) -> std::result::Result<(), String> {
-        let text =
-            fs::read_to_string(self.at("results.json")).map_err(|error| format!("no results: {error}"))?;
-        let results = Results::parse(&text)?;
+        let read =
+            |name: &str| fs::read_to_string(self.at(name)).map_err(|error| format!("no {name}: {error}"));
+        let results = Results::parse(&read("results.json")?)?;
+        if results.guest.is_none() {
+            return Err("the results do not say how the run ended".to_owned());
+        }
+        if !read("report.xml")?.contains("name=\"finished\"") {
+            return Err("the report does not have the case that ended".to_owned());
+        }
+        if !read("console")?.contains(SUITE_STARTS) {
+            return Err("the console's file does not have the suite's start".to_owned());
+        }
         let ended: Vec<&str> = results.cases.iter().map(|record| record.case.as_str()).collect();
         match (ended.as_slice(), results.interrupted.as_slice(), results.exit) {
             (["finished"], [running], None) if running == "running" => Ok(()),
@@ -344,10 +369,14 @@ impl Bench {
             if !acted && UNDER_WAY.iter().any(|sign| text.contains(sign)) {
                 acted = true;
                 self.act(act, &driver)?;
+                if matches!(act, Act::CloseOutput) {
+                    break;
+                }
             }
             output.push_str(&text);
             line.clear();
         }
+        drop(reader);
         let status = driver.wait()?;
         Ok((output, status.code().unwrap_or_else(|| -status.signal().unwrap_or_default())))
     }
@@ -355,7 +384,7 @@ impl Bench {
     fn act(&self, act: Act, driver: &Child) -> Result<()> {
         let driver = Pid::from_child(driver);
         match act {
-            Act::Nothing => {}
+            Act::Nothing | Act::CloseOutput => {}
             Act::Signal("INT") => kill_process(driver, Signal::INT)?,
             Act::Signal("HUP") => kill_process(driver, Signal::HUP)?,
             Act::Signal(_) => kill_process(driver, Signal::TERM)?,

@@ -148,9 +148,19 @@ impl Parts {
             return Ok(Ok(()));
         }
         let said = String::from_utf8_lossy(&output.stderr);
+        let failed = machine_failure(output.status.code(), &said);
+        ensure!(failed.is_none(), "this machine cannot build it: {}", failed.unwrap_or_default());
         let error = said.lines().find(|line| line.contains("error") || line.contains("undefined"));
         Ok(Err(error.or(said.lines().next()).unwrap_or("no message").to_owned()))
     }
+}
+
+/// Returns what prevented a build, if it was this machine and not the text: a full disk, or a program that was killed.
+fn machine_failure(status: Option<i32>, said: &str) -> Option<&str> {
+    const FAILURES: [&str; 4] =
+        ["No space left on device", "signal terminated program", "virtual memory exhausted", "out of memory"];
+    let line = said.lines().find(|line| FAILURES.iter().any(|failure| line.contains(failure)));
+    line.or_else(|| status.is_none_or(|status| status > 128).then_some("a signal ended it"))
 }
 
 /// Returns the objects that the kernel consists of, in link order.
@@ -241,6 +251,17 @@ mod tests {
         let command = "cc -Wp,-MMD,a/.b.o.d -I /t/a -c -o a/b.o /t/a/b.c ; objtool a/b.o";
         let words = [("/t/a/b.c", "/x/b.c"), ("a/b.o", "/x/b.o"), ("-Wp,-MMD,a/.b.o.d", "")];
         assert_eq!(replaced(command, &words), "cc  -I /t/a -c -o /x/b.o /x/b.c ; objtool /x/b.o");
+    }
+
+    #[test]
+    fn a_machine_that_cannot_build_says_nothing_about_the_text() {
+        assert_eq!(machine_failure(Some(1), "a.c:1:8: error: expected ';'\n"), None);
+        assert_eq!(machine_failure(Some(1), "a.o: undefined reference to `x'\n"), None);
+        let full = "/tmp/a.s: fatal error: error writing to /tmp/a.s: No space left on device";
+        assert_eq!(machine_failure(Some(1), full), Some(full));
+        let killed = "gcc: fatal error: Killed signal terminated program cc1";
+        assert_eq!(machine_failure(Some(1), killed), Some(killed));
+        assert!(machine_failure(Some(137), "").is_some() && machine_failure(None, "").is_some());
     }
 
     #[test]

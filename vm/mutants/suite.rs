@@ -7,13 +7,17 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use clone3_conformance::report::{Record, Verdict};
+use clone3_conformance::results::write_whole;
 use serde::{Deserialize, Serialize};
 
 use crate::catalogue::Mutant;
 use crate::kernel::{Kernel, hex};
 
-/// The driver's exit status after Ctrl-C.
-const INTERRUPTED: i32 = 130;
+/// The driver's exit status after a signal is more than this: Ctrl-C, for example, makes it 130.
+const SIGNALS: i32 = 128;
+
+/// The driver's exit status if there is no verdict.
+const NO_VERDICT: i32 = 69;
 
 /// The timeout of a guest: a broken kernel may hang.
 const SECONDS: &str = "240";
@@ -89,27 +93,21 @@ impl Suite {
     /// What the suite noticed, or how a kernel failed, is recorded beside the kernel; with `keeps` that record is enough.
     pub fn judges(&self, kernel: &Kernel, mutant: &Mutant, keeps: bool) -> Result<SuiteResult> {
         let note = kernel.image.with_file_name("noticed.json");
-        if keeps && let Some(said) = self.remembers(&note)? {
+        if keeps && let Some(said) = self.remembers(&note) {
             return Ok(said);
         }
         let said = self.ask_in_turn(kernel, mutant)?;
         if matches!(said, SuiteResult::Noticed(_) | SuiteResult::Fault(_)) {
-            fs::write(note, serde_json::to_vec(&said)?)?;
+            write(&note, &said)?;
         }
         Ok(said)
     }
 
     /// Returns the recorded result of an earlier suite, unless it names a case that no longer exists.
-    fn remembers(&self, note: &Path) -> Result<Option<SuiteResult>> {
-        let Ok(text) = fs::read(note) else { return Ok(None) };
-        Ok(match serde_json::from_slice(&text)? {
-            SuiteResult::Noticed(notices)
-                if notices.iter().any(|notice| !self.cases.contains(&notice.case)) =>
-            {
-                None
-            }
-            said => Some(said),
-        })
+    fn remembers(&self, note: &Path) -> Option<SuiteResult> {
+        let is_gone = |notice: &Notice| !self.cases.contains(&notice.case);
+        read(note)
+            .filter(|said| !matches!(said, SuiteResult::Noticed(notices) if notices.iter().any(is_gone)))
     }
 
     fn ask_in_turn(&self, kernel: &Kernel, mutant: &Mutant) -> Result<SuiteResult> {
@@ -147,8 +145,9 @@ impl Suite {
         loop {
             let mut arguments = vec!["--fail-fast", "--exact"];
             skipped.iter().for_each(|case| arguments.extend(["--skip", case]));
-            let SuiteResult::Noticed(notices) = self.ask(kernel, &arguments)? else {
-                return self.ask(kernel, &arguments);
+            let notices = match self.ask(kernel, &arguments)? {
+                SuiteResult::Noticed(notices) => notices,
+                other => return Ok(other),
             };
             for notice in notices {
                 let again = self.ask(kernel, &["--case", &notice.case])?;
@@ -204,12 +203,12 @@ impl Suite {
         let question = hex(question.as_bytes());
         let answer = self.answers.join(&question[..32]);
         let known = answer.with_extension("json");
-        if let Ok(text) = fs::read(&known) {
-            return Ok(serde_json::from_slice(&text)?);
+        if let Some(said) = read(&known) {
+            return Ok(said);
         }
         let said = self.boot(kernel, arguments, &answer)?;
         if !matches!(said, SuiteResult::NoBoot(_)) {
-            fs::write(known, serde_json::to_vec(&said)?)?;
+            write(&known, &said)?;
         }
         Ok(said)
     }
@@ -228,7 +227,7 @@ impl Suite {
             .stdout(output)
             .status()
             .with_context(|| format!("{}", self.driver.display()))?;
-        ensure!(status.code() != Some(INTERRUPTED), "interrupted");
+        ensure!(status.code().is_some_and(|code| code <= SIGNALS), "interrupted");
         let text =
             fs::read(&results).with_context(|| format!("the driver does not work, see {}", log.display()))?;
         let said = serde_json::from_slice::<Document>(&text)?.says()?;
@@ -265,6 +264,8 @@ struct Machine {
 
 #[derive(Deserialize)]
 struct Guest {
+    /// The driver's exit status.
+    status: i32,
     no_verdict: Option<NoVerdict>,
     faults: Vec<Fault>,
 }
@@ -290,7 +291,7 @@ impl Document {
             _ if !notices.is_empty() => SuiteResult::Noticed(notices),
             (Some(fault), _) => SuiteResult::Fault(fault.in_a_line()),
             (None, Some(end)) => match &end.stage[..] {
-                "run" => SuiteResult::Fault(end.why.clone()),
+                "run" if self.guest.status == NO_VERDICT => SuiteResult::Fault(end.why.clone()),
                 "boot" => SuiteResult::NoBoot(end.why.clone()),
                 stage => bail!("the driver does not work ({stage}): {}", end.why),
             },
@@ -315,6 +316,16 @@ impl Fault {
         let running = if self.running.is_empty() { "no case".to_owned() } else { self.running.join(", ") };
         format!("the kernel reported a fault ({}) while {running} ran: {said}", self.fault)
     }
+}
+
+/// Returns a recorded result. One that cannot be read is none.
+fn read(path: &Path) -> Option<SuiteResult> {
+    serde_json::from_slice(&fs::read(path).ok()?).ok()
+}
+
+/// Records a result, whole or not at all.
+fn write(path: &Path, said: &SuiteResult) -> Result<()> {
+    write_whole(path, serde_json::to_vec(said)?).with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// Returns the program that boots kernels, which is built beside this one.
