@@ -17,6 +17,7 @@ use clone3_conformance::formats::{self, Format, quoted};
 use clone3_conformance::guest::JUDGING;
 use clone3_conformance::need::Need;
 use clone3_conformance::report::{Policy, Suite};
+use clone3_conformance::usage;
 use libtest_mimic::FormatSetting;
 
 /// The commit from which the suite was built, if the build set it.
@@ -59,7 +60,13 @@ pub struct Options {
     pub judging: Vec<String>,
 
     /// Multiply every deadline (default: 1, or 3 if the CPU is emulated)
-    #[arg(long, value_name = "FACTOR", env = "CLONE3_CONFORMANCE_TIMEOUT_SCALE", value_parser = scale)]
+    #[arg(
+        long,
+        allow_negative_numbers = true,
+        value_name = "FACTOR",
+        env = "CLONE3_CONFORMANCE_TIMEOUT_SCALE",
+        value_parser = scale
+    )]
     pub timeout_scale: Option<f64>,
 
     /// Fail cases of these flags that are unsupported or blocked: autoreap, nnp, autokill, or all
@@ -79,7 +86,7 @@ pub struct Options {
     pub upstream: bool,
 
     /// Run each selected case N times
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, allow_negative_numbers = true, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub repeat: u32,
 
     /// Count a deviation from undocumented behavior of mainline as a failure
@@ -87,7 +94,7 @@ pub struct Options {
     pub strict: bool,
 
     /// Make statistical loops N times longer
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=MOST_STRESS))]
+    #[arg(long, allow_negative_numbers = true, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=MOST_STRESS))]
     pub stress: u32,
 
     /// Print the N slowest cases
@@ -196,7 +203,7 @@ fn given(matches: &ArgMatches, (name, takes_value): &(&str, bool)) -> Option<Str
 impl Options {
     /// Parses the command line; if it is invalid, prints why and exits with [`USAGE`].
     pub fn from_command_line() -> Options {
-        Options::of(std::env::args_os()).unwrap_or_else(|error| error.exit())
+        Options::of(std::env::args_os()).unwrap_or_else(|error| usage::exit_with(&error))
     }
 
     /// Parses these arguments, the first of which is the program's name.

@@ -72,6 +72,7 @@ fn bad_usage_is_told_in_words() {
         let output = run(arguments);
         assert_eq!(status(&output), 2, "{arguments:?}");
         assert!(stderr(&output).starts_with("error: "), "{}", stderr(&output));
+        assert_eq!(stderr(&output).lines().count(), 1, "{}", stderr(&output));
     }
 }
 

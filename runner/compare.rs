@@ -8,6 +8,7 @@ use clap::{Parser, ValueEnum};
 use clone3_conformance::compare::{self, Changes, Table, html, markdown, terminal};
 use clone3_conformance::formats::Format;
 use clone3_conformance::results::{Results, write_whole};
+use clone3_conformance::usage;
 
 use super::cli;
 use super::output::print;
@@ -70,7 +71,8 @@ enum Colour {
 
 /// Runs the command.
 pub fn run() -> ExitCode {
-    let options = Options::parse_from(std::env::args_os().skip(1));
+    let options =
+        Options::try_parse_from(std::env::args_os().skip(1)).unwrap_or_else(|error| usage::exit_with(&error));
     match carry_out(&options) {
         Ok(status) => ExitCode::from(status),
         Err((status, error)) => {

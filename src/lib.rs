@@ -10,7 +10,8 @@
 //!   ([`case`](mod@case)) and of what it needs ([`need`], [`probe`]), and race-free helpers ([`kit`]);
 //! - the [`sandbox`], which runs every case in its own process tree, and the [`trail`] of what a case did;
 //! - verdicts and what is made of them: [`report`], [`results`], [`expect`], [`formats`], [`compare`];
-//! - what the programs in `vm/` share with the runner in a guest: [`guest`], [`exit_status`], [`host`], [`elf`].
+//! - what the programs in `vm/` share with the runner in a guest: [`guest`], [`exit_status`], [`usage`],
+//!   [`host`], [`elf`].
 //!
 //! Dependencies go one way: the runner depends on the cases, the cases depend on this library, and the
 //! library depends on no case. All `unsafe` code of the project is in this library.
@@ -47,6 +48,7 @@ pub mod sandbox;
 mod stack;
 pub mod taint;
 pub mod trail;
+pub mod usage;
 pub mod version;
 pub mod wait;
 

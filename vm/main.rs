@@ -33,6 +33,7 @@ use std::io::{Write, stderr, stdout};
 use std::process::ExitCode;
 
 use clap::Parser;
+use clone3_conformance::usage;
 
 use crate::cache::Cache;
 use crate::cli::{Cli, CompareCli};
@@ -79,8 +80,8 @@ fn main() -> ExitCode {
         Some(word) if word == SUPERVISE => supervise(arguments),
         Some(word) if word == COMPARE => compare(arguments),
         _ => {
-            let cli = Cli::parse();
-            cli.check().unwrap_or_else(|error| error.exit());
+            let cli = Cli::try_parse().unwrap_or_else(|error| usage::exit_with(&error));
+            cli.check().unwrap_or_else(|error| usage::exit_with(&error));
             run_or_list(&cli)
         }
     };
@@ -103,7 +104,7 @@ fn run_or_list(cli: &Cli) -> anyhow::Result<u8> {
 }
 
 fn compare(arguments: impl Iterator<Item = OsString>) -> anyhow::Result<u8> {
-    let name = OsString::from("vm/compare.sh");
-    let cli = CompareCli::parse_from(std::iter::once(name).chain(arguments));
+    let words = std::iter::once(OsString::from("vm/compare.sh")).chain(arguments);
+    let cli = CompareCli::try_parse_from(words).unwrap_or_else(|error| usage::exit_with(&error));
     compare::compare(&cli, &Cache::open()?, &Interrupts::keep()?)
 }

@@ -21,6 +21,7 @@ use std::thread::ScopedJoinHandle;
 
 use anyhow::{Context, Error, Result, bail, ensure};
 use clap::Parser;
+use clone3_conformance::usage;
 
 use catalogue::Mutant;
 use coverage::Sheet;
@@ -117,7 +118,8 @@ impl Arguments {
 }
 
 fn main() -> ExitCode {
-    start(&Arguments::parse()).unwrap_or_else(|error| {
+    let arguments = Arguments::try_parse().unwrap_or_else(|error| usage::exit_with(&error));
+    start(&arguments).unwrap_or_else(|error| {
         eprintln!("mutants.sh: {error:#}");
         ExitCode::from(BROKEN)
     })
