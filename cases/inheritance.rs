@@ -6,7 +6,9 @@ use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::{Child, Clone3};
 use clone3_conformance::kit::disposition::Disposition;
 use clone3_conformance::kit::helper::Command;
-use clone3_conformance::kit::process::{child_reporting, in_child, in_grandchild, reap_all};
+use clone3_conformance::kit::process::{
+    child_reporting, choose_timer_ids, in_child, in_grandchild, reap_all,
+};
 use clone3_conformance::kit::programs::{CloneParentReport, try_clone_parent};
 use clone3_conformance::kit::subject::{self, reaped};
 use clone3_conformance::kit::{Channel, Held, Orphan, disposition, legacy, privilege, sigchld, threads};
@@ -16,7 +18,7 @@ use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
-use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+use rustix::process::{DumpableBehavior, getpid, set_child_subreaper, set_dumpable_behavior};
 
 /// Checks that every use of CLONE_PARENT ended as `expected`: 0, or an errno.
 fn all_ended(who: &str, report: &CloneParentReport, expected: i32) -> Result {
@@ -243,18 +245,24 @@ fn survives_before_exec(reaped: &Clone3, change: fn() -> Result) -> Result {
 
 case! {
     /// Auto-reaping persists across what the child does to itself, with or without an exec afterwards: setpgid, unshare(CLONE_FS),
-    /// PR_SET_PDEATHSIG, becoming undumpable, setting no_new_privs, ignoring SIGCHLD, fork, running a thread.
+    /// PR_SET_PDEATHSIG, becoming undumpable, setting no_new_privs, PR_SET_CHILD_SUBREAPER and PR_TIMER_CREATE_RESTORE_IDS,
+    /// ignoring SIGCHLD, fork, running a thread.
     autoreap_survives_own_changes: Must, needs [Autoreap, ExitInfo],
     source "commit \"clone: add CLONE_AUTOREAP\" (the property is the child's own)",
 }
 fn autoreap_survives_own_changes() -> Result {
     sigchld::block()?;
-    let changes: [Change; 8] = [
+    let changes: [Change; 10] = [
         ("setpgid", || Ok(nix::unistd::setpgid(Pid::from_raw(0), Pid::from_raw(0))?)),
         ("unshare(CLONE_FS)", || Ok(unshare(CloneFlags::CLONE_FS)?)),
         ("PR_SET_PDEATHSIG", || Ok(nix::sys::prctl::set_pdeathsig(Signal::SIGTERM)?)),
         ("PR_SET_DUMPABLE", || Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)),
         ("PR_SET_NO_NEW_PRIVS", || Ok(rustix::thread::set_no_new_privs(true)?)),
+        ("PR_SET_CHILD_SUBREAPER", || Ok(set_child_subreaper(Some(getpid()))?)),
+        ("PR_TIMER_CREATE_RESTORE_IDS", || {
+            choose_timer_ids();
+            Ok(())
+        }),
         ("fork", || in_child(|| Ok(()))),
         ("a thread", || threads::in_a_thread(|| Ok(()))),
         // Must be last: a process that ignores SIGCHLD cannot wait for its children.

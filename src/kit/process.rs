@@ -10,8 +10,8 @@ use crate::check::{self, Context as _, Failure, Result};
 use crate::clone3::{Child, Clone3};
 use crate::kit::Channel;
 use crate::procfs::Stat;
-use crate::sandbox;
 use crate::wait::{self, Status};
+use crate::{note, sandbox};
 
 /// Returns the caller's process id.
 pub fn own_pid() -> i32 {
@@ -160,4 +160,14 @@ pub fn states_until_reaped(child: &Child) -> Result<String> {
         }
     }
     Ok(seen)
+}
+
+/// Lets the caller choose the ids of its timers, as programs that restore processes do (`PR_TIMER_CREATE_RESTORE_IDS`, Linux 6.16).
+/// A kernel that does not know the request refuses it, which is no error here.
+pub fn choose_timer_ids() {
+    const PR_TIMER_CREATE_RESTORE_IDS: libc::c_int = 77;
+    const ON: libc::c_ulong = 1;
+    // SAFETY: the arguments are numbers.
+    let chosen = Errno::result(unsafe { libc::prctl(PR_TIMER_CREATE_RESTORE_IDS, ON, 0_u64, 0_u64, 0_u64) });
+    note!("prctl(PR_TIMER_CREATE_RESTORE_IDS, 1) = {}", check::outcome_of(&chosen));
 }
