@@ -59,6 +59,7 @@ pub fn mount_proc() -> Result {
         })
 }
 
+#[track_caller]
 fn check_that_this_is_init() -> Result {
     check::equal("the pid of a pid namespace's first process", std::process::id(), 1)
 }
@@ -154,6 +155,7 @@ pub fn enter_user_namespace_as(id: u32) -> Result {
 ///
 /// # Errors
 /// `blocked` if the environment forbids it.
+#[track_caller]
 pub fn enter_user_namespace_with(ids: &[u32]) -> Result {
     let map: String = ids.iter().map(|id| format!("{id} {id} 1\n")).collect();
     // Only a process outside can map more than one id.

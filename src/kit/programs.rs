@@ -93,6 +93,7 @@ fn again(arguments: &[String]) -> Result<i32> {
 pub type EndReport = (Option<Event>, Option<Event>);
 
 /// Has a process made by `parent` make a child by `call` and exec `watch-end`; returns how the new program sees the child end.
+#[track_caller]
 pub fn end_seen_after_parents_exec(parent: &Clone3, call: &Clone3) -> Result<EndReport> {
     let (gate, report) = (Gate::new()?, Channel::<Result<EndReport>>::new()?);
     let parent = parent.spawn(|| {

@@ -111,6 +111,7 @@ impl Supervisor {
     }
 
     /// Waits for the next system call; returns `None` when no process is left that could make one.
+    #[track_caller]
     pub fn next(&self) -> std::result::Result<Option<Call>, Errno> {
         loop {
             let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];

@@ -109,6 +109,7 @@ const NAMESPACES: [Flags; 9] = [
 ///
 /// # Errors
 /// `blocked` if an ordinary child is refused a namespace that the kernel has, or if the kernel has none.
+#[track_caller]
 pub fn in_namespaces(mut body: impl FnMut(Flags) -> Result) -> Result {
     let mut any = false;
     for flag in NAMESPACES {
