@@ -19,7 +19,6 @@ use nix::errno::Errno;
 use crate::abi::Flags;
 use crate::check::{Failure, Result};
 use crate::clone3::Clone3;
-use crate::kit::channel::read_byte;
 use crate::kit::echo::Echoer;
 use crate::kit::helper::{self, Command, HELPERS, Helper};
 use crate::kit::sigchld;
@@ -67,7 +66,9 @@ pub fn fd(arguments: &[String], index: usize) -> Result<OwnedFd> {
 fn hold(arguments: &[String]) -> Result<i32> {
     let (ready, gate) = (fd(arguments, 0)?, fd(arguments, 1)?);
     Channel::<Result>::adopt(ready)?.send(&Ok(()))?;
-    read_byte(&gate)?;
+    // Without a time limit, like a child that waits at a gate: this program does not know how long the case may take. If
+    // the case is gone, the read returns 0.
+    rustix::io::retry_on_intr(|| rustix::io::read(&gate, &mut [0_u8; 1]))?;
     number(arguments, 2)
 }
 
@@ -77,9 +78,11 @@ fn echo(arguments: &[String]) -> Result<i32> {
 
 fn again(arguments: &[String]) -> Result<i32> {
     let (count, rest) = (number(arguments, 0)?, arguments.get(1..).unwrap_or_default());
-    let program = rest.first().map_or("", String::as_str);
+    let Some((program, of_program)) = rest.split_first() else {
+        return Err(Failure::broken(format!("no program in {arguments:?}")));
+    };
     if count == 0 {
-        return Ok(helper::run(program, &rest[1..]));
+        return Ok(helper::run(program, of_program));
     }
     let mut command = Command::new("again", &[])?.number(count - 1);
     for argument in rest {
