@@ -377,7 +377,7 @@ fn trace_and_stop(pid: i32, stopped: &mpsc::Sender<()>, end: &mpsc::Receiver<()>
     tracer::seize(pid, Options::empty())?;
     check::succeeds("kill(SIGSTOP)", kill(Pid::from_raw(pid), Signal::SIGSTOP))?;
     tracer::stops_with(pid, Signal::SIGSTOP)?;
-    tracer::go_on(pid, Some(Signal::SIGSTOP))?;
+    tracer::go_on(pid, Some(libc::SIGSTOP))?;
     // The receiver is gone only after a failure.
     let _ = (stopped.send(()), end.recv());
     Ok(())

@@ -29,7 +29,7 @@ impl Halted {
         let halted = Halted { pid: Pid::from_raw(pid) };
         ptrace::interrupt(halted.pid)?;
         loop {
-            let status = wait::reap(pid)?;
+            let status = wait::next_status(pid)?;
             match status.stop() {
                 Some((_, libc::PTRACE_EVENT_STOP)) => return Ok(halted),
                 Some((signal, _)) => tracer::go_on(pid, Some(signal))?,

@@ -10,7 +10,7 @@ use crate::check::{self, Failure, Result};
 use crate::clone3::Clone3;
 use crate::kit::{Actor, sigchld};
 use crate::note;
-use crate::wait::{self, Event, Status};
+use crate::wait::{self, Event, Status, signal_name};
 
 /// Calls `PTRACE_SEIZE`: traces a process without stopping it.
 #[track_caller]
@@ -56,7 +56,8 @@ pub fn attach(pid: i32) -> Result {
 /// Waits for the next stop of a tracee, which must be caused by `signal`.
 #[track_caller]
 pub fn stops_with(pid: i32, signal: Signal) -> Result {
-    wait::reap_expecting(pid, Status::stopped(signal))
+    let what = format_args!("wait status of process {pid}");
+    check::equal(what, wait::next_status(pid)?, Status::stopped(signal))
 }
 
 /// Calls `PTRACE_DETACH`, without a signal.
@@ -66,11 +67,11 @@ pub fn detach(pid: i32) -> nix::Result<()> {
     detached
 }
 
-/// Calls `PTRACE_CONT`, with or without a signal to deliver.
+/// Calls `PTRACE_CONT`, with or without a signal to deliver, which may be one without a name.
 #[track_caller]
-pub fn go_on(pid: i32, signal: Option<Signal>) -> Result {
-    let continued = ptrace::cont(Pid::from_raw(pid), signal);
-    note!("ptrace(CONT, {pid}, {signal:?}) = {continued:?}");
+pub fn go_on(pid: i32, signal: Option<i32>) -> Result {
+    let continued = resume(pid, Resume::Continue, signal.unwrap_or(0));
+    note!("ptrace(CONT, {pid}, {}) = {continued:?}", signal.map_or("no signal".to_owned(), signal_name));
     check::succeeds(format_args!("ptrace(CONT, {pid})"), continued)
 }
 
