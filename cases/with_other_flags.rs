@@ -233,7 +233,7 @@ case! {
 }
 fn abi_alternate_stack_with_flags() -> Result {
     alternate_stack::set()?;
-    check::equal("control: whether the creator has none", alternate_stack::is_missing(), 0)?;
+    check::equal("control: whether the creator has none", alternate_stack::exit_code_if_missing(), 0)?;
     for call in calls() {
         for (flags, missing) in
             [(Flags::empty(), 0), (Flags::CLONE_VM, 1), (Flags::CLONE_VM | Flags::CLONE_VFORK, 0)]

@@ -114,7 +114,7 @@ pub fn emptied_and_raised(set: CapSet, capability: Capability) -> Result<Caps> {
     Caps::own(set)
 }
 
-/// Drops all capabilities for good, whatever the uid.
+/// Drops all capabilities, whatever the uid. An exec as uid 0 gives them back.
 pub fn drop_capabilities() -> Result {
     for set in [CapSet::Ambient, CapSet::Effective, CapSet::Inheritable, CapSet::Permitted] {
         caps::clear(None, set).map_err(caps_error)?;
