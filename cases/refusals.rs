@@ -85,7 +85,7 @@ fn abi_refusal_keeps_no_uts_namespace() -> Result {
     const LIMIT: &str = "/proc/sys/user/max_uts_namespaces";
     privilege::enter_user_namespace()?;
     std::fs::write(LIMIT, "1")
-        .map_err(|error| Failure::blocked(format!("writing to {LIMIT} says {error}")))?;
+        .map_err(|error| Failure::blocked(format!("writing to {LIMIT} fails: {error}")))?;
     // Some are released a moment later, without any notification.
     let room = || -> Result<bool> {
         loop {

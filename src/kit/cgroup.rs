@@ -14,7 +14,7 @@ use nix::poll::{PollFd, PollFlags};
 use rustix::fs::{AtFlags, Mode, OFlags, fstat, mkdirat, open, openat, unlinkat};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
-use crate::check::{Failure, Result, errno_of};
+use crate::check::{Failure, Named, Result, errno_of};
 use crate::{note, procfs, sandbox};
 
 /// A new cgroup without children or limits. Dropping it kills the remaining processes and removes it.
@@ -271,7 +271,7 @@ fn switched_on(root: &OwnedFd) -> Vec<String> {
 }
 
 fn forbidden(what: &str, errno: Errno) -> Failure {
-    Failure::blocked(format!("{what} says {errno:?}"))
+    Failure::blocked(format!("{what} fails with {}", Named(errno)))
 }
 
 /// Switches a controller on for the children of a cgroup.

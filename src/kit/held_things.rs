@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::mm::{MapFlags, ProtFlags};
 
-use crate::check::{Failure, Result};
+use crate::check::{Failure, Named, Result};
 use crate::kit::shared;
 use crate::kit::threads::own_tid;
 
@@ -183,8 +183,9 @@ impl Queue {
         let made = Errno::result(unsafe {
             libc::mq_open(name.as_ptr(), flags, 0o600, std::ptr::null::<libc::mq_attr>())
         });
-        let made =
-            made.map_err(|errno| Failure::blocked(format!("needs a message queue: mq_open is {errno:?}")))?;
+        let made = made.map_err(|errno| {
+            Failure::blocked(format!("needs a message queue: mq_open fails with {}", Named(errno)))
+        })?;
         // SAFETY: the name is a live string.
         unsafe { libc::mq_unlink(name.as_ptr()) };
         // SAFETY: the descriptor is new, and nobody else has it.

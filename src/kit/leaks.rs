@@ -139,10 +139,8 @@ impl Room {
         privilege::enter_user_namespace()?;
         for (kept, count) in [(Kept::PidNamespace, count), (Kept::UserNamespace, 1)] {
             let limit = kept.limit();
-            std::fs::write(limit, count.to_string()).map_err(|error| {
-                let errno = Errno::from_raw(error.raw_os_error().unwrap_or_default());
-                Failure::blocked(format!("writing to {limit} says {errno:?}"))
-            })?;
+            std::fs::write(limit, count.to_string())
+                .map_err(|error| Failure::blocked(format!("writing to {limit} fails: {error}")))?;
         }
         Ok(Room(()))
     }

@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::abi::Flags;
-use crate::check::{self, Failure, Result};
+use crate::check::{self, Failure, Named, Result, errno_of};
 use crate::clone3::{Child, Clone3, park};
 use crate::kit::Actor;
 use crate::kit::process::child_reporting;
@@ -55,7 +55,10 @@ pub fn mount_proc() -> Result {
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .and_then(|()| mount("proc", "/proc", "proc", MountFlags::empty(), None))
         .map_err(|errno| {
-            Failure::blocked(format!("a /proc of another pid namespace cannot be mounted: {errno:?}"))
+            Failure::blocked(format!(
+                "a /proc of another pid namespace cannot be mounted: {}",
+                Named(errno_of(errno))
+            ))
         })
 }
 
@@ -67,7 +70,7 @@ fn check_that_this_is_init() -> Result {
 /// Moves the *future* children of the calling process into a new pid namespace; the first one is its init.
 pub fn unshare_pid() -> Result {
     unshare(CloneFlags::CLONE_NEWPID)
-        .map_err(|errno| Failure::blocked(format!("unshare(CLONE_NEWPID) says {errno:?}")))
+        .map_err(|errno| Failure::blocked(format!("unshare(CLONE_NEWPID) fails with {}", Named(errno))))
 }
 
 /// Returns the result of a call that makes a namespace for a caller who has the privilege to do so.
@@ -79,7 +82,7 @@ pub fn unshare_pid() -> Result {
 pub fn made<T>(call: impl Display, result: std::result::Result<T, Errno>) -> Result<T> {
     match result {
         Err(errno @ (Errno::EINVAL | Errno::ENOSPC)) => {
-            Err(Failure::blocked(format!("{call} says {errno:?}")))
+            Err(Failure::blocked(format!("{call} fails with {}", Named(errno))))
         }
         result => check::succeeds(call, result),
     }
@@ -127,9 +130,8 @@ impl Outside {
         // Some security modules allow any user to make a user namespace, but not to do anything in it.
         let write = |file: &str, text: String| {
             std::fs::write(format!("/proc/self/{file}"), text).map_err(|error| {
-                let errno = Errno::from_raw(error.raw_os_error().unwrap_or_default());
                 Failure::blocked(format!(
-                    "a new user namespace cannot be used: writing its {file} says {errno:?}"
+                    "a new user namespace cannot be used: writing its {file} fails: {error}"
                 ))
             })
         };
@@ -195,5 +197,5 @@ pub(crate) fn try_user_namespace() -> Result {
 /// proc_sys_kernel(5).
 pub fn overflow_id(file: &str) -> Result<u32> {
     let text = std::fs::read_to_string(format!("/proc/sys/kernel/{file}"))?;
-    text.trim().parse().map_err(|_| Failure::broken(format!("{file} says {text:?}")))
+    text.trim().parse().map_err(|_| Failure::broken(format!("{file} contains {text:?}")))
 }

@@ -3,7 +3,7 @@
 use nix::errno::Errno;
 
 use crate::abi::Flags;
-use crate::check::{self, Failure, Result};
+use crate::check::{self, Failure, Named, Result};
 use crate::clone3::Clone3;
 use crate::kit::process::child_reporting;
 use crate::kit::subject;
@@ -40,7 +40,8 @@ pub fn outcome_in_child_of(call: &Clone3, act: impl FnOnce() -> Result<Outcome>)
 /// Checks that `call` succeeds in a child with CLONE_NNP, as it does in an ordinary child.
 #[track_caller]
 pub fn allowed_as_ever(what: &str, call: impl Fn() -> Result<Outcome>) -> Result {
-    outcome_in_child(&call)?
-        .map_err(|errno| Failure::blocked(format!("{what} says {errno:?} to an ordinary child")))?;
+    outcome_in_child(&call)?.map_err(|errno| {
+        Failure::blocked(format!("{what} fails with {} in an ordinary child", Named(errno)))
+    })?;
     check::succeeds(format_args!("{what} in a child with CLONE_NNP"), outcome_in_nnp_children(call)?)
 }

@@ -139,7 +139,7 @@ impl Changed {
         })?;
         match self.setting.read() {
             Some(now) if now != value => {
-                Err(Failure::blocked(format!("cannot set {name} to {value:?}: it is {now:?} then")))
+                Err(Failure::blocked(format!("cannot set {name} to {value:?}: the kernel made it {now:?}")))
             }
             _ => Ok(()),
         }

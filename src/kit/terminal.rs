@@ -34,7 +34,7 @@ impl Terminal {
         });
         opened.map_err(|errno| {
             let why = Named(errno_of(errno));
-            Failure::blocked(format!("needs a pseudo-terminal, which cannot be had here: {why}"))
+            Failure::blocked(format!("needs a pseudo-terminal, and none can be opened: {why}"))
         })
     }
 

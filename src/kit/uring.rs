@@ -49,7 +49,7 @@ fn not_set_up(error: io::Error) -> Result<Errno> {
         Some(errno) => return Ok(errno),
         None => return Err(error.into()),
     };
-    Err(Failure::blocked(format!("io_uring_setup is {why}")))
+    Err(Failure::blocked(format!("io_uring_setup fails with {why}")))
 }
 
 impl Ring {
