@@ -14,8 +14,8 @@ use serde::de::DeserializeOwned;
 use crate::abi::Flags;
 use crate::check::{self, Failure, Named, Result, errno_of};
 use crate::clone3::{Child, Clone3, park};
-use crate::kit::Actor;
 use crate::kit::process::child_reporting;
+use crate::kit::{Actor, privilege};
 use crate::note;
 use crate::wait::Status;
 
@@ -95,7 +95,7 @@ pub fn made<T>(call: impl Display, result: std::result::Result<T, Errno>) -> Res
 /// `blocked` if the environment forbids a namespace.
 #[track_caller]
 pub fn enter_mount_namespace_of_a_child() -> Result {
-    crate::kit::privilege::unshare_user_namespace()?;
+    privilege::unshare_user_namespace()?;
     let call = Clone3::fork().with(Flags::PIDFD | Flags::CLONE_NEWNS);
     let child = made(&call, call.try_spawn(park))?;
     let entered = setns(child.pidfd()?, CloneFlags::CLONE_NEWNS);
@@ -149,7 +149,7 @@ impl Outside {
 /// `blocked` if the environment forbids it.
 pub fn enter_user_namespace_as(id: u32) -> Result {
     let outside = Outside::here();
-    crate::kit::privilege::unshare_user_namespace()?;
+    privilege::unshare_user_namespace()?;
     outside.becomes(id)
 }
 
@@ -169,7 +169,7 @@ pub fn enter_user_namespace_with(ids: &[u32]) -> Result {
         }
         Ok(())
     })?;
-    crate::kit::privilege::unshare_user_namespace()?;
+    privilege::unshare_user_namespace()?;
     outside.ask(std::process::id())?;
     outside.dismiss()
 }
@@ -188,7 +188,7 @@ pub(crate) fn try_pid_namespace() -> Result {
 /// the former is checked. This changes the caller, so call it in a process that does nothing else.
 pub(crate) fn try_user_namespace() -> Result {
     match crate::procfs::is_mounted() {
-        true => crate::kit::privilege::enter_user_namespace(),
+        true => privilege::enter_user_namespace(),
         false => Ok(unshare(CloneFlags::CLONE_NEWUSER)?),
     }
 }
