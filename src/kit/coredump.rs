@@ -33,7 +33,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts the server and checks that it receives the core dumps of ordinary children.
+    /// Starts the server and checks that it receives the core dumps of ordinary children. Call this before anything is made
+    /// whose last close is awaited, as for [`Sysctl::set`].
     ///
     /// # Errors
     /// `blocked` if it does not.

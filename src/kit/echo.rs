@@ -150,9 +150,9 @@ impl Echoer {
         Echoer { from, to }
     }
 
-    /// Returns the descriptors (input, output), for a helper that inherits them through exec.
-    pub fn into_fds(self) -> (OwnedFd, OwnedFd) {
-        (self.from, self.to)
+    /// Returns the command line of the program `echo`, which inherits these ends.
+    pub fn command(&self) -> Result<Command> {
+        Ok(Command::new("echo", &[])?.with_fd(&self.from).with_fd(&self.to))
     }
 }
 
@@ -217,7 +217,7 @@ impl Echo {
     ) -> Result<Echo> {
         let (line, echoer) = line()?;
         let told = Channel::new()?;
-        let command = Command::new("echo", &[])?.with_fd(&echoer.from).with_fd(&echoer.to);
+        let command = echoer.command()?;
         let child = call.spawn(|| {
             tell(&told, &prepare().map_or_else(|failure| failure, |()| command.exec_file(program)))
         })?;

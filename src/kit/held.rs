@@ -9,6 +9,7 @@ use crate::clone3::{Child, Clone3, Stack, park};
 use crate::errand::Errand;
 use crate::kit::helper::Command;
 use crate::kit::processors::stay_on;
+use crate::kit::programs;
 use crate::kit::replacing::Replacing;
 use crate::kit::tracer::let_anyone_trace_me;
 use crate::kit::{Channel, Gate, fds};
@@ -143,9 +144,7 @@ impl Held {
     #[track_caller]
     pub fn execed_as_by_vfork(call: &Clone3, code: i32) -> Result<Held> {
         let (gate, ready) = (Gate::new()?, Channel::<Result>::new()?);
-        let hold = Command::new("hold", &[])?.with_fd(&ready.sending_end()?);
-        let hold = hold.with_fd(&gate.waiting_end()).number(code);
-        *lock(&COMMAND) = Some(hold);
+        *lock(&COMMAND) = Some(programs::hold(&ready, &gate, code)?);
         let call = call.clone().with(Flags::CLONE_VM | Flags::CLONE_VFORK);
         // SAFETY: `exec_command` has no preconditions, and it execs or ends the child.
         let exec = unsafe { Errand::whole(exec_command, 0) };

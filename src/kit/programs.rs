@@ -31,7 +31,7 @@ const WENT_WRONG: i32 = 97;
 #[distributed_slice(HELPERS)]
 static EXIT: Helper = Helper { name: "exit", main: |arguments| or_wrong(number(arguments, 0)) };
 #[distributed_slice(HELPERS)]
-static HOLD: Helper = Helper { name: "hold", main: |arguments| or_wrong(hold(arguments)) };
+static HOLD: Helper = Helper { name: "hold", main: |arguments| or_wrong(run_hold(arguments)) };
 #[distributed_slice(HELPERS)]
 static ECHO: Helper = Helper { name: "echo", main: |arguments| or_wrong(echo(arguments)) };
 #[distributed_slice(HELPERS)]
@@ -63,7 +63,13 @@ pub fn fd(arguments: &[String], index: usize) -> Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
 }
 
-fn hold(arguments: &[String]) -> Result<i32> {
+/// Returns the command line of `hold`, which reports on `ready` and waits at `gate`.
+pub fn hold(ready: &Channel<Result>, gate: &Gate, code: i32) -> Result<Command> {
+    let hold = Command::new("hold", &[])?.with_fd(&ready.sending_end()?);
+    Ok(hold.with_fd(&gate.waiting_end()).number(code))
+}
+
+fn run_hold(arguments: &[String]) -> Result<i32> {
     let (ready, gate) = (fd(arguments, 0)?, fd(arguments, 1)?);
     Channel::<Result>::adopt(ready)?.send(&Ok(()))?;
     // Without a time limit, like a child that waits at a gate: this program does not know how long the case may take. If
