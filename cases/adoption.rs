@@ -4,12 +4,12 @@ use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::{Child, Clone3};
-use clone3_conformance::kit::helper::{Command, HELPERS, Helper};
+use clone3_conformance::kit::helper::{HELPERS, Helper};
 use clone3_conformance::kit::process::{child_reporting, in_child, own_pid};
 use clone3_conformance::kit::programs::or_wrong;
 use clone3_conformance::kit::subject::ends_by_its_kind;
 use clone3_conformance::kit::{
-    Actor, Channel, Gate, Grandchild, Orphan, fdpass, orphan, outsider, sigchld, subject, tracer,
+    Actor, Channel, Gate, Grandchild, Orphan, fdpass, orphan, outsider, programs, sigchld, subject, tracer,
 };
 use clone3_conformance::linkme::distributed_slice;
 use clone3_conformance::pidfd::Pidfd;
@@ -24,8 +24,7 @@ fn be_subreaper(yes: bool) -> Result {
 /// Creates a child that waits at this gate, after an exec if `execs`, and then exits with 5.
 fn waiting_at(gate: &Gate, call: &Clone3, execs: bool) -> Result<Child> {
     let ready = Channel::<Result>::new()?;
-    let hold = Command::new("hold", &[])?.with_fd(&ready.sending_end()?);
-    let hold = hold.with_fd(&gate.waiting_end()).number(5);
+    let hold = programs::hold(&ready, gate, 5)?;
     let child = call.spawn(|| {
         // The receiver sees a failed send as the end of the stream.
         let _ = ready.send(&if execs { Err(hold.exec()) } else { Ok(()) });

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use clone3_conformance::abi::Flags;
-use clone3_conformance::check::{self, Context as _, Failure, Result};
+use clone3_conformance::check::{self, Context as _, Failure, Named, Result};
 use clone3_conformance::clone3::{Clone3, Stack};
 use clone3_conformance::kit::privilege::become_unused_user;
 use clone3_conformance::kit::process::{child_reporting, in_child};
@@ -84,7 +84,10 @@ case! {
 fn autoreap_child_enters_time_namespace() -> Result {
     let namespace = |of: &str, kind: &str| std::fs::read_link(format!("/proc/{of}/ns/{kind}"));
     unshare(CloneFlags::from_bits_retain(libc::CLONE_NEWTIME)).map_err(|errno| {
-        Failure::blocked(format!("needs time namespaces (CONFIG_TIME_NS): unshare says {errno:?}"))
+        Failure::blocked(format!(
+            "needs time namespaces (CONFIG_TIME_NS): unshare fails with {}",
+            Named(errno)
+        ))
     })?;
     let (own, childrens) = (namespace("self", "time")?, namespace("self", "time_for_children")?);
     check::holds(own != childrens, format_args!("control: own namespace and children's are both {own:?}"))?;

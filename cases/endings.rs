@@ -4,10 +4,9 @@ use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::{Child, Clone3, exit_now, exit_thread, park};
-use clone3_conformance::kit::helper::Command;
 use clone3_conformance::kit::process::child_reporting;
 use clone3_conformance::kit::seccomp::{self, Refusal};
-use clone3_conformance::kit::{Channel, Gate, Handover, namespace, subject, threads, tracer};
+use clone3_conformance::kit::{Channel, Gate, Handover, namespace, programs, subject, threads, tracer};
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::procfs;
 use clone3_conformance::wait::{self, Status};
@@ -73,8 +72,7 @@ case! {
 fn autoreap_exec_after_leader_exit() -> Result {
     subject::each(|call| {
         let (gate, ready) = (Gate::new()?, Channel::<Result>::new()?);
-        let hold = Command::new("hold", &[])?.with_fd(&ready.sending_end()?);
-        let hold = hold.with_fd(&gate.waiting_end()).number(22);
+        let hold = programs::hold(&ready, &gate, 22)?;
         let child = threads::leaderless(&call, 11, || {
             // Nothing can handle an error here.
             let _ = ready.send(&Err(hold.exec()));

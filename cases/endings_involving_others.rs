@@ -5,7 +5,7 @@ use std::fs;
 
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
-use clone3_conformance::check::{self, Context as _, Failure, Result};
+use clone3_conformance::check::{self, Context as _, Failure, Named, Result};
 use clone3_conformance::clone3::{Clone3, park};
 use clone3_conformance::kit::coredump::Server;
 use clone3_conformance::kit::crash::Crash;
@@ -27,11 +27,11 @@ case! {
 fn autoreap_segment_removed_if_forced() -> Result {
     const FORCED: &str = "/proc/sys/kernel/shm_rmid_forced";
     unshare(CloneFlags::CLONE_NEWIPC).map_err(|errno| {
-        Failure::blocked(format!("needs an IPC namespace of its own: unshare says {errno:?}"))
+        Failure::blocked(format!("needs an IPC namespace of its own: unshare fails with {}", Named(errno)))
     })?;
     for (forced, expected) in [("0", true), ("1", false)] {
         fs::write(FORCED, forced)
-            .map_err(|error| Failure::blocked(format!("writing {forced} to {FORCED} says {error}")))?;
+            .map_err(|error| Failure::blocked(format!("writing {forced} to {FORCED} fails: {error}")))?;
         subject::each(|call| {
             let (child, segment) = child_reporting(&call, Segment::new)?;
             child.ends_with(Status::exited(0))?;

@@ -45,7 +45,7 @@ fn leaderless<T: serde::Serialize + serde::de::DeserializeOwned>(
     let leader_ended = threads::wait_for_dead_leader(child.pid());
     let news = child.pidfd()?.poll_now(PollFlags::POLLIN)?;
     let over =
-        format!("a child of {call} is over, where only its leader thread has ended: poll says {news:?}");
+        format!("a child of {call} is over, where only its leader thread has ended: poll returns {news:?}");
     check::holds(news.is_empty(), over)?;
     leader_ended?;
     Ok((child, found))

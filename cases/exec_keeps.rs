@@ -2,7 +2,7 @@
 
 use clone3_conformance::abi::{Flags, Namespace};
 use clone3_conformance::case;
-use clone3_conformance::check::{self, Failure, Result};
+use clone3_conformance::check::{self, Failure, Named, Result};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::disposition::{self, Disposition};
 use clone3_conformance::kit::process::own_pid;
@@ -103,7 +103,7 @@ case! {
 }
 fn autoreap_vfork_exec_enters_time_namespace() -> Result {
     legacy::unshare(libc::CLONE_NEWTIME as u64)
-        .map_err(|errno| Failure::blocked(format!("unshare(CLONE_NEWTIME) says {errno:?}")))?;
+        .map_err(|errno| Failure::blocked(format!("unshare(CLONE_NEWTIME) fails with {}", Named(errno))))?;
     let own = Pidfd::open(own_pid())?;
     let expected = inode(&own, Namespace::TimeForChildren)?;
     check::holds(

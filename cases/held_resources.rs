@@ -6,7 +6,9 @@ use std::fs::File;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::Clone3;
-use clone3_conformance::kit::held_things::{Mappable, Queue, Semaphore};
+use clone3_conformance::kit::held_things::Semaphore;
+use clone3_conformance::kit::mapping::Mappable;
+use clone3_conformance::kit::message_queue::MessageQueue;
 use clone3_conformance::kit::process::in_child;
 use clone3_conformance::kit::{Cgroup, Held, Place, privilege, subject, threads, tracer};
 use clone3_conformance::wait::{self, Status};
@@ -113,7 +115,7 @@ case! {
     source "mq_close(3), on the notification request of the process; _exit(2) (open descriptors are closed)",
 }
 fn autoreap_gives_up_queue_notification() -> Result {
-    let queue = Queue::new()?;
+    let queue = MessageQueue::new()?;
     let is_free = || {
         let is_registered = queue.register()?;
         if is_registered {

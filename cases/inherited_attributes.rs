@@ -5,14 +5,14 @@ use std::num::NonZeroU64;
 use caps::Capability;
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
-use clone3_conformance::check::{self, Failure, Result};
+use clone3_conformance::check::{self, Failure, Named, Result};
 use clone3_conformance::clone3::{Clone3, Stack};
 use clone3_conformance::kit::disposition::{self, Disposition};
 use clone3_conformance::kit::inherited::{self, Inherited};
 use clone3_conformance::kit::privilege::{self, Caps};
 use clone3_conformance::kit::process::{child_reporting, in_child};
 use clone3_conformance::kit::seccomp::{self, Refusal};
-use clone3_conformance::kit::{errands, oom, subject, threads};
+use clone3_conformance::kit::{errands, oom_score_adj, subject, threads};
 use clone3_conformance::note;
 use clone3_conformance::procfs::status_field;
 use clone3_conformance::wait::{self, Status};
@@ -96,7 +96,7 @@ fn take_terminal() -> Result {
 /// Changes everything inheritable that this process can change.
 fn have_something_to_inherit() -> Result {
     rustix::process::umask(Mode::from_raw_mode(0o027));
-    std::fs::write(oom::OWN, oom::own_raised_by(18)?.to_string())?;
+    std::fs::write(oom_score_adj::OWN, oom_score_adj::own_raised_by(18)?.to_string())?;
     // The kernel may be built without core dumps.
     let _ = std::fs::write("/proc/self/coredump_filter", "3");
     rustix::thread::set_name(c"heir")?;
@@ -121,8 +121,9 @@ case! {
 fn abi_inherits_seccomp_filter() -> Result {
     set_no_new_privs(true)?;
     // A call that does not fail otherwise, and an errno that it does not have.
-    seccomp::refuse(libc::SYS_getsid, Refusal::Errno(Errno::EDOM))
-        .map_err(|errno| Failure::blocked(format!("a seccomp filter cannot be installed: {errno:?}")))?;
+    seccomp::refuse(libc::SYS_getsid, Refusal::Errno(Errno::EDOM)).map_err(|errno| {
+        Failure::blocked(format!("a seccomp filter cannot be installed: {}", Named(errno)))
+    })?;
     check::refused("control: getsid by the creator, whose filter refuses it", getsid(None), Errno::EDOM)?;
     is_restricted(&Clone3::fork(), "control: ")?;
     calls().iter().try_for_each(|call| is_restricted(call, ""))?;

@@ -3,7 +3,7 @@
 
 use clone3_conformance::abi::{Flags, InfoMask};
 use clone3_conformance::case;
-use clone3_conformance::check::{self, Failure, Result};
+use clone3_conformance::check::{self, Failure, Named, Result};
 use clone3_conformance::clone3::{Child, Clone3};
 use clone3_conformance::kit::privilege::become_unused_user;
 use clone3_conformance::kit::process::{child_reporting, in_child, reap_all, spawn_once_free};
@@ -160,7 +160,10 @@ fn autoreap_releases_rlimit_sigpending() -> Result {
     // nix has no name for this resource.
     let limit = rustix::process::Rlimit { current: Some(LIMIT), maximum: Some(LIMIT) };
     rustix::process::setrlimit(rustix::process::Resource::Sigpending, limit).map_err(|errno| {
-        Failure::blocked(format!("RLIMIT_SIGPENDING lets no signal be queued: {LIMIT} of them is {errno:?}"))
+        Failure::blocked(format!(
+            "RLIMIT_SIGPENDING lets no signal be queued: setting it to {LIMIT} fails with {}",
+            Named(check::errno_of(errno))
+        ))
     })?;
     let beyond = in_child(|| queue(LIMIT + 4))?;
     if beyond.is_ok() {

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use caps::{CapSet, Capability};
 use clone3_conformance::abi::{Flags, Namespace};
 use clone3_conformance::case;
-use clone3_conformance::check::{self, Context as _, Failure, Result};
+use clone3_conformance::check::{self, Context as _, Failure, Named, Result};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::outcome::{allowed_as_ever, outcome_in_child, outcome_in_nnp_children};
 use clone3_conformance::kit::privilege::{self, Caps};
@@ -128,8 +128,9 @@ fn nnp_enters_user_namespace() -> Result {
         let (child, found) = child_reporting(call, || {
             // Otherwise it could have kept the ones that it had.
             privilege::drop_capabilities()?;
-            setns(&pidfd, CloneFlags::CLONE_NEWUSER)
-                .map_err(|errno| Failure::blocked(format!("setns(CLONE_NEWUSER) says {errno:?}")))?;
+            setns(&pidfd, CloneFlags::CLONE_NEWUSER).map_err(|errno| {
+                Failure::blocked(format!("setns(CLONE_NEWUSER) fails with {}", Named(errno)))
+            })?;
             Caps::own_permitted_and_effective()
         })?;
         child.ends_with(Status::exited(0))?;

@@ -277,7 +277,9 @@ fn nnp_newuser_has_full_caps_inside() -> Result {
             let inside = nix::unistd::sethostname(&host);
             // EPERM from a filter looks the same as from the kernel, which checks the capability before all else.
             if inside == Err(Errno::EPERM) && Setting::get().probe.privileges.seccomp == 2 {
-                return Err(Failure::blocked("sethostname is EPERM, and a seccomp filter may refuse it"));
+                return Err(Failure::blocked(
+                    "sethostname fails with EPERM, and a seccomp filter may refuse it",
+                ));
             }
             check::succeeds("sethostname in its own UTS namespace", inside)?;
             Credentials::own()

@@ -5,7 +5,7 @@ use std::sync::mpsc;
 use caps::{CapSet, Capability};
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
-use clone3_conformance::check::{self, Failure, Result};
+use clone3_conformance::check::{self, Failure, Named, Result};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::outcome::{
     Outcome, allowed_as_ever, outcome_in_child, outcome_in_child_of, outcome_in_nnp_children,
@@ -203,7 +203,10 @@ fn nnp_inherits_ring_restrictions() -> Result {
     in_child(|| {
         rustix::thread::set_no_new_privs(true)?;
         sandboxing::restrict_own_rings().map_err(|errno| {
-            Failure::blocked(format!("restrictions of a thread's rings (CONFIG_IO_URING): {errno:?}"))
+            Failure::blocked(format!(
+                "needs restrictions of a thread's rings (CONFIG_IO_URING): {}",
+                Named(errno)
+            ))
         })?;
         let again = || Ok(sandboxing::restrict_own_rings());
         let what = "IORING_REGISTER_RESTRICTIONS by a child whose creator has done it";

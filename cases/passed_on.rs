@@ -4,10 +4,10 @@ use std::fs;
 
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
-use clone3_conformance::check::{self, Failure, Result};
+use clone3_conformance::check::{self, Failure, Named, Result};
 use clone3_conformance::clone3::{Clone3, Stack};
 use clone3_conformance::kit::process::{child_reporting, in_child, sched_getscheduler, set_scheduler};
-use clone3_conformance::kit::{errands, oom, privilege, rseq, subject};
+use clone3_conformance::kit::{errands, oom_score_adj, privilege, rseq, subject};
 use clone3_conformance::wait::Status;
 use nix::errno::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -20,7 +20,8 @@ case! {
     source "sched(7), resetting scheduling policy for child processes; kernel/sched/core.c sched_fork()",
 }
 fn autoreap_scheduling_reset_on_fork() -> Result {
-    let forbidden = |what: &str, errno: Errno| Failure::blocked(format!("{what} says {errno:?}"));
+    let forbidden =
+        |what: &str, errno: Errno| Failure::blocked(format!("{what} fails with {}", Named(errno)));
     // Not by nice(2), which is relative to the value that this process has inherited.
     setpriority_process(None, -5).map_err(|errno| forbidden("setpriority(-5)", check::errno_of(errno)))?;
     set_scheduler(libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, 1)
@@ -65,7 +66,7 @@ fn autoreap_rseq_registration_inherited() -> Result {
         // EINVAL: the C library has registered an area already.
         Ok(()) | Err(Errno::EINVAL) => {}
         Err(Errno::ENOSYS) => {
-            return Err(Failure::blocked("rseq is ENOSYS: CONFIG_RSEQ is off, or a filter"));
+            return Err(Failure::blocked("rseq fails with ENOSYS: CONFIG_RSEQ is off, or a filter"));
         }
         Err(errno) => return Err(errno.into()),
     }
@@ -94,22 +95,22 @@ fn autoreap_shares_oom_adjustment_with_memory() -> Result {
 }
 
 fn adjustment_is_shared(call: &Clone3) -> Result {
-    let higher = oom::own_raised_by(1)?;
-    if higher == oom::own()? {
-        return Err(Failure::blocked(format!("{} is the highest already, {higher}", oom::OWN)));
+    let higher = oom_score_adj::own_raised_by(1)?;
+    if higher == oom_score_adj::own()? {
+        return Err(Failure::blocked(format!("{} is the highest already, {higher}", oom_score_adj::OWN)));
     }
     let (from, to) = pipe_with(PipeFlags::CLOEXEC)?;
     let child = call.spawn_on(&Stack::new()?, errands::wait_for_input(&from))?;
     fs::write(format!("/proc/{}/oom_score_adj", child.pid()), higher.to_string())?;
-    let what = format!("{} of the creator of {call}, after it was written for the child", oom::OWN);
-    check::equal(what, oom::own()?, higher)?;
+    let what = format!("{} of the creator of {call}, after it was written for the child", oom_score_adj::OWN);
+    check::equal(what, oom_score_adj::own()?, higher)?;
     drop(to);
     child.clear_away()
 }
 
 /// Writes the caller's OOM score adjustment.
 fn adjust_own(value: i32) -> std::result::Result<(), Errno> {
-    fs::write(oom::OWN, value.to_string())
+    fs::write(oom_score_adj::OWN, value.to_string())
         .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or_default()))
 }
 
@@ -120,10 +121,10 @@ case! {
     source "proc_pid_oom_score_adj(5); kernel/fork.c copy_signal() (oom_score_adj_min)",
 }
 fn nnp_inherits_least_oom_adjustment() -> Result {
-    let set = oom::own_raised_by(10)?;
+    let set = oom_score_adj::own_raised_by(10)?;
     adjust_own(set)?;
-    if oom::own_raised_by(1)? == set {
-        return Err(Failure::blocked(format!("{} is the highest already, {set}", oom::OWN)));
+    if oom_score_adj::own_raised_by(1)? == set {
+        return Err(Failure::blocked(format!("{} is the highest already, {set}", oom_score_adj::OWN)));
     }
     let attempts = |call: Clone3| {
         let (child, got) = child_reporting(&call, || {

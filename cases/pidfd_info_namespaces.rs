@@ -49,7 +49,10 @@ fn pidfd_info_eremote_of_deeper() -> Result {
     subject::each(|call| {
         let deepest = call.with(Flags::CLONE_NEWPID);
         let (init, child) = parent_and_child(&namespace::init(), |meeting| {
-            namespace::init().spawn(|| deepest.spawn(|| meeting.attend()).map_or(98, |_deepest| park()))
+            namespace::init().spawn(|| match deepest.spawn(|| meeting.attend()) {
+                Ok(_deepest) => park(),
+                Err(failure) => meeting.call_off(failure),
+            })
         })?;
         info(child.observer(), InfoMask::EXIT).context("control: from the pid namespace around both")?;
         namespace::as_init(|| {

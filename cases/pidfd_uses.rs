@@ -2,7 +2,7 @@
 
 use clone3_conformance::abi::{Flags, Namespace};
 use clone3_conformance::case;
-use clone3_conformance::check::{self, Failure, Result};
+use clone3_conformance::check::{self, Failure, Named, Result};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::filtered_calls::{no_pidfd, reaches_kernel};
 use clone3_conformance::kit::pair::Pair;
@@ -150,7 +150,9 @@ fn autokill_setns_two() -> Result {
         Ok(ordinary) => ordinary.reap_expecting(Status::exited(0))?,
         // This is about the number of processes, not about namespaces.
         Err(Errno::EAGAIN) => return Err(Errno::EAGAIN.into()),
-        Err(errno) => return Err(Failure::blocked(format!("{new} is {errno:?} (CONFIG_UTS_NS?)"))),
+        Err(errno) => {
+            return Err(Failure::blocked(format!("{new} fails with {} (CONFIG_UTS_NS?)", Named(errno))));
+        }
     }
     for flags in [Flags::REAPED, Flags::KILLED_NNP] {
         let call = Clone3::new(flags | new);
@@ -223,7 +225,7 @@ fn autokill_mrelease_without_leader() -> Result {
         let mut pair = Pair::new(&call)?;
         let observer = pair.child.observe()?;
         if let Err(errno @ (Errno::ENOSYS | Errno::EPERM)) = observer.mrelease() {
-            return Err(Failure::blocked(format!("process_mrelease is {errno:?} here")));
+            return Err(Failure::blocked(format!("process_mrelease fails with {}", Named(errno))));
         }
         let mrelease = |when: &str, expected: std::result::Result<(), Errno>| {
             let what = format!("process_mrelease of a child of {call}, {when}");

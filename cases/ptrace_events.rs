@@ -203,7 +203,7 @@ fn autoreap_ptrace_stop_reported_to_parent() -> Result {
                 return tracer::seize(pid, Options::empty());
             }
             tracer::stops_with(pid, Signal::SIGSTOP)?;
-            tracer::go_on(pid, Some(Signal::SIGSTOP))
+            tracer::go_on(pid, Some(libc::SIGSTOP))
         })?;
         tracer.ask(true)?;
         child.kill(Signal::SIGSTOP)?;

@@ -5,8 +5,9 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::{Clone3, NOWHERE};
 use clone3_conformance::kit::channel::read_byte;
-use clone3_conformance::kit::held_things::{Mappable, Semaphore};
+use clone3_conformance::kit::held_things::Semaphore;
 use clone3_conformance::kit::leaks::{Kept, Room};
+use clone3_conformance::kit::mapping::Mappable;
 use clone3_conformance::kit::privilege::become_unused_user;
 use clone3_conformance::kit::process::{in_child, own_pid, reap_all};
 use clone3_conformance::kit::{Held, privilege};
@@ -85,7 +86,7 @@ fn abi_refusal_keeps_no_uts_namespace() -> Result {
     const LIMIT: &str = "/proc/sys/user/max_uts_namespaces";
     privilege::enter_user_namespace()?;
     std::fs::write(LIMIT, "1")
-        .map_err(|error| Failure::blocked(format!("writing to {LIMIT} says {error}")))?;
+        .map_err(|error| Failure::blocked(format!("writing to {LIMIT} fails: {error}")))?;
     // Some are released a moment later, without any notification.
     let room = || -> Result<bool> {
         loop {

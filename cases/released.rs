@@ -6,15 +6,16 @@ use std::sync::atomic::Ordering;
 
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
-use clone3_conformance::check::{self, Context as _, Failure, Result};
+use clone3_conformance::check::{self, Context as _, Failure, Named, Result, errno_of};
 use clone3_conformance::clone3::{Child, Clone3, park};
-use clone3_conformance::kit::held_things::{Semaphore, take_robustly};
+use clone3_conformance::kit::held_things::Semaphore;
 use clone3_conformance::kit::leaks::spawn_once_there_is_room;
 use clone3_conformance::kit::process::{child_reporting, in_child};
+use clone3_conformance::kit::robust_futex::take_robustly;
 use clone3_conformance::kit::subject::ends_by_its_kind;
 use clone3_conformance::kit::userfault::Trap;
 use clone3_conformance::kit::{
-    Cgroup, Channel, Gate, Held, Orphan, Place, fdpass, listed, privilege, sandboxing, seccomp, shared,
+    Cgroup, Channel, Gate, Held, Orphan, Place, fdpass, listns, privilege, sandboxing, seccomp, shared,
     subject,
 };
 use clone3_conformance::wait::Status;
@@ -86,20 +87,20 @@ fn autoreap_ends_use_of_user_namespace() -> Result {
             fdpass::send(&there, file)
         })?;
         let kept = fdpass::receive(&here)?;
-        let id = listed::user_namespace_of(child.pid())?;
-        if !listed::is_listed(id)? {
+        let id = listns::user_namespace_of(child.pid())?;
+        if !listns::is_listed(id)? {
             return Err(Failure::blocked("listns(2) does not list the user namespace of a living child"));
         }
         child.let_go()?;
         child.pidfd()?.wait_exited()?;
         if !child.reaps_itself() {
-            check::equal("user namespace of a zombie: listed", listed::is_listed(id)?, true)?;
+            check::equal("user namespace of a zombie: listed", listns::is_listed(id)?, true)?;
         }
         subject::wait_until_gone(&child)?;
         let what = format!(
             "user namespace of a child of {call} that is reaped, while its pidfd is open: gone from the list"
         );
-        check::equal(what, listed::vanishes(id)?, true)?;
+        check::equal(what, listns::vanishes(id)?, true)?;
         drop(kept);
         Ok(())
     })
@@ -199,7 +200,9 @@ case! {
 }
 fn autoreap_gives_up_working_directory() -> Result {
     let place = Place::new()?;
-    let forbidden = |errno| Failure::blocked(format!("a tmpfs in a mount namespace of its own: {errno:?}"));
+    let forbidden = |errno| {
+        Failure::blocked(format!("needs a tmpfs in a mount namespace of its own: {}", Named(errno_of(errno))))
+    };
     subject::each(|call| {
         in_child(|| {
             unshare(CloneFlags::CLONE_NEWNS)?;

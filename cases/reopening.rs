@@ -19,7 +19,9 @@ use nix::sys::stat::Mode;
 /// Reopens the file of one of our descriptors through /proc, if that is permitted: the inodes belong to root.
 fn reopen(path: &str, flags: OFlag) -> Result<OwnedFd> {
     match open(path, flags | OFlag::O_CLOEXEC, Mode::empty()) {
-        Err(Errno::EACCES) => Err(Failure::blocked("opening a pidfd through /proc is EACCES: needs root")),
+        Err(Errno::EACCES) => {
+            Err(Failure::blocked("opening a pidfd through /proc fails with EACCES: needs root"))
+        }
         opened => check::succeeds(format_args!("open({path}, {flags:?})"), opened),
     }
 }

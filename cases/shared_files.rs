@@ -6,7 +6,6 @@ use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::{Clone3, lowest_free_fd};
-use clone3_conformance::kit::helper::Command;
 use clone3_conformance::kit::meeting::parent_and_child;
 use clone3_conformance::kit::{AutokillChild, End, Gate, Holder, echo};
 use clone3_conformance::pidfd::Pidfd;
@@ -89,15 +88,14 @@ case! {
 }
 fn autokill_clone_files_exec() -> Result {
     let (line, echoer) = echo::line()?;
-    let (from, to) = echoer.into_fds();
-    let command = Command::new("echo", &[])?.with_fd(&from).with_fd(&to);
+    let command = echoer.command()?;
     let mut child = Clone3::new(SHARING).spawn(|| {
         let _ = command.exec();
         98
     })?;
     // Only the new program answers, and from then on there are two tables.
     let autokill_child = AutokillChild::met(child.pid(), child.observe()?, line)?;
-    drop((from, to));
+    drop(echoer);
     autokill_child.lives("after its exec, with its creator alive")?;
     child.close_pidfd()?;
     autokill_child.dies("after its exec and its creator's close")?;

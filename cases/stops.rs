@@ -4,7 +4,7 @@ use std::sync::mpsc;
 
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
-use clone3_conformance::check::{self, Context as _, Failure, Result};
+use clone3_conformance::check::{self, Context as _, Failure, Named, Result};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::privilege::unused_id;
 use clone3_conformance::kit::process::in_child;
@@ -208,7 +208,7 @@ fn real_user_other_than_root() -> Result<u32> {
     if Setting::get().probe.privileges.root {
         let own = geteuid();
         setresuid(Uid::from_raw(unused_id()), own, own).map_err(|errno| {
-            Failure::blocked(format!("setresuid, to change the real uid, says {errno:?}"))
+            Failure::blocked(format!("setresuid, to change the real uid, fails with {}", Named(errno)))
         })?;
     }
     Ok(getuid().as_raw())
@@ -377,7 +377,7 @@ fn trace_and_stop(pid: i32, stopped: &mpsc::Sender<()>, end: &mpsc::Receiver<()>
     tracer::seize(pid, Options::empty())?;
     check::succeeds("kill(SIGSTOP)", kill(Pid::from_raw(pid), Signal::SIGSTOP))?;
     tracer::stops_with(pid, Signal::SIGSTOP)?;
-    tracer::go_on(pid, Some(Signal::SIGSTOP))?;
+    tracer::go_on(pid, Some(libc::SIGSTOP))?;
     // The receiver is gone only after a failure.
     let _ = (stopped.send(()), end.recv());
     Ok(())

@@ -38,13 +38,20 @@ impl Child {
     /// Returns the pidfd that the call returned.
     #[track_caller]
     pub fn pidfd(&self) -> Result<&Pidfd> {
-        self.pidfd.as_ref().ok_or_else(no_pidfd)
+        // Not `ok_or_else(no_pidfd)`: the location of the failure would be in the standard library.
+        match &self.pidfd {
+            Some(pidfd) => Ok(pidfd),
+            None => Err(no_pidfd()),
+        }
     }
 
     /// Takes the pidfd that the call returned out of this child.
     #[track_caller]
     pub fn take_pidfd(&mut self) -> Result<Pidfd> {
-        self.pidfd.take().ok_or_else(no_pidfd)
+        match self.pidfd.take() {
+            Some(pidfd) => Ok(pidfd),
+            None => Err(no_pidfd()),
+        }
     }
 
     /// Closes the pidfd that the call returned.
@@ -122,4 +129,20 @@ fn no_pidfd() -> Failure {
     Failure::broken(
         "this child has no pidfd: cloned without CLONE_PIDFD, taken already, or the kernel wrote none",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_pidfd_is_missed_by_the_caller() {
+        let mut child = Child::new(1, None, false);
+        let missed = [child.pidfd().map(drop), child.take_pidfd().map(drop), child.close_pidfd()];
+        let line = line!() - 1;
+        assert_eq!(
+            missed.map(|missed| missed.unwrap_err().at),
+            [(); 3].map(|()| format!("src/child.rs:{line}"))
+        );
+    }
 }

@@ -485,6 +485,7 @@ pub fn park() -> i32 {
 }
 
 /// Checks that the pipe is at end of file: no process holds the other end, so no child was left behind.
+#[track_caller]
 fn nobody_holds(pipe: &OwnedFd) -> Result {
     rustix::io::ioctl_fionbio(pipe, true)?;
     match rustix::io::read(pipe, &mut [0_u8; 1]) {

@@ -48,10 +48,9 @@ impl Status {
         Status(event << 16 | Status::stopped(signal).0)
     }
 
-    /// Returns the signal and the ptrace event (or 0) if this is the stop of a tracee.
-    pub fn stop(self) -> Option<(Signal, i32)> {
-        let signal = Signal::try_from((self.0 >> 8) & 0xff).ok()?;
-        (self.0 & 0xff == 0x7f).then_some((signal, self.0 >> 16))
+    /// Returns the number of the signal and the ptrace event (or 0) if this is the stop of a tracee.
+    pub fn stop(self) -> Option<(i32, i32)> {
+        (self.0 & 0xff == 0x7f).then_some(((self.0 >> 8) & 0xff, self.0 >> 16))
     }
 
     /// Returns the number of the signal that killed the process, if one did.
@@ -91,6 +90,9 @@ impl fmt::Display for Status {
                 0 => write!(f, "stopped by {signal} ({raw:#x})"),
                 event => write!(f, "stopped by {signal}, {} ({raw:#x})", event_name(event)),
             };
+        }
+        if raw == 0xffff {
+            return write!(f, "continued ({raw:#x})");
         }
         match self.term_signal() {
             None => write!(f, "exited with {} ({raw:#x})", (raw >> 8) & 0xff),
@@ -229,6 +231,12 @@ pub fn waitpid(pid: i32, options: i32) -> std::result::Result<Option<(i32, Statu
 /// Reaps an ordinary child and returns its status. Blocks until the child ends.
 #[track_caller]
 pub fn reap(pid: i32) -> Result<Status> {
+    next_status(pid)
+}
+
+/// Blocks until a child has ended, and reaps it, or until a tracee has stopped; returns the status.
+#[track_caller]
+pub fn next_status(pid: i32) -> Result<Status> {
     match waitpid(pid, libc::__WALL) {
         Ok(Some((_, status))) => {
             note!("waitpid({pid}, __WALL) = {status}");
@@ -326,7 +334,10 @@ mod tests {
         assert_eq!(Status::stopped(Signal::SIGSTOP).to_string(), "stopped by SIGSTOP (0x137f)");
         let event = Status::ptrace_event(libc::PTRACE_EVENT_STOP, Signal::SIGTRAP);
         assert_eq!(event.to_string(), "stopped by SIGTRAP, PTRACE_EVENT_STOP (0x80057f)");
-        assert_eq!(event.stop(), Some((Signal::SIGTRAP, libc::PTRACE_EVENT_STOP)));
+        assert_eq!(event.stop(), Some((libc::SIGTRAP, libc::PTRACE_EVENT_STOP)));
+        assert_eq!(Status(40 << 8 | 0x7f).stop(), Some((40, 0)));
+        assert_eq!(Status::exited(0x7f).stop(), None);
+        assert_eq!(Status(0xffff).to_string(), "continued (0xffff)");
         assert_eq!(Status(40).to_string(), "killed by signal 40 (0x28)");
     }
 }

@@ -34,12 +34,20 @@ impl<I: Serialize + DeserializeOwned, A: Serialize + DeserializeOwned> Actor<I, 
         let (instructions, answers) = (Channel::<Order<I>>::new()?, Channel::<Result<A>>::new()?);
         let child = call.spawn(|| {
             lose_patience_first(call);
-            while let Ok(Some(Order::Do(instruction))) = instructions.try_recv() {
-                if answers.send(&act(instruction)).is_err() {
+            loop {
+                let answer = match instructions.try_recv() {
+                    Ok(Some(Order::Do(instruction))) => act(instruction),
+                    Ok(Some(Order::Leave) | None) => return 0,
+                    Err(failure) => {
+                        // If this fails, the exit status is all that the case sees.
+                        let _ = answers.send(&Err(failure.within("its next instruction")));
+                        return 1;
+                    }
+                };
+                if answers.send(&answer).is_err() {
                     return 1;
                 }
             }
-            0
         })?;
         Ok(Actor { child, instructions, answers })
     }

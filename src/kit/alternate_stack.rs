@@ -14,17 +14,17 @@ pub fn set() -> Result {
     Ok(())
 }
 
-/// Returns an errand that exits with the result of [`is_missing`].
+/// Returns an errand that exits with the result of [`exit_code_if_missing`].
 pub fn tell_if_missing() -> Errand {
     extern "C" fn tell(_: usize) -> i32 {
-        is_missing()
+        exit_code_if_missing()
     }
     // SAFETY: it makes one system call, which has no reason to fail and so does not set errno.
     unsafe { Errand::small(tell, 0) }
 }
 
 /// Returns 1 if the calling thread has no alternate stack, 0 if it has one, 2 if that is unknown.
-pub fn is_missing() -> i32 {
+pub fn exit_code_if_missing() -> i32 {
     // SAFETY: stack_t is plain data, for which all zeroes is a valid value.
     let mut found: libc::stack_t = unsafe { std::mem::zeroed() };
     // SAFETY: a null new stack changes nothing, and `found` is live.

@@ -94,13 +94,20 @@ impl AutokillChild {
     /// Returns the pidfd that clone3 returned.
     #[track_caller]
     pub fn pidfd(&self) -> Result<&Pidfd> {
-        self.pidfd.as_ref().ok_or_else(gone)
+        // Not `ok_or_else(gone)`: the location of the failure would be in the standard library.
+        match &self.pidfd {
+            Some(pidfd) => Ok(pidfd),
+            None => Err(gone()),
+        }
     }
 
     /// Takes the pidfd that clone3 returned.
     #[track_caller]
     pub fn take(&mut self) -> Result<Pidfd> {
-        self.pidfd.take().ok_or_else(gone)
+        match self.pidfd.take() {
+            Some(pidfd) => Ok(pidfd),
+            None => Err(gone()),
+        }
     }
 
     /// Closes the pidfd that clone3 returned; in a process forked later, closes that process's copy.

@@ -69,6 +69,7 @@ impl Blocked {
         is_call_over(self.tid, self.call, || self.has_returned(PollTimeout::ZERO))
     }
 
+    #[track_caller]
     fn has_returned(&self, timeout: PollTimeout) -> Result<bool> {
         let mut fds = [PollFd::new(self.returned.as_fd(), PollFlags::POLLIN)];
         Ok(sandbox::wait_within(&mut fds, timeout)?)

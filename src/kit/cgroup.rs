@@ -1,8 +1,9 @@
 //! A private cgroup of the case on the version 2 hierarchy.
 //!
-//! The hierarchy is reached through the existing mount, or else through a detached mount that disappears with its last
-//! descriptor, so that there is nothing to unmount. A mounted hierarchy is never mounted a second time, because that would
-//! reset its options for the whole system.
+//! The hierarchy is reached through an existing mount, in the mount namespace of the caller or of process 1, or else through
+//! a detached mount that disappears with its last descriptor, so that there is nothing to unmount. A mounted hierarchy is
+//! never mounted a second time, because that would reset its options for the whole system. So nothing is mounted where
+//! `/proc` does not show what is.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
@@ -13,7 +14,7 @@ use nix::poll::{PollFd, PollFlags};
 use rustix::fs::{AtFlags, Mode, OFlags, fstat, mkdirat, open, openat, unlinkat};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
-use crate::check::{Failure, Result, errno_of};
+use crate::check::{Failure, Named, Result, errno_of};
 use crate::{note, procfs, sandbox};
 
 /// A new cgroup without children or limits. Dropping it kills the remaining processes and removes it.
@@ -51,7 +52,7 @@ fn hierarchy() -> std::result::Result<&'static OwnedFd, Errno> {
 
 fn open_hierarchy() -> std::result::Result<OwnedFd, Errno> {
     let directory = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    if let Some(path) = mounted_at() {
+    if let Some(path) = mounted_at()? {
         return open(path, directory, Mode::empty()).map_err(errno_of);
     }
     let context = fsopen("cgroup2", FsOpenFlags::FSOPEN_CLOEXEC).map_err(errno_of)?;
@@ -61,11 +62,39 @@ fn open_hierarchy() -> std::result::Result<OwnedFd, Errno> {
     openat(mount, ".", directory, Mode::empty()).map_err(errno_of)
 }
 
-/// Returns where `/proc/self/mountinfo` shows a cgroup2: the fifth field of a line with that type after the dash.
-fn mounted_at() -> Option<String> {
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
-    let line = mounts.lines().find(|line| line.contains(" - cgroup2 "))?;
-    Some(line.split(' ').nth(4)?.to_owned())
+/// Returns a path of the mounted hierarchy; `None` if it is not mounted.
+///
+/// # Errors
+/// If that cannot be found out.
+fn mounted_at() -> std::result::Result<Option<String>, Errno> {
+    /// Where it is mounted by convention.
+    const USUAL: &str = "/sys/fs/cgroup";
+    let mounts = |whose: &str| std::fs::read_to_string(format!("/proc/{whose}/mountinfo"));
+    match mounts("self") {
+        Ok(own) => match mount_point(&own) {
+            Some(path) => Ok(Some(path.to_owned())),
+            None => {
+                let of_init = mounts("1").map_err(unknown)?;
+                Ok(mount_point(&of_init).map(|path| format!("/proc/1/root{path}")))
+            }
+        },
+        Err(_) if is_cgroup2(USUAL) => Ok(Some(USUAL.to_owned())),
+        Err(error) => Err(unknown(error)),
+    }
+}
+
+/// Returns where a mountinfo has a cgroup2: the fifth field of a line with that type after the dash.
+fn mount_point(mountinfo: &str) -> Option<&str> {
+    let line = mountinfo.lines().find(|line| line.contains(" - cgroup2 "))?;
+    line.split(' ').nth(4)
+}
+
+fn is_cgroup2(path: &str) -> bool {
+    rustix::fs::statfs(path).is_ok_and(|found| found.f_type as u64 == libc::CGROUP2_SUPER_MAGIC as u64)
+}
+
+fn unknown(error: std::io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
 }
 
 impl Cgroup {
@@ -242,7 +271,7 @@ fn switched_on(root: &OwnedFd) -> Vec<String> {
 }
 
 fn forbidden(what: &str, errno: Errno) -> Failure {
-    Failure::blocked(format!("{what} says {errno:?}"))
+    Failure::blocked(format!("{what} fails with {}", Named(errno)))
 }
 
 /// Switches a controller on for the children of a cgroup.
@@ -275,4 +304,18 @@ fn read_from_start(file: &OwnedFd) -> rustix::io::Result<String> {
     let mut text = [0; 4096];
     let length = rustix::io::pread(file, &mut text, 0)?;
     Ok(String::from_utf8_lossy(&text[..length]).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mounted_hierarchy_is_found() {
+        let mounts = "24 30 0:22 / /proc rw,nosuid - proc proc rw\n\
+                      31 24 0:26 / /sys/fs/cgroup/unified rw,relatime shared:9 - cgroup2 cgroup2 rw,nsdelegate\n";
+        assert_eq!(mount_point(mounts), Some("/sys/fs/cgroup/unified"));
+        assert_eq!(mount_point("32 30 0:27 / /sys/fs/cgroup/cgroup2 rw - cgroup cgroup rw,cpu\n"), None);
+        assert!(!is_cgroup2("/"));
+    }
 }

@@ -57,6 +57,10 @@ impl<T: Serialize + DeserializeOwned> Channel<T> {
         Channel { to: Mutex::new(Some(to)), ..Channel::receiving(from) }
     }
 
+    fn ahead(&self) -> MutexGuard<'_, Vec<u8>> {
+        self.ahead.lock().unwrap_or_else(|poison| poison.into_inner())
+    }
+
     fn sender(&self) -> MutexGuard<'_, Option<OwnedFd>> {
         self.to.lock().unwrap_or_else(|poison| poison.into_inner())
     }
@@ -88,11 +92,24 @@ impl<T: Serialize + DeserializeOwned> Channel<T> {
         }
     }
 
+    /// Blocks until there is something to receive, or to read from `other`; returns whether only the former is the case.
+    #[track_caller]
+    pub(super) fn comes_before(&self, other: &impl AsFd) -> Result<bool> {
+        if !self.ahead().is_empty() {
+            return Ok(true);
+        }
+        let mut fds = [self.from.as_fd(), other.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        if !sandbox::wait_for(&mut fds)? {
+            return Err(nothing_came());
+        }
+        Ok(fds[1].any() == Some(false))
+    }
+
     /// Blocks until the next value; returns `None` if all senders are gone.
     #[track_caller]
     pub fn try_recv(&self) -> Result<Option<T>> {
         self.sender().take();
-        let mut ahead = self.ahead.lock().unwrap_or_else(|poison| poison.into_inner());
+        let mut ahead = self.ahead();
         let end = loop {
             if let Some(end) = ahead.iter().position(|byte| *byte == b'\n') {
                 break end;
@@ -113,6 +130,12 @@ impl<T: Serialize + DeserializeOwned> Channel<T> {
 #[track_caller]
 fn ended_without_report() -> Failure {
     Failure::broken("the child ended without the report that it was to send")
+}
+
+#[track_caller]
+fn nothing_came() -> Failure {
+    let (waited, doing) = (sandbox::patience(), sandbox::describe(own_pid()));
+    Failure::fail(format!("nothing came through a pipe within {waited:.1?}; {doing}"))
 }
 
 /// Writes all bytes.
@@ -136,8 +159,7 @@ fn read_some(from: &impl AsFd, buffer: &mut [u8]) -> Result<usize> {
     loop {
         let mut fds = [PollFd::new(from.as_fd(), PollFlags::POLLIN)];
         if !sandbox::wait_for(&mut fds)? {
-            let (waited, doing) = (sandbox::patience(), sandbox::describe(own_pid()));
-            return Err(Failure::fail(format!("nothing came through a pipe within {waited:.1?}; {doing}")));
+            return Err(nothing_came());
         }
         match rustix::io::read(from, &mut *buffer) {
             Err(rustix::io::Errno::INTR) => {}

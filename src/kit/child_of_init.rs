@@ -63,8 +63,9 @@ static FOSTER: Helper = Helper { name: "foster", main: |arguments| or_wrong(fost
 
 /// `foster FLAGS SOCKET`: makes a child, sends pidfds of itself and of the child over the socket, and exits.
 fn foster(arguments: &[String]) -> Result<i32> {
-    let flags: u64 = arguments.first().and_then(|flags| flags.parse().ok()).unwrap_or_default();
     let line = outsider::arrive(arguments.get(1))?;
+    let flags = arguments.first().and_then(|flags| flags.parse().ok());
+    let flags: u64 = flags.ok_or_else(|| Failure::broken(format!("no flags in {arguments:?}")))?;
     let child = Clone3::new(Flags::from_bits_retain(flags)).spawn(|| {
         let mut byte = [0];
         match rustix::io::read(&line, &mut byte) {

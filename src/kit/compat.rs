@@ -52,6 +52,7 @@ struct Low {
 ///
 /// # Errors
 /// The outer error is one of the suite, the inner one is the kernel's.
+#[track_caller]
 pub fn clone3(
     flags: Flags,
     exit_signal: u64,

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 
 use linkme::distributed_slice;
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::socket::{getsockopt, sockopt};
 
@@ -32,10 +33,12 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts the server and checks that it receives the core dumps of ordinary children.
+    /// Starts the server and checks that it receives the core dumps of ordinary children. Call this before anything is made
+    /// whose last close is awaited, as for [`Sysctl::set`].
     ///
     /// # Errors
     /// `blocked` if it does not.
+    #[track_caller]
     pub fn start() -> Result<Server> {
         let place = Place::new()?;
         let socket = place.of("socket");
@@ -87,8 +90,10 @@ impl Server {
     /// Like [`Server::accept`], for a process that must dump core.
     #[track_caller]
     pub fn begin_dump_of(&self, process: &Pidfd) -> Result<Dump> {
-        let nothing = || Failure::fail("the child ended without dumping core, where the control did");
-        self.accept(process)?.ok_or_else(nothing)
+        match self.accept(process)? {
+            Some(dump) => Ok(dump),
+            None => Err(Failure::fail("the child ended without dumping core, where the control did")),
+        }
     }
 
     /// Like [`Server::begin_dump_of`], but reads the whole dump.
@@ -143,6 +148,7 @@ impl Server {
     ///
     /// # Errors
     /// `blocked` if it does not.
+    #[track_caller]
     pub fn to_lingering_helpers(&self) -> Result<Lingering> {
         let (name, socket) = (self.helper()?, self.place.of("lingering"));
         let listener = self.place.listen("lingering")?;
@@ -290,10 +296,13 @@ pub struct Dump {
 
 impl Dump {
     /// Returns a pidfd of the dumping process, from the socket.
+    #[track_caller]
     pub fn peer(&self) -> Result<Pidfd> {
-        let pidfd: OwnedFd =
-            getsockopt(&self.stream, sockopt::PeerPidfd).map_err(Failure::from).context("SO_PEERPIDFD")?;
-        Ok(Pidfd::from(pidfd))
+        let pidfd: std::result::Result<OwnedFd, Errno> = getsockopt(&self.stream, sockopt::PeerPidfd);
+        match pidfd {
+            Ok(pidfd) => Ok(Pidfd::from(pidfd)),
+            Err(errno) => Err(Failure::from(errno).within("SO_PEERPIDFD")),
+        }
     }
 
     /// Reads the kernel's request about how to make the dump, and answers it.
@@ -320,6 +329,7 @@ impl Dump {
         sleeps(process, pid, "the server that answered COREDUMP_WAIT has the connection")
     }
 
+    #[track_caller]
     fn is_of(&self, process: &Pidfd) -> Result<bool> {
         // Compares the inodes on pidfs: the process may be dead and reaped by now, without a pid.
         let number = |pidfd: &Pidfd| rustix::fs::fstat(pidfd).map(|stat| stat.st_ino);

@@ -31,8 +31,8 @@ fn in_words(status: Status) -> String {
     format!("{was}{status}")
 }
 
-/// Returns the status of the child if it has ended or ends soon: its descriptors are closed slightly before its end. Reaps
-/// an ordinary child.
+/// Returns the status of the child if it ends within the time that the case has left: its descriptors are closed slightly
+/// before its end. Reaps an ordinary child.
 fn end_of(child: &Child) -> Option<Status> {
     let pidfd = match child.pidfd() {
         Ok(pidfd) => pidfd.try_clone(),

@@ -35,7 +35,7 @@ pub fn set(signal: Signal, disposition: Disposition) -> Result {
     Ok(())
 }
 
-/// Sets the disposition of every signal for which it can be set.
+/// Sets the disposition of every standard signal for which it can be set.
 pub fn set_all(disposition: Disposition) {
     for signal in Signal::iterator() {
         // This fails for SIGKILL and SIGSTOP.
@@ -53,7 +53,7 @@ extern "C" fn report(_: c_int) {
     let _ = rustix::io::write(wire, b"s");
 }
 
-/// Catches every signal that can be caught; the handler writes a byte to `wire`, which must stay open.
+/// Catches every standard signal that can be caught; the handler writes a byte to `wire`, which must stay open.
 pub fn report_all(wire: &impl AsRawFd) {
     WIRE.store(wire.as_raw_fd(), Ordering::Relaxed);
     let action = SigAction::new(SigHandler::Handler(report), SaFlags::SA_RESTART, SigSet::empty());

@@ -10,6 +10,7 @@ use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
+use rustix::io::retry_on_intr;
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::check::{self, Context as _, Failure, Kind, Result};
@@ -107,10 +108,11 @@ impl Line {
         self.is(Pulse::Dead, pid, when)
     }
 
-    /// Returns whether the stream ends within [`DELAY`]. The process must have nothing left to answer.
+    /// Returns whether the stream ends within [`DELAY`], without another answer.
     fn ends_soon(&self) -> Result<bool> {
         let mut end = [PollFd::new(self.from.as_fd(), PollFlags::POLLIN)];
-        Ok(sandbox::wait_within(&mut end, PollTimeout::from(DELAY))?)
+        Ok(sandbox::wait_within(&mut end, PollTimeout::from(DELAY))?
+            && end[0].revents() == Some(PollFlags::POLLHUP))
     }
 
     /// Sends a byte and waits for it to come back, or for the end of the stream.
@@ -135,8 +137,8 @@ impl Echoer {
     /// Echoes until the parent closes its end. Makes two system calls per round; safe after any clone.
     pub fn serve(&self) -> i32 {
         let mut byte = [0_u8; 1];
-        while rustix::io::read(&self.from, &mut byte) == Ok(1) {
-            if rustix::io::write(&self.to, &byte) != Ok(1) {
+        while retry_on_intr(|| rustix::io::read(&self.from, &mut byte)) == Ok(1) {
+            if retry_on_intr(|| rustix::io::write(&self.to, &byte)) != Ok(1) {
                 break;
             }
         }
@@ -148,9 +150,9 @@ impl Echoer {
         Echoer { from, to }
     }
 
-    /// Returns the descriptors (input, output), for a helper that inherits them through exec.
-    pub fn into_fds(self) -> (OwnedFd, OwnedFd) {
-        (self.from, self.to)
+    /// Returns the command line of the program `echo`, which inherits these ends.
+    pub fn command(&self) -> Result<Command> {
+        Ok(Command::new("echo", &[])?.with_fd(&self.from).with_fd(&self.to))
     }
 }
 
@@ -215,7 +217,7 @@ impl Echo {
     ) -> Result<Echo> {
         let (line, echoer) = line()?;
         let told = Channel::new()?;
-        let command = Command::new("echo", &[])?.with_fd(&echoer.from).with_fd(&echoer.to);
+        let command = echoer.command()?;
         let child = call.spawn(|| {
             tell(&told, &prepare().map_or_else(|failure| failure, |()| command.exec_file(program)))
         })?;

@@ -8,7 +8,7 @@ use crate::clone3::{Child, Clone3, exit_now, park};
 use crate::kit::echo::{self, Line};
 use crate::kit::processors::stay_on;
 use crate::kit::threads::start_slow_to_exit;
-use crate::kit::{Channel, Gate, helper::Command};
+use crate::kit::{Channel, Gate};
 
 /// The line to such a child, on which only the new program answers.
 #[derive(Debug)]
@@ -69,8 +69,7 @@ pub fn about_to_exec_slowly(gate: &Gate, going: &'static AtomicU32) -> Result<(C
 #[track_caller]
 fn prepared(gate: &Gate, prepare: impl FnOnce() -> Result) -> Result<(Child, ExecLine)> {
     let (line, echoer) = echo::line()?;
-    let (from, to) = echoer.into_fds();
-    let command = Command::new("echo", &[])?.with_fd(&from).with_fd(&to);
+    let command = echoer.command()?;
     let told = Channel::<Result>::new()?;
     let child = Clone3::new(Flags::KILLED_NNP).spawn(|| {
         let prepared = prepare();

@@ -10,7 +10,7 @@ use crate::abi::Flags;
 use crate::check::Result;
 use crate::clone3::{Child, Clone3};
 use crate::kit::Channel;
-use crate::kit::processors::{go_first, stay_on, this};
+use crate::kit::processors::{first_allowed, stay_on, take_real_time_priority};
 use crate::note;
 
 /// A child on its parent's CPU, with a higher priority, that sleeps until a timer expires. It then preempts the parent at
@@ -38,11 +38,11 @@ impl ExitRace {
 
     #[track_caller]
     fn new(code: i32) -> Result<ExitRace> {
-        let (here, ready) = (this()?, Channel::<()>::new()?);
+        let (here, ready) = (first_allowed()?, Channel::<()>::new()?);
         stay_on(here)?;
         let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC)?;
         let child = Clone3::new(Flags::REAPED).spawn(|| {
-            go_first();
+            take_real_time_priority();
             // If this fails, the parent sees the end of the stream.
             let _ = ready.send(&());
             let mut expirations = [0; 8];

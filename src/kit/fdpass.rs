@@ -35,11 +35,13 @@ pub fn try_send(socket: impl AsFd, fd: impl AsFd) -> std::result::Result<(), Err
 }
 
 /// Receives one descriptor, close-on-exec.
+#[track_caller]
 pub fn receive(socket: impl AsFd) -> Result<OwnedFd> {
     receive_with(socket, RecvFlags::CMSG_CLOEXEC)
 }
 
 /// Receives one descriptor with these flags; `RecvFlags::PEEK` leaves the message in the queue.
+#[track_caller]
 pub fn receive_with(socket: impl AsFd, flags: RecvFlags) -> Result<OwnedFd> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -68,6 +70,7 @@ pub fn datagram_pair() -> Result<(UnixDatagram, UnixDatagram)> {
 
 /// Receives the byte that came with a descriptor, without buffer space for the descriptor. Returns whether the kernel
 /// reports truncated control data (`MSG_CTRUNC`).
+#[track_caller]
 pub fn receive_without_room(socket: impl AsFd) -> Result<bool> {
     let mut byte = [0];
     let mut none = RecvAncillaryBuffer::default();
@@ -101,6 +104,7 @@ pub fn ask_for_pidfds(socket: impl AsFd) -> Result {
 }
 
 /// Receives a byte from a socket that [asked](ask_for_pidfds), and returns the pidfd that came with it.
+#[track_caller]
 pub fn receive_pidfd(socket: impl AsFd) -> Result<OwnedFd> {
     let mut byte = [0_u8; 1];
     let mut data = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: byte.len() };

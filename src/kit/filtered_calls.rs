@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use nix::unistd::Pid;
 use rustix::event::{EventfdFlags, eventfd};
 
-use crate::check::{Failure, Result};
+use crate::check::{Failure, Named, Result};
 use crate::pidfd::Pidfd;
 
 /// A pid that no process has: higher than any pid that the kernel assigns.
@@ -32,7 +32,8 @@ pub fn is_filtered<T>(asked_about_nobody: &std::result::Result<T, Errno>) -> boo
 pub fn reaches_kernel<T>(name: &str, asked_about_nobody: std::result::Result<T, Errno>) -> Result {
     match asked_about_nobody {
         Err(errno) if is_filtered(&asked_about_nobody) => Err(Failure::blocked(format!(
-            "{name} says {errno:?} whatever it is asked: the kernel was built without it, or a filter refuses it"
+            "{name} fails with {} whatever it is asked: the kernel was built without it, or a filter refuses it",
+            Named(errno)
         ))),
         _ => Ok(()),
     }

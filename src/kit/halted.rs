@@ -1,12 +1,10 @@
 //! A process of any parent that is stopped by ptrace, without a signal that shows why.
 
-use nix::errno::Errno;
 use nix::sys::ptrace::{self, Options};
 use nix::unistd::Pid;
 
 use crate::check::{Failure, Result};
 use crate::kit::tracer;
-use crate::note;
 use crate::wait;
 
 /// A process in a ptrace stop. It continues when this is dropped, or when the process that stopped it exits.
@@ -20,20 +18,18 @@ impl Halted {
     ///
     /// # Errors
     /// `blocked` if it may not be traced.
+    #[track_caller]
     pub fn process(pid: i32) -> Result<Halted> {
-        let seized = ptrace::seize(Pid::from_raw(pid), Options::empty());
-        note!("ptrace(SEIZE, {pid}) = {seized:?}");
-        match seized {
-            // A security module may return EACCES.
-            Err(Errno::EPERM | Errno::EACCES) => {
+        match tracer::try_seize(pid, Options::empty()) {
+            seized if tracer::is_refusal(seized) => {
                 return Err(Failure::blocked(format!("process {pid} may not be traced")));
             }
-            other => other?,
+            seized => seized?,
         }
         let halted = Halted { pid: Pid::from_raw(pid) };
         ptrace::interrupt(halted.pid)?;
         loop {
-            let status = wait::reap(pid)?;
+            let status = wait::next_status(pid)?;
             match status.stop() {
                 Some((_, libc::PTRACE_EVENT_STOP)) => return Ok(halted),
                 Some((signal, _)) => tracer::go_on(pid, Some(signal))?,

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
 
-use crate::check::{Failure, Result};
+use crate::check::{Failure, Named, Result};
 use crate::kit::filtered_calls;
 use crate::note;
 
@@ -30,9 +30,11 @@ impl Handle {
     /// `blocked` if the kernel does not support file handles, or if a filter prevents opening them.
     pub fn of(fd: impl AsFd) -> Result<Handle> {
         match Handle::try_of(&fd) {
-            Err(Errno::ENOSYS) => Err(Failure::blocked("name_to_handle_at is ENOSYS: CONFIG_FHANDLE is off")),
+            Err(Errno::ENOSYS) => {
+                Err(Failure::blocked("name_to_handle_at fails with ENOSYS: CONFIG_FHANDLE is off"))
+            }
             Err(errno @ (Errno::EOPNOTSUPP | Errno::EPERM)) => {
-                Err(Failure::blocked(format!("name_to_handle_at of a pidfd is {errno:?}")))
+                Err(Failure::blocked(format!("name_to_handle_at of a pidfd fails with {}", Named(errno))))
             }
             got => {
                 // With the pidfd as the mount, which unprivileged users may pass too: otherwise Linux 6.16 returns EPERM

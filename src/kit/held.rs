@@ -1,14 +1,15 @@
 //! A child that blocks at a gate and stays alive until it is let go.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::abi::Flags;
-use crate::check::Result;
+use crate::check::{Failure, Result};
 use crate::clone3::{Child, Clone3, Stack, park};
 use crate::errand::Errand;
 use crate::kit::helper::Command;
 use crate::kit::processors::stay_on;
+use crate::kit::programs;
 use crate::kit::replacing::Replacing;
 use crate::kit::tracer::let_anyone_trace_me;
 use crate::kit::{Channel, Gate, fds};
@@ -17,13 +18,18 @@ use crate::procfs;
 /// The command that the next child execs.
 static COMMAND: Mutex<Option<Command>> = Mutex::new(None);
 
+/// Why that child could not exec. The child shares the memory of its creator, and blocks it until then.
+static COULD_NOT: Mutex<Option<Failure>> = Mutex::new(None);
+
+fn lock<T>(of_child: &Mutex<T>) -> MutexGuard<'_, T> {
+    of_child.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Execs [`COMMAND`]; returns only if that fails.
 extern "C" fn exec_command(_: usize) -> i32 {
     // Release the lock before the exec, because it cannot be released afterwards.
-    let command = COMMAND.lock().map(|mut command| command.take());
-    if let Ok(Some(command)) = command {
-        let _ = command.exec();
-    }
+    let command = lock(&COMMAND).take();
+    *lock(&COULD_NOT) = command.map(|command| command.exec());
     98
 }
 
@@ -138,13 +144,14 @@ impl Held {
     #[track_caller]
     pub fn execed_as_by_vfork(call: &Clone3, code: i32) -> Result<Held> {
         let (gate, ready) = (Gate::new()?, Channel::<Result>::new()?);
-        let hold = Command::new("hold", &[])?.with_fd(&ready.sending_end()?);
-        let hold = hold.with_fd(&gate.waiting_end()).number(code);
-        *COMMAND.lock().unwrap_or_else(PoisonError::into_inner) = Some(hold);
+        *lock(&COMMAND) = Some(programs::hold(&ready, &gate, code)?);
         let call = call.clone().with(Flags::CLONE_VM | Flags::CLONE_VFORK);
         // SAFETY: `exec_command` has no preconditions, and it execs or ends the child.
         let exec = unsafe { Errand::whole(exec_command, 0) };
         let child = call.spawn_on(&Stack::new()?, exec)?;
+        if let Some(failure) = lock(&COULD_NOT).take() {
+            return Err(failure);
+        }
         ready.recv_from(&child)??;
         Ok(Held { child, gate })
     }

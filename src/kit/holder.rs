@@ -9,7 +9,7 @@
 //! Every command returns after the action is complete, including what the kernel does when the last reference is dropped.
 
 use std::io::{BufRead, BufReader, Write};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::net::UnixStream;
 
 use linkme::distributed_slice;
@@ -24,6 +24,7 @@ use crate::kit::channel::read_byte;
 use crate::kit::diagnosis;
 use crate::kit::fds::{close_copy, keep_over_exec};
 use crate::kit::helper::{self, Command, HELPERS, Helper};
+use crate::kit::programs::{fd, or_wrong};
 use crate::note;
 use crate::wait::Status;
 
@@ -155,7 +156,12 @@ impl Holder {
         note!("holder {} ends: {how:?}", self.pid());
         match how {
             End::Killed => self.child.kill(Signal::SIGKILL)?,
-            _ => self.send(&Order::End(how))?,
+            _ => {
+                if let Err(failure) = self.send(&Order::End(how)) {
+                    let failure = failure.within(format_args!("the holder, told to end: {how:?}"));
+                    return Err(diagnosis::explained(&self.child, failure));
+                }
+            }
         }
         self.child.reap_expecting(how.status()).context("the holder")
     }
@@ -208,8 +214,7 @@ fn obey(order: &Order, orders: &UnixStream) -> Result {
         // SAFETY: the descriptor is only used during the call, which fails with EBADF if it is not open.
         Order::KeepOverExec(fd) => keep_over_exec(unsafe { BorrowedFd::borrow_raw(fd) })?,
         Order::Exec => {
-            keep_over_exec(orders)?;
-            return Err(Command::new("holder", &[&orders.as_raw_fd().to_string()])?.exec());
+            return Err(Command::new("holder", &[])?.with_fd(orders).exec());
         }
         Order::End(how) => how.come(),
     }
@@ -217,13 +222,11 @@ fn obey(order: &Order, orders: &UnixStream) -> Result {
 }
 
 #[distributed_slice(HELPERS)]
-static HOLDER: Helper = Helper { name: "holder", main };
+static HOLDER: Helper = Helper { name: "holder", main: |arguments| or_wrong(main(arguments)) };
 
 /// Entry point of the holder after its exec: acknowledges the exec, and takes commands from the descriptor in its argument.
-fn main(arguments: &[String]) -> i32 {
-    let Some(fd) = arguments.first().and_then(|word| word.parse().ok()) else { return 2 };
-    // SAFETY: the process that starts this program passes it the descriptor.
-    let orders = unsafe { UnixStream::from_raw_fd(fd) };
+fn main(arguments: &[String]) -> Result<i32> {
+    let orders = UnixStream::from(fd(arguments, 0)?);
     acknowledge(&orders);
-    serve(orders)
+    Ok(serve(orders))
 }

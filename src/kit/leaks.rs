@@ -123,11 +123,13 @@ pub struct Room(());
 
 impl Room {
     /// Makes one with room for one of each, and moves the caller into it.
+    #[track_caller]
     pub fn make() -> Result<Room> {
         Room::with_pid_namespaces(1)
     }
 
     /// Makes one with room for one user namespace and `count` pid namespaces, and moves the caller into it.
+    #[track_caller]
     pub fn with_pid_namespaces(count: u32) -> Result<Room> {
         // Check this in another process, because the check itself occupies the room for a while.
         in_child(|| {
@@ -137,10 +139,8 @@ impl Room {
         privilege::enter_user_namespace()?;
         for (kept, count) in [(Kept::PidNamespace, count), (Kept::UserNamespace, 1)] {
             let limit = kept.limit();
-            std::fs::write(limit, count.to_string()).map_err(|error| {
-                let errno = Errno::from_raw(error.raw_os_error().unwrap_or_default());
-                Failure::blocked(format!("writing to {limit} says {errno:?}"))
-            })?;
+            std::fs::write(limit, count.to_string())
+                .map_err(|error| Failure::blocked(format!("writing to {limit} fails: {error}")))?;
         }
         Ok(Room(()))
     }
@@ -165,16 +165,19 @@ impl Room {
     }
 
     /// Checks, as a control, that no second namespace can be made.
+    #[track_caller]
     fn is_full(&self) -> Result {
         check::equal("control: what has no room for a second one", self.without_space(ALL)?, ALL.to_vec())
     }
 
     /// Returns whether another one can be made now.
+    #[track_caller]
     pub fn has_space(&self, kept: Kept) -> Result<bool> {
         Ok(self.without_space(&[kept])?.is_empty())
     }
 
     /// Returns those of which no other one can be made now.
+    #[track_caller]
     fn without_space(&self, asked: &[Kept]) -> Result<Vec<Kept>> {
         in_child(|| {
             let full = asked.iter().filter_map(|&kept| match unshare(kept.flag()) {
@@ -195,6 +198,7 @@ impl Room {
 
     /// Waits until there is room again; after `patience`, returns the namespace that still has no room. The kernel cleans
     /// up asynchronously, without a notification.
+    #[track_caller]
     fn full_after(&self, patience: Duration) -> Result<Option<Kept>> {
         let mut full = ALL.to_vec();
         eventually(patience, || {

@@ -12,10 +12,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::abi::Flags;
-use crate::check::{self, Failure, Result};
+use crate::check::{self, Failure, Named, Result, errno_of};
 use crate::clone3::{Child, Clone3, park};
-use crate::kit::Actor;
 use crate::kit::process::child_reporting;
+use crate::kit::{Actor, privilege};
 use crate::note;
 use crate::wait::Status;
 
@@ -55,10 +55,14 @@ pub fn mount_proc() -> Result {
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .and_then(|()| mount("proc", "/proc", "proc", MountFlags::empty(), None))
         .map_err(|errno| {
-            Failure::blocked(format!("a /proc of another pid namespace cannot be mounted: {errno:?}"))
+            Failure::blocked(format!(
+                "a /proc of another pid namespace cannot be mounted: {}",
+                Named(errno_of(errno))
+            ))
         })
 }
 
+#[track_caller]
 fn check_that_this_is_init() -> Result {
     check::equal("the pid of a pid namespace's first process", std::process::id(), 1)
 }
@@ -66,7 +70,7 @@ fn check_that_this_is_init() -> Result {
 /// Moves the *future* children of the calling process into a new pid namespace; the first one is its init.
 pub fn unshare_pid() -> Result {
     unshare(CloneFlags::CLONE_NEWPID)
-        .map_err(|errno| Failure::blocked(format!("unshare(CLONE_NEWPID) says {errno:?}")))
+        .map_err(|errno| Failure::blocked(format!("unshare(CLONE_NEWPID) fails with {}", Named(errno))))
 }
 
 /// Returns the result of a call that makes a namespace for a caller who has the privilege to do so.
@@ -78,7 +82,7 @@ pub fn unshare_pid() -> Result {
 pub fn made<T>(call: impl Display, result: std::result::Result<T, Errno>) -> Result<T> {
     match result {
         Err(errno @ (Errno::EINVAL | Errno::ENOSPC)) => {
-            Err(Failure::blocked(format!("{call} says {errno:?}")))
+            Err(Failure::blocked(format!("{call} fails with {}", Named(errno))))
         }
         result => check::succeeds(call, result),
     }
@@ -91,7 +95,7 @@ pub fn made<T>(call: impl Display, result: std::result::Result<T, Errno>) -> Res
 /// `blocked` if the environment forbids a namespace.
 #[track_caller]
 pub fn enter_mount_namespace_of_a_child() -> Result {
-    crate::kit::privilege::unshare_user_namespace()?;
+    privilege::unshare_user_namespace()?;
     let call = Clone3::fork().with(Flags::PIDFD | Flags::CLONE_NEWNS);
     let child = made(&call, call.try_spawn(park))?;
     let entered = setns(child.pidfd()?, CloneFlags::CLONE_NEWNS);
@@ -126,9 +130,8 @@ impl Outside {
         // Some security modules allow any user to make a user namespace, but not to do anything in it.
         let write = |file: &str, text: String| {
             std::fs::write(format!("/proc/self/{file}"), text).map_err(|error| {
-                let errno = Errno::from_raw(error.raw_os_error().unwrap_or_default());
                 Failure::blocked(format!(
-                    "a new user namespace cannot be used: writing its {file} says {errno:?}"
+                    "a new user namespace cannot be used: writing its {file} fails: {error}"
                 ))
             })
         };
@@ -146,7 +149,7 @@ impl Outside {
 /// `blocked` if the environment forbids it.
 pub fn enter_user_namespace_as(id: u32) -> Result {
     let outside = Outside::here();
-    crate::kit::privilege::unshare_user_namespace()?;
+    privilege::unshare_user_namespace()?;
     outside.becomes(id)
 }
 
@@ -154,6 +157,7 @@ pub fn enter_user_namespace_as(id: u32) -> Result {
 ///
 /// # Errors
 /// `blocked` if the environment forbids it.
+#[track_caller]
 pub fn enter_user_namespace_with(ids: &[u32]) -> Result {
     let map: String = ids.iter().map(|id| format!("{id} {id} 1\n")).collect();
     // Only a process outside can map more than one id.
@@ -165,7 +169,7 @@ pub fn enter_user_namespace_with(ids: &[u32]) -> Result {
         }
         Ok(())
     })?;
-    crate::kit::privilege::unshare_user_namespace()?;
+    privilege::unshare_user_namespace()?;
     outside.ask(std::process::id())?;
     outside.dismiss()
 }
@@ -184,7 +188,7 @@ pub(crate) fn try_pid_namespace() -> Result {
 /// the former is checked. This changes the caller, so call it in a process that does nothing else.
 pub(crate) fn try_user_namespace() -> Result {
     match crate::procfs::is_mounted() {
-        true => crate::kit::privilege::enter_user_namespace(),
+        true => privilege::enter_user_namespace(),
         false => Ok(unshare(CloneFlags::CLONE_NEWUSER)?),
     }
 }
@@ -193,5 +197,5 @@ pub(crate) fn try_user_namespace() -> Result {
 /// proc_sys_kernel(5).
 pub fn overflow_id(file: &str) -> Result<u32> {
     let text = std::fs::read_to_string(format!("/proc/sys/kernel/{file}"))?;
-    text.trim().parse().map_err(|_| Failure::broken(format!("{file} says {text:?}")))
+    text.trim().parse().map_err(|_| Failure::broken(format!("{file} contains {text:?}")))
 }

@@ -2,7 +2,7 @@
 
 use nix::errno::Errno;
 
-use crate::check::{Failure, Result};
+use crate::check::{self, Result};
 use crate::clone3::{Child, Clone3};
 use crate::kit::process::in_child;
 use crate::kit::{Gate, fdpass, sigchld, threads};
@@ -85,14 +85,15 @@ impl Orphan {
     }
 
     /// Returns its current parent, as reported by PIDFD_GET_INFO.
+    #[track_caller]
     pub fn parent(&self) -> Result<i32> {
         parent_of(&self.pidfd)
     }
 }
 
 /// Returns the parent of a live process, as PIDFD_GET_INFO reports it in the caller's pid namespace.
+#[track_caller]
 pub fn parent_of(pidfd: &Pidfd) -> Result<i32> {
     let info = pidfd.info(crate::abi::InfoMask::PID);
-    let info = info.map_err(|errno| Failure::fail(format!("PIDFD_GET_INFO on {pidfd}: {errno:?}")))?;
-    Ok(info.ppid as i32)
+    Ok(check::succeeds(format_args!("PIDFD_GET_INFO on {pidfd}"), info)?.ppid as i32)
 }

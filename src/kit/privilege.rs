@@ -7,7 +7,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 use serde::{Deserialize, Serialize};
 
-use crate::check::{Failure, Result};
+use crate::check::{Failure, Named, Result};
 use crate::kit::namespace;
 use crate::need::Setting;
 use crate::note;
@@ -53,7 +53,7 @@ pub fn become_member(id: u32, groups: &[Gid]) -> Result {
     setgroups(groups)
         .and_then(|()| setresgid(gid, gid, gid))
         .and_then(|()| setresuid(uid, uid, uid))
-        .map_err(|errno| Failure::blocked(format!("becoming uid {id} says {errno:?}")))?;
+        .map_err(|errno| Failure::blocked(format!("becoming uid {id} fails with {}", Named(errno))))?;
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::Dumpable)?;
     note!("became uid {id}");
     Ok(())
@@ -83,7 +83,7 @@ pub fn become_unused_user() -> Result {
 /// `blocked` if the system forbids user namespaces, perhaps only to the caller's current user.
 pub fn unshare_user_namespace() -> Result {
     unshare(CloneFlags::CLONE_NEWUSER)
-        .map_err(|errno| Failure::blocked(format!("unshare(CLONE_NEWUSER) says {errno:?}")))
+        .map_err(|errno| Failure::blocked(format!("unshare(CLONE_NEWUSER) fails with {}", Named(errno))))
 }
 
 fn caps_error(error: caps::errors::CapsError) -> Failure {
@@ -114,7 +114,7 @@ pub fn emptied_and_raised(set: CapSet, capability: Capability) -> Result<Caps> {
     Caps::own(set)
 }
 
-/// Drops all capabilities for good, whatever the uid.
+/// Drops all capabilities, whatever the uid. An exec as uid 0 gives them back.
 pub fn drop_capabilities() -> Result {
     for set in [CapSet::Ambient, CapSet::Effective, CapSet::Inheritable, CapSet::Permitted] {
         caps::clear(None, set).map_err(caps_error)?;

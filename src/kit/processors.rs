@@ -15,8 +15,8 @@ fn two() -> Result<[usize; 2]> {
     Ok([first, allowed.next().unwrap_or(first)])
 }
 
-/// Returns one processor on which the caller may run.
-pub(super) fn this() -> Result<usize> {
+/// Returns the first processor on which the caller may run.
+pub(super) fn first_allowed() -> Result<usize> {
     Ok(two()?[0])
 }
 
@@ -28,12 +28,12 @@ pub fn stay_on(processor: usize) -> Result {
 }
 
 /// Gives the calling thread, but none of its children, real-time priority. Returns whether that is permitted.
-pub(super) fn go_first() -> bool {
+pub(super) fn take_real_time_priority() -> bool {
     set_scheduler(libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, 1).is_ok()
 }
 
 /// Gives the calling thread normal priority.
-fn go_along() -> bool {
+fn take_normal_priority() -> bool {
     set_scheduler(libc::SCHED_OTHER, 0).is_ok()
 }
 
@@ -60,10 +60,10 @@ impl Lookout {
     pub fn take_after<T>(prepare: impl FnOnce(usize) -> Result<T>) -> Result<(Lookout, T)> {
         let [here, other] = two()?;
         stay_on(here)?;
-        let goes_first = go_first() && go_along();
+        let goes_first = take_real_time_priority() && take_normal_priority();
         let there = if goes_first { here } else { other };
         let prepared = prepare(there)?;
-        Ok((Lookout { goes_first: goes_first && go_first(), there }, prepared))
+        Ok((Lookout { goes_first: goes_first && take_real_time_priority(), there }, prepared))
     }
 
     /// Returns as soon as the child has exited, possibly before it is reaped.

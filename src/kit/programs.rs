@@ -19,7 +19,6 @@ use nix::errno::Errno;
 use crate::abi::Flags;
 use crate::check::{Failure, Result};
 use crate::clone3::Clone3;
-use crate::kit::channel::read_byte;
 use crate::kit::echo::Echoer;
 use crate::kit::helper::{self, Command, HELPERS, Helper};
 use crate::kit::sigchld;
@@ -32,7 +31,7 @@ const WENT_WRONG: i32 = 97;
 #[distributed_slice(HELPERS)]
 static EXIT: Helper = Helper { name: "exit", main: |arguments| or_wrong(number(arguments, 0)) };
 #[distributed_slice(HELPERS)]
-static HOLD: Helper = Helper { name: "hold", main: |arguments| or_wrong(hold(arguments)) };
+static HOLD: Helper = Helper { name: "hold", main: |arguments| or_wrong(run_hold(arguments)) };
 #[distributed_slice(HELPERS)]
 static ECHO: Helper = Helper { name: "echo", main: |arguments| or_wrong(echo(arguments)) };
 #[distributed_slice(HELPERS)]
@@ -64,10 +63,18 @@ pub fn fd(arguments: &[String], index: usize) -> Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
 }
 
-fn hold(arguments: &[String]) -> Result<i32> {
+/// Returns the command line of `hold`, which reports on `ready` and waits at `gate`.
+pub fn hold(ready: &Channel<Result>, gate: &Gate, code: i32) -> Result<Command> {
+    let hold = Command::new("hold", &[])?.with_fd(&ready.sending_end()?);
+    Ok(hold.with_fd(&gate.waiting_end()).number(code))
+}
+
+fn run_hold(arguments: &[String]) -> Result<i32> {
     let (ready, gate) = (fd(arguments, 0)?, fd(arguments, 1)?);
     Channel::<Result>::adopt(ready)?.send(&Ok(()))?;
-    read_byte(&gate)?;
+    // Without a time limit, like a child that waits at a gate: this program does not know how long the case may take. If
+    // the case is gone, the read returns 0.
+    rustix::io::retry_on_intr(|| rustix::io::read(&gate, &mut [0_u8; 1]))?;
     number(arguments, 2)
 }
 
@@ -77,9 +84,11 @@ fn echo(arguments: &[String]) -> Result<i32> {
 
 fn again(arguments: &[String]) -> Result<i32> {
     let (count, rest) = (number(arguments, 0)?, arguments.get(1..).unwrap_or_default());
-    let program = rest.first().map_or("", String::as_str);
+    let Some((program, of_program)) = rest.split_first() else {
+        return Err(Failure::broken(format!("no program in {arguments:?}")));
+    };
     if count == 0 {
-        return Ok(helper::run(program, &rest[1..]));
+        return Ok(helper::run(program, of_program));
     }
     let mut command = Command::new("again", &[])?.number(count - 1);
     for argument in rest {
@@ -93,6 +102,7 @@ fn again(arguments: &[String]) -> Result<i32> {
 pub type EndReport = (Option<Event>, Option<Event>);
 
 /// Has a process made by `parent` make a child by `call` and exec `watch-end`; returns how the new program sees the child end.
+#[track_caller]
 pub fn end_seen_after_parents_exec(parent: &Clone3, call: &Clone3) -> Result<EndReport> {
     let (gate, report) = (Gate::new()?, Channel::<Result<EndReport>>::new()?);
     let parent = parent.spawn(|| {

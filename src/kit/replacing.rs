@@ -2,8 +2,7 @@
 
 use crate::check::Result;
 use crate::clone3::{Child, Clone3, exit_now};
-use crate::kit::helper::Command;
-use crate::kit::{Channel, Gate, Held, threads, tracer};
+use crate::kit::{Channel, Gate, Held, programs, threads, tracer};
 
 /// A child whose second thread is about to exec. Any process may trace it.
 #[derive(Debug)]
@@ -24,8 +23,7 @@ impl Replacing {
     pub fn new(call: &Clone3, code: i32, leader: impl FnOnce() -> i32) -> Result<Replacing> {
         let (exec, end, ready) = (Gate::new()?, Gate::new()?, Channel::<Result>::new()?);
         let other = Channel::<i32>::new()?;
-        let hold = Command::new("hold", &[])?.with_fd(&ready.sending_end()?);
-        let hold = hold.with_fd(&end.waiting_end()).number(code);
+        let hold = programs::hold(&ready, &end, code)?;
         let child = call.spawn(|| {
             tracer::let_anyone_trace_me();
             std::thread::scope(|scope| {

@@ -4,7 +4,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
 
-use crate::check::{Failure, Result};
+use crate::check::{Failure, Named, Result};
 use crate::note;
 
 /// Checks that the kernel has seccomp filters.
@@ -18,7 +18,9 @@ pub fn seccomp_filters_exist() -> Result {
         unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_GET_ACTION_AVAIL, 0, &raw const action) };
     match Errno::result(known) {
         Ok(_) => Ok(()),
-        Err(errno) => Err(Failure::blocked(format!("seccomp filters (CONFIG_SECCOMP_FILTER): {errno:?}"))),
+        Err(errno) => {
+            Err(Failure::blocked(format!("needs seccomp filters (CONFIG_SECCOMP_FILTER): {}", Named(errno))))
+        }
     }
 }
 
@@ -157,9 +159,11 @@ impl Landlock {
             Ok(abi) if abi as i32 >= self.first_abi() => Ok(()),
             Ok(abi) => {
                 let wanted = self.first_abi();
-                Err(Failure::blocked(format!("Landlock ABI {wanted}, this kernel has {abi}")))
+                Err(Failure::blocked(format!("needs Landlock ABI {wanted}; this kernel has {abi}")))
             }
-            Err(errno) => Err(Failure::blocked(format!("Landlock (CONFIG_SECURITY_LANDLOCK): {errno:?}"))),
+            Err(errno) => {
+                Err(Failure::blocked(format!("needs Landlock (CONFIG_SECURITY_LANDLOCK): {}", Named(errno))))
+            }
         }
     }
 

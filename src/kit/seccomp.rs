@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use rustix::ioctl::{Ioctl, Opcode, Updater, ioctl};
 
-use crate::check::{Failure, Result, errno_of};
+use crate::check::{Failure, Named, Result, errno_of};
 use crate::kit::fdpass;
 use crate::sandbox;
 
@@ -54,8 +54,9 @@ pub fn ask_supervisor(syscall: libc::c_long) -> std::result::Result<OwnedFd, Err
 /// `blocked` if there can be no such filter.
 pub fn hand_to_supervisor(syscall: libc::c_long, line: impl AsFd) -> Result {
     rustix::thread::set_no_new_privs(true)?;
-    let listener = ask_supervisor(syscall)
-        .map_err(|errno| Failure::blocked(format!("a filter with a supervisor is {errno:?}")))?;
+    let listener = ask_supervisor(syscall).map_err(|errno| {
+        Failure::blocked(format!("a filter with a supervisor fails with {}", Named(errno)))
+    })?;
     fdpass::send(line, listener)
 }
 
@@ -111,6 +112,7 @@ impl Supervisor {
     }
 
     /// Waits for the next system call; returns `None` when no process is left that could make one.
+    #[track_caller]
     pub fn next(&self) -> std::result::Result<Option<Call>, Errno> {
         loop {
             let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];

@@ -15,7 +15,7 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationF
 use rustix::process::DumpableBehavior;
 use serde::{Deserialize, Serialize};
 
-use crate::check::{Failure, Result};
+use crate::check::{Failure, Named, Result, errno_of};
 use crate::clone3::Clone3;
 use crate::kit::channel::{self, Channel};
 use crate::kit::helper::{self, Command, HELPERS, Helper};
@@ -249,7 +249,12 @@ fn make_in(directory: &OwnedFd, mode: u32, capabilities: &[u8]) -> Result<OwnedF
             return Ok(());
         }
         rustix::fs::fsetxattr(file, "security.capability", capabilities, XattrFlags::empty()).map_err(
-            |errno| Failure::blocked(format!("file capabilities on a tmpfs (CONFIG_TMPFS_XATTR): {errno:?}")),
+            |errno| {
+                Failure::blocked(format!(
+                    "needs file capabilities on a tmpfs (CONFIG_TMPFS_XATTR): {}",
+                    Named(errno_of(errno))
+                ))
+            },
         )
     })?;
     Ok(rustix::fs::openat(directory, helper::NAME, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
@@ -267,8 +272,9 @@ fn write_in(directory: &OwnedFd, name: &str, mode: u32, fill: impl FnOnce(&Owned
 }
 
 fn tmpfs() -> Result<OwnedFd> {
-    private_tmpfs()
-        .map_err(|errno| Failure::blocked(format!("a tmpfs in a mount namespace of its own: {errno:?}")))
+    private_tmpfs().map_err(|errno| {
+        Failure::blocked(format!("needs a tmpfs in a mount namespace of its own: {}", Named(errno_of(errno))))
+    })
 }
 
 /// Writes a stand-in for this program to a file, or the whole program if no stand-in is possible.

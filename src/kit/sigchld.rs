@@ -82,14 +82,17 @@ pub fn next_user(pid: i32) -> Result<u32> {
     Ok(info.ssi_uid)
 }
 
+#[track_caller]
 fn next_info() -> Result<siginfo> {
     let mut set = SigSet::empty();
     set.add(Signal::SIGCHLD);
     let pending = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
     // A signalfd is readable while the signal is pending.
     sandbox::wait_for(&mut [PollFd::new(pending.as_fd(), PollFlags::POLLIN)])?;
-    let info = pending.read_signal()?;
-    info.ok_or_else(|| Failure::fail(format!("no SIGCHLD came within {:.1?}", sandbox::patience())))
+    match pending.read_signal()? {
+        Some(info) => Ok(info),
+        None => Err(Failure::fail(format!("no SIGCHLD came within {:.1?}", sandbox::patience()))),
+    }
 }
 
 /// The caller's disposition of SIGCHLD.

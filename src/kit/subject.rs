@@ -4,7 +4,7 @@
 use nix::errno::Errno;
 
 use crate::abi::Flags;
-use crate::check::{self, Context as _, Failure, Result};
+use crate::check::{self, Context as _, Failure, Named, Result};
 use crate::clone3::{Child, Clone3};
 use crate::need::Setting;
 use crate::note;
@@ -109,6 +109,7 @@ const NAMESPACES: [Flags; 9] = [
 ///
 /// # Errors
 /// `blocked` if an ordinary child is refused a namespace that the kernel has, or if the kernel has none.
+#[track_caller]
 pub fn in_namespaces(mut body: impl FnMut(Flags) -> Result) -> Result {
     let mut any = false;
     for flag in NAMESPACES {
@@ -121,7 +122,7 @@ pub fn in_namespaces(mut body: impl FnMut(Flags) -> Result) -> Result {
             }
             // EAGAIN is about the number of processes, not about namespaces.
             Err(Errno::EAGAIN) => return Err(Errno::EAGAIN.into()),
-            Err(errno) => return Err(Failure::blocked(format!("{ordinary} is {errno:?}"))),
+            Err(errno) => return Err(Failure::blocked(format!("{ordinary} fails with {}", Named(errno)))),
         }
         body(flag)?;
         any = true;

@@ -63,7 +63,8 @@ impl Sysctl {
         }
     }
 
-    /// Sets `value` until the returned object is dropped.
+    /// Sets `value` until the returned object is dropped. Call this before anything is made whose last close is awaited: the
+    /// guard process keeps a copy of every descriptor that is open now.
     ///
     /// # Errors
     /// `blocked` if the kernel accepts no value or not this one, for example a socket's path as core_pattern outside the
@@ -139,7 +140,7 @@ impl Changed {
         })?;
         match self.setting.read() {
             Some(now) if now != value => {
-                Err(Failure::blocked(format!("cannot set {name} to {value:?}: it is {now:?} then")))
+                Err(Failure::blocked(format!("cannot set {name} to {value:?}: the kernel made it {now:?}")))
             }
             _ => Ok(()),
         }

@@ -34,7 +34,7 @@ impl Terminal {
         });
         opened.map_err(|errno| {
             let why = Named(errno_of(errno));
-            Failure::blocked(format!("needs a pseudo-terminal, which cannot be had here: {why}"))
+            Failure::blocked(format!("needs a pseudo-terminal, and none can be opened: {why}"))
         })
     }
 
@@ -46,6 +46,7 @@ impl Terminal {
     }
 
     /// Returns the result of [`Terminal::take`] for the leader of a new session, while it may be the terminal of another session.
+    #[track_caller]
     pub fn taken_by_another(&self) -> Result<std::result::Result<(), Errno>> {
         let taken = in_child(|| {
             setsid()?;

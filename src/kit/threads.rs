@@ -152,6 +152,7 @@ pub fn delay_exit() -> Result {
 }
 
 /// Starts a thread that does nothing and whose exit is slow, whatever ends it. The kernel clears `word` when the exit begins.
+#[track_caller]
 pub fn start_slow_to_exit(word: &'static AtomicU32) -> Result {
     let (ready, made_ready) = std::sync::mpsc::channel();
     std::thread::Builder::new().spawn(move || {

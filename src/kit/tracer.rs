@@ -1,5 +1,6 @@
 //! Tracing with ptrace(2), by the caller or by a process that executes instructions.
 
+use nix::errno::Errno;
 use nix::sys::ptrace::{self, Options};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -9,27 +10,38 @@ use crate::check::{self, Failure, Result};
 use crate::clone3::Clone3;
 use crate::kit::{Actor, sigchld};
 use crate::note;
-use crate::wait::{self, Event, Status};
+use crate::wait::{self, Event, Status, signal_name};
 
 /// Calls `PTRACE_SEIZE`: traces a process without stopping it.
 #[track_caller]
 pub fn seize(pid: i32, options: Options) -> Result {
-    let seized = ptrace::seize(Pid::from_raw(pid), options);
-    note!("ptrace(SEIZE, {pid}, {options:?}) = {seized:?}");
-    check::succeeds(format_args!("ptrace(SEIZE, {pid})"), seized)
+    check::succeeds(format_args!("ptrace(SEIZE, {pid})"), try_seize(pid, options))
 }
 
 /// Like [`seize`], for a caller that may have dropped privileges since the check that tracing is permitted.
 ///
 /// # Errors
 /// `blocked` if tracing is not permitted now, as with Yama's ptrace_scope 2 and above.
+#[track_caller]
 pub fn seize_as_ordinary_user(pid: i32) -> Result {
-    match ptrace::seize(Pid::from_raw(pid), Options::empty()) {
-        Err(nix::errno::Errno::EPERM) => {
+    match try_seize(pid, Options::empty()) {
+        seized if is_refusal(seized) => {
             Err(Failure::blocked("needs permission to trace with ptrace(2) as an ordinary user"))
         }
         seized => check::succeeds(format_args!("ptrace(SEIZE, {pid})"), seized),
     }
+}
+
+/// Calls `PTRACE_SEIZE`.
+pub(super) fn try_seize(pid: i32, options: Options) -> nix::Result<()> {
+    let seized = ptrace::seize(Pid::from_raw(pid), options);
+    note!("ptrace(SEIZE, {pid}, {options:?}) = {seized:?}");
+    seized
+}
+
+/// Returns whether a call of ptrace(2) failed for want of a permission. A security module may return EACCES.
+pub(super) fn is_refusal(call: nix::Result<()>) -> bool {
+    matches!(call, Err(Errno::EPERM | Errno::EACCES))
 }
 
 /// Calls `PTRACE_ATTACH`: traces a process and stops it. Returns when it has stopped.
@@ -44,7 +56,8 @@ pub fn attach(pid: i32) -> Result {
 /// Waits for the next stop of a tracee, which must be caused by `signal`.
 #[track_caller]
 pub fn stops_with(pid: i32, signal: Signal) -> Result {
-    wait::reap_expecting(pid, Status::stopped(signal))
+    let what = format_args!("wait status of process {pid}");
+    check::equal(what, wait::next_status(pid)?, Status::stopped(signal))
 }
 
 /// Calls `PTRACE_DETACH`, without a signal.
@@ -54,11 +67,11 @@ pub fn detach(pid: i32) -> nix::Result<()> {
     detached
 }
 
-/// Calls `PTRACE_CONT`, with or without a signal to deliver.
+/// Calls `PTRACE_CONT`, with or without a signal to deliver, which may be one without a name.
 #[track_caller]
-pub fn go_on(pid: i32, signal: Option<Signal>) -> Result {
-    let continued = ptrace::cont(Pid::from_raw(pid), signal);
-    note!("ptrace(CONT, {pid}, {signal:?}) = {continued:?}");
+pub fn go_on(pid: i32, signal: Option<i32>) -> Result {
+    let continued = resume(pid, Resume::Continue, signal.unwrap_or(0));
+    note!("ptrace(CONT, {pid}, {}) = {continued:?}", signal.map_or("no signal".to_owned(), signal_name));
     check::succeeds(format_args!("ptrace(CONT, {pid})"), continued)
 }
 
@@ -82,7 +95,7 @@ pub fn resume(pid: i32, how: Resume, signal: i32) -> nix::Result<()> {
     };
     // SAFETY: none of these requests reads or writes the caller's memory; the last argument is a number.
     let done = unsafe { libc::ptrace(request, pid, 0_usize, signal as usize) };
-    nix::errno::Errno::result(done).map(drop)
+    Errno::result(done).map(drop)
 }
 
 /// In a tracee: lets any process of the same user trace it, even where the Yama security module restricts that to ancestors.

@@ -49,7 +49,7 @@ fn not_set_up(error: io::Error) -> Result<Errno> {
         Some(errno) => return Ok(errno),
         None => return Err(error.into()),
     };
-    Err(Failure::blocked(format!("io_uring_setup is {why}")))
+    Err(Failure::blocked(format!("io_uring_setup fails with {why}")))
 }
 
 impl Ring {
@@ -71,6 +71,7 @@ impl Ring {
     }
 
     /// Empties the slot of the fixed file.
+    #[track_caller]
     pub fn empty_slot(&self) -> Result {
         note!("IORING_REGISTER_FILES_UPDATE of slot 0 to -1");
         let updated = self.0.submitter().register_files_update(0, &[-1])?;
@@ -84,6 +85,7 @@ impl Ring {
     }
 
     /// Starts a poll for POLLIN, which stays pending.
+    #[track_caller]
     pub fn start_poll(&mut self, fd: impl AsFd) -> Result {
         let fd = fd.as_fd().as_raw_fd();
         note!("IORING_OP_POLL_ADD on descriptor {fd}");
@@ -94,6 +96,7 @@ impl Ring {
     }
 
     /// Cancels the pending poll.
+    #[track_caller]
     pub fn cancel_poll(&mut self) -> Result {
         note!("IORING_OP_POLL_REMOVE");
         self.push(&opcode::PollRemove::new(POLL).build().user_data(OTHER))?;
@@ -118,12 +121,14 @@ impl Ring {
     }
 
     /// Blocks until the pending wait has completed, and returns its result: 0, or a negative errno.
+    #[track_caller]
     pub fn finish_wait(&mut self) -> Result<Option<i32>> {
         let results = self.completions(1)?;
         Ok(of(&results, WAIT))
     }
 
     /// Closes a descriptor through a request on the ring.
+    #[track_caller]
     pub fn close(&mut self, fd: impl Into<OwnedFd>) -> Result {
         let fd = fd.into().into_raw_fd();
         note!("IORING_OP_CLOSE of descriptor {fd}");
@@ -138,6 +143,7 @@ impl Ring {
     }
 
     /// Submits requests and waits for that many completions; returns pairs of user data and result.
+    #[track_caller]
     fn completions(&mut self, count: usize) -> Result<Vec<(u64, i32)>> {
         while let Err(error) = self.0.submit_and_wait(count) {
             if error.kind() != io::ErrorKind::Interrupted {

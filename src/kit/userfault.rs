@@ -9,7 +9,7 @@ use rustix::mm::{MapFlags, ProtFlags, UserfaultfdFlags, mmap_anonymous, userfaul
 use rustix::param::page_size;
 
 use crate::abi::Flags;
-use crate::check::{Failure, Result, errno_of};
+use crate::check::{Failure, Named, Result, errno_of};
 use crate::clone3::{Address, Child, Clone3, Stack};
 use crate::errand::Errand;
 use crate::kit::diagnosis;
@@ -85,7 +85,8 @@ impl Trap {
         let uffd = uffd.map_err(|errno| {
             let errno = errno_of(errno);
             Failure::blocked(format!(
-                "userfaultfd says {errno:?} (CONFIG_USERFAULTFD, vm.unprivileged_userfaultfd)"
+                "userfaultfd fails with {} (CONFIG_USERFAULTFD, vm.unprivileged_userfaultfd)",
+                Named(errno)
             ))
         })?;
         let (length, access) = (page_size(), ProtFlags::READ | ProtFlags::WRITE);
@@ -130,7 +131,7 @@ impl Trap {
         }
         match fds[0].revents() {
             Some(PollFlags::POLLIN) => Ok(()),
-            events => Err(Failure::broken(format!("poll on a userfaultfd says {events:?}"))),
+            events => Err(Failure::broken(format!("poll on a userfaultfd returns {events:?}"))),
         }
     }
 

@@ -9,7 +9,7 @@ pub const OWN: &str = "/proc/self/oom_score_adj";
 /// Returns the caller's value.
 pub fn own() -> Result<i32> {
     let text = std::fs::read_to_string(OWN)?;
-    text.trim().parse().map_err(|_| Failure::broken(format!("{OWN} is {text:?}")))
+    text.trim().parse().map_err(|_| Failure::broken(format!("{OWN} contains {text:?}")))
 }
 
 /// Returns the caller's value plus `steps`, capped at the maximum.

@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 
 use nix::errno::Errno;
 
-use crate::check::{Failure, Result};
+use crate::check::{Failure, Named, Result};
 use crate::kit::eventually::eventually;
 use crate::sandbox;
 
@@ -63,7 +63,7 @@ pub fn is_listed(id: u64) -> Result<bool> {
     });
     match found {
         Ok(found) => Ok(numbers.iter().take(found as usize).any(|&number| number == id)),
-        Err(errno) => Err(Failure::blocked(format!("listns(2) says {errno:?}"))),
+        Err(errno) => Err(Failure::blocked(format!("listns(2) fails with {}", Named(errno)))),
     }
 }
 
