@@ -56,13 +56,14 @@ const PIDNS: &str = "needs pid namespaces";
 const ADMIN: &str = "needs CAP_SYS_ADMIN";
 const NO_USER: &str = "needs an ordinary user";
 /// The kernel lets only root reopen a pidfd through `/proc/PID/fd`.
-const REOPEN: &str = "opening a pidfd through /proc is EACCES: needs root";
-const BECOME: &str = "becoming uid 1000 says EPERM";
+const REOPEN: &str = "opening a pidfd through /proc fails with EACCES: needs root";
+const BECOME: &str = "becoming uid 1000 fails with EPERM";
 const INOTIFY: &str = "inotify instances, more than fs.inotify.max_user_instances leaves this user";
 const NPROC: &str = "RLIMIT_NPROC does not limit this user";
 /// Refused by Yama from ptrace_scope 2 on.
 const GETFD: &str = "pidfd_getfd from an own child is refused";
-const GETFD_OF_SIBLING: &str = "pidfd_getfd from another child says EPERM to an ordinary child";
+const GETFD_OF_SIBLING: &str =
+    "pidfd_getfd from another child fails with EPERM (Operation not permitted) in an ordinary child";
 const HELPER: &str = "the kernel's helper is in another pid namespace";
 /// Applies outside the initial pid namespace.
 const LISTNS: &str = "listns(2) does not list the user namespace of a living child";
@@ -119,14 +120,14 @@ const FORBIDDEN_IN_CONTAINERS: &[libc::c_long] = &[
 const BEHIND_CONTAINERS_FILTER: &[&str] = &[
     GETFD,
     GETFD_OF_SIBLING,
-    "io_uring_setup is EPERM",
-    "open_by_handle_at says EPERM whatever it is asked",
-    "process_madvise says EPERM whatever it is asked",
-    "process_mrelease is EPERM here",
-    "reboot says EPERM whatever it is asked",
+    "io_uring_setup fails with EPERM",
+    "open_by_handle_at fails with EPERM (Operation not permitted) whatever it is asked",
+    "process_madvise fails with EPERM (Operation not permitted) whatever it is asked",
+    "process_mrelease fails with EPERM",
+    "reboot fails with EPERM (Operation not permitted) whatever it is asked",
     "restrictions of a thread's rings (CONFIG_IO_URING): EPERM",
-    "sethostname is EPERM, and a seccomp filter may refuse it",
-    "userfaultfd says EPERM",
+    "sethostname fails with EPERM, and a seccomp filter may refuse it",
+    "userfaultfd fails with EPERM",
 ];
 
 /// The reasons that apply to every unprivileged user.
@@ -237,7 +238,7 @@ fn user_namespaces() -> Vec<Row> {
                 "userns-forbidden",
                 "an ordinary user, user namespaces forbidden (sysctl)",
                 vec![User(1000)],
-                &[ROOT, CGROUP, SET_TID, USERNS, PIDNS, ADMIN, "unshare(CLONE_NEWUSER) says ENOSPC"],
+                &[ROOT, CGROUP, SET_TID, USERNS, PIDNS, ADMIN, "unshare(CLONE_NEWUSER) fails with ENOSPC"],
             )
         },
         Row {
@@ -246,7 +247,7 @@ fn user_namespaces() -> Vec<Row> {
                 "root-userns-forbidden",
                 "root, user namespaces forbidden (sysctl)",
                 vec![],
-                &[USERNS, "clone3(CLONE_NEWUSER, exit_signal SIGCHLD) is ENOSPC"],
+                &[USERNS, "clone3(CLONE_NEWUSER, exit_signal SIGCHLD) fails with ENOSPC"],
             )
         },
         Row {
@@ -255,7 +256,7 @@ fn user_namespaces() -> Vec<Row> {
                 "root-userns-privileged",
                 "root, user namespaces forbidden without CAP_SYS_ADMIN (Debian's sysctl)",
                 vec![],
-                &[NO_USERNS_OF_USERS, "unshare(CLONE_NEWUSER) says EPERM"],
+                &[NO_USERNS_OF_USERS, "unshare(CLONE_NEWUSER) fails with EPERM"],
             )
         },
         Row {
@@ -264,7 +265,7 @@ fn user_namespaces() -> Vec<Row> {
                 "userns-privileged",
                 "an ordinary user, user namespaces forbidden without CAP_SYS_ADMIN (Debian's sysctl)",
                 vec![User(1000)],
-                &[ROOT, CGROUP, SET_TID, USERNS, PIDNS, ADMIN, "unshare(CLONE_NEWUSER) says EPERM"],
+                &[ROOT, CGROUP, SET_TID, USERNS, PIDNS, ADMIN, "unshare(CLONE_NEWUSER) fails with EPERM"],
             )
         },
     ]
@@ -428,6 +429,11 @@ fn limits() -> Vec<Row> {
                 &[],
             )
         },
+        // The limit does not apply to root, but to the user whom root's cases become.
+        Row {
+            expected: Expected { blocked: &[TIGHT], maybe: &["a limit on processes"], ..Expected::default() },
+            ..row("root-nproc-1", "root, RLIMIT_NPROC 1", vec![Limit(Resource::Nproc, 1)], &[])
+        },
         Row {
             expected: cannot_start(),
             ..row("nofile-4", "RLIMIT_NOFILE 4", vec![Limit(Resource::Nofile, 4)], &[])
@@ -455,7 +461,7 @@ fn limits() -> Vec<Row> {
             ORDINARY,
         )
         // Linux 7.3 does not charge an io_uring to that limit.
-        .perhaps(&[REOPEN, "io_uring_setup is ENOMEM"]),
+        .perhaps(&[REOPEN, "io_uring_setup fails with ENOMEM"]),
         row(
             "sigpending-0",
             "an ordinary user, RLIMIT_SIGPENDING 0",
@@ -507,7 +513,7 @@ fn file_systems() -> Vec<Row> {
             "read-only",
             "no writable directory: every mount read-only",
             vec![OwnMounts, ReadOnly],
-            &["cannot make /tmp/clone3-conformance-", "says EROFS"],
+            &["cannot make /tmp/clone3-conformance-", "fails with EROFS"],
         ),
         row(
             "user-read-only",
