@@ -7,10 +7,11 @@ use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::{Child, Clone3, park};
 use clone3_conformance::kit::coredump::{Server, allow_core_files};
 use clone3_conformance::kit::crash::{self, Crash};
+use clone3_conformance::kit::handles::Handle;
 use clone3_conformance::kit::sysctl::Sysctl;
 use clone3_conformance::kit::{Echo, Held, Orphan, privilege, sigchld, subject};
 use clone3_conformance::need::{Setting, rounds};
-use clone3_conformance::pidfd::{IDENTITY, given, info};
+use clone3_conformance::pidfd::{IDENTITY, Pidfd, given, info};
 use clone3_conformance::wait::{self, Event, Status, Who, signal_name};
 use nix::poll::PollFlags;
 use nix::sys::signal::Signal;
@@ -418,6 +419,29 @@ fn pidfd_info_coredump_visible_during_dump() -> Result {
         check::equal("coredump fields meanwhile", of(&during), expected)?;
         check::equal("pid meanwhile", during.pid as i32, child.pid())?;
         check::equal("poll on the pidfd meanwhile", now, PollFlags::empty())?;
+        dump.take()?;
+        dumped_by_sigsegv(&child)
+    })
+}
+
+case! {
+    /// A process that is dumping core is not dead yet: its pidfd can be opened by its file handle.
+    pidfd_handle_during_dump: Must, needs [ExitInfo, CoredumpMask, Root, GlobalChanges],
+    source "commit \"pidfs: implement file handle support\": a handle is stale once the process is gone",
+}
+fn pidfd_handle_during_dump() -> Result {
+    let server = Server::start()?;
+    subject::each(|call| {
+        let child = call.spawn(|| Crash::Unmapped.with_large_core())?;
+        let handle = Handle::of(child.pidfd()?)?;
+        let dump = server.begin_dump_of(child.pidfd()?)?;
+        let what = format!("open_by_handle_at of a child of {call} that is dumping core");
+        let opened = Pidfd::from(check::succeeds(&what, handle.open(child.pidfd()?, 0))?);
+        check::equal(
+            "pid in PIDFD_GET_INFO on what was opened",
+            opened.info(InfoMask::PID)?.pid as i32,
+            child.pid(),
+        )?;
         dump.take()?;
         dumped_by_sigsegv(&child)
     })

@@ -1,11 +1,15 @@
 //! Pidfds of zombies, and pidfds that are first requested when the process is gone.
 
+use std::os::fd::OwnedFd;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+
 use clone3_conformance::abi::{Flags, InfoMask};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::{Child, Clone3};
 use clone3_conformance::kit::handles::Handle;
-use clone3_conformance::kit::process::child_reporting;
+use clone3_conformance::kit::process::{child_reporting, own_pid};
 use clone3_conformance::kit::{Cgroup, Held, fdpass, subject};
 use clone3_conformance::need::Setting;
 use clone3_conformance::pidfd::{Pidfd, info, pidfd_open};
@@ -173,39 +177,56 @@ fn ends_with_9(call: &Clone3, child: &Child) -> Result {
 }
 
 case! {
-    /// SO_PEERPIDFD on a socket made by a process that is gone gives a pidfd with its exit information, as often as it is asked,
-    /// even if the process never had a pidfd, or none was open when it ended.
+    /// SO_PEERPIDFD on a socket that was made by a process that is gone, or that it connected to, gives a pidfd with its exit
+    /// information, as often as it is asked, even if the process never had a pidfd, or none was open when it ended.
     pidfd_peer_of_dead: Must, needs [ExitInfo],
     source "commit \"net, pidfs: prepare for handing out pidfds for reaped sk->sk_peer_pid\"; unix(7), SO_PEERPIDFD",
     since "6.16",
 }
 fn pidfd_peer_of_dead() -> Result {
     for call in with_and_without_pidfd() {
-        let (ours, theirs) = fdpass::pair()?;
-        let mut child = Held::prepared(&call, 9, || {
-            // The process that creates a socket pair is the peer at both ends.
-            fdpass::send(&theirs, &fdpass::pair()?.0)
-        })?;
-        let socket = fdpass::receive(&ours)?;
-        if call.flags().contains(Flags::PIDFD) {
-            child.close_pidfd()?;
+        for (how, socket_of) in [("a pair", pair_of as fn(&Clone3) -> _), ("a connection", connection_of)] {
+            let (mut child, socket) = socket_of(&call)?;
+            if call.flags().contains(Flags::PIDFD) {
+                child.close_pidfd()?;
+            }
+            child.let_go()?;
+            ends_with_9(&call, &child)?;
+            tells_of_dead_peer(&socket).context(format_args!("{how} of a child of {call}"))?;
         }
-        child.let_go()?;
-        ends_with_9(&call, &child)?;
-        let ask = |how: &str| -> Result {
-            let what = format!("SO_PEERPIDFD when the peer is gone, {how}");
-            let late = Pidfd::from(check::succeeds(&what, getsockopt(&socket, sockopt::PeerPidfd))?);
-            late.reaped_with(Status::exited(9)).context(format_args!("{call}: {what}"))
-        };
-        // The second pidfd is requested after the close of the first, which was the only one.
-        ask("once")?;
-        ask("again")?;
-        subject::each(|asking| {
-            let (asking, ()) = child_reporting(&asking, || ask("by another child"))?;
-            asking.ends_with(Status::exited(0))
-        })?;
     }
     Ok(())
+}
+
+/// Returns a socket of a pair that a child of this call has made, who is the peer at both ends, and the child.
+fn pair_of(call: &Clone3) -> Result<(Held, OwnedFd)> {
+    let (ours, theirs) = fdpass::pair()?;
+    let child = Held::prepared(call, 9, || fdpass::send(&theirs, &fdpass::pair()?.0))?;
+    Ok((child, fdpass::receive(&ours)?))
+}
+
+/// Returns a socket to which a child of this call has connected, and the child.
+fn connection_of(call: &Clone3) -> Result<(Held, OwnedFd)> {
+    let address = SocketAddr::from_abstract_name(format!("clone3-conformance {}", own_pid()))?;
+    let listener = UnixListener::bind_addr(&address)?;
+    let child = Held::prepared(call, 9, || Ok(UnixStream::connect_addr(&address).map(drop)?))?;
+    Ok((child, listener.accept()?.0.into()))
+}
+
+/// Checks the exit information of the peer of this socket, which exited with 9.
+fn tells_of_dead_peer(socket: &OwnedFd) -> Result {
+    let ask = |how: &str| -> Result {
+        let what = format!("SO_PEERPIDFD when the peer is gone, {how}");
+        let late = Pidfd::from(check::succeeds(&what, getsockopt(socket, sockopt::PeerPidfd))?);
+        late.reaped_with(Status::exited(9)).context(what)
+    };
+    // The second pidfd is requested after the close of the first, which was the only one.
+    ask("once")?;
+    ask("again")?;
+    subject::each(|asking| {
+        let (asking, ()) = child_reporting(&asking, || ask("by another child"))?;
+        asking.ends_with(Status::exited(0))
+    })
 }
 
 case! {
