@@ -158,11 +158,11 @@ fn pidfd_info_exit_cgroup_removed_before_wait() -> Result {
     above.remove()
 }
 
-/// Returns the calls that make children with a pidfd, and one that makes a child without.
+/// Returns the calls that make children with a pidfd, and the same without.
 fn with_and_without_pidfd() -> Vec<Clone3> {
-    let mut calls = subject::unrestricted();
-    calls.push(Clone3::fork());
-    calls
+    let with = subject::unrestricted();
+    let without: Vec<Clone3> = with.iter().map(|call| call.clone().without(Flags::PIDFD)).collect();
+    [with, without].concat()
 }
 
 /// Waits for the end of this child without using a pidfd.
