@@ -1,9 +1,9 @@
 //! Descriptor system calls that no crate provides, or provides only for a bare number.
 
-use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
+use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::FdFlags;
 
 use crate::check::{Failure, Result};
@@ -27,8 +27,8 @@ pub(crate) unsafe fn close_copy(fd: RawFd) -> Result {
 /// Opens so many descriptors that the kernel takes long to release a process that has them, once their `/proc` entries
 /// [are cached](crate::procfs::look_up_descriptors).
 pub fn many() -> Result<Vec<OwnedFd>> {
-    let null = OwnedFd::from(File::open("/dev/null")?);
-    (0..250).map(|_| Ok(null.try_clone()?)).collect()
+    let event = eventfd(0, EventfdFlags::CLOEXEC)?;
+    (0..250).map(|_| Ok(event.try_clone()?)).collect()
 }
 
 /// Calls `close_range(fd, fd, 0)`.
