@@ -11,6 +11,7 @@ use clone3_conformance::kit::subject::{leaves_zombie, reaped};
 use clone3_conformance::kit::{Cgroup, Gate, Held, Orphan, disposition, privilege, subject};
 use clone3_conformance::need::rounds;
 use clone3_conformance::procfs::Stat;
+use clone3_conformance::sandbox::is_half_time_left;
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
 use nix::poll::PollFlags;
@@ -280,7 +281,7 @@ impl Growth {
 }
 
 /// Children created for one count: more than other processes on this machine may start or end meanwhile.
-const MANY: i64 = 96;
+const MANY: i64 = 64;
 
 /// Returns what [`MANY`] children of this call leave in the counts when they are gone. Retries if too many other processes on
 /// this machine start or end meanwhile.
@@ -289,6 +290,9 @@ fn left_in_counts(call: &Clone3) -> Result<Growth> {
     let left = || {
         let before = Counts::now()?;
         for _ in 0..MANY {
+            if !is_half_time_left() {
+                return Err(Failure::blocked(format!("too slow here to make {MANY} children several times")));
+            }
             subject::wait_until_gone(&call.spawn(|| 0)?)?;
         }
         Ok::<_, Failure>(Counts::now()?.growth_since(before))

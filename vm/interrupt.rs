@@ -1,6 +1,5 @@
 //! Requests to stop (Ctrl-C, SIGTERM from a CI system, a closed terminal), as a file descriptor to wait for.
 use std::fmt;
-use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -23,14 +22,10 @@ pub struct Interrupted(pub u8);
 
 impl Interrupts {
     /// Starts to record the signals.
-    ///
-    /// A signal that is ignored stays ignored, as nohup and shells expect.
     pub fn keep() -> io::Result<Self> {
-        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-
         let last = Arc::new(AtomicUsize::new(0));
         let (wake, waker) = UnixStream::pair()?;
-        for signal in [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| !is_ignored(*signal, &status)) {
+        for signal in [SIGINT, SIGTERM, SIGHUP] {
             flag::register_usize(signal, Arc::clone(&last), signal.unsigned_abs() as usize)?;
             low_level::pipe::register(signal, waker.try_clone()?)?;
         }
@@ -44,13 +39,6 @@ impl Interrupts {
             Ok(signal) => Err(Interrupted(signal)),
         }
     }
-}
-
-/// Returns whether the process with this `/proc/PID/status` ignores a signal.
-fn is_ignored(signal: i32, status: &str) -> bool {
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default();
-    mask >> (signal - 1) & 1 == 1
 }
 
 impl AsFd for Interrupts {
@@ -75,15 +63,3 @@ impl fmt::Display for Interrupted {
 }
 
 impl std::error::Error for Interrupted {}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_signal_is_ignored_by_its_bit() {
-        let status = "SigBlk:\t0000000000000003\nSigIgn:\t0000000000001001\nSigCgt:\t0000000000000002\n";
-        assert_eq!([SIGHUP, SIGINT, SIGTERM].map(|signal| is_ignored(signal, status)), [true, false, false]);
-        assert!(!is_ignored(SIGHUP, ""));
-    }
-}
