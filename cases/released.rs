@@ -8,10 +8,10 @@ use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Failure, Named, Result, errno_of};
 use clone3_conformance::clone3::{Child, Clone3, park};
-use clone3_conformance::kit::held_things::Semaphore;
 use clone3_conformance::kit::leaks::spawn_once_there_is_room;
 use clone3_conformance::kit::process::{child_reporting, in_child};
 use clone3_conformance::kit::robust_futex::take_robustly;
+use clone3_conformance::kit::semaphore::Semaphore;
 use clone3_conformance::kit::subject::ends_by_its_kind;
 use clone3_conformance::kit::userfault::Trap;
 use clone3_conformance::kit::{

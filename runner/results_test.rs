@@ -252,6 +252,19 @@ fn rule(claim: &str, verdict: &str) -> String {
 }
 
 #[test]
+fn a_list_is_printed_as_far_as_somebody_reads_it() {
+    for (device, expected) in [("/dev/null", Some(0)), ("/dev/full", Some(3))] {
+        let device = fs::File::options().write(true).open(device).expect("a device");
+        let status = Command::new(RUNNER).arg("--list").stdout(device).stderr(Stdio::null()).status();
+        assert_eq!(status.expect("the runner starts").code(), expected);
+    }
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let status = Command::new(RUNNER).arg("--list").stdout(writer).stderr(Stdio::null()).status();
+    assert_eq!(status.expect("the runner starts").code(), Some(0));
+}
+
+#[test]
 fn what_is_expected_to_fail_and_passes_fails_the_run() {
     let files = Files::new();
     let expect = files.write("e.toml", &rule(PASSING, "fail"));

@@ -280,6 +280,12 @@ mod tests {
         let over = |got: &[i32]| each(got, |&got| equal_or_defect(format!("n{got}"), got, 99, 11));
         assert_eq!(over(&[99, 99]), Ok(()));
         assert_eq!(over(&[11, 12, 99]).unwrap_err().kind, Kind::Fail);
+        let blocked = |got: &i32| match got {
+            0 => Err(Failure::blocked("x")),
+            &got => equal_or_defect("n", got, 99, 11),
+        };
+        assert_eq!(each(&[11, 0], blocked).unwrap_err().kind, Kind::Defect);
+        assert_eq!(each(&[99, 0, 11], blocked).unwrap_err().kind, Kind::Blocked);
         let two = over(&[11, 99, 11]).unwrap_err();
         assert_eq!(two.kind, Kind::Defect);
         assert_eq!(two.message, "n11: expected 99, got 11 (2 of 3 subjects)");

@@ -202,6 +202,13 @@ fn a_rare_defect_that_is_met_is_no_change_and_any_other_is() {
 }
 
 #[test]
+fn what_the_environment_forbids_is_no_regression() {
+    let verdict = |verdict| vec![record("t", "a", verdict)];
+    let changes = changes(verdict(Verdict::Pass), verdict(Verdict::Blocked));
+    assert_eq!((changes.is_regression(), changes.count(Change::Vanished)), (false, 1));
+}
+
+#[test]
 fn a_run_that_has_no_verdict_any_more_is_a_regression() {
     let whole = || named(results("7.1", vec![record("t", "a", Verdict::Pass)]));
     let (name, mut cut) = whole();
@@ -248,6 +255,7 @@ fn what_was_expected_is_marked_and_no_regression() {
     let mark = |record: &Record| Cell::Ended(Box::new(record.clone())).mark();
     assert_eq!((mark(&fails), mark(&passes)), (Mark::Expected, Mark::Unexpected));
     let pass = || vec![record("t", "a", Verdict::Unsupported)];
+    assert_eq!(results("7.1", vec![fails.clone()]).totals(), "1 expected fail");
     assert!(!changes(pass(), vec![fails]).is_regression());
     assert!(changes(pass(), vec![passes]).is_regression());
 }

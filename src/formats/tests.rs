@@ -52,6 +52,25 @@ fn junit_counts_what_the_kernel_and_what_the_suite_broke() {
 }
 
 #[test]
+fn a_run_that_was_cut_short_is_an_error() {
+    let mut run = results("7.1.1", vec![record("t", "a", Verdict::Pass)]);
+    run.exit = None;
+    let report = quick_junit::Report::deserialize_from_str(&Format::Junit.render(&run)).expect("JUnit's XML");
+    assert_eq!((report.tests, report.failures, report.errors), (2, 0, 1));
+    assert!(Format::Ktap.render(&run).contains("\nnot ok 2 kernel\n"), "{}", Format::Ktap.render(&run));
+}
+
+#[test]
+fn what_is_required_and_missing_is_a_failed_test() {
+    let missing = Record { required: true, ..record("t", "a", Verdict::Unsupported) };
+    let run = results("7.1.1", vec![missing]);
+    let text = Format::Junit.render(&run);
+    let report = quick_junit::Report::deserialize_from_str(&text).expect("JUnit's XML");
+    assert_eq!((report.tests, report.failures), (1, 1), "{text}");
+    assert!(text.contains("unsupported, though required"), "{text}");
+}
+
+#[test]
 fn a_kernel_that_complained_on_a_host_is_a_failed_test() {
     let mut run = results("7.1.1", vec![record("t", "a", Verdict::Pass)]);
     (run.kernel.tainted.before, run.kernel.tainted.after) = (Some(0), Some(1 << 9));

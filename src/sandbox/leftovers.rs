@@ -16,7 +16,7 @@ use rustix::mount::{UnmountFlags, unmount};
 
 use super::census::Leftover;
 use crate::case::Case;
-use crate::kit::{cgroup, held_things, shared};
+use crate::kit::{cgroup, semaphore, shared};
 use crate::need::Need;
 
 /// The directory for temporary files, without symbolic links in the path: the kernel does not follow one to a
@@ -60,7 +60,7 @@ pub(super) fn prepare() {
     LazyLock::force(&PARENT);
     LazyLock::force(&CHANCE);
     LazyLock::force(&IN_USE);
-    held_things::prepare();
+    semaphore::prepare();
 }
 
 /// Removes what the case's process `pid` left behind, now that it is gone, and returns the names.
@@ -71,7 +71,7 @@ pub(super) fn clear_away(case: &Case, pid: i32) -> Vec<Leftover> {
             cgroup::remove_left_by(pid).into_iter().map(|name| Leftover::occupied(format!("cgroup {name}"))),
         );
     }
-    left.extend(held_things::remove_left().map(|id| Leftover::thing(format!("System V semaphore {id}"))));
+    left.extend(semaphore::remove_left().map(|id| Leftover::thing(format!("System V semaphore {id}"))));
     let in_use = IN_USE.is_none_or(|in_use| in_use.swap(0, Ordering::Relaxed) != 0);
     if let Some(directory) = in_use.then(|| directory_of(pid)).filter(|directory| is_ours(directory)) {
         left.extend(unmount_all(&directory).into_iter().map(|path| Leftover::thing(format!("mount {path}"))));
