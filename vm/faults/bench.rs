@@ -161,10 +161,13 @@ impl Bench {
         if row.guest.is_some() {
             bench.command.arg("--suite").arg(&*GUEST);
         }
-        let results = bench.at("results.json");
-        let (report, console) = (bench.at("report.xml"), bench.at("console"));
-        bench.command.arg("--results").arg(results).arg("--report").arg(report);
-        bench.command.arg("--console").arg(console).arg("--").args(row.guest);
+        let files = [("--results", "results.json"), ("--report", "report.xml"), ("--console", "console")];
+        // Other rows may name files of their own.
+        for (option, name) in &files[..if row.keeps { 3 } else { 1 }] {
+            let file = bench.at(name);
+            bench.command.arg(option).arg(file);
+        }
+        bench.command.arg("--").args(row.guest);
         Ok(bench)
     }
 
