@@ -122,7 +122,7 @@ fn deaths_of_the_guest() -> Vec<Row> {
             69,
             &["no verdict (run)", "while running was running", "the guest restarted or powered off"],
         ),
-        guest("no-line", 69, &["no verdict (run)", "the suite was run, and how it ended cannot be told: "]),
+        guest("no-line", 69, &["no verdict (run)", "the suite was run, but its end cannot be reported: "]),
         cut_short("power-off", 69, &["no verdict (run)", "while running was running"]),
         guest("torn", 0, &[]),
         guest(
