@@ -14,10 +14,11 @@ use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser};
 pub use clone3_conformance::exit_status::{BROKEN, FAILED, GOOD, NOTHING_SELECTED, USAGE};
 use clone3_conformance::expect::{self, Expectations};
 use clone3_conformance::formats::{self, Format, quoted};
-use clone3_conformance::guest::JUDGING;
+use clone3_conformance::guest::VERDICT_OPTIONS;
 use clone3_conformance::need::Need;
 use clone3_conformance::report::{Policy, Suite};
 use clone3_conformance::usage;
+use clone3_conformance::version::Version;
 use libtest_mimic::FormatSetting;
 
 /// The commit from which the suite was built, if the build set it.
@@ -55,9 +56,9 @@ pub struct Options {
     #[arg(skip)]
     pub format: Option<Format>,
 
-    /// The words on which it depends what comes of a case
+    /// The options that affect verdicts, as they were given
     #[arg(skip)]
-    pub judging: Vec<String>,
+    pub verdict_options: Vec<String>,
 
     /// Multiply every deadline (default: 1, or 3 if the CPU is emulated)
     #[arg(
@@ -92,6 +93,10 @@ pub struct Options {
     /// Count a deviation from undocumented behavior of mainline as a failure
     #[arg(long)]
     pub strict: bool,
+
+    /// Apply the claims of this Linux, whatever `uname -r` says: for a backport, or for another kernel with Linux's interface
+    #[arg(long, value_name = "VERSION")]
+    pub as_linux: Option<Version>,
 
     /// Make statistical loops N times longer
     #[arg(long, allow_negative_numbers = true, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=MOST_STRESS))]
@@ -212,7 +217,8 @@ impl Options {
         let command = Options::command().disable_version_flag(false).help_template(HELP);
         let matches = command.mut_arg("format", with_our_formats).try_get_matches_from(words)?;
         let mut options = Options::from_arg_matches(&matches)?;
-        options.judging = JUDGING.iter().filter_map(|option| given(&matches, option)).collect();
+        options.verdict_options =
+            VERDICT_OPTIONS.iter().filter_map(|option| given(&matches, option)).collect();
         let word = matches.get_raw("format").and_then(|mut words| words.next_back());
         options.format = match word.and_then(|word| word.to_str()) {
             Some("ktap") => Some(Format::Ktap),
@@ -284,9 +290,14 @@ impl Options {
             strict: self.strict,
             require: self.require.iter().filter_map(need).collect(),
             require_all: self.require.contains(&Required::All),
-            release: clone3_conformance::probe::release(),
+            release: self.judged_as(),
             ..Policy::default()
         }
+    }
+
+    /// Returns the release whose claims count.
+    pub fn judged_as(&self) -> String {
+        self.as_linux.as_ref().map_or_else(clone3_conformance::probe::release, Version::to_string)
     }
 
     /// Returns the timeout of a case.
@@ -299,14 +310,14 @@ impl Options {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn what_a_case_is_judged_by_is_said_again() {
+    fn options_that_affect_verdicts_are_passed_to_a_rerun() {
         let words = "--allow-global-changes --strict --stress 2 --timeout-scale 3.0 --require autoreap,nnp \
-                     --expect expectations/mainline.toml";
-        let judging = |words: &str| {
+                     --as-linux 7.2 --expect expectations/mainline.toml";
+        let passed = |words: &str| {
             let line = format!("clone3-conformance --repeat 2 {words}");
-            super::Options::of(line.split(' ')).expect("a correct command line").judging
+            super::Options::of(line.split(' ')).expect("a correct command line").verdict_options
         };
-        assert_eq!(judging(words).join(" "), words);
-        assert_eq!(judging("--timeout-scale 1 --require all"), ["--timeout-scale 1", "--require all"]);
+        assert_eq!(passed(words).join(" "), words);
+        assert_eq!(passed("--timeout-scale 1 --require all"), ["--timeout-scale 1", "--require all"]);
     }
 }

@@ -42,6 +42,23 @@ fn what_is_required_and_missing_fails() {
     assert_eq!(status(&output), expected, "{}", stdout(&output));
 }
 
+/// The claim is true since 7.2, and kernels since 6.16 can be asked about it.
+#[test]
+fn the_claims_of_a_named_linux_apply() {
+    let words = ["--strict", "--exact", "pidfd_info_coredump_zombie"];
+    let by_its_release = stdout(&run(&words));
+    let as_newer = run(&[&words[..], &["--as-linux", "7.2"]].concat());
+    let text = stdout(&as_newer);
+    let is_too_old = by_its_release.contains("ignored (unsupported: true since Linux 7.2;");
+    assert_eq!(status(&as_newer), i32::from(is_too_old), "{by_its_release}{text}");
+    assert!(text.contains(", judged as 7.2: "), "{text}");
+    assert_eq!(
+        text.contains("--strict --as-linux 7.2 --exact pidfd_info_coredump_zombie"),
+        is_too_old,
+        "{text}"
+    );
+}
+
 #[test]
 fn selecting_nothing_is_an_error_of_its_own() {
     let output = run(&["no_such_case"]);
@@ -68,6 +85,7 @@ fn bad_usage_is_told_in_words() {
         &["--results", "r.json", "--claims", "json"],
         &["--speed", "--report", "r.xml"],
         &["--list-features", "--claims", "json"],
+        &["--as-linux", "my-kernel"],
     ] {
         let output = run(arguments);
         assert_eq!(status(&output), 2, "{arguments:?}");

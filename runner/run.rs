@@ -115,6 +115,7 @@ pub fn setting(options: &Options) -> &'static Setting {
         allow_global_changes: options.allow_global_changes,
         stress: options.stress,
         strict: options.strict,
+        judged_as: options.judged_as(),
     }
     .install()
 }

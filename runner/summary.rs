@@ -19,7 +19,7 @@ pub fn rerun_prefix(options: &Options) -> String {
             Some(_) => "cargo test --test conformance --".to_owned(),
             None => quoted(&std::env::args().next().unwrap_or_else(|| env!("CARGO_PKG_NAME").to_owned())),
         };
-        std::iter::once(program).chain(options.judging.iter().cloned()).collect::<Vec<_>>().join(" ")
+        std::iter::once(program).chain(options.verdict_options.iter().cloned()).collect::<Vec<_>>().join(" ")
     })
 }
 
@@ -35,19 +35,19 @@ pub fn failure(case: &Case, record: &Record, probe: &Probe, rerun: &str) -> Stri
 /// Returns everything that follows libtest's own summary.
 pub fn text(results: &Results, options: &Options) -> String {
     let mut text = String::new();
-    text.push_str(&remarks(results));
+    text.push_str(&remarks(results, &options.judged_as()));
     if options.repeat > 1 {
         text.push_str(&repeats(results));
     }
     if let Some(count) = options.durations {
         text.push_str(&slowest(results, count));
     }
-    text.push_str(&totals(results));
+    text.push_str(&totals(results, options));
     text
 }
 
 /// Lists deviations and known defects: they are not failures, but the user should see them.
-fn remarks(results: &Results) -> String {
+fn remarks(results: &Results, judged_as: &str) -> String {
     let remarkable = |record: &&Record| matches!(record.verdict, Verdict::Deviation | Verdict::KnownDefect);
     let mut text = String::new();
     for record in results.cases.iter().filter(remarkable) {
@@ -59,7 +59,7 @@ fn remarks(results: &Results) -> String {
         let _ = writeln!(text, "passed unexpectedly: {}", record.case);
     }
     for record in &results.cases {
-        match defect_of(record, &results.kernel.release) {
+        match defect_of(record, judged_as) {
             Some(defect) if record.verdict == Verdict::Pass && !defect.rare => {
                 let _ = writeln!(text, "known defect not hit (fixed in this kernel?): {}", record.case);
             }
@@ -95,16 +95,18 @@ fn slowest(results: &Results, count: usize) -> String {
     text
 }
 
-fn totals(results: &Results) -> String {
+fn totals(results: &Results, options: &Options) -> String {
     // Print zero counts explicitly, so that their absence need not be interpreted.
     let none = |verdict, words| if results.count_unexpected(verdict) == 0 { words } else { "" };
     let (passed, failed) = (none(Verdict::Pass, "0 pass, "), none(Verdict::Fail, ", 0 fail"));
     let (count, release) = (results.cases.len(), &results.kernel.release);
+    let judged =
+        options.as_linux.as_ref().map_or_else(String::new, |version| format!(", judged as {version}"));
     let cases = if count == 1 { "case" } else { "cases" };
     let required = results.cases.iter().filter(|record| record.required).count();
     let required = match required {
         0 => String::new(),
         _ => format!("; {required} required, but unsupported or blocked"),
     };
-    format!("\n{count} {cases} on Linux {release}: {passed}{}{failed}{required}\n", results.totals())
+    format!("\n{count} {cases} on Linux {release}{judged}: {passed}{}{failed}{required}\n", results.totals())
 }

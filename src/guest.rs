@@ -14,12 +14,13 @@ pub const SUITE_STARTS: &str = "clone3-conformance: suite starts";
 pub const SUITE_ENDED: &str = "clone3-conformance: suite ended";
 
 /// The runner's options that affect the verdict on a case, and whether each takes a value. A rerun passes the same ones.
-pub const JUDGING: [(&str, bool); 6] = [
+pub const VERDICT_OPTIONS: [(&str, bool); 7] = [
     ("--allow-global-changes", false),
     ("--strict", false),
     ("--stress", true),
     ("--timeout-scale", true),
     ("--require", true),
+    ("--as-linux", true),
     ("--expect", true),
 ];
 

@@ -82,6 +82,8 @@ pub struct Setting {
     pub stress: u32,
     /// `--strict`: what mainline does counts even where no document says so.
     pub strict: bool,
+    /// The release whose claims count: `--as-linux`, or `uname -r`.
+    pub judged_as: String,
 }
 
 impl Setting {
@@ -92,11 +94,10 @@ impl Setting {
 
     /// Returns the setting. Probes the kernel if none was installed.
     pub fn get() -> &'static Setting {
-        SETTING.get_or_init(|| Setting {
-            probe: Probe::run(),
-            allow_global_changes: false,
-            stress: 1,
-            strict: false,
+        SETTING.get_or_init(|| {
+            let probe = Probe::run();
+            let judged_as = probe.release.clone();
+            Setting { probe, allow_global_changes: false, stress: 1, strict: false, judged_as }
         })
     }
 }
@@ -313,7 +314,8 @@ mod tests {
     }
 
     fn setting() -> Setting {
-        Setting { probe: Probe::run(), allow_global_changes: false, stress: 1, strict: false }
+        let (probe, judged_as) = (Probe::run(), String::new());
+        Setting { probe, allow_global_changes: false, stress: 1, strict: false, judged_as }
     }
 
     #[test]

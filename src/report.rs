@@ -91,7 +91,7 @@ pub struct Policy {
     pub require: Vec<Need>,
     /// Whether no case at all may be unsupported or blocked.
     pub require_all: bool,
-    /// `uname -r`, to which a claim's `since` is compared.
+    /// `uname -r`, or the Linux whose claims count instead. A claim's `since` and the fixes of known defects are compared to it.
     pub release: String,
     /// The expected failures on this kernel, by case.
     pub expected: BTreeMap<String, Expected>,

@@ -62,7 +62,7 @@ impl FromStr for Version {
         let version = Version::of(text);
         match !version.numbers.is_empty() && version.to_string() == text {
             true => Ok(version),
-            false => Err(format!("'{text}' is no kernel version; 7.1, 7.1.13 and 7.3-rc7 are some")),
+            false => Err(format!("'{text}' is not a kernel version such as 7.1, 7.1.13 or 7.3-rc7")),
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Error, Result, ensure};
 use clone3_conformance::elf;
 use clone3_conformance::formats::quoted;
-use clone3_conformance::guest::{JUDGING, Plan};
+use clone3_conformance::guest::{Plan, VERDICT_OPTIONS};
 
 use crate::accel::{self, Accel, AccelChoice, Threads};
 use crate::arch::Arch;
@@ -168,17 +168,19 @@ fn rerun(cli: &Cli, kernel: &Kernel, cpus: u16) -> String {
     let expect = cli.expect.as_ref().map(|expectations| format!("--expect {}", quoted(&expectations.path)));
     add(expect.is_some(), expect.unwrap_or_default());
     words.push("--".to_owned());
-    words.extend(judging(&cli.runner));
+    words.extend(verdict_options(&cli.runner));
     words.join(" ")
 }
 
 /// Returns the runner's options that affect a case's verdict.
-fn judging(runner: &[String]) -> Vec<String> {
+fn verdict_options(runner: &[String]) -> Vec<String> {
     let mut words = Vec::new();
     let mut rest = runner.iter();
     while let Some(word) = rest.next() {
         let name = word.split('=').next().unwrap_or(word);
-        let Some((_, takes_value)) = JUDGING.iter().find(|(judging, _)| *judging == name) else { continue };
+        let Some((_, takes_value)) = VERDICT_OPTIONS.iter().find(|(option, _)| *option == name) else {
+            continue;
+        };
         words.push(word.clone());
         if *takes_value && name == word {
             words.extend(rest.next().cloned());
@@ -483,7 +485,7 @@ mod tests {
     #[test]
     fn a_case_is_run_again_with_the_options_that_judge_it() {
         let words = ["basic", "--strict", "--repeat", "3", "--require", "nnp", "--stress=9", "--upstream"];
-        let kept = judging(&words.map(str::to_owned));
+        let kept = verdict_options(&words.map(str::to_owned));
         assert_eq!(kept, ["--strict", "--require", "nnp", "--stress=9"]);
     }
 }

@@ -171,7 +171,7 @@ impl Lane {
         };
         settings.put_back();
         drop(alone);
-        let excuse = |failure| match case.is_ahead_of(&Setting::get().probe.release) {
+        let excuse = |failure| match case.is_ahead_of(&Setting::get().judged_as) {
             // The claim does not hold on this kernel yet, so there is nothing to excuse.
             true => failure,
             false => self.before.excuse(failure),
