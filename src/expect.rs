@@ -271,7 +271,7 @@ mod tests {
                 "claim = \"a\"\nkernel = \"*\"\nverdict = \"fail\"\nreason = \" \"",
                 "line 6: an expectation needs",
             ),
-            ("claim = \"a\"\nkernel = \"new\"", "line 4: 'new' is no kernel version"),
+            ("claim = \"a\"\nkernel = \"new\"", "line 4: 'new' is not a kernel version"),
             ("claim = \"a\"\nkernel = \"=>7\"", "line 4: unknown operator '=>'"),
             ("verdict = \"pass\"", "line 3: unknown verdict 'pass'"),
             ("klaim = \"a\"", "line 3: unknown field `klaim`"),

@@ -1,9 +1,20 @@
 //! Helpers for programs that run on the host and control a guest.
-use std::io;
+use std::env;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::Command;
 
-use rustix::process::{Pid, Signal, getpid, getppid, set_parent_process_death_signal};
+use rustix::process::{Signal, getpid};
+
+use crate::parent::end_with;
+
+/// Returns the folder for what is downloaded and built, according to the XDG Base Directory Specification; `None` if the user has no
+/// home.
+pub fn cache_folder() -> Option<PathBuf> {
+    let base = env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty()).map(PathBuf::from);
+    let base = base.or_else(|| Some(env::home_dir()?.join(".cache")));
+    Some(base?.join("clone3-conformance"))
+}
 
 /// Makes the kernel send `signal` to the command's process when the thread that starts it ends, for whatever
 /// reason.
@@ -13,15 +24,5 @@ pub fn dies_with_parent(command: &mut Command, signal: Signal) -> &mut Command {
     let parent = getpid();
     // SAFETY: the closure runs between fork and exec and makes only system calls (prctl, getppid), which are
     // async-signal-safe; it allocates nothing and takes no lock.
-    unsafe { command.pre_exec(move || bind_to(parent, signal)) }
-}
-
-/// Requests the signal, then checks whether the parent was already gone, in which case no signal would be
-/// sent.
-fn bind_to(parent: Pid, signal: Signal) -> io::Result<()> {
-    set_parent_process_death_signal(Some(signal))?;
-    match getppid() == Some(parent) {
-        true => Ok(()),
-        false => Err(rustix::io::Errno::SRCH.into()),
-    }
+    unsafe { command.pre_exec(move || Ok(end_with(parent, signal)?)) }
 }

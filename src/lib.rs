@@ -38,6 +38,7 @@ pub mod guest;
 pub mod host;
 pub mod kit;
 pub mod need;
+mod parent;
 pub mod pidfd;
 pub mod probe;
 pub mod procfs;

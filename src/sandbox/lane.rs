@@ -1,8 +1,6 @@
 //! A lane, which runs one test case at a time, watches it, and cleans up after it.
 
-use std::fs::File;
-use std::io::Read;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -12,23 +10,25 @@ use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{ForkResult, Pid, fork};
 use rustix::pipe::PipeFlags;
+use rustix::process::{getpid, set_child_subreaper};
 
-use super::census::{self, Leftover};
-use super::entry::{self, COULD_NOT_REPORT, Report};
+use super::census;
+use super::ending::{Ending, all_left, judge};
+use super::entry::{self, Report};
 use super::hang;
 use super::leftovers;
+use super::pipes::{Collected, Pipes, read_some};
 use super::resources::Before;
 use super::system_lock::SystemLock;
 use super::wire::{self, Answer, Outcome, Request};
 use crate::case::{self, Case, Strength};
 use crate::check::{Failure, errno_of};
+use crate::clone3::exit_now;
 use crate::kit::sysctl;
 use crate::need::Setting;
+use crate::parent::end_with;
 use crate::trail;
-use crate::wait::{self, Status, signal_name};
-
-/// How much of a case's output is kept, in bytes.
-const OUTPUT_KEPT: usize = 64 * 1024;
+use crate::wait::{self, Status};
 
 /// The name of a case that does nothing. Running it measures the sandbox's own cost.
 pub const NOTHING: &str = "nothing";
@@ -46,9 +46,9 @@ static EMPTY: Case = Case {
     body: || Ok(()),
 };
 
-/// Serves the program until it closes its end of the socket.
-pub(super) fn serve(program: UnixStream) {
-    let (children, pipes) = match prepare() {
+/// Serves the program until it closes its end of the socket, or the lane's parent ends.
+pub(super) fn serve(program: UnixStream, parent: rustix::process::Pid) {
+    let (children, pipes) = match prepare(parent) {
         Ok(prepared) => prepared,
         // An error of sending is ignored: the program is gone.
         Err(outcome) => return refuse(&program, outcome),
@@ -73,21 +73,21 @@ pub(super) fn refuse(program: &UnixStream, outcome: Outcome) {
 ///
 /// # Errors
 /// The outcome to send to the program, which names the step that failed.
-fn prepare() -> Result<(SignalFd, Pipes), Outcome> {
+fn prepare(parent: rustix::process::Pid) -> Result<(SignalFd, Pipes), Outcome> {
     let children = watch_children().map_err(|errno| no_lane("signalfd(2)", errno))?;
     let in_words = |step: &'static str| move |errno| no_lane(step, errno_of(errno));
     trail::open().map_err(in_words("mmap(2) of the page for the trail"))?;
-    settle_in().map_err(in_words("prctl(2) (PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG)"))?;
+    settle_in(parent).map_err(in_words("prctl(2) (PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG)"))?;
     read_nothing().and_then(|()| Pipes::new()).map_err(in_words("pipe(2)")).map(|pipes| (children, pipes))
 }
 
-/// Makes the lane the subreaper of everything that cases leave behind, and ends it with the zygote.
-fn settle_in() -> rustix::io::Result<()> {
+/// Makes the lane the subreaper of everything that cases leave behind, and ends it with its parent.
+fn settle_in(parent: rustix::process::Pid) -> rustix::io::Result<()> {
     entry::look_up_the_clock();
     entry::keep_panics();
     leftovers::prepare();
-    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
-    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+    set_child_subreaper(Some(getpid()))?;
+    end_with(parent, rustix::process::Signal::KILL)
 }
 
 /// Makes SIGCHLD pollable.
@@ -105,31 +105,6 @@ struct Lane {
     before: Before,
 }
 
-/// The pipes for a case's report and output. They are used for one case after another: only a case that is
-/// over could still hold them, and what it left behind is killed before the next one starts.
-struct Pipes {
-    verdict: File,
-    verdict_in: OwnedFd,
-    /// The other end is the lane's own standard output, which every case inherits.
-    output: File,
-}
-
-impl Pipes {
-    fn new() -> rustix::io::Result<Pipes> {
-        let (verdict, verdict_in) = pipe()?;
-        let (output, output_in) = pipe()?;
-        rustix::stdio::dup2_stdout(&output_in)?;
-        Ok(Pipes { verdict, verdict_in, output })
-    }
-}
-
-/// Creates a pipe whose reader never blocks, so that a case cannot block its lane.
-fn pipe() -> rustix::io::Result<(File, OwnedFd)> {
-    let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
-    rustix::io::ioctl_fionbio(&read, true)?;
-    Ok((read.into(), write))
-}
-
 /// A running test case.
 struct Running {
     pid: i32,
@@ -137,17 +112,6 @@ struct Running {
     report: Vec<u8>,
     output: Collected,
     end: Instant,
-}
-
-/// How the case's process ended.
-enum Ending {
-    Died(Status),
-    /// Killed at the deadline, with a description of what it was doing.
-    Hung(String),
-    /// The lane could not wait for it.
-    Vanished,
-    /// Killed because the program went away.
-    Abandoned,
 }
 
 impl Lane {
@@ -181,21 +145,24 @@ impl Lane {
 
     fn start(&self, case: &Case, deadline: Duration) -> nix::Result<Running> {
         let end = Instant::now() + deadline;
+        let lane = getpid();
         // SAFETY: a lane has one thread.
         match unsafe { fork() }? {
             ForkResult::Parent { child } => {
                 Ok(Running { pid: child.as_raw(), report: Vec::new(), output: Collected::default(), end })
             }
             ForkResult::Child => {
-                self.let_go();
+                self.let_go(lane);
                 entry::run(case, deadline, &self.pipes.verdict_in)
             }
         }
     }
 
     /// Closes everything of the lane in the case's process.
-    fn let_go(&self) {
-        let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+    fn let_go(&self, lane: rustix::process::Pid) {
+        if end_with(lane, rustix::process::Signal::KILL) == Err(rustix::io::Errno::SRCH) {
+            exit_now(1);
+        }
         let _ = SigSet::empty().thread_set_mask();
         // If this fails, the case's output is missing. Until here, standard error is the program's own.
         let _ = rustix::stdio::dup2_stderr(rustix::stdio::stdout());
@@ -340,110 +307,9 @@ fn last_step() -> String {
     trail::read().pop().map_or_else(String::new, |step| format!(", after {step}"))
 }
 
-/// Returns what the case says that it left behind, and what else was found after it.
-fn all_left(
-    report: &mut Result<Option<Report>, String>,
-    found: impl Iterator<Item = Leftover>,
-) -> Vec<Leftover> {
-    let mut left = match report {
-        Ok(Some(report)) => std::mem::take(&mut report.left),
-        _ => Vec::new(),
-    };
-    let known: Vec<i32> = left.iter().map(|leftover| leftover.pid).collect();
-    left.extend(found.filter(|leftover| leftover.pid == 0 || !known.contains(&leftover.pid)));
-    left
-}
-
-/// Decides from how the case ended, what it reported and what it left behind whether it passed, and if not,
-/// what is to blame.
-fn judge(ending: Ending, report: Result<Option<Report>, String>, left: &[Leftover]) -> Option<Failure> {
-    let status = match ending {
-        Ending::Hung(message) => return Some(Failure::fail(message)),
-        Ending::Vanished => {
-            return Some(Failure::fail(
-                "the kernel reaped the process of the case itself, which was made without CLONE_AUTOREAP: its parent \
-                 cannot wait for it",
-            ));
-        }
-        Ending::Abandoned => return Some(Failure::broken("the program that asked for the case went away")),
-        Ending::Died(status) => status,
-    };
-    let report = match report {
-        Ok(Some(report)) => report,
-        Ok(None) => return Some(silent(status)),
-        Err(message) => return Some(Failure::broken(message)),
-    };
-    match report.failure {
-        None if left.is_empty() => None,
-        None => {
-            let what = format!("the case passed but left behind: {}", census::names(left));
-            // The case should have removed what it created, unless a process is in it.
-            let is_own = left.iter().all(Leftover::is_of_the_case);
-            Some(if is_own { Failure::broken(what) } else { Failure::fail(what) })
-        }
-        failure => failure,
-    }
-}
-
-/// Judges a case that ended without a report. SIGKILL is blamed on the kernel, because a broken auto-kill
-/// kills the wrong process. Any other death is the suite's own mistake.
-fn silent(status: Status) -> Failure {
-    match status.term_signal() {
-        Some(libc::SIGKILL) => Failure::fail(
-            "the case's process was killed by SIGKILL, which nothing in the suite sent: \
-             the kernel killed the wrong process, or the machine ran out of memory",
-        ),
-        Some(libc::SIGABRT) => Failure::broken("the case aborted (SIGABRT)"),
-        Some(number) => Failure::broken(format!("the case was killed by {}", signal_name(number))),
-        None if status == Status::exited(COULD_NOT_REPORT) => {
-            Failure::broken("the case ran to its end but could not report: it closed its channel")
-        }
-        None => Failure::broken(format!("the case {status} before its end, without a report")),
-    }
-}
-
-/// Reads from a pipe once, and returns whether there may be more.
-fn read_some(mut pipe: &File, take: impl FnOnce(&[u8])) -> bool {
-    // Small, because after a fork each page that the lane writes to causes a page fault.
-    let mut buffer = [0; 1024];
-    let count = pipe.read(&mut buffer).unwrap_or_default();
-    take(&buffer[..count]);
-    count == buffer.len()
-}
-
-/// A case's output: the beginning is kept, the rest is only counted.
-#[derive(Default)]
-struct Collected {
-    kept: Vec<u8>,
-    total: usize,
-}
-
-impl Collected {
-    /// Reads once, and returns whether there may be more.
-    fn read_some(&mut self, source: &File) -> bool {
-        read_some(source, |some| {
-            self.total += some.len();
-            let room = OUTPUT_KEPT - self.kept.len();
-            self.kept.extend_from_slice(&some[..some.len().min(room)]);
-        })
-    }
-
-    fn drain(&mut self, source: &File) {
-        while self.read_some(source) {}
-    }
-
-    fn text(&self) -> String {
-        let mut text = String::from_utf8_lossy(&self.kept).into_owned();
-        if self.total > self.kept.len() {
-            text.push_str(&format!("\n[{} more bytes of output]", self.total - self.kept.len()));
-        }
-        text
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use rustix::process::Resource;
+    use rustix::process::{Resource, getppid};
 
     use super::*;
     use crate::check::Kind;
@@ -455,7 +321,8 @@ mod tests {
             let (program, lane) = UnixStream::pair().unwrap();
             let request = Request { case: NOTHING.to_owned(), deadline: Duration::from_secs(1) };
             wire::send(&program, &request).unwrap();
-            limits::lowered(Resource::Nofile, 0, || serve(lane)).unwrap();
+            let parent = getppid().unwrap();
+            limits::lowered(Resource::Nofile, 0, || serve(lane, parent)).unwrap();
             let answer: Answer = wire::receive(&program).unwrap().unwrap();
             let failure = answer.outcome.failure.unwrap();
             answer.is_last && failure.kind == Kind::Blocked && failure.message.contains("signalfd(2): EMFILE")

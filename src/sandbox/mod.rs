@@ -11,10 +11,12 @@
 //! Each of the program's threads borrows a lane and talks to it over a socket.
 
 mod census;
+mod ending;
 mod entry;
 mod hang;
 mod lane;
 mod leftovers;
+mod pipes;
 mod poll;
 mod resources;
 mod system_lock;

@@ -13,12 +13,14 @@ use nix::poll::{PollFd, PollFlags, PollTimeout};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Signal, getpid};
 
 use super::lane::kill_and_reap;
 use super::wait_within;
 use crate::check::{Failure, Result};
 use crate::clone3::exit_now;
 use crate::kit::process;
+use crate::parent::end_with;
 use crate::wait::Status;
 
 /// The file that is locked. It is one of the settings itself, so that no file is left behind, and one that every
@@ -73,8 +75,11 @@ impl Drop for SystemLock {
 /// for another event.
 fn wait_for(file: &File, patience: Duration, program: BorrowedFd<'_>) -> Result {
     let (ended, lives) = pipe_with(PipeFlags::CLOEXEC)?;
+    let lane = getpid();
     let Some(waiter) = process::raw_fork()? else {
-        let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+        if end_with(lane, Signal::KILL) == Err(Errno::SRCH) {
+            exit_now(1);
+        }
         exit_now(i32::from(flock(file, FlockOperation::LockExclusive).is_err()))
     };
     drop(lives);

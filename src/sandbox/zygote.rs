@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::unistd::{ForkResult, fork};
+use rustix::process::{Pid, getpid};
 
 use super::{census, lane, wait_within};
 use crate::clone3::exit_now;
@@ -52,10 +53,11 @@ impl Zygote {
 pub(super) fn lane_without_zygote() -> io::Result<UnixStream> {
     require_one_thread()?;
     let (ours, theirs) = UnixStream::pair()?;
+    let caller = getpid();
     // SAFETY: the program has one thread, so the child may do anything.
     if let ForkResult::Child = unsafe { fork() }? {
         drop(ours);
-        lane::serve(theirs);
+        lane::serve(theirs, caller);
         exit_now(0)
     }
     Ok(ours)
@@ -88,6 +90,7 @@ fn serve(program: UnixStream) {
     // Ctrl-C ends the program, and that ends the sandbox, which must still be able to clean up.
     let _ = rustix::process::setpgid(None, None);
     let controllers = cgroup::Controllers::now();
+    let zygote = getpid();
     let mut lanes = Vec::new();
     while let Ok(socket) = fdpass::receive(&program) {
         // SAFETY: the zygote has one thread.
@@ -95,7 +98,7 @@ fn serve(program: UnixStream) {
             Ok(ForkResult::Child) => {
                 // The lane does not use these.
                 drop((program, lanes));
-                become_lane(socket)
+                become_lane(socket, zygote)
             }
             Ok(ForkResult::Parent { child }) => lanes.extend(Pidfd::try_open(child.as_raw())),
             // Answers in the lane's place; if the program is gone, an error does not matter.
@@ -120,9 +123,9 @@ fn wait_for_end(lane: &Pidfd) {
     let _ = wait_within(&mut fds, PATIENCE.into());
 }
 
-fn become_lane(socket: OwnedFd) -> ! {
+fn become_lane(socket: OwnedFd, zygote: Pid) -> ! {
     heed_children();
-    lane::serve(UnixStream::from(socket));
+    lane::serve(UnixStream::from(socket), zygote);
     exit_now(0)
 }
 
