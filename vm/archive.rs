@@ -253,6 +253,22 @@ impl Archive<'_> {
         process::succeed(&mut fetch, self.interrupts)
             .with_context(|| format!("cannot download {} from the archive", package.name))
     }
+
+    /// Downloads the newest package of this name, whatever it contains, to `folder`.
+    pub fn download_newest(&self, name: &str, folder: &Path) -> Result<()> {
+        note!("downloading {name}");
+        let settings = write_settings(&self.folder(), self.arch, &archives())?;
+        let mut download = Command::new("apt-get");
+        // These settings disable the index of packages, which only apt-get needs.
+        download.arg("-qq").arg("-c").arg(settings).args([
+            "-o",
+            "pkgCacheFile::Generate=true",
+            "download",
+            name,
+        ]);
+        process::succeed(download.current_dir(folder).env("LC_ALL", "C"), self.interrupts)
+            .with_context(|| format!("cannot download {name} from the archive"))
+    }
 }
 
 /// Writes apt's settings: separate lists and downloads, nothing of the machine's state, and no hooks.

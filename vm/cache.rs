@@ -1,10 +1,10 @@
 //! The project's cache of downloads, unpacked files and the answer whether KVM works, shared by all runs on this machine.
-use std::env;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use clone3_conformance::host::cache_folder;
 use rustix::event::{PollFd, PollFlags};
 
 use crate::interrupt::Interrupts;
@@ -26,10 +26,7 @@ pub struct Lock {
 impl Cache {
     /// Opens the cache, and creates it if it does not exist.
     pub fn open() -> Result<Self> {
-        let base = env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty()).map(PathBuf::from);
-        let base = base.or_else(|| Some(env::home_dir()?.join(".cache")));
-        let root =
-            base.context("no place for a cache: set HOME or XDG_CACHE_HOME")?.join("clone3-conformance");
+        let root = cache_folder().context("no place for a cache: set HOME or XDG_CACHE_HOME")?;
         fs::create_dir_all(&root).with_context(|| format!("cannot make the cache {}", root.display()))?;
         Ok(Self { root })
     }

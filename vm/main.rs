@@ -20,6 +20,7 @@ mod process;
 mod qemu;
 mod results;
 mod run;
+mod source;
 mod spec;
 mod system;
 mod version;
@@ -32,6 +33,7 @@ use std::fmt;
 use std::io::{Write, stderr, stdout};
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::Parser;
 use clone3_conformance::usage;
 
@@ -40,6 +42,7 @@ use crate::cli::{Cli, CompareCli};
 use crate::interrupt::{Interrupted, Interrupts};
 use crate::outcome::{BROKEN, GOOD, NO_VERDICT};
 use crate::process::{SUPERVISE, supervise};
+use crate::source::SOURCE;
 
 /// The first argument with which vm/compare.sh calls this program.
 const COMPARE: &str = "compare";
@@ -70,6 +73,7 @@ pub fn show(text: &str) -> u8 {
 fn script() -> &'static str {
     match std::env::args_os().nth(1) {
         Some(word) if word == COMPARE => "compare.sh",
+        Some(word) if word == SOURCE => "mutants.sh",
         _ => "run.sh",
     }
 }
@@ -79,6 +83,7 @@ fn main() -> ExitCode {
     let result = match arguments.nth(1) {
         Some(word) if word == SUPERVISE => supervise(arguments),
         Some(word) if word == COMPARE => compare(arguments),
+        Some(word) if word == SOURCE => source(arguments),
         _ => {
             let cli = Cli::try_parse().unwrap_or_else(|error| usage::exit_with(&error));
             cli.check().unwrap_or_else(|error| usage::exit_with(&error));
@@ -107,4 +112,12 @@ fn compare(arguments: impl Iterator<Item = OsString>) -> anyhow::Result<u8> {
     let words = std::iter::once(OsString::from("vm/compare.sh")).chain(arguments);
     let cli = CompareCli::try_parse_from(words).unwrap_or_else(|error| usage::exit_with(&error));
     compare::compare(&cli, &Cache::open()?, &Interrupts::keep()?)
+}
+
+fn source(mut arguments: impl Iterator<Item = OsString>) -> anyhow::Result<u8> {
+    let package = arguments
+        .next()
+        .and_then(|word| word.into_string().ok())
+        .context("the package of a kernel's source is missing")?;
+    source::show(&package, &Cache::open()?, &Interrupts::keep()?)
 }

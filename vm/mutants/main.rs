@@ -137,8 +137,7 @@ fn start(arguments: &Arguments) -> Result<ExitCode> {
         mutants.iter().for_each(|mutant| println!("{}\t{}", mutant.id, mutant.sees));
         return Ok(ExitCode::SUCCESS);
     }
-    let cache =
-        arguments.cache.clone().map_or_else(|| Ok(fetch::cache()?.join("mutants")), Ok::<_, Error>)?;
+    let cache = arguments.cache.clone().map_or_else(fetch::cache, Ok)?;
     let source = source()?;
     // Check this first: it is fast, and building takes minutes.
     for (mutant, why) in mutants.iter().filter_map(|mutant| Some((mutant, source.misfit(mutant)?))) {
