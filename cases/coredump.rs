@@ -88,10 +88,10 @@ fn pidfd_info_coredump_live() -> Result {
         (DumpableBehavior::NotDumpable, CoredumpMask::SKIP),
     ];
     subject::each(|call| {
-        for (behaviour, expected) in ways {
-            let child = Echo::prepared(&call, || Ok(set_dumpable_behavior(behaviour)?))?;
+        for (behavior, expected) in ways {
+            let child = Echo::prepared(&call, || Ok(set_dumpable_behavior(behavior)?))?;
             let info = info(child.pidfd()?, REQUEST)?;
-            let what = format!("of a live child of {call} that is {behaviour:?}");
+            let what = format!("of a live child of {call} that is {behavior:?}");
             check::equal(format_args!("mask {what}"), given(&info), IDENTITY | InfoMask::COREDUMP)?;
             check::equal(format_args!("coredump fields {what}"), of(&info), of_no_dump(expected))?;
             child.into_child().clear_away()?;

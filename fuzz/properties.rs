@@ -13,7 +13,7 @@ use clone3_conformance::formats::Format;
 use clone3_conformance::need::Need;
 use clone3_conformance::results::Results;
 use clone3_conformance::sandbox::is_report;
-use spec::{Spec, USUAL_FLAVOUR};
+use spec::{Spec, USUAL_FLAVOR};
 
 /// A property, with the name of its fuzz target and of its directory of seeds.
 pub type Property = (&'static str, fn(&[u8]));
@@ -56,7 +56,7 @@ pub fn report(bytes: &[u8]) {
 pub fn spec_of(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     // The default flavor is left out of the text.
-    let parse = |text: &str| text.parse::<Spec>().map(|spec| spec.or_flavour(USUAL_FLAVOUR));
+    let parse = |text: &str| text.parse::<Spec>().map(|spec| spec.or_flavor(USUAL_FLAVOR));
     if let Ok(spec) = parse(text) {
         assert_eq!(parse(&spec.to_string()), Ok(spec), "{text:?}");
     }

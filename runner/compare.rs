@@ -123,12 +123,12 @@ fn read(path: &Path) -> Result<(String, Results), String> {
 }
 
 fn look(options: &Options) -> terminal::Look {
-    let colour = match options.color {
+    let color = match options.color {
         Colour::Auto => io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
         Colour::Always => true,
         Colour::Never => false,
     };
     let terminal = rustix::termios::tcgetwinsize(io::stdout()).ok().map(|size| usize::from(size.ws_col));
     let width = options.width.or(terminal.filter(|width| *width > 0)).unwrap_or(USUAL_WIDTH);
-    terminal::Look { width, colour, all: options.all }
+    terminal::Look { width, color, all: options.all }
 }

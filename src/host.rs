@@ -1,5 +1,6 @@
 //! Helpers for programs that run on the host and control a guest.
 use std::env;
+use std::mem::MaybeUninit;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
@@ -7,6 +8,15 @@ use std::process::Command;
 use rustix::process::{Signal, getpid};
 
 use crate::parent::end_with;
+
+/// Returns whether this process ignores a signal, usually because the program that started it did, as nohup(1) does with SIGHUP.
+pub fn is_ignored(signal: i32) -> bool {
+    let mut now = MaybeUninit::<libc::sigaction>::uninit();
+    // SAFETY: no action is given, and the kernel writes the present one to `now`.
+    let asked = unsafe { libc::sigaction(signal, std::ptr::null(), now.as_mut_ptr()) };
+    // SAFETY: the call succeeded, and so has written it.
+    asked == 0 && unsafe { now.assume_init() }.sa_sigaction == libc::SIG_IGN
+}
 
 /// Returns the folder for what is downloaded and built, according to the XDG Base Directory Specification; `None` if the user has no
 /// home.

@@ -24,7 +24,7 @@ impl Arch {
     }
 
     /// Returns the flavors of Debian's kernels. If one is a suffix of another, the longer one comes first.
-    pub fn flavours(self) -> &'static [&'static str] {
+    pub fn flavors(self) -> &'static [&'static str] {
         match self {
             Self::Amd64 => &["cloud-amd64", "rt-amd64", "amd64"],
             Self::Arm64 => &["cloud-arm64", "rt-arm64", "arm64-16k", "arm64"],
@@ -33,8 +33,8 @@ impl Arch {
     }
 
     /// Returns the architecture whose name the flavor contains.
-    pub fn of_flavour(flavour: &str) -> Self {
-        Self::ALL.into_iter().find(|arch| flavour.contains(arch.name())).unwrap_or(Self::Amd64)
+    pub fn of_flavor(flavor: &str) -> Self {
+        Self::ALL.into_iter().find(|arch| flavor.contains(arch.name())).unwrap_or(Self::Amd64)
     }
 
     /// Returns Rust's target triple.
@@ -115,12 +115,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_flavour_is_of_one_architecture() {
+    fn every_flavor_is_of_one_architecture() {
         for arch in Arch::ALL {
-            for flavour in arch.flavours() {
-                assert_eq!(Arch::of_flavour(flavour), arch, "{flavour}");
+            for flavor in arch.flavors() {
+                assert_eq!(Arch::of_flavor(flavor), arch, "{flavor}");
             }
         }
-        assert_eq!(Arch::of_flavour("arm64-64k"), Arch::Arm64);
+        assert_eq!(Arch::of_flavor("arm64-64k"), Arch::Arm64);
     }
 }

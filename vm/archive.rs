@@ -88,7 +88,7 @@ pub struct Index {
 pub struct Name<'a> {
     /// The kernel release without the flavor: `7.1.13+deb13`, `6.1.0-56`.
     pub base: &'a str,
-    pub flavour: &'a str,
+    pub flavor: &'a str,
 }
 
 impl Package {
@@ -111,7 +111,7 @@ impl Package {
 
     /// Returns the kernel's release, as `uname -r` prints it.
     pub fn release(&self) -> String {
-        self.parsed().map_or_else(|| self.name.clone(), |name| format!("{}-{}", name.base, name.flavour))
+        self.parsed().map_or_else(|| self.name.clone(), |name| format!("{}-{}", name.base, name.flavor))
     }
 }
 
@@ -119,10 +119,10 @@ impl Package {
 fn parse_name(name: &str) -> Option<Name<'_>> {
     let name = name.strip_prefix("linux-")?;
     let rest = name.strip_prefix("image-").or_else(|| name.strip_prefix("binary-"))?;
-    let mut flavours = Arch::ALL.iter().flat_map(|arch| arch.flavours());
-    let flavour = flavours.find(|flavour| rest.ends_with(*flavour))?;
-    let base = rest.strip_suffix(flavour)?.strip_suffix('-')?;
-    base.starts_with(|first: char| first.is_ascii_digit()).then_some(Name { base, flavour })
+    let mut flavors = Arch::ALL.iter().flat_map(|arch| arch.flavors());
+    let flavor = flavors.find(|flavor| rest.ends_with(*flavor))?;
+    let base = rest.strip_suffix(flavor)?.strip_suffix('-')?;
+    base.starts_with(|first: char| first.is_ascii_digit()).then_some(Name { base, flavor })
 }
 
 impl Index {
@@ -134,10 +134,10 @@ impl Index {
     }
 
     /// Returns the newest kernel whose version or release starts with `prefix`, or the package of exactly that version.
-    pub fn newest(&self, prefix: &str, flavour: &str) -> Option<&Package> {
+    pub fn newest(&self, prefix: &str, flavor: &str) -> Option<&Package> {
         self.images().into_iter().rfind(|package| {
             let means = |name: Name| {
-                name.flavour == flavour
+                name.flavor == flavor
                     && (is_prefix(prefix, upstream(&package.version))
                         || is_prefix(prefix, name.base)
                         || prefix == package.version)
@@ -147,10 +147,10 @@ impl Index {
     }
 
     /// Returns the newest kernel of each series, and the newest release candidate, oldest first.
-    pub fn newest_of_each_series(&self, flavour: &str) -> Vec<&Package> {
+    pub fn newest_of_each_series(&self, flavor: &str) -> Vec<&Package> {
         let mut newest: Vec<(String, &Package)> = Vec::new();
         for package in self.images() {
-            if package.parsed().is_none_or(|name| name.flavour != flavour) {
+            if package.parsed().is_none_or(|name| name.flavor != flavor) {
                 continue;
             }
             let series = series(upstream(&package.version));
@@ -161,11 +161,11 @@ impl Index {
     }
 
     /// Returns the newest kernel of a suite.
-    pub fn newest_of_suite(&self, suite: &str, flavour: &str) -> Option<&Package> {
+    pub fn newest_of_suite(&self, suite: &str, flavor: &str) -> Option<&Package> {
         let alias = self.aliases.iter().find(|(alias, _)| alias == suite);
         let suite = alias.map_or(suite, |(_, suite)| suite);
         self.images().into_iter().rfind(|package| {
-            package.suite == suite && package.parsed().is_some_and(|name| name.flavour == flavour)
+            package.suite == suite && package.parsed().is_some_and(|name| name.flavor == flavor)
         })
     }
 }
@@ -546,7 +546,7 @@ SHA256: ff
     #[test]
     fn a_prefix_finds_the_newest() {
         let index = index();
-        let newest = |prefix, flavour| index.newest(prefix, flavour).map(|package| package.version.as_str());
+        let newest = |prefix, flavor| index.newest(prefix, flavor).map(|package| package.version.as_str());
         assert_eq!(newest("7.1", "cloud-amd64"), Some("7.1.13-1~bpo13+1"));
         assert_eq!(newest("7", "cloud-amd64"), Some("7.3.4-1~bpo13+1"));
         assert_eq!(newest("6.1", "amd64"), Some("6.1.192-2"));

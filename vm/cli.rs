@@ -7,7 +7,7 @@ use clone3_conformance::formats::{self, Format};
 use clone3_conformance::{compare, expect};
 
 use crate::accel::AccelChoice;
-use crate::spec::{Spec, USUAL_FLAVOUR, flavour_name};
+use crate::spec::{Spec, USUAL_FLAVOR, flavor_name};
 
 /// Boots a kernel, runs the conformance suite in it, and exits with the suite's verdict.
 ///
@@ -19,7 +19,7 @@ use crate::spec::{Spec, USUAL_FLAVOUR, flavour_name};
 #[command(name = "vm/run.sh", version, max_term_width = 100)]
 pub struct Cli {
     /// The kernel: a path (vmlinuz, bzImage, vmlinux with PVH, Image of arm64, kernel build tree, kernel .deb), a version or a prefix of one, such as 7.1,
-    /// 7.2.13, 7.1/rt-amd64 or 7.1/cloud-arm64 (the newest in Debian's archive), a package's own version, such as 7.2.13-1, debian:SUITE[/FLAVOUR], or vX.Y (virtme-ng's own download)
+    /// 7.2.13, 7.1/rt-amd64 or 7.1/cloud-arm64 (the newest in Debian's archive), a package's own version, such as 7.2.13-1, debian:SUITE[/FLAVOR], or vX.Y (virtme-ng's own download)
     #[arg(long, value_name = "SPEC", default_value = "7.1")]
     pub kernel: Spec,
 
@@ -107,9 +107,9 @@ pub struct CompareCli {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..), allow_negative_numbers = true)]
     pub jobs: Option<u16>,
 
-    /// The flavour of kernels that are given by version, or not given
-    #[arg(long, default_value = USUAL_FLAVOUR, value_parser = |flavour: &str| Ok::<_, String>(flavour_name(flavour)))]
-    pub flavour: String,
+    /// The flavor of kernels that are given by version, or not given
+    #[arg(long, default_value = USUAL_FLAVOR, value_parser = |flavor: &str| Ok::<_, String>(flavor_name(flavor)))]
+    pub flavor: String,
 
     /// Also show the rows in which all kernels agree
     #[arg(long)]

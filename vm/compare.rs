@@ -46,8 +46,8 @@ struct Column {
 pub fn compare(cli: &CompareCli, cache: &Cache, interrupts: &Interrupts) -> Result<u8> {
     let started = Instant::now();
     // Done once here, so that the runs do not all do it at the same time.
-    let usual = Arch::of_flavour(&cli.flavour);
-    let said = cli.kernels.iter().map(|spec| spec.or_flavour(&cli.flavour).arch());
+    let usual = Arch::of_flavor(&cli.flavor);
+    let said = cli.kernels.iter().map(|spec| spec.or_flavor(&cli.flavor).arch());
     for arch in Arch::ALL.into_iter().filter(|arch| said.clone().chain([usual]).any(|said| said == *arch)) {
         prepare(cli, arch, cache, interrupts)?;
     }
@@ -118,7 +118,7 @@ fn show_tables(cli: &CompareCli, columns: &[Column]) -> Result<u8> {
     let file = |path: &Path, text: &str| {
         write_whole(path, text).with_context(|| format!("cannot write {}", path.display()))
     };
-    let look = |width, colour, all| terminal::Look { width, colour, all };
+    let look = |width, color, all| terminal::Look { width, color, all };
     file(&cli.output.join("compare.txt"), &terminal::text(&table, look(FILE_WIDTH, false, true)))?;
     let usual = [("compare.md", Format::Markdown), ("compare.html", Format::Html)];
     let usual = usual.map(|(name, format)| (cli.output.join(name), format));
@@ -130,8 +130,8 @@ fn show_tables(cli: &CompareCli, columns: &[Column]) -> Result<u8> {
     }
     let width = rustix::termios::tcgetwinsize(stdout()).map_or(0, |size| usize::from(size.ws_col));
     let width = if width == 0 { FILE_WIDTH } else { width };
-    let colour = stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    Ok(show(&terminal::text(&table, look(width, colour, cli.all))))
+    let color = stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    Ok(show(&terminal::text(&table, look(width, color, cli.all))))
 }
 
 impl Column {
@@ -161,20 +161,16 @@ fn columns(cli: &CompareCli, archive: &Archive) -> Result<Vec<Column>> {
         |spec: String| Column { name: spec.replace(['/', ':'], "-").trim_matches('-').to_owned(), spec };
     if cli.kernels.is_empty() {
         let index = archive.index(false)?;
-        let newest = index.newest_of_each_series(&cli.flavour);
-        ensure!(
-            !newest.is_empty(),
-            "the archive has no {} kernel; see vm/run.sh --list-kernels",
-            cli.flavour
-        );
-        let spec = |prefix| Spec::Version { prefix, flavour: Some(cli.flavour.clone()) }.to_string();
+        let newest = index.newest_of_each_series(&cli.flavor);
+        ensure!(!newest.is_empty(), "the archive has no {} kernel; see vm/run.sh --list-kernels", cli.flavor);
+        let spec = |prefix| Spec::Version { prefix, flavor: Some(cli.flavor.clone()) }.to_string();
         let of = |package: &Package| Column {
             spec: spec(package.version.clone()),
             ..column(spec(package.short_version()))
         };
         return Ok(newest.into_iter().map(of).collect());
     }
-    Ok(cli.kernels.iter().map(|spec| column(spec.or_flavour(&cli.flavour).to_string())).collect())
+    Ok(cli.kernels.iter().map(|spec| column(spec.or_flavor(&cli.flavor).to_string())).collect())
 }
 
 /// Returns the first name that two columns share, if any: their runs would write the same files.

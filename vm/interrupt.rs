@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use clone3_conformance::host::is_ignored;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::{flag, low_level};
 
@@ -21,11 +22,15 @@ pub struct Interrupts {
 pub struct Interrupted(pub u8);
 
 impl Interrupts {
-    /// Starts to record the signals.
+    /// Starts to record the signals. A SIGHUP that is ignored stays so, for nohup(1). SIGINT is not left out likewise: it is ignored in
+    /// whatever a script runs in the background.
     pub fn keep() -> io::Result<Self> {
         let last = Arc::new(AtomicUsize::new(0));
         let (wake, waker) = UnixStream::pair()?;
         for signal in [SIGINT, SIGTERM, SIGHUP] {
+            if signal == SIGHUP && is_ignored(SIGHUP) {
+                continue;
+            }
             flag::register_usize(signal, Arc::clone(&last), signal.unsigned_abs() as usize)?;
             low_level::pipe::register(signal, waker.try_clone()?)?;
         }

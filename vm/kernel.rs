@@ -59,25 +59,25 @@ pub fn get(spec: &Spec, archive: &Archive, refresh: bool) -> Result<Kernel> {
 /// Returns the package in the index that `spec` selects.
 fn find<'a>(spec: &Spec, index: &'a Index) -> Result<&'a Package> {
     match spec {
-        Spec::Suite { suite, flavour } => {
-            let flavour = or_usual(flavour);
-            index.newest_of_suite(suite, flavour).with_context(|| {
-                format!("the archive's suite '{suite}' has no {flavour} kernel; see vm/run.sh --list-kernels")
+        Spec::Suite { suite, flavor } => {
+            let flavor = or_usual(flavor);
+            index.newest_of_suite(suite, flavor).with_context(|| {
+                format!("the archive's suite '{suite}' has no {flavor} kernel; see vm/run.sh --list-kernels")
             })
         }
-        Spec::Version { prefix, flavour } => {
-            let flavour = or_usual(flavour);
-            index.newest(prefix, flavour).with_context(|| nothing_like(index, prefix, flavour))
+        Spec::Version { prefix, flavor } => {
+            let flavor = or_usual(flavor);
+            index.newest(prefix, flavor).with_context(|| nothing_like(index, prefix, flavor))
         }
         spec => bail!("{spec} is not in the archive"),
     }
 }
 
 /// Explains that there is no such kernel, and names the closest one that exists.
-fn nothing_like(index: &Index, prefix: &str, flavour: &str) -> String {
-    let image = Arch::of_flavour(flavour).flavours().iter().find_map(|flavour| index.newest(prefix, flavour));
+fn nothing_like(index: &Index, prefix: &str, flavor: &str) -> String {
+    let image = Arch::of_flavor(flavor).flavors().iter().find_map(|flavor| index.newest(prefix, flavor));
     match image {
-        Some(package) => format!("the archive has no {flavour} kernel {prefix}, but {}", package.release()),
+        Some(package) => format!("the archive has no {flavor} kernel {prefix}, but {}", package.release()),
         None => format!("the archive has no kernel {prefix}; see vm/run.sh --list-kernels"),
     }
 }

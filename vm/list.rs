@@ -15,13 +15,13 @@ pub fn show(cli: &Cli, cache: &Cache, interrupts: &Interrupts) -> Result<u8> {
     let mut rows: Vec<[&str; 4]> = Vec::new();
     for package in index.images() {
         let Some(name) = package.parsed() else { continue };
-        rows.push([upstream(&package.version), name.flavour, &package.suite, name.base]);
+        rows.push([upstream(&package.version), name.flavor, &package.suite, name.base]);
     }
     let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or_default();
-    let (version, flavour, suite) = (width(0), width(1), width(2));
+    let (version, flavor, suite) = (width(0), width(1), width(2));
     let mut text = String::new();
     for row in &rows {
-        writeln!(text, "{:version$}  {:flavour$}  {:suite$}  {}-{}", row[0], row[1], row[2], row[3], row[1])?;
+        writeln!(text, "{:version$}  {:flavor$}  {:suite$}  {}-{}", row[0], row[1], row[2], row[3], row[1])?;
     }
     Ok(crate::show(&text))
 }

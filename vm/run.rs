@@ -130,8 +130,8 @@ fn plan(cli: &Cli, kernel: &Kernel, cpus: u16) -> Plan {
     let mut args = vec!["--allow-global-changes".to_owned()];
     // The guest's output is a serial line; only the driver knows whether it ends at a terminal.
     if !cli.runner.iter().any(|arg| arg.starts_with("--color")) {
-        let colour = stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        args.push(format!("--color={}", if colour { "always" } else { "never" }));
+        let color = stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        args.push(format!("--color={}", if color { "always" } else { "never" }));
     }
     args.extend(cli.runner.iter().cloned());
     Plan {
@@ -150,7 +150,7 @@ fn plan(cli: &Cli, kernel: &Kernel, cpus: u16) -> Plan {
 fn rerun(cli: &Cli, kernel: &Kernel, cpus: u16) -> String {
     let exact = |package: &Package| Spec::Version {
         prefix: package.version.clone(),
-        flavour: package.parsed().map(|name| name.flavour.to_owned()),
+        flavor: package.parsed().map(|name| name.flavor.to_owned()),
     };
     let spec = kernel.package.as_ref().map_or_else(|| cli.kernel.clone(), exact);
     let machine = &cli.machine;

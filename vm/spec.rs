@@ -6,7 +6,7 @@ use std::str::FromStr;
 use super::arch::Arch;
 
 /// The default flavor: the smallest one, made for virtual machines.
-pub const USUAL_FLAVOUR: &str = "cloud-amd64";
+pub const USUAL_FLAVOR: &str = "cloud-amd64";
 
 /// The kernel that `--kernel` selects.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -14,9 +14,9 @@ pub enum Spec {
     /// A kernel image, a kernel build tree or a kernel package.
     Path(PathBuf),
     /// The newest kernel in the archive whose version starts with `prefix`.
-    Version { prefix: String, flavour: Option<String> },
+    Version { prefix: String, flavor: Option<String> },
     /// The newest kernel of one suite of the archive.
-    Suite { suite: String, flavour: Option<String> },
+    Suite { suite: String, flavor: Option<String> },
     /// A kernel that virtme-ng downloads, by its tag.
     Mainline(String),
 }
@@ -25,18 +25,16 @@ impl Spec {
     /// Returns the architecture of the selected kernel, as far as the spec says; a path does not.
     pub fn arch(&self) -> Arch {
         match self {
-            Self::Version { flavour, .. } | Self::Suite { flavour, .. } => {
-                Arch::of_flavour(or_usual(flavour))
-            }
+            Self::Version { flavor, .. } | Self::Suite { flavor, .. } => Arch::of_flavor(or_usual(flavor)),
             Self::Path(_) | Self::Mainline(_) => Arch::Amd64,
         }
     }
 
     /// Returns a copy that has this flavor if it has none.
-    pub fn or_flavour(&self, usual: &str) -> Self {
+    pub fn or_flavor(&self, usual: &str) -> Self {
         let mut spec = self.clone();
-        if let Self::Version { flavour, .. } | Self::Suite { flavour, .. } = &mut spec {
-            flavour.get_or_insert_with(|| usual.to_owned());
+        if let Self::Version { flavor, .. } | Self::Suite { flavor, .. } = &mut spec {
+            flavor.get_or_insert_with(|| usual.to_owned());
         }
         spec
     }
@@ -47,22 +45,22 @@ impl FromStr for Spec {
 
     fn from_str(text: &str) -> Result<Self, String> {
         if let Some(suite) = text.strip_prefix("debian:") {
-            let (suite, flavour) = split_flavour(suite)?;
+            let (suite, flavor) = split_flavor(suite)?;
             return match is_word(suite) {
-                true => Ok(Self::Suite { suite: suite.to_owned(), flavour }),
+                true => Ok(Self::Suite { suite: suite.to_owned(), flavor }),
                 false => Err(format!("debian:SUITE needs a suite, as in debian:sid; got '{text}'")),
             };
         }
         if text.strip_prefix('v').is_some_and(is_version) {
             return Ok(Self::Mainline(text.to_owned()));
         }
-        if let Ok((version, flavour)) = split_flavour(text)
+        if let Ok((version, flavor)) = split_flavor(text)
             && is_version(version)
         {
-            let (prefix, flavour) = split_release(version).unwrap_or((version.to_owned(), flavour));
+            let (prefix, flavor) = split_release(version).unwrap_or((version.to_owned(), flavor));
             return match split_release(&prefix) {
-                None => Ok(Self::Version { prefix, flavour }),
-                Some(_) => Err(format!("a version has one flavour, as in 7.1/rt; got '{text}'")),
+                None => Ok(Self::Version { prefix, flavor }),
+                Some(_) => Err(format!("a version has one flavor, as in 7.1/rt; got '{text}'")),
             };
         }
         if text.contains('/') || Path::new(text).exists() {
@@ -70,43 +68,43 @@ impl FromStr for Spec {
         }
         Err(format!(
             "'{text}' is not a kernel: give a path (vmlinuz, vmlinux, Image, build tree, .deb), a version such as 7.1 or 7.2.13, \
-             debian:SUITE[/FLAVOUR] or vX.Y"
+             debian:SUITE[/FLAVOR] or vX.Y"
         ))
     }
 }
 
 /// Returns the given flavor, or the default one.
-pub fn or_usual(flavour: &Option<String>) -> &str {
-    flavour.as_deref().unwrap_or(USUAL_FLAVOUR)
+pub fn or_usual(flavor: &Option<String>) -> &str {
+    flavor.as_deref().unwrap_or(USUAL_FLAVOR)
 }
 
 /// Splits off the flavor, if there is one.
-fn split_flavour(text: &str) -> Result<(&str, Option<String>), String> {
-    let Some((rest, flavour)) = text.split_once('/') else { return Ok((text, None)) };
-    match is_word(flavour) {
-        true => Ok((rest, Some(flavour_name(flavour)))),
+fn split_flavor(text: &str) -> Result<(&str, Option<String>), String> {
+    let Some((rest, flavor)) = text.split_once('/') else { return Ok((text, None)) };
+    match is_word(flavor) {
+        true => Ok((rest, Some(flavor_name(flavor)))),
         false => Err(format!(
-            "a flavour is a word such as amd64, cloud-amd64, rt-amd64 or cloud-arm64; got '{flavour}'"
+            "a flavor is a word such as amd64, cloud-amd64, rt-amd64 or cloud-arm64; got '{flavor}'"
         )),
     }
 }
 
 /// Returns the flavor's full name: `rt` becomes `rt-amd64`.
-pub fn flavour_name(flavour: &str) -> String {
-    let is_in_full = Arch::ALL.iter().any(|arch| flavour.contains(arch.name()));
-    match flavour {
+pub fn flavor_name(flavor: &str) -> String {
+    let is_in_full = Arch::ALL.iter().any(|arch| flavor.contains(arch.name()));
+    match flavor {
         "generic" => "amd64".to_owned(),
-        flavour if is_in_full => flavour.to_owned(),
-        flavour => format!("{flavour}-amd64"),
+        flavor if is_in_full => flavor.to_owned(),
+        flavor => format!("{flavor}-amd64"),
     }
 }
 
 /// Splits a full kernel release, as `uname -r` prints it: `7.1.13+deb13-rt-amd64`.
 fn split_release(text: &str) -> Option<(String, Option<String>)> {
-    let mut flavours = Arch::ALL.iter().flat_map(|arch| arch.flavours());
-    flavours.find_map(|flavour| {
-        let version = text.strip_suffix(flavour)?.strip_suffix('-')?;
-        Some((version.to_owned(), Some((*flavour).to_owned())))
+    let mut flavors = Arch::ALL.iter().flat_map(|arch| arch.flavors());
+    flavors.find_map(|flavor| {
+        let version = text.strip_suffix(flavor)?.strip_suffix('-')?;
+        Some((version.to_owned(), Some((*flavor).to_owned())))
     })
 }
 
@@ -123,8 +121,8 @@ impl fmt::Display for Spec {
     fn fmt(&self, out: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Self::Path(path) => path.display().fmt(out),
-            Self::Version { prefix, flavour } => write!(out, "{prefix}{}", Unusual(flavour)),
-            Self::Suite { suite, flavour } => write!(out, "debian:{suite}{}", Unusual(flavour)),
+            Self::Version { prefix, flavor } => write!(out, "{prefix}{}", Unusual(flavor)),
+            Self::Suite { suite, flavor } => write!(out, "debian:{suite}{}", Unusual(flavor)),
             Self::Mainline(tag) => out.write_str(tag),
         }
     }
@@ -136,8 +134,8 @@ struct Unusual<'a>(&'a Option<String>);
 impl fmt::Display for Unusual<'_> {
     fn fmt(&self, out: &mut fmt::Formatter) -> fmt::Result {
         match or_usual(self.0) {
-            USUAL_FLAVOUR => Ok(()),
-            flavour => write!(out, "/{flavour}"),
+            USUAL_FLAVOR => Ok(()),
+            flavor => write!(out, "/{flavor}"),
         }
     }
 }
@@ -146,17 +144,17 @@ impl fmt::Display for Unusual<'_> {
 mod tests {
     use super::*;
 
-    fn said(flavour: &str) -> Option<String> {
-        (!flavour.is_empty()).then(|| flavour.to_owned())
+    fn said(flavor: &str) -> Option<String> {
+        (!flavor.is_empty()).then(|| flavor.to_owned())
     }
 
-    fn version(prefix: &str, flavour: &str) -> Spec {
-        Spec::Version { prefix: prefix.into(), flavour: said(flavour) }
+    fn version(prefix: &str, flavor: &str) -> Spec {
+        Spec::Version { prefix: prefix.into(), flavor: said(flavor) }
     }
 
     #[test]
     fn every_form_is_understood() {
-        let suite = |suite: &str, flavour: &str| Spec::Suite { suite: suite.into(), flavour: said(flavour) };
+        let suite = |suite: &str, flavor: &str| Spec::Suite { suite: suite.into(), flavor: said(flavor) };
         for (text, spec) in [
             ("7.1", version("7.1", "")),
             ("7.1/cloud-amd64", version("7.1", "cloud-amd64")),
@@ -180,8 +178,8 @@ mod tests {
     }
 
     #[test]
-    fn a_flavour_that_was_said_stays() {
-        let given = |text: &str| text.parse::<Spec>().unwrap().or_flavour("rt-amd64").to_string();
+    fn a_flavor_that_was_said_stays() {
+        let given = |text: &str| text.parse::<Spec>().unwrap().or_flavor("rt-amd64").to_string();
         assert_eq!(["7.1", "7.1/cloud-amd64", "7.1/arm64"].map(given), ["7.1/rt-amd64", "7.1", "7.1/arm64"]);
     }
 

@@ -12,7 +12,7 @@ pub struct Look {
     /// The width of the terminal, in columns.
     pub width: usize,
     /// Whether to use colors.
-    pub colour: bool,
+    pub color: bool,
     /// Whether to include the rows in which all kernels agree.
     pub all: bool,
 }
@@ -139,7 +139,7 @@ impl<'a> Drawing<'a> {
             self.heads.iter().zip(&self.widths).map(|(head, width)| format!("{head:>width$}")).collect();
         let heads = visible(&heads);
         let name = format!("{:1$}", cut(name, self.name), self.name);
-        let _ = match self.look.colour {
+        let _ = match self.look.color {
             true => writeln!(text, "\n\x1b[1m{name}\x1b[0m\x1b[2m{heads}\x1b[0m"),
             false => writeln!(text, "\n{name}{heads}"),
         };
@@ -176,14 +176,14 @@ impl<'a> Drawing<'a> {
     }
 
     fn paint(&self, mark: Mark, text: &str) -> String {
-        let colour = match mark {
+        let color = match mark {
             Mark::Verdict(Verdict::Pass) => "32",
             Mark::Verdict(Verdict::Fail | Verdict::Broken) | Mark::Unexpected | Mark::Interrupted => "1;31",
             Mark::Verdict(Verdict::Deviation | Verdict::KnownDefect) | Mark::Expected => "33",
             Mark::Verdict(Verdict::Unsupported | Verdict::Blocked) | Mark::NotRun => "2",
         };
-        match self.look.colour {
-            true => format!("\x1b[{colour}m{text}\x1b[0m"),
+        match self.look.color {
+            true => format!("\x1b[{color}m{text}\x1b[0m"),
             false => text.to_owned(),
         }
     }

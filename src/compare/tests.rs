@@ -49,7 +49,7 @@ fn two_kernels() -> Table {
     Table::of(vec![named(results("7.0.12-cloud", old)), named(results("7.1-rc3", new))])
 }
 
-const PLAIN: terminal::Look = terminal::Look { width: 80, colour: false, all: false };
+const PLAIN: terminal::Look = terminal::Look { width: 80, color: false, all: false };
 
 #[test]
 fn every_claim_has_a_row_and_every_kernel_a_cell() {

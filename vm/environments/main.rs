@@ -78,7 +78,7 @@ impl Options {
                 "--events" => options.journal = rest.next().cloned().unwrap_or_default(),
                 "--expect" => drop(rest.next()),
                 "--allow-global-changes" => {}
-                colour if colour.starts_with("--color") => {}
+                color if color.starts_with("--color") => {}
                 option if option.starts_with('-') => return Err(format!("no option {option}")),
                 name if !table::rows().iter().any(|row| row.name.contains(name)) => {
                     return Err(format!("no environment's name contains {name}"));

@@ -161,7 +161,7 @@ pub fn rows() -> Vec<Row> {
     rows.extend(cgroups());
     rows.extend(processes());
     rows.extend(interruptions());
-    rows.extend(misbehaviour());
+    rows.extend(misbehavior());
     rows.extend(machine());
     rows
 }
@@ -671,7 +671,7 @@ fn interruptions() -> Vec<Row> {
 }
 
 /// Cases that misbehave in every possible way, with nothing to prevent them.
-fn misbehaviour() -> Vec<Row> {
+fn misbehavior() -> Vec<Row> {
     let all = Expected { no_case: true, says: &["; 0 failed; 0 ignored"], ..Expected::default() };
     vec![Row {
         program: Program::SelfTest,

@@ -32,6 +32,8 @@ pub struct Row {
     pub options: &'static [&'static str],
     pub cache: Cache,
     pub act: Act,
+    /// Whether the driver is started with SIGHUP ignored, as nohup(1) does.
+    pub nohup: bool,
     /// The exit status, or if negative, the signal.
     pub status: i32,
     /// The texts that the output must contain.
@@ -148,10 +150,14 @@ impl Bench {
             fs::create_dir_all(at(name))?;
         }
         // The script that builds the driver, if the build is what fails.
-        let mut command = Command::new(match row.cache {
+        let driver = match row.cache {
             Cache::OldRust => concat!(env!("CARGO_MANIFEST_DIR"), "/vm/run.sh"),
             _ => env!("CARGO_BIN_EXE_clone3-vm"),
-        });
+        };
+        // These tests may themselves be running in either way.
+        let signals = if row.nohup { "--ignore-signal=HUP" } else { "--default-signal=HUP" };
+        let mut command = Command::new("env");
+        command.arg(signals).arg(driver);
         let mark = format!("{}-{}-{}", std::process::id(), row.engine, row.name);
         command.env(MARK, &mark).env("TMPDIR", at("tmp")).stdin(Stdio::null());
         command.arg(format!("--engine={}", if row.engine.is_empty() { "qemu" } else { row.engine }));

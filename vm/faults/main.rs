@@ -180,6 +180,11 @@ fn interruptions() -> Vec<Row> {
         under_way("ctrl-c", Act::Signal("INT"), 130, &["stopped by SIGINT"]),
         under_way("terminated", Act::Signal("TERM"), 143, &["stopped by SIGTERM"]),
         under_way("hung-up", Act::Signal("HUP"), 129, &["stopped by SIGHUP"]),
+        Row {
+            nohup: true,
+            options: &["--timeout=20"],
+            ..under_way("nohup", Act::Signal("HUP"), 69, &["the suite's end did not come within 20 s"])
+        },
         // Nobody reads what it says then.
         Row { guest: Some("flood"), ..under_way("no-reader", Act::CloseOutput, 3, &[]) },
         // The driver is killed as soon as it reads that the case started, possibly before it has written that.
