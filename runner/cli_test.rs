@@ -94,6 +94,16 @@ fn bad_usage_is_told_in_words() {
     }
 }
 
+/// vm/run.sh asks for the events of whatever it starts.
+#[test]
+fn what_is_no_run_has_no_events_and_is_done() {
+    for arguments in [&["--list"][..], &["--list-features"], &["--claims", "json"], &["--describe", CASE]] {
+        let output = run(&[&["--events", "/dev/null"], arguments].concat());
+        assert_eq!(status(&output), 0, "{arguments:?}: {}", stderr(&output));
+        assert!(!stdout(&output).is_empty(), "{arguments:?}");
+    }
+}
+
 #[test]
 fn a_file_that_cannot_be_written_is_named_in_one_line() {
     let nowhere = "/proc/self/there/is/none.md";
