@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use clap::builder::{PossibleValuesParser, TypedValueParser as _};
+use clap::builder::{PossibleValuesParser, Resettable, TypedValueParser as _};
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser};
@@ -192,6 +192,12 @@ fn with_our_formats(option: clap::Arg) -> clap::Arg {
         )
 }
 
+/// Takes an empty environment variable for one that is not set: CI systems can only set them.
+fn without_empty_variable(option: clap::Arg) -> clap::Arg {
+    let is_empty = |name| std::env::var_os(name).is_some_and(|value| value.is_empty());
+    if option.get_env().is_some_and(is_empty) { option.env(Resettable::Reset) } else { option }
+}
+
 /// Returns an option as it was given on the command line or in the environment.
 fn given(matches: &ArgMatches, (name, takes_value): &(&str, bool)) -> Option<String> {
     let id = name.trim_start_matches('-').replace('-', "_");
@@ -215,7 +221,10 @@ impl Options {
     pub fn of(words: impl IntoIterator<Item: Into<OsString> + Clone>) -> Result<Options, clap::Error> {
         // libtest has no --version, and so libtest-mimic disables it.
         let command = Options::command().disable_version_flag(false).help_template(HELP);
-        let matches = command.mut_arg("format", with_our_formats).try_get_matches_from(words)?;
+        let matches = command
+            .mut_arg("format", with_our_formats)
+            .mut_args(without_empty_variable)
+            .try_get_matches_from(words)?;
         let mut options = Options::from_arg_matches(&matches)?;
         options.verdict_options =
             VERDICT_OPTIONS.iter().filter_map(|option| given(&matches, option)).collect();

@@ -94,6 +94,17 @@ fn bad_usage_is_told_in_words() {
     }
 }
 
+#[test]
+fn an_empty_variable_is_none() {
+    let with = |value: &str| {
+        let mut runner = std::process::Command::new(command::RUNNER);
+        runner.env("CLONE3_CONFORMANCE_REQUIRE", value).env("CLONE3_CONFORMANCE_TIMEOUT_SCALE", "");
+        runner.args(["--exact", CASE]).output().expect("the runner starts")
+    };
+    assert_eq!(status(&with("")), 0, "{}", stderr(&with("")));
+    assert_eq!(status(&with("everything")), 2);
+}
+
 /// vm/run.sh asks for the events of whatever it starts.
 #[test]
 fn what_is_no_run_has_no_events_and_is_done() {

@@ -345,10 +345,10 @@ impl fmt::Display for Probe {
         let surroundings = [
             (Need::Root.name(), may.root),
             (Need::SysAdmin.name(), may.sys_admin),
-            ("an ordinary user can be had", may.ordinary_user),
+            ("can become an ordinary user", may.ordinary_user),
             (Need::CheckpointRestore.name(), may.checkpoint_restore),
             (Need::UserNamespaces.name(), may.user_namespaces),
-            ("user namespaces of users", may.ordinary_user_namespaces),
+            ("unprivileged user namespaces", may.ordinary_user_namespaces),
             (Need::PidNamespace.name(), may.pid_namespaces),
             ("ptrace(2)", may.ptrace),
             ("not traced", may.untraced),
