@@ -1,11 +1,15 @@
 //! CLONE_PIDFD_AUTOKILL: the child dies whatever it is doing.
 
+use std::sync::atomic::AtomicU32;
+
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Kind, Result};
-use clone3_conformance::clone3::{Clone3, exit_thread, park};
+use clone3_conformance::clone3::{Child, Clone3, exit_thread, park};
 use clone3_conformance::kit::disposition::{self, Disposition};
-use clone3_conformance::kit::exec_race::{about_to_exec, about_to_exec_slowly};
+use clone3_conformance::kit::exec_race::{
+    ExecLine, about_to_exec, about_to_exec_slowly, leader_about_to_exec_slowly,
+};
 use clone3_conformance::kit::meeting::parent_and_child;
 use clone3_conformance::kit::process::own_pid;
 use clone3_conformance::kit::userfault::Trap;
@@ -251,17 +255,15 @@ fn autokill_vs_nonleader_exec_race() -> Result {
     Ok(())
 }
 
-case! {
-    /// The last close kills a child in the middle of the exec of a thread other than its leader, which waits for a third thread to
-    /// exit: the new program never runs.
-    autokill_during_nonleader_exec: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
-    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"the kernel sends SIGKILL\"); execve(2); de_thread()",
-}
-fn autokill_during_nonleader_exec() -> Result {
+/// Makes a child with an exec that waits for another thread to exit.
+type AboutToExec = fn(&Gate, &'static AtomicU32) -> Result<(Child, ExecLine)>;
+
+/// Closes the pidfd in the middle of the exec.
+fn killed_during_exec(about_to_exec: AboutToExec) -> Result {
     threads::can_delay_exit()?;
     for _ in rounds(1) {
         let (gate, going) = (Gate::new()?, shared::word(1)?);
-        let (mut child, line) = about_to_exec_slowly(&gate, going)?;
+        let (mut child, line) = about_to_exec(&gate, going)?;
         let observer = child.observe()?;
         gate.open()?;
         // Only the exec ends that thread.
@@ -271,6 +273,26 @@ fn autokill_during_nonleader_exec() -> Result {
         observer.wait_reaped()?;
     }
     Ok(())
+}
+
+case! {
+    /// The last close kills a child in the middle of the exec of its leader, which waits for another thread to exit: the new program
+    /// never runs.
+    autokill_during_leader_exec: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"the kernel sends SIGKILL\"); execve(2); de_thread()",
+}
+fn autokill_during_leader_exec() -> Result {
+    killed_during_exec(leader_about_to_exec_slowly)
+}
+
+case! {
+    /// The last close kills a child in the middle of the exec of a thread other than its leader, which waits for a third thread to
+    /// exit: the new program never runs.
+    autokill_during_nonleader_exec: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"the kernel sends SIGKILL\"); execve(2); de_thread()",
+}
+fn autokill_during_nonleader_exec() -> Result {
+    killed_during_exec(about_to_exec_slowly)
 }
 
 case! {

@@ -84,7 +84,8 @@ fn autokill_io_uring_poll_holds() -> Result {
 }
 
 case! {
-    /// IORING_OP_CLOSE of the last descriptor kills the child, as close(2) does.
+    /// IORING_OP_CLOSE of the last descriptor kills the child, as close(2) does, whether the caller executes it, or a worker of the
+    /// kernel, or the kernel thread that serves the ring.
     autokill_io_uring_close_op: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
     source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"the last reference to the struct file\"); io_uring_enter(2)",
 }
@@ -95,5 +96,13 @@ fn autokill_io_uring_close_op() -> Result {
     ring.close(child.take()?)?;
     child.lives("after an IORING_OP_CLOSE that was not the last close")?;
     ring.close(copy)?;
-    child.dies_in_time("after IORING_OP_CLOSE of its last descriptor")
+    child.dies_in_time("after IORING_OP_CLOSE of its last descriptor")?;
+
+    let mut child = AutokillChild::new()?;
+    Ring::new()?.close_in_worker(child.take()?)?;
+    child.dies_in_time("after IORING_OP_CLOSE of its last descriptor, with IOSQE_ASYNC")?;
+
+    let mut child = AutokillChild::new()?;
+    Ring::served_by_kernel()?.close(child.take()?)?;
+    child.dies_in_time("after IORING_OP_CLOSE of its last descriptor, on a ring with IORING_SETUP_SQPOLL")
 }

@@ -90,6 +90,7 @@ mod threads_of_creators;
 mod traced;
 mod traced_from_birth;
 mod tracers_end;
+mod under_way;
 mod waiters;
 mod waiting;
 mod wakeups_and_reports;

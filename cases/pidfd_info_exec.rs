@@ -1,14 +1,52 @@
-//! PIDFD_GET_INFO of a process that dies while one of its threads execs.
+//! PIDFD_GET_INFO of a process in the middle of an exec.
 
+use clone3_conformance::abi::InfoMask;
 use clone3_conformance::case;
-use clone3_conformance::check::{self, Result};
+use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::park;
 use clone3_conformance::kit::helper::Command;
 use clone3_conformance::kit::{Channel, Gate, subject, threads, tracer};
+use clone3_conformance::pidfd::given;
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
 use nix::sys::ptrace::Options;
 use nix::sys::signal::Signal;
+
+case! {
+    /// PIDFD_GET_INFO answers in the middle of an exec, which waits until a tracer lets go of another thread: a tracer that asked
+    /// and had to wait for the exec would wait for itself.
+    pidfd_info_during_exec: Is, needs [ExitInfo, Ptrace],
+    source "fs/pidfs.c pidfd_info(), which takes no lock that an exec holds; ptrace(2), PTRACE_EVENT_EXIT",
+}
+fn pidfd_info_during_exec() -> Result {
+    subject::each(|call| {
+        let (gate, tid) = (Gate::new()?, Channel::<i32>::new()?);
+        let command = Command::new("exit", &["7"])?;
+        let child = call.spawn(|| {
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    // If this fails, the parent sees the end of the stream.
+                    let _ = tid.send(&threads::own_tid());
+                    park()
+                });
+                gate.wait();
+                command.exec();
+                98
+            })
+        })?;
+        let other = tid.recv_from(&child)?;
+        tracer::seize(other, Options::PTRACE_O_TRACEEXIT)?;
+        gate.open()?;
+        let exiting = Status::ptrace_event(libc::PTRACE_EVENT_EXIT, Signal::SIGTRAP);
+        wait::reap_expecting(other, exiting).context("the thread that the exec ends")?;
+        let what = "PIDFD_GET_INFO(EXIT) during an exec";
+        let info = check::succeeds(what, child.pidfd()?.info(InfoMask::EXIT))?;
+        check::equal(format_args!("pid in {what}"), info.pid, child.pid() as u32)?;
+        check::equal(format_args!("EXIT in {what}"), given(&info).contains(InfoMask::EXIT), false)?;
+        check::succeeds("PTRACE_DETACH of the thread", tracer::detach(other))?;
+        child.ends_with(Status::exited(7))
+    })
+}
 
 case! {
     /// If a process is killed while a thread other than its leader execs, PIDFD_GET_INFO says that it was killed, as waitpid does:

@@ -8,9 +8,10 @@ use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::{Clone3, is_cloexec};
-use clone3_conformance::kit::{AutokillChild, End, Holder, fds};
+use clone3_conformance::kit::{AutokillChild, Blocked, End, Holder, WaitCall, fds};
 use clone3_conformance::need::rounds;
 use clone3_conformance::pidfd::Pidfd;
+use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 use rustix::process::{Resource, getrlimit};
 
@@ -31,6 +32,21 @@ fn autokill_kill_queued_before_close_returns() -> Result {
         child.dies("after the last close")?;
     }
     Ok(())
+}
+
+case! {
+    /// A waitid(P_PIDFD) that is blocked holds no reference to the pidfd: closing the descriptor in another thread kills the child,
+    /// and the wait returns with ECHILD.
+    autokill_blocked_waitid_does_not_hold: Is, needs [Autoreap, Nnp, Autokill, ExitInfo, Proc],
+    source "kernel/exit.c kernel_waitid_prepare(), which keeps the struct pid and not the file; waitid(2)",
+}
+fn autokill_blocked_waitid_does_not_hold() -> Result {
+    let mut child = AutokillChild::new()?;
+    let wait = WaitCall::pidfd(child.pidfd()?, libc::WEXITED | libc::__WALL);
+    let waiter = Blocked::in_call(wait)?;
+    child.close()?;
+    child.dies("after the last close of its pidfd, on which another thread is blocked in waitid(P_PIDFD)")?;
+    check::equal(format_args!("{wait}, blocked at the close"), waiter.join()?, Err(Errno::ECHILD))
 }
 
 /// Returns a new descriptor of a file unrelated to pidfds, to be replaced.

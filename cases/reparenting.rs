@@ -135,6 +135,21 @@ fn autokill_orphan_of_init() -> Result {
 }
 
 case! {
+    /// The last close of its pidfd kills an auto-kill child that was reparented to the init of the whole system, as the children of a
+    /// program are that passed the pidfd on and ended.
+    autokill_orphan_of_global_init: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Root, Proc, GlobalChanges],
+    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"when the last reference … is closed\")",
+}
+fn autokill_orphan_of_global_init() -> Result {
+    let mut child = ChildOfInit::made_with(Flags::KILLED_NNP)?;
+    let pid = child.pidfd.pid_in_fdinfo().ok_or_else(|| Failure::broken("no pid in fdinfo"))?;
+    let observer = Pidfd::open(pid)?;
+    check::equal("POLLIN before the close", observer.poll_now(PollFlags::POLLIN)?, PollFlags::empty())?;
+    std::mem::replace(&mut child.pidfd, observer).close()?;
+    child.pidfd.reaped_with(Status::SIGKILLED)
+}
+
+case! {
     /// PIDFD_GET_INFO gives the current parent of an auto-reaped child: its creator, and after the creator's death the subreaper.
     autoreap_ppid_follows_reparent: Is, needs [Autoreap, PidfdInfo],
     source "fs/pidfs.c pidfd_info(), which asks for the parent as getppid(2) does",

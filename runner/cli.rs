@@ -111,7 +111,8 @@ pub struct Options {
     pub speed: bool,
 
     /// Also run cases that change a global setting (core_pattern, threads-max, …) for an instant
-    #[arg(long)]
+    // A guest's init gives it, too.
+    #[arg(long, overrides_with = "allow_global_changes")]
     pub allow_global_changes: bool,
 
     /// Print what this kernel supports and what this environment allows

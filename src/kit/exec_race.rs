@@ -1,4 +1,4 @@
-//! A child in which a thread other than the leader is about to exec, for races with the last close of its pidfd.
+//! A child that is about to exec, for races with the last close of its pidfd.
 
 use std::sync::atomic::AtomicU32;
 
@@ -50,42 +50,58 @@ impl ExecLine {
 /// answers on the returned line.
 #[track_caller]
 pub fn about_to_exec(gate: &Gate) -> Result<(Child, ExecLine)> {
-    prepared(gate, || Ok(()))
+    prepared(Execer::OtherThread, gate, || Ok(()))
 }
 
 /// Like [`about_to_exec`], with the whole child on this processor.
 #[track_caller]
 pub fn about_to_exec_on(processor: usize, gate: &Gate) -> Result<(Child, ExecLine)> {
-    prepared(gate, || stay_on(processor))
+    prepared(Execer::OtherThread, gate, || stay_on(processor))
 }
 
 /// Like [`about_to_exec`], with a slow exec: it has to wait for another thread whose exit is slow and which clears `going`
 /// when that exit begins.
 #[track_caller]
 pub fn about_to_exec_slowly(gate: &Gate, going: &'static AtomicU32) -> Result<(Child, ExecLine)> {
-    prepared(gate, || start_slow_to_exit(going))
+    prepared(Execer::OtherThread, gate, || start_slow_to_exit(going))
+}
+
+/// Like [`about_to_exec_slowly`], but the leader execs.
+#[track_caller]
+pub fn leader_about_to_exec_slowly(gate: &Gate, going: &'static AtomicU32) -> Result<(Child, ExecLine)> {
+    prepared(Execer::Leader, gate, || start_slow_to_exit(going))
+}
+
+/// The thread that execs.
+enum Execer {
+    Leader,
+    OtherThread,
 }
 
 #[track_caller]
-fn prepared(gate: &Gate, prepare: impl FnOnce() -> Result) -> Result<(Child, ExecLine)> {
+fn prepared(execer: Execer, gate: &Gate, prepare: impl FnOnce() -> Result) -> Result<(Child, ExecLine)> {
     let (line, echoer) = echo::line()?;
     let command = echoer.command()?;
     let told = Channel::<Result>::new()?;
     let child = Clone3::new(Flags::KILLED_NNP).spawn(|| {
         let prepared = prepare();
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                // A failure to report is seen as the end of the stream.
-                let _ = told.send(&prepared);
-                if prepared.is_err() {
-                    exit_now(98);
-                }
-                gate.wait();
-                let _ = told.send(&Err(command.exec()));
-                exit_now(98)
-            });
-            park()
-        })
+        let exec = || {
+            // A failure to report is seen as the end of the stream.
+            let _ = told.send(&prepared);
+            if prepared.is_err() {
+                exit_now(98);
+            }
+            gate.wait();
+            let _ = told.send(&Err(command.exec()));
+            exit_now(98)
+        };
+        match execer {
+            Execer::Leader => exec(),
+            Execer::OtherThread => std::thread::scope(|scope| {
+                scope.spawn(exec);
+                park()
+            }),
+        }
     })?;
     told.recv_from(&child)??;
     Ok((child, ExecLine { line, told }))

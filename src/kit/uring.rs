@@ -58,7 +58,21 @@ impl Ring {
     /// # Errors
     /// `blocked` if there is no io_uring or if it is forbidden.
     pub fn new() -> Result<Ring> {
-        IoUring::new(4)
+        Ring::built(&IoUring::builder())
+    }
+
+    /// Makes a new ring whose requests a kernel thread takes and executes (`IORING_SETUP_SQPOLL`).
+    ///
+    /// # Errors
+    /// As [`Ring::new`].
+    pub fn served_by_kernel() -> Result<Ring> {
+        // The kernel thread polls for requests for at most a millisecond before it sleeps.
+        Ring::built(IoUring::builder().setup_sqpoll(1))
+    }
+
+    fn built(builder: &io_uring::Builder) -> Result<Ring> {
+        builder
+            .build(4)
             .map(Ring)
             .or_else(|error| Err(Failure::from(not_set_up(error)?).within("io_uring_setup")))
     }
@@ -130,9 +144,20 @@ impl Ring {
     /// Closes a descriptor through a request on the ring.
     #[track_caller]
     pub fn close(&mut self, fd: impl Into<OwnedFd>) -> Result {
-        let fd = fd.into().into_raw_fd();
-        note!("IORING_OP_CLOSE of descriptor {fd}");
-        self.push(&opcode::Close::new(types::Fd(fd)).build().user_data(OTHER))?;
+        self.close_with(fd.into(), squeue::Flags::empty())
+    }
+
+    /// Likewise, by a worker of the kernel (`IOSQE_ASYNC`).
+    #[track_caller]
+    pub fn close_in_worker(&mut self, fd: impl Into<OwnedFd>) -> Result {
+        self.close_with(fd.into(), squeue::Flags::ASYNC)
+    }
+
+    #[track_caller]
+    fn close_with(&mut self, fd: OwnedFd, flags: squeue::Flags) -> Result {
+        let fd = fd.into_raw_fd();
+        note!("IORING_OP_CLOSE of descriptor {fd}, {flags:?}");
+        self.push(&opcode::Close::new(types::Fd(fd)).build().flags(flags).user_data(OTHER))?;
         let results = self.completions(1)?;
         check::equal("result of IORING_OP_CLOSE", of(&results, OTHER), Some(0))
     }
