@@ -146,7 +146,7 @@ fn autokill_orphan_of_global_init() -> Result {
     let observer = Pidfd::open(pid)?;
     check::equal("POLLIN before the close", observer.poll_now(PollFlags::POLLIN)?, PollFlags::empty())?;
     std::mem::replace(&mut child.pidfd, observer).close()?;
-    child.pidfd.reaped_with(Status::SIGKILLED)
+    child.pidfd.reaped_with(Status::SIGKILLED).context("a child of pid 1 after the last close of its pidfd")
 }
 
 case! {

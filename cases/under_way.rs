@@ -2,7 +2,7 @@
 
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
-use clone3_conformance::check::{self, Failure, Result};
+use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::{Child, Clone3, is_open, lowest_free_fd, park};
 use clone3_conformance::kit::userfault::Trap;
 use clone3_conformance::kit::{channel, subject, threads};
@@ -82,7 +82,8 @@ fn autokill_closed_before_child_runs() -> Result {
     let (mut child, observer) = in_the_middle(&call, &trap, run, close_it)?;
     // Its number is closed already.
     std::mem::forget(child.take_pidfd());
-    observer.gone_with(child.pid(), Status::SIGKILLED)?;
+    let when = "a child whose pidfd was closed before it ran";
+    observer.gone_with(child.pid(), Status::SIGKILLED).context(when)?;
     drop(report);
     check::equal("what the child wrote", channel::read_byte(&ran)?, None)
 }
