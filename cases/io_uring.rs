@@ -61,6 +61,71 @@ fn autokill_io_uring_fixed_file_holds() -> Result {
 }
 
 case! {
+    /// A pidfd that is registered with a tag keeps the child alive like another; unregistering it and closing the ring kill the
+    /// child.
+    autokill_io_uring_tagged_file_holds: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "io_uring_register(2), IORING_REGISTER_FILES2; commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"the last reference to the struct file\")",
+}
+fn autokill_io_uring_tagged_file_holds() -> Result {
+    let registered = || {
+        held_by_ring("with its pidfd registered with a tag", |ring, pidfd| ring.register_file_with_tag(pidfd))
+    };
+    let (child, ring) = registered()?;
+    ring.unregister_files()?;
+    child.dies_in_time("after the unregistering of its pidfd, with the ring still open")?;
+    // Not earlier: closing the ring would kill the child, too.
+    drop(ring);
+
+    let (child, ring) = registered()?;
+    drop(ring);
+    child.dies_in_time("after the close of the ring in which its pidfd was registered with a tag")
+}
+
+case! {
+    /// A pidfd that one io_uring has passed to a slot of another (IORING_MSG_SEND_FD), with or without an event there, keeps the
+    /// child alive until that ring is closed as well.
+    autokill_io_uring_passed_file_holds: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "io_uring_enter(2), IORING_OP_MSG_RING; commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"the last reference to the struct file\")",
+}
+fn autokill_io_uring_passed_file_holds() -> Result {
+    for event in [true, false] {
+        let mut child = AutokillChild::new()?;
+        let (mut from, to) = (Ring::new()?, Ring::new()?);
+        from.register_file(child.pidfd()?)?;
+        to.register_empty_slot()?;
+        from.pass_file_to(&to, event)?;
+        from.unregister_files()?;
+        child.close()?;
+        child.lives("with its pidfd only in the slot of a ring that it was passed to")?;
+        drop(to);
+        child.dies_in_time(&format!(
+            "after the close of the ring that its pidfd was passed to, event: {event}"
+        ))?;
+        drop(from);
+    }
+    Ok(())
+}
+
+case! {
+    /// A descriptor installed from a slot of an io_uring (IORING_OP_FIXED_FD_INSTALL) is the same auto-kill pidfd: it keeps the
+    /// child alive, and its close kills.
+    autokill_io_uring_installed_file_kills: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "io_uring_enter(2), IORING_OP_FIXED_FD_INSTALL; commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"the last reference to the struct file\")",
+}
+fn autokill_io_uring_installed_file_kills() -> Result {
+    let mut child = AutokillChild::new()?;
+    let mut ring = Ring::new()?;
+    ring.register_file(child.pidfd()?)?;
+    child.close()?;
+    let installed = Pidfd::from(ring.install_file()?);
+    drop(ring);
+    child.lives("with a descriptor installed from the slot of a ring")?;
+    installed.close()?;
+    // The ring may drop its reference later than that.
+    child.dies_in_time("after the close of the descriptor installed from the slot of a ring")
+}
+
+case! {
     /// A pending IORING_OP_POLL_ADD on the pidfd keeps the child alive until the request is cancelled or the
     /// ring is closed.
     autokill_io_uring_poll_holds: Is, needs [Autoreap, Nnp, Autokill, ExitInfo],

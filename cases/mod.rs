@@ -35,6 +35,7 @@ mod held_resources;
 mod holders;
 mod inheritance;
 mod inherited_attributes;
+mod injected;
 mod io_uring;
 mod job_control;
 mod leaderless;

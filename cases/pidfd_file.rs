@@ -88,18 +88,21 @@ fn autokill_fcntl_getfl() -> Result {
 }
 
 case! {
-    /// No change of its file status flags disarms an auto-kill pidfd: not F_SETFL with no flags, not F_SETFL
-    /// with O_NONBLOCK, not FIONBIO.
+    /// No fcntl disarms an auto-kill pidfd, nor FIONBIO: not F_SETFL with no flags, with O_NONBLOCK or with O_ASYNC, and not F_SETSIG,
+    /// which does not choose the signal that kills either.
     autokill_fcntl_cannot_disarm: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
     source "fs/fcntl.c SETFL_MASK; LKML, Christian Brauner 2026-02-17 (\"kill-on-close contract cannot be flaunted\")",
 }
 fn autokill_fcntl_cannot_disarm() -> Result {
-    for change in ["F_SETFL(0)", "F_SETFL(O_NONBLOCK)", "FIONBIO"] {
+    for change in ["F_SETFL(0)", "F_SETFL(O_NONBLOCK)", "F_SETFL(O_ASYNC)", "F_SETSIG(SIGURG)", "FIONBIO"] {
         let mut child = AutokillChild::new()?;
         let pidfd = child.pidfd()?;
         match change {
             "FIONBIO" => rustix::io::ioctl_fionbio(pidfd, true)?,
             "F_SETFL(0)" => pidfd.set_status_flags(OFlag::empty())?,
+            "F_SETFL(O_ASYNC)" => pidfd.set_status_flags(OFlag::O_ASYNC)?,
+            // Ignored, unless there is a handler.
+            "F_SETSIG(SIGURG)" => fds::ask_for_signal(pidfd, Signal::SIGURG)?,
             _ => pidfd.set_status_flags(OFlag::O_NONBLOCK)?,
         }
         child.lives(&format!("after {change} on its pidfd"))?;

@@ -7,6 +7,7 @@ use clone3_conformance::clone3::{Child, Clone3};
 use clone3_conformance::kit::{Cgroup, ExitRace, Held, processors, subject};
 use clone3_conformance::need::rounds;
 use clone3_conformance::pidfd::{IDENTITY, Pidfd, given, info};
+use clone3_conformance::procfs::Stat;
 use clone3_conformance::sandbox;
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
@@ -352,4 +353,21 @@ fn pidfd_info_cgroupid() -> Result {
 fn cgroupid(pidfd: &Pidfd, request: InfoMask) -> Result<Option<u64>> {
     let info = info(pidfd, request)?;
     Ok(info.given().contains(InfoMask::CGROUPID).then_some(info.cgroupid))
+}
+
+case! {
+    /// PIDFD_GET_INFO also answers about a kernel thread: about kthreadd, with pid and tgid 2 and no parent.
+    pidfd_info_of_kernel_thread: Is, needs [PidfdInfo, Proc],
+    source "fs/pidfs.c pidfd_info(), which asks nothing about the kind of task",
+}
+fn pidfd_info_of_kernel_thread() -> Result {
+    const KTHREADD: i32 = 2;
+    let name = Stat::of(KTHREADD).map(|stat| stat.comm);
+    if name.as_deref() != Some("kthreadd") {
+        return Err(Failure::blocked(format!(
+            "process 2 is {name:?}, and not kthreadd: another pid namespace?"
+        )));
+    }
+    let info = check::succeeds("PIDFD_GET_INFO of kthreadd", Pidfd::open(KTHREADD)?.info(InfoMask::PID))?;
+    check::equal("pid, tgid and ppid of kthreadd", [info.pid, info.tgid, info.ppid], [2, 2, 0])
 }

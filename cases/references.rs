@@ -87,8 +87,8 @@ fn autokill_dup_extends() -> Result {
 }
 
 case! {
-    /// dup2 and dup3 of another file onto the last descriptor of the pidfd kill the child; dup2 of the
-    /// descriptor onto itself does not.
+    /// dup2 and dup3 of another file onto the last descriptor of the pidfd kill the child. dup2 of the descriptor onto itself does
+    /// not; dup2 and dup3 of it onto a copy of it leave as many references as before.
     autokill_dup2_over_last_ref: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
     source "fs/file.c do_dup2(); dup(2) (\"the close is performed silently\")",
 }
@@ -98,6 +98,11 @@ fn autokill_dup2_over_last_ref() -> Result {
     let mut last = OwnedFd::from(child.take()?);
     fds::dup2_onto_itself(&last)?;
     child.lives("after dup2 of its pidfd onto itself")?;
+    let mut copy = rustix::io::dup(&last)?;
+    rustix::io::dup2(&last, &mut copy)?;
+    rustix::io::dup3(&last, &mut copy, rustix::io::DupFlags::CLOEXEC)?;
+    Pidfd::from(copy).close()?;
+    child.lives("after dup2 and dup3 of its pidfd onto a copy of it, which is closed")?;
     rustix::io::dup2(&other, &mut last)?;
     child.dies("after dup2 of another file onto its pidfd")?;
 

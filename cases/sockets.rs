@@ -60,6 +60,24 @@ fn autokill_scm_sockets_closed() -> Result {
 }
 
 case! {
+    /// A pidfd sent over a connection that nobody accepts keeps the child alive as long as the listening socket is open, and no
+    /// longer.
+    autokill_scm_connection_not_accepted: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "unix(7), SCM_RIGHTS; net/unix/af_unix.c unix_release_sock(), which releases the connections that were not accepted",
+}
+fn autokill_scm_connection_not_accepted() -> Result {
+    let mut child = AutokillChild::new()?;
+    let (listener, client) = fdpass::connection_not_accepted()?;
+    fdpass::send(&client, child.pidfd()?)?;
+    child.close()?;
+    child.lives("with its pidfd in flight over a connection that was not accepted")?;
+    drop(client);
+    child.lives("after the close of the sending socket")?;
+    drop(listener);
+    child.dies("after the close of the listening socket")
+}
+
+case! {
     /// Receiving the data without the descriptor drops the reference and kills the child: with read(2), and
     /// with recvmsg(2) without a control buffer, which says MSG_CTRUNC.
     autokill_scm_dropped_on_receive: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],

@@ -53,7 +53,7 @@ fn reported(watch: &OwnedFd, blocking: bool) -> Result<Vec<(u64, epoll::EventFla
 }
 
 case! {
-    /// An epoll registration is no reference: the last close kills the child, and the registration is gone with
+    /// An epoll registration is no reference, not even in an instance that another one watches: the last close kills the child, and the registration is gone with
     /// the file, while one for another pidfd of the child reports its death.
     autokill_epoll_does_not_hold: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
     source "epoll(7), question 6: closing the last descriptor of an open file removes it from interest lists",
@@ -75,6 +75,13 @@ fn autokill_epoll_does_not_hold() -> Result {
     let (watch, other) = (watching(child.pidfd()?)?, watching(child.observer())?);
     child.close()?;
     child.dies("after the last close of its pidfd, which an epoll instance watches")?;
+    let mut nested = AutokillChild::new()?;
+    let inner = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    let _outer = watching(&inner)?;
+    epoll::add(&inner, nested.pidfd()?, epoll::EventData::new_u64(1), epoll::EventFlags::IN)?;
+    nested.close()?;
+    nested
+        .dies("after the last close of its pidfd, watched by an epoll instance that another one watches")?;
     check::equal("events of the closed pidfd", reported(&watch, false)?, vec![])?;
     check::equal("events of the other pidfd", reported(&other, false)?, death)
 }

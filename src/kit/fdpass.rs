@@ -8,8 +8,9 @@ use std::os::unix::net::{UnixDatagram, UnixStream};
 use nix::errno::Errno;
 use nix::poll::{PollFlags, PollTimeout};
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, bind, connect, getsockname,
+    listen, recvmsg, sendmsg, socket_with,
 };
 
 use crate::check::{Failure, Named, Result, errno_of};
@@ -66,6 +67,18 @@ pub fn pair() -> Result<(UnixStream, UnixStream)> {
 /// Makes a connected pair of datagram sockets. Make it after an auto-kill child, as for [`pair`].
 pub fn datagram_pair() -> Result<(UnixDatagram, UnixDatagram)> {
     Ok(UnixDatagram::pair()?)
+}
+
+/// Makes a listening socket, and one that is connected to it although the connection has not been accepted. Make them after an
+/// auto-kill child, as for [`pair`].
+pub fn connection_not_accepted() -> Result<(OwnedFd, OwnedFd)> {
+    let made = || socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None);
+    let (listener, client) = (made()?, made()?);
+    // Without a name, the kernel chooses one that nobody has.
+    bind(&listener, &SocketAddrUnix::new_unnamed())?;
+    listen(&listener, 1)?;
+    connect(&client, &getsockname(&listener)?)?;
+    Ok((listener, client))
 }
 
 /// Receives the byte that came with a descriptor, without buffer space for the descriptor. Returns whether the kernel

@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
+use nix::sys::signal::Signal;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::FdFlags;
 
@@ -13,6 +14,20 @@ use crate::note;
 
 /// `fcntl(fd, F_DUPFD_QUERY, other)` (Linux 6.10).
 const F_DUPFD_QUERY: libc::c_int = 1024 + 3;
+
+/// `fcntl(fd, F_SETSIG, signal)`.
+const F_SETSIG: libc::c_int = 10;
+
+/// Asks for this signal when input or output becomes possible: `F_SETOWN` to the caller's process, and `F_SETSIG`.
+pub fn ask_for_signal(fd: impl AsFd, signal: Signal) -> Result {
+    let fd = fd.as_fd().as_raw_fd();
+    for (request, argument) in [(libc::F_SETOWN, own_pid()), (F_SETSIG, signal as i32)] {
+        // SAFETY: both take a number, and no pointer.
+        Errno::result(unsafe { libc::fcntl(fd, request, argument) })?;
+    }
+    note!("fcntl({fd}, F_SETSIG, {signal})");
+    Ok(())
+}
 
 /// In a forked process: closes its copy of a descriptor of the parent.
 ///

@@ -1,7 +1,7 @@
 //! Seccomp filters for one system call, such as a hardened host or a container installs. For tests of the suite in such
 //! environments.
 
-use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
 
 use nix::errno::Errno;
@@ -10,7 +10,7 @@ use rustix::ioctl::{Ioctl, Opcode, Updater, ioctl};
 
 use crate::check::{Failure, Named, Result, errno_of};
 use crate::kit::fdpass;
-use crate::sandbox;
+use crate::{note, sandbox};
 
 /// The result of the system call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,6 +144,39 @@ impl Supervisor {
             Err(Errno::ENOENT) => Ok(()),
             other => other,
         }
+    }
+
+    /// Makes a descriptor of this file in the calling process, at any free number, and answers the system call with that number
+    /// (`SECCOMP_ADDFD_FLAG_SEND`, Linux 5.14).
+    pub fn answer_with_file(&self, call: &Call, file: impl AsFd) -> std::result::Result<RawFd, Errno> {
+        self.add_fd(call, file, libc::SECCOMP_ADDFD_FLAG_SEND, 0)
+    }
+
+    /// Replaces this descriptor of the calling process, as dup2(2) does (`SECCOMP_ADDFD_FLAG_SETFD`). The call still waits.
+    pub fn replace_file(&self, call: &Call, file: impl AsFd, fd: RawFd) -> std::result::Result<(), Errno> {
+        self.add_fd(call, file, libc::SECCOMP_ADDFD_FLAG_SETFD, fd as u32).map(drop)
+    }
+
+    fn add_fd(
+        &self,
+        call: &Call,
+        file: impl AsFd,
+        flags: libc::c_ulong,
+        newfd: u32,
+    ) -> std::result::Result<RawFd, Errno> {
+        let srcfd = file.as_fd().as_raw_fd();
+        let request = libc::seccomp_notif_addfd {
+            id: call.0.id,
+            flags: flags as u32,
+            srcfd: srcfd as u32,
+            newfd,
+            newfd_flags: 0,
+        };
+        // SAFETY: the kernel reads this live structure, which has the layout of the request.
+        let fd =
+            unsafe { libc::ioctl(self.0.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ADDFD, &raw const request) };
+        note!("SECCOMP_IOCTL_NOTIF_ADDFD of descriptor {srcfd}, flags {flags:#x} = {fd}");
+        Errno::result(fd)
     }
 
     fn control<T>(&self, operation: impl Ioctl<Output = T>) -> std::result::Result<T, Errno> {

@@ -3,7 +3,7 @@
 //! A ring drops its references some time after the call that requested it: wait for POLLHUP, do not use a ping.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 
 use io_uring::{IoUring, opcode, squeue, types};
 use nix::errno::Errno;
@@ -18,6 +18,16 @@ const POLL: u64 = 1;
 const WAIT: u64 = 3;
 /// The user data of any other request.
 const OTHER: u64 = 2;
+
+/// `struct io_uring_rsrc_register` of linux/io_uring.h.
+#[repr(C)]
+struct TaggedFiles {
+    count: u32,
+    flags: u32,
+    spare: u64,
+    fds: u64,
+    tags: u64,
+}
 
 /// A ring. Make it *after* an auto-kill child, which would inherit it.
 pub struct Ring(IoUring);
@@ -82,6 +92,58 @@ impl Ring {
         let fd = fd.as_fd().as_raw_fd();
         note!("IORING_REGISTER_FILES of descriptor {fd}");
         Ok(self.0.submitter().register_files(&[fd])?)
+    }
+
+    /// Likewise, with a tag: the ring reports when it has dropped the reference.
+    pub fn register_file_with_tag(&self, fd: impl AsFd) -> Result {
+        const REGISTER_FILES2: libc::c_uint = 13;
+        let (fds, tags) = ([fd.as_fd().as_raw_fd()], [OTHER]);
+        let (at_fds, at_tags) = (fds.as_ptr() as u64, tags.as_ptr() as u64);
+        let files = TaggedFiles { count: 1, flags: 0, spare: 0, fds: at_fds, tags: at_tags };
+        // SAFETY: the kernel reads the structure, whose length is passed, and the two arrays; all are live.
+        let done = unsafe {
+            libc::syscall(
+                libc::SYS_io_uring_register,
+                self.0.as_raw_fd(),
+                REGISTER_FILES2,
+                &raw const files,
+                size_of::<TaggedFiles>(),
+            )
+        };
+        note!("IORING_REGISTER_FILES2 of descriptor {}, with a tag = {done}", fds[0]);
+        Ok(Errno::result(done).map(drop)?)
+    }
+
+    /// Registers one slot for a fixed file, and leaves it empty.
+    pub fn register_empty_slot(&self) -> Result {
+        Ok(self.0.submitter().register_files_sparse(1)?)
+    }
+
+    /// Puts the file of this ring's slot into the other ring's slot, too (`IORING_MSG_SEND_FD`), with or without an event there.
+    #[track_caller]
+    pub fn pass_file_to(&mut self, other: &Ring, event: bool) -> Result {
+        const CQE_SKIP: u32 = 1;
+        let to = types::DestinationSlot::try_from_slot_target(0)
+            .map_err(|slot| Failure::broken(format!("no slot {slot}")))?;
+        let (ring, slot) = (types::Fd(other.0.as_raw_fd()), types::Fixed(0));
+        let pass = opcode::MsgRingSendFd::new(ring, slot, to, OTHER);
+        let pass = pass.opcode_flags(if event { 0 } else { CQE_SKIP });
+        self.push(&pass.build().user_data(OTHER))?;
+        let results = self.completions(1)?;
+        check::equal("result of IORING_MSG_SEND_FD", of(&results, OTHER), Some(0))
+    }
+
+    /// Makes a descriptor for the file in the slot (`IORING_OP_FIXED_FD_INSTALL`).
+    #[track_caller]
+    pub fn install_file(&mut self) -> Result<OwnedFd> {
+        self.push(&opcode::FixedFdInstall::new(types::Fixed(0), 0).build().user_data(OTHER))?;
+        let fd = of(&self.completions(1)?, OTHER).unwrap_or(-1);
+        note!("IORING_OP_FIXED_FD_INSTALL = {fd}");
+        if fd < 0 {
+            return Err(Failure::from(Errno::from_raw(-fd)).within("IORING_OP_FIXED_FD_INSTALL"));
+        }
+        // SAFETY: the kernel has just created this descriptor, and nothing else owns it.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
     }
 
     /// Empties the slot of the fixed file.
