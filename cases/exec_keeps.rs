@@ -8,7 +8,7 @@ use clone3_conformance::kit::disposition::{self, Disposition};
 use clone3_conformance::kit::process::own_pid;
 use clone3_conformance::kit::setuid::credentials_after_exec;
 use clone3_conformance::kit::tracer::{Instruction, follow};
-use clone3_conformance::kit::{Actor, Held, legacy, privilege, setuid, subject, tracer};
+use clone3_conformance::kit::{Actor, Held, legacy, privilege, programs, setuid, subject, tracer};
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::procfs;
 use nix::errno::Errno;
@@ -121,6 +121,21 @@ fn autoreap_vfork_exec_enters_time_namespace() -> Result {
         child.let_go()?;
         subject::wait_until_gone(&child)?;
         Ok(())
+    })
+}
+
+case! {
+    /// Exec keeps an alarm(2) that was set before, in an auto-reaped child as in an ordinary one.
+    autoreap_exec_keeps_alarm: Must, needs [Autoreap, ExitInfo],
+    source "alarm(2) (\"preserved across execve(2)\"); execve(2)",
+}
+fn autoreap_exec_keeps_alarm() -> Result {
+    /// In seconds: longer than any case.
+    const LONG: u32 = 100_000;
+    subject::each(|call| {
+        let left = programs::alarm_after_exec(&call, LONG)?;
+        let what = format!("seconds left of an alarm after {LONG}, set by a child of {call} before its exec");
+        check::holds(left.is_some_and(|left| left > LONG / 2), format_args!("{what}: got {left:?}"))
     })
 }
 

@@ -13,13 +13,15 @@ use clone3_conformance::kit::outcome::{
 use clone3_conformance::kit::privilege::{self, Caps};
 use clone3_conformance::kit::process::{child_reporting, in_child};
 use clone3_conformance::kit::sandboxing::{self, Landlock};
-use clone3_conformance::kit::{Held, subject, threads};
+use clone3_conformance::kit::{Held, fdpass, fds, subject, threads};
 use clone3_conformance::need::Setting;
 use clone3_conformance::version::Version;
 use clone3_conformance::wait::Status;
 use clone3_conformance::{note, procfs};
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::ptrace::{self, Options};
+use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{Gid, Pid, Uid};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 use rustix::thread::{CapabilitiesSecureBits, set_no_new_privs};
@@ -173,7 +175,7 @@ case! {
 }
 fn nnp_gives_up_root_directory() -> Result {
     if !sandboxing::fchroot_exists() {
-        let older = Version::of(&Setting::get().probe.release).is_before("7.3");
+        let older = Version::of(&Setting::get().judged_as).is_before("7.3");
         let blames = if older { Failure::fail } else { Failure::blocked };
         return Err(blames("fchroot(2) of no descriptor is not EBADF: there is none, or a filter"));
     }
@@ -190,6 +192,30 @@ fn nnp_gives_up_root_directory() -> Result {
         })?;
         let what = format!("fchroot(FD_FAILFS_ROOT) in a child of {call} (None: it succeeds)");
         check::equal(what, errno.map(Errno::from_raw), expected)?;
+    }
+    Ok(())
+}
+
+case! {
+    /// A CLONE_NNP child gets the signal that it has chosen with F_SETSIG when input becomes possible (O_ASYNC), and not SIGIO.
+    nnp_chooses_io_signal: Must, needs [Nnp],
+    source "fcntl(2), F_SETSIG; fs/fcntl.c send_sigio_to_task()",
+}
+fn nnp_chooses_io_signal() -> Result {
+    let (chosen, usual) = (Signal::SIGUSR1, Signal::SIGIO);
+    let first_signal = || {
+        let both = SigSet::from_iter([chosen, usual]);
+        both.thread_block()?;
+        let (here, there) = fdpass::pair()?;
+        fds::ask_for_signal(&here, chosen)?;
+        fcntl(&here, FcntlArg::F_SETFL(OFlag::O_ASYNC))?;
+        rustix::io::write(&there, b"i")?;
+        Ok(both.wait()? as i32)
+    };
+    for call in [vec![Clone3::fork()], subject::with_nnp()].concat() {
+        let (child, signal) = child_reporting(&call, first_signal)?;
+        child.ends_with(Status::exited(0))?;
+        check::equal(format_args!("signal at input, in a child of {call}"), signal, chosen as i32)?;
     }
     Ok(())
 }

@@ -80,8 +80,8 @@ fn autoreap_rseq_registration_inherited() -> Result {
 }
 
 case! {
-    /// Processes that share memory (CLONE_VM) have one oom_score_adj, auto-reaped or not: what is written for the child is read for
-    /// its creator.
+    /// Processes that share memory (CLONE_VM) have one oom_score_adj, auto-reaped or not: what is written for one is read for
+    /// the other.
     autoreap_shares_oom_adjustment_with_memory: Must, needs [Autoreap, ExitInfo, Proc],
     source "proc_pid_oom_score_adj(5); fs/proc/base.c __set_oom_adj(); kernel/fork.c copy_oom_score_adj()",
 }
@@ -101,9 +101,14 @@ fn adjustment_is_shared(call: &Clone3) -> Result {
     }
     let (from, to) = pipe_with(PipeFlags::CLOEXEC)?;
     let child = call.spawn_on(&Stack::new()?, errands::wait_for_input(&from))?;
-    fs::write(format!("/proc/{}/oom_score_adj", child.pid()), higher.to_string())?;
+    let childs = format!("/proc/{}/oom_score_adj", child.pid());
+    fs::write(&childs, higher.to_string())?;
     let what = format!("{} of the creator of {call}, after it was written for the child", oom_score_adj::OWN);
     check::equal(what, oom_score_adj::own()?, higher)?;
+    let higher = oom_score_adj::own_raised_by(1)?;
+    fs::write(oom_score_adj::OWN, higher.to_string())?;
+    let what = format!("{childs}, of the child of {call}, after it was written for the creator");
+    check::equal(what, fs::read_to_string(&childs)?.trim(), higher.to_string().as_str())?;
     drop(to);
     child.clear_away()
 }

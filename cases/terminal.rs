@@ -2,15 +2,18 @@
 
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
-use clone3_conformance::check::{self, Context as _, Result};
+use clone3_conformance::check::{self, Context as _, Failure, Named, Result, errno_of};
 use clone3_conformance::clone3::Clone3;
+use clone3_conformance::kit::disposition::{self, Disposition};
 use clone3_conformance::kit::echo::{Echoer, Line, line};
+use clone3_conformance::kit::process::{child_reporting, in_child};
 use clone3_conformance::kit::terminal::Terminal;
-use clone3_conformance::kit::{Channel, Held, subject};
+use clone3_conformance::kit::{Channel, Gate, Held, subject};
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, setpgid, setsid};
+use rustix::fs::{Mode, OFlags};
 
 /// Makes the caller lead a session on this terminal, with a child in the foreground that answers pings; returns the child's pid.
 fn lead_a_session(terminal: &Terminal, line: &Line, echoer: &Echoer) -> Result<i32> {
@@ -42,6 +45,72 @@ fn hangs_up(terminal: &Terminal, call: &Clone3, end: fn(Held) -> Result) -> Resu
     wait::reap_expecting(foreground, Status::killed(Signal::SIGHUP)).context("in the foreground")?;
     let taken = terminal.taken_by_another()?;
     check::equal("TIOCSCTTY by another when the session leader has ended", taken, Ok(()))
+}
+
+/// Opens `/dev/tty`, which is the caller's controlling terminal, and returns the errno, or 0.
+fn open_own_terminal() -> i32 {
+    let opened = rustix::fs::open("/dev/tty", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    opened.map_or_else(|errno| errno_of(errno) as i32, |_| 0)
+}
+
+/// Checks that `/dev/tty` could be opened before, and that it cannot be opened now because there is no controlling terminal.
+fn has_lost_its_terminal(whose: &str, [before, after]: [i32; 2]) -> Result {
+    if before != 0 {
+        let why = Named(Errno::from_raw(before));
+        return Err(Failure::blocked(format!("needs /dev/tty, which cannot be opened: {why}")));
+    }
+    check::equal(format_args!("open of /dev/tty by {whose}"), Errno::from_raw(after), Errno::ENXIO)
+}
+
+/// Makes the caller lead a session on this terminal, with a child that opens the terminal twice: now, and when the gate is open.
+fn lead_another(terminal: &Terminal, gate: &Gate, opened: &Channel<[i32; 2]>) -> Result<i32> {
+    setsid()?;
+    check::succeeds("TIOCSCTTY by a session leader", terminal.take())?;
+    let ready = Channel::<i32>::new()?;
+    let other = Clone3::fork().spawn(|| {
+        disposition::set_all(Disposition::Ignored);
+        let before = open_own_terminal();
+        let _ = ready.send(&before);
+        gate.wait();
+        i32::from(opened.send(&[before, open_own_terminal()]).is_err())
+    })?;
+    ready.recv_from(&other)?;
+    Ok(other.pid())
+}
+
+case! {
+    /// When a session leader ends, auto-reaped or not, the other processes of its session have no controlling terminal any more. One
+    /// that begins a session of its own has none either.
+    autoreap_session_loses_terminal: Must, needs [Autoreap, ExitInfo],
+    source "_exit(2), on session leaders; setsid(2) (\"no controlling terminal\"); drivers/tty/tty_jobctrl.c disassociate_ctty()",
+}
+fn autoreap_session_loses_terminal() -> Result {
+    subject::each(|call| {
+        let (terminal, gate) = (Terminal::new()?, Gate::new()?);
+        let (told, opened) = (Channel::<Result<i32>>::new()?, Channel::<[i32; 2]>::new()?);
+        let leader = Held::prepared(&call, 5, || told.send(&lead_another(&terminal, &gate, &opened)))?;
+        let other = told.recv_from(&leader)??;
+        leader.let_go()?;
+        subject::wait_until_gone(&leader)?;
+        gate.open()?;
+        let found = opened.recv()?;
+        wait::reap_expecting(other, Status::exited(0))?;
+        has_lost_its_terminal("a process whose session leader has ended", found)?;
+
+        let terminal = Terminal::new()?;
+        let found = in_child(|| {
+            setsid()?;
+            check::succeeds("TIOCSCTTY by a session leader", terminal.take())?;
+            let (child, found) = child_reporting(&call, || {
+                let before = open_own_terminal();
+                setsid()?;
+                Ok([before, open_own_terminal()])
+            })?;
+            child.ends_with(Status::exited(0))?;
+            Ok(found)
+        })?;
+        has_lost_its_terminal("a process that has begun a session", found)
+    })
 }
 
 case! {

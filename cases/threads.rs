@@ -2,11 +2,11 @@
 
 use clone3_conformance::abi::{Flags, InfoMask};
 use clone3_conformance::case;
-use clone3_conformance::check::{self, Context as _, Result};
+use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::{Clone3, exit_now, exit_thread, park};
-use clone3_conformance::kit::process::own_pid;
+use clone3_conformance::kit::process::{child_reporting, own_pid};
 use clone3_conformance::kit::threads::is_not_over;
-use clone3_conformance::kit::{Channel, Gate, Held, Orphan, orphan, sigchld, subject, threads};
+use clone3_conformance::kit::{Channel, Gate, Held, Orphan, orphan, sigchld, subject, threads, timer};
 use clone3_conformance::need;
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::procfs::Stat;
@@ -279,5 +279,26 @@ fn autoreap_thread_pidfd() -> Result {
         is_not_over(&child)?;
         gate.open()?;
         child.is_gone_with(Status::exited(6))
+    })
+}
+
+case! {
+    /// A thread of an auto-reaped process can have a timer that signals it (SIGEV_THREAD_ID), whether it is the leader or not, and so
+    /// can one of an ordinary process.
+    autoreap_timer_signals_thread: Must, needs [Autoreap, ExitInfo],
+    source "timer_create(2), SIGEV_THREAD_ID",
+}
+fn autoreap_timer_signals_thread() -> Result {
+    subject::each(|call| {
+        let (child, errnos) = child_reporting(&call, || {
+            let errno =
+                || timer::make_for_thread(threads::own_tid()).map_or_else(|errno| errno as i32, |()| 0);
+            Ok([errno(), threads::in_a_thread(|| Ok(errno()))?])
+        })?;
+        child.ends_with(Status::exited(0))?;
+        if errnos == [Errno::ENOSYS as i32; 2] {
+            return Err(Failure::blocked("needs timer_create(2) (CONFIG_POSIX_TIMERS)"));
+        }
+        check::equal("errno of timer_create for the leader, and for another thread", errnos, [0, 0])
     })
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use rustix::process::{child_subreaper, dumpable_behavior, parent_process_death_signal};
+use rustix::thread::{current_timer_slack, set_current_timer_slack};
 
 /// Lines of `/proc/PID/status` with inherited attributes, which do not depend on the process's own history.
 const STATUS: [&str; 17] = [
@@ -72,6 +73,9 @@ pub fn own(creators: &Inherited) -> Inherited {
     found.insert("subreaper".to_owned(), format!("{:?}", child_subreaper().map(|own| own.is_some())));
     found.insert("parent-death signal".to_owned(), format!("{:?}", parent_process_death_signal()));
     found.insert("alternate stack".to_owned(), alternate_stack());
+    // This ends what the creator may have set, and what was read above.
+    let default = set_current_timer_slack(None).and_then(|()| current_timer_slack());
+    found.insert("default timer slack".to_owned(), format!("{default:?}"));
     found
 }
 

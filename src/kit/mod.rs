@@ -82,6 +82,7 @@ pub mod subject;
 pub mod sysctl;
 pub mod terminal;
 pub mod threads;
+pub mod timer;
 pub mod tracer;
 pub mod uring;
 pub mod usage;

@@ -5,6 +5,7 @@
 //! | `exit CODE` | exits with CODE |
 //! | `hold READY GATE CODE` | reports on the channel READY that it runs, waits for a byte from GATE, exits with CODE |
 //! | `echo FROM TO` | echoes bytes until the end of FROM |
+//! | `alarm REPORT` | cancels its alarm(2) and reports on the channel REPORT how many seconds were left |
 //! | `again COUNT PROGRAM ARGUMENT…` | execs itself COUNT times, then runs PROGRAM |
 //! | `watch-end GATE PID REPORT` | opens GATE for its child PID and reports on the channel REPORT how it saw the child end |
 //! | `clone-parent REPORT` | tries `CLONE_PARENT` and reports the results on the channel REPORT |
@@ -34,6 +35,8 @@ static EXIT: Helper = Helper { name: "exit", main: |arguments| or_wrong(number(a
 static HOLD: Helper = Helper { name: "hold", main: |arguments| or_wrong(run_hold(arguments)) };
 #[distributed_slice(HELPERS)]
 static ECHO: Helper = Helper { name: "echo", main: |arguments| or_wrong(echo(arguments)) };
+#[distributed_slice(HELPERS)]
+static ALARM: Helper = Helper { name: "alarm", main: |arguments| or_wrong(alarm(arguments)) };
 #[distributed_slice(HELPERS)]
 static AGAIN: Helper = Helper { name: "again", main: |arguments| or_wrong(again(arguments)) };
 #[distributed_slice(HELPERS)]
@@ -80,6 +83,25 @@ fn run_hold(arguments: &[String]) -> Result<i32> {
 
 fn echo(arguments: &[String]) -> Result<i32> {
     Ok(Echoer::adopt(fd(arguments, 0)?, fd(arguments, 1)?).serve())
+}
+
+fn alarm(arguments: &[String]) -> Result<i32> {
+    Channel::<Result<Option<u32>>>::adopt(fd(arguments, 0)?)?.send(&Ok(nix::unistd::alarm::cancel()))?;
+    Ok(0)
+}
+
+/// Has a child made by `call` set an alarm(2) and exec a program; returns how many seconds were left then.
+#[track_caller]
+pub fn alarm_after_exec(call: &Clone3, seconds: u32) -> Result<Option<u32>> {
+    let left = Channel::<Result<Option<u32>>>::new()?;
+    let command = Command::new("alarm", &[])?.with_fd(&left.sending_end()?);
+    let child = call.spawn(|| {
+        nix::unistd::alarm::set(seconds);
+        i32::from(left.send(&Err(command.exec())).is_err())
+    })?;
+    let seconds_left = left.recv_from(&child)??;
+    child.ends_with(Status::exited(0))?;
+    Ok(seconds_left)
 }
 
 fn again(arguments: &[String]) -> Result<i32> {
