@@ -5,6 +5,7 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::park;
 use clone3_conformance::kit::helper::Command;
+use clone3_conformance::kit::pair::beside_idle_thread;
 use clone3_conformance::kit::{Channel, Gate, subject, threads, tracer};
 use clone3_conformance::pidfd::given;
 use clone3_conformance::wait::{self, Status};
@@ -20,21 +21,11 @@ case! {
 }
 fn pidfd_info_during_exec() -> Result {
     subject::each(|call| {
-        let (gate, tid) = (Gate::new()?, Channel::<i32>::new()?);
-        let command = Command::new("exit", &["7"])?;
-        let child = call.spawn(|| {
-            std::thread::scope(|scope| {
-                scope.spawn(|| {
-                    // If this fails, the parent sees the end of the stream.
-                    let _ = tid.send(&threads::own_tid());
-                    park()
-                });
-                gate.wait();
-                command.exec();
-                98
-            })
+        let (gate, command) = (Gate::new()?, Command::new("exit", &["7"])?);
+        let (child, other) = beside_idle_thread(&call, &gate, || {
+            command.exec();
+            98
         })?;
-        let other = tid.recv_from(&child)?;
         tracer::seize(other, Options::PTRACE_O_TRACEEXIT)?;
         gate.open()?;
         let exiting = Status::ptrace_event(libc::PTRACE_EVENT_EXIT, Signal::SIGTRAP);

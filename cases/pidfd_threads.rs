@@ -9,7 +9,7 @@ use clone3_conformance::clone3::{Clone3, Stack, exit_now, park};
 use clone3_conformance::kit::epoll::Watch;
 use clone3_conformance::kit::handles::Handle;
 use clone3_conformance::kit::helper::Command;
-use clone3_conformance::kit::pair::{OTHER, Pair};
+use clone3_conformance::kit::pair::{OTHER, Pair, beside_idle_thread};
 use clone3_conformance::kit::process::child_reporting;
 use clone3_conformance::kit::{Channel, Gate, Held, WaitCall, errands, subject, threads, tracer};
 use clone3_conformance::pidfd::{Pidfd, PidfdSelf, info, pidfd_open};
@@ -192,19 +192,9 @@ fn status_of_thread_ended_by_exec(call: &Clone3) -> Result<Status> {
 
 /// Returns the exit information of a thread in a child whose leader runs `act`, which makes the process exit with 7.
 fn status_of_thread_ended_by(call: &Clone3, act: impl Fn() -> i32) -> Result<Status> {
-    let (tid, gate) = (Channel::<i32>::new()?, Gate::new()?);
-    let child = call.spawn(|| {
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                // The receiver sees a failed send as the end of the stream.
-                let _ = tid.send(&threads::own_tid());
-                park()
-            });
-            gate.wait();
-            act()
-        })
-    })?;
-    let thread = Pidfd::of_thread(tid.recv_from(&child)?)?;
+    let gate = Gate::new()?;
+    let (child, other) = beside_idle_thread(call, &gate, act)?;
+    let thread = Pidfd::of_thread(other)?;
     gate.open()?;
     let told = thread.exit_status()?;
     match subject::wait_until_gone(&child)? {

@@ -1,7 +1,7 @@
-//! A child with two threads, each of which exits when it is let go.
+//! Children with two threads: each exits when it is let go, or one does nothing.
 
 use crate::check::Result;
-use crate::clone3::{Child, Clone3, exit_thread};
+use crate::clone3::{Child, Clone3, exit_thread, park};
 use crate::kit::{Channel, Gate, threads, tracer};
 
 /// The exit status of the leader. The last thread to exit determines the status of the process.
@@ -53,4 +53,24 @@ impl Pair {
     pub fn let_other_go(&self) -> Result {
         self.gates[1].open()
     }
+}
+
+/// Makes a child by `call` with a thread that does nothing; the leader runs `act` when the gate opens, and exits with the result.
+/// Returns the child, and the tid of that thread.
+#[track_caller]
+pub fn beside_idle_thread(call: &Clone3, gate: &Gate, act: impl FnOnce() -> i32) -> Result<(Child, i32)> {
+    let tid = Channel::<i32>::new()?;
+    let child = call.spawn(|| {
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                // If this fails, the parent sees the end of the stream.
+                let _ = tid.send(&threads::own_tid());
+                park()
+            });
+            gate.wait();
+            act()
+        })
+    })?;
+    let other = tid.recv_from(&child)?;
+    Ok((child, other))
 }
