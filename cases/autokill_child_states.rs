@@ -8,7 +8,7 @@ use clone3_conformance::kit::coredump::Server;
 use clone3_conformance::kit::crash::Crash;
 use clone3_conformance::kit::seccomp::{self, Supervisor};
 use clone3_conformance::kit::tracer::{self, Resume};
-use clone3_conformance::kit::{AutokillChild, Channel, Held, errands, fdpass, sandboxing, threads};
+use clone3_conformance::kit::{AutokillChild, Channel, Held, errands, sandboxing, threads};
 use clone3_conformance::procfs::status_field;
 use clone3_conformance::wait::{self, Event, Status, Who};
 use nix::errno::Errno;
@@ -25,16 +25,10 @@ const LET_THROUGH: i32 = 7;
 
 /// Creates a child blocked in a system call that a supervisor must decide on, and returns both.
 fn asking_child() -> Result<(Child, Supervisor)> {
-    let (ours, theirs) = fdpass::pair()?;
-    let told = Channel::<Result>::new()?;
-    let child = call().spawn(|| {
-        // The receiver sees a failed send as the end of the stream.
-        let _ = told.send(&seccomp::hand_to_supervisor(libc::SYS_sched_yield, &theirs));
+    seccomp::supervised(&call(), || {
         std::thread::yield_now();
         LET_THROUGH
-    })?;
-    told.recv_from(&child)??;
-    Ok((child, Supervisor::new(fdpass::receive(&ours)?)))
+    })
 }
 
 case! {

@@ -6,7 +6,7 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::{Child, Clone3};
 use clone3_conformance::kit::seccomp::{self, Call, Supervisor};
-use clone3_conformance::kit::{AutokillChild, Channel, Gate, fdpass, sandboxing};
+use clone3_conformance::kit::{AutokillChild, Gate, sandboxing};
 use clone3_conformance::wait::Status;
 use rustix::event::{EventfdFlags, eventfd};
 
@@ -19,18 +19,14 @@ struct Target {
 
 impl Target {
     fn new() -> Result<Target> {
-        let (ours, theirs) = fdpass::pair()?;
-        let (told, gate) = (Channel::<Result>::new()?, Gate::new()?);
-        let process = Clone3::fork().spawn(|| {
-            // The receiver sees a failed send as the end of the stream.
-            let _ = told.send(&seccomp::hand_to_supervisor(libc::SYS_sched_yield, &theirs));
+        let gate = Gate::new()?;
+        let (process, supervisor) = seccomp::supervised(&Clone3::fork(), || {
             std::thread::yield_now();
             std::thread::yield_now();
             gate.wait();
             0
         })?;
-        told.recv_from(&process)??;
-        Ok(Target { process, supervisor: Supervisor::new(fdpass::receive(&ours)?), gate })
+        Ok(Target { process, supervisor, gate })
     }
 
     /// Waits for its next question.
@@ -46,7 +42,7 @@ impl Target {
 case! {
     /// A pidfd that a seccomp supervisor injects into another process (SECCOMP_IOCTL_NOTIF_ADDFD with SECCOMP_ADDFD_FLAG_SEND) keeps
     /// the child alive; another file put in its place (SECCOMP_ADDFD_FLAG_SETFD) kills the child, as dup2 does.
-    autokill_injected_by_supervisor: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Proc],
+    autokill_injected_by_supervisor: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
     source "seccomp_unotify(2), SECCOMP_IOCTL_NOTIF_ADDFD; commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"the last reference to the struct file\")",
 }
 fn autokill_injected_by_supervisor() -> Result {

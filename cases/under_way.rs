@@ -31,7 +31,7 @@ fn in_the_middle<T>(
 case! {
     /// While clone3 writes the number of the pidfd to memory, that number is taken, but no file is open there: another thread can
     /// neither use nor close the pidfd of a child that may still not come to be. It is open when the call returns.
-    abi_pidfd_opens_last: Is, needs [Root],
+    abi_pidfd_opens_last: Is, needs [Root, Proc],
     source "kernel/fork.c copy_process(): put_user() of the pidfd can fail, fd_install() comes after the last failure",
 }
 fn abi_pidfd_opens_last() -> Result {

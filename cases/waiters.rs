@@ -53,8 +53,8 @@ fn reported(watch: &OwnedFd, blocking: bool) -> Result<Vec<(u64, epoll::EventFla
 }
 
 case! {
-    /// An epoll registration is no reference, not even in an instance that another one watches: the last close kills the child, and the registration is gone with
-    /// the file, while one for another pidfd of the child reports its death.
+    /// An epoll registration is no reference, not even in an instance that another one watches: the last close kills the child, and
+    /// the registration is gone with the file, while one for another pidfd of the child reports its death.
     autokill_epoll_does_not_hold: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
     source "epoll(7), question 6: closing the last descriptor of an open file removes it from interest lists",
 }

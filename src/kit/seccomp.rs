@@ -9,7 +9,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout};
 use rustix::ioctl::{Ioctl, Opcode, Updater, ioctl};
 
 use crate::check::{Failure, Named, Result, errno_of};
-use crate::kit::fdpass;
+use crate::clone3::{Child, Clone3};
+use crate::kit::{Channel, fdpass};
 use crate::{note, sandbox};
 
 /// The result of the system call.
@@ -58,6 +59,23 @@ pub fn hand_to_supervisor(syscall: libc::c_long, line: impl AsFd) -> Result {
         Failure::blocked(format!("a filter with a supervisor fails with {}", Named(errno)))
     })?;
     fdpass::send(line, listener)
+}
+
+/// Makes a child by `call` whose sched_yield(2) is reported to the returned supervisor. The child runs `body` and exits with the result.
+///
+/// # Errors
+/// `blocked` if there can be no such filter.
+#[track_caller]
+pub fn supervised(call: &Clone3, body: impl FnOnce() -> i32) -> Result<(Child, Supervisor)> {
+    let (ours, theirs) = fdpass::pair()?;
+    let told = Channel::<Result>::new()?;
+    let child = call.spawn(|| {
+        // The receiver sees a failed send as the end of the stream.
+        let _ = told.send(&hand_to_supervisor(libc::SYS_sched_yield, &theirs));
+        body()
+    })?;
+    told.recv_from(&child)??;
+    Ok((child, Supervisor::new(fdpass::receive(&ours)?)))
 }
 
 /// Installs a filter of four instructions: load the number of the system call, compare it, and return one of two actions.

@@ -38,16 +38,10 @@ pub struct Ring(IoUring);
 /// `blocked` if there is no io_uring or if it is forbidden.
 #[track_caller]
 pub fn is_served_by_kernel(meanwhile: impl FnOnce() -> Result) -> Result {
-    // The kernel thread polls for requests for at most a millisecond before it sleeps.
-    let made: io::Result<IoUring> = IoUring::builder().setup_sqpoll(1).build(4);
-    match made {
-        Ok(ring) => {
-            meanwhile()?;
-            drop(ring);
-            Ok(())
-        }
-        Err(error) => check::succeeds("io_uring_setup(IORING_SETUP_SQPOLL)", Err(not_set_up(error)?)),
-    }
+    let ring = Ring::served_by_kernel()?;
+    meanwhile()?;
+    drop(ring);
+    Ok(())
 }
 
 /// Returns why there is no ring: the errno, unless the environment is the cause.
@@ -68,23 +62,22 @@ impl Ring {
     /// # Errors
     /// `blocked` if there is no io_uring or if it is forbidden.
     pub fn new() -> Result<Ring> {
-        Ring::built(&IoUring::builder())
+        IoUring::new(4)
+            .map(Ring)
+            .or_else(|error| Err(Failure::from(not_set_up(error)?).within("io_uring_setup")))
     }
 
     /// Makes a new ring whose requests a kernel thread takes and executes (`IORING_SETUP_SQPOLL`).
     ///
     /// # Errors
     /// As [`Ring::new`].
+    #[track_caller]
     pub fn served_by_kernel() -> Result<Ring> {
         // The kernel thread polls for requests for at most a millisecond before it sleeps.
-        Ring::built(IoUring::builder().setup_sqpoll(1))
-    }
-
-    fn built(builder: &io_uring::Builder) -> Result<Ring> {
-        builder
-            .build(4)
-            .map(Ring)
-            .or_else(|error| Err(Failure::from(not_set_up(error)?).within("io_uring_setup")))
+        match IoUring::builder().setup_sqpoll(1).build(4) {
+            Ok(ring) => Ok(Ring(ring)),
+            Err(error) => check::succeeds("io_uring_setup(IORING_SETUP_SQPOLL)", Err(not_set_up(error)?)),
+        }
     }
 
     /// Registers this file as the ring's only fixed file.

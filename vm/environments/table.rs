@@ -468,7 +468,7 @@ fn limits() -> Vec<Row> {
             vec![Limit(Resource::Sigpending, 0), User(1000)],
             ORDINARY,
         )
-        .perhaps(&[REOPEN, QUEUE]),
+        .perhaps(&[REOPEN, QUEUE, "needs timer_create(2)"]),
         Row {
             outside: vec![Outside::Sysctl("fs/inotify/max_user_instances", "2")],
             ..row("inotify-2", "root, two inotify instances", vec![], &[INOTIFY])
