@@ -5,10 +5,13 @@
 use std::mem::forget;
 
 use clone3_conformance::case;
-use clone3_conformance::check::Result;
+use clone3_conformance::check::{self, Result};
 use clone3_conformance::kit::uring::Ring;
 use clone3_conformance::kit::{AutokillChild, End, Holder};
 use clone3_conformance::pidfd::Pidfd;
+use nix::errno::Errno;
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::pipe::{PipeFlags, pipe_with};
 
 /// A way to make a ring drop its reference to a registered pidfd.
 type LetGo = fn(&Ring) -> Result;
@@ -92,7 +95,7 @@ fn autokill_io_uring_passed_file_holds() -> Result {
         let mut child = AutokillChild::new()?;
         let (mut from, to) = (Ring::new()?, Ring::new()?);
         from.register_file(child.pidfd()?)?;
-        to.register_empty_slot()?;
+        to.register_empty_slots(1)?;
         from.pass_file_to(&to, event)?;
         from.unregister_files()?;
         child.close()?;
@@ -123,6 +126,85 @@ fn autokill_io_uring_installed_file_kills() -> Result {
     installed.close()?;
     // The ring may drop its reference later than that.
     child.dies_in_time("after the close of the descriptor installed from the slot of a ring")
+}
+
+case! {
+    /// Another file that is put into the slot with the last reference (IORING_REGISTER_FILES_UPDATE, IORING_MSG_SEND_FD) kills the
+    /// child; an update that skips the slot (IORING_REGISTER_FILES_SKIP) leaves it alone, and so does a file that is put into a
+    /// slot of the kernel's choice.
+    autokill_io_uring_replaced_file_kills: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "io_uring_register(2), io_uring_enter(2); commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"the last reference to the struct file\")",
+}
+fn autokill_io_uring_replaced_file_kills() -> Result {
+    let in_first_of_two = || {
+        held_by_ring("with its pidfd in one of two slots of an io_uring", |ring, pidfd| {
+            ring.register_empty_slots(2)?;
+            ring.fill_slot(pidfd)
+        })
+    };
+    let other = eventfd(0, EventfdFlags::CLOEXEC)?;
+    let (child, mut ring) = in_first_of_two()?;
+    ring.skip_slot()?;
+    child.lives("after an update that skips the slot of its pidfd")?;
+    let slot = check::succeeds("IORING_OP_FILES_UPDATE", ring.fill_free_slot(&other)?)?;
+    check::equal("the slot that is free", slot, 1)?;
+    child.lives("after another file was put into a free slot")?;
+    ring.fill_slot(&other)?;
+    child.dies_in_time("after another file was put into the slot of its pidfd")?;
+    drop(ring);
+
+    let (child, ring) = in_first_of_two()?;
+    let mut from = Ring::new()?;
+    from.register_file(&other)?;
+    from.pass_file_to(&ring, true)?;
+    child.dies_in_time("after another ring passed a file to the slot of its pidfd")
+}
+
+case! {
+    /// Requests that fail keep no reference to the pidfd: registering it together with a closed descriptor (EBADF), putting it into
+    /// a full table (ENFILE), passing it to a ring without a table (ENXIO), and splicing from it (EINVAL).
+    autokill_io_uring_failed_request_does_not_hold: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "io_uring_register(2), io_uring_enter(2); commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"the last reference to the struct file\")",
+}
+fn autokill_io_uring_failed_request_does_not_hold() -> Result {
+    type Fail = fn(&mut Ring, &Pidfd) -> Result;
+    let ways: [(&str, Fail); 4] = [
+        ("was to be registered together with a closed descriptor", |ring, pidfd| {
+            ring.register_file_and_none(pidfd)
+        }),
+        ("was to be put into a full table", |ring, pidfd| {
+            ring.register_file(eventfd(0, EventfdFlags::CLOEXEC)?)?;
+            check::refused(
+                "IORING_OP_FILES_UPDATE in a full table",
+                ring.fill_free_slot(pidfd)?,
+                Errno::ENFILE,
+            )
+        }),
+        ("was to be passed to a ring without a table", |ring, pidfd| {
+            ring.register_file(pidfd)?;
+            let passed = ring.try_pass_file_to(&Ring::new()?, true)?;
+            check::refused("IORING_MSG_SEND_FD to a ring without a table", passed, Errno::ENXIO)?;
+            ring.unregister_files()
+        }),
+        ("was to be spliced from", |ring, pidfd| {
+            ring.register_file(pidfd)?;
+            let (_read, write) = pipe_with(PipeFlags::CLOEXEC)?;
+            let spliced = ring.try_splice_from_slot(&write)?;
+            check::refused("IORING_OP_SPLICE from a pidfd", spliced, Errno::EINVAL)?;
+            ring.unregister_files()
+        }),
+    ];
+    for (what, fail) in ways {
+        let mut child = AutokillChild::new()?;
+        let mut ring = Ring::new()?;
+        fail(&mut ring, child.pidfd()?)?;
+        child.lives(&format!("after its pidfd {what}"))?;
+        child.close()?;
+        child.dies_in_time(&format!("after the last close of its pidfd, which {what}"))?;
+        // Not earlier: closing the ring would kill the child, too.
+        drop(ring);
+    }
+    Ok(())
 }
 
 case! {

@@ -1,19 +1,15 @@
 //! References to clone3's own pidfd: copies of the descriptor, in this process and in others.
 
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::mpsc;
-use std::thread;
 
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
-use clone3_conformance::check::{self, Failure, Result};
+use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::{Clone3, is_cloexec};
 use clone3_conformance::kit::{AutokillChild, Blocked, End, Holder, WaitCall, fds};
 use clone3_conformance::need::rounds;
 use clone3_conformance::pidfd::Pidfd;
 use nix::errno::Errno;
-use nix::sched::{CloneFlags, unshare};
-use rustix::process::{Resource, getrlimit};
 
 case! {
     /// By the time the last close of the pidfd returns, SIGKILL is pending for the child: if the child is blocked in a system call, it
@@ -87,7 +83,7 @@ fn autokill_dup_extends() -> Result {
 }
 
 case! {
-    /// dup2 and dup3 of another file onto the last descriptor of the pidfd kill the child. dup2 of the descriptor onto itself does
+    /// dup2 and dup3 of another file onto the last descriptor of the pidfd kill the child, even if it is another pidfd of the child. dup2 of the descriptor onto itself does
     /// not; dup2 and dup3 of it onto a copy of it leave as many references as before.
     autokill_dup2_over_last_ref: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
     source "fs/file.c do_dup2(); dup(2) (\"the close is performed silently\")",
@@ -109,7 +105,12 @@ fn autokill_dup2_over_last_ref() -> Result {
     let mut child = AutokillChild::new()?;
     let mut last = OwnedFd::from(child.take()?);
     rustix::io::dup3(&other, &mut last, rustix::io::DupFlags::CLOEXEC)?;
-    child.dies("after dup3 of another file onto its pidfd")
+    child.dies("after dup3 of another file onto its pidfd")?;
+
+    let mut child = AutokillChild::new()?;
+    let mut last = OwnedFd::from(child.take()?);
+    rustix::io::dup2(child.observer(), &mut last)?;
+    child.dies("after dup2 of an ordinary pidfd of the child onto its pidfd")
 }
 
 case! {
@@ -232,72 +233,6 @@ fn autokill_close_range() -> Result {
     holder.exec()?;
     child.dies("after the exec of the process with the marked descriptor")?;
     holder.end(End::Exit)
-}
-
-case! {
-    /// An exec closes the pidfd, and so kills the child, even if the descriptor's number is far above all others.
-    autokill_exec_closes_far_descriptor: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
-    source "execve(2), fcntl(2), on close-on-exec; commit \"pidfd: add CLONE_PIDFD_AUTOKILL\"",
-}
-fn autokill_exec_closes_far_descriptor() -> Result {
-    // The kernel keeps close-on-exec bits in words of 64; the word in between is all clear.
-    const FAR: i32 = 130;
-    if let Some(files) = getrlimit(Resource::Nofile).current.filter(|files| *files <= FAR as u64) {
-        return Err(Failure::blocked(format!("RLIMIT_NOFILE allows only {files} open files")));
-    }
-    let mut child = AutokillChild::new()?;
-    let copy = rustix::io::fcntl_dupfd_cloexec(child.pidfd()?, FAR)?;
-    child.close()?;
-    let holder = Holder::fork()?;
-    drop(copy);
-    child.lives(&format!("with its pidfd at descriptor {FAR} or above of a forked process"))?;
-    holder.exec()?;
-    child.dies("after the exec of the process that held its pidfd")?;
-    holder.end(End::Exit)
-}
-
-/// Runs `detach` in a thread of its own, which keeps its descriptors while `meanwhile` runs.
-fn in_a_thread(detach: impl FnOnce() -> Result + Send, meanwhile: impl FnOnce() -> Result) -> Result {
-    let (ready, is_ready) = mpsc::channel();
-    let (go, may_go) = mpsc::channel::<()>();
-    thread::scope(|scope| {
-        scope.spawn(move || {
-            let _ = ready.send(detach());
-            let _ = may_go.recv();
-        });
-        is_ready.recv().map_err(|_| Failure::broken("the thread ended early"))??;
-        let done = meanwhile();
-        drop(go);
-        done
-    })
-}
-
-case! {
-    /// A thread that unshares its descriptor table gets references of its own: closing with CLOSE_RANGE_UNSHARE does not touch the
-    /// other table, and the copy in a table from unshare(CLONE_FILES) keeps the child alive until its thread ends.
-    autokill_close_range_unshare: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
-    source "close_range(2), unshare(2); fs/file.c dup_fd()",
-}
-fn autokill_close_range_unshare() -> Result {
-    let mut child = AutokillChild::new()?;
-    let fd = child.pidfd()?.as_raw_fd();
-    let detach = || Ok(fds::close_apart_by_range(fd)?);
-    let mut meanwhile = || {
-        child.lives("after CLOSE_RANGE_UNSHARE in another thread")?;
-        child.close()?;
-        child.dies("after the close in the table that still had its pidfd")
-    };
-    in_a_thread(detach, &mut meanwhile)?;
-
-    let mut child = AutokillChild::new()?;
-    let detach = || Ok(unshare(CloneFlags::CLONE_FILES)?);
-    let meanwhile = || {
-        child.close()?;
-        child.lives("with a copy of its pidfd in the unshared table of a thread")
-    };
-    in_a_thread(detach, meanwhile)?;
-    // The thread is joined before the kernel has dropped its table.
-    child.dies_in_time("after the end of the thread with the last copy")
 }
 
 case! {

@@ -2,7 +2,7 @@
 //! and a cgroup that the child kept from freezing.
 
 use std::fs::File;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
@@ -15,8 +15,8 @@ use clone3_conformance::kit::semaphore::Semaphore;
 use clone3_conformance::kit::subject::ends_by_its_kind;
 use clone3_conformance::kit::userfault::Trap;
 use clone3_conformance::kit::{
-    Cgroup, Channel, Gate, Held, Orphan, Place, fdpass, listns, privilege, sandboxing, seccomp, shared,
-    subject,
+    Cgroup, Channel, Gate, Held, Orphan, Place, compat, fdpass, listns, privilege, sandboxing, seccomp,
+    shared, subject,
 };
 use clone3_conformance::wait::Status;
 use nix::errno::Errno;
@@ -31,10 +31,28 @@ case! {
     source "get_robust_list(2); kernel/fork.c futex_exit_release()",
 }
 fn autoreap_releases_robust_futex() -> Result {
+    futex_is_released(|| shared::word(0), take_robustly)
+}
+
+case! {
+    /// A robust futex on the list of a 32-bit program that an auto-reaped child holds when it ends, killed or not, is marked with
+    /// FUTEX_OWNER_DIED, as for an ordinary child.
+    autoreap_compat_i386_robust_futex: Is, needs [Autoreap, ExitInfo],
+    source "kernel/futex/core.c futex_cleanup() (compat_robust_list)",
+}
+fn autoreap_compat_i386_robust_futex() -> Result {
+    compat::required()?;
+    futex_is_released(compat::shared_word, compat::take_robustly)
+}
+
+fn futex_is_released(
+    new_word: impl Fn() -> Result<&'static AtomicU32>,
+    take: impl Fn(&'static AtomicU32) -> Result,
+) -> Result {
     subject::each(|call| {
         for killed in [false, true] {
-            let word = shared::word(0)?;
-            let child = Held::prepared(&call, 5, || take_robustly(word))?;
+            let word = new_word()?;
+            let child = Held::prepared(&call, 5, || take(word))?;
             let held = word.load(Ordering::Acquire);
             check::equal("control: the futex while the child lives", held as i32, child.pid())?;
             if killed {

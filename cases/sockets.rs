@@ -1,7 +1,7 @@
 //! References to clone3's own pidfd: descriptors in flight over UNIX sockets, and pidfds of peers.
 
 use std::mem::forget;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use clone3_conformance::abi::Flags;
@@ -11,9 +11,11 @@ use clone3_conformance::clone3::{Clone3, park};
 use clone3_conformance::kit::{AutokillChild, Channel, Gate, fdpass};
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::wait::{self, Status};
+use nix::errno::Errno;
 use nix::sys::signal::Signal;
-use nix::sys::socket::{getsockopt, sockopt};
+use nix::sys::socket::{MsgFlags, getsockopt, sockopt};
 use rustix::net::RecvFlags;
+use rustix::pipe::{PipeFlags, SpliceFlags, pipe_with};
 
 case! {
     /// A pidfd in flight over a UNIX socket keeps the child alive, and is the same auto-kill pidfd when it is
@@ -97,6 +99,105 @@ fn autokill_scm_dropped_on_receive() -> Result {
         child.dies(&format!("after {call} took the data that its pidfd was in flight with"))?;
     }
     Ok(())
+}
+
+case! {
+    /// A message that is thrown away holds its pidfd no longer: disconnecting the datagram socket that it was sent to
+    /// (connect(AF_UNSPEC)) kills the child, and so does splice(2), which takes the data without descriptors.
+    autokill_scm_thrown_away: Is, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "net/unix/af_unix.c unix_dgram_disconnected(), unix_stream_read_generic()",
+}
+fn autokill_scm_thrown_away() -> Result {
+    let mut child = AutokillChild::new()?;
+    let (here, there) = fdpass::datagram_pair()?;
+    fdpass::send(&here, child.pidfd()?)?;
+    child.close()?;
+    child.lives("with its pidfd in flight to a datagram socket")?;
+    rustix::net::connect_unspec(&there)?;
+    child.dies("after the receiving datagram socket was disconnected")?;
+
+    let mut child = AutokillChild::new()?;
+    let (here, there) = fdpass::pair()?;
+    fdpass::send(&here, child.pidfd()?)?;
+    child.close()?;
+    let (_read, write) = pipe_with(PipeFlags::CLOEXEC)?;
+    let moved = rustix::pipe::splice(&there, None, &write, None, 1, SpliceFlags::empty())?;
+    check::equal("bytes spliced", moved, 1)?;
+    child.dies("after splice took the data that its pidfd was in flight with")
+}
+
+case! {
+    /// A pidfd sent with an out-of-band byte keeps the child alive until a read skips that byte.
+    autokill_scm_out_of_band: Is, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "net/unix/af_unix.c manage_oob()",
+}
+fn autokill_scm_out_of_band() -> Result {
+    let mut child = AutokillChild::new()?;
+    let (here, there) = fdpass::pair()?;
+    match fdpass::send_groups(&here, b"o", &[&[child.pidfd()?.as_raw_fd()]], MsgFlags::MSG_OOB) {
+        Err(Errno::EOPNOTSUPP) => return Err(Failure::unsupported("the kernel has no CONFIG_AF_UNIX_OOB")),
+        sent => check::succeeds("sendmsg(MSG_OOB)", sent)?,
+    };
+    rustix::io::write(&here, b"n")?;
+    child.close()?;
+    child.lives("with its pidfd in flight with an out-of-band byte")?;
+    let mut byte = [0];
+    rustix::io::read(&there, &mut byte)?;
+    check::equal("the byte after the out-of-band byte", byte, *b"n")?;
+    child.dies("after a read skipped the out-of-band byte that its pidfd was in flight with")
+}
+
+case! {
+    /// The descriptors of several control messages of one call all arrive, and each is a reference.
+    autokill_scm_several_messages: Is, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "net/core/scm.c scm_fp_copy()",
+}
+fn autokill_scm_several_messages() -> Result {
+    let mut child = AutokillChild::new()?;
+    let (here, there) = fdpass::pair()?;
+    let (pidfd, other) = (child.pidfd()?.as_raw_fd(), here.as_raw_fd());
+    fdpass::send_groups(&here, b"f", &[&[pidfd], &[other, pidfd]], MsgFlags::empty())?;
+    child.close()?;
+    let mut received = fdpass::receive_all(&there, RecvFlags::CMSG_CLOEXEC)?;
+    check::equal("descriptors that arrived", received.len(), 3)?;
+    received.remove(1);
+    while let Some(copy) = received.pop() {
+        child.lives("with copies of its pidfd received")?;
+        Pidfd::from(copy).close()?;
+    }
+    child.dies("after the close of all that was received")
+}
+
+case! {
+    /// The first byte of several takes the descriptors with it: what is left in the queue does not hold the pidfd.
+    autokill_scm_partly_read: Is, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "unix(7), SCM_RIGHTS; net/unix/af_unix.c unix_stream_read_generic()",
+}
+fn autokill_scm_partly_read() -> Result {
+    let mut child = AutokillChild::new()?;
+    let (here, there) = fdpass::pair()?;
+    fdpass::send_groups(&here, b"two", &[&[child.pidfd()?.as_raw_fd()]], MsgFlags::empty())?;
+    child.close()?;
+    let received = fdpass::receive(&there)?;
+    child.lives("with its pidfd received")?;
+    Pidfd::from(received).close()?;
+    child.dies("after the close of the received pidfd, with a part of the data not read")?;
+    check::equal("bytes of the rest", rustix::io::read(&there, &mut [0; 8])?, 2)
+}
+
+case! {
+    /// A datagram that the receiver's filter (SO_ATTACH_FILTER) drops does not hold the pidfd.
+    autokill_scm_filtered: Is, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "net/unix/af_unix.c unix_dgram_sendmsg(), sk_filter()",
+}
+fn autokill_scm_filtered() -> Result {
+    let mut child = AutokillChild::new()?;
+    let (here, there) = fdpass::datagram_pair()?;
+    fdpass::drop_what_arrives(&there)?;
+    fdpass::send(&here, child.pidfd()?)?;
+    child.lives("after its pidfd was sent in a datagram that a filter drops")?;
+    child.close()?;
+    child.dies("after the last close of its pidfd, a copy of which a filter dropped")
 }
 
 case! {

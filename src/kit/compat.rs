@@ -3,6 +3,7 @@
 //! The arguments are 32 bits wide, so memory that is passed to the kernel must be below 4 GiB.
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::errno::Errno;
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
@@ -11,6 +12,7 @@ use crate::abi::{self, CloneArgs, Flags, InfoMask, PidfdInfo};
 use crate::check::{Failure, Result};
 use crate::clone3::{PIDFD_UNTOUCHED, exit_child};
 use crate::kit::process::own_pid;
+use crate::kit::threads::own_tid;
 use crate::kit::{fds, process};
 use crate::pidfd::Pidfd;
 use crate::wait::Status;
@@ -19,6 +21,7 @@ use crate::{arch, note};
 const SYS_CLOSE: u32 = 6;
 const SYS_GETPID: u32 = 20;
 const SYS_IOCTL: u32 = 54;
+const SYS_SET_ROBUST_LIST: u32 = 311;
 const SYS_CLONE3: u32 = 435;
 
 /// Returns `blocked` unless this kernel accepts system calls of 32-bit programs.
@@ -58,7 +61,7 @@ pub fn clone3(
     exit_signal: u64,
     body: impl FnOnce() -> i32,
 ) -> Result<std::result::Result<(i32, Pidfd), Errno>> {
-    let low = low::<Low>()?;
+    let low = low::<Low>(MapFlags::PRIVATE)?;
     let flags = flags | Flags::PIDFD;
     assert!(!flags.contains(Flags::CLONE_VM), "a child that shares memory needs a stack of its own");
     assert!(!flags.contains(Flags::CLONE_SETTLS), "a body needs the thread-local storage that it knows");
@@ -105,7 +108,7 @@ pub fn close(fd: impl Into<OwnedFd>) -> std::result::Result<(), Errno> {
 /// # Errors
 /// The outer error is one of the suite, the inner one is the kernel's.
 pub fn info(pidfd: &Pidfd, request: InfoMask) -> Result<std::result::Result<PidfdInfo, Errno>> {
-    let info = low::<PidfdInfo>()?;
+    let info = low::<PidfdInfo>(MapFlags::PRIVATE)?;
     let number = abi::pidfd_get_info_request(size_of::<PidfdInfo>());
     // SAFETY: `info` is a live structure of exactly the size in the request number, and nothing else refers to it.
     unsafe {
@@ -116,10 +119,39 @@ pub fn info(pidfd: &Pidfd, request: InfoMask) -> Result<std::result::Result<Pidf
     }
 }
 
-/// Maps zeroed memory for a value at an address that fits in 32 bits. It is never unmapped.
-fn low<T>() -> Result<*mut T> {
+/// `struct compat_robust_list_head` of `kernel/futex/futex.h`.
+#[repr(C)]
+struct RobustList {
+    next: u32,
+    futex_offset: i32,
+    pending: u32,
+}
+
+/// Makes a word as [`shared::word`](crate::kit::shared::word) does, at an address that fits in 32 bits.
+pub fn shared_word() -> Result<&'static AtomicU32> {
+    // SAFETY: the mapping is page-aligned, large enough, zeroed, and never unmapped; every access to it is atomic.
+    Ok(unsafe { &*low::<AtomicU32>(MapFlags::SHARED)? })
+}
+
+/// Locks this word of [`shared_word()`] as a robust futex of the calling thread, with the list of a 32-bit program.
+pub fn take_robustly(word: &'static AtomicU32) -> Result {
+    word.store(own_tid() as u32, Ordering::Release);
+    let list = low::<RobustList>(MapFlags::PRIVATE)?;
+    // An empty list points to itself; the kernel finds the word through the pending entry.
+    let head = RobustList { next: list as u32, futex_offset: 0, pending: word.as_ptr() as u32 };
+    // SAFETY: the list and the word are never unmapped; the kernel reads the list and writes the word when the thread exits.
+    let done = unsafe {
+        list.write(head);
+        arch::call_as_32_bit(SYS_SET_ROBUST_LIST, [list as u32, size_of::<RobustList>() as u32, 0])
+    };
+    note!("32-bit set_robust_list() = {done}");
+    if done < 0 { Err(Errno::from_raw(-done).into()) } else { Ok(()) }
+}
+
+/// Maps zeroed memory for a value at an address that fits in 32 bits, private or shared. It is never unmapped.
+fn low<T>(sharing: MapFlags) -> Result<*mut T> {
     let access = ProtFlags::READ | ProtFlags::WRITE;
-    let low_map = MapFlags::PRIVATE | arch::LOW_MEMORY;
+    let low_map = sharing | arch::LOW_MEMORY;
     // SAFETY: a new anonymous mapping at an address of the kernel's choice aliases nothing.
     Ok(unsafe { mmap_anonymous(std::ptr::null_mut(), size_of::<T>(), access, low_map)? }.cast())
 }

@@ -2,11 +2,12 @@
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 
 use nix::errno::Errno;
 use nix::poll::{PollFlags, PollTimeout};
+use nix::sys::socket::{ControlMessage, MsgFlags};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, bind, connect, getsockname,
@@ -15,6 +16,7 @@ use rustix::net::{
 
 use crate::check::{Failure, Named, Result, errno_of};
 use crate::kit::fds;
+use crate::note;
 use crate::pidfd::Pidfd;
 use crate::sandbox;
 
@@ -35,6 +37,27 @@ pub fn try_send(socket: impl AsFd, fd: impl AsFd) -> std::result::Result<(), Err
     sent.map(drop).map_err(errno_of)
 }
 
+/// Sends this data with one control message for each group of descriptors, in one call. The numbers need not be open. Returns
+/// how much of the data was sent, in bytes.
+pub fn send_groups(
+    socket: impl AsFd,
+    data: &[u8],
+    groups: &[&[RawFd]],
+    flags: MsgFlags,
+) -> std::result::Result<usize, Errno> {
+    let messages: Vec<_> = groups.iter().map(|fds| ControlMessage::ScmRights(fds)).collect();
+    let socket = socket.as_fd().as_raw_fd();
+    let sent = nix::sys::socket::sendmsg::<()>(
+        socket,
+        &[IoSlice::new(data)],
+        &messages,
+        flags | MsgFlags::MSG_NOSIGNAL,
+        None,
+    );
+    note!("sendmsg({socket}, {data:?}, SCM_RIGHTS {groups:?}, {flags:?}) = {sent:?}");
+    sent
+}
+
 /// Receives one descriptor, close-on-exec.
 #[track_caller]
 pub fn receive(socket: impl AsFd) -> Result<OwnedFd> {
@@ -44,17 +67,24 @@ pub fn receive(socket: impl AsFd) -> Result<OwnedFd> {
 /// Receives one descriptor with these flags; `RecvFlags::PEEK` leaves the message in the queue.
 #[track_caller]
 pub fn receive_with(socket: impl AsFd, flags: RecvFlags) -> Result<OwnedFd> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    match receive_all(socket, flags)?.pop() {
+        Some(fd) => Ok(fd),
+        None => Err(Failure::broken("no descriptor came over the socket")),
+    }
+}
+
+/// Receives one byte, with the descriptors that came with it, at most four.
+#[track_caller]
+pub fn receive_all(socket: impl AsFd, flags: RecvFlags) -> Result<Vec<OwnedFd>> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut byte = [0];
     recvmsg(socket, &mut [IoSliceMut::new(&mut byte)], &mut control, flags)?;
-    control
-        .drain()
-        .find_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
-            _ => None,
-        })
-        .ok_or_else(|| Failure::broken("no descriptor came over the socket"))
+    let rights = control.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(fds) => Some(fds),
+        _ => None,
+    });
+    Ok(rights.flatten().collect())
 }
 
 /// Makes a connected pair of stream sockets.
@@ -91,6 +121,36 @@ pub fn receive_without_room(socket: impl AsFd) -> Result<bool> {
     Ok(got.flags.contains(ReturnFlags::CTRUNC))
 }
 
+/// `SO_PASSRIGHTS` of `include/uapi/asm-generic/socket.h` (Linux 6.16).
+const SO_PASSRIGHTS: libc::c_int = 83;
+
+/// Makes this socket refuse descriptors from now on.
+///
+/// # Errors
+/// `unsupported` if the kernel has no `SO_PASSRIGHTS`.
+pub fn refuse_descriptors(socket: impl AsFd) -> Result {
+    match set_option(socket, SO_PASSRIGHTS, 0) {
+        Err(Errno::ENOPROTOOPT) => Err(Failure::unsupported("the kernel has no SO_PASSRIGHTS (Linux 6.16)")),
+        set => Ok(set?),
+    }
+}
+
+/// Makes this socket drop every message that arrives (`SO_ATTACH_FILTER`).
+pub fn drop_what_arrives(socket: impl AsFd) -> Result {
+    // "Keep no bytes of the packet".
+    let mut program = [libc::sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k: 0 }];
+    let filter = libc::sock_fprog { len: 1, filter: program.as_mut_ptr() };
+    Ok(set_option(socket, libc::SO_ATTACH_FILTER, filter)?)
+}
+
+/// Sets an option of `SOL_SOCKET`. The value is plain data that the kernel reads during the call.
+fn set_option<T>(socket: impl AsFd, option: libc::c_int, value: T) -> std::result::Result<(), Errno> {
+    let (fd, size) = (socket.as_fd().as_raw_fd(), size_of::<T>() as u32);
+    // SAFETY: the value is live and has the given size.
+    let set = unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, option, (&raw const value).cast(), size) };
+    Errno::result(set).map(drop)
+}
+
 /// `SCM_PIDFD` of `include/linux/socket.h` (Linux 6.5).
 const SCM_PIDFD: libc::c_int = 4;
 
@@ -99,20 +159,9 @@ const SCM_PIDFD: libc::c_int = 4;
 /// # Errors
 /// `unsupported` if the kernel has no `SO_PASSPIDFD`.
 pub fn ask_for_pidfds(socket: impl AsFd) -> Result {
-    let (fd, on) = (socket.as_fd().as_raw_fd(), 1_i32);
-    // SAFETY: the option's value is a live int of the given size.
-    let set = unsafe {
-        libc::setsockopt(
-            fd,
-            libc::SOL_SOCKET,
-            libc::SO_PASSPIDFD,
-            (&raw const on).cast(),
-            size_of::<i32>() as u32,
-        )
-    };
-    match Errno::result(set) {
+    match set_option(socket, libc::SO_PASSPIDFD, 1) {
         Err(Errno::ENOPROTOOPT) => Err(Failure::unsupported("the kernel has no SO_PASSPIDFD (Linux 6.5)")),
-        set => Ok(set.map(drop)?),
+        set => Ok(set?),
     }
 }
 

@@ -66,6 +66,20 @@ pub fn close_apart_by_range(fd: RawFd) -> std::result::Result<(), Errno> {
     unsafe { close_range(fd, libc::CLOSE_RANGE_UNSHARE) }
 }
 
+/// Likewise, with `CLOSE_RANGE_CLOEXEC`: the descriptor is marked in the thread's own table, and closed in none.
+pub fn mark_apart_by_range(fd: impl AsFd) -> std::result::Result<(), Errno> {
+    assert_ne!(own_tid(), own_pid(), "the leader would leave its table to the others");
+    // SAFETY: the descriptor stays open.
+    unsafe { close_range(fd.as_fd().as_raw_fd(), libc::CLOSE_RANGE_UNSHARE | libc::CLOSE_RANGE_CLOEXEC) }
+}
+
+/// Calls `close_range(fd, fd, CLOSE_RANGE_UNSHARE)` in a process that shares its descriptor table with another one and has no
+/// other thread: the caller gets its own table, in which this descriptor is closed. It stays open in the other's.
+pub fn leave_table_by_range(fd: impl Into<OwnedFd>) -> std::result::Result<(), Errno> {
+    // SAFETY: the descriptor was owned, and ownership is given up here.
+    unsafe { close_range(fd.into().into_raw_fd(), libc::CLOSE_RANGE_UNSHARE) }
+}
+
 /// Calls `close_range(fd, fd, flags)`.
 ///
 /// # Safety

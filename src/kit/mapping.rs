@@ -1,11 +1,20 @@
-//! A mapping that others can detect.
+//! Mappings: one that others can detect, and one that is refused.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
+use nix::errno::Errno;
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::mm::{MapFlags, ProtFlags};
 
-use crate::check::{Failure, Result};
+use crate::check::{Failure, Result, errno_of};
+
+/// Tries to map a page of this file for reading.
+pub fn try_map(file: impl AsFd) -> std::result::Result<(), Errno> {
+    // SAFETY: a new mapping at an address of the kernel's choice aliases nothing.
+    let mapped =
+        unsafe { rustix::mm::mmap(std::ptr::null_mut(), 4096, ProtFlags::READ, MapFlags::SHARED, file, 0) };
+    mapped.map(drop).map_err(errno_of)
+}
 
 /// A memory file that cannot be sealed against writing while a process has mapped it.
 #[derive(Debug)]

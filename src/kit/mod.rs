@@ -16,6 +16,7 @@
 //! | [`ChildOfInit`](child_of_init::ChildOfInit) | a program without a subreaper | is a child of process 1 | when it is let go |
 
 pub mod actor;
+pub mod aio;
 pub mod alternate_stack;
 pub mod autokill_child;
 pub mod blocked;

@@ -3,12 +3,13 @@
 //! A ring drops its references some time after the call that requested it: wait for POLLHUP, do not use a ping.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use io_uring::{IoUring, opcode, squeue, types};
 use nix::errno::Errno;
 
 use crate::check::{self, Failure, Result};
+use crate::clone3::lowest_free_fd;
 use crate::note;
 use crate::wait::Who;
 
@@ -107,14 +108,70 @@ impl Ring {
         Ok(Errno::result(done).map(drop)?)
     }
 
-    /// Registers one slot for a fixed file, and leaves it empty.
-    pub fn register_empty_slot(&self) -> Result {
-        Ok(self.0.submitter().register_files_sparse(1)?)
+    /// Registers this file and a closed descriptor, which fails with EBADF.
+    #[track_caller]
+    pub fn register_file_and_none(&self, fd: impl AsFd) -> Result {
+        let fds = [fd.as_fd().as_raw_fd(), lowest_free_fd()?];
+        note!("IORING_REGISTER_FILES of descriptors {fds:?}");
+        let registered = self
+            .0
+            .submitter()
+            .register_files(&fds)
+            .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or_default()));
+        check::refused("IORING_REGISTER_FILES with a closed descriptor", registered, Errno::EBADF)
+    }
+
+    /// Registers this many slots for fixed files, and leaves them empty.
+    pub fn register_empty_slots(&self, count: u32) -> Result {
+        Ok(self.0.submitter().register_files_sparse(count)?)
+    }
+
+    /// Puts this file into the first slot, in place of what is there (`IORING_REGISTER_FILES_UPDATE`).
+    #[track_caller]
+    pub fn fill_slot(&self, fd: impl AsFd) -> Result {
+        self.update_slot(fd.as_fd().as_raw_fd())
+    }
+
+    /// Updates the first slot, and leaves it as it is (`IORING_REGISTER_FILES_SKIP`).
+    #[track_caller]
+    pub fn skip_slot(&self) -> Result {
+        const SKIP: i32 = -2;
+        self.update_slot(SKIP)
+    }
+
+    /// Puts this file into a slot that the kernel chooses (`IORING_OP_FILES_UPDATE` with `IORING_FILE_INDEX_ALLOC`).
+    #[track_caller]
+    pub fn fill_free_slot(&mut self, fd: impl AsFd) -> Result<std::result::Result<i32, Errno>> {
+        const CHOOSE: i32 = -1;
+        // The kernel reads the number and writes that of the slot.
+        let mut number = fd.as_fd().as_raw_fd();
+        let fill = opcode::FilesUpdate::new(&raw mut number, 1).offset(CHOOSE).build().user_data(OTHER);
+        self.push(&fill)?;
+        let filled = result_of(&self.completions(1)?)?;
+        note!("IORING_OP_FILES_UPDATE of descriptor {}, to a free slot = {filled:?}", fd.as_fd().as_raw_fd());
+        Ok(filled.map(|_| number))
+    }
+
+    /// Tries to splice from the file in the slot to a pipe, and returns the errno.
+    #[track_caller]
+    pub fn try_splice_from_slot(&mut self, pipe: impl AsFd) -> Result<std::result::Result<i32, Errno>> {
+        const FROM_SLOT: u32 = 1 << 31;
+        let to = types::Fd(pipe.as_fd().as_raw_fd());
+        let splice = opcode::Splice::new(types::Fixed(0), -1, to, -1, 1).flags(FROM_SLOT);
+        self.push(&splice.build().user_data(OTHER))?;
+        result_of(&self.completions(1)?)
     }
 
     /// Puts the file of this ring's slot into the other ring's slot, too (`IORING_MSG_SEND_FD`), with or without an event there.
     #[track_caller]
     pub fn pass_file_to(&mut self, other: &Ring, event: bool) -> Result {
+        let passed = self.try_pass_file_to(other, event)?;
+        check::succeeds("IORING_MSG_SEND_FD", passed).map(drop)
+    }
+
+    /// Like [`Ring::pass_file_to`], for tests of whether it is possible; the inner error is the kernel's.
+    #[track_caller]
+    pub fn try_pass_file_to(&mut self, other: &Ring, event: bool) -> Result<std::result::Result<i32, Errno>> {
         const CQE_SKIP: u32 = 1;
         let to = types::DestinationSlot::try_from_slot_target(0)
             .map_err(|slot| Failure::broken(format!("no slot {slot}")))?;
@@ -122,8 +179,9 @@ impl Ring {
         let pass = opcode::MsgRingSendFd::new(ring, slot, to, OTHER);
         let pass = pass.opcode_flags(if event { 0 } else { CQE_SKIP });
         self.push(&pass.build().user_data(OTHER))?;
-        let results = self.completions(1)?;
-        check::equal("result of IORING_MSG_SEND_FD", of(&results, OTHER), Some(0))
+        let passed = result_of(&self.completions(1)?);
+        note!("IORING_MSG_SEND_FD of slot 0 = {passed:?}");
+        passed
     }
 
     /// Makes a descriptor for the file in the slot (`IORING_OP_FIXED_FD_INSTALL`).
@@ -142,9 +200,14 @@ impl Ring {
     /// Empties the slot of the fixed file.
     #[track_caller]
     pub fn empty_slot(&self) -> Result {
-        note!("IORING_REGISTER_FILES_UPDATE of slot 0 to -1");
-        let updated = self.0.submitter().register_files_update(0, &[-1])?;
-        crate::check::equal("slots that were emptied", updated, 1)
+        self.update_slot(-1)
+    }
+
+    #[track_caller]
+    fn update_slot(&self, number: RawFd) -> Result {
+        note!("IORING_REGISTER_FILES_UPDATE of slot 0 to {number}");
+        let updated = self.0.submitter().register_files_update(0, &[number])?;
+        check::equal("slots that were updated", updated, 1)
     }
 
     /// Unregisters the fixed files.
@@ -176,9 +239,14 @@ impl Ring {
 
     /// Starts a wait for one of these children to end (`__WALL`). [`Ring::is_idle`] shows whether it stays pending.
     pub fn start_wait(&mut self, who: Who<'_>) -> Result {
-        note!("IORING_OP_WAITID, {who:?}, WEXITED|__WALL");
+        self.start_wait_for(libc::WEXITED, who)
+    }
+
+    /// Likewise, for these events: `WEXITED`, `WSTOPPED`, `WCONTINUED`.
+    pub fn start_wait_for(&mut self, events: i32, who: Who<'_>) -> Result {
+        note!("IORING_OP_WAITID, {who:?}, {events:#x}|__WALL");
         let (kind, number) = who.as_arguments();
-        let wait = opcode::WaitId::new(kind, number, libc::WEXITED | libc::__WALL);
+        let wait = opcode::WaitId::new(kind, number, events | libc::__WALL);
         self.push(&wait.build().user_data(WAIT))?;
         self.0.submit()?;
         Ok(())
@@ -218,7 +286,8 @@ impl Ring {
     }
 
     fn push(&mut self, entry: &squeue::Entry) -> Result {
-        // SAFETY: none of the requests above points to memory, and their descriptors are open when submitted.
+        // SAFETY: the memory that a request above points to is live until its completion, for which its function waits; the
+        // descriptors are open when submitted.
         unsafe { self.0.submission().push(entry) }.map_err(|_| Failure::broken("the ring is full"))
     }
 
@@ -231,6 +300,15 @@ impl Ring {
             }
         }
         Ok(self.0.completion().map(|entry| (entry.user_data(), entry.result())).collect())
+    }
+}
+
+/// Returns the result of the one request.
+fn result_of(results: &[(u64, i32)]) -> Result<std::result::Result<i32, Errno>> {
+    match of(results, OTHER) {
+        Some(error) if error < 0 => Ok(Err(Errno::from_raw(-error))),
+        Some(result) => Ok(Ok(result)),
+        None => Err(Failure::broken("the ring reported nothing")),
     }
 }
 
