@@ -89,6 +89,33 @@ fn autoreap_vfork_outlives_killed_creator() -> Result {
 }
 
 case! {
+    /// A cgroup freezes although a process in it waits for its auto-reaped CLONE_VFORK child, which is in another cgroup, as with an
+    /// ordinary child.
+    autoreap_vfork_wait_can_be_frozen: Must, needs [Autoreap, ExitInfo, Cgroup2],
+    source "Documentation/admin-guide/cgroup-v2.rst, cgroup.freeze; kernel/fork.c wait_for_vfork_done() (cgroup_enter_frozen())",
+}
+fn autoreap_vfork_wait_can_be_frozen() -> Result {
+    subject::each(|call| {
+        let call = call.with(Flags::CLONE_VFORK);
+        let (frozen, free) = (Cgroup::create(&[])?, Cgroup::create(&[])?);
+        let make = Clone3::fork().into_cgroup(frozen.dir());
+        let (creator, child) = parent_and_child(&make, |meeting| call.spawn(|| meeting.attend()))?;
+        free.admit(child.pid())?;
+        frozen.write("cgroup.freeze", "1")?;
+        let what = format!("a cgroup with a process that waits for its child of {call}");
+        frozen.wait_for("frozen 1").context(what)?;
+        frozen.write("cgroup.freeze", "0")?;
+        creator.kill(Signal::SIGKILL)?;
+        creator.reap_expecting(Status::SIGKILLED)?;
+        // This fails if the end of the creator has killed an auto-kill child already.
+        let _ = child.observer().send_signal(Signal::SIGKILL);
+        ends_by_its_kind(&call, child.pid(), child.observer(), Status::SIGKILLED)?;
+        frozen.remove()?;
+        free.remove()
+    })
+}
+
+case! {
     /// With CLONE_VFORK the creator of an auto-reaped child resumes when the child exits or execs, and not before; the child is
     /// auto-reaped all the same.
     autoreap_with_vfork: Must, needs [Autoreap, ExitInfo],

@@ -5,14 +5,19 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use clone3_conformance::abi::Flags;
 use clone3_conformance::check::{self, Context as _, Failure, Named, Result};
 use clone3_conformance::clone3::{Clone3, Stack};
+use clone3_conformance::kit::disposition::{self, Disposition};
 use clone3_conformance::kit::privilege::become_unused_user;
 use clone3_conformance::kit::process::{child_reporting, in_child};
-use clone3_conformance::kit::{Cgroup, Held, errands, limits, namespace, privilege, subject, threads, uring};
+use clone3_conformance::kit::{
+    Cgroup, Channel, Gate, Held, errands, limits, namespace, privilege, subject, threads, tracer, uring,
+};
 use clone3_conformance::wait::{self, Status};
 use clone3_conformance::{case, note};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::ptrace::Options;
 use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::Signal;
 
 case! {
     /// Flags that exclude each other (EINVAL) still do with the new flags: CLONE_SIGHAND without CLONE_VM; CLONE_FS with a new
@@ -262,4 +267,38 @@ fn abi_failed_first_child_of_pid_namespace() -> Result {
         check::equal(what, is_init_after_failed_first_child(&call)?, expected)?;
     }
     Ok(())
+}
+
+case! {
+    /// clone3 that makes an auto-reaped child is restarted after a signal that arrives before the child exists, even if the signal's
+    /// handler does not ask for that (SA_RESTART), as for an ordinary child.
+    autoreap_clone_restarts_after_signal: Is, needs [Autoreap, ExitInfo, Ptrace],
+    source "kernel/fork.c copy_process() (ERESTARTNOINTR)",
+}
+fn autoreap_clone_restarts_after_signal() -> Result {
+    subject::each(|call| {
+        let (gate, told) = (Gate::new()?, Channel::<Result<i32>>::new()?);
+        let creator = Clone3::fork().spawn(|| {
+            let make = || {
+                disposition::set(Signal::SIGUSR1, Disposition::Caught)?;
+                gate.wait();
+                let made = call.try_spawn(|| 7);
+                let errno = made.as_ref().map_or_else(|errno| *errno as i32, |_| 0);
+                made.ok().map_or(Ok(()), |child| child.ends_with(Status::exited(7)))?;
+                Ok(errno)
+            };
+            i32::from(told.send(&make()).is_err())
+        })?;
+        let pid = creator.pid();
+        tracer::seize(pid, Options::PTRACE_O_TRACESYSGOOD)?;
+        tracer::interrupt(pid)?;
+        gate.open()?;
+        tracer::stop_before_call(pid, libc::SYS_clone3)?;
+        creator.kill(Signal::SIGUSR1)?;
+        tracer::detach(pid)?;
+        let errno = told.recv_from(&creator)??;
+        creator.reap_expecting(Status::exited(0))?;
+        let made = if errno == 0 { Ok(()) } else { Err(Errno::from_raw(errno)) };
+        check::succeeds(format_args!("{call} when a signal is pending"), made)
+    })
 }

@@ -3,10 +3,12 @@
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
-use clone3_conformance::clone3::{Clone3, park};
-use clone3_conformance::kit::process::reap_all;
+use clone3_conformance::clone3::{Clone3, exit_now, park};
+use clone3_conformance::kit::process::{own_pid, reap_all};
 use clone3_conformance::kit::replacing::Replacing;
-use clone3_conformance::kit::{Gate, Handover, Held, Orphan, sigchld, subject};
+use clone3_conformance::kit::threads::own_tid;
+use clone3_conformance::kit::{Channel, Gate, Handover, Held, Orphan, programs, sigchld, subject};
+use clone3_conformance::procfs::Stat;
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
 use nix::poll::PollFlags;
@@ -19,6 +21,47 @@ fn is_clone_child(pid: i32, expected: bool, what: &str) -> Result {
     let got = wait::waitpid(pid, libc::WNOHANG | libc::__WCLONE);
     let expected = if expected { Ok(None) } else { Err(Errno::ECHILD) };
     check::equal(format_args!("waitpid(WNOHANG|__WCLONE) for {what}"), got, expected)
+}
+
+/// The caller is a leader. Starts threads until the clock has gone on since its own start, and has the last of them run `exec`.
+fn exec_in_later_thread(exec: impl Fn() + Sync) {
+    let start_of = |task: i32| Stat::read(&format!("/proc/self/task/{task}/stat")).map(|stat| stat.start);
+    let start = start_of(own_pid());
+    while start.is_some() {
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                if start_of(own_tid()) > start {
+                    exec();
+                }
+            });
+        });
+    }
+}
+
+case! {
+    /// The start time of an auto-reaped process (field 22 of /proc/PID/stat) remains that of its first thread when another thread
+    /// execs, like that of an ordinary one.
+    autoreap_start_time_outlasts_nonleader_exec: Is, needs [Autoreap, ExitInfo, Proc],
+    source "fs/exec.c de_thread(); proc_pid_stat(5), starttime",
+}
+fn autoreap_start_time_outlasts_nonleader_exec() -> Result {
+    subject::each(|call| {
+        let (ready, end) = (Channel::<Result>::new()?, Gate::new()?);
+        let program = programs::hold(&ready, &end, 5)?;
+        let child = call.spawn(|| {
+            exec_in_later_thread(|| {
+                let _ = ready.send(&Err(program.exec()));
+                exit_now(98)
+            });
+            98
+        })?;
+        let start = || Stat::of(child.pid()).map(|stat| stat.start);
+        let before = start();
+        ready.recv_from(&child)??;
+        check::equal(format_args!("start time of a child of {call} after a thread's exec"), start(), before)?;
+        end.open()?;
+        child.ends_with(Status::exited(5))
+    })
 }
 
 case! {

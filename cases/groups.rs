@@ -152,6 +152,31 @@ fn autoreap_keeps_group_from_being_orphaned() -> Result {
     })
 }
 
+case! {
+    /// A process group outlives its auto-reaped leader, as it does an ordinary one: its members can be waited for (waitpid(-PGID),
+    /// waitid(P_PGID)), and others can join it.
+    autoreap_group_outlives_leader: Must, needs [Autoreap, ExitInfo],
+    source "setpgid(2), waitpid(2); POSIX, Process Group Lifetime",
+}
+fn autoreap_group_outlives_leader() -> Result {
+    subject::each(|call| {
+        let leader = member(&call, OWN)?;
+        let group = Pid::from_raw(leader.pid());
+        let other = member(&Clone3::fork(), group)?;
+        leader.let_go()?;
+        subject::wait_until_gone(&leader)?;
+        let of = format!("a process group whose leader, a child of {call}, is gone");
+        let found = wait::waitpid(-group.as_raw(), libc::WNOHANG | libc::__WALL);
+        check::equal(format_args!("waitpid(-PGID, WNOHANG|__WALL) in {of}"), found, Ok(None))?;
+        let found = wait::waitid(Who::Group(group.as_raw()), libc::WEXITED | libc::WNOHANG);
+        check::equal(format_args!("waitid(P_PGID, WEXITED|WNOHANG) in {of}"), found, Ok(None))?;
+        let third = Held::exiting_with(&Clone3::fork(), 0)?;
+        check::succeeds(format_args!("setpgid into {of}"), setpgid(Pid::from_raw(third.pid()), group))?;
+        third.into_child().clear_away()?;
+        other.into_child().clear_away()
+    })
+}
+
 /// Returns whether SIGUSR1 is pending for the caller, which blocks it.
 fn has_pending(set: &SigSet) -> Result<bool> {
     let pending = SignalFd::with_flags(set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;

@@ -140,6 +140,22 @@ fn nnp_file_caps_exec_no_elevation() -> Result {
 }
 
 case! {
+    /// An unprivileged caller's CLONE_NNP child does not gain file capabilities that a program would have to raise (permitted and
+    /// not effective) either. Without the flag they are permitted.
+    nnp_file_caps_not_effective: Must, needs [Nnp, Root, NotYetNnp],
+    source "Documentation/userspace-api/no_new_privs.rst; capabilities(7), file effective bit",
+}
+fn nnp_file_caps_not_effective() -> Result {
+    let program = setuid::file_with_permitted(&GRANTED)?;
+    privilege::become_ordinary_user()?;
+    let control = without_nnp(program.as_fd())?;
+    let expected = (Caps::of(&GRANTED), Caps::NONE);
+    check::equal("control: CapPrm and CapEff", (control.permitted, control.effective), expected)?;
+    let found = with_nnp(program.as_fd())?;
+    check::equal("CapPrm and CapEff", (found.permitted, found.effective), (Caps::NONE, Caps::NONE))
+}
+
+case! {
     /// Though a CLONE_NNP child gains nothing from a program with file capabilities, the exec counts as a
     /// privileged one: AT_SECURE is 1, and ambient capabilities are cleared while permitted ones are kept.
     nnp_file_caps_at_secure: Is, needs [Nnp, Root, NotYetNnp],

@@ -23,6 +23,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::ptrace::{self, Options};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{Gid, Pid, Uid};
+use rustix::fs::{MemfdFlags, Mode, memfd_create};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 use rustix::thread::{CapabilitiesSecureBits, set_no_new_privs};
 
@@ -192,6 +193,28 @@ fn nnp_gives_up_root_directory() -> Result {
         })?;
         let what = format!("fchroot(FD_FAILFS_ROOT) in a child of {call} (None: it succeeds)");
         check::equal(what, errno.map(Errno::from_raw), expected)?;
+    }
+    Ok(())
+}
+
+case! {
+    /// A CLONE_NNP child may make a file of its own set-user-ID and set-group-ID (chmod), like an ordinary child.
+    nnp_sets_setid_bits: Must, needs [Nnp],
+    source "chmod(2); Documentation/userspace-api/no_new_privs.rst: what does not involve execve is not prevented",
+}
+fn nnp_sets_setid_bits() -> Result {
+    const SET_ID: u32 = 0o6755;
+    let mode = |call: &Clone3| {
+        let file = memfd_create("set-id", MemfdFlags::CLOEXEC)?;
+        let (child, mode) = child_reporting(call, || {
+            rustix::fs::fchmod(&file, Mode::from_raw_mode(SET_ID))?;
+            Ok(rustix::fs::fstat(&file)?.st_mode & 0o7777)
+        })?;
+        child.ends_with(Status::exited(0))?;
+        Ok::<_, Failure>(mode)
+    };
+    for call in [vec![Clone3::fork()], subject::with_nnp()].concat() {
+        check::equal(format_args!("mode after chmod(06755) in a child of {call}"), mode(&call)?, SET_ID)?;
     }
     Ok(())
 }

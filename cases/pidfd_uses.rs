@@ -3,12 +3,14 @@
 use clone3_conformance::abi::{Flags, Namespace};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Named, Result};
-use clone3_conformance::clone3::Clone3;
+use clone3_conformance::clone3::{Child, Clone3, Stack, park};
 use clone3_conformance::kit::filtered_calls::{no_pidfd, reaches_kernel};
 use clone3_conformance::kit::pair::Pair;
 use clone3_conformance::kit::process::{child_reporting, in_child, own_pid};
 use clone3_conformance::kit::uring::Ring;
-use clone3_conformance::kit::{Blocked, Echo, Held, WaitCall, namespace, subject, threads, tracer};
+use clone3_conformance::kit::{
+    Blocked, Channel, Echo, Held, WaitCall, errands, namespace, subject, threads, tracer,
+};
 use clone3_conformance::pidfd::{Pidfd, pidfd_open};
 use clone3_conformance::wait::{self, Status, Who};
 use nix::errno::Errno;
@@ -16,6 +18,7 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::ptrace::Options;
 use nix::sys::signal::Signal;
 use rustix::fs::{fstat, stat};
+use rustix::pipe::{PipeFlags, pipe_with};
 
 const ENDED: i32 = libc::WEXITED | libc::__WALL;
 case! {
@@ -212,6 +215,19 @@ fn autokill_memory_calls() -> Result {
     child.into_child().clear_away()
 }
 
+/// Checks that the caller may call process_mrelease.
+///
+/// # Errors
+/// `blocked` if not.
+fn may_be_released(pidfd: &Pidfd) -> Result {
+    match pidfd.mrelease() {
+        Err(errno @ (Errno::ENOSYS | Errno::EPERM)) => {
+            Err(Failure::blocked(format!("process_mrelease fails with {}", Named(errno))))
+        }
+        _ => Ok(()),
+    }
+}
+
 case! {
     /// process_mrelease on a process whose leader has ended before another thread is EINVAL before it is killed, succeeds once it
     /// is killed and not gone yet, and is ESRCH when it is gone: for an ordinary, an auto-reaped and an auto-kill child.
@@ -224,9 +240,7 @@ fn autokill_mrelease_without_leader() -> Result {
     {
         let mut pair = Pair::new(&call)?;
         let observer = pair.child.observe()?;
-        if let Err(errno @ (Errno::ENOSYS | Errno::EPERM)) = observer.mrelease() {
-            return Err(Failure::blocked(format!("process_mrelease fails with {}", Named(errno))));
-        }
+        may_be_released(&observer)?;
         let mrelease = |when: &str, expected: std::result::Result<(), Errno>| {
             let what = format!("process_mrelease of a child of {call}, {when}");
             check::equal(what, observer.mrelease(), expected)
@@ -253,6 +267,43 @@ fn autokill_mrelease_without_leader() -> Result {
         mrelease("which is gone", Err(Errno::ESRCH))?;
     }
     Ok(())
+}
+
+case! {
+    /// process_mrelease on a killed process whose memory a live auto-reaped child shares (CLONE_VM) is EINVAL. It succeeds when the
+    /// child is gone.
+    autoreap_sharer_keeps_memory_from_mrelease: Must, needs [Autoreap, ExitInfo, Ptrace],
+    source "process_mrelease(2), EINVAL; mm/oom_kill.c task_will_free_mem() (\"Make sure that all tasks which share the mm with the given tasks are dying as well\")",
+}
+fn autoreap_sharer_keeps_memory_from_mrelease() -> Result {
+    let (nothing, _open) = pipe_with(PipeFlags::CLOEXEC)?;
+    subject::each_reaped(|call| {
+        let (told, call) = (Channel::<Result<i32>>::new()?, call.with(Flags::CLONE_VM));
+        let creator = Clone3::fork().with(Flags::PIDFD).spawn(|| {
+            let child =
+                Stack::new().and_then(|stack| call.spawn_on(&stack, errands::wait_for_input(&nothing)));
+            let said = told.send(&child.as_ref().map(Child::pid).map_err(Failure::clone));
+            // Its pidfd stays open, so that it lives.
+            std::mem::forget(child);
+            if said.is_ok() { park() } else { 97 }
+        })?;
+        let sharer = Pidfd::open(told.recv_from(&creator)??)?;
+        let killed = creator.observe()?;
+        may_be_released(&killed)?;
+        tracer::seize(creator.pid(), Options::PTRACE_O_TRACEEXIT)?;
+        creator.kill(Signal::SIGKILL)?;
+        // Stopped by its tracer before it releases its memory.
+        let held_up = Status::ptrace_event(libc::PTRACE_EVENT_EXIT, Signal::SIGTRAP);
+        wait::reap_expecting(creator.pid(), held_up)?;
+        let what =
+            format!("process_mrelease of a killed process that shares its memory with a child of {call}");
+        check::refused(&what, killed.mrelease(), Errno::EINVAL)?;
+        check::succeeds("pidfd_send_signal(SIGKILL)", sharer.send_signal(Signal::SIGKILL))?;
+        sharer.wait_reaped()?;
+        check::succeeds(format_args!("{what} which is gone"), killed.mrelease())?;
+        tracer::go_on(creator.pid(), None)?;
+        creator.reap_expecting(Status::SIGKILLED)
+    })
 }
 
 case! {
@@ -303,6 +354,27 @@ fn autoreap_io_uring_waitid_goes_on() -> Result {
         let what = "result of IORING_OP_WAITID for any child, when one has ended that is waited for";
         check::equal(what, ring.finish_wait()?, Some(0))?;
         stays.pidfd()?.reaped_with(Status::exited(4))
+    })
+}
+
+case! {
+    /// IORING_OP_WAITID with WSTOPPED or WCONTINUED, pending for an auto-reaped child, completes when that child stops or continues,
+    /// as for an ordinary one.
+    autoreap_io_uring_waitid_for_stop: Must, needs [Autoreap],
+    source "io_uring_enter(2), IORING_OP_WAITID; waitid(2), WSTOPPED and WCONTINUED",
+}
+fn autoreap_io_uring_waitid_for_stop() -> Result {
+    subject::each(|call| {
+        let child = Held::exiting_with(&call, 0)?;
+        for (signal, events) in [(Signal::SIGSTOP, libc::WSTOPPED), (Signal::SIGCONT, libc::WCONTINUED)] {
+            let mut ring = Ring::new()?;
+            ring.start_wait_for(events, Who::Pid(child.pid()))?;
+            let what = format!("IORING_OP_WAITID for {signal} of a child of {call}");
+            check::holds(ring.is_idle(), format_args!("{what} is over before the signal"))?;
+            child.kill(signal)?;
+            check::equal(format_args!("result of {what}"), ring.finish_wait()?, Some(0))?;
+        }
+        child.into_child().clear_away()
     })
 }
 

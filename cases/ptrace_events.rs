@@ -220,6 +220,33 @@ fn autoreap_ptrace_stop_reported_to_parent() -> Result {
 }
 
 case! {
+    /// The tracer of another process's auto-reaped child gets SIGCHLD (CLD_TRAPPED) for its ptrace-stops, as for an ordinary child.
+    autoreap_ptrace_tracer_told_of_stops: Must, needs [Autoreap, ExitInfo, Ptrace],
+    source "sigaction(2), CLD_TRAPPED; ptrace(2), signal-delivery-stop; kernel/signal.c do_notify_parent_cldstop()",
+}
+fn autoreap_ptrace_tracer_told_of_stops() -> Result {
+    subject::each(|call| {
+        let child = Held::traceable(&call, 0)?;
+        let pid = child.pid();
+        let tracer = Actor::spawn(&Clone3::fork(), |seizes: bool| {
+            if seizes {
+                sigchld::block()?;
+                return tracer::seize(pid, Options::empty());
+            }
+            sigchld::arrives_for(pid, libc::CLD_TRAPPED)?;
+            tracer::stops_with(pid, Signal::SIGUSR1)
+        })?;
+        tracer.ask(true)?;
+        child.kill(Signal::SIGUSR1)?;
+        let what = format!("the tracer of a child of {call}, which stops for SIGUSR1");
+        tracer.ask(false).context(what)?;
+        child.kill(Signal::SIGKILL)?;
+        tracer.dismiss()?;
+        child.into_child().ends_with(Status::SIGKILLED)
+    })
+}
+
+case! {
     /// The SIGCHLD that a tracer gets for another process's auto-reaped child says how the child ended: killed or exited.
     autoreap_ptrace_tracer_sigchld_status: Must, needs [Autoreap, ExitInfo, Ptrace],
     source "sigaction(2), si_code of SIGCHLD; kernel/signal.c do_notify_parent()",

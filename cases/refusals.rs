@@ -3,20 +3,23 @@
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
-use clone3_conformance::clone3::{Clone3, NOWHERE};
+use clone3_conformance::clone3::{Clone3, NOWHERE, park};
 use clone3_conformance::kit::channel::read_byte;
 use clone3_conformance::kit::leaks::{Kept, Room};
 use clone3_conformance::kit::mapping::Mappable;
 use clone3_conformance::kit::privilege::become_unused_user;
 use clone3_conformance::kit::process::{in_child, own_pid, reap_all};
 use clone3_conformance::kit::semaphore::Semaphore;
-use clone3_conformance::kit::{Held, privilege};
+use clone3_conformance::kit::userfault::Trap;
+use clone3_conformance::kit::{Channel, Held, namespace, privilege, subject};
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::sandbox;
+use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
 use nix::poll::PollTimeout;
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::Signal;
 use rustix::pipe::{PipeFlags, pipe_with};
 
 /// Checks that calls with the new flags, these flags and an invalid pidfd address fail, which is after everything else is
@@ -175,4 +178,54 @@ fn abi_refusal_keeps_no_semaphore_undo() -> Result {
         refused_late(Flags::CLONE_SYSVSEM)
     })?;
     check::equal("the semaphore when the caller has ended", semaphore.value()?, 1)
+}
+
+case! {
+    /// A call that makes an auto-reaped child in a pid namespace whose init dies meanwhile fails with ENOMEM, as for an ordinary
+    /// child; init ends.
+    autoreap_refused_in_dying_pid_namespace: Must, needs [Autoreap, ExitInfo, Root, PidNamespace],
+    source "pid_namespaces(7), ENOMEM; kernel/fork.c copy_process() (PIDNS_ADDING)",
+}
+fn autoreap_refused_in_dying_pid_namespace() -> Result {
+    subject::each(|call| {
+        in_child(|| {
+            let init = namespace::init().with(Flags::PIDFD).spawn(park)?;
+            let enter = || Ok::<_, Failure>(setns(init.pidfd()?, CloneFlags::CLONE_NEWPID)?);
+            // The kernel writes the pidfd after it has allocated the pid and before it looks whether init lives.
+            let trap = Trap::lay_for_kernel()?;
+            let told = Channel::<Result>::new()?;
+            let killer = Clone3::fork().spawn(|| {
+                let kill = || {
+                    enter()?;
+                    trap.wait_for_someone()?;
+                    let killed = init.pidfd()?.send_signal(Signal::SIGKILL);
+                    check::succeeds("pidfd_send_signal(SIGKILL)", killed)?;
+                    wait_until_closed_to_children()
+                };
+                // The call has to go on in any case.
+                let killed = kill();
+                i32::from(told.send(&trap.open().and(killed)).is_err())
+            })?;
+            enter()?;
+            let made = call.clone().pidfd_address(trap.address()).try_spawn(park);
+            told.recv_from(&killer)??;
+            killer.reap_expecting(Status::exited(0))?;
+            check::refused(format_args!("{call} while its pid namespace's init dies"), made, Errno::ENOMEM)?;
+            init.ends_with(Status::SIGKILLED)
+        })
+    })
+}
+
+/// Makes children until that fails with ENOMEM.
+fn wait_until_closed_to_children() -> Result {
+    loop {
+        match Clone3::fork().try_spawn(|| 0) {
+            Ok(child) => wait::reap(child.pid()).map(drop)?,
+            Err(Errno::ENOMEM) => return Ok(()),
+            Err(errno) => return Err(errno.into()),
+        }
+        if sandbox::time_left() == PollTimeout::ZERO {
+            return Err(Failure::fail("a pid namespace takes children although its init was killed"));
+        }
+    }
 }

@@ -3,12 +3,14 @@
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::{Child, Clone3};
+use clone3_conformance::kit::perf::FaultCounter;
 use clone3_conformance::kit::process::in_child;
 use clone3_conformance::kit::subject::leaves_zombie;
 use clone3_conformance::kit::{Channel, Held, Orphan, subject, threads, tracer, usage};
 use clone3_conformance::wait::{self, Status};
 use nix::sys::ptrace::Options;
 use nix::sys::resource::{Usage, UsageWho, getrusage};
+use nix::sys::signal::Signal;
 
 /// CPU time that a child uses, in microseconds.
 const CPU_TIME: i64 = 10_000;
@@ -217,5 +219,49 @@ fn autoreap_ptrace_others_wait_adds_nothing() -> Result {
         })?;
         check::equal("RUSAGE_CHILDREN of a tracer that has waited for another's child", after, before)?;
         subject::wait_until_gone(&child).map(drop)
+    })
+}
+
+case! {
+    /// A performance counter that children inherit has what an auto-reaped child counted, when that child is gone, as for an
+    /// ordinary child.
+    autoreap_counted_by_inherited_counter: Must, needs [Autoreap, ExitInfo],
+    source "perf_event_open(2), inherit; kernel/events/core.c perf_event_exit_event()",
+}
+fn autoreap_counted_by_inherited_counter() -> Result {
+    subject::each(|call| {
+        let counter = FaultCounter::start()?;
+        let child = Held::prepared(&call, 0, || usage::touch_pages(PAGES))?;
+        child.let_go()?;
+        subject::wait_until_gone(&child)?;
+        let count = counter.read()?;
+        check::holds(
+            count >= PAGES as u64,
+            format_args!(
+                "an inherited counter of page faults after a child of {call} that had {PAGES}: {count}"
+            ),
+        )
+    })
+}
+
+case! {
+    /// wait4 returns what an auto-reaped child has used so far when it reports that the child has stopped or continues, as for an
+    /// ordinary child.
+    autoreap_stop_report_has_usage: Is, needs [Autoreap],
+    source "wait4(2); kernel/exit.c wait_task_stopped(), wait_task_continued()",
+}
+fn autoreap_stop_report_has_usage() -> Result {
+    subject::each(|call| {
+        let child = Held::prepared(&call, 0, || usage::touch_pages(PAGES))?;
+        for (signal, options) in [(Signal::SIGSTOP, libc::WUNTRACED), (Signal::SIGCONT, libc::WCONTINUED)] {
+            child.kill(signal)?;
+            let what = format!("wait4 for a child of {call} after {signal}");
+            let (_, used) = check::succeeds(&what, usage::wait4_for(child.pid(), options))?;
+            check::holds(
+                used.minor_faults >= PAGES as i64,
+                format_args!("{what}: expected at least {PAGES} page faults, got {used:?}"),
+            )?;
+        }
+        child.into_child().clear_away()
     })
 }

@@ -25,7 +25,7 @@ fn lead_a_session(terminal: &Terminal, line: &Line, echoer: &Echoer) -> Result<i
     })?;
     echoer.close_in_child();
     setpgid(Pid::from_raw(foreground.pid()), Pid::from_raw(0))?;
-    terminal.put_into_foreground(foreground.pid())?;
+    check::succeeds("tcsetpgrp", terminal.put_into_foreground(foreground.pid()))?;
     Ok(foreground.pid())
 }
 
@@ -129,6 +129,31 @@ fn autoreap_session_leader_hangs_up() -> Result {
             subject::wait_until_gone(&leader).map(drop)
         };
         hangs_up(&Terminal::new()?, &call, ended).context(format_args!("session leader of {call}"))
+    })
+}
+
+case! {
+    /// A process group can be put into the foreground (tcsetpgrp) although its auto-reaped leader is gone, as with an ordinary
+    /// leader.
+    autoreap_group_without_leader_in_foreground: Must, needs [Autoreap, ExitInfo],
+    source "tcsetpgrp(3); POSIX, Process Group Lifetime",
+}
+fn autoreap_group_without_leader_in_foreground() -> Result {
+    subject::each(|call| {
+        let terminal = Terminal::new()?;
+        in_child(|| {
+            setsid()?;
+            check::succeeds("TIOCSCTTY by a session leader", terminal.take())?;
+            let (leader, other) = (Held::exiting_with(&call, 0)?, Held::exiting_with(&Clone3::fork(), 0)?);
+            let group = Pid::from_raw(leader.pid());
+            setpgid(group, group)?;
+            setpgid(Pid::from_raw(other.pid()), group)?;
+            leader.let_go()?;
+            subject::wait_until_gone(&leader)?;
+            let what = format!("tcsetpgrp for a group whose leader, a child of {call}, is gone");
+            check::succeeds(what, terminal.put_into_foreground(group.as_raw()))?;
+            other.into_child().clear_away()
+        })
     })
 }
 

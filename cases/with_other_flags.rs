@@ -155,6 +155,24 @@ fn abi_child_tid_cleared_with_flags() -> Result {
 }
 
 case! {
+    /// An exec of a child made with CLONE_VM and any of the new flags leaves the memory that it shares, and so clears the word at the
+    /// CLONE_CHILD_CLEARTID address there.
+    abi_child_tid_cleared_by_exec: Is, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "kernel/fork.c exec_mm_release(), mm_release()",
+}
+fn abi_child_tid_cleared_by_exec() -> Result {
+    for call in std::iter::once(Clone3::fork()).chain(calls()) {
+        let call = call.with(Flags::CLONE_CHILD_CLEARTID | Flags::CLONE_PARENT_SETTID);
+        let stack = Stack::new()?;
+        let child = Held::execed_as_by_vfork_on(&stack, &call, 0)?;
+        stack.join().context(format_args!("after an exec of a child of {call}"))?;
+        child.let_go()?;
+        child.into_child().ends_with(ENDED)?;
+    }
+    Ok(())
+}
+
+case! {
     /// CLONE_SETTLS sets the thread-local storage of a child made with any of the new flags.
     abi_settls_with_flags: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
     source "clone(2), CLONE_SETTLS",

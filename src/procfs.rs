@@ -20,6 +20,8 @@ pub struct Stat {
     pub state: char,
     /// The parent's process ID.
     pub ppid: i32,
+    /// Field 22: the time of its start after boot, in clock ticks.
+    pub start: u64,
     /// Field 38: the signal sent to the parent at exit.
     pub exit_signal: i32,
 }
@@ -49,6 +51,7 @@ impl Stat {
             comm: comm.to_owned(),
             state: fields.first()?.chars().next()?,
             ppid: fields.get(1)?.parse().ok()?,
+            start: fields.get(19)?.parse().ok()?,
             exit_signal: fields.get(35)?.parse().ok()?,
         })
     }

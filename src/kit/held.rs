@@ -143,12 +143,18 @@ impl Held {
     /// Like [`Held::execed`], but until its exec the child shares the memory of its creator and blocks it, as with vfork(2).
     #[track_caller]
     pub fn execed_as_by_vfork(call: &Clone3, code: i32) -> Result<Held> {
+        Held::execed_as_by_vfork_on(&Stack::new()?, call, code)
+    }
+
+    /// Likewise, for a child that runs on this stack until its exec.
+    #[track_caller]
+    pub fn execed_as_by_vfork_on(stack: &Stack, call: &Clone3, code: i32) -> Result<Held> {
         let (gate, ready) = (Gate::new()?, Channel::<Result>::new()?);
         *lock(&COMMAND) = Some(programs::hold(&ready, &gate, code)?);
         let call = call.clone().with(Flags::CLONE_VM | Flags::CLONE_VFORK);
         // SAFETY: `exec_command` has no preconditions, and it execs or ends the child.
         let exec = unsafe { Errand::whole(exec_command, 0) };
-        let child = call.spawn_on(&Stack::new()?, exec)?;
+        let child = call.spawn_on(stack, exec)?;
         if let Some(failure) = lock(&COULD_NOT).take() {
             return Err(failure);
         }

@@ -62,6 +62,7 @@ pub mod orphan;
 pub mod outcome;
 pub mod outsider;
 pub mod pair;
+pub mod perf;
 mod place;
 pub mod privilege;
 pub mod process;

@@ -195,7 +195,15 @@ pub fn file_with_mode(mode: u32) -> Result<OwnedFd> {
 /// # Errors
 /// `blocked` also if a tmpfs cannot have file capabilities.
 pub fn file_with_capabilities(capabilities: &[Capability]) -> Result<OwnedFd> {
-    make(0o755, &file_capabilities(capabilities, &[]))
+    make(0o755, &file_capabilities(capabilities, &[], true))
+}
+
+/// Like [`file_with_capabilities`], but not effective: the program has to raise them.
+///
+/// # Errors
+/// `blocked` also if a tmpfs cannot have file capabilities.
+pub fn file_with_permitted(capabilities: &[Capability]) -> Result<OwnedFd> {
+    make(0o755, &file_capabilities(capabilities, &[], false))
 }
 
 /// Like [`file_with_capabilities`], but the capabilities are inheritable instead of permitted.
@@ -203,7 +211,7 @@ pub fn file_with_capabilities(capabilities: &[Capability]) -> Result<OwnedFd> {
 /// # Errors
 /// `blocked` also if a tmpfs cannot have file capabilities.
 pub fn file_with_inheritable(capabilities: &[Capability]) -> Result<OwnedFd> {
-    make(0o755, &file_capabilities(&[], capabilities))
+    make(0o755, &file_capabilities(&[], capabilities, true))
 }
 
 /// A script (`#!`) that passes its arguments to its interpreter, which is this program.
@@ -322,13 +330,13 @@ fn private_tmpfs() -> rustix::io::Result<OwnedFd> {
 }
 
 /// Returns a value of `security.capability`: `struct vfs_cap_data` of `linux/capability.h`, revision 2.
-fn file_capabilities(permitted: &[Capability], inheritable: &[Capability]) -> [u8; 20] {
-    const REVISION_2_EFFECTIVE: u32 = 0x0200_0000 | 1;
+fn file_capabilities(permitted: &[Capability], inheritable: &[Capability], effective: bool) -> [u8; 20] {
+    const REVISION_2: u32 = 0x0200_0000;
+    let first = REVISION_2 | u32::from(effective);
     let [permitted, inheritable] = [permitted, inheritable].map(|set| Caps::of(set).bits());
     let upper = |bits: u64| (bits >> 32) as u32;
     // Permitted and inheritable: first the lower half of each, then the upper half.
-    let words =
-        [REVISION_2_EFFECTIVE, permitted as u32, inheritable as u32, upper(permitted), upper(inheritable)];
+    let words = [first, permitted as u32, inheritable as u32, upper(permitted), upper(inheritable)];
     let mut value = [0; 20];
     for (place, word) in value.chunks_exact_mut(4).zip(words) {
         place.copy_from_slice(&word.to_le_bytes());

@@ -56,9 +56,9 @@ impl Terminal {
     }
 
     /// Makes a process group of the caller's session the foreground group of its controlling terminal, which this must be.
-    pub fn put_into_foreground(&self, group: i32) -> Result {
-        let group =
-            Pid::from_raw(group).ok_or_else(|| Failure::broken("no process group has the number 0"))?;
-        Ok(rustix::termios::tcsetpgrp(&self.line, group)?)
+    pub fn put_into_foreground(&self, group: i32) -> std::result::Result<(), Errno> {
+        let put = rustix::termios::tcsetpgrp(&self.line, Pid::from_raw(group).ok_or(Errno::EINVAL)?);
+        note!("tcsetpgrp({group}) = {put:?}");
+        put.map_err(errno_of)
     }
 }

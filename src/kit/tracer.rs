@@ -53,6 +53,17 @@ pub fn attach(pid: i32) -> Result {
     stops_with(pid, Signal::SIGSTOP)
 }
 
+/// Calls `PTRACE_INTERRUPT`, which stops a seized tracee. Returns when it has stopped.
+#[track_caller]
+pub fn interrupt(pid: i32) -> Result {
+    let interrupted = ptrace::interrupt(Pid::from_raw(pid));
+    note!("ptrace(INTERRUPT, {pid}) = {interrupted:?}");
+    check::succeeds(format_args!("ptrace(INTERRUPT, {pid})"), interrupted)?;
+    let what = format_args!("wait status of process {pid}");
+    let halted = Status::ptrace_event(libc::PTRACE_EVENT_STOP, Signal::SIGTRAP);
+    check::equal(what, wait::next_status(pid)?, halted)
+}
+
 /// Waits for the next stop of a tracee, which must be caused by `signal`.
 #[track_caller]
 pub fn stops_with(pid: i32, signal: Signal) -> Result {
@@ -73,6 +84,32 @@ pub fn go_on(pid: i32, signal: Option<i32>) -> Result {
     let continued = resume(pid, Resume::Continue, signal.unwrap_or(0));
     note!("ptrace(CONT, {pid}, {}) = {continued:?}", signal.map_or("no signal".to_owned(), signal_name));
     check::succeeds(format_args!("ptrace(CONT, {pid})"), continued)
+}
+
+/// Resumes a stopped tracee until it enters this system call, and leaves it there.
+///
+/// The tracee must be [seized](seize) with `PTRACE_O_TRACESYSGOOD`.
+#[track_caller]
+pub fn stop_before_call(pid: i32, number: libc::c_long) -> Result {
+    const CALL: i32 = libc::SIGTRAP | 0x80;
+    loop {
+        check::succeeds("ptrace(SYSCALL)", resume(pid, Resume::ToNextCall, 0))?;
+        match wait::next_status(pid)?.stop() {
+            Some((CALL, _)) if entered(pid)? == Some(number as u64) => return Ok(()),
+            Some(_) => {}
+            None => return Err(Failure::broken(format!("process {pid} ended before system call {number}"))),
+        }
+    }
+}
+
+/// Returns the number of the system call that a tracee has entered; `None` if it is leaving one.
+fn entered(pid: i32) -> Result<Option<u64>> {
+    let info = ptrace::syscall_info(Pid::from_raw(pid))?;
+    if info.op != libc::PTRACE_SYSCALL_INFO_ENTRY {
+        return Ok(None);
+    }
+    // SAFETY: for this kind of stop the kernel has filled this variant.
+    Ok(Some(unsafe { info.u.entry.nr }))
 }
 
 /// The way in which a stopped tracee is resumed.

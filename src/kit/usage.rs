@@ -60,11 +60,16 @@ pub fn touch_pages(count: usize) -> Result {
 
 /// Calls `wait4(pid, &status, __WALL, &usage)`; returns the status and the resource usage of a child or tracee.
 pub fn wait4(pid: i32) -> std::result::Result<(Status, Usage), Errno> {
+    wait4_for(pid, 0)
+}
+
+/// Likewise, with more options: `WUNTRACED`, `WCONTINUED`.
+pub fn wait4_for(pid: i32, options: i32) -> std::result::Result<(Status, Usage), Errno> {
     let mut status = 0;
     // SAFETY: rusage is plain data, for which all zeroes is a valid value.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
     // SAFETY: both are live, and the kernel may fill them.
-    Errno::result(unsafe { libc::wait4(pid, &mut status, libc::__WALL, &mut usage) })?;
+    Errno::result(unsafe { libc::wait4(pid, &mut status, libc::__WALL | options, &mut usage) })?;
     let usage = Usage {
         minor_faults: usage.ru_minflt,
         voluntary_switches: usage.ru_nvcsw,
