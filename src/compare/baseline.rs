@@ -113,6 +113,8 @@ fn change(old: &Cell, new: &Cell) -> Option<Change> {
     Some(match (before, after) {
         // What the environment forbids says nothing about the kernel.
         (_, Mark::NotRun | Mark::Verdict(Verdict::Blocked)) => Change::Vanished,
+        // What was broken or cut short says nothing about the claim, so a failure is new.
+        (_, Mark::Verdict(Verdict::Fail)) => Change::Regressed,
         (before, after) if is_kept(before) || (is_bad(after) && !is_bad(before)) => Change::Regressed,
         (before, after) if is_kept(after) && is_missing(before) => Change::Appeared,
         (_, after) if is_kept(after) => Change::Fixed,

@@ -202,6 +202,13 @@ fn a_rare_defect_that_is_met_is_no_change_and_any_other_is() {
 }
 
 #[test]
+fn a_failure_where_the_baseline_is_broken_is_a_regression() {
+    let verdict = |verdict| vec![record("t", "a", verdict)];
+    assert!(changes(verdict(Verdict::Broken), verdict(Verdict::Fail)).is_regression());
+    assert!(!changes(verdict(Verdict::Fail), verdict(Verdict::Broken)).is_regression());
+}
+
+#[test]
 fn what_the_environment_forbids_is_no_regression() {
     let verdict = |verdict| vec![record("t", "a", verdict)];
     let changes = changes(verdict(Verdict::Pass), verdict(Verdict::Blocked));
