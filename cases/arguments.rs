@@ -113,7 +113,7 @@ fn abi_size_versions_ok() -> Result {
 case! {
     /// A size of `struct clone_args` between two published ones is accepted.
     abi_size_between_versions_ok: Is, needs [],
-    source "lib/usercopy.c copy_struct_from_user()",
+    source "include/linux/uaccess.h copy_struct_from_user()",
 }
 fn abi_size_between_versions_ok() -> Result {
     every(subject::by_flag(), [65, 72, 79, 81, 87], |call, size| call.size(size).accepted())
@@ -215,7 +215,7 @@ case! {
     /// The pidfd refers to the child, is close-on-exec, and is open in the parent from the child's first instruction on; the child
     /// has it only if it shares the parent's descriptors (CLONE_FILES).
     abi_pidfd_installed_before_child_runs: Must, needs [],
-    source "clone(2) (CLONE_PIDFD); kernel/fork.c copy_process() (\"after unsharing the fd table\")",
+    source "clone(2) (CLONE_PIDFD); kernel/fork.c copy_process(), which installs it after the last failure",
 }
 fn abi_pidfd_installed_before_child_runs() -> Result {
     for (flags, in_child) in [(Flags::PIDFD, false), (Flags::PIDFD | Flags::CLONE_FILES, true)] {

@@ -256,7 +256,7 @@ case! {
     /// If the first child in a new pid namespace could not be made for lack of a descriptor for its pidfd, the namespace is as
     /// usable afterwards with the new flags as without them.
     abi_failed_first_child_of_pid_namespace: Is, needs [Autoreap, Nnp, Autokill, PidNamespace],
-    source "kernel/fork.c copy_process() (bad_fork_free_pid); kernel/pid.c free_pid() (\"Handle a fork failure of the first process\")",
+    source "kernel/fork.c copy_process() (bad_fork_free_pid); kernel/pid.c free_pid() (\"Only possible if the 1st fork fails\")",
 }
 fn abi_failed_first_child_of_pid_namespace() -> Result {
     let expected = is_init_after_failed_first_child(&Clone3::fork().with(Flags::PIDFD))?;

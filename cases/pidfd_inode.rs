@@ -171,7 +171,7 @@ fn pidfd_has_no_file_type() -> Result {
 case! {
     /// An ordinary user can open a pidfd by its file handle, with O_NONBLOCK too, which F_GETFL then shows.
     pidfd_handle_ordinary_user: Must, needs [ExitInfo, Unprivileged],
-    source "commit \"pidfs: implement file handle support\"; fs/pidfs.c pidfs_export_permission() (\"no privileges required\")",
+    source "commit \"pidfs: implement file handle support\"; fs/pidfs.c pidfs_export_permission() (\"No further permission checks are needed\")",
 }
 fn pidfd_handle_ordinary_user() -> Result {
     subject::each(|call| {

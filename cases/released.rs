@@ -28,7 +28,7 @@ case! {
     /// A robust futex that an auto-reaped child holds when it ends, killed or not, is marked with FUTEX_OWNER_DIED, as for an
     /// ordinary child.
     autoreap_releases_robust_futex: Must, needs [Autoreap, ExitInfo],
-    source "get_robust_list(2); kernel/fork.c futex_exit_release()",
+    source "get_robust_list(2); kernel/fork.c exit_mm_release()",
 }
 fn autoreap_releases_robust_futex() -> Result {
     futex_is_released(|| shared::word(0), take_robustly)

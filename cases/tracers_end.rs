@@ -141,7 +141,7 @@ case! {
     /// A tracer that is not the parent gets SIGCHLD with CLD_CONTINUED when its stopped auto-reaped tracee is continued, as the
     /// tracer of an ordinary one does.
     autoreap_ptrace_continuation_reported_to_tracer: Is, needs [Autoreap, Ptrace],
-    source "sigaction(2), CLD_CONTINUED; kernel/signal.c get_signal() (\"Notify both the parent and the ptracer\")",
+    source "sigaction(2), CLD_CONTINUED; kernel/signal.c get_signal() (\"notify the ptracer of the group leader too\")",
 }
 fn autoreap_ptrace_continuation_reported_to_tracer() -> Result {
     subject::each(|call| {
