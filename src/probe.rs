@@ -178,7 +178,7 @@ impl Privileges {
         let ptrace = answers(crate::kit::tracer::try_tracing);
         Privileges {
             euid: geteuid().as_raw(),
-            root: geteuid() == Uid::from_raw(0) && full && in_initial_user_namespace(),
+            root: geteuid() == Uid::from_raw(0) && full && in_initial_user_namespace() && has_no_securebits(),
             sys_admin,
             ordinary_user: geteuid() != Uid::from_raw(0)
                 || answers(|| crate::kit::privilege::become_ordinary_user().is_ok()),
@@ -307,6 +307,11 @@ fn exit_info_of_a_dead_child() -> Option<()> {
     crate::wait::waitpid(child, libc::__WALL).ok()?;
     let info = pidfd.ok()?.info(InfoMask::EXIT).ok()?;
     info.given().contains(InfoMask::EXIT).then_some(())
+}
+
+/// Returns whether user id 0 has its traditional effects, and giving it up drops the capabilities: see capabilities(7), securebits.
+fn has_no_securebits() -> bool {
+    rustix::thread::capabilities_secure_bits().is_ok_and(|bits| bits.is_empty())
 }
 
 /// Returns whether the caller is in the initial user namespace. Its map of IDs does not tell, since another one can be given

@@ -43,6 +43,23 @@ pub fn set_all(disposition: Disposition) {
     }
 }
 
+/// Sets the default disposition of every signal, real-time signals among them.
+pub(crate) fn reset_all() {
+    set_every(libc::SIG_DFL);
+}
+
+/// Ignores every signal that can be ignored, real-time signals among them.
+pub fn ignore_all() {
+    set_every(libc::SIG_IGN);
+}
+
+fn set_every(handler: libc::sighandler_t) {
+    for number in 1..=libc::SIGRTMAX() {
+        // SAFETY: neither handler runs any code. This fails for SIGKILL and SIGSTOP, and for the C library's own signals.
+        let _ = unsafe { libc::signal(number, handler) };
+    }
+}
+
 static WIRE: AtomicI32 = AtomicI32::new(-1);
 
 /// Reports that a signal was caught.

@@ -23,9 +23,9 @@ use crate::kit::process;
 use crate::parent::end_with;
 use crate::wait::Status;
 
-/// The file that is locked. It is one of the settings itself, so that no file is left behind, and one that every
-/// kernel has.
-const LOCK: &str = "/proc/sys/kernel/threads-max";
+/// The file that is locked: one of `/proc`, so that no file is left behind. Only root can open it, so that no other user can keep
+/// the cases from running.
+const LOCK: &str = "/proc/sys/kernel/cad_pid";
 
 /// How long to wait for other runs: several cases one after another, or one that hangs until its deadline.
 const PATIENCE: Duration = Duration::from_secs(120);

@@ -5,13 +5,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use nix::poll::{PollFd, PollFlags};
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
-use nix::unistd::{ForkResult, fork};
-use rustix::process::{Pid, getpid};
+use nix::sys::signal::{SigHandler, SigSet, Signal};
+use nix::unistd::{ForkResult, fork, getegid, geteuid, getgid, getuid, setresgid, setresuid};
+use rustix::process::{DumpableBehavior, Pid, getpid, set_dumpable_behavior};
 
 use super::{census, lane, wait_within};
 use crate::clone3::exit_now;
-use crate::kit::{cgroup, fdpass};
+use crate::kit::{cgroup, disposition, fdpass};
 use crate::pidfd::Pidfd;
 use crate::wait;
 
@@ -85,6 +85,7 @@ fn require_one_thread() -> io::Result<()> {
 /// Forks a lane for every socket that arrives.
 fn serve(program: UnixStream) {
     reset_signals();
+    become_effective_user();
     ignore_children();
     let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
     // Ctrl-C ends the program, and that ends the sandbox, which must still be able to clean up.
@@ -141,14 +142,25 @@ fn ignore_children() {
     let _ = unsafe { nix::sys::signal::signal(Signal::SIGCHLD, SigHandler::SigIgn) };
 }
 
+/// Gives up the other user and group ids of a program that was started as set-user-ID, or whose parent had changed only some: the
+/// cases have one user and one group.
+fn become_effective_user() {
+    let (user, group) = (geteuid(), getegid());
+    if (getuid(), getgid()) == (user, group) {
+        return;
+    }
+    // A process may always do this, unless a filter forbids it.
+    let _ = setresgid(group, group, group);
+    let _ = setresuid(user, user, user);
+    // Exec has made it undumpable, and the cases are about processes that can be traced.
+    let _ = set_dumpable_behavior(DumpableBehavior::Dumpable);
+}
+
 /// Resets all signals to their defaults for the cases, whatever the caller ignored or blocked. SIGPIPE is
 /// ignored, because a broken pipe must be an error rather than kill the process.
 fn reset_signals() {
-    for signal in Signal::iterator() {
-        let handler = if signal == Signal::SIGPIPE { SigHandler::SigIgn } else { SigHandler::SigDfl };
-        let action = SigAction::new(handler, SaFlags::empty(), SigSet::empty());
-        // SAFETY: default and ignore run no code of ours. For SIGKILL and SIGSTOP the call fails, as it must.
-        let _ = unsafe { sigaction(signal, &action) };
-    }
+    disposition::reset_all();
+    // SAFETY: to ignore a signal runs no code of ours.
+    let _ = unsafe { nix::sys::signal::signal(Signal::SIGPIPE, SigHandler::SigIgn) };
     let _ = SigSet::empty().thread_set_mask();
 }
