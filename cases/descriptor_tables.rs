@@ -70,7 +70,7 @@ fn autokill_close_range_unshare() -> Result {
     beside_thread(detach, &mut meanwhile)?;
 
     let mut child = AutokillChild::new()?;
-    let detach = || Ok(unshare(CloneFlags::CLONE_FILES)?);
+    let detach = || check::permitted("unshare(CLONE_FILES)", unshare(CloneFlags::CLONE_FILES));
     let meanwhile = || {
         child.close()?;
         child.lives("with a copy of its pidfd in the unshared table of a thread")
@@ -123,7 +123,7 @@ fn autokill_table_left_by_one_user() -> Result {
     let ways: [(&str, Leave); 2] = [
         ("close_range(CLOSE_RANGE_UNSHARE)", |pidfd| Ok(fds::leave_table_by_range(pidfd)?)),
         ("unshare(CLONE_FILES)", |pidfd| {
-            unshare(CloneFlags::CLONE_FILES)?;
+            check::permitted("unshare(CLONE_FILES)", unshare(CloneFlags::CLONE_FILES))?;
             pidfd.close()
         }),
     ];

@@ -35,7 +35,8 @@ fn kept_by_exec_in(call: &Clone3, program: &impl AsFd) -> Result<KeptState> {
     let command = Command::new("kept", &[])?.with_fd(&channel.sending_end()?);
     let set = || -> Result {
         rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::USR1))?;
-        personality::set(personality::get()? | Persona::ADDR_NO_RANDOMIZE)?;
+        let fixed = personality::get().and_then(|now| personality::set(now | Persona::ADDR_NO_RANDOMIZE));
+        check::permitted("personality(ADDR_NO_RANDOMIZE)", fixed)?;
         Ok(())
     };
     let child = call.spawn(|| {

@@ -32,7 +32,7 @@ impl Target {
     /// Waits for its next question.
     #[track_caller]
     fn asks(&self) -> Result<Call> {
-        match self.supervisor.next()? {
+        match self.supervisor.next_in_time()? {
             Some(call) => Ok(call),
             None => Err(Failure::fail("the process ended before it asked its supervisor")),
         }

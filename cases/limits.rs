@@ -280,18 +280,25 @@ impl Growth {
     }
 }
 
-/// Children created for one count: more than other processes on this machine may start or end meanwhile.
-const MANY: i64 = 64;
+/// Returns how many children to create for one count: more than other processes on this machine may start or end meanwhile,
+/// those of the suite, which runs a case on each processor, among them.
+fn many() -> i64 {
+    let processors = std::thread::available_parallelism().map_or(1, |number| number.get());
+    (4 * processors as i64).max(64)
+}
 
-/// Returns what [`MANY`] children of this call leave in the counts when they are gone. Retries if too many other processes on
+/// Returns what [`many`] children of this call leave in the counts when they are gone. Retries if too many other processes on
 /// this machine start or end meanwhile.
 fn left_in_counts(call: &Clone3) -> Result<Growth> {
     const TRIES: u32 = 4;
     let left = || {
         let before = Counts::now()?;
-        for _ in 0..MANY {
+        for _ in 0..many() {
             if !is_half_time_left() {
-                return Err(Failure::blocked(format!("too slow here to make {MANY} children several times")));
+                return Err(Failure::blocked(format!(
+                    "too slow here to make {} children several times",
+                    many()
+                )));
             }
             subject::wait_until_gone(&call.spawn(|| 0)?)?;
         }
@@ -311,7 +318,7 @@ fn left_in_counts(call: &Clone3) -> Result<Growth> {
 }
 
 fn is_much(left: Growth) -> bool {
-    left.most() >= MANY / 2
+    left.most() >= many() / 2
 }
 
 /// Returns whether children of this call are counted while they live. Retries, as other processes on this machine may end
@@ -319,12 +326,13 @@ fn is_much(left: Growth) -> bool {
 fn living_are_counted(call: &Clone3) -> Result<bool> {
     for _ in 0..8 {
         let before = Counts::now()?;
-        let living: Vec<Held> = (0..MANY / 2).map(|_| Held::exiting_with(call, 0)).collect::<Result<_>>()?;
+        let living: Vec<Held> =
+            (0..many() / 2).map(|_| Held::exiting_with(call, 0)).collect::<Result<_>>()?;
         let growth = Counts::now()?.growth_since(before);
         for child in living {
             child.into_child().clear_away()?;
         }
-        if growth.threads.min(growth.processes) > MANY / 8 {
+        if growth.threads.min(growth.processes) > many() / 8 {
             return Ok(true);
         }
     }
@@ -347,7 +355,8 @@ fn autoreap_leaves_counts() -> Result {
         check::holds(
             !is_much(left),
             format_args!(
-                "growth of the counts by {MANY} auto-reaped children that have ended: expected about 0, got {left:?}"
+                "growth of the counts by {} auto-reaped children that have ended: expected about 0, got {left:?}",
+                many()
             ),
         )?;
         if !living_are_counted(&ordinary)? {
@@ -359,7 +368,7 @@ fn autoreap_leaves_counts() -> Result {
             living_are_counted(&reaped)?,
             format_args!(
                 "{} living auto-reaped children are not seen in the counts, where ordinary ones are",
-                MANY / 2
+                many() / 2
             ),
         )
     })

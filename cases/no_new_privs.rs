@@ -8,13 +8,12 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::{Clone3, Stack};
 use clone3_conformance::kit::process::{child_reporting, in_child, in_grandchild};
-use clone3_conformance::kit::{Cgroup, Held, errands, helper, limits, setuid, sigchld, subject, uring};
+use clone3_conformance::kit::{Cgroup, Held, errands, fds, helper, limits, setuid, sigchld, subject, uring};
 use clone3_conformance::procfs;
 use clone3_conformance::wait::{self, Event, Status};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::fexecve;
-use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::Resource;
 
 /// Returns the calling thread's bit.
@@ -256,7 +255,7 @@ fn nnp_survives_unshare_and_setsid() -> Result {
     for (flags, expected) in [(Flags::empty(), false), (Flags::NNP, true)] {
         let call = Clone3::fork().with(flags);
         let (child, ()) = child_reporting(&call, || {
-            unshare(CloneFlags::CLONE_FILES)?;
+            check::permitted("unshare(CLONE_FILES)", unshare(CloneFlags::CLONE_FILES))?;
             check::equal("no_new_privs after unshare(CLONE_FILES)", own_bit()?, expected)?;
             unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS)?;
             check::equal("no_new_privs after unshare(CLONE_NEWUSER|CLONE_NEWNS)", own_bit()?, expected)?;
@@ -405,11 +404,9 @@ fn fail_to_exec() -> Result {
         let no_words: [&CStr; 0] = [];
         fexecve(file, &[c"none"], &no_words).map(|_| ())
     };
-    let text = memfd_create("text", MemfdFlags::empty())?;
-    rustix::io::write(&text, b"neither a program nor a script")?;
+    let text = fds::executable_text(b"neither a program nor a script")?;
     check::refused("execve of a text", exec(&text), Errno::ENOEXEC)?;
-    let script = memfd_create("script", MemfdFlags::empty())?;
-    rustix::io::write(&script, b"#!/nonexistent/interpreter\n")?;
+    let script = fds::executable_text(b"#!/nonexistent/interpreter\n")?;
     check::refused("execve of a script without its interpreter", exec(&script), Errno::ENOENT)
 }
 

@@ -439,7 +439,7 @@ fn pidfd_thread_getfd() -> Result {
 
 /// Opens a pipe that no other thread has. Returns the thread's tid, the descriptor and its inode.
 fn open_one_of_its_own() -> Result<(i32, i32, u64)> {
-    unshare(CloneFlags::CLONE_FILES)?;
+    check::permitted("unshare(CLONE_FILES)", unshare(CloneFlags::CLONE_FILES))?;
     let (end, _other) = rustix::pipe::pipe()?;
     let inode = fstat(&end)?.st_ino;
     Ok((threads::own_tid(), end.into_raw_fd(), inode))

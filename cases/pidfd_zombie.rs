@@ -1,7 +1,6 @@
 //! Pidfds of zombies, and pidfds that are first requested when the process is gone.
 
 use std::os::fd::OwnedFd;
-use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 
 use clone3_conformance::abi::{Flags, InfoMask};
@@ -9,7 +8,7 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::{Child, Clone3};
 use clone3_conformance::kit::handles::Handle;
-use clone3_conformance::kit::process::{child_reporting, own_pid};
+use clone3_conformance::kit::process::child_reporting;
 use clone3_conformance::kit::{Cgroup, Held, fdpass, subject};
 use clone3_conformance::need::Setting;
 use clone3_conformance::pidfd::{Pidfd, info, pidfd_open};
@@ -207,8 +206,9 @@ fn pair_of(call: &Clone3) -> Result<(Held, OwnedFd)> {
 
 /// Returns a socket to which a child of this call has connected, and the child.
 fn connection_of(call: &Clone3) -> Result<(Held, OwnedFd)> {
-    let address = SocketAddr::from_abstract_name(format!("clone3-conformance {}", own_pid()))?;
-    let listener = UnixListener::bind_addr(&address)?;
+    // Without a name, the kernel chooses one that nobody has.
+    let listener = UnixListener::bind_addr(&SocketAddr::from_pathname("")?)?;
+    let address = listener.local_addr()?;
     let child = Held::prepared(call, 9, || Ok(UnixStream::connect_addr(&address).map(drop)?))?;
     Ok((child, listener.accept()?.0.into()))
 }

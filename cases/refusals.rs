@@ -7,6 +7,7 @@ use clone3_conformance::clone3::{Clone3, NOWHERE, park};
 use clone3_conformance::kit::channel::read_byte;
 use clone3_conformance::kit::leaks::{Kept, Room};
 use clone3_conformance::kit::mapping::Mappable;
+use clone3_conformance::kit::outcome::outcome_in_child;
 use clone3_conformance::kit::privilege::become_unused_user;
 use clone3_conformance::kit::process::{in_child, own_pid, reap_all};
 use clone3_conformance::kit::semaphore::Semaphore;
@@ -93,10 +94,10 @@ fn abi_refusal_keeps_no_uts_namespace() -> Result {
     // Some are released a moment later, without any notification.
     let room = || -> Result<bool> {
         loop {
-            match in_child(|| Ok(unshare(CloneFlags::CLONE_NEWUTS).map_err(|errno| errno as i32)))? {
+            match outcome_in_child(|| Ok(unshare(CloneFlags::CLONE_NEWUTS)))? {
                 Ok(()) => return Ok(true),
-                Err(errno) if Errno::from_raw(errno) != Errno::ENOSPC => {
-                    return Err(Errno::from_raw(errno).into());
+                Err(errno) if errno != Errno::ENOSPC => {
+                    return namespace::made("unshare(CLONE_NEWUTS)", Err(errno));
                 }
                 Err(_) if sandbox::time_left() == PollTimeout::ZERO => return Ok(false),
                 Err(_) => std::thread::yield_now(),

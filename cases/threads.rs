@@ -118,8 +118,7 @@ case! {
     source "exit_group(2); kernel/exit.c release_task(), which takes group_exit_code",
 }
 fn autoreap_mt_exit_group_beats_last_thread() -> Result {
-    subject::each_reaped(|call| {
-        threads::can_delay_exit()?;
+    let check = |call: Clone3| {
         let body = || threads::other_exits_last(11, 22, 99);
         Clone3::new(Flags::PIDFD).spawn(body)?.reap_expecting(Status::exited(99))?;
         // The first round nearly always hits; on a delayed vCPU, that thread may end first.
@@ -127,7 +126,8 @@ fn autoreap_mt_exit_group_beats_last_thread() -> Result {
             call.spawn(body)?.is_gone_with(Status::exited(99))?;
         }
         Ok(())
-    })
+    };
+    threads::with_slow_exits(|| subject::each_reaped(check))
 }
 
 case! {
@@ -138,8 +138,7 @@ case! {
     known_defect "7.1 to 7.3: if the leader is the last to go, pidfs_exit() records the leader's own exit code",
 }
 fn autoreap_mt_exit_code_race() -> Result {
-    subject::each_reaped(|call| {
-        threads::can_delay_exit()?;
+    let check = |call: Clone3| {
         let body = || threads::leader_exits_last(11, 99);
         Clone3::new(Flags::PIDFD).spawn(body)?.reap_expecting(Status::exited(99))?;
         // The first round nearly always hits; on a delayed vCPU, the leader may end first.
@@ -153,7 +152,8 @@ fn autoreap_mt_exit_code_race() -> Result {
             child.is_gone_with(told)?;
         }
         Ok(())
-    })
+    };
+    threads::with_slow_exits(|| subject::each_reaped(check))
 }
 
 case! {

@@ -156,6 +156,11 @@ bitflags::bitflags! {
     }
 }
 
+impl InfoMask {
+    /// All bits that have a name here.
+    pub const KNOWN: InfoMask = InfoMask::from_bits_retain(0xff);
+}
+
 /// Formats as the hexadecimal value followed by the names in parentheses: `0x3 (PID | CREDS)`.
 impl fmt::Display for InfoMask {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -153,6 +153,21 @@ impl Display for Named {
     }
 }
 
+/// Returns the result of a call that is not tested itself and needs no privilege.
+///
+/// # Errors
+/// `blocked` if the environment refuses it (EPERM, EACCES or ENOSYS): a seccomp filter, a security module, or the kernel's
+/// configuration.
+#[track_caller]
+pub fn permitted<T>(call: impl Display, result: std::result::Result<T, Errno>) -> Result<T> {
+    match result {
+        Err(errno @ (Errno::EPERM | Errno::EACCES | Errno::ENOSYS)) => {
+            Err(Failure::blocked(format!("{call} fails with {}", Named(errno))))
+        }
+        result => result.map_err(|errno| Failure::from(errno).within(call)),
+    }
+}
+
 /// Describes the outcome of a call for messages: `success (3)`, or the name of the errno.
 pub fn outcome_of<T: Debug>(result: &std::result::Result<T, Errno>) -> String {
     match result {

@@ -373,8 +373,11 @@ impl Pidfd {
     pub fn getfd_of_child(&self, target: i32) -> Result<OwnedFd> {
         let may = &Setting::get().probe.privileges;
         match self.getfd(target) {
-            Err(errno @ (Errno::EPERM | Errno::ENOSYS)) if !may.ptrace || may.seccomp == 2 => {
-                let why = if may.ptrace { "a seccomp filter?" } else { "Yama?" };
+            // A security module may forbid that an open file is passed on.
+            Err(errno @ (Errno::EPERM | Errno::EACCES | Errno::ENOSYS))
+                if !may.ptrace || may.seccomp == 2 || errno == Errno::EACCES =>
+            {
+                let why = if may.ptrace { "a filter?" } else { "Yama?" };
                 Err(Failure::blocked(format!("pidfd_getfd from an own child is refused ({why}): {errno:?}")))
             }
             taken => check::succeeds("pidfd_getfd from an own child", taken),
@@ -427,9 +430,10 @@ pub fn info(pidfd: &Pidfd, request: InfoMask) -> Result<PidfdInfo> {
     check::succeeds(format_args!("PIDFD_GET_INFO({request})"), pidfd.info(request))
 }
 
-/// Returns the mask that the kernel gave without CGROUPID, which depends on the kernel's configuration.
+/// Returns the mask that the kernel gave, without what it may give unasked: CGROUPID, which depends on its configuration, and
+/// what later kernels add.
 pub fn given(info: &PidfdInfo) -> InfoMask {
-    info.given() - InfoMask::CGROUPID
+    info.given() & (InfoMask::KNOWN - InfoMask::CGROUPID)
 }
 
 /// Calls an ioctl with the command number of `PIDFD_GET_INFO` but any direction and type, on any descriptor

@@ -5,9 +5,10 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use rustix::event::{EventfdFlags, eventfd};
+use rustix::fs::MemfdFlags;
 use rustix::io::FdFlags;
 
-use crate::check::{Failure, Result};
+use crate::check::{self, Failure, Result, errno_of};
 use crate::kit::process::own_pid;
 use crate::kit::threads::own_tid;
 use crate::note;
@@ -122,6 +123,24 @@ pub fn are_one_file(one: impl AsFd, other: impl AsFd) -> Result<bool> {
         Err(Errno::EINVAL) => Err(Failure::unsupported("the kernel has no F_DUPFD_QUERY (Linux 6.10)")),
         answer => Ok(answer? == 1),
     }
+}
+
+/// Makes a file in memory that may be executed, with this text.
+///
+/// # Errors
+/// `blocked` if the sysctl `vm.memfd_noexec` or a security module forbids it.
+pub fn executable_text(text: &[u8]) -> Result<OwnedFd> {
+    /// `MFD_EXEC` (Linux 6.3).
+    const EXECUTABLE: MemfdFlags = MemfdFlags::from_bits_retain(0x10);
+    let make = |flags| rustix::fs::memfd_create("text", MemfdFlags::CLOEXEC | flags).map_err(errno_of);
+    let file = match make(EXECUTABLE) {
+        // An older kernel, where every one may be executed.
+        Err(Errno::EINVAL) => make(MemfdFlags::empty()),
+        made => made,
+    };
+    let file = check::permitted("memfd_create(MFD_EXEC)", file)?;
+    rustix::io::write(&file, text)?;
+    Ok(file)
 }
 
 /// Takes ownership of a descriptor that a system call has just returned as a number.

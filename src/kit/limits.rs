@@ -2,13 +2,14 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::check::{Failure, Result};
+use crate::check::{self, Failure, Result, errno_of};
 use crate::note;
 
 /// Runs `body` with this soft limit, and restores the old one.
 pub fn lowered<T>(resource: Resource, soft: u64, body: impl FnOnce() -> T) -> Result<T> {
     let before = getrlimit(resource);
-    setrlimit(resource, Rlimit { current: Some(soft), maximum: before.maximum })?;
+    let lower = setrlimit(resource, Rlimit { current: Some(soft), maximum: before.maximum });
+    check::permitted("setrlimit", lower.map_err(errno_of))?;
     note!("limit {resource:?} lowered to {soft}");
     let value = body();
     setrlimit(resource, before)?;

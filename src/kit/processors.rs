@@ -1,15 +1,22 @@
 //! Control over which processor a thread runs on and with what priority, to observe events while they happen.
 
+use nix::errno::Errno;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
-use crate::check::Result;
+use crate::check::{self, Failure, Result};
 use crate::kit::process::set_scheduler;
 use crate::pidfd::Pidfd;
 
 /// Returns two processors on which the caller may run; if there is only one, that one twice.
 fn two() -> Result<[usize; 2]> {
-    let allowed = sched_getaffinity(Pid::from_raw(0))?;
+    let allowed = match sched_getaffinity(Pid::from_raw(0)) {
+        Err(Errno::EINVAL) => {
+            let many = CpuSet::count();
+            return Err(Failure::blocked(format!("this kernel may have more than {many} processors")));
+        }
+        allowed => check::permitted("sched_getaffinity", allowed)?,
+    };
     let mut allowed = (0..CpuSet::count()).filter(|processor| allowed.is_set(*processor) == Ok(true));
     let first = allowed.next().unwrap_or_default();
     Ok([first, allowed.next().unwrap_or(first)])
@@ -24,7 +31,7 @@ pub(super) fn first_allowed() -> Result<usize> {
 pub fn stay_on(processor: usize) -> Result {
     let mut only = CpuSet::new();
     only.set(processor)?;
-    Ok(sched_setaffinity(Pid::from_raw(0), &only)?)
+    check::permitted("sched_setaffinity", sched_setaffinity(Pid::from_raw(0), &only))
 }
 
 /// Gives the calling thread, but none of its children, real-time priority. Returns whether that is permitted.

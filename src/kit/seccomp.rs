@@ -150,6 +150,16 @@ impl Supervisor {
         }
     }
 
+    /// Like [`Supervisor::next`], within the time limit of the case.
+    #[track_caller]
+    pub fn next_in_time(&self) -> Result<Option<Call>> {
+        if sandbox::wait_for(&mut [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)])? {
+            return Ok(self.next()?);
+        }
+        let waited = sandbox::patience();
+        Err(Failure::fail(format!("no system call came to its supervisor within {waited:.1?}")))
+    }
+
     /// Answers a system call with an error, or lets the kernel execute it.
     pub fn answer(&self, call: &Call, error: Option<Errno>) -> std::result::Result<(), Errno> {
         let (error, flags) = match error {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::errno::Errno;
 
-use crate::check::{Failure, Result};
+use crate::check::{self, Failure, Result};
 use crate::kit::shared;
 
 /// The identifier of the running case's semaphore plus 1, or 0 if it has none, in memory that is shared with its lane.
@@ -35,7 +35,8 @@ impl Semaphore {
             return Err(Failure::broken("a case may have one semaphore at a time"));
         }
         // SAFETY: no pointers are passed.
-        let id = Errno::result(unsafe { libc::semget(libc::IPC_PRIVATE, 1, 0o600) })?;
+        let made = Errno::result(unsafe { libc::semget(libc::IPC_PRIVATE, 1, 0o600) });
+        let id = check::permitted("semget", made)?;
         told.store(id as u32 + 1, Ordering::Release);
         let semaphore = Semaphore { id, owner: std::process::id() };
         // SAFETY: SETVAL takes a number.

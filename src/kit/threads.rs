@@ -1,6 +1,7 @@
 //! Helpers for threads: wait until a thread is blocked or dead, delay its exit, and join it.
 
 use std::os::fd::OwnedFd;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::poll::{PollFlags, PollTimeout};
@@ -14,7 +15,7 @@ use crate::abi::InfoMask;
 use crate::check::{self, Failure, Result};
 use crate::clone3::{Child, Clone3, Stack, exit_now, exit_thread, park};
 use crate::kit::process::own_pid;
-use crate::kit::{Gate, Held};
+use crate::kit::{Gate, Held, shared};
 use crate::pidfd::Pidfd;
 use crate::procfs::Stat;
 use crate::sandbox;
@@ -107,13 +108,36 @@ pub fn other_exits_last(leader_code: i32, code: i32, group_code: i32) -> i32 {
     })
 }
 
+/// Whether a thread of a child could not be made slow to exit: memory that forked children share.
+static NOT_SLOW: OnceLock<&'static AtomicU32> = OnceLock::new();
+
+/// Runs the body of a case whose children are to be slow to exit: [`leader_exits_last`], [`other_exits_last`].
+///
+/// # Errors
+/// `blocked` if that is not possible here, also if one of the children finds that out.
+pub fn with_slow_exits(body: impl FnOnce() -> Result) -> Result {
+    can_delay_exit()?;
+    let word = shared::word(0)?;
+    let not_slow = NOT_SLOW.get_or_init(|| word);
+    let done = body();
+    if not_slow.load(Ordering::Acquire) != 0 {
+        return Err(Failure::blocked(
+            "a thread of a child could not be made slow to exit: no inotify instance is left",
+        ));
+    }
+    done
+}
+
 /// Ends the calling thread with `code`. The kernel clears `word` when the thread has left user mode; the thread is gone
 /// only a while later.
 fn exit_slowly(code: i32, word: &'static AtomicU32) -> ! {
-    match slow_exit(word) {
-        Ok(()) => exit_thread(code),
-        Err(_) => exit_now(98),
+    if slow_exit(word).is_ok() {
+        exit_thread(code);
     }
+    if let Some(not_slow) = NOT_SLOW.get() {
+        not_slow.store(1, Ordering::Release);
+    }
+    exit_now(98)
 }
 
 /// Waits until the kernel has cleared the word.
@@ -127,7 +151,7 @@ fn wait_until_cleared(word: &AtomicU32) {
 /// How many inotify instances make a thread slow to go.
 const INSTANCES: usize = 4;
 
-/// How many must be free: some cases have two such threads, and two cases may run at a time.
+/// How many must be free: some cases have two such threads, and other cases may run at the same time.
 const SPARE: usize = 4 * INSTANCES;
 
 /// Checks whether [`delay_exit`] can work here.
@@ -135,14 +159,15 @@ const SPARE: usize = 4 * INSTANCES;
 /// # Errors
 /// `blocked` if it cannot.
 pub fn can_delay_exit() -> Result {
-    let spare = || -> rustix::io::Result<Vec<OwnedFd>> {
-        (0..SPARE).map(|_| inotify::init(inotify::CreateFlags::CLOEXEC)).collect()
-    };
-    match spare() {
+    (0..SPARE).map(|_| inotify_instance()).collect::<Result<Vec<OwnedFd>>>().map(drop)
+}
+
+fn inotify_instance() -> Result<OwnedFd> {
+    match inotify::init(inotify::CreateFlags::CLOEXEC) {
         Err(Errno::MFILE) => Err(Failure::blocked(format!(
             "needs {SPARE} inotify instances, more than fs.inotify.max_user_instances leaves this user"
         ))),
-        tried => Ok(tried.map(drop)?),
+        made => Ok(made?),
     }
 }
 
@@ -165,10 +190,10 @@ pub fn start_slow_to_exit(word: &'static AtomicU32) -> Result {
 
 /// Makes the calling thread's exit slow, and has `word` cleared before the slow part.
 fn slow_exit(word: &'static AtomicU32) -> Result {
-    nix::sched::unshare(nix::sched::CloneFlags::CLONE_FILES)?;
+    check::permitted("unshare(CLONE_FILES)", nix::sched::unshare(nix::sched::CloneFlags::CLONE_FILES))?;
     // One watch would do if the other thread were not possibly slow too.
     for _ in 0..INSTANCES {
-        let watch = inotify::init(inotify::CreateFlags::CLOEXEC)?;
+        let watch = inotify_instance()?;
         inotify::add_watch(&watch, "/", inotify::WatchFlags::MOVE_SELF)?;
         std::mem::forget(watch);
     }

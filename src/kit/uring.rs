@@ -50,6 +50,7 @@ fn not_set_up(error: io::Error) -> Result<Errno> {
     let why = match error.raw_os_error().map(Errno::from_raw) {
         Some(Errno::ENOSYS) => "ENOSYS: CONFIG_IO_URING is off, or a filter",
         Some(Errno::EPERM) => "EPERM: the sysctl io_uring_disabled, or a filter",
+        Some(Errno::EACCES) => "EACCES: a security module",
         Some(Errno::ENOMEM) => "ENOMEM: RLIMIT_MEMLOCK, or no memory",
         Some(errno) => return Ok(errno),
         None => return Err(error.into()),

@@ -142,6 +142,11 @@ fn take(step: Inside) -> Result<()> {
             }
         }
         Inside::Ignore(signal) => disposition::set(signal, Disposition::Ignored).map_err(words)?,
+        Inside::IgnoreAll => disposition::ignore_all(),
+        Inside::SecureBits(bits) => rustix::thread::set_capabilities_secure_bits(bits)?,
+        Inside::RealUser(user) => {
+            nix::unistd::setresuid(user.into(), nix::unistd::geteuid(), nix::unistd::geteuid())?
+        }
         Inside::Block(signal) => SigSet::from(signal).thread_block()?,
         Inside::BlockAll => SigSet::all().thread_block()?,
         Inside::Close(fd) => nix::unistd::close(fd)?,

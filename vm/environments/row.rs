@@ -3,6 +3,7 @@ use caps::Capability;
 use clone3_conformance::abi::Flags;
 use nix::sys::signal::Signal;
 use rustix::process::Resource;
+use rustix::thread::CapabilitiesSecureBits;
 
 /// An environment, and what the suite is expected to do in it.
 pub struct Row {
@@ -124,6 +125,12 @@ pub enum Inside {
     /// Installs a seccomp filter that makes each of these system calls fail with EPERM.
     Forbidden(&'static [libc::c_long]),
     Ignore(Signal),
+    /// Ignores every signal that can be ignored, real-time signals among them.
+    IgnoreAll,
+    /// Sets securebits, which exec keeps: see capabilities(7).
+    SecureBits(CapabilitiesSecureBits),
+    /// Sets only the real user id.
+    RealUser(u32),
     Block(Signal),
     BlockAll,
     /// Closes a descriptor.

@@ -4,6 +4,7 @@ use clone3_conformance::abi::Flags;
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use rustix::process::Resource;
+use rustix::thread::CapabilitiesSecureBits;
 
 use crate::row::Inside::*;
 use crate::row::{Answer, Expected, Inside, Instead, Meanwhile, Outside, Program, Row, Tool, Trace};
@@ -57,6 +58,8 @@ const ADMIN: &str = "needs CAP_SYS_ADMIN";
 const NO_USER: &str = "needs an ordinary user";
 /// The kernel lets only root reopen a pidfd through `/proc/PID/fd`.
 const REOPEN: &str = "opening a pidfd through /proc fails with EACCES: needs root";
+/// Depends on the sysctl kernel.perf_event_paranoid.
+const COUNTERS: &str = "perf_event_open fails with EACCES";
 const BECOME: &str = "becoming uid 1000 fails with EPERM";
 const INOTIFY: &str = "inotify instances, more than fs.inotify.max_user_instances leaves this user";
 const NPROC: &str = "RLIMIT_NPROC does not limit this user";
@@ -106,6 +109,7 @@ const FORBIDDEN_IN_CONTAINERS: &[libc::c_long] = &[
     libc::SYS_kcmp,
     libc::SYS_open_by_handle_at,
     libc::SYS_perf_event_open,
+    libc::SYS_personality,
     libc::SYS_pidfd_getfd,
     libc::SYS_process_madvise,
     libc::SYS_process_mrelease,
@@ -122,6 +126,8 @@ const BEHIND_CONTAINERS_FILTER: &[&str] = &[
     GETFD_OF_SIBLING,
     "io_uring_setup fails with EPERM",
     "open_by_handle_at fails with EPERM (Operation not permitted) whatever it is asked",
+    "perf_event_open fails with EPERM",
+    "personality(ADDR_NO_RANDOMIZE) fails with EPERM",
     "process_madvise fails with EPERM (Operation not permitted) whatever it is asked",
     "process_mrelease fails with EPERM",
     "reboot fails with EPERM (Operation not permitted) whatever it is asked",
@@ -141,7 +147,7 @@ fn row(
 ) -> Row {
     Row {
         inside,
-        expected: Expected { blocked, maybe: &[REOPEN, BECOME], ..Expected::default() },
+        expected: Expected { blocked, maybe: &[REOPEN, BECOME, COUNTERS], ..Expected::default() },
         ..Row::new(name, words)
     }
 }
@@ -197,6 +203,18 @@ fn users() -> Vec<Row> {
             &[ROOT, CGROUP, SET_TID, "/proc/self/oom_score_adj is the highest already"],
         ),
         row("niced", "root under nice(1)", vec![Nice(10)], &[]),
+        row(
+            "real-user",
+            "a program of root that an ordinary user started as set-user-ID",
+            vec![RealUser(1000)],
+            &[],
+        ),
+        row(
+            "securebits",
+            "root with securebits, as systemd sets them (SecureBits=no-setuid-fixup)",
+            vec![SecureBits(CapabilitiesSecureBits::NO_SETUID_FIXUP)],
+            &[ROOT, CGROUP, NPROC],
+        ),
     ]
 }
 
@@ -343,23 +361,7 @@ fn signals() -> Vec<Row> {
         row("sigchld-blocked", "SIGCHLD blocked", vec![Block(Signal::SIGCHLD)], &[]),
         row("sigpipe-ignored", "SIGPIPE ignored", vec![Ignore(Signal::SIGPIPE)], &[]),
         row("all-blocked", "all signals blocked", vec![BlockAll], &[]),
-        row(
-            "all-ignored",
-            "SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGALRM, SIGTSTP, SIGTTIN and SIGTTOU ignored",
-            [
-                Signal::SIGHUP,
-                Signal::SIGINT,
-                Signal::SIGTERM,
-                Signal::SIGUSR1,
-                Signal::SIGALRM,
-                Signal::SIGTSTP,
-                Signal::SIGTTIN,
-                Signal::SIGTTOU,
-            ]
-            .map(Ignore)
-            .to_vec(),
-            &[],
-        ),
+        row("all-ignored", "every signal ignored that can be", vec![IgnoreAll], &[]),
     ]
 }
 
@@ -469,6 +471,15 @@ fn limits() -> Vec<Row> {
             ORDINARY,
         )
         .perhaps(&[REOPEN, QUEUE, "needs timer_create(2)"]),
+        Row {
+            outside: vec![Outside::Sysctl("vm/memfd_noexec", "2")],
+            ..row(
+                "memfd-noexec",
+                "no file in memory can be executed (vm.memfd_noexec 2)",
+                vec![],
+                &["memfd_create(MFD_EXEC) fails with EACCES"],
+            )
+        },
         Row {
             outside: vec![Outside::Sysctl("fs/inotify/max_user_instances", "2")],
             ..row("inotify-2", "root, two inotify instances", vec![], &[INOTIFY])
