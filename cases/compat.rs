@@ -1,11 +1,11 @@
 //! What a 32-bit program on a 64-bit kernel gets: the same as a 64-bit one.
 
-use clone3_conformance::abi::{AUTOKILL_MARK, Flags, InfoMask};
+use clone3_conformance::abi::{AUTOKILL_MARK, Flags, InfoMask, PIDFD_INFO_SIZES};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::park;
 use clone3_conformance::kit::process::in_child;
-use clone3_conformance::kit::{Held, compat, privilege, subject};
+use clone3_conformance::kit::{AutokillChild, Held, compat, fdpass, privilege, subject};
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::procfs::status_field;
 use clone3_conformance::wait::{self, Status};
@@ -32,6 +32,23 @@ fn abi_compat_i386() -> Result {
     check::refused("32-bit clone3(CLONE_AUTOREAP, exit_signal SIGCHLD)", signalling, Errno::EINVAL)?;
     let unprotected = compat::clone3(Flags::AUTOKILL, 0, || 99)?;
     check::refused("32-bit clone3(CLONE_PIDFD_AUTOKILL) without CLONE_AUTOREAP", unprotected, Errno::EINVAL)
+}
+
+case! {
+    /// A pidfd that a 32-bit process receives over a UNIX socket is the same auto-kill pidfd, and the only reference left.
+    autokill_scm_compat_i386: Is, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "net/compat.c scm_detach_fds_compat()",
+}
+fn autokill_scm_compat_i386() -> Result {
+    compat::required()?;
+    let mut child = AutokillChild::new()?;
+    let (here, there) = fdpass::pair()?;
+    fdpass::send(&here, child.pidfd()?)?;
+    child.close()?;
+    let received = compat::receive(&there)?;
+    child.lives("with its pidfd received by a 32-bit recvmsg")?;
+    Pidfd::from(received).close()?;
+    child.dies("after the close of its pidfd, received by a 32-bit recvmsg")
 }
 
 case! {
@@ -80,7 +97,7 @@ fn autokill_compat_i386_needs_cap() -> Result {
 }
 
 case! {
-    /// PIDFD_GET_INFO returns the same to a 32-bit caller as to a 64-bit one.
+    /// PIDFD_GET_INFO returns the same to a 32-bit caller as to a 64-bit one, with a structure of any size published.
     pidfd_info_compat_i386: Is, needs [ExitInfo],
     source "fs/pidfs.c pidfs_file_operations (compat_ioctl)",
 }
@@ -99,9 +116,11 @@ fn pidfd_info_compat_i386() -> Result {
 fn alike(pidfd: &Pidfd, when: &str) -> Result {
     let request = InfoMask::EXIT | InfoMask::CGROUPID;
     let expected = check::succeeds("PIDFD_GET_INFO", pidfd.info(request))?;
-    let found = check::succeeds(
-        format_args!("32-bit PIDFD_GET_INFO of a child that is {when}"),
-        compat::info(pidfd, request)?,
-    )?;
-    check::equal(format_args!("PIDFD_GET_INFO, 32-bit, of a child that is {when}"), found, expected)
+    for size in PIDFD_INFO_SIZES {
+        let what = format!("32-bit PIDFD_GET_INFO with {size} bytes of a child that is {when}");
+        let found = check::succeeds(&what, compat::info(pidfd, request, size)?)?;
+        // What was requested is in the smallest structure, too.
+        check::equal(what, found, expected)?;
+    }
+    Ok(())
 }

@@ -1,13 +1,15 @@
-//! CLONE_AUTOREAP stays with the process that it was requested for, whatever happens to that process or its ancestors.
+//! CLONE_AUTOREAP and CLONE_PIDFD_AUTOKILL stay with the process that they were requested for, whatever happens to that process or
+//! its ancestors.
 
-use clone3_conformance::abi::Flags;
+use clone3_conformance::abi::{AUTOKILL_MARK, Flags};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
+use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::forker::forks_ordinary_children;
 use clone3_conformance::kit::helper::Command;
 use clone3_conformance::kit::process::{child_reporting, own_pid};
 use clone3_conformance::kit::subject::ends_by_its_kind;
-use clone3_conformance::kit::{Channel, Orphan, namespace, sigchld, subject, threads};
+use clone3_conformance::kit::{Channel, Echo, Orphan, namespace, sigchld, subject, threads};
 use clone3_conformance::wait::Status;
 
 case! {
@@ -75,5 +77,26 @@ fn autoreap_not_passed_on_to_init() -> Result {
             init.reap_expecting(Status::exited(5))
         })?;
         child.ends_with(Status::exited(0))
+    })
+}
+
+case! {
+    /// An auto-reaped, or auto-kill, process that makes an auto-reaped child gets a plain pidfd: it has no mark, and its close does
+    /// not kill.
+    autokill_not_passed_on_to_pidfds: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"only the specific struct file from clone3()\")",
+}
+fn autokill_not_passed_on_to_pidfds() -> Result {
+    subject::each(|call| {
+        let (child, ()) = child_reporting(&call, || {
+            let (mut own, line) = Echo::spawn(&Clone3::new(Flags::REAPED))?.into_parts();
+            let pidfd = own.take_pidfd()?;
+            let of = format!("the pidfd of an auto-reaped child that a child of {call} made");
+            check::equal(format_args!("mark of {of}"), pidfd.status_flags()? & AUTOKILL_MARK, 0)?;
+            pidfd.close()?;
+            line.is_alive(own.pid(), &format!("after the close of {of}"))?;
+            own.clear_away()
+        })?;
+        subject::wait_until_gone(&child).map(drop)
     })
 }

@@ -2,7 +2,7 @@
 //!
 //! The arguments are 32 bits wide, so memory that is passed to the kernel must be below 4 GiB.
 
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::errno::Errno;
@@ -22,6 +22,7 @@ const SYS_CLOSE: u32 = 6;
 const SYS_GETPID: u32 = 20;
 const SYS_IOCTL: u32 = 54;
 const SYS_SET_ROBUST_LIST: u32 = 311;
+const SYS_RECVMSG: u32 = 372;
 const SYS_CLONE3: u32 = 435;
 
 /// Returns `blocked` unless this kernel accepts system calls of 32-bit programs.
@@ -103,20 +104,73 @@ pub fn close(fd: impl Into<OwnedFd>) -> std::result::Result<(), Errno> {
     if closed < 0 { Err(Errno::from_raw(-closed)) } else { Ok(()) }
 }
 
-/// Calls `PIDFD_GET_INFO`.
+/// Calls `PIDFD_GET_INFO` with the first `size` bytes of its structure; the others remain 0.
 ///
 /// # Errors
 /// The outer error is one of the suite, the inner one is the kernel's.
-pub fn info(pidfd: &Pidfd, request: InfoMask) -> Result<std::result::Result<PidfdInfo, Errno>> {
+pub fn info(pidfd: &Pidfd, request: InfoMask, size: usize) -> Result<std::result::Result<PidfdInfo, Errno>> {
+    assert!(size <= size_of::<PidfdInfo>(), "the structure is smaller than the size claimed");
     let info = low::<PidfdInfo>(MapFlags::PRIVATE)?;
-    let number = abi::pidfd_get_info_request(size_of::<PidfdInfo>());
-    // SAFETY: `info` is a live structure of exactly the size in the request number, and nothing else refers to it.
+    let number = abi::pidfd_get_info_request(size);
+    // SAFETY: `info` is a live structure of at least the size in the request number, and nothing else refers to it.
     unsafe {
         info.write(PidfdInfo { mask: request.bits(), ..PidfdInfo::default() });
         let done = arch::call_as_32_bit(SYS_IOCTL, [pidfd.as_raw_fd() as u32, number, info as u32]);
         note!("32-bit PIDFD_GET_INFO({pidfd}, {request}) = {done}");
         Ok(if done < 0 { Err(Errno::from_raw(-done)) } else { Ok(info.read()) })
     }
+}
+
+/// `struct compat_msghdr` of `include/net/compat.h`, and what it points to.
+#[repr(C)]
+#[derive(Default)]
+struct Message {
+    name: u32,
+    name_length: i32,
+    data: u32,
+    data_count: u32,
+    control: u32,
+    control_length: u32,
+    flags: u32,
+    /// A `struct compat_iovec`.
+    piece: [u32; 2],
+    byte: u32,
+    /// A `struct compat_cmsghdr`, which takes three words, and what follows it.
+    message: [u32; 8],
+}
+
+/// Calls `recvmsg(2)` for one byte and the descriptor that comes with it, close-on-exec.
+pub fn receive(socket: impl AsFd) -> Result<OwnedFd> {
+    let low = low::<Message>(MapFlags::PRIVATE)?;
+    // SAFETY: this only computes addresses, within a mapping that is page-aligned and large enough.
+    let [byte, piece, message] = unsafe {
+        [&raw mut (*low).byte as u32, &raw mut (*low).piece as u32, &raw mut (*low).message as u32]
+    };
+    let control_length = size_of::<[u32; 8]>() as u32;
+    let call = Message {
+        data: piece,
+        data_count: 1,
+        control: message,
+        control_length,
+        piece: [byte, 1],
+        ..Message::default()
+    };
+    let socket = socket.as_fd().as_raw_fd() as u32;
+    // SAFETY: the structure is live, describes itself, and nothing else refers to it.
+    let (received, [length, level, kind, fd, ..]) = unsafe {
+        low.write(call);
+        let arguments = [socket, low as u32, libc::MSG_CMSG_CLOEXEC as u32];
+        (arch::call_as_32_bit(SYS_RECVMSG, arguments), (*low).message)
+    };
+    note!("32-bit recvmsg({socket}) = {received}, control message {length} {level} {kind} {fd}");
+    if received < 0 {
+        return Err(Errno::from_raw(-received).into());
+    }
+    if (level, kind) != (libc::SOL_SOCKET as u32, libc::SCM_RIGHTS as u32) {
+        return Err(Failure::fail("no descriptor came to a 32-bit recvmsg"));
+    }
+    // SAFETY: the kernel has just created the descriptor for the receiver of the message.
+    Ok(unsafe { fds::adopt(fd as RawFd) })
 }
 
 /// `struct compat_robust_list_head` of `kernel/futex/futex.h`.
