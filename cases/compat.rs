@@ -5,7 +5,7 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::park;
 use clone3_conformance::kit::process::in_child;
-use clone3_conformance::kit::{AutokillChild, Held, compat, fdpass, privilege, subject};
+use clone3_conformance::kit::{AutokillChild, Held, compat, privilege, subject};
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::procfs::status_field;
 use clone3_conformance::wait::{self, Status};
@@ -41,10 +41,7 @@ case! {
 }
 fn autokill_scm_compat_i386() -> Result {
     compat::required()?;
-    let mut child = AutokillChild::new()?;
-    let (here, there) = fdpass::pair()?;
-    fdpass::send(&here, child.pidfd()?)?;
-    child.close()?;
+    let (child, _here, there) = AutokillChild::in_flight()?;
     let received = compat::receive(&there)?;
     child.lives("with its pidfd received by a 32-bit recvmsg")?;
     Pidfd::from(received).close()?;

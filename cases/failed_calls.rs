@@ -8,13 +8,15 @@ use std::os::unix::net::UnixStream;
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Result, errno_of};
-use clone3_conformance::clone3::{Clone3, NOWHERE, lowest_free_fd};
+use clone3_conformance::clone3::{Clone3, NOWHERE, lowest_free_fd, park};
 use clone3_conformance::kit::process::{in_child, own_pid};
-use clone3_conformance::kit::{AutokillChild, aio, fdpass, fds, limits, mapping, privilege, threads};
+use clone3_conformance::kit::{AutokillChild, Gate, aio, fdpass, fds, limits, mapping, privilege, threads};
 use clone3_conformance::pidfd::Pidfd;
+use clone3_conformance::wait::Status;
 use nix::errno::Errno;
 use nix::fcntl::AtFlags;
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::Signal;
 use nix::sys::socket::MsgFlags;
 use nix::unistd::execveat;
 use rustix::fs::{Mode, OFlags, RawDir};
@@ -44,13 +46,13 @@ fn autokill_failed_copy_does_not_hold() -> Result {
         ("F_DUPFD_CLOEXEC", |pidfd| rustix::io::fcntl_dupfd_cloexec(pidfd, 0).map_err(errno_of)),
     ];
     for (call, copy) in ways {
-        leaves_references(&format!("a {call} of it failed"), |pidfd| {
+        leaves_references(&format!("{call} of it failed"), |pidfd| {
             let copied = with_no_free_descriptor(|| copy(pidfd))?;
             check::refused(format_args!("{call} with no free descriptor"), copied, Errno::EMFILE)
         })?;
     }
     let own = Pidfd::open(own_pid())?;
-    leaves_references("a pidfd_getfd of it failed", |pidfd| {
+    leaves_references("pidfd_getfd of it failed", |pidfd| {
         check::succeeds("control: pidfd_getfd from the caller itself", own.getfd(pidfd.as_raw_fd()))?;
         let copied = with_no_free_descriptor(|| own.getfd(pidfd.as_raw_fd()))?;
         check::refused("pidfd_getfd with no free descriptor", copied, Errno::EMFILE)
@@ -181,8 +183,19 @@ case! {
 }
 fn autokill_failed_exec_closes_nothing() -> Result {
     let file = fds::executable_text(b"not a program\n")?;
-    leaves_references("its holder's exec failed", |_| {
+    let mut child = AutokillChild::new()?;
+    let failed = Gate::new()?;
+    // The holder reports even if the exec has closed all that is close-on-exec.
+    fds::keep_over_exec(failed.opening_end())?;
+    let holder = Clone3::fork().with(Flags::PIDFD).spawn(|| {
         let executed = execveat(&file, c"", &[c"text"], &[] as &[&CStr], AtFlags::AT_EMPTY_PATH);
-        check::refused("exec of a file of no known format", executed, Errno::ENOEXEC)
-    })
+        let _ = failed.open();
+        if executed == Err(Errno::ENOEXEC) { park() } else { 97 }
+    })?;
+    child.close()?;
+    failed.wait_for(holder.pidfd()?)?;
+    child.lives("with its pidfd in a process whose exec has failed")?;
+    holder.kill(Signal::SIGKILL)?;
+    holder.reap_expecting(Status::SIGKILLED)?;
+    child.dies("after the end of a process whose exec had failed")
 }

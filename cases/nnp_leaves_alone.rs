@@ -216,7 +216,8 @@ fn nnp_sets_setid_bits() -> Result {
         Ok::<_, Failure>(mode)
     };
     for call in [vec![Clone3::fork()], subject::with_nnp()].concat() {
-        check::equal(format_args!("mode after chmod(06644) in a child of {call}"), mode(&call)?, SET_ID)?;
+        let what = format!("mode after chmod(06644) in a child of {call}");
+        check::equal(what, format!("{:#o}", mode(&call)?), format!("{SET_ID:#o}"))?;
     }
     Ok(())
 }

@@ -87,11 +87,7 @@ case! {
 }
 fn autokill_scm_dropped_on_receive() -> Result {
     for call in ["read", "recvmsg without a control buffer"] {
-        let mut child = AutokillChild::new()?;
-        let (here, there) = fdpass::pair()?;
-        fdpass::send(&here, child.pidfd()?)?;
-        child.close()?;
-        child.lives("with its pidfd in flight")?;
+        let (child, _here, there) = AutokillChild::in_flight()?;
         match call {
             "read" => check::equal("bytes read", rustix::io::read(&there, &mut [0])?, 1)?,
             _ => check::equal("MSG_CTRUNC", fdpass::receive_without_room(&there)?, true)?,
@@ -116,10 +112,7 @@ fn autokill_scm_thrown_away() -> Result {
     rustix::net::connect_unspec(&there)?;
     child.dies("after the receiving datagram socket was disconnected")?;
 
-    let mut child = AutokillChild::new()?;
-    let (here, there) = fdpass::pair()?;
-    fdpass::send(&here, child.pidfd()?)?;
-    child.close()?;
+    let (child, _here, there) = AutokillChild::in_flight()?;
     let (_read, write) = pipe_with(PipeFlags::CLOEXEC)?;
     let moved = rustix::pipe::splice(&there, None, &write, None, 1, SpliceFlags::empty())?;
     check::equal("bytes spliced", moved, 1)?;
@@ -207,10 +200,7 @@ case! {
     source "net/unix/af_unix.c unix_peek_fds()",
 }
 fn autokill_scm_peek_dup() -> Result {
-    let mut child = AutokillChild::new()?;
-    let (here, there) = fdpass::pair()?;
-    fdpass::send(&here, child.pidfd()?)?;
-    child.close()?;
+    let (child, here, there) = AutokillChild::in_flight()?;
     let peeked = fdpass::receive_with(&there, RecvFlags::PEEK | RecvFlags::CMSG_CLOEXEC)?;
     drop((here, there));
     child.lives("with only a descriptor taken by MSG_PEEK")?;

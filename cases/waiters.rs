@@ -10,6 +10,7 @@ use clone3_conformance::kit::sleeper::{self, Sleeper};
 use nix::poll::PollFlags;
 use nix::sys::signal::Signal;
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
+use rustix::io::retry_on_intr;
 
 case! {
     /// poll on the pidfd of a living auto-kill child reports nothing; once it is dead, whether by the last
@@ -48,7 +49,8 @@ fn reported(watch: &OwnedFd, blocking: bool) -> Result<Vec<(u64, epoll::EventFla
     let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
     let mut events = Vec::with_capacity(4);
     let timeout = if blocking { None } else { Some(&at_once) };
-    epoll::wait(watch, rustix::buffer::spare_capacity(&mut events), timeout)?;
+    // A stop or a freeze of the suite interrupts it.
+    retry_on_intr(|| epoll::wait(watch, rustix::buffer::spare_capacity(&mut events), timeout))?;
     Ok(events.iter().map(|event| (event.data.u64(), event.flags)).collect())
 }
 

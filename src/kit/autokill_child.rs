@@ -1,6 +1,7 @@
 //! A child tied to its pidfd: it answers pings until the last reference to clone3's pidfd is dropped.
 
 use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::UnixStream;
 
 use nix::poll::PollFlags;
 use nix::sys::signal::Signal;
@@ -10,6 +11,7 @@ use crate::check;
 use crate::check::{Context as _, Result};
 use crate::clone3::Clone3;
 use crate::kit::echo::{Echo, Line, line};
+use crate::kit::fdpass;
 use crate::kit::holder::Holder;
 use crate::pidfd::Pidfd;
 use crate::wait::{self, Status};
@@ -71,6 +73,18 @@ impl AutokillChild {
         let autokill_child = AutokillChild { pid, pidfd: None, line, observer: Pidfd::open(pid)? };
         autokill_child.lives("with the one reference in the process that made it")?;
         Ok((holder, fd, autokill_child))
+    }
+
+    /// Makes a child, and sends its pidfd over a pair of stream sockets, where the only reference then is. Returns the sending and
+    /// the receiving socket, too.
+    #[track_caller]
+    pub fn in_flight() -> Result<(AutokillChild, UnixStream, UnixStream)> {
+        let mut child = AutokillChild::new()?;
+        let (here, there) = fdpass::pair()?;
+        fdpass::send(&here, child.pidfd()?)?;
+        child.close()?;
+        child.lives("with its pidfd in flight")?;
+        Ok((child, here, there))
     }
 
     /// Wraps a child that another process made, whose pidfd references are held elsewhere.

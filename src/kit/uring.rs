@@ -3,15 +3,16 @@
 //! A ring drops its references some time after the call that requested it: wait for POLLHUP, do not use a ping.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use io_uring::{IoUring, opcode, squeue, types};
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags};
 
 use crate::check::{self, Failure, Result};
 use crate::clone3::lowest_free_fd;
-use crate::note;
 use crate::wait::Who;
+use crate::{note, sandbox};
 
 /// The user data of a pending poll.
 const POLL: u64 = 1;
@@ -295,9 +296,19 @@ impl Ring {
     /// Submits requests and waits for that many completions; returns pairs of user data and result.
     #[track_caller]
     fn completions(&mut self, count: usize) -> Result<Vec<(u64, i32)>> {
-        while let Err(error) = self.0.submit_and_wait(count) {
+        while let Err(error) = self.0.submit() {
             if error.kind() != io::ErrorKind::Interrupted {
                 return Err(error.into());
+            }
+        }
+        while self.0.completion().len() < count {
+            // SAFETY: the ring's descriptor is open as long as the ring.
+            let ring = unsafe { BorrowedFd::borrow_raw(self.0.as_raw_fd()) };
+            if !sandbox::wait_for(&mut [PollFd::new(ring, PollFlags::POLLIN)])? {
+                let (seen, waited) = (self.0.completion().len(), sandbox::patience());
+                return Err(Failure::fail(format!(
+                    "io_uring: {seen} of {count} requests completed within {waited:.1?}"
+                )));
             }
         }
         Ok(self.0.completion().map(|entry| (entry.user_data(), entry.result())).collect())
