@@ -19,7 +19,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::Signal;
 use nix::sys::socket::MsgFlags;
 use nix::unistd::execveat;
-use rustix::fs::{Mode, OFlags, RawDir};
+use rustix::fs::{MemfdFlags, Mode, OFlags, RawDir, memfd_create};
 use rustix::mount::{FsOpenFlags, fsconfig_set_fd, fsopen};
 use rustix::process::Resource;
 
@@ -119,6 +119,8 @@ case! {
     source "io_submit(2); commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"the last reference to the struct file\")",
 }
 fn autokill_failed_aio_does_not_hold() -> Result {
+    let file = memfd_create("readable", MemfdFlags::CLOEXEC)?;
+    check::succeeds("control: io_submit of a read from a file in memory", aio::submit_read(&file)?)?;
     leaves_references("an io_submit for it failed", |pidfd| {
         check::refused("io_submit of a read from a pidfd", aio::submit_read(pidfd)?, Errno::EINVAL)
     })

@@ -157,8 +157,11 @@ bitflags::bitflags! {
 }
 
 impl InfoMask {
-    /// All bits that have a name here.
-    pub const KNOWN: InfoMask = InfoMask::from_bits_retain(0xff);
+    /// Returns all bits that have a name here.
+    pub fn known() -> InfoMask {
+        let named = <InfoMask as bitflags::Flags>::FLAGS.iter().filter(|flag| flag.is_named());
+        named.map(|flag| *flag.value()).collect()
+    }
 }
 
 /// Formats as the hexadecimal value followed by the names in parentheses: `0x3 (PID | CREDS)`.

@@ -433,7 +433,7 @@ pub fn info(pidfd: &Pidfd, request: InfoMask) -> Result<PidfdInfo> {
 /// Returns the mask that the kernel gave, without what it may give unasked: CGROUPID, which depends on its configuration, and
 /// what later kernels add.
 pub fn given(info: &PidfdInfo) -> InfoMask {
-    info.given() & (InfoMask::KNOWN - InfoMask::CGROUPID)
+    info.given() & (InfoMask::known() - InfoMask::CGROUPID)
 }
 
 /// Calls an ioctl with the command number of `PIDFD_GET_INFO` but any direction and type, on any descriptor

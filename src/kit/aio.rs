@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use nix::errno::Errno;
 
-use crate::check::{Failure, Result};
+use crate::check::{self, Failure, Result};
 use crate::note;
 
 /// `struct iocb` of `linux/aio_abi.h`, on a little-endian machine.
@@ -38,11 +38,12 @@ pub fn submit_read(fd: impl AsFd) -> Result<std::result::Result<(), Errno>> {
     let mut context: u64 = 0;
     // SAFETY: the kernel writes the context's number to a live word.
     let made = unsafe { libc::syscall(libc::SYS_io_setup, 1, &raw mut context) };
-    if let Err(errno @ (Errno::ENOSYS | Errno::EAGAIN | Errno::EPERM | Errno::ENOMEM)) = Errno::result(made) {
-        return Err(Failure::blocked(format!(
-            "io_setup fails with {errno:?}: CONFIG_AIO is off, a filter, or fs.aio-max-nr"
-        )));
-    }
+    match Errno::result(made) {
+        Err(Errno::EAGAIN) => {
+            return Err(Failure::blocked("io_setup fails with EAGAIN: no request is left of fs.aio-max-nr"));
+        }
+        made => check::permitted("io_setup", made)?,
+    };
     let fd = fd.as_fd().as_raw_fd();
     let mut request = Request { opcode: READ, fd: fd as u32, ..Request::default() };
     let requests = [&raw mut request];

@@ -145,13 +145,14 @@ impl Ring {
     #[track_caller]
     pub fn fill_free_slot(&mut self, fd: impl AsFd) -> Result<std::result::Result<i32, Errno>> {
         const CHOOSE: i32 = -1;
-        // The kernel reads the number and writes that of the slot.
-        let mut number = fd.as_fd().as_raw_fd();
-        let fill = opcode::FilesUpdate::new(&raw mut number, 1).offset(CHOOSE).build().user_data(OTHER);
+        // The kernel reads the number and writes that of the slot, perhaps later than anybody waits for it.
+        let number = &raw mut *Box::leak(Box::new(fd.as_fd().as_raw_fd()));
+        let fill = opcode::FilesUpdate::new(number, 1).offset(CHOOSE).build().user_data(OTHER);
         self.push(&fill)?;
         let filled = result_of(&self.completions(1)?)?;
         note!("IORING_OP_FILES_UPDATE of descriptor {}, to a free slot = {filled:?}", fd.as_fd().as_raw_fd());
-        Ok(filled.map(|_| number))
+        // SAFETY: never freed, and the kernel is done with it.
+        Ok(filled.map(|_| unsafe { number.read() }))
     }
 
     /// Tries to splice from the file in the slot to a pipe, and returns the errno.
@@ -288,8 +289,7 @@ impl Ring {
     }
 
     fn push(&mut self, entry: &squeue::Entry) -> Result {
-        // SAFETY: the memory that a request above points to is live until its completion, for which its function waits; the
-        // descriptors are open when submitted.
+        // SAFETY: the memory that a request above points to is never freed, and the descriptors are open when submitted.
         unsafe { self.0.submission().push(entry) }.map_err(|_| Failure::broken("the ring is full"))
     }
 
