@@ -1,6 +1,7 @@
 //! What a child made with the new flags inherits from its creator: everything that an ordinary child does.
 
 use std::num::NonZeroU64;
+use std::sync::atomic::Ordering;
 
 use caps::Capability;
 use clone3_conformance::abi::Flags;
@@ -10,13 +11,14 @@ use clone3_conformance::clone3::{Clone3, Stack};
 use clone3_conformance::kit::disposition::{self, Disposition};
 use clone3_conformance::kit::inherited::{self, Inherited};
 use clone3_conformance::kit::privilege::{self, Caps};
-use clone3_conformance::kit::process::{child_reporting, in_child};
+use clone3_conformance::kit::process::{child_reporting, in_child, set_scheduler};
 use clone3_conformance::kit::seccomp::{self, Refusal};
-use clone3_conformance::kit::{errands, oom_score_adj, subject, threads};
+use clone3_conformance::kit::{errands, legacy, mapping, oom_score_adj, processors, subject, threads};
 use clone3_conformance::note;
 use clone3_conformance::procfs::status_field;
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
+use nix::sys::personality::{self, Persona};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal, raise};
 use nix::unistd::getsid;
@@ -62,8 +64,9 @@ fn all_alike(when: &str) -> Result {
 
 case! {
     /// A child made with the new flags inherits what an ordinary child of the same creator does (signal mask and dispositions,
-    /// limits, priority, name, OOM adjustment, personality, alternate stack, capabilities, namespaces, terminal, directories,
-    /// dumpable attribute), and not what an ordinary child does not (pending signals, parent-death signal, being a subreaper).
+    /// limits, priority and scheduling policy, CPU affinity, name, OOM adjustment, personality, alternate stack, capabilities,
+    /// namespaces, terminal, directories, dumpable attribute, membarrier registrations, and what prctl(2) says of its memory), and
+    /// not what an ordinary child does not (pending signals, parent-death signal, being a subreaper, locked memory).
     abi_inherits_as_ordinary_child: Must, needs [Autoreap, Nnp, Autokill, Proc],
     source "fork(2); clone(2); commits \"clone: add CLONE_AUTOREAP\", \"clone: add CLONE_NNP\"",
 }
@@ -95,6 +98,11 @@ fn take_terminal() -> Result {
 
 /// Changes everything inheritable that this process can change.
 fn have_something_to_inherit() -> Result {
+    inherited::change_memory();
+    // Not everybody may do these.
+    let _ = personality::get().and_then(|now| personality::set(now | Persona::ADDR_NO_RANDOMIZE));
+    let _ = processors::stay_on_first();
+    let _ = set_scheduler(libc::SCHED_RR, 1).or_else(|_| set_scheduler(libc::SCHED_BATCH, 0));
     rustix::process::umask(Mode::from_raw_mode(0o027));
     std::fs::write(oom_score_adj::OWN, oom_score_adj::own_raised_by(18)?.to_string())?;
     // The kernel may be built without core dumps.
@@ -111,6 +119,37 @@ fn have_something_to_inherit() -> Result {
     disposition::set(Signal::SIGHUP, Disposition::Caught)?;
     SigSet::from(Signal::SIGUSR1).thread_block()?;
     Ok(raise(Signal::SIGUSR1)?)
+}
+
+case! {
+    /// Memory that is to be wiped on fork (MADV_WIPEONFORK) is zero in a child made with any of the new flags, as in an ordinary one.
+    abi_wipes_memory_on_fork: Must, needs [Autoreap, Nnp, Autokill],
+    source "madvise(2), MADV_WIPEONFORK; mm/mmap.c dup_mmap()",
+}
+fn abi_wipes_memory_on_fork() -> Result {
+    const SECRET: u32 = 42;
+    let secret = mapping::wiped_on_fork(SECRET)?;
+    for call in std::iter::once(Clone3::fork()).chain(calls()) {
+        let (child, found) = child_reporting(&call, || Ok(secret.load(Ordering::Acquire)))?;
+        child.ends_with(Status::exited(0))?;
+        check::equal(format_args!("a word to be wiped, in a child of {call}"), found, 0)?;
+    }
+    check::equal("the word in the creator", secret.load(Ordering::Acquire), SECRET)
+}
+
+case! {
+    /// After unshare(CLONE_NEWTIME) a child made with any of the new flags is in the new time namespace, like an ordinary one.
+    abi_enters_time_namespace_for_children: Must, needs [Autoreap, Nnp, Autokill, SysAdmin, Proc],
+    source "time_namespaces(7); kernel/nsproxy.c copy_namespaces()",
+}
+fn abi_enters_time_namespace_for_children() -> Result {
+    let unshared = legacy::unshare(libc::CLONE_NEWTIME as u64);
+    unshared
+        .map_err(|errno| Failure::blocked(format!("unshare(CLONE_NEWTIME) fails with {}", Named(errno))))?;
+    let ordinary = inherited_by(&Clone3::fork())?;
+    let entered = ordinary.get("ns/time").map(String::as_str);
+    check::equal("control: time namespace of an ordinary child", entered, Some("another time"))?;
+    calls().iter().try_for_each(|call| alike(call, &ordinary, "after unshare(CLONE_NEWTIME)"))
 }
 
 case! {

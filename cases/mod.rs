@@ -52,6 +52,7 @@ mod nnp_other_privileges;
 mod nnp_threads;
 mod no_new_privs;
 mod not_passed_on;
+mod ordinary_life;
 mod passed_on;
 mod pidfd_details;
 mod pidfd_events;

@@ -169,13 +169,21 @@ impl Cgroup {
     /// Blocks until `cgroup.events` has this line, such as `populated 0` or `frozen 1`.
     #[track_caller]
     pub fn wait_for(&self, line: &str) -> Result {
+        self.tells_of(line, || Ok(()))
+    }
+
+    /// Likewise, and runs `cause` before the first wait. If the line is not there yet, the kernel has to report the change.
+    #[track_caller]
+    pub fn tells_of(&self, line: &str, cause: impl FnOnce() -> Result) -> Result {
         let events = open_at(&self.dir, "cgroup.events", OFlags::RDONLY)?;
+        let mut cause = Some(cause);
         loop {
             // Reading arms the next notification of a change.
             let now = read_from_start(&events)?;
             if now.lines().any(|has| has == line) {
                 return Ok(());
             }
+            cause.take().map_or(Ok(()), |cause| cause())?;
             let mut fds = [PollFd::new(events.as_fd(), PollFlags::POLLPRI)];
             if !sandbox::wait_for(&mut fds)? {
                 let now = now.trim_end().replace('\n', ", ");

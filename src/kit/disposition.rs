@@ -80,6 +80,18 @@ pub fn report_all(wire: &impl AsRawFd) {
     }
 }
 
+/// Blocks a signal in the calling thread, which may be one without a name.
+pub fn block(signal: c_int) -> Result {
+    // SAFETY: a set is plain data, for which all zeroes is a valid value.
+    let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the set is live; an invalid signal number is an error.
+    let blocked = unsafe {
+        libc::sigaddset(&mut set, signal);
+        libc::sigprocmask(libc::SIG_BLOCK, &set, std::ptr::null_mut())
+    };
+    Ok(nix::errno::Errno::result(blocked).map(drop)?)
+}
+
 /// Sends the calling process a signal that occupies a queue entry, as `sigqueue(3)` does.
 pub fn queue(signal: c_int) -> std::result::Result<(), nix::errno::Errno> {
     let value = libc::sigval { sival_ptr: std::ptr::null_mut() };

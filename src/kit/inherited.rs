@@ -1,13 +1,14 @@
 //! The readable attributes that a process inherits from its creator, for comparing two children of one creator.
 
 use std::collections::BTreeMap;
+use std::ffi::c_int;
 use std::fs;
 
 use rustix::process::{child_subreaper, dumpable_behavior, parent_process_death_signal};
 use rustix::thread::{current_timer_slack, set_current_timer_slack};
 
 /// Lines of `/proc/PID/status` with inherited attributes, which do not depend on the process's own history.
-const STATUS: [&str; 17] = [
+const STATUS: [&str; 19] = [
     "Umask",
     "TracerPid",
     "Uid",
@@ -25,7 +26,22 @@ const STATUS: [&str; 17] = [
     "CapBnd",
     "CapAmb",
     "Seccomp",
+    "Cpus_allowed_list",
+    "VmLck",
 ];
+
+/// What prctl(2) returns as a number.
+const PRCTL: [(&str, c_int); 5] = [
+    ("PR_GET_KEEPCAPS", libc::PR_GET_KEEPCAPS),
+    ("PR_GET_MDWE", libc::PR_GET_MDWE),
+    ("PR_GET_SECUREBITS", libc::PR_GET_SECUREBITS),
+    ("PR_GET_THP_DISABLE", libc::PR_GET_THP_DISABLE),
+    ("PR_MCE_KILL_GET", libc::PR_MCE_KILL_GET),
+];
+
+/// Commands of membarrier(2).
+const MEMBARRIER_REGISTER: c_int = 1 << 4;
+const MEMBARRIER_REGISTRATIONS: c_int = 1 << 9;
 
 /// Fields of `/proc/PID/stat`, by their numbers in proc(5): process group, session, terminal, nice value, and scheduling.
 const STAT: [usize; 6] = [5, 6, 7, 19, 40, 41];
@@ -73,10 +89,35 @@ pub fn own(creators: &Inherited) -> Inherited {
     found.insert("subreaper".to_owned(), format!("{:?}", child_subreaper().map(|own| own.is_some())));
     found.insert("parent-death signal".to_owned(), format!("{:?}", parent_process_death_signal()));
     found.insert("alternate stack".to_owned(), alternate_stack());
+    found.extend(PRCTL.map(|(name, option)| (name.to_owned(), prctl(option, 0).to_string())));
+    found.insert("membarrier registrations".to_owned(), membarrier(MEMBARRIER_REGISTRATIONS).to_string());
     // This ends what the creator may have set, and what was read above.
     let default = set_current_timer_slack(None).and_then(|()| current_timer_slack());
     found.insert("default timer slack".to_owned(), format!("{default:?}"));
     found
+}
+
+/// Gives the caller attributes that concern its memory, as far as the kernel has and permits them: a locked page, a registration
+/// for membarrier(2), no huge pages, no new executable memory.
+pub fn change_memory() {
+    let page = Box::leak(vec![1_u8; 4096].into_boxed_slice());
+    // SAFETY: the page is live.
+    let _ = unsafe { rustix::mm::mlock(page.as_mut_ptr().cast(), page.len()) };
+    membarrier(MEMBARRIER_REGISTER);
+    prctl(libc::PR_SET_THP_DISABLE, 1);
+    prctl(libc::PR_SET_MDWE, libc::PR_MDWE_REFUSE_EXEC_GAIN as libc::c_ulong);
+}
+
+/// Calls prctl(2) with an option that takes one number or none. Returns the result, which is negative on errors.
+fn prctl(option: c_int, number: libc::c_ulong) -> c_int {
+    let none: libc::c_ulong = 0;
+    // SAFETY: no pointers are passed.
+    unsafe { libc::prctl(option, number, none, none, none) }
+}
+
+fn membarrier(command: c_int) -> libc::c_long {
+    // SAFETY: no pointers are passed.
+    unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) }
 }
 
 /// Returns the caller's namespaces and directories, for comparison with a child's.

@@ -1,6 +1,7 @@
-//! Mappings: one that others can detect, and one that is refused.
+//! Mappings: one that others can detect, one that is refused, one that is wiped on fork.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::errno::Errno;
 use rustix::fs::{MemfdFlags, SealFlags};
@@ -14,6 +15,20 @@ pub fn try_map(file: impl AsFd) -> std::result::Result<(), Errno> {
     let mapped =
         unsafe { rustix::mm::mmap(std::ptr::null_mut(), 4096, ProtFlags::READ, MapFlags::SHARED, file, 0) };
     mapped.map(drop).map_err(errno_of)
+}
+
+/// Returns a word of private memory with this value, which a forked process finds wiped: 0 (`MADV_WIPEONFORK`).
+pub fn wiped_on_fork(value: u32) -> Result<&'static AtomicU32> {
+    let access = ProtFlags::READ | ProtFlags::WRITE;
+    let size = rustix::param::page_size();
+    // SAFETY: a new anonymous mapping at an address of the kernel's choice aliases nothing.
+    let page = unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), size, access, MapFlags::PRIVATE)? };
+    // SAFETY: the range is the new mapping, and its users expect the wipe.
+    unsafe { rustix::mm::madvise(page, size, rustix::mm::Advice::LinuxWipeOnFork)? };
+    // SAFETY: the mapping is page-aligned, large enough, zeroed, and never unmapped; every access to it is atomic.
+    let word = unsafe { &*page.cast::<AtomicU32>() };
+    word.store(value, Ordering::Release);
+    Ok(word)
 }
 
 /// A memory file that cannot be sealed against writing while a process has mapped it.

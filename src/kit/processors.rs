@@ -34,6 +34,11 @@ pub fn stay_on(processor: usize) -> Result {
     check::permitted("sched_setaffinity", sched_setaffinity(Pid::from_raw(0), &only))
 }
 
+/// Binds the calling thread, and its children, to the first processor on which it may run.
+pub fn stay_on_first() -> Result {
+    stay_on(first_allowed()?)
+}
+
 /// Gives the calling thread, but none of its children, real-time priority. Returns whether that is permitted.
 pub(super) fn take_real_time_priority() -> bool {
     set_scheduler(libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, 1).is_ok()
