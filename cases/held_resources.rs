@@ -15,21 +15,30 @@ use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
 use nix::sys::ptrace::Options;
 use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::Signal;
 use rustix::fs::{FlockOperation, MemfdFlags, fcntl_lock, flock, memfd_create};
 
-/// Has a child of each kind run `hold`, and checks with `is_free` that what it holds is in use while the child lives, and free
-/// when it is gone.
+/// Has children of each kind run `hold`, and checks with `is_free` that what they hold is in use while they live, and free when
+/// they are gone, killed or not.
 fn is_freed_by_each(what: &str, hold: impl Fn() -> Result, is_free: impl Fn() -> Result<bool>) -> Result {
     subject::each(|call| {
-        let child = Held::prepared(&call, 5, &hold)?;
-        check::equal(
-            format_args!("control: {what} of a child of {call} free while it lives"),
-            is_free()?,
-            false,
-        )?;
-        child.let_go()?;
-        subject::wait_until_gone(&child)?;
-        check::equal(format_args!("{what} of a child of {call} free when it is gone"), is_free()?, true)
+        for killed in [false, true] {
+            let child = Held::prepared(&call, 5, &hold)?;
+            check::equal(
+                format_args!("control: {what} of a child of {call} free while it lives"),
+                is_free()?,
+                false,
+            )?;
+            if killed {
+                child.kill(Signal::SIGKILL)?
+            } else {
+                child.let_go()?
+            }
+            subject::wait_until_gone(&child)?;
+            let what = format!("{what} of a child of {call} free when it is gone, killed: {killed}");
+            check::equal(what, is_free()?, true)?;
+        }
+        Ok(())
     })
 }
 

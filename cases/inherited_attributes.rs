@@ -117,6 +117,7 @@ fn have_something_to_inherit() -> Result {
     set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
     disposition::set(Signal::SIGUSR2, Disposition::Ignored)?;
     disposition::set(Signal::SIGHUP, Disposition::Caught)?;
+    disposition::catch(libc::SIGRTMIN());
     SigSet::from(Signal::SIGUSR1).thread_block()?;
     Ok(raise(Signal::SIGUSR1)?)
 }

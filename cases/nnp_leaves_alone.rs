@@ -13,7 +13,7 @@ use clone3_conformance::kit::outcome::{
 use clone3_conformance::kit::privilege::{self, Caps};
 use clone3_conformance::kit::process::{child_reporting, in_child};
 use clone3_conformance::kit::sandboxing::{self, Landlock};
-use clone3_conformance::kit::{Held, fdpass, fds, subject, threads};
+use clone3_conformance::kit::{Held, Place, fdpass, fds, subject, threads};
 use clone3_conformance::need::Setting;
 use clone3_conformance::version::Version;
 use clone3_conformance::wait::Status;
@@ -218,6 +218,26 @@ fn nnp_sets_setid_bits() -> Result {
     for call in [vec![Clone3::fork()], subject::with_nnp()].concat() {
         let what = format!("mode after chmod(06644) in a child of {call}");
         check::equal(what, format!("{:#o}", mode(&call)?), format!("{SET_ID:#o}"))?;
+    }
+    Ok(())
+}
+
+case! {
+    /// A directory that a CLONE_NNP child makes in a set-group-ID directory is set-group-ID as well, as if an ordinary child made it.
+    nnp_makes_setgid_directories: Must, needs [Nnp],
+    source "mkdir(2), set-group-ID; inode(7), S_ISGID",
+}
+fn nnp_makes_setgid_directories() -> Result {
+    const SET_GROUP_ID: u32 = 0o2000;
+    let place = Place::new()?;
+    rustix::fs::chmod(place.path(), Mode::from_raw_mode(SET_GROUP_ID | 0o700))?;
+    for (number, call) in [vec![Clone3::fork()], subject::with_nnp()].concat().iter().enumerate() {
+        let path = place.path().join(number.to_string());
+        let (child, ()) = child_reporting(call, || Ok(rustix::fs::mkdir(&path, Mode::RWXU)?))?;
+        child.ends_with(Status::exited(0))?;
+        let mode = rustix::fs::stat(&path)?.st_mode & SET_GROUP_ID;
+        let what = format!("S_ISGID of a directory that a child of {call} made");
+        check::equal(what, format!("{mode:#o}"), format!("{SET_GROUP_ID:#o}"))?;
     }
     Ok(())
 }

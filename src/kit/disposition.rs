@@ -35,6 +35,12 @@ pub fn set(signal: Signal, disposition: Disposition) -> Result {
     Ok(())
 }
 
+/// Catches a signal that may be one without a name; the handler does nothing.
+pub fn catch(signal: c_int) {
+    // SAFETY: the handler does nothing, which is safe at any moment.
+    let _ = unsafe { libc::signal(signal, do_nothing as *const () as libc::sighandler_t) };
+}
+
 /// Sets the disposition of every standard signal for which it can be set.
 pub fn set_all(disposition: Disposition) {
     for signal in Signal::iterator() {

@@ -421,7 +421,7 @@ fn limits() -> Vec<Row> {
         Row {
             expected: Expected {
                 blocked: &[TIGHT],
-                maybe: &[ROOT, CGROUP, SET_TID, REOPEN, NO_NAMESPACE, "a limit on processes"],
+                maybe: &[ROOT, CGROUP, SET_TID, REOPEN, COUNTERS, NO_NAMESPACE, "a limit on processes"],
                 ..Expected::default()
             },
             ..row(
@@ -463,14 +463,14 @@ fn limits() -> Vec<Row> {
             ORDINARY,
         )
         // Linux 7.3 does not charge an io_uring to that limit.
-        .perhaps(&[REOPEN, "io_uring_setup fails with ENOMEM"]),
+        .perhaps(&[REOPEN, COUNTERS, "io_uring_setup fails with ENOMEM"]),
         row(
             "sigpending-0",
             "an ordinary user, RLIMIT_SIGPENDING 0",
             vec![Limit(Resource::Sigpending, 0), User(1000)],
             ORDINARY,
         )
-        .perhaps(&[REOPEN, QUEUE, "needs timer_create(2)"]),
+        .perhaps(&[REOPEN, COUNTERS, QUEUE, "needs timer_create(2)"]),
         Row {
             outside: vec![Outside::Sysctl("vm/memfd_noexec", "2")],
             ..row(
@@ -728,7 +728,7 @@ fn machine() -> Vec<Row> {
             vec![User(1000)],
             &[ROOT, CGROUP, SET_TID, PTRACE],
         )
-        .perhaps(&[REOPEN, GETFD, GETFD_OF_SIBLING]),
+        .perhaps(&[REOPEN, COUNTERS, GETFD, GETFD_OF_SIBLING]),
         yama("root-yama-2", "root, yama ptrace_scope 2", "2", vec![], &[PTRACE]).perhaps(&[GETFD_OF_SIBLING]),
         Row {
             meanwhile: Some(Meanwhile::Warning),
