@@ -67,6 +67,8 @@ const NPROC: &str = "RLIMIT_NPROC does not limit this user";
 const GETFD: &str = "pidfd_getfd from an own child is refused";
 const GETFD_OF_SIBLING: &str =
     "pidfd_getfd from another child fails with EPERM (Operation not permitted) in an ordinary child";
+/// Where the threads of the kernel cannot be seen.
+const NO_KTHREAD: &str = "process 2 is None, and not kthreadd";
 const HELPER: &str = "the kernel's helper is in another pid namespace";
 /// Applies outside the initial pid namespace.
 const LISTNS: &str = "listns(2) does not list the user namespace of a living child";
@@ -538,7 +540,8 @@ fn file_systems() -> Vec<Row> {
             "an ordinary user, /proc with hidepid=2",
             vec![OwnMounts, Mount { kind: "proc", at: "/proc", options: "hidepid=2" }, User(1000)],
             ORDINARY,
-        ),
+        )
+        .perhaps(&[REOPEN, COUNTERS, NO_KTHREAD]),
     ]
 }
 
@@ -602,7 +605,7 @@ fn processes() -> Vec<Row> {
             vec![OwnMounts, PidNamespace, Mount { kind: "proc", at: "/proc", options: "" }],
             &[CORE],
         )
-        .perhaps(&[HELPER, BECOME, LISTNS]),
+        .perhaps(&[HELPER, BECOME, LISTNS, NO_KTHREAD]),
         row(
             "pid-1-foreign-proc",
             "process 1 of a pid namespace, with the /proc of the one around it",
@@ -620,7 +623,8 @@ fn processes() -> Vec<Row> {
                 Mount { kind: "proc", at: "/proc", options: "" },
             ],
             &[ROOT, CGROUP, NO_USER],
-        ),
+        )
+        .perhaps(&[REOPEN, BECOME, COUNTERS, NO_KTHREAD]),
         row("autoreaped", "auto-reaped by its parent", vec![MadeWith(Flags::REAPED)], &[]),
         row("autokilled", "an auto-kill child with no_new_privs", vec![MadeWith(Flags::KILLED_NNP)], &[NNP]),
         row("subreaper", "the child of a subreaper, which must be left no orphan", vec![UnderSubreaper], &[]),
