@@ -15,7 +15,6 @@ use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
 use nix::sys::ptrace::Options;
 use nix::sys::resource::{Resource, setrlimit};
-use nix::sys::signal::Signal;
 use rustix::fs::{FlockOperation, MemfdFlags, fcntl_lock, flock, memfd_create};
 
 /// Has children of each kind run `hold`, and checks with `is_free` that what they hold is in use while they live, and free when
@@ -29,12 +28,7 @@ fn is_freed_by_each(what: &str, hold: impl Fn() -> Result, is_free: impl Fn() ->
                 is_free()?,
                 false,
             )?;
-            if killed {
-                child.kill(Signal::SIGKILL)?
-            } else {
-                child.let_go()?
-            }
-            subject::wait_until_gone(&child)?;
+            child.end(killed)?;
             let what = format!("{what} of a child of {call} free when it is gone, killed: {killed}");
             check::equal(what, is_free()?, true)?;
         }

@@ -13,7 +13,7 @@ use clone3_conformance::kit::inherited::{self, Inherited};
 use clone3_conformance::kit::privilege::{self, Caps};
 use clone3_conformance::kit::process::{child_reporting, in_child, set_scheduler};
 use clone3_conformance::kit::seccomp::{self, Refusal};
-use clone3_conformance::kit::{errands, legacy, mapping, oom_score_adj, processors, subject, threads};
+use clone3_conformance::kit::{errands, mapping, oom_score_adj, processors, subject, threads};
 use clone3_conformance::note;
 use clone3_conformance::procfs::status_field;
 use clone3_conformance::wait::{self, Status};
@@ -98,7 +98,7 @@ fn take_terminal() -> Result {
 
 /// Changes everything inheritable that this process can change.
 fn have_something_to_inherit() -> Result {
-    inherited::change_memory();
+    inherited::change_by_calls();
     // Not everybody may do these.
     let _ = personality::get().and_then(|now| personality::set(now | Persona::ADDR_NO_RANDOMIZE));
     let _ = processors::stay_on_first();
@@ -136,21 +136,6 @@ fn abi_wipes_memory_on_fork() -> Result {
         check::equal(format_args!("a word to be wiped, in a child of {call}"), found, 0)?;
     }
     check::equal("the word in the creator", secret.load(Ordering::Acquire), SECRET)
-}
-
-case! {
-    /// After unshare(CLONE_NEWTIME) a child made with any of the new flags is in the new time namespace, like an ordinary one.
-    abi_enters_time_namespace_for_children: Must, needs [Autoreap, Nnp, Autokill, SysAdmin, Proc],
-    source "time_namespaces(7); kernel/nsproxy.c copy_namespaces()",
-}
-fn abi_enters_time_namespace_for_children() -> Result {
-    let unshared = legacy::unshare(libc::CLONE_NEWTIME as u64);
-    unshared
-        .map_err(|errno| Failure::blocked(format!("unshare(CLONE_NEWTIME) fails with {}", Named(errno))))?;
-    let ordinary = inherited_by(&Clone3::fork())?;
-    let entered = ordinary.get("ns/time").map(String::as_str);
-    check::equal("control: time namespace of an ordinary child", entered, Some("another time"))?;
-    calls().iter().try_for_each(|call| alike(call, &ordinary, "after unshare(CLONE_NEWTIME)"))
 }
 
 case! {

@@ -1,18 +1,14 @@
-//! An auto-reaped child lives like any other: signals that reach it, its clocks and counters, and who is told of what it does.
+//! An auto-reaped child lives like any other: real-time signals, its clocks and counters, and who is told of its end.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
 
-use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
-use clone3_conformance::check::{self, Failure, Result};
+use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::process::{child_reporting, own_pid};
-use clone3_conformance::kit::sigchld::{self, Reaction};
-use clone3_conformance::kit::{Cgroup, Channel, Gate, Held, disposition, limits, subject, usage};
+use clone3_conformance::kit::{Cgroup, Held, disposition, limits, sigchld, subject, usage};
 use clone3_conformance::procfs::Stat;
-use clone3_conformance::wait::{self, Who};
-use nix::sys::signal::{SaFlags, Signal};
 use nix::time::{clock_getcpuclockid, clock_gettime};
 use nix::unistd::Pid;
 use rustix::fs::{MemfdFlags, inotify, memfd_create};
@@ -33,62 +29,6 @@ fn autoreap_queues_real_time_signals() -> Result {
         })?;
         subject::wait_until_gone(&child)?;
         check::equal(format_args!("signals of 3, delivered to a child of {call}"), delivered, 3)
-    })
-}
-
-case! {
-    /// A signal from outside its pid namespace has no sender there (si_pid 0), for an auto-reaped process as for an ordinary one.
-    autoreap_signal_from_outside_names_no_sender: Must, needs [Autoreap, PidNamespace],
-    source "pid_namespaces(7), si_pid; kernel/signal.c send_signal_locked()",
-}
-fn autoreap_signal_from_outside_names_no_sender() -> Result {
-    subject::each(|call| {
-        let (ready, gate, told) = (Channel::<i32>::new()?, Gate::new()?, Channel::<i32>::new()?);
-        let child = call.clone().with(Flags::CLONE_NEWPID).spawn(|| {
-            if disposition::block(libc::SIGUSR1).and_then(|()| ready.send(&0)).is_err() {
-                return 97;
-            }
-            gate.wait();
-            let sender = sigchld::take_exit_signal(libc::SIGUSR1).map_or(-1, |signal| signal.pid);
-            i32::from(told.send(&sender).is_err())
-        })?;
-        ready.recv_from(&child)?;
-        child.kill(Signal::SIGUSR1)?;
-        gate.open()?;
-        let sender = told.recv_from(&child)?;
-        subject::wait_until_gone(&child)?;
-        let what = format!("si_pid of a signal from outside to a child of {call} in a new pid namespace");
-        check::equal(what, sender, 0)
-    })
-}
-
-case! {
-    /// SA_NOCLDSTOP keeps a parent from getting SIGCHLD when its auto-reaped child stops or continues, as for an ordinary child.
-    autoreap_nocldstop_keeps_stops_silent: Must, needs [Autoreap],
-    source "sigaction(2), SA_NOCLDSTOP",
-}
-fn autoreap_nocldstop_keeps_stops_silent() -> Result {
-    let sigchlds = |call: &Clone3, flags| {
-        sigchld::react(Reaction::Count, flags)?;
-        sigchld::handled();
-        let child = Held::exiting_with(call, 0)?;
-        child.kill(Signal::SIGSTOP)?;
-        wait::waitid(Who::Pid(child.pid()), libc::WSTOPPED | libc::__WALL)?;
-        child.kill(Signal::SIGCONT)?;
-        // The child itself tells of its continuation, before it goes on.
-        child.let_go()?;
-        subject::wait_until_gone(&child)?;
-        Ok::<_, Failure>(sigchld::handled())
-    };
-    subject::each(|call| {
-        let at_end = u32::from(!call.flags().contains(Flags::AUTOREAP));
-        let all = sigchlds(&call, SaFlags::empty())?;
-        check::holds(
-            all > at_end,
-            format_args!("control: {all} SIGCHLDs for a child of {call} that stopped and continued"),
-        )?;
-        let few = sigchlds(&call, SaFlags::SA_NOCLDSTOP)?;
-        check::equal(format_args!("SIGCHLDs with SA_NOCLDSTOP for a child of {call}"), few, at_end)
     })
 }
 

@@ -55,12 +55,7 @@ fn futex_is_released(
             let child = Held::prepared(&call, 5, || take(word))?;
             let held = word.load(Ordering::Acquire);
             check::equal("control: the futex while the child lives", held as i32, child.pid())?;
-            if killed {
-                child.kill(nix::sys::signal::Signal::SIGKILL)?;
-            } else {
-                child.let_go()?;
-            }
-            subject::wait_until_gone(&child)?;
+            child.end(killed)?;
             let what = format!("FUTEX_OWNER_DIED after a child of {call}, killed: {killed}");
             check::equal(
                 what,

@@ -169,27 +169,17 @@ impl Cgroup {
     /// Blocks until `cgroup.events` has this line, such as `populated 0` or `frozen 1`.
     #[track_caller]
     pub fn wait_for(&self, line: &str) -> Result {
-        self.tells_of(line, || Ok(()))
+        until_line(&open_at(&self.dir, "cgroup.events", OFlags::RDONLY)?, line)
     }
 
-    /// Likewise, and runs `cause` before the first wait. If the line is not there yet, the kernel has to report the change.
+    /// Runs `cause`, and blocks until the kernel reports a change of `cgroup.events` and the file has this line.
     #[track_caller]
     pub fn tells_of(&self, line: &str, cause: impl FnOnce() -> Result) -> Result {
         let events = open_at(&self.dir, "cgroup.events", OFlags::RDONLY)?;
-        let mut cause = Some(cause);
-        loop {
-            // Reading arms the next notification of a change.
-            let now = read_from_start(&events)?;
-            if now.lines().any(|has| has == line) {
-                return Ok(());
-            }
-            cause.take().map_or(Ok(()), |cause| cause())?;
-            let mut fds = [PollFd::new(events.as_fd(), PollFlags::POLLPRI)];
-            if !sandbox::wait_for(&mut fds)? {
-                let now = now.trim_end().replace('\n', ", ");
-                return Err(Failure::fail(format!("cgroup.events never said {line:?}, but: {now}")));
-            }
-        }
+        let before = read_from_start(&events)?;
+        cause()?;
+        until_change(&events, &before, line)?;
+        until_line(&events, line)
     }
 
     /// Removes it once it is empty: a dead process leaves it shortly after it was reaped.
@@ -202,6 +192,29 @@ impl Cgroup {
     fn unlink(&self) -> rustix::io::Result<()> {
         unlinkat(self.parent, &self.name, AtFlags::REMOVEDIR)
     }
+}
+
+/// Blocks until these `cgroup.events` have this line.
+#[track_caller]
+fn until_line(events: &OwnedFd, line: &str) -> Result {
+    loop {
+        // Reading arms the next notification of a change.
+        let now = read_from_start(events)?;
+        if now.lines().any(|has| has == line) {
+            return Ok(());
+        }
+        until_change(events, &now, line)?;
+    }
+}
+
+/// Blocks until the kernel reports that these `cgroup.events`, which were read as `now`, have changed.
+#[track_caller]
+fn until_change(events: &OwnedFd, now: &str, line: &str) -> Result {
+    if sandbox::wait_for(&mut [PollFd::new(events.as_fd(), PollFlags::POLLPRI)])? {
+        return Ok(());
+    }
+    let now = now.trim_end().replace('\n', ", ");
+    Err(Failure::fail(format!("cgroup.events never said {line:?}, but: {now}")))
 }
 
 impl Drop for Cgroup {

@@ -3,6 +3,8 @@
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use nix::sys::signal::Signal;
+
 use crate::abi::Flags;
 use crate::check::{Failure, Result};
 use crate::clone3::{Child, Clone3, Stack, park};
@@ -12,7 +14,7 @@ use crate::kit::processors::stay_on;
 use crate::kit::programs;
 use crate::kit::replacing::Replacing;
 use crate::kit::tracer::let_anyone_trace_me;
-use crate::kit::{Channel, Gate, fds};
+use crate::kit::{Channel, Gate, fds, subject};
 use crate::procfs;
 
 /// The command that the next child execs.
@@ -197,6 +199,17 @@ impl Held {
     /// Opens the gate, so that the child continues.
     pub fn let_go(&self) -> Result {
         self.gate.open()
+    }
+
+    /// Kills the child, or lets it go, and waits until it is gone.
+    #[track_caller]
+    pub fn end(&self, killed: bool) -> Result {
+        if killed {
+            self.child.kill(Signal::SIGKILL)?;
+        } else {
+            self.let_go()?;
+        }
+        subject::wait_until_gone(&self.child).map(drop)
     }
 
     /// Returns the child without its gate.

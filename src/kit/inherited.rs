@@ -31,12 +31,11 @@ const STATUS: [&str; 19] = [
 ];
 
 /// What prctl(2) returns as a number.
-const PRCTL: [(&str, c_int); 5] = [
+const PRCTL: [(&str, c_int); 4] = [
     ("PR_GET_KEEPCAPS", libc::PR_GET_KEEPCAPS),
     ("PR_GET_MDWE", libc::PR_GET_MDWE),
     ("PR_GET_SECUREBITS", libc::PR_GET_SECUREBITS),
     ("PR_GET_THP_DISABLE", libc::PR_GET_THP_DISABLE),
-    ("PR_MCE_KILL_GET", libc::PR_MCE_KILL_GET),
 ];
 
 /// Commands of membarrier(2).
@@ -97,13 +96,14 @@ pub fn own(creators: &Inherited) -> Inherited {
     found
 }
 
-/// Gives the caller attributes that concern its memory, as far as the kernel has and permits them: a locked page, a registration
-/// for membarrier(2), no huge pages, no new executable memory.
-pub fn change_memory() {
+/// Gives the caller what prctl(2), mlock(2) and membarrier(2) can, as far as the kernel has and permits it: capabilities kept when
+/// user id 0 is given up, no huge pages, no new executable memory, a locked page, a registration.
+pub fn change_by_calls() {
     let page = Box::leak(vec![1_u8; 4096].into_boxed_slice());
     // SAFETY: the page is live.
     let _ = unsafe { rustix::mm::mlock(page.as_mut_ptr().cast(), page.len()) };
     membarrier(MEMBARRIER_REGISTER);
+    prctl(libc::PR_SET_KEEPCAPS, 1);
     prctl(libc::PR_SET_THP_DISABLE, 1);
     prctl(libc::PR_SET_MDWE, libc::PR_MDWE_REFUSE_EXEC_GAIN as libc::c_ulong);
 }

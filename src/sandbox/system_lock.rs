@@ -46,7 +46,7 @@ impl SystemLock {
     fn of(path: &str, patience: Duration, program: BorrowedFd<'_>) -> Result<SystemLock> {
         let file = match File::open(path) {
             Ok(file) => file,
-            // Without /proc, or with one that is not for us, no setting can be changed.
+            // Without /proc, or with one that is not for us, no setting can be changed. Every Linux with settings has the file.
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => {
                 return Ok(SystemLock(None));
             }
