@@ -4,7 +4,7 @@ use std::fs;
 
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
-use clone3_conformance::check::{self, Failure, Named, Result};
+use clone3_conformance::check::{self, Context as _, Failure, Named, Result};
 use clone3_conformance::clone3::{Clone3, Stack};
 use clone3_conformance::kit::process::{child_reporting, in_child, sched_getscheduler, set_scheduler};
 use clone3_conformance::kit::{errands, oom_score_adj, privilege, rseq, subject};
@@ -62,20 +62,45 @@ case! {
     source "Documentation/userspace-api/rseq.rst; kernel/rseq.c rseq(); include/linux/rseq.h rseq_fork(), which clears it with CLONE_VM alone",
 }
 fn autoreap_rseq_registration_inherited() -> Result {
-    match rseq::register() {
-        // EINVAL: the C library has registered an area already.
-        Ok(()) | Err(Errno::EINVAL) => {}
-        Err(Errno::ENOSYS) => {
-            return Err(Failure::blocked("rseq fails with ENOSYS: CONFIG_RSEQ is off, or a filter"));
-        }
-        Err(errno) => return Err(errno.into()),
-    }
+    register_area()?;
     check::refused("control: rseq of another area, by the creator", rseq::register(), Errno::EINVAL)?;
     subject::each(|call| {
         let (child, got) = child_reporting(&call, || Ok(rseq::register().map_err(|errno| errno as i32)))?;
         child.ends_with(Status::exited(0))?;
         let what = format!("rseq of an area that its creator has not registered, by a child of {call}");
         check::refused(what, got.map_err(Errno::from_raw), Errno::EINVAL)
+    })
+}
+
+/// Makes sure that the caller has an area for restartable sequences.
+///
+/// # Errors
+/// `blocked` if the kernel has none.
+fn register_area() -> Result {
+    match rseq::register() {
+        // EINVAL: the C library has registered an area already.
+        Ok(()) | Err(Errno::EINVAL) => Ok(()),
+        Err(Errno::ENOSYS) => {
+            Err(Failure::blocked("rseq fails with ENOSYS: CONFIG_RSEQ is off, or a filter"))
+        }
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+case! {
+    /// A child that shares memory (CLONE_VM) has no rseq(2) registration, auto-reaped or not: the area of its creator is not its own,
+    /// and it can register another.
+    autoreap_rseq_registration_not_shared: Must, needs [Autoreap, ExitInfo],
+    source "Documentation/userspace-api/rseq.rst; include/linux/rseq.h rseq_fork() (\"Unregister rseq for a clone with CLONE_VM set\")",
+}
+fn autoreap_rseq_registration_not_shared() -> Result {
+    register_area()?;
+    subject::each(|call| {
+        let call = call.with(Flags::CLONE_VM | Flags::CLONE_VFORK);
+        let child = call.spawn_on(&Stack::new()?, errands::register_rseq())?;
+        child
+            .ends_with(Status::exited(0))
+            .context("a child that exits with the errno of rseq, 0: it succeeds")
     })
 }
 

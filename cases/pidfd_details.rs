@@ -265,6 +265,24 @@ fn pidfd_signal_from_namespace_above() -> Result {
 }
 
 case! {
+    /// A signal queued through a pidfd says of its sender what the caller wrote into siginfo_t (si_pid 0 here), and not the caller's
+    /// pid. Auto-reaped or not.
+    pidfd_signal_keeps_siginfo: Must, needs [PidfdInfo],
+    source "pidfd_send_signal(2), info; rt_sigqueueinfo(2), whose caller fills in si_pid and si_uid",
+}
+fn pidfd_signal_keeps_siginfo() -> Result {
+    limits::signals_can_be_queued()?;
+    subject::each(|call| {
+        let receiver = sender_of_usr1(&call)?;
+        let queued = receiver.child().pidfd()?.send_signal_as(Signal::SIGUSR1, libc::SI_QUEUE, 0);
+        check::succeeds("pidfd_send_signal(SIGUSR1) with si_code SI_QUEUE and si_pid 0", queued)?;
+        check::equal(format_args!("si_pid of that signal to a child of {call}"), receiver.ask(())?, 0)?;
+        receiver.dismiss()?;
+        Ok(())
+    })
+}
+
+case! {
     /// pidfd_send_signal(PIDFD_SIGNAL_PROCESS_GROUP) succeeds if the sender may signal at least one member of the group; it reaches
     /// all members that the sender may signal, and no others. Auto-reaped or not.
     pidfd_signal_group_partly_permitted: Must, needs [Root],

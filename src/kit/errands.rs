@@ -10,6 +10,7 @@ use crate::arch;
 use crate::errand::Errand;
 use crate::kit::Gate;
 use crate::kit::disposition::{self, Disposition};
+use crate::kit::rseq;
 
 /// Returns an errand that exits at once with this code.
 pub fn exit(code: c_int) -> Errand {
@@ -88,6 +89,15 @@ pub fn ignore(signal: Signal) -> Errand {
     }
     // SAFETY: it has no preconditions.
     unsafe { Errand::whole(ignore, signal as usize) }
+}
+
+/// Returns an errand that registers an area for restartable sequences, and exits with 0 or the errno.
+pub fn register_rseq() -> Errand {
+    extern "C" fn register(_: usize) -> c_int {
+        rseq::register().err().map_or(0, |errno| errno as c_int)
+    }
+    // SAFETY: it has no preconditions.
+    unsafe { Errand::whole(register, 0) }
 }
 
 /// Returns an errand for a child that should not exist: it reports its existence through this pipe.
