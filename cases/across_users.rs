@@ -6,6 +6,7 @@ use clone3_conformance::abi::{Flags, InfoMask, Namespace};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::{Child, Clone3, park};
+use clone3_conformance::kit::outcome::outcome_in_child;
 use clone3_conformance::kit::process::{in_child, own_pid};
 use clone3_conformance::kit::subject::ends_by_its_kind;
 use clone3_conformance::kit::{Channel, Echo, Gate, Held, Orphan, privilege, subject, threads, tracer};
@@ -14,10 +15,34 @@ use clone3_conformance::wait::{self, Event, Status, Who};
 use nix::errno::Errno;
 use nix::poll::PollFlags;
 use nix::sys::ptrace::Options;
-use nix::sys::signal::Signal;
-use nix::unistd::{Uid, setresuid};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, Uid, setresuid};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use std::os::fd::AsFd as _;
+
+case! {
+    /// An unprivileged process may send SIGCONT, and no other signal, to another user's process of its session, whichever of the new
+    /// flags that is made with.
+    abi_continued_by_session: Must, needs [Autoreap, Nnp, Autokill, Root],
+    source "kill(2) (\"In the case of SIGCONT, it suffices when the sending and receiving processes belong to the same session\")",
+}
+fn abi_continued_by_session() -> Result {
+    let other = Uid::from_raw(privilege::unused_id());
+    for call in [subject::calls(), subject::with_nnp()].concat() {
+        let child = Held::prepared(&call, 0, || Ok(setresuid(other, other, other)?))?;
+        let sent = |signal| {
+            outcome_in_child(|| {
+                privilege::become_ordinary_user()?;
+                Ok(kill(Pid::from_raw(child.pid()), signal))
+            })
+        };
+        let whom = format!("another user's process of the session, a child of {call}");
+        check::refused(format_args!("control: SIGURG to {whom}"), sent(Signal::SIGURG)?, Errno::EPERM)?;
+        check::succeeds(format_args!("SIGCONT to {whom}"), sent(Signal::SIGCONT)?)?;
+        child.into_child().clear_away()?;
+    }
+    Ok(())
+}
 
 case! {
     /// Orphans are reparented to the nearest subreaper even if they, or the parent that they lose, are in another user namespace

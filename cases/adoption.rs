@@ -13,7 +13,7 @@ use clone3_conformance::kit::{
 };
 use clone3_conformance::linkme::distributed_slice;
 use clone3_conformance::pidfd::Pidfd;
-use clone3_conformance::wait::{self, Status};
+use clone3_conformance::wait::{self, Event, Status};
 use nix::errno::Errno;
 
 /// Makes the caller a subreaper, or makes it stop being one.
@@ -107,6 +107,27 @@ fn autoreap_subreaper_adopts() -> Result {
             subject::wait_until_gone(&child)?;
         }
         Ok(())
+    })
+}
+
+case! {
+    /// An ordinary orphan that an auto-reaped subreaper adopts is ordinary still: a zombie until its new parent waits for it, and
+    /// announced by SIGCHLD.
+    autoreap_adopts_ordinary_orphans: Must, needs [Autoreap, ExitInfo],
+    source "commit \"clone: add CLONE_AUTOREAP\" (\"not inherited\"); PR_SET_CHILD_SUBREAPER(2const)",
+}
+fn autoreap_adopts_ordinary_orphans() -> Result {
+    subject::each(|call| {
+        let (child, ()) = child_reporting(&call, || {
+            be_subreaper(true)?;
+            let orphan = Orphan::exiting_with(&Clone3::fork().with(Flags::PIDFD), 3)?;
+            sigchld::block()?;
+            orphan.let_go()?;
+            wait::reap_expecting(orphan.pid, Status::exited(3))?;
+            let told = Some(Event::exited(orphan.pid, 3));
+            check::equal("SIGCHLD at the end of an adopted orphan", sigchld::take(), told)
+        })?;
+        subject::wait_until_gone(&child).map(drop)
     })
 }
 

@@ -5,6 +5,7 @@ use clone3_conformance::abi::{CoredumpMask, Flags, InfoMask, PidfdInfo};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::{Child, Clone3, park};
+use clone3_conformance::elf;
 use clone3_conformance::kit::coredump::{Server, allow_core_files};
 use clone3_conformance::kit::crash::{self, Crash};
 use clone3_conformance::kit::handles::Handle;
@@ -311,6 +312,22 @@ fn tells_of_threads_dump(child: &Child) -> Result {
     let info = tells_of_dump(child, Signal::SIGSEGV, Crash::Unmapped.code())?;
     let signal = Status(info.exit_code).term_signal();
     check::equal("signal in the exit_code", signal, Some(Signal::SIGSEGV as i32))
+}
+
+case! {
+    /// The core dump of a process has the registers of all its threads, not only of the one that crashed, auto-reaped or not.
+    autoreap_core_has_all_threads: Must, needs [Autoreap, ExitInfo, CoredumpMask, Root, GlobalChanges],
+    source "core(5); elf(5), NT_PRSTATUS; fs/coredump.c zap_threads()",
+}
+fn autoreap_core_has_all_threads() -> Result {
+    let server = Server::start()?;
+    subject::each(|call| {
+        let child = call.spawn(|| crash_in_thread(Crash::Unmapped))?;
+        let core = server.begin_dump_of(child.pidfd()?)?.read()?;
+        subject::wait_until_gone(&child)?;
+        let threads = elf::notes(&core, "CORE", libc::NT_PRSTATUS as u32);
+        check::equal(format_args!("threads in the core dump of a child of {call} with two"), threads, Some(2))
+    })
 }
 
 case! {

@@ -1,17 +1,17 @@
 //! Ends of auto-reaped children that involve something else: an IPC namespace that removes segments, a pid namespace that is
-//! not the creator's or is being torn down, a parent that dumps core.
+//! not the creator's or is being torn down, a creator that shares memory, a parent that dumps core.
 
 use std::fs;
 
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Failure, Named, Result};
-use clone3_conformance::clone3::{Clone3, park};
+use clone3_conformance::clone3::{Clone3, Stack, park};
 use clone3_conformance::kit::coredump::Server;
 use clone3_conformance::kit::crash::Crash;
 use clone3_conformance::kit::process::{child_reporting, in_child, reap_all};
 use clone3_conformance::kit::segment::Segment;
-use clone3_conformance::kit::{Gate, Handover, namespace, subject};
+use clone3_conformance::kit::{Gate, Handover, errands, namespace, subject};
 use clone3_conformance::wait::{self, Status};
 use nix::poll::PollFlags;
 use nix::sched::{CloneFlags, unshare};
@@ -42,6 +42,23 @@ fn autoreap_segment_removed_if_forced() -> Result {
         })?;
     }
     Ok(())
+}
+
+case! {
+    /// When a child that shares memory with its creator (CLONE_VM) crashes, its creator lives on, whether the child is auto-reaped or
+    /// not.
+    autoreap_crash_spares_memory_sharers: Is, needs [Autoreap, ExitInfo],
+    source "fs/coredump.c zap_threads(), which since Linux 5.16 ends the threads of one process only",
+}
+fn autoreap_crash_spares_memory_sharers() -> Result {
+    subject::each(|call| {
+        let call = call.with(Flags::CLONE_VM);
+        // In a process of its own, so that its end is a failure.
+        in_child(|| {
+            let child = call.spawn_on(&Stack::new()?, errands::crash())?;
+            child.ends_with(Status::killed(Signal::SIGSEGV))
+        })
+    })
 }
 
 case! {

@@ -8,7 +8,7 @@ use clone3_conformance::kit::disposition::{self, Disposition};
 use clone3_conformance::kit::process::own_pid;
 use clone3_conformance::kit::setuid::credentials_after_exec;
 use clone3_conformance::kit::tracer::{Instruction, follow};
-use clone3_conformance::kit::{Actor, Held, legacy, privilege, programs, setuid, subject, tracer};
+use clone3_conformance::kit::{Actor, Held, inherited, legacy, privilege, programs, setuid, subject, tracer};
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::procfs;
 use nix::errno::Errno;
@@ -137,6 +137,29 @@ fn autoreap_exec_keeps_alarm() -> Result {
         let what = format!("seconds left of an alarm after {LONG}, set by a child of {call} before its exec");
         check::holds(left.is_some_and(|left| left > LONG / 2), format_args!("{what}: got {left:?}"))
     })
+}
+
+case! {
+    /// Exec keeps and resets the same attributes of a process, auto-reaped, with no_new_privs or neither: it keeps pending signals,
+    /// limits, priorities, timers that count CPU time, the peak of its memory and being a subreaper, and resets signal handlers, POSIX
+    /// timers, the alternate stack and PR_SET_KEEPCAPS.
+    abi_exec_treats_attributes_alike: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Proc],
+    source "execve(2), effect on process attributes; PR_SET_KEEPCAPS(2const); PR_SET_CHILD_SUBREAPER(2const)",
+}
+fn abi_exec_treats_attributes_alike() -> Result {
+    let ordinary = programs::attributes_after_exec(&Clone3::fork())?;
+    for call in [Clone3::new(Flags::REAPED), Clone3::fork().with(Flags::NNP), Clone3::new(Flags::KILLED_NNP)]
+    {
+        let differences = inherited::differences(&programs::attributes_after_exec(&call)?, &ordinary);
+        check::holds(
+            differences.is_empty(),
+            format_args!(
+                "after its exec, a child of {call} differs from an ordinary one: {}",
+                differences.join("; ")
+            ),
+        )?;
+    }
+    Ok(())
 }
 
 case! {

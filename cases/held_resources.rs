@@ -9,8 +9,9 @@ use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::mapping::Mappable;
 use clone3_conformance::kit::message_queue::MessageQueue;
 use clone3_conformance::kit::process::in_child;
+use clone3_conformance::kit::segment::Segment;
 use clone3_conformance::kit::semaphore::Semaphore;
-use clone3_conformance::kit::{Cgroup, Held, Place, privilege, subject, threads, tracer};
+use clone3_conformance::kit::{Cgroup, Channel, Held, Place, privilege, subject, threads, tracer};
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
 use nix::sys::ptrace::Options;
@@ -146,6 +147,28 @@ fn autoreap_semaphore_undo_wakes_waiter() -> Result {
         let woken = waiter.pidfd()?.wait_exited();
         woken.context(format_args!("in semop(2), after the end of a child of {call} with the semaphore"))?;
         waiter.reap_expecting(Status::exited(0))
+    })
+}
+
+case! {
+    /// A shared memory segment that is marked to be removed (IPC_RMID) is removed when the last process ends that has it attached,
+    /// auto-reaped or not.
+    autoreap_last_user_of_segment: Must, needs [Autoreap, ExitInfo],
+    source "shmctl(2), IPC_RMID (\"actually be destroyed only after the last process detaches it\"); ipc/shm.c shm_close()",
+}
+fn autoreap_last_user_of_segment() -> Result {
+    subject::each(|call| {
+        let segment = Channel::<Segment>::new()?;
+        let child = Held::prepared(&call, 0, || {
+            let made = Segment::new()?;
+            made.attach_and_remove()?;
+            segment.send(&made)
+        })?;
+        let segment = segment.recv_from(&child)?;
+        check::equal("control: whether the segment exists while the child lives", segment.exists()?, true)?;
+        child.end(false)?;
+        let what = format!("whether a segment exists whose last user was a child of {call}");
+        check::equal(what, segment.exists()?, false)
     })
 }
 

@@ -1,34 +1,29 @@
 //! What a child made with the new flags inherits from its creator: everything that an ordinary child does.
 
-use std::num::NonZeroU64;
-use std::sync::atomic::Ordering;
-
 use caps::Capability;
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Named, Result};
 use clone3_conformance::clone3::{Clone3, Stack};
 use clone3_conformance::kit::disposition::{self, Disposition};
+use clone3_conformance::kit::helper::Command;
 use clone3_conformance::kit::inherited::{self, Inherited};
 use clone3_conformance::kit::privilege::{self, Caps};
-use clone3_conformance::kit::process::{child_reporting, in_child, set_scheduler};
+use clone3_conformance::kit::process::{child_reporting, in_child};
+use clone3_conformance::kit::sandboxing::Landlock;
 use clone3_conformance::kit::seccomp::{self, Refusal};
-use clone3_conformance::kit::{errands, mapping, oom_score_adj, processors, subject, threads};
+use clone3_conformance::kit::{errands, inheritable, namespace, subject, threads, user_dispatch};
 use clone3_conformance::note;
 use clone3_conformance::procfs::status_field;
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
-use nix::sys::personality::{self, Persona};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::signal::{SigSet, Signal, raise};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::Signal;
 use nix::unistd::getsid;
 use rustix::fs::{Mode, OFlags};
-use rustix::process::{
-    DumpableBehavior, dumpable_behavior, getpid, ioctl_tiocsctty, nice, set_child_subreaper,
-    set_dumpable_behavior, set_parent_process_death_signal,
-};
+use rustix::process::{DumpableBehavior, dumpable_behavior, ioctl_tiocsctty, set_dumpable_behavior};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use rustix::thread::{no_new_privs, set_current_timer_slack, set_no_new_privs};
+use rustix::thread::{no_new_privs, set_no_new_privs};
 
 /// Returns the calls with new flags whose children are compared with the child of an ordinary call.
 fn calls() -> [Clone3; 3] {
@@ -64,9 +59,10 @@ fn all_alike(when: &str) -> Result {
 
 case! {
     /// A child made with the new flags inherits what an ordinary child of the same creator does (signal mask and dispositions,
-    /// limits, priority and scheduling policy, CPU affinity, name, OOM adjustment, personality, alternate stack, capabilities,
-    /// namespaces, terminal, directories, dumpable attribute, membarrier registrations, and what prctl(2) says of its memory), and
-    /// not what an ordinary child does not (pending signals, parent-death signal, being a subreaper, locked memory).
+    /// limits, priority and scheduling policy, I/O priority, CPU affinity, name, OOM adjustment, personality, alternate stack,
+    /// capabilities, namespaces, terminal, directories, dumpable attribute, membarrier registrations, and what prctl(2) says of its
+    /// memory), and not what an ordinary child does not (pending signals, parent-death signal, timers, the peak of its memory, being
+    /// a subreaper, locked memory, the list of robust futexes).
     abi_inherits_as_ordinary_child: Must, needs [Autoreap, Nnp, Autokill, Proc],
     source "fork(2); clone(2); commits \"clone: add CLONE_AUTOREAP\", \"clone: add CLONE_NNP\"",
 }
@@ -76,10 +72,12 @@ fn abi_inherits_as_ordinary_child() -> Result {
         if let Err(failure) = take_terminal() {
             note!("no terminal: {}", failure.message);
         }
-        have_something_to_inherit()?;
+        inheritable::change_everything()?;
         all_alike("with a creator that has changed all it can")?;
         set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
-        all_alike("with a creator that is not dumpable")
+        all_alike("with a creator that is not dumpable")?;
+        inheritable::change_file_system_user();
+        all_alike("with a creator that has another file system user")
     })
 }
 
@@ -94,48 +92,6 @@ fn take_terminal() -> Result {
     ioctl_tiocsctty(&terminal)?;
     std::mem::forget((master, terminal));
     Ok(())
-}
-
-/// Changes everything inheritable that this process can change.
-fn have_something_to_inherit() -> Result {
-    inherited::change_by_calls();
-    // Not everybody may do these.
-    let _ = personality::get().and_then(|now| personality::set(now | Persona::ADDR_NO_RANDOMIZE));
-    let _ = processors::stay_on_first();
-    let _ = set_scheduler(libc::SCHED_RR, 1).or_else(|_| set_scheduler(libc::SCHED_BATCH, 0));
-    rustix::process::umask(Mode::from_raw_mode(0o027));
-    std::fs::write(oom_score_adj::OWN, oom_score_adj::own_raised_by(18)?.to_string())?;
-    // The kernel may be built without core dumps.
-    let _ = std::fs::write("/proc/self/coredump_filter", "3");
-    rustix::thread::set_name(c"heir")?;
-    nice(3)?;
-    set_current_timer_slack(NonZeroU64::new(123_456))?;
-    let (_, most) = getrlimit(Resource::RLIMIT_STACK)?;
-    setrlimit(Resource::RLIMIT_STACK, most.min(1 << 20), most.min(1 << 22))?;
-    rustix::process::chdir("/proc")?;
-    set_child_subreaper(Some(getpid()))?;
-    set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
-    disposition::set(Signal::SIGUSR2, Disposition::Ignored)?;
-    disposition::set(Signal::SIGHUP, Disposition::Caught)?;
-    disposition::catch(libc::SIGRTMIN());
-    SigSet::from(Signal::SIGUSR1).thread_block()?;
-    Ok(raise(Signal::SIGUSR1)?)
-}
-
-case! {
-    /// Memory that is to be wiped on fork (MADV_WIPEONFORK) is zero in a child made with any of the new flags, as in an ordinary one.
-    abi_wipes_memory_on_fork: Must, needs [Autoreap, Nnp, Autokill],
-    source "madvise(2), MADV_WIPEONFORK; mm/mmap.c dup_mmap()",
-}
-fn abi_wipes_memory_on_fork() -> Result {
-    const SECRET: u32 = 42;
-    let secret = mapping::wiped_on_fork(SECRET)?;
-    for call in std::iter::once(Clone3::fork()).chain(calls()) {
-        let (child, found) = child_reporting(&call, || Ok(secret.load(Ordering::Acquire)))?;
-        child.ends_with(Status::exited(0))?;
-        check::equal(format_args!("a word to be wiped, in a child of {call}"), found, 0)?;
-    }
-    check::equal("the word in the creator", secret.load(Ordering::Acquire), SECRET)
 }
 
 case! {
@@ -167,8 +123,50 @@ fn is_restricted(call: &Clone3, prefix: &str) -> Result {
 }
 
 case! {
+    /// A child made with the new flags is in its creator's Landlock domain, as an ordinary one is.
+    abi_inherits_landlock_domain: Must, needs [Autoreap, Nnp, Autokill],
+    source "Documentation/userspace-api/landlock.rst, Inheritance (\"Every new thread resulting from a clone(2) inherits Landlock domain restrictions from its parent\")",
+}
+fn abi_inherits_landlock_domain() -> Result {
+    Landlock::Execute.exists()?;
+    let program = Command::new("exit", &[])?.number(0);
+    // In a process of its own, because the domain is for good.
+    in_child(|| {
+        set_no_new_privs(true)?;
+        check::succeeds("landlock_restrict_self", Landlock::Execute.restrict_self())?;
+        for call in std::iter::once(Clone3::fork()).chain(calls()) {
+            let (child, refused) = child_reporting(&call, || Ok(program.exec().message))?;
+            child.ends_with(Status::exited(0))?;
+            let what = format!("exec in a child of {call}, whose creator is in a domain that forbids it");
+            check::holds(refused.contains("EACCES"), format_args!("{what}: expected EACCES, got {refused}"))?;
+        }
+        Ok(())
+    })
+}
+
+case! {
+    /// Syscall user dispatch is off in a child made with the new flags, as in an ordinary one, though its creator has it on.
+    abi_user_dispatch_not_inherited: Must, needs [Autoreap, Nnp, Autokill],
+    source "Documentation/admin-guide/syscall-user-dispatch.rst (\"Any fork or exec of the existing process resets the mechanism\"); kernel/fork.c copy_process() (clear_syscall_work_syscall_user_dispatch())",
+}
+fn abi_user_dispatch_not_inherited() -> Result {
+    for call in std::iter::once(Clone3::fork()).chain(calls()) {
+        let child = user_dispatch::switched_on(|selector| {
+            call.spawn(|| {
+                // From here on, each system call of this process would be a SIGSYS: this function's end is one.
+                selector.block();
+                0
+            })
+        })?;
+        child.ends_with(Status::exited(0))?;
+    }
+    Ok(())
+}
+
+case! {
     /// CLONE_CLEAR_SIGHAND and the namespace flags do to a child made with all new flags what they do to an ordinary child: the
-    /// handlers are cleared, the namespaces are new, and so are the capabilities in them.
+    /// handlers are cleared, the namespaces are new copies, the working directory is in the new mount namespace, and the capabilities
+    /// in a new user namespace are new.
     abi_other_flags_do_the_same: Must, needs [Autoreap, Nnp, Autokill, SysAdmin, Proc],
     source "clone(2); commits \"clone: add CLONE_AUTOREAP\" and \"clone: add CLONE_NNP\", which name the flags that they exclude",
 }
@@ -177,6 +175,9 @@ fn abi_other_flags_do_the_same() -> Result {
     disposition::catch(libc::SIGRTMIN());
     // Otherwise a creator with all capabilities could not tell new ones from those that it had.
     privilege::drop_capability(Capability::CAP_SYS_BOOT)?;
+    namespace::made("unshare(CLONE_NEWUTS)", unshare(CloneFlags::CLONE_NEWUTS))?;
+    check::permitted("sethostname", nix::unistd::sethostname("another.example"))?;
+    std::env::set_current_dir("/")?;
     let same_with = |more: Flags| {
         let ordinary = inherited_by(&Clone3::fork().with(more))?;
         if more == Flags::CLONE_NEWUSER {

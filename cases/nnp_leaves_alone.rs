@@ -5,7 +5,7 @@ use std::sync::mpsc;
 use caps::{CapSet, Capability};
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
-use clone3_conformance::check::{self, Failure, Named, Result};
+use clone3_conformance::check::{self, Failure, Named, Result, errno_of};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::outcome::{
     Outcome, allowed_as_ever, outcome_in_child, outcome_in_child_of, outcome_in_nnp_children,
@@ -25,6 +25,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{Gid, Pid, Uid};
 use rustix::fs::{MemfdFlags, Mode, memfd_create};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
+use rustix::process::{Resource, Rlimit, prlimit};
 use rustix::thread::{CapabilitiesSecureBits, set_no_new_privs};
 
 fn set_securebits() -> Result<Outcome> {
@@ -218,6 +219,26 @@ fn nnp_sets_setid_bits() -> Result {
     for call in [vec![Clone3::fork()], subject::with_nnp()].concat() {
         let what = format!("mode after chmod(06644) in a child of {call}");
         check::equal(what, format!("{:#o}", mode(&call)?), format!("{SET_ID:#o}"))?;
+    }
+    Ok(())
+}
+
+case! {
+    /// An ordinary user without no_new_privs may read and lower the limits of a CLONE_NNP child of his (prlimit), like those of an
+    /// ordinary child.
+    nnp_limits_set_by_creator: Must, needs [Nnp, Unprivileged, NotYetNnp],
+    source "prlimit(2), on permissions; kernel/sys.c check_prlimit_permission()",
+}
+fn nnp_limits_set_by_creator() -> Result {
+    let lower = Rlimit { current: Some(7), maximum: Some(77) };
+    for call in [vec![Clone3::fork()], subject::with_nnp()].concat() {
+        let child = Held::exiting_with(&call, 0)?;
+        let pid = rustix::process::Pid::from_raw(child.pid());
+        let what = format!("prlimit of a child of {call}");
+        check::succeeds(&what, prlimit(pid, Resource::Nofile, lower).map_err(errno_of))?;
+        let now = check::succeeds(&what, prlimit(pid, Resource::Nofile, lower).map_err(errno_of))?;
+        check::equal(format_args!("RLIMIT_NOFILE of a child of {call}"), now.current, lower.current)?;
+        child.into_child().clear_away()?;
     }
     Ok(())
 }

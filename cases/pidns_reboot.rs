@@ -5,8 +5,9 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::{Clone3, park};
 use clone3_conformance::kit::filtered_calls::reaches_kernel;
-use clone3_conformance::kit::{namespace, subject};
-use clone3_conformance::wait::Status;
+use clone3_conformance::kit::{Held, namespace, subject, tracer};
+use clone3_conformance::wait::{self, Status};
+use nix::sys::ptrace::Options;
 use nix::sys::signal::Signal;
 use rustix::system::{RebootCommand, reboot};
 
@@ -45,6 +46,33 @@ fn reboot_reaches_kernel() -> Result {
         let unknown = reboot(RebootCommand::CadOff);
         reaches_kernel("reboot", unknown.map_err(check::errno_of))
     })
+}
+
+case! {
+    /// The tracer of a pid namespace's init learns by waitpid whether the namespace was restarted (SIGHUP) or powered off (SIGINT),
+    /// whether the init is auto-reaped or not.
+    autoreap_reboot_told_to_tracer: Must, needs [Autoreap, PidNamespace, Ptrace],
+    source "reboot(2), \"Behavior inside PID namespaces\"; kernel/pid_namespace.c zap_pid_ns_processes()",
+}
+fn autoreap_reboot_told_to_tracer() -> Result {
+    reboot_reaches_kernel()?;
+    for (command, signal) in
+        [(RebootCommand::Restart, Signal::SIGHUP), (RebootCommand::PowerOff, Signal::SIGINT)]
+    {
+        subject::each(|call| {
+            let call = call.with(Flags::CLONE_NEWPID);
+            let init = Held::running(&call, || end_the_namespace(command, Caller::Init))?;
+            tracer::seize(init.pid(), Options::empty())?;
+            init.let_go()?;
+            let told = wait::reap(init.pid())?;
+            check::equal(
+                format_args!("wait status for the tracer after {command:?}"),
+                told,
+                Status::killed(signal),
+            )
+        })?;
+    }
+    Ok(())
 }
 
 case! {

@@ -60,6 +60,32 @@ fn follow(creator: &Creator, options: Options) -> Result<(Vec<Told>, Vec<i32>)> 
 }
 
 case! {
+    /// A process that is single-stepped over clone3, auto-reap or not, gets a child that is not: it runs, and does not die of SIGTRAP.
+    autoreap_single_step_not_inherited: Must, needs [Autoreap, Ptrace],
+    source "ptrace(2), PTRACE_SINGLESTEP, which is about the tracee; kernel/fork.c copy_process() (user_disable_single_step())",
+}
+fn autoreap_single_step_not_inherited() -> Result {
+    subject::each(|call| {
+        let told = Channel::<Result>::new()?;
+        let creator = Held::running(&Clone3::fork(), || {
+            let ended = call.spawn(|| 0).and_then(|child| child.ends_with(Status::exited(0)));
+            i32::from(told.send(&ended).is_err())
+        })?;
+        let pid = creator.pid();
+        tracer::seize(pid, Options::PTRACE_O_TRACESYSGOOD)?;
+        tracer::interrupt(pid)?;
+        creator.let_go()?;
+        tracer::stop_before_call(pid, libc::SYS_clone3)?;
+        let stepped = ptrace::step(Pid::from_raw(pid), None);
+        check::succeeds("ptrace(SINGLESTEP)", stepped)?;
+        tracer::stops_with(pid, Signal::SIGTRAP).context("after clone3")?;
+        check::succeeds("ptrace(DETACH)", tracer::detach(pid))?;
+        told.recv_from(&creator)?.context("in the creator")?;
+        creator.into_child().reap_expecting(Status::exited(0))
+    })
+}
+
+case! {
     /// If a tracee makes a child with SIGCHLD, its tracer sees PTRACE_EVENT_FORK, with CLONE_NNP or without; for an auto-reaped
     /// child PTRACE_EVENT_CLONE; for both with CLONE_VFORK, PTRACE_EVENT_VFORK and, when they end, PTRACE_EVENT_VFORK_DONE. A
     /// reported child is traced, too; with CLONE_UNTRACED it is neither reported nor traced.

@@ -8,7 +8,7 @@ use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::{Clone3, park};
-use clone3_conformance::kit::{AutokillChild, Channel, Gate, fdpass};
+use clone3_conformance::kit::{AutokillChild, Channel, Gate, Held, fdpass, subject};
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
@@ -336,6 +336,26 @@ fn autokill_so_peerpidfd_plain() -> Result {
     let socket = fdpass::receive(&ours)?;
     child.is_not_tied_to("a pidfd from SO_PEERPIDFD", |_| {
         Ok(Pidfd::from(getsockopt(&socket, sockopt::PeerPidfd)?))
+    })
+}
+
+case! {
+    /// SO_PEERCRED still has the pid of the process at the other end when that is gone, auto-reaped or not.
+    autoreap_peercred_outlives_peer: Must, needs [Autoreap, ExitInfo],
+    source "unix(7), SO_PEERCRED (\"The returned credentials are those that were in effect at the time of the call\")",
+}
+fn autoreap_peercred_outlives_peer() -> Result {
+    subject::each(|call| {
+        let (ours, theirs) = fdpass::pair()?;
+        let child = Held::prepared(&call, 0, || {
+            let (made_by_child, _) = fdpass::pair()?;
+            fdpass::send(&theirs, &made_by_child)
+        })?;
+        let (socket, pid) = (fdpass::receive(&ours)?, child.pid());
+        let peer = || getsockopt(&socket, sockopt::PeerCredentials).map(|peer| peer.pid());
+        check::equal("control: pid of a living peer", peer(), Ok(pid))?;
+        child.end(false)?;
+        check::equal(format_args!("pid of a peer that is gone, a child of {call}"), peer(), Ok(pid))
     })
 }
 

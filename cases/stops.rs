@@ -257,6 +257,28 @@ fn autoreap_stop_names_real_user() -> Result {
     })
 }
 
+case! {
+    /// SIGCHLD and waitid name a stopped child that is in a pid namespace of its own by the pid that it has for its parent,
+    /// auto-reaped or not.
+    autoreap_stop_names_pid_of_parents_namespace: Must, needs [Autoreap, PidNamespace],
+    source "pid_namespaces(7) (\"A process has one process ID in each of the layers of the PID namespace hierarchy\"); waitid(2), si_pid",
+}
+fn autoreap_stop_names_pid_of_parents_namespace() -> Result {
+    sigchld::block()?;
+    subject::each(|call| {
+        let child = Held::exiting_with(&call.with(Flags::CLONE_NEWPID), 0)?;
+        child.kill(Signal::SIGSTOP)?;
+        let expected = stopped(child.pid());
+        let seen = wait::waitid(Who::Pid(child.pid()), libc::WSTOPPED | libc::__WALL);
+        check::equal("waitid(WSTOPPED) for an init", seen, Ok(Some(expected)))?;
+        check::equal("SIGCHLD at the stop of an init", sigchld::next()?, expected)?;
+        child.into_child().clear_away()?;
+        // That of an ordinary child's end.
+        sigchld::take();
+        Ok(())
+    })
+}
+
 /// Checks that the caller is told of a child's stop, and of the end of an ordinary child, with this user id.
 fn is_told_of(child: &Held, user: u32) -> Result {
     let pid = child.pid();

@@ -133,6 +133,26 @@ fn autoreap_session_leader_hangs_up() -> Result {
 }
 
 case! {
+    /// When the other end of its terminal is closed, an auto-reaped session leader gets SIGHUP, like an ordinary one.
+    autoreap_session_leader_gets_hangup: Must, needs [Autoreap, ExitInfo],
+    source "setsid(2), on the controlling terminal; pty(7); drivers/tty/tty_jobctrl.c tty_signal_session_leader()",
+}
+fn autoreap_session_leader_gets_hangup() -> Result {
+    subject::each(|call| {
+        let terminal = Terminal::new()?;
+        let leader = Held::prepared(&call, 0, || {
+            terminal.close_user_in_child();
+            setsid()?;
+            check::succeeds("TIOCSCTTY by a session leader", terminal.take())
+        })?;
+        drop(terminal);
+        let expected = Status::killed(Signal::SIGHUP);
+        let what = "session leader whose terminal is gone";
+        subject::ends_by_its_kind(&call, leader.pid(), leader.pidfd()?, expected).context(what)
+    })
+}
+
+case! {
     /// A process group can be put into the foreground (tcsetpgrp) although its auto-reaped leader is gone, as with an ordinary
     /// leader.
     autoreap_group_without_leader_in_foreground: Must, needs [Autoreap, ExitInfo],

@@ -215,14 +215,14 @@ fn abi_child_tid_cleared_by_exec() -> Result {
 }
 
 case! {
-    /// CLONE_SETTLS sets the thread-local storage of a child made with any of the new flags.
+    /// CLONE_SETTLS sets the thread-local storage of a child made with any of the new flags, whether it shares memory or not.
     abi_settls_with_flags: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
     source "clone(2), CLONE_SETTLS",
 }
 fn abi_settls_with_flags() -> Result {
     let storage: &'static [u64] = Vec::leak(vec![0; 64]);
-    for call in calls() {
-        let call = call.with(Flags::CLONE_VM | Flags::CLONE_SETTLS).tls(storage);
+    for (call, memory) in calls().iter().flat_map(|call| [(call, Flags::CLONE_VM), (call, Flags::empty())]) {
+        let call = call.clone().with(memory | Flags::CLONE_SETTLS).tls(storage);
         let child = call.spawn_on(&Stack::new()?, errands::look_for_tls_at(storage))?;
         child.ends_with(ENDED).context(format_args!("{call}; 1 says that the storage is elsewhere"))?;
     }

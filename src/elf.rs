@@ -28,6 +28,19 @@ pub fn kind(header: &[u8]) -> Option<u32> {
     u32_at(header, offset_of!(Elf64_Phdr, p_type))
 }
 
+/// Returns how many notes of this owner and kind (`NT_…`) a core dump has, if the file is one.
+pub fn notes(file: &[u8], owner: &str, kind: u32) -> Option<usize> {
+    let mut rest = segment(file, libc::PT_NOTE)?;
+    let mut count = 0;
+    while !rest.is_empty() {
+        let [name_size, size] = [u32_at(rest, 0)? as usize, u32_at(rest, 4)? as usize];
+        let name = rest.get(12..)?.get(..name_size)?;
+        count += usize::from(name.strip_suffix(b"\0") == Some(owner.as_bytes()) && u32_at(rest, 8)? == kind);
+        rest = rest.get(12 + name_size.next_multiple_of(4) + size.next_multiple_of(4)..)?;
+    }
+    Some(count)
+}
+
 /// Returns whether the file is a 64-bit little-endian ELF file.
 pub fn is_program(file: &[u8]) -> bool {
     file.starts_with(b"\x7fELF\x02\x01")

@@ -10,6 +10,14 @@ pub const NEEDED_FOR_32_BIT: &str =
 /// The mmap flag for a mapping in the low 32 bits: there is no such flag here, and no use for one.
 pub const LOW_MEMORY: MapFlags = MapFlags::empty();
 
+/// Returns 0: here no register that the kernel keeps for each thread is spare.
+pub fn spare_register() -> u64 {
+    0
+}
+
+/// Does nothing.
+pub fn set_spare_register(_: u64) {}
+
 /// Forks. `fork(2)` is not a system call here: the C library implements it with `clone(2)`, and so does this.
 /// Returns the raw result, with the error in errno.
 ///

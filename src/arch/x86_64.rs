@@ -140,6 +140,24 @@ pub fn thread_pointer() -> u64 {
     base
 }
 
+/// `arch_prctl(2)`: get and set the base of the GS segment.
+const ARCH_GET_GS: libc::c_int = 0x1004;
+const ARCH_SET_GS: libc::c_int = 0x1001;
+
+/// Returns the base of the GS segment, a register that the kernel keeps for each thread and that no program here uses.
+pub fn spare_register() -> u64 {
+    let mut base = 0_u64;
+    // SAFETY: the kernel stores one address, in a live word.
+    unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_GET_GS, &raw mut base) };
+    base
+}
+
+/// Sets that register in the calling thread.
+pub fn set_spare_register(value: u64) {
+    // SAFETY: nothing accesses memory through GS.
+    unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_SET_GS, value) };
+}
+
 /// Returns whether the CPU is QEMU's emulator, which names itself in the hypervisor leaf of cpuid.
 pub fn is_emulated() -> bool {
     let leaf = std::arch::x86_64::__cpuid(0x4000_0000);

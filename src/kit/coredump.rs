@@ -337,16 +337,16 @@ impl Dump {
     }
 
     /// Reads the dump to the end, and lets the process continue.
-    pub fn take(mut self) -> Result {
-        let (mut piece, mut length) = (vec![0; 128 * 1024], 0);
-        loop {
-            match self.stream.read(&mut piece)? {
-                0 => break,
-                more => length += more,
-            }
-        }
-        note!("core dump of {length} bytes");
-        Ok(())
+    pub fn take(self) -> Result {
+        self.read().map(drop)
+    }
+
+    /// Likewise; returns the dump.
+    pub fn read(mut self) -> Result<Vec<u8>> {
+        let mut core = Vec::with_capacity(128 * 1024);
+        self.stream.read_to_end(&mut core)?;
+        note!("core dump of {} bytes", core.len());
+        Ok(core)
     }
 }
 

@@ -41,6 +41,14 @@ pub fn catch(signal: c_int) {
     let _ = unsafe { libc::signal(signal, do_nothing as *const () as libc::sighandler_t) };
 }
 
+/// Catches a signal; while its handler runs, which does nothing, these signals are blocked.
+pub fn catch_masking(signal: Signal, masked: SigSet) -> Result {
+    let action = SigAction::new(SigHandler::Handler(do_nothing), SaFlags::SA_RESTART, masked);
+    // SAFETY: the handler does nothing, which is safe at any moment.
+    unsafe { sigaction(signal, &action)? };
+    Ok(())
+}
+
 /// Sets the disposition of every standard signal for which it can be set.
 pub fn set_all(disposition: Disposition) {
     for signal in Signal::iterator() {
@@ -107,14 +115,19 @@ pub fn queue(signal: c_int) -> std::result::Result<(), nix::errno::Errno> {
 
 /// Returns the disposition of a signal in the calling process.
 pub fn of(signal: Signal) -> Result<Disposition> {
-    // SAFETY: sigaction is plain data, for which all zeroes is a valid value.
-    let mut found: libc::sigaction = unsafe { std::mem::zeroed() };
-    // SAFETY: a null new action changes nothing, and `found` is live.
-    let asked = unsafe { libc::sigaction(signal as c_int, std::ptr::null(), &mut found) };
-    nix::errno::Errno::result(asked)?;
+    let found = action(signal as c_int).ok_or_else(nix::errno::Errno::last)?;
     Ok(match found.sa_sigaction {
         libc::SIG_DFL => Disposition::Default,
         libc::SIG_IGN => Disposition::Ignored,
         _ => Disposition::Caught,
     })
+}
+
+/// Returns what the calling process does with a signal, which may be one without a name; `None` on an error, see errno.
+pub(crate) fn action(signal: c_int) -> Option<libc::sigaction> {
+    // SAFETY: sigaction is plain data, for which all zeroes is a valid value.
+    let mut found: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: a null new action changes nothing, and `found` is live.
+    let asked = unsafe { libc::sigaction(signal, std::ptr::null(), &mut found) };
+    (asked == 0).then_some(found)
 }

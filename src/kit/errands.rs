@@ -91,6 +91,16 @@ pub fn ignore(signal: Signal) -> Errand {
     unsafe { Errand::whole(ignore, signal as usize) }
 }
 
+/// Returns an errand that reads from an unmapped address, and exits with 94 if it survives that.
+pub fn crash() -> Errand {
+    extern "C" fn crash(_: usize) -> c_int {
+        arch::load(std::ptr::without_provenance(8));
+        94
+    }
+    // SAFETY: it makes no call and accesses no memory of anybody's.
+    unsafe { Errand::small(crash, 0) }
+}
+
 /// Returns an errand that registers an area for restartable sequences, and exits with 0 or the errno.
 pub fn register_rseq() -> Errand {
     extern "C" fn register(_: usize) -> c_int {

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::ffi::c_int;
 use std::fs;
 
+use crate::arch;
+use crate::kit::{disposition, robust_futex, usage};
 use rustix::process::{child_subreaper, dumpable_behavior, parent_process_death_signal};
 use rustix::thread::{current_timer_slack, set_current_timer_slack};
 
@@ -30,23 +32,27 @@ const STATUS: [&str; 19] = [
     "VmLck",
 ];
 
+/// `PR_GET_IO_FLUSHER` of `linux/prctl.h`.
+const PR_GET_IO_FLUSHER: c_int = 58;
+
 /// What prctl(2) returns as a number.
-const PRCTL: [(&str, c_int); 4] = [
+const PRCTL: [(&str, c_int); 6] = [
+    ("PR_GET_IO_FLUSHER", PR_GET_IO_FLUSHER),
     ("PR_GET_KEEPCAPS", libc::PR_GET_KEEPCAPS),
     ("PR_GET_MDWE", libc::PR_GET_MDWE),
+    ("PR_MCE_KILL_GET", libc::PR_MCE_KILL_GET),
     ("PR_GET_SECUREBITS", libc::PR_GET_SECUREBITS),
     ("PR_GET_THP_DISABLE", libc::PR_GET_THP_DISABLE),
 ];
 
-/// Commands of membarrier(2).
-const MEMBARRIER_REGISTER: c_int = 1 << 4;
+/// A command of membarrier(2).
 const MEMBARRIER_REGISTRATIONS: c_int = 1 << 9;
 
 /// Fields of `/proc/PID/stat`, by their numbers in proc(5): process group, session, terminal, nice value, and scheduling.
 const STAT: [usize; 6] = [5, 6, 7, 19, 40, 41];
 
 /// Files in `/proc/PID`, compared as a whole.
-const FILES: [&str; 8] = [
+const FILES: [&str; 9] = [
     "comm",
     "oom_score_adj",
     "timerslack_ns",
@@ -55,6 +61,7 @@ const FILES: [&str; 8] = [
     "limits",
     "cgroup",
     "sessionid",
+    "timers",
 ];
 
 /// Symbolic links in `/proc/PID`.
@@ -88,34 +95,99 @@ pub fn own(creators: &Inherited) -> Inherited {
     found.insert("subreaper".to_owned(), format!("{:?}", child_subreaper().map(|own| own.is_some())));
     found.insert("parent-death signal".to_owned(), format!("{:?}", parent_process_death_signal()));
     found.insert("alternate stack".to_owned(), alternate_stack());
-    found.extend(PRCTL.map(|(name, option)| (name.to_owned(), prctl(option, 0).to_string())));
+    found.extend(PRCTL.map(|(name, option)| (name.to_owned(), prctl(option, [0, 0]).to_string())));
     found.insert("membarrier registrations".to_owned(), membarrier(MEMBARRIER_REGISTRATIONS).to_string());
+    let had_much = usage::has_touched_at_once();
+    found.insert(
+        "has used much memory".to_owned(),
+        had_much.map_or_else(|failure| failure.message, |had| had.to_string()),
+    );
+    found.insert("handlers".to_owned(), handlers());
+    found.insert("interval timers".to_owned(), interval_timers());
+    found.insert("robust list".to_owned(), robust_futex::has_list().to_string());
+    found.insert("word for its end".to_owned(), tid_address());
+    found.insert("I/O priority".to_owned(), io_priority().to_string());
+    found.insert("flags of the first descriptors".to_owned(), descriptor_flags());
+    found.insert("host name".to_owned(), rustix::system::uname().nodename().to_string_lossy().into_owned());
+    found.insert("cwd and root on one mount".to_owned(), format!("{:?}", is_cwd_on_root_mount()));
+    found.insert("segment base".to_owned(), arch::spare_register().to_string());
     // This ends what the creator may have set, and what was read above.
     let default = set_current_timer_slack(None).and_then(|()| current_timer_slack());
     found.insert("default timer slack".to_owned(), format!("{default:?}"));
     found
 }
 
-/// Gives the caller what prctl(2), mlock(2) and membarrier(2) can, as far as the kernel has and permits it: capabilities kept when
-/// user id 0 is given up, no huge pages, no new executable memory, a locked page, a registration.
-pub fn change_by_calls() {
-    let page = Box::leak(vec![1_u8; 4096].into_boxed_slice());
-    // SAFETY: the page is live.
-    let _ = unsafe { rustix::mm::mlock(page.as_mut_ptr().cast(), page.len()) };
-    membarrier(MEMBARRIER_REGISTER);
-    prctl(libc::PR_SET_KEEPCAPS, 1);
-    prctl(libc::PR_SET_THP_DISABLE, 1);
-    prctl(libc::PR_SET_MDWE, libc::PR_MDWE_REFUSE_EXEC_GAIN as libc::c_ulong);
-}
-
-/// Calls prctl(2) with an option that takes one number or none. Returns the result, which is negative on errors.
-fn prctl(option: c_int, number: libc::c_ulong) -> c_int {
+/// Calls prctl(2) with an option that takes up to two numbers. Returns the result, which is negative on errors.
+pub(crate) fn prctl(option: c_int, [first, second]: [libc::c_ulong; 2]) -> c_int {
     let none: libc::c_ulong = 0;
     // SAFETY: no pointers are passed.
-    unsafe { libc::prctl(option, number, none, none, none) }
+    unsafe { libc::prctl(option, first, second, none, none) }
 }
 
-fn membarrier(command: c_int) -> libc::c_long {
+/// Returns mask and flags of each signal's handler.
+fn handlers() -> String {
+    let caught = (1..=libc::SIGRTMAX()).filter_map(|number| {
+        let action = disposition::action(number)?;
+        let is_handler = ![libc::SIG_DFL, libc::SIG_IGN].contains(&action.sa_sigaction);
+        let masked = (1..=libc::SIGRTMAX()).filter(|other| {
+            // SAFETY: the set is one that the kernel has filled.
+            unsafe { libc::sigismember(&action.sa_mask, *other) == 1 }
+        });
+        let flags = action.sa_flags;
+        is_handler.then(|| format!("{number} masks {:?}, {flags:#x}", masked.collect::<Vec<_>>()))
+    });
+    caught.collect::<Vec<_>>().join("; ")
+}
+
+/// Returns which of the timers that count CPU time are set.
+fn interval_timers() -> String {
+    let is_set = |which| {
+        // SAFETY: itimerval is plain data, for which all zeroes is a valid value.
+        let mut timer: libc::itimerval = unsafe { std::mem::zeroed() };
+        // SAFETY: the timer is live, and the kernel may fill it.
+        let done = unsafe { libc::getitimer(which, &mut timer) };
+        done == 0 && timer.it_value.tv_sec > 0
+    };
+    format!("virtual {}, profiling {}", is_set(libc::ITIMER_VIRTUAL), is_set(libc::ITIMER_PROF))
+}
+
+/// Returns whether the kernel clears a word when the caller ends; not every kernel tells.
+fn tid_address() -> String {
+    let mut address = 0_usize;
+    // SAFETY: the kernel stores one address, in a live word.
+    let done = unsafe { libc::prctl(libc::PR_GET_TID_ADDRESS, &raw mut address) };
+    format!("{done}: {}", address != 0)
+}
+
+/// Returns the result of ioprio_get(2) for the caller.
+fn io_priority() -> libc::c_long {
+    const WHO_PROCESS: c_int = 1;
+    // SAFETY: no pointers are passed.
+    unsafe { libc::syscall(libc::SYS_ioprio_get, WHO_PROCESS, 0) }
+}
+
+/// Returns what F_GETFD says of the descriptors from 0 on.
+fn descriptor_flags() -> String {
+    // SAFETY: F_GETFD takes no pointer, and changes nothing.
+    let flags = (0..12).map(|number| unsafe { libc::fcntl(number, libc::F_GETFD) }.to_string());
+    flags.collect::<Vec<_>>().join(" ")
+}
+
+/// Returns whether the working directory and the root directory are on one mount.
+fn is_cwd_on_root_mount() -> rustix::io::Result<bool> {
+    let mount_of = |path| {
+        let found = rustix::fs::statx(
+            rustix::fs::CWD,
+            path,
+            rustix::fs::AtFlags::empty(),
+            rustix::fs::StatxFlags::MNT_ID,
+        );
+        found.map(|found| found.stx_mnt_id)
+    };
+    Ok(mount_of(".")? == mount_of("/")?)
+}
+
+pub(crate) fn membarrier(command: c_int) -> libc::c_long {
     // SAFETY: no pointers are passed.
     unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) }
 }

@@ -1,13 +1,15 @@
-//! Mappings: one that others can detect, one that is refused, one that is wiped on fork.
+//! Mappings: one that others can detect, one that is refused, pages that are treated specially on fork.
 
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::ffi::c_void;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::atomic::AtomicU32;
 
 use nix::errno::Errno;
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::mm::{MapFlags, ProtFlags};
+use rustix::param::page_size;
 
-use crate::check::{Failure, Result, errno_of};
+use crate::check::{self, Failure, Result, errno_of};
 
 /// Tries to map a page of this file for reading.
 pub fn try_map(file: impl AsFd) -> std::result::Result<(), Errno> {
@@ -17,18 +19,90 @@ pub fn try_map(file: impl AsFd) -> std::result::Result<(), Errno> {
     mapped.map(drop).map_err(errno_of)
 }
 
-/// Returns a word of private memory with this value, which a forked process finds wiped: 0 (`MADV_WIPEONFORK`).
-pub fn wiped_on_fork(value: u32) -> Result<&'static AtomicU32> {
-    let access = ProtFlags::READ | ProtFlags::WRITE;
-    let size = rustix::param::page_size();
-    // SAFETY: a new anonymous mapping at an address of the kernel's choice aliases nothing.
-    let page = unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), size, access, MapFlags::PRIVATE)? };
-    // SAFETY: the range is the new mapping, and its users expect the wipe.
-    unsafe { rustix::mm::madvise(page, size, rustix::mm::Advice::LinuxWipeOnFork)? };
-    // SAFETY: the mapping is page-aligned, large enough, zeroed, and never unmapped; every access to it is atomic.
-    let word = unsafe { &*page.cast::<AtomicU32>() };
-    word.store(value, Ordering::Release);
-    Ok(word)
+/// A page of private memory for which a special treatment was asked.
+#[derive(Clone, Copy, Debug)]
+pub struct Page {
+    address: usize,
+}
+
+impl Page {
+    /// Maps a new page, of which nothing special is asked yet.
+    pub fn new() -> Result<Page> {
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new anonymous mapping at an address of the kernel's choice aliases nothing.
+        let page = unsafe {
+            rustix::mm::mmap_anonymous(std::ptr::null_mut(), page_size(), access, MapFlags::PRIVATE)?
+        };
+        Ok(Page { address: page as usize })
+    }
+
+    /// Gives the kernel this advice, see madvise(2).
+    ///
+    /// # Errors
+    /// `blocked` if the kernel does not know it.
+    pub fn advise(self, advice: MemoryAdvice) -> Result {
+        // SAFETY: the page is mapped, and whoever accesses it expects the effect.
+        let done = unsafe { libc::madvise(self.address as *mut c_void, page_size(), advice as i32) };
+        match Errno::result(done) {
+            Err(Errno::EINVAL) => Err(Failure::blocked(format!("madvise({advice:?}) fails with EINVAL"))),
+            done => Ok(done.map(drop)?),
+        }
+    }
+
+    /// Seals the page: mseal(2).
+    ///
+    /// # Errors
+    /// `blocked` if the kernel has no such call.
+    pub fn seal(self) -> Result {
+        // SAFETY: no memory is accessed.
+        let done = unsafe { libc::syscall(SYS_MSEAL, self.address, page_size(), 0) };
+        check::permitted("mseal", Errno::result(done)).map(drop)
+    }
+
+    /// Returns the word at its beginning.
+    pub fn word(self) -> &'static AtomicU32 {
+        // SAFETY: the mapping is page-aligned, large enough, zeroed, and unmapped only by `unmap`, whose caller does not use the word
+        // any more; every access to it is atomic.
+        unsafe { &*(self.address as *const AtomicU32) }
+    }
+
+    /// Has the kernel read the page on behalf of the caller, which gets EFAULT where an access of its own would be a SIGSEGV.
+    pub fn read_by_kernel(self) -> std::result::Result<(), Errno> {
+        let file = rustix::fs::memfd_create("sink", MemfdFlags::CLOEXEC).map_err(errno_of)?;
+        // SAFETY: the kernel checks the address.
+        Errno::result(unsafe { libc::write(file.as_raw_fd(), self.address as *const c_void, 1) }).map(drop)
+    }
+
+    /// Unmaps the page, which must not be accessed from then on.
+    pub fn unmap(self) -> std::result::Result<(), Errno> {
+        // SAFETY: nothing refers to the page any more.
+        Errno::result(unsafe { libc::munmap(self.address as *mut c_void, page_size()) }).map(drop)
+    }
+}
+
+/// Advice of madvise(2) about a page and the children of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i32)]
+pub enum MemoryAdvice {
+    /// `MADV_DONTFORK`: a forked process does not have the page.
+    DontFork = libc::MADV_DONTFORK,
+    /// `MADV_WIPEONFORK`: a forked process finds it wiped.
+    WipeOnFork = libc::MADV_WIPEONFORK,
+    /// `MADV_GUARD_INSTALL` (Linux 6.13): an access is a fault.
+    GuardInstall = 102,
+}
+
+/// mseal(2) (Linux 6.10), which has the same number everywhere.
+const SYS_MSEAL: libc::c_long = 462;
+
+/// Locks in memory whatever the calling process maps from now on, once it is accessed (mlockall(2)).
+///
+/// # Errors
+/// `blocked` if the caller is not allowed to lock memory.
+pub fn lock_future() -> Result {
+    // SAFETY: it has no preconditions.
+    let done = unsafe { libc::mlockall(libc::MCL_FUTURE | libc::MCL_ONFAULT) };
+    check::permitted("mlockall(MCL_FUTURE)", Errno::result(done)).map(drop)
 }
 
 /// A memory file that cannot be sealed against writing while a process has mapped it.

@@ -48,6 +48,7 @@ pub mod handover;
 pub mod held;
 pub mod helper;
 pub mod holder;
+pub mod inheritable;
 pub mod inherited;
 pub mod leaks;
 pub mod legacy;
@@ -88,6 +89,7 @@ pub mod timer;
 pub mod tracer;
 pub mod uring;
 pub mod usage;
+pub mod user_dispatch;
 pub mod userfault;
 pub mod wait_call;
 

@@ -1,6 +1,6 @@
-//! A performance counter that children inherit, see perf_event_open(2).
+//! A performance counter, see perf_event_open(2).
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 
@@ -30,24 +30,43 @@ const MINOR_FAULTS: u64 = 5;
 /// `PERF_FLAG_FD_CLOEXEC`.
 const FD_CLOEXEC: u64 = 1 << 3;
 /// Bits of the flags: children count as well; what the kernel does on behalf of the process is not counted.
+const DISABLED: u64 = 1;
 const INHERIT: u64 = 1 << 1;
 const EXCLUDE_KERNEL: u64 = 1 << 5;
+const ENABLE_ON_EXEC: u64 = 1 << 12;
 
-/// A count of the minor page faults of the calling thread and of the children that it makes from now on.
+/// A count of minor page faults.
 #[derive(Debug)]
 pub struct FaultCounter(OwnedFd);
 
 impl FaultCounter {
-    /// Starts to count.
+    /// Starts to count those of the calling thread and of the children that it makes from now on.
     ///
     /// # Errors
     /// `blocked` if the kernel has no counters, or does not allow them.
     pub fn start() -> Result<FaultCounter> {
+        FaultCounter::with(INHERIT)
+    }
+
+    /// Makes a counter that counts those of the calling thread once it has called exec.
+    ///
+    /// # Errors
+    /// As [`FaultCounter::start`].
+    pub fn from_exec_on() -> Result<FaultCounter> {
+        FaultCounter::with(DISABLED | ENABLE_ON_EXEC)
+    }
+
+    /// Wraps a counter that another process has made.
+    pub fn adopt(counter: OwnedFd) -> FaultCounter {
+        FaultCounter(counter)
+    }
+
+    fn with(flags: u64) -> Result<FaultCounter> {
         let attributes = Attributes {
             kind: SOFTWARE,
             size: size_of::<Attributes>() as u32,
             config: MINOR_FAULTS,
-            flags: INHERIT | EXCLUDE_KERNEL,
+            flags: flags | EXCLUDE_KERNEL,
             ..Attributes::default()
         };
         let (own, any_cpu, no_group) = (0, -1, -1);
@@ -77,5 +96,11 @@ impl FaultCounter {
         let mut count = [0; 8];
         rustix::io::read(&self.0, &mut count)?;
         Ok(u64::from_ne_bytes(count))
+    }
+}
+
+impl AsFd for FaultCounter {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }

@@ -6,6 +6,7 @@
 //! | `hold READY GATE CODE` | reports on the channel READY that it runs, waits for a byte from GATE, exits with CODE |
 //! | `echo FROM TO` | echoes bytes until the end of FROM |
 //! | `alarm REPORT` | cancels its alarm(2) and reports on the channel REPORT how many seconds were left |
+//! | `attributes REPORT` | reports on the channel REPORT the attributes of [`inherited`](crate::kit::inherited) |
 //! | `again COUNT PROGRAM ARGUMENT…` | execs itself COUNT times, then runs PROGRAM |
 //! | `watch-end GATE PID REPORT` | opens GATE for its child PID and reports on the channel REPORT how it saw the child end |
 //! | `clone-parent REPORT` | tries `CLONE_PARENT` and reports the results on the channel REPORT |
@@ -22,8 +23,8 @@ use crate::check::{Failure, Result};
 use crate::clone3::Clone3;
 use crate::kit::echo::Echoer;
 use crate::kit::helper::{self, Command, HELPERS, Helper};
-use crate::kit::sigchld;
-use crate::kit::{Channel, Gate, legacy};
+use crate::kit::inherited::{self, Inherited};
+use crate::kit::{Channel, Gate, inheritable, legacy, sigchld};
 use crate::wait::{self, Event, Status, Who};
 
 /// The exit status of a helper that fails.
@@ -37,6 +38,9 @@ static HOLD: Helper = Helper { name: "hold", main: |arguments| or_wrong(run_hold
 static ECHO: Helper = Helper { name: "echo", main: |arguments| or_wrong(echo(arguments)) };
 #[distributed_slice(HELPERS)]
 static ALARM: Helper = Helper { name: "alarm", main: |arguments| or_wrong(alarm(arguments)) };
+#[distributed_slice(HELPERS)]
+static ATTRIBUTES: Helper =
+    Helper { name: "attributes", main: |arguments| or_wrong(report_attributes(arguments)) };
 #[distributed_slice(HELPERS)]
 static AGAIN: Helper = Helper { name: "again", main: |arguments| or_wrong(again(arguments)) };
 #[distributed_slice(HELPERS)]
@@ -102,6 +106,26 @@ pub fn alarm_after_exec(call: &Clone3, seconds: u32) -> Result<Option<u32>> {
     let seconds_left = left.recv_from(&child)??;
     child.ends_with(Status::exited(0))?;
     Ok(seconds_left)
+}
+
+fn report_attributes(arguments: &[String]) -> Result<i32> {
+    let report = Channel::<Result<Inherited>>::adopt(fd(arguments, 0)?)?;
+    report.send(&Ok(inherited::own(&Inherited::new())))?;
+    Ok(0)
+}
+
+/// Has a child made by `call` change its attributes and exec a program; returns the attributes that it has then.
+#[track_caller]
+pub fn attributes_after_exec(call: &Clone3) -> Result<Inherited> {
+    let report = Channel::<Result<Inherited>>::new()?;
+    let command = Command::new("attributes", &[])?.with_fd(&report.sending_end()?);
+    let child = call.spawn(|| {
+        let failure = inheritable::change_everything().err().unwrap_or_else(|| command.exec());
+        i32::from(report.send(&Err(failure)).is_err())
+    })?;
+    let found = report.recv_from(&child)??;
+    child.ends_with(Status::exited(0))?;
+    Ok(found)
 }
 
 fn again(arguments: &[String]) -> Result<i32> {

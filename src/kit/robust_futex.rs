@@ -16,6 +16,15 @@ struct RobustList {
     pending: usize,
 }
 
+/// Returns whether the calling thread has registered a list of robust futexes, be it an empty one.
+pub(crate) fn has_list() -> bool {
+    let (mut list, mut size): (*const RobustList, usize) = (std::ptr::null(), 0);
+    let own = 0;
+    // SAFETY: the kernel stores an address and a size, in live words.
+    let done = unsafe { libc::syscall(libc::SYS_get_robust_list, own, &raw mut list, &raw mut size) };
+    done == 0 && !list.is_null()
+}
+
 /// Locks this word as a robust futex of the calling thread. This replaces the C library's own list, so the process must not
 /// use other robust futexes.
 pub fn take_robustly(word: &'static AtomicU32) -> Result {

@@ -1,4 +1,4 @@
-//! A System V shared memory segment that its creator does not remove.
+//! A System V shared memory segment.
 
 use nix::errno::Errno;
 
@@ -9,10 +9,22 @@ use crate::check::{Failure, Result};
 pub struct Segment(i32);
 
 impl Segment {
-    /// Makes a new segment of one page, not attached. The caller must be in an IPC namespace that ends with the case.
+    /// Makes a new segment of one page, not attached. The caller must be in an IPC namespace that ends with the case, or
+    /// [remove](Segment::attach_and_remove) the segment.
     pub fn new() -> Result<Segment> {
         // SAFETY: no pointers are passed.
         Ok(Segment(Errno::result(unsafe { libc::shmget(libc::IPC_PRIVATE, 4096, 0o600) })?))
+    }
+
+    /// Attaches the segment for as long as the calling process has its memory, and marks it to be removed (`IPC_RMID`), which happens
+    /// when nobody has it attached any more.
+    pub fn attach_and_remove(self) -> Result {
+        // SAFETY: the kernel chooses the address of the new mapping, which aliases nothing.
+        let address = unsafe { libc::shmat(self.0, std::ptr::null(), 0) };
+        Errno::result(address as isize)?;
+        // SAFETY: IPC_RMID takes no structure.
+        Errno::result(unsafe { libc::shmctl(self.0, libc::IPC_RMID, std::ptr::null_mut()) })?;
+        Ok(())
     }
 
     /// Returns whether the segment exists.

@@ -1,6 +1,6 @@
 //! A private terminal of the case.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::unistd::setsid;
@@ -15,7 +15,7 @@ use crate::note;
 #[derive(Debug)]
 pub struct Terminal {
     /// Keeps the terminal connected while it is open.
-    _user: OwnedFd,
+    user: OwnedFd,
     line: OwnedFd,
 }
 
@@ -30,7 +30,7 @@ impl Terminal {
         let opened = openpt(flags).and_then(|user| {
             unlockpt(&user)?;
             let line = ioctl_tiocgptpeer(&user, flags)?;
-            Ok(Terminal { _user: user, line })
+            Ok(Terminal { user, line })
         });
         opened.map_err(|errno| {
             let why = Named(errno_of(errno));
@@ -43,6 +43,12 @@ impl Terminal {
         let taken = rustix::process::ioctl_tiocsctty(&self.line);
         note!("ioctl(TIOCSCTTY) = {taken:?}");
         taken.map_err(errno_of)
+    }
+
+    /// In a freshly forked child: closes its copy of the user's end, which would keep the terminal connected.
+    pub fn close_user_in_child(&self) {
+        // SAFETY: this copy of the descriptor belongs to the child, which never uses or drops its `OwnedFd`.
+        unsafe { rustix::io::close(self.user.as_raw_fd()) };
     }
 
     /// Returns the result of [`Terminal::take`] for the leader of a new session, while it may be the terminal of another session.

@@ -4,6 +4,16 @@ use nix::errno::Errno;
 
 use crate::note;
 
+/// Makes a timer that is not started, and leaves it to the end of the process.
+pub(crate) fn keep_one() -> std::result::Result<(), Errno> {
+    // SAFETY: plain data for which all zeroes is a valid value.
+    let mut event: libc::sigevent = unsafe { std::mem::zeroed() };
+    event.sigev_notify = libc::SIGEV_NONE;
+    let mut timer: libc::timer_t = std::ptr::null_mut();
+    // SAFETY: both structures are live.
+    Errno::result(unsafe { libc::timer_create(libc::CLOCK_MONOTONIC, &mut event, &mut timer) }).map(drop)
+}
+
 /// Makes a timer that signals this thread when it expires (`timer_create(2)`, `SIGEV_THREAD_ID`), and deletes it.
 pub fn make_for_thread(tid: i32) -> std::result::Result<(), Errno> {
     // SAFETY: plain data for which all zeroes is a valid value.

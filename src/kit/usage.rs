@@ -58,6 +58,24 @@ pub fn touch_pages(count: usize) -> Result {
     Ok(())
 }
 
+/// The size of [`touch_at_once`], in KiB: several times what a case needs otherwise.
+const PEAK: usize = 48 << 10;
+
+/// Has the calling process use much memory for a moment.
+pub(crate) fn touch_at_once() -> Result {
+    let (access, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE | MapFlags::POPULATE);
+    // SAFETY: a new anonymous mapping at an address of the kernel's choice aliases nothing.
+    let start = unsafe { mmap_anonymous(std::ptr::null_mut(), PEAK << 10, access, flags)? };
+    // SAFETY: nothing refers to the mapping.
+    unsafe { munmap(start, PEAK << 10)? };
+    Ok(())
+}
+
+/// Returns whether the calling process has at some time used as much memory, before its exec or after it.
+pub(crate) fn has_touched_at_once() -> Result<bool> {
+    Ok(own()?.max_rss >= PEAK as i64)
+}
+
 /// Calls `wait4(pid, &status, __WALL, &usage)`; returns the status and the resource usage of a child or tracee.
 pub fn wait4(pid: i32) -> std::result::Result<(Status, Usage), Errno> {
     wait4_for(pid, 0)
