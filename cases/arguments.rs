@@ -283,6 +283,21 @@ fn abi_newtime_bit_ok() -> Result {
 }
 
 case! {
+    /// If the pid cannot be stored for CLONE_PARENT_SETTID or CLONE_CHILD_SETTID, the call succeeds nevertheless, and the child runs.
+    abi_tid_word_unmapped_ignored: Is, needs [],
+    source "kernel/fork.c kernel_clone(), which ignores the result of put_user(); kernel/sched/core.c schedule_tail()",
+}
+fn abi_tid_word_unmapped_ignored() -> Result {
+    for call in subject::by_flag() {
+        for address in [Unmapped::Null, Unmapped::Nowhere, Unmapped::Last] {
+            let words = Flags::CLONE_PARENT_SETTID | Flags::CLONE_CHILD_SETTID;
+            call.clone().with(words).parent_tid(address).child_tid(address).accepted()?;
+        }
+    }
+    Ok(())
+}
+
+case! {
     /// CLONE_PIDFD and CLONE_PARENT_SETTID with the same address are EINVAL; with different addresses they are accepted. So is
     /// CLONE_CHILD_SETTID at the address of the pidfd: it stores the pid there in the child's memory, and the pidfd stays in the
     /// parent's.

@@ -5,11 +5,14 @@ use std::sync::atomic::Ordering;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::Clone3;
+use clone3_conformance::kit::helper::{self, Command};
 use clone3_conformance::kit::perf::FaultCounter;
 use clone3_conformance::kit::robust_futex::take_robustly;
 use clone3_conformance::kit::semaphore::Semaphore;
 use clone3_conformance::kit::setuid::{self, credentials_after_exec};
-use clone3_conformance::kit::{Held, fdpass, privilege, shared, subject};
+use clone3_conformance::kit::{Channel, Held, fdpass, privilege, shared, subject};
+use clone3_conformance::wait::Status;
+use nix::sys::signal::Signal;
 use std::os::fd::{AsFd, OwnedFd};
 
 case! {
@@ -63,6 +66,22 @@ fn nnp_unreadable_program_is_not_dumpable() -> Result {
         check::equal(what, dumpable(&call, &unreadable)?, false)?;
     }
     Ok(())
+}
+
+case! {
+    /// A process whose exec fails when its old program is gone already is killed by SIGSEGV, and is gone without a wait if it is
+    /// auto-reaped.
+    autoreap_gone_if_exec_fails_late: Must, needs [Autoreap, ExitInfo],
+    source "execve(2) (\"failure may occur past the point of no return\"; \"the kernel kills the process with a SIGSEGV\")",
+}
+fn autoreap_gone_if_exec_fails_late() -> Result {
+    let file = helper::program_that_cannot_start()?;
+    let command = Command::new("exit", &[])?.number(0);
+    subject::each(|call| {
+        let failed = Channel::<Failure>::new()?;
+        let child = call.spawn(|| i32::from(failed.send(&command.exec_file(file.as_fd())).is_err()))?;
+        child.ends_with(Status::killed(Signal::SIGSEGV))
+    })
 }
 
 case! {

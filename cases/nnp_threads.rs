@@ -8,7 +8,7 @@ use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::privilege::{self, ORDINARY};
 use clone3_conformance::kit::process::child_reporting;
-use clone3_conformance::kit::{setuid, threads};
+use clone3_conformance::kit::{setuid, subject, threads};
 use clone3_conformance::procfs::status_field;
 use clone3_conformance::wait::Status;
 use rustix::thread::{no_new_privs, set_no_new_privs};
@@ -46,6 +46,27 @@ fn nnp_is_each_threads_own() -> Result {
     child.reap_expecting(Status::exited(0))?;
     set_no_new_privs(true)?;
     own_bit_is("the leader that has set it", SET)
+}
+
+case! {
+    /// A child made without CLONE_NNP has no_new_privs if the thread that makes it has, whatever the other threads have, auto-reaped
+    /// or not.
+    autoreap_child_has_nnp_of_calling_thread: Must, needs [Autoreap, ExitInfo, NotYetNnp, Proc],
+    source "PR_SET_NO_NEW_PRIVS(2const) (\"inherited by children created by fork(2) and clone(2)\")",
+}
+fn autoreap_child_has_nnp_of_calling_thread() -> Result {
+    subject::each_unrestricted(|call| {
+        let child_has = |who: &str, expected: (bool, &str)| {
+            let what = format!("a child of {call}, made by {who}");
+            let (child, ()) = child_reporting(&call, || own_bit_is(&what, expected))?;
+            child.ends_with(Status::exited(0))
+        };
+        threads::in_a_thread(|| {
+            set_no_new_privs(true)?;
+            child_has("a thread that has set it", SET)
+        })?;
+        child_has("the leader, which has not", NOT_SET)
+    })
 }
 
 fn set_if(wanted: bool) -> Result {

@@ -222,10 +222,10 @@ fn stopped_in_own_user_namespace(call: Clone3) -> Result<Held> {
 }
 
 case! {
-    /// si_uid from waitid, when a child in its own user namespace stops, auto-reaped or not, and si_uid from waitid and SIGCHLD,
-    /// when an ordinary one ends, is the child's real uid in its parent's user namespace.
+    /// si_uid from waitid, when a child in its own user namespace stops or continues, auto-reaped or not, and si_uid from waitid and
+    /// SIGCHLD, when an ordinary one ends, is the child's real uid in its parent's user namespace.
     autoreap_stop_names_user_as_parent_has_it: Must, needs [Autoreap, UserNamespaces],
-    source "waitid(2), si_uid; kernel/exit.c wait_task_stopped(), wait_task_zombie() (from_kuid_munged())",
+    source "waitid(2), si_uid; kernel/exit.c wait_task_stopped(), wait_task_continued(), wait_task_zombie() (from_kuid_munged())",
 }
 fn autoreap_stop_names_user_as_parent_has_it() -> Result {
     sigchld::block()?;
@@ -235,14 +235,18 @@ fn autoreap_stop_names_user_as_parent_has_it() -> Result {
         let told = wait::waitid_user(Who::Pid(child.pid()), libc::WSTOPPED | libc::__WALL);
         check::equal(format_args!("si_uid of waitid(WSTOPPED) for child {}", child.pid()), told, Ok(user))?;
         sigchld::next()?;
+        child.kill(Signal::SIGCONT)?;
+        let told = wait::waitid_user(Who::Pid(child.pid()), libc::WCONTINUED | libc::__WALL);
+        check::equal(format_args!("si_uid of waitid(WCONTINUED) for child {}", child.pid()), told, Ok(user))?;
+        sigchld::next()?;
         is_told_of_end(&child, user)?;
         child.into_child().clear_away()
     })
 }
 
 case! {
-    /// si_uid from SIGCHLD and waitid, when a child stops, auto-reaped or not, and when an ordinary one ends, is the child's real
-    /// uid: neither its effective uid nor that of its parent.
+    /// si_uid from SIGCHLD and waitid, when a child stops or continues, auto-reaped or not, and when an ordinary one ends, is the
+    /// child's real uid: neither its effective uid nor that of its parent.
     autoreap_stop_names_real_user: Must, needs [Autoreap, Root],
     source "waitid(2), sigaction(2), si_uid (the real user ID of the child)",
 }
@@ -279,16 +283,18 @@ fn autoreap_stop_names_pid_of_parents_namespace() -> Result {
     })
 }
 
-/// Checks that the caller is told of a child's stop, and of the end of an ordinary child, with this user id.
+/// Checks that the caller is told of a child's stop and continuation, and of the end of an ordinary child, with this user id.
 fn is_told_of(child: &Held, user: u32) -> Result {
     let pid = child.pid();
-    let told = wait::waitid_user(Who::Pid(pid), libc::WSTOPPED | libc::__WALL);
-    check::equal(format_args!("si_uid of waitid(WSTOPPED) for child {pid}"), told, Ok(user))?;
-    check::equal(
-        format_args!("si_uid of SIGCHLD at the stop of child {pid}"),
-        sigchld::next_user(pid)?,
-        user,
-    )?;
+    for (change, option) in [("stop", libc::WSTOPPED), ("continuation", libc::WCONTINUED)] {
+        if option == libc::WCONTINUED {
+            child.kill(Signal::SIGCONT)?;
+        }
+        let told = wait::waitid_user(Who::Pid(pid), option | libc::__WALL);
+        check::equal(format_args!("si_uid of waitid at the {change} of child {pid}"), told, Ok(user))?;
+        let told = sigchld::next_user(pid)?;
+        check::equal(format_args!("si_uid of SIGCHLD at the {change} of child {pid}"), told, user)?;
+    }
     is_told_of_end(child, user)
 }
 
@@ -310,7 +316,7 @@ fn is_told_of_end(child: &Held, user: u32) -> Result {
 
 case! {
     /// For a parent in a user namespace, si_uid from SIGCHLD and waitid is its child's uid in that namespace, not outside: at a
-    /// stop, auto-reaped or not, and at an ordinary child's end.
+    /// stop and a continuation, auto-reaped or not, and at an ordinary child's end.
     autoreap_stop_names_user_as_in_namespace: Must, needs [Autoreap, UserNamespaces, Proc],
     source "user_namespaces(7); waitid(2), sigaction(2), si_uid; kernel/signal.c do_notify_parent_cldstop(), kernel/exit.c wait_consider_task() (from_kuid_munged())",
 }

@@ -4,10 +4,13 @@ use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::{Child, Clone3};
+use clone3_conformance::kit::helper::Command;
 use clone3_conformance::kit::pair::Pair;
+use clone3_conformance::kit::process::spawn_once_free;
 use clone3_conformance::kit::subject::{ends_by_its_kind, leaves_zombie, reaped};
 use clone3_conformance::kit::threads::in_a_thread;
 use clone3_conformance::kit::{Blocked, Found, Grandchild, Held, Orphan, WaitCall, subject, threads};
+use clone3_conformance::note;
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
@@ -152,6 +155,49 @@ case! {
 fn autoreap_blocked_waitid_pidfd() -> Result {
     ends_with_the_child(|child| Ok(WaitCall::pidfd(child.pidfd()?, libc::WEXITED | libc::__WALL)))?;
     ends_with_the_child(|child| Ok(WaitCall::pidfd(child.pidfd()?, libc::WEXITED | libc::__WCLONE)))
+}
+
+case! {
+    /// A blocked waitpid(pid, __WCLONE) returns with ECHILD when the auto-reaped child ends after an exec, which made it a child that
+    /// __WCLONE does not find.
+    autoreap_blocked_clone_wait_outlasts_exec: Must, needs [Autoreap, ExitInfo, Proc],
+    source "waitpid(2), ECHILD, __WCLONE; kernel/exit.c child_wait_callback(), eligible_child()",
+}
+fn autoreap_blocked_clone_wait_outlasts_exec() -> Result {
+    let command = Command::new("exit", &[])?.number(4);
+    subject::each_reaped(|call| {
+        let child = Held::running(&call, || {
+            note!("exec in the child: {:?}", command.exec());
+            98
+        })?;
+        let wait = WaitCall::Waitpid(child.pid(), libc::__WCLONE);
+        let waiter = Blocked::in_call(wait)?;
+        child.let_go()?;
+        check::equal(format_args!("{wait}, blocked at the child's end"), waiter.join()?, NO_CHILD)?;
+        child.pidfd()?.reaped_with(Status::exited(4))
+    })
+}
+
+case! {
+    /// waitid(P_PIDFD) waits for the process that the pidfd refers to: when that is gone it is ECHILD, though another child of the
+    /// caller has the same pid now, and a zombie of its own to be waited for.
+    autoreap_pidfd_wait_is_not_by_number: Must, needs [Autoreap, ExitInfo, CheckpointRestore],
+    source "waitid(2), P_PIDFD, ECHILD; pidfd_open(2): a pidfd refers to a process, not to a number",
+}
+fn autoreap_pidfd_wait_is_not_by_number() -> Result {
+    const OPTIONS: i32 = libc::WEXITED | libc::WNOHANG | libc::__WALL;
+    subject::each(|call| {
+        let gone = Held::exiting_with(&call, 0)?;
+        let wait = WaitCall::pidfd(gone.pidfd()?, OPTIONS);
+        check::equal(format_args!("control: {wait} while the child lives"), wait.make(), ALIVE)?;
+        gone.end(false)?;
+        let heir = spawn_once_free(&leaves_zombie().set_tid(&[gone.pid()]), || 7)?;
+        heir.pidfd()?.wait_exited()?;
+        let what =
+            format!("{wait} with the pidfd of a child of {call} that is gone, whose pid another child has");
+        check::equal(what, wait.make(), NO_CHILD)?;
+        heir.reap_expecting(Status::exited(7))
+    })
 }
 
 case! {

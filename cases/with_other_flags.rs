@@ -158,6 +158,30 @@ fn abi_tid_words_in_pid_namespace() -> Result {
     namespace::as_init(tid_words_have_the_number)
 }
 
+case! {
+    /// If the child is the first in a new pid namespace, CLONE_PARENT_SETTID stores its pid in its creator's namespace, and
+    /// CLONE_CHILD_SETTID its pid inside: 1.
+    abi_tid_words_of_init: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, PidNamespace],
+    source "clone(2), CLONE_PARENT_SETTID, CLONE_CHILD_SETTID; pid_namespaces(7); kernel/fork.c kernel_clone() (pid_vnr()), kernel/sched/core.c schedule_tail()",
+}
+fn abi_tid_words_of_init() -> Result {
+    let words = Flags::CLONE_PARENT_SETTID | Flags::CLONE_CHILD_SETTID;
+    for call in calls() {
+        let (outside, inside) = (shared::word(0)?, shared::word(0)?);
+        let call = call.with(words | Flags::CLONE_NEWPID).parent_tid(outside).child_tid(inside);
+        let child = call.spawn(|| 0)?;
+        let pid = child.pid();
+        child.ends_with(ENDED)?;
+        let stored = [outside, inside].map(|word| word.load(Ordering::Acquire));
+        check::equal(
+            format_args!("the words of parent and child that {call} stores"),
+            stored,
+            [pid as u32, 1],
+        )?;
+    }
+    Ok(())
+}
+
 fn tid_words_have_the_number() -> Result {
     for call in calls() {
         for flag in [Flags::CLONE_PARENT_SETTID, Flags::CLONE_CHILD_SETTID] {

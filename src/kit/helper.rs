@@ -12,6 +12,8 @@ use linkme::distributed_slice;
 
 use crate::check::{Failure, Result};
 use crate::clone3::exit_now;
+use crate::kit::fds;
+use crate::kit::stand_in::unmappable;
 use crate::note;
 
 /// The name under which a helper program is called: `argv[0]`, or its last path component.
@@ -57,6 +59,17 @@ pub fn program() -> Result<BorrowedFd<'static>> {
         .get()
         .map(AsFd::as_fd)
         .ok_or_else(|| Failure::blocked("needs /proc/self/exe to exec this program as a helper"))
+}
+
+/// Returns a file in memory that is executed up to the point where the old program is gone, and no further.
+///
+/// # Errors
+/// `blocked` if no such file can be executed.
+pub fn program_that_cannot_start() -> Result<OwnedFd> {
+    let mut beginning = [0; 4096];
+    let length = rustix::io::pread(program()?, &mut beginning, 0)?;
+    let file = unmappable(&beginning[..length]);
+    fds::executable_text(&file.ok_or_else(|| Failure::broken("this program is no ELF program"))?)
 }
 
 /// A command line, built before the clone so that nothing allocates after it.

@@ -4,6 +4,8 @@
 //! It is an ELF file that names this program as its interpreter. The kernel takes the credentials from the file and starts
 //! the interpreter, which is mapped at its usual address. A complete copy would work too, but its code is new to an
 //! emulator each time: the nine cases that need such a file took a tenth of the total time.
+//!
+//! And a file that no process can be: [`unmappable`].
 
 use std::mem::offset_of;
 
@@ -19,6 +21,9 @@ const INTERPRETER: &[u8] = b"/proc/self/exe\0";
 
 /// The address at which the file is mapped, far from everything else. It contains the headers that the C library reads.
 const ADDRESS: u64 = 0x1000_0000;
+
+/// An address at which no process has memory.
+const NOWHERE: u64 = 1 << 62;
 
 const EHDR: usize = size_of::<Elf64_Ehdr>();
 const PHDR: usize = size_of::<Elf64_Phdr>();
@@ -41,25 +46,40 @@ pub(super) fn stand_in(program: &[u8]) -> Option<Vec<u8>> {
     let path = EHDR + count * PHDR;
     let end = path + INTERPRETER.len();
 
+    let mut file = file_header(program, count)?;
+    file.extend(program_header(PT_INTERP, ADDRESS, path, INTERPRETER.len(), 1));
+    file.extend(program_header(PT_LOAD, ADDRESS, 0, end, PAGE));
+    told.iter().for_each(|header| file.extend(*header));
+    file.extend(INTERPRETER);
+    Some(file)
+}
+
+/// Returns a program like the one that begins with these bytes, whose only segment cannot be mapped: its exec fails when the old
+/// program is gone already.
+pub(super) fn unmappable(program: &[u8]) -> Option<Vec<u8>> {
+    let mut file = file_header(program, 1)?;
+    file.extend(program_header(PT_LOAD, NOWHERE, 0, EHDR + PHDR, PAGE));
+    Some(file)
+}
+
+/// Makes the header of a file that has so many program headers, for the processor of the program that begins with these bytes.
+fn file_header(program: &[u8], count: usize) -> Option<Vec<u8>> {
     let mut file = program.get(..EHDR)?.to_vec();
     let mut put = |at: usize, number: &[u8]| file[at..at + number.len()].copy_from_slice(number);
+    put(offset_of!(Elf64_Ehdr, e_type), &ET_EXEC.to_le_bytes());
     put(offset_of!(Elf64_Ehdr, e_phoff), &(EHDR as u64).to_le_bytes());
     put(offset_of!(Elf64_Ehdr, e_phnum), &u16::try_from(count).ok()?.to_le_bytes());
     // The file has no sections.
     put(offset_of!(Elf64_Ehdr, e_shoff), &[0; 8]);
     put(offset_of!(Elf64_Ehdr, e_shnum), &[0; 2]);
     put(offset_of!(Elf64_Ehdr, e_shstrndx), &[0; 2]);
-    file.extend(program_header(PT_INTERP, path, INTERPRETER.len(), 1));
-    file.extend(program_header(PT_LOAD, 0, end, PAGE));
-    told.iter().for_each(|header| file.extend(*header));
-    file.extend(INTERPRETER);
     Some(file)
 }
 
-/// Makes a program header for this part of the file.
-fn program_header(kind: u32, offset: usize, size: usize, align: u64) -> Vec<u8> {
+/// Makes a program header for this part of the file, of which offset 0 is mapped at `base`.
+fn program_header(kind: u32, base: u64, offset: usize, size: usize, align: u64) -> Vec<u8> {
     let (offset, size) = (offset as u64, size as u64);
-    let address = ADDRESS + offset;
+    let address = base + offset;
     let words = [offset, address, address, size, size, align];
     let kind_and_flags = [kind, PF_R].into_iter().flat_map(u32::to_le_bytes);
     kind_and_flags.chain(words.into_iter().flat_map(u64::to_le_bytes)).collect()
@@ -80,7 +100,7 @@ mod tests {
         bytes[offset_of!(Elf64_Ehdr, e_phoff)] = EHDR as u8;
         bytes[offset_of!(Elf64_Ehdr, e_phentsize)] = PHDR as u8;
         bytes[offset_of!(Elf64_Ehdr, e_phnum)] = headers.len() as u8;
-        headers.iter().for_each(|kind| bytes.extend(program_header(*kind, 0, 0, 1)));
+        headers.iter().for_each(|kind| bytes.extend(program_header(*kind, ADDRESS, 0, 0, 1)));
         bytes
     }
 
