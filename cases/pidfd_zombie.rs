@@ -9,7 +9,8 @@ use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::{Child, Clone3};
 use clone3_conformance::kit::handles::Handle;
 use clone3_conformance::kit::process::child_reporting;
-use clone3_conformance::kit::{Cgroup, Held, fdpass, subject};
+use clone3_conformance::kit::tracer::Tracer;
+use clone3_conformance::kit::{Cgroup, Held, fdpass, sigchld, subject, threads};
 use clone3_conformance::need::Setting;
 use clone3_conformance::pidfd::{Pidfd, info, pidfd_open};
 use clone3_conformance::wait::{self, Status};
@@ -63,6 +64,34 @@ fn pidfd_open_zombie() -> Result {
     wait::reap_expecting(zombie.pid(), Status::exited(5))?;
     for (call, flags) in calls {
         check::refused(format_args!("{call} after the wait"), pidfd_open(zombie.pid(), flags), Errno::ESRCH)?;
+    }
+    Ok(())
+}
+
+case! {
+    /// A pidfd that is opened when its process is a zombie, and is the first one of that process, has the exit information once the
+    /// process has been reaped. So has that of an auto-reaped process that is its tracer's zombie.
+    pidfd_opened_on_zombie_tells: Must, needs [Autoreap, ExitInfo, Ptrace],
+    source "include/uapi/linux/pidfd.h (PIDFD_INFO_EXIT); fs/pidfs.c pidfs_exit()",
+}
+fn pidfd_opened_on_zombie_tells() -> Result {
+    sigchld::block()?;
+    for call in subject::unrestricted() {
+        let call = call.without(Flags::PIDFD);
+        let child = Held::traceable(&call, 5)?;
+        // The tracer is another process, so that the zombie is not the caller's.
+        let tracer = Tracer::of(child.pid())?;
+        child.let_go()?;
+        tracer.find_zombie()?;
+        let late = check::succeeds("pidfd_open of a zombie", pidfd_open(child.pid(), 0))?;
+        tracer.reap()?;
+        if !child.reaps_itself() {
+            wait::reap_expecting(child.pid(), Status::exited(5))?;
+        }
+        late.reaped_with(Status::exited(5)).context(format_args!("of a child of {call}"))?;
+        // That of an ordinary child.
+        sigchld::take();
+        tracer.dismiss()?;
     }
     Ok(())
 }
@@ -176,15 +205,21 @@ fn ends_with_9(call: &Clone3, child: &Child) -> Result {
 }
 
 case! {
-    /// SO_PEERPIDFD on a socket that was made by a process that is gone, or that it connected to, gives a pidfd with its exit
-    /// information, as often as it is asked, even if the process never had a pidfd, or none was open when it ended.
+    /// SO_PEERPIDFD on a socket that was made by a process that is gone, or that it connected to, or that was connected to the socket
+    /// on which it listened, gives a pidfd with its exit information, as often as it is asked, even if the process never had a pidfd,
+    /// or none was open when it ended.
     pidfd_peer_of_dead: Must, needs [ExitInfo],
     source "commit \"net, pidfs: prepare for handing out pidfds for reaped sk->sk_peer_pid\"; unix(7), SO_PEERPIDFD",
     since "6.16",
 }
 fn pidfd_peer_of_dead() -> Result {
     for call in with_and_without_pidfd() {
-        for (how, socket_of) in [("a pair", pair_of as fn(&Clone3) -> _), ("a connection", connection_of)] {
+        let sockets = [
+            ("a pair", pair_of as fn(&Clone3) -> _),
+            ("a connection", connection_of),
+            ("a listener", connection_to),
+        ];
+        for (how, socket_of) in sockets {
             let (mut child, socket) = socket_of(&call)?;
             if call.flags().contains(Flags::PIDFD) {
                 child.close_pidfd()?;
@@ -204,10 +239,25 @@ fn pair_of(call: &Clone3) -> Result<(Held, OwnedFd)> {
     Ok((child, fdpass::receive(&ours)?))
 }
 
+/// Makes a listening socket whose name nobody has.
+fn listener() -> Result<UnixListener> {
+    // Without a name, the kernel chooses one.
+    Ok(UnixListener::bind_addr(&SocketAddr::from_pathname("")?)?)
+}
+
+/// Returns a socket that is connected to the one on which a child of this call listens, and the child.
+fn connection_to(call: &Clone3) -> Result<(Held, OwnedFd)> {
+    let (ours, theirs) = fdpass::pair()?;
+    let child = Held::prepared(call, 9, || {
+        let listener = listener()?;
+        fdpass::send(&theirs, &UnixStream::connect_addr(&listener.local_addr()?)?)
+    })?;
+    Ok((child, fdpass::receive(&ours)?))
+}
+
 /// Returns a socket to which a child of this call has connected, and the child.
 fn connection_of(call: &Clone3) -> Result<(Held, OwnedFd)> {
-    // Without a name, the kernel chooses one that nobody has.
-    let listener = UnixListener::bind_addr(&SocketAddr::from_pathname("")?)?;
+    let listener = listener()?;
     let address = listener.local_addr()?;
     let child = Held::prepared(call, 9, || Ok(UnixStream::connect_addr(&address).map(drop)?))?;
     Ok((child, listener.accept()?.0.into()))
@@ -226,6 +276,25 @@ fn tells_of_dead_peer(socket: &OwnedFd) -> Result {
     subject::each(|asking| {
         let (asking, ()) = child_reporting(&asking, || ask("by another child"))?;
         asking.ends_with(Status::exited(0))
+    })
+}
+
+case! {
+    /// With SO_PASSPIDFD, a message that a thread other than the leader has sent comes with a pidfd of its process, auto-reaped or not.
+    pidfd_message_of_thread: Must, needs [PidfdInfo],
+    source "unix(7), SCM_PIDFD; SCM_CREDENTIALS, whose pid is that of the process",
+}
+fn pidfd_message_of_thread() -> Result {
+    subject::each(|call| {
+        let (ours, theirs) = fdpass::pair()?;
+        fdpass::ask_for_pidfds(&ours)?;
+        let child = Held::prepared(&call, 0, || {
+            threads::in_a_thread(|| Ok(rustix::io::write(&theirs, b"m").map(drop)?))
+        })?;
+        let sender = info(&Pidfd::from(fdpass::receive_pidfd(&ours)?), InfoMask::PID)?;
+        let what = format!("pid and tgid of the sender of a message, a thread of a child of {call}");
+        check::equal(what, [sender.pid, sender.tgid], [child.pid() as u32; 2])?;
+        child.into_child().clear_away()
     })
 }
 

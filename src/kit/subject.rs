@@ -80,7 +80,7 @@ pub fn each_silent(mut body: impl FnMut(Clone3) -> Result) -> Result {
     each_of(vec![leaves_zombie(), reaped()], &mut body)
 }
 
-/// Not generic, so that the loop is not compiled anew for each case: the program is kept to the size of two huge pages.
+/// Not generic, so that the loop is not compiled anew for each case: that would make the program a quarter larger.
 fn each_of(calls: Vec<Clone3>, body: &mut dyn FnMut(Clone3) -> Result) -> Result {
     check::each(calls, |call| {
         let whose = call.to_string();

@@ -713,7 +713,8 @@ fn machine() -> Vec<Row> {
             &[],
         ),
         with("one-processor", "one processor online", Outside::OneProcessor, vec![], &[]),
-        with("load", "ten times as many busy processes as processors", Outside::Load, vec![], &[]),
+        with("load", "ten times as many busy processes as processors", Outside::Load, vec![], &[])
+            .perhaps(&["too slow here to make"]),
         Row {
             outside: vec![Outside::Sysctl("kernel/pid_max", "1000"), Outside::Churn],
             ..row(
