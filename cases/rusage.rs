@@ -9,7 +9,7 @@ use clone3_conformance::kit::subject::leaves_zombie;
 use clone3_conformance::kit::{Channel, Held, Orphan, subject, threads, tracer, usage};
 use clone3_conformance::wait::{self, Status};
 use nix::sys::ptrace::Options;
-use nix::sys::resource::{Usage, UsageWho, getrusage};
+use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::signal::Signal;
 
 /// CPU time that a child uses, in microseconds.
@@ -17,9 +17,7 @@ const CPU_TIME: i64 = 10_000;
 
 /// Uses CPU time until getrusage(2) reports [`CPU_TIME`].
 fn burn() -> i32 {
-    let used = || getrusage(UsageWho::RUSAGE_SELF).map(|usage| cpu_time(&usage));
-    while used().is_ok_and(|time| time < CPU_TIME) {}
-    0
+    i32::from(usage::burn(CPU_TIME).is_err())
 }
 
 /// Uses that much CPU time in a child, waits for it, and uses as much again.
@@ -28,16 +26,10 @@ fn burn_with_a_child() -> i32 {
     own.map_or(1, |()| burn())
 }
 
-/// Returns user plus system time, in microseconds.
-fn cpu_time(usage: &Usage) -> i64 {
-    let (user, system) = (usage.user_time(), usage.system_time());
-    (user.tv_sec() + system.tv_sec()) * 1_000_000 + user.tv_usec() + system.tv_usec()
-}
-
 /// Returns what RUSAGE_CHILDREN reports: CPU time in microseconds, maximum resident set, minor page faults.
 fn used_by_children() -> Result<(i64, i64, i64)> {
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
-    Ok((cpu_time(&usage), usage.max_rss(), usage.minor_page_faults()))
+    Ok((usage::cpu_time(&usage), usage.max_rss(), usage.minor_page_faults()))
 }
 
 case! {

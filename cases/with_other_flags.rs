@@ -1,15 +1,14 @@
 //! Combinations of the new flags with other flags and features in one call: each has its usual effect.
 
-use std::fs;
 use std::os::fd::AsRawFd as _;
 use std::sync::atomic::Ordering;
 
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
-use clone3_conformance::check::{self, Context as _, Failure, Named, Result, errno_of};
+use clone3_conformance::check::{self, Context as _, Failure, Named, Result};
 use clone3_conformance::clone3::{Clone3, Stack, is_open, park};
 use clone3_conformance::kit::disposition::{self, Disposition};
-use clone3_conformance::kit::process::{child_reporting, in_child};
+use clone3_conformance::kit::process::in_child;
 use clone3_conformance::kit::seccomp::{self, Refusal};
 use clone3_conformance::kit::{
     AutokillChild, Held, alternate_stack, errands, namespace, shared, sigchld, subject, threads,
@@ -17,11 +16,9 @@ use clone3_conformance::kit::{
 use clone3_conformance::procfs::status_field;
 use clone3_conformance::wait::{Event, Status};
 use nix::errno::Errno;
-use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::close;
 use rustix::fs::Mode;
-use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::umask;
 
@@ -83,45 +80,6 @@ case! {
 }
 fn autokill_works_with_namespace_flags() -> Result {
     subject::in_namespaces(|more| all_three_work(&Clone3::new(Flags::KILLED_NNP).with(more)))
-}
-
-case! {
-    /// The mounts of a child in a new mount namespace (CLONE_NEWNS) are peers of its creator's shared ones, whichever of the new
-    /// flags the child is made with: none of them makes the mounts slaves, or private.
-    abi_mounts_stay_peers: Must, needs [Autoreap, Nnp, Autokill, SysAdmin, Proc],
-    source "mount_namespaces(7) (\"Shared subtrees\"), on a mount namespace that is made by clone(2); proc_pid_mountinfo(5)",
-}
-fn abi_mounts_stay_peers() -> Result {
-    in_child(|| {
-        namespace::made("unshare(CLONE_NEWNS)", unshare(CloneFlags::CLONE_NEWNS))?;
-        // First private, so that nothing reaches the namespace that this one was copied from.
-        for propagation in [MountPropagationFlags::PRIVATE, MountPropagationFlags::SHARED] {
-            check::permitted(
-                "mount with a change of propagation",
-                mount_change("/", propagation).map_err(errno_of),
-            )?;
-        }
-        let group = root_propagation()?;
-        if !group.starts_with("shared:") {
-            return Err(Failure::blocked(format!("needs a shared mount at /, this one is {group:?}")));
-        }
-        for call in calls() {
-            let call = call.with(Flags::CLONE_NEWNS);
-            let (child, its) = child_reporting(&call, root_propagation)?;
-            child.ends_with(ENDED)?;
-            check::equal(format_args!("propagation of the root mount in a child of {call}"), &its, &group)?;
-        }
-        Ok(())
-    })
-}
-
-/// Returns the optional fields of the topmost mount at the caller's root directory, such as `shared:1`.
-fn root_propagation() -> Result<String> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
-    let at_root = |line: &&str| line.split(' ').nth(4) == Some("/");
-    let line = mounts.lines().rfind(at_root).ok_or_else(|| Failure::blocked("nothing is mounted at /"))?;
-    let optional = line.split(' ').skip(6).take_while(|field| *field != "-");
-    Ok(optional.collect::<Vec<_>>().join(" "))
 }
 
 case! {

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::ffi::c_int;
 use std::fs;
 
-use crate::arch;
-use crate::kit::{disposition, robust_futex, usage};
 use rustix::process::{child_subreaper, dumpable_behavior, parent_process_death_signal};
 use rustix::thread::{current_timer_slack, set_current_timer_slack};
+
+use crate::arch;
+use crate::kit::{disposition, robust_futex, usage};
 
 /// Lines of `/proc/PID/status` with inherited attributes, which do not depend on the process's own history.
 const STATUS: [&str; 19] = [
@@ -52,13 +53,12 @@ const MEMBARRIER_REGISTRATIONS: c_int = 1 << 9;
 const STAT: [usize; 6] = [5, 6, 7, 19, 40, 41];
 
 /// Files in `/proc/PID`, compared as a whole.
-const FILES: [&str; 9] = [
+const FILES: [&str; 8] = [
     "comm",
     "oom_score_adj",
     "timerslack_ns",
     "personality",
     "coredump_filter",
-    "limits",
     "cgroup",
     "sessionid",
     "timers",
@@ -86,6 +86,7 @@ pub fn own(creators: &Inherited) -> Inherited {
     let field = |number: usize| fields.get(number - 3).copied().unwrap_or_default().to_owned();
     found.extend(STAT.map(|number| (format!("stat field {number}"), field(number))));
     found.extend(FILES.map(|name| (name.to_owned(), file(name))));
+    found.extend(file("limits").lines().skip(1).map(limit));
     for name in LINKS {
         let link = link(name);
         let known = creators.get(name).is_some_and(|creators| *creators == link);
@@ -122,6 +123,15 @@ pub(crate) fn prctl(option: c_int, [first, second]: [libc::c_ulong; 2]) -> c_int
     let none: libc::c_ulong = 0;
     // SAFETY: no pointers are passed.
     unsafe { libc::prctl(option, first, second, none, none) }
+}
+
+/// Returns the name and the values in a line of `/proc/PID/limits`.
+fn limit(line: &str) -> (String, String) {
+    /// The width of the names.
+    const NAMES: usize = 25;
+    let (name, values) = line.split_at_checked(NAMES).unwrap_or((line, ""));
+    let values: Vec<&str> = values.split_whitespace().collect();
+    (name.trim().to_owned(), values.join(" "))
 }
 
 /// Returns mask and flags of each signal's handler.

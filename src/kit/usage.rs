@@ -58,6 +58,18 @@ pub fn touch_pages(count: usize) -> Result {
     Ok(())
 }
 
+/// Uses CPU time until getrusage(2) reports that the calling process has used so many microseconds.
+pub fn burn(microseconds: i64) -> Result {
+    while cpu_time(&getrusage(UsageWho::RUSAGE_SELF)?) < microseconds {}
+    Ok(())
+}
+
+/// Returns user plus system time, in microseconds.
+pub fn cpu_time(usage: &nix::sys::resource::Usage) -> i64 {
+    let (user, system) = (usage.user_time(), usage.system_time());
+    (user.tv_sec() + system.tv_sec()) * 1_000_000 + user.tv_usec() + system.tv_usec()
+}
+
 /// The size of [`touch_at_once`], in KiB: several times what a case needs otherwise.
 const PEAK: usize = 48 << 10;
 
