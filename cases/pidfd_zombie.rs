@@ -245,14 +245,13 @@ fn listener() -> Result<UnixListener> {
     Ok(UnixListener::bind_addr(&SocketAddr::from_pathname("")?)?)
 }
 
-/// Returns a socket that is connected to the one on which a child of this call listens, and the child.
+/// Returns a socket that is connected to the one on which a child of this call listens, and the child. The child connects to nothing
+/// itself, which would register it with the kernel as a peer all the same.
 fn connection_to(call: &Clone3) -> Result<(Held, OwnedFd)> {
     let (ours, theirs) = fdpass::pair()?;
-    let child = Held::prepared(call, 9, || {
-        let listener = listener()?;
-        fdpass::send(&theirs, &UnixStream::connect_addr(&listener.local_addr()?)?)
-    })?;
-    Ok((child, fdpass::receive(&ours)?))
+    let child = Held::prepared(call, 9, || fdpass::send(&theirs, &listener()?))?;
+    let listener = UnixListener::from(fdpass::receive(&ours)?);
+    Ok((child, UnixStream::connect_addr(&listener.local_addr()?)?.into()))
 }
 
 /// Returns a socket to which a child of this call has connected, and the child.
