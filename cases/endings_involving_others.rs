@@ -11,12 +11,12 @@ use clone3_conformance::kit::coredump::Server;
 use clone3_conformance::kit::crash::Crash;
 use clone3_conformance::kit::process::{child_reporting, in_child, reap_all};
 use clone3_conformance::kit::segment::Segment;
-use clone3_conformance::kit::{Gate, Handover, errands, namespace, subject};
+use clone3_conformance::kit::{Channel, Gate, Handover, errands, namespace, subject};
 use clone3_conformance::wait::{self, Status};
 use nix::poll::PollFlags;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::Signal;
-use nix::unistd::getpid;
+use nix::unistd::{getpid, getppid};
 
 case! {
     /// With kernel.shm_rmid_forced (per IPC namespace), a shared memory segment is removed when the process that created it ends,
@@ -58,6 +58,35 @@ fn autoreap_crash_spares_memory_sharers() -> Result {
             let child = call.spawn_on(&Stack::new()?, errands::crash())?;
             child.ends_with(Status::killed(Signal::SIGSEGV))
         })
+    })
+}
+
+case! {
+    /// The orphans that an auto-reaped child leaves which its creator put into another pid namespace (unshare(CLONE_NEWPID)) are
+    /// reparented to that namespace's init, like those of an ordinary child, and not to a subreaper outside.
+    autoreap_orphan_stays_in_namespace: Must, needs [Autoreap, ExitInfo, PidNamespace],
+    source "pid_namespaces(7), adoption of orphaned children; kernel/exit.c find_new_reaper()",
+}
+fn autoreap_orphan_stays_in_namespace() -> Result {
+    // The process of a case is a subreaper.
+    subject::each(|call| {
+        let (maker, parent) = child_reporting(&Clone3::fork(), || {
+            namespace::unshare_pid()?;
+            let init = Clone3::fork().with(Flags::PIDFD).spawn(park)?;
+            let (gate, told) = (Gate::new()?, Channel::<i32>::new()?);
+            let orphan = || {
+                gate.wait();
+                i32::from(told.send(&getppid().as_raw()).is_err())
+            };
+            let child = call.spawn(|| i32::from(Clone3::fork().spawn(orphan).is_err()))?;
+            subject::wait_until_gone(&child)?;
+            gate.open()?;
+            let parent = told.recv()?;
+            init.clear_away()?;
+            Ok(parent)
+        })?;
+        maker.reap_expecting(Status::exited(0))?;
+        check::equal(format_args!("getppid() of what a child of {call} has left"), parent, 1)
     })
 }
 

@@ -41,6 +41,22 @@ fn autokill_by_nnp_caller_with_cap() -> Result {
 }
 
 case! {
+    /// An unprivileged CLONE_NNP child may make a child in a new user namespace (CLONE_NEWUSER), like an ordinary one.
+    nnp_child_clones_into_user_namespace: Must, needs [Nnp, Unprivileged, UserNamespaces],
+    source "user_namespaces(7); Documentation/userspace-api/no_new_privs.rst: what does not involve execve is not prevented",
+}
+fn nnp_child_clones_into_user_namespace() -> Result {
+    for call in [vec![Clone3::fork()], subject::with_nnp()].concat() {
+        let (child, ()) = child_reporting(&call, || {
+            let below = Clone3::fork().with(Flags::CLONE_NEWUSER);
+            below.accepted().context(format_args!("by a child of {call}"))
+        })?;
+        child.ends_with(Status::exited(0))?;
+    }
+    Ok(())
+}
+
+case! {
     /// An unprivileged caller's CLONE_NNP child is dumpable after exec of a set-user-ID program, as after any other, because its
     /// user id does not change. Without the flag it changes, and the process is not dumpable.
     nnp_dumpable_after_setuid_program: Must, needs [Nnp, Root, NotYetNnp],
