@@ -7,9 +7,10 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::{Clone3, park};
 use clone3_conformance::kit::handles::Handle;
+use clone3_conformance::kit::process::own_pid;
 use clone3_conformance::kit::{Echo, Held, namespace, subject};
-use clone3_conformance::pidfd::Pidfd;
-use clone3_conformance::wait;
+use clone3_conformance::pidfd::{Pidfd, info};
+use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
 use rustix::fs::{XattrFlags, fgetxattr, fsetxattr, fstat, fstatfs};
 
@@ -204,6 +205,49 @@ fn pidfd_handle_of_foreign_namespace() -> Result {
         namespace::as_init(|| {
             check::refused("open_by_handle_at from another namespace", open(), Errno::ESTALE)
         })?;
+        child.into_child().clear_away()
+    })
+}
+
+case! {
+    /// The file handle of a living process's pidfd can be opened when no pidfd of the process is open any more, auto-reaped or not.
+    pidfd_handle_outlives_pidfds: Must, needs [ExitInfo],
+    source "open_by_handle_at(2); commit \"pidfs: implement file handle support\"; fs/pidfs.c pidfs_ino_get_pid()",
+}
+fn pidfd_handle_outlives_pidfds() -> Result {
+    let own = Pidfd::open(own_pid())?;
+    subject::each_unrestricted(|call| {
+        let mut child = Held::exiting_with(&call, 0)?;
+        let handle = Handle::of(child.pidfd()?)?;
+        child.close_pidfd()?;
+        let opened = handle.open(&own, 0);
+        let what = format!("open_by_handle_at of a child of {call} of which no pidfd is open");
+        let opened = Pidfd::from(check::succeeds(&what, opened)?);
+        check::equal(
+            format_args!("pid after {what}"),
+            info(&opened, InfoMask::PID)?.pid,
+            child.pid() as u32,
+        )?;
+        child.let_go()?;
+        subject::ends_by_its_kind(&call, child.pid(), &opened, Status::exited(0))
+    })
+}
+
+case! {
+    /// name_to_handle_at(2) on a pidfd fails with EOVERFLOW if there is no room for the handle, and says how much it needs; that is
+    /// enough.
+    pidfd_handle_fits_its_size: Must, needs [ExitInfo],
+    source "name_to_handle_at(2) (\"the call fails with the error EOVERFLOW and handle->handle_bytes is set to indicate the required size\")",
+}
+fn pidfd_handle_fits_its_size() -> Result {
+    subject::each(|call| {
+        let child = Held::exiting_with(&call, 0)?;
+        Handle::of(child.pidfd()?)?;
+        let (refused, size) = Handle::in_room_of(child.pidfd()?, 0);
+        check::refused("name_to_handle_at with handle_bytes 0", refused, Errno::EOVERFLOW)?;
+        let (fits, _) = Handle::in_room_of(child.pidfd()?, size);
+        let what = format!("name_to_handle_at with the {size} bytes that it asked for, of a child of {call}");
+        check::succeeds(what, fits)?;
         child.into_child().clear_away()
     })
 }

@@ -48,7 +48,12 @@ impl Handle {
 
     /// Calls `name_to_handle_at(2)` and returns its errno.
     pub fn try_of(fd: impl AsFd) -> std::result::Result<Handle, Errno> {
-        let mut handle = Handle { bytes: ROOM as u32, kind: 0, handle: [0; ROOM] };
+        Handle::in_room_of(fd, ROOM as u32).0
+    }
+
+    /// Likewise, with room for so many bytes, at most 64. Also returns how many bytes the kernel has stored, or would store.
+    pub fn in_room_of(fd: impl AsFd, bytes: u32) -> (std::result::Result<Handle, Errno>, u32) {
+        let mut handle = Handle { bytes: bytes.min(ROOM as u32), kind: 0, handle: [0; ROOM] };
         let mut mount = 0;
         // SAFETY: an empty path, a handle with the capacity that it states, and a live int.
         let got = unsafe {
@@ -61,7 +66,9 @@ impl Handle {
                 libc::AT_EMPTY_PATH,
             )
         };
-        Errno::result(got).map(|_| handle)
+        note!("name_to_handle_at with room for {bytes} bytes = {got}, {} bytes", handle.bytes);
+        let size = handle.bytes;
+        (Errno::result(got).map(|_| handle), size)
     }
 
     /// Opens the handle through a descriptor on pidfs.
