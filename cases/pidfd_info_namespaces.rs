@@ -120,7 +120,7 @@ fn pidfd_info_fdinfo_nspid() -> Result {
 
 case! {
     /// In the /proc of a pid namespace that does not contain the process, the NSpid line is 0 and nothing else, even for a process
-    /// that has pids in more namespaces than the reader.
+    /// that has pids in more namespaces than the reader. Outside it gives all of them, the innermost last.
     pidfd_info_fdinfo_foreign_nspid: Must, needs [PidNamespace, Proc],
     source "proc_pid_fdinfo(5), NSpid; fs/pidfs.c pidfd_show_fdinfo()",
 }
@@ -134,7 +134,10 @@ fn pidfd_info_fdinfo_foreign_nspid() -> Result {
         })?;
         let pidfd = handover.take_from(&between)?;
         let numbers = || Ok(nspid(&pidfd)?.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
-        check::equal("control: of how many numbers NSpid tells here", numbers()?.len(), 3)?;
+        let all = numbers()?;
+        check::equal("control: of how many numbers NSpid tells here", all.len(), 3)?;
+        let what = format!("last two pids in NSpid of an init's child of {call}, in a namespace of its own");
+        check::equal(what, &all[1..], &["2".to_owned(), "1".to_owned()][..])?;
         let elsewhere = Clone3::fork().with(Flags::CLONE_NEWNS);
         let (init, there) = namespace::init_reporting(&elsewhere, || {
             namespace::mount_proc()?;

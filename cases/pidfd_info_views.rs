@@ -2,11 +2,13 @@
 
 use clone3_conformance::abi::{CoredumpMask, Flags, InfoMask, Namespace, PidfdInfo};
 use clone3_conformance::case;
-use clone3_conformance::check::{self, Result};
+use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::Clone3;
+use clone3_conformance::kit::helper::Command;
 use clone3_conformance::kit::namespace::{self, Outside};
 use clone3_conformance::kit::process::{in_child, own_pid};
-use clone3_conformance::kit::{Actor, Cgroup, Echo, Held, privilege, subject, threads};
+use clone3_conformance::kit::{Actor, Cgroup, Channel, Echo, Gate, Held, privilege, subject, threads};
+use clone3_conformance::note;
 use clone3_conformance::pidfd::{Pidfd, info};
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
@@ -114,6 +116,34 @@ fn pidfd_info_without_permission() -> Result {
             child.into_child().clear_away()?;
         }
         Ok(())
+    })
+}
+
+case! {
+    /// A namespace that was refused (EACCES) leaves the process as it was: its exec, which needs the same lock, is not held up.
+    pidfd_refused_namespace_does_not_hold_up_exec: Must, needs [PidfdInfo, Unprivileged],
+    source "execve(2); fs/pidfs.c pidfd_ioctl(); kernel/ptrace.c ptrace_may_access()",
+}
+fn pidfd_refused_namespace_does_not_hold_up_exec() -> Result {
+    let command = Command::new("exit", &[])?.number(4);
+    subject::each(|call| {
+        let (ready, gate) = (Channel::<bool>::new()?, Gate::new()?);
+        let child = call.spawn(|| {
+            let done = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+            let _ = ready.send(&done.is_ok());
+            gate.wait();
+            note!("exec in the child: {:?}", command.exec());
+            98
+        })?;
+        check::equal("whether a child has become undumpable", ready.recv_from(&child)?, true)?;
+        let refused = child.pidfd()?.namespace(Namespace::Mount).map(drop);
+        check::refused(
+            format_args!("Mount namespace of an undumpable child of {call}"),
+            refused,
+            Errno::EACCES,
+        )?;
+        gate.open()?;
+        child.ends_with(Status::exited(4)).context("after a namespace was refused")
     })
 }
 

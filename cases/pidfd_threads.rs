@@ -113,6 +113,8 @@ fn pidfd_thread_stays_one_after_setfl() -> Result {
         }
         let nonblocking = pidfd_open(threads::own_tid(), libc::PIDFD_THREAD | libc::PIDFD_NONBLOCK);
         let own = check::succeeds("pidfd_open(PIDFD_THREAD|PIDFD_NONBLOCK)", nonblocking)?;
+        let flags = own.status_flags()? & (libc::O_EXCL | libc::O_NONBLOCK);
+        check::equal("these two in F_GETFL", flags, libc::O_EXCL | libc::O_NONBLOCK)?;
         check::succeeds("pidfd_send_signal", own.send_signal(Signal::SIGURG))?;
         let what = "SIGURG pending, sent by a thread's pidfd with PIDFD_NONBLOCK";
         check::equal(what, Pending::of("thread-self", Signal::SIGURG)?, there)

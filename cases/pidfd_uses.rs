@@ -2,14 +2,16 @@
 
 use clone3_conformance::abi::{Flags, Namespace};
 use clone3_conformance::case;
-use clone3_conformance::check::{self, Failure, Named, Result};
+use clone3_conformance::check::{self, Context as _, Failure, Named, Result};
 use clone3_conformance::clone3::{Child, Clone3, Stack, park};
 use clone3_conformance::kit::filtered_calls::{no_pidfd, reaches_kernel};
+use clone3_conformance::kit::leaks::spawn_once_there_is_room;
 use clone3_conformance::kit::pair::Pair;
 use clone3_conformance::kit::process::{child_reporting, in_child, own_pid};
 use clone3_conformance::kit::uring::Ring;
 use clone3_conformance::kit::{
-    Blocked, Channel, Echo, Held, WaitCall, errands, namespace, subject, threads, tracer,
+    Blocked, Channel, Echo, Held, WaitCall, errands, inherited, namespace, privilege, subject, threads,
+    tracer,
 };
 use clone3_conformance::pidfd::{Pidfd, pidfd_open};
 use clone3_conformance::wait::{self, Status, Who};
@@ -126,6 +128,55 @@ fn pidfd_ns_ioctl_of_thread() -> Result {
 }
 
 case! {
+    /// setns(2) with the pidfd of a thread moves the caller into the thread's own namespaces.
+    pidfd_setns_to_thread: Must, needs [PidfdInfo, SysAdmin],
+    source "setns(2), on pidfds; pidfd_open(2), PIDFD_THREAD; unshare(2), which is about the calling thread",
+}
+fn pidfd_setns_to_thread() -> Result {
+    let unshare = || namespace::made("unshare(CLONE_NEWUTS)", nix::sched::unshare(CloneFlags::CLONE_NEWUTS));
+    in_child(|| {
+        threads::in_a_thread(|| {
+            unshare()?;
+            let there = threads::own_pidfd()?;
+            threads::in_a_thread(|| {
+                let own = threads::own_pidfd()?;
+                unshare()?;
+                let (here, wanted) = (number(&own, Namespace::Uts)?, number(&there, Namespace::Uts)?);
+                check::holds(here != wanted, "control: unshare(CLONE_NEWUTS) has done nothing")?;
+                let moved = setns(&there, CloneFlags::CLONE_NEWUTS);
+                check::succeeds("setns(CLONE_NEWUTS) with the pidfd of a thread", moved)?;
+                check::equal("UTS namespace after setns to a thread", number(&own, Namespace::Uts)?, wanted)
+            })
+        })
+    })
+}
+
+case! {
+    /// A namespace of a child that was opened through its pidfd, and closed again, ends with the child: it does not count against
+    /// user.max_uts_namespaces any more. Auto-reaped or not.
+    pidfd_ns_ioctl_keeps_nothing: Must, needs [PidfdInfo, UserNamespaces, Proc],
+    source "namespaces(7), namespace lifetime; proc_sys_user(5), max_uts_namespaces",
+}
+fn pidfd_ns_ioctl_keeps_nothing() -> Result {
+    const LIMIT: &str = "/proc/sys/user/max_uts_namespaces";
+    subject::each(|call| {
+        in_child(|| {
+            privilege::unshare_user_namespace()?;
+            std::fs::write(LIMIT, "1")
+                .map_err(|error| Failure::blocked(format!("writing 1 to {LIMIT} fails: {error}")))?;
+            let call = call.clone().with(Flags::CLONE_NEWUTS);
+            let child = namespace::made(&call, call.try_spawn(park))?;
+            check::refused("control: a second UTS namespace", call.try_spawn(park).map(drop), Errno::ENOSPC)?;
+            drop(check::succeeds("PIDFD_GET_UTS_NAMESPACE", child.pidfd()?.namespace(Namespace::Uts))?);
+            child.clear_away()?;
+            let second = spawn_once_there_is_room(&call, || 0);
+            let second = second.context(format_args!("when the first child of {call} is gone"))?;
+            second.ends_with(Status::exited(0))
+        })
+    })
+}
+
+case! {
     /// PIDFD_GET_USER_NAMESPACE opens the user namespace of the process, and not the caller's.
     pidfd_ns_ioctl_user: Must, needs [PidfdInfo, UserNamespaces, Proc],
     source "include/uapi/linux/pidfd.h; pull request vfs-6.11.pidfs",
@@ -142,8 +193,8 @@ fn pidfd_ns_ioctl_user() -> Result {
 }
 
 case! {
-    /// setns with an auto-kill pidfd moves the caller into two namespaces of the child at once, as with any pidfd; without
-    /// namespace flags it is EINVAL.
+    /// setns with an auto-kill pidfd moves the caller into two namespaces of the child at once, as with any pidfd, and with its working
+    /// directory; without namespace flags it is EINVAL.
     autokill_setns_two: Must, needs [Autoreap, Nnp, Autokill, SysAdmin],
     source "setns(2), on a pidfd and several CLONE_NEW* flags",
 }
@@ -180,8 +231,11 @@ fn joins_mount_and_uts(child: &Held, call: &Clone3) -> Result {
     }
     let moved_nowhere = setns(its, CloneFlags::empty());
     check::refused(format_args!("setns(0) to a child of {call}"), moved_nowhere, Errno::EINVAL)?;
+    std::env::set_current_dir("/")?;
     let moved = setns(its, CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWNS);
     check::succeeds(format_args!("setns(CLONE_NEWNS|CLONE_NEWUTS) to a child of {call}"), moved)?;
+    let what = format!("whether root and working directory are one mount after setns to a child of {call}");
+    check::equal(what, inherited::is_cwd_on_root_mount()?, true)?;
     for kind in kinds {
         check::equal(
             format_args!("{kind:?} namespace of the caller after setns to a child of {call}"),

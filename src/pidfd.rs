@@ -16,6 +16,7 @@ use rustix::process::PidfdGetfdFlags;
 
 use crate::abi::{self, InfoMask, Namespace, PidfdInfo};
 use crate::check::{self, Failure, Result};
+use crate::kit::mapping::Page;
 use crate::need::Setting;
 use crate::wait::{self, Status, Who, signal_name};
 use crate::{note, procfs, sandbox};
@@ -237,6 +238,12 @@ impl Pidfd {
         assert!(buffer.len() >= size, "the buffer is smaller than the size claimed");
         // SAFETY: the buffer has at least the `size` bytes that the request number states.
         unsafe { self.raw_info(size, buffer.as_mut_ptr() as usize) }
+    }
+
+    /// Calls `PIDFD_GET_INFO` with a structure at the beginning of this page, whose first word is the request.
+    pub fn info_in(&self, page: Page) -> std::result::Result<(), Errno> {
+        // SAFETY: the page is larger than the structure, and its owner expects the kernel to write there.
+        unsafe { self.raw_info(size_of::<PidfdInfo>(), page.address()) }
     }
 
     /// Calls `PIDFD_GET_INFO` with an address in the first page, which is never mapped: the kernel must

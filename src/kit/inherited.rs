@@ -184,7 +184,7 @@ fn descriptor_flags() -> String {
 }
 
 /// Returns whether the working directory and the root directory are on one mount.
-fn is_cwd_on_root_mount() -> rustix::io::Result<bool> {
+pub fn is_cwd_on_root_mount() -> rustix::io::Result<bool> {
     let mount_of = |path| {
         let found = rustix::fs::statx(
             rustix::fs::CWD,
