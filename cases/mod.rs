@@ -58,6 +58,7 @@ mod no_new_privs;
 mod not_passed_on;
 mod ordinary_life;
 mod passed_on;
+mod peers;
 mod pidfd_details;
 mod pidfd_events;
 mod pidfd_file;

@@ -1,23 +1,18 @@
-//! Pidfds of zombies, and pidfds that are first requested when the process is gone.
-
-use std::os::fd::OwnedFd;
-use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+//! Pidfds of zombies.
 
 use clone3_conformance::abi::{Flags, InfoMask};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::{Child, Clone3};
 use clone3_conformance::kit::handles::Handle;
-use clone3_conformance::kit::process::child_reporting;
 use clone3_conformance::kit::tracer::Tracer;
-use clone3_conformance::kit::{Cgroup, Held, fdpass, sigchld, subject, threads};
+use clone3_conformance::kit::{Cgroup, Held, sigchld, subject};
 use clone3_conformance::need::Setting;
 use clone3_conformance::pidfd::{Pidfd, info, pidfd_open};
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
 use nix::poll::PollFlags;
 use nix::sys::signal::Signal;
-use nix::sys::socket::{getsockopt, sockopt};
 
 fn ordinary() -> Clone3 {
     Clone3::fork().with(Flags::PIDFD)
@@ -184,134 +179,4 @@ fn pidfd_info_exit_cgroup_removed_before_wait() -> Result {
         id,
     )?;
     above.remove()
-}
-
-/// Returns the calls that make children with a pidfd, and the same without.
-fn with_and_without_pidfd() -> Vec<Clone3> {
-    let with = subject::unrestricted();
-    let without: Vec<Clone3> = with.iter().map(|call| call.clone().without(Flags::PIDFD)).collect();
-    [with, without].concat()
-}
-
-/// Waits for the end of this child without using a pidfd.
-#[track_caller]
-fn ends_with_9(call: &Clone3, child: &Child) -> Result {
-    let ended = wait::waitpid(child.pid(), libc::__WALL);
-    let expected = match child.reaps_itself() {
-        true => Err(Errno::ECHILD),
-        false => Ok(Some((child.pid(), Status::exited(9)))),
-    };
-    check::equal(format_args!("waitpid of a child of {call}"), ended, expected)
-}
-
-case! {
-    /// SO_PEERPIDFD on a socket that was made by a process that is gone, or that it connected to, or that was connected to the socket
-    /// on which it listened, gives a pidfd with its exit information, as often as it is asked, even if the process never had a pidfd,
-    /// or none was open when it ended.
-    pidfd_peer_of_dead: Must, needs [ExitInfo],
-    source "commit \"net, pidfs: prepare for handing out pidfds for reaped sk->sk_peer_pid\"; unix(7), SO_PEERPIDFD",
-    since "6.16",
-}
-fn pidfd_peer_of_dead() -> Result {
-    for call in with_and_without_pidfd() {
-        let sockets = [
-            ("a pair", pair_of as fn(&Clone3) -> _),
-            ("a connection", connection_of),
-            ("a listener", connection_to),
-        ];
-        for (how, socket_of) in sockets {
-            let (mut child, socket) = socket_of(&call)?;
-            if call.flags().contains(Flags::PIDFD) {
-                child.close_pidfd()?;
-            }
-            child.let_go()?;
-            ends_with_9(&call, &child)?;
-            tells_of_dead_peer(&socket).context(format_args!("{how} of a child of {call}"))?;
-        }
-    }
-    Ok(())
-}
-
-/// Returns a socket of a pair that a child of this call has made, who is the peer at both ends, and the child.
-fn pair_of(call: &Clone3) -> Result<(Held, OwnedFd)> {
-    let (ours, theirs) = fdpass::pair()?;
-    let child = Held::prepared(call, 9, || fdpass::send(&theirs, &fdpass::pair()?.0))?;
-    Ok((child, fdpass::receive(&ours)?))
-}
-
-/// Makes a listening socket whose name nobody has.
-fn listener() -> Result<UnixListener> {
-    // Without a name, the kernel chooses one.
-    Ok(UnixListener::bind_addr(&SocketAddr::from_pathname("")?)?)
-}
-
-/// Returns a socket that is connected to the one on which a child of this call listens, and the child. The child connects to nothing
-/// itself, which would register it with the kernel as a peer all the same.
-fn connection_to(call: &Clone3) -> Result<(Held, OwnedFd)> {
-    let (ours, theirs) = fdpass::pair()?;
-    let child = Held::prepared(call, 9, || fdpass::send(&theirs, &listener()?))?;
-    let listener = UnixListener::from(fdpass::receive(&ours)?);
-    Ok((child, UnixStream::connect_addr(&listener.local_addr()?)?.into()))
-}
-
-/// Returns a socket to which a child of this call has connected, and the child.
-fn connection_of(call: &Clone3) -> Result<(Held, OwnedFd)> {
-    let listener = listener()?;
-    let address = listener.local_addr()?;
-    let child = Held::prepared(call, 9, || Ok(UnixStream::connect_addr(&address).map(drop)?))?;
-    Ok((child, listener.accept()?.0.into()))
-}
-
-/// Checks the exit information of the peer of this socket, which exited with 9.
-fn tells_of_dead_peer(socket: &OwnedFd) -> Result {
-    let ask = |how: &str| -> Result {
-        let what = format!("SO_PEERPIDFD when the peer is gone, {how}");
-        let late = Pidfd::from(check::succeeds(&what, getsockopt(socket, sockopt::PeerPidfd))?);
-        late.reaped_with(Status::exited(9)).context(what)
-    };
-    // The second pidfd is requested after the close of the first, which was the only one.
-    ask("once")?;
-    ask("again")?;
-    subject::each(|asking| {
-        let (asking, ()) = child_reporting(&asking, || ask("by another child"))?;
-        asking.ends_with(Status::exited(0))
-    })
-}
-
-case! {
-    /// With SO_PASSPIDFD, a message that a thread other than the leader has sent comes with a pidfd of its process, auto-reaped or not.
-    pidfd_message_of_thread: Must, needs [PidfdInfo],
-    source "unix(7), SCM_PIDFD; SCM_CREDENTIALS, whose pid is that of the process",
-}
-fn pidfd_message_of_thread() -> Result {
-    subject::each(|call| {
-        let (ours, theirs) = fdpass::pair()?;
-        fdpass::ask_for_pidfds(&ours)?;
-        let child = Held::prepared(&call, 0, || {
-            threads::in_a_thread(|| Ok(rustix::io::write(&theirs, b"m").map(drop)?))
-        })?;
-        let sender = info(&Pidfd::from(fdpass::receive_pidfd(&ours)?), InfoMask::PID)?;
-        let what = format!("pid and tgid of the sender of a message, a thread of a child of {call}");
-        check::equal(what, [sender.pid, sender.tgid], [child.pid() as u32; 2])?;
-        child.into_child().clear_away()
-    })
-}
-
-case! {
-    /// With SO_PASSPIDFD, a message whose sender is gone comes with a pidfd that has the sender's exit information, even if the
-    /// sender never had a pidfd.
-    pidfd_message_of_dead: Must, needs [ExitInfo],
-    source "commit \"af_unix: introduce and use scm_replace_pid() / stale pidfds\"; unix(7), SCM_PIDFD",
-    since "6.17",
-}
-fn pidfd_message_of_dead() -> Result {
-    for call in with_and_without_pidfd() {
-        let (ours, theirs) = fdpass::pair()?;
-        fdpass::ask_for_pidfds(&ours)?;
-        let child = call.spawn(|| if rustix::io::write(&theirs, b"m") == Ok(1) { 9 } else { 98 })?;
-        ends_with_9(&call, &child)?;
-        let pidfd = Pidfd::from(fdpass::receive_pidfd(&ours)?);
-        pidfd.reaped_with(Status::exited(9))?;
-    }
-    Ok(())
 }

@@ -7,7 +7,7 @@ use std::os::unix::net::{UnixDatagram, UnixStream};
 
 use nix::errno::Errno;
 use nix::poll::{PollFlags, PollTimeout};
-use nix::sys::socket::{ControlMessage, MsgFlags};
+use nix::sys::socket::{ControlMessage, MsgFlags, UnixCredentials};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, bind, connect, getsockname,
@@ -165,22 +165,42 @@ pub fn ask_for_pidfds(socket: impl AsFd) -> Result {
     }
 }
 
+/// Sends a byte with the credentials of another process, for which root is needed: the pid and root's own ids.
+pub fn send_in_the_name_of(socket: impl AsFd, pid: i32) -> Result {
+    let credentials = UnixCredentials::from(libc::ucred { pid, uid: 0, gid: 0 });
+    let named = [ControlMessage::ScmCredentials(&credentials)];
+    let to = socket.as_fd().as_raw_fd();
+    nix::sys::socket::sendmsg::<()>(to, &[IoSlice::new(b"m")], &named, MsgFlags::empty(), None)?;
+    Ok(())
+}
+
+/// Room for control messages, in bytes: enough for more than one pidfd.
+pub const ROOM: usize = 64;
+/// The room that one pidfd needs: `CMSG_LEN(sizeof(int))`.
+pub const LEAST_ROOM: usize = size_of::<libc::cmsghdr>() + size_of::<libc::c_int>();
+
 /// Receives a byte from a socket that [asked](ask_for_pidfds), and returns the pidfd that came with it.
 #[track_caller]
 pub fn receive_pidfd(socket: impl AsFd) -> Result<OwnedFd> {
-    let mut byte = [0_u8; 1];
-    let mut data = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: byte.len() };
+    receive_with_pidfd(socket, 1, ROOM).map(|(_, pidfd)| pidfd)
+}
+
+/// Likewise, up to `most` bytes, with so much room for control messages, which is at most [`ROOM`]. Returns how many bytes came.
+#[track_caller]
+pub fn receive_with_pidfd(socket: impl AsFd, most: usize, room: usize) -> Result<(usize, OwnedFd)> {
+    let mut bytes = vec![0_u8; most];
+    let mut data = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
     // An array of words, because control messages are word-aligned.
-    let mut control = [0_usize; 8];
+    let mut control = [0_usize; ROOM / size_of::<usize>()];
     // SAFETY: plain data for which all zeroes is a valid value.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     message.msg_iov = &raw mut data;
     message.msg_iovlen = 1;
     message.msg_control = control.as_mut_ptr().cast();
-    message.msg_controllen = size_of_val(&control);
+    message.msg_controllen = room.min(ROOM);
     // SAFETY: the message points to live buffers of the given sizes.
     let got = unsafe { libc::recvmsg(socket.as_fd().as_raw_fd(), &mut message, libc::MSG_CMSG_CLOEXEC) };
-    Errno::result(got)?;
+    let got = Errno::result(got)? as usize;
     // SAFETY: recvmsg left a valid message, whose control data the macros walk.
     let header = unsafe { libc::CMSG_FIRSTHDR(&message).as_ref() };
     let Some(one) = header.filter(|one| (one.cmsg_level, one.cmsg_type) == (libc::SOL_SOCKET, SCM_PIDFD))
@@ -194,7 +214,7 @@ pub fn receive_pidfd(socket: impl AsFd) -> Result<OwnedFd> {
         return Err(Failure::fail(format!("SCM_PIDFD of the message: expected a descriptor, got {errno}")));
     }
     // SAFETY: the kernel has just created the descriptor for the receiver of the message.
-    Ok(unsafe { fds::adopt(number) })
+    Ok((got, unsafe { fds::adopt(number) }))
 }
 
 /// Triggers the garbage collection of UNIX sockets until it has killed the process of this pidfd and the process is reaped.
