@@ -1,5 +1,7 @@
 //! Processes whose leader thread has ended while another runs: signals, stops, cgroups and orphans still find them.
 
+use std::fs;
+
 use clone3_conformance::abi::{Flags, InfoMask};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
@@ -110,6 +112,27 @@ fn autoreap_leaderless_in_its_cgroup() -> Result {
         check::equal(format_args!("cgroupid of a {what}"), found.cgroupid, group.id()?)?;
         child.into_child().clear_away()?;
         group.remove()
+    })
+}
+
+case! {
+    /// An auto-reaped process whose leader thread has ended is listed in /proc, and its remaining thread in /proc/PID/task, as for an
+    /// ordinary one.
+    autoreap_leaderless_listed_in_proc: Must, needs [Autoreap, ExitInfo, Proc],
+    source "proc(5), /proc/PID and /proc/PID/task; fs/proc/base.c proc_pid_readdir(), proc_task_readdir()",
+}
+fn autoreap_leaderless_listed_in_proc() -> Result {
+    subject::each(|call| {
+        let child = leaderless(&call)?;
+        let pid = child.pid();
+        let listed = fs::read_dir("/proc")?.flatten().any(|entry| *entry.file_name() == *pid.to_string());
+        check::equal(format_args!("whether /proc lists a leaderless child of {call}"), listed, true)?;
+        let threads = procfs::threads_of(pid);
+        check::holds(
+            threads.iter().any(|tid| *tid != pid),
+            format_args!("threads of a leaderless child {pid} of {call} in /proc: {threads:?}"),
+        )?;
+        child.into_child().clear_away()
     })
 }
 

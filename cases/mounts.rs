@@ -6,11 +6,12 @@ use std::os::unix::fs::MetadataExt;
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result, errno_of};
+use clone3_conformance::kit::outcome::outcome_in_child_of;
 use clone3_conformance::kit::process::{child_reporting, in_child};
 use clone3_conformance::kit::{Actor, Place, namespace, subject};
 use clone3_conformance::wait::Status;
 use nix::sched::{CloneFlags, unshare};
-use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
 
 case! {
     /// The mounts of a child in a new mount namespace (CLONE_NEWNS) are peers of its creator's shared ones, whichever of the new
@@ -48,6 +49,30 @@ fn root_propagation() -> Result<String> {
     let line = mounts.lines().rfind(at_root).ok_or_else(|| Failure::blocked("nothing is mounted at /"))?;
     let optional = line.split(' ').skip(6).take_while(|field| *field != "-");
     Ok(optional.collect::<Vec<_>>().join(" "))
+}
+
+case! {
+    /// A child in a new mount namespace (CLONE_NEWNS) can unmount what its creator has mounted, whichever of the new flags the child is
+    /// made with: only a new user namespace locks the mounts.
+    abi_mounts_not_locked: Must, needs [Autoreap, Nnp, Autokill, SysAdmin],
+    source "mount_namespaces(7), restrictions on mount namespaces (\"less privileged\"); umount(2)",
+}
+fn abi_mounts_not_locked() -> Result {
+    let place = Place::new()?;
+    in_child(|| {
+        namespace::made("unshare(CLONE_NEWNS)", unshare(CloneFlags::CLONE_NEWNS))?;
+        let private = mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC);
+        check::permitted("mount with a change of propagation", private.map_err(errno_of))?;
+        mount_tmpfs(&place.path().display().to_string())?;
+        for call in [subject::calls(), subject::with_nnp()].concat() {
+            let call = call.with(Flags::CLONE_NEWNS);
+            let unmounted = outcome_in_child_of(&call, || {
+                Ok(unmount(place.path(), UnmountFlags::empty()).map_err(errno_of))
+            })?;
+            check::succeeds(format_args!("umount by a child of {call}"), unmounted)?;
+        }
+        Ok(())
+    })
 }
 
 /// Mounts a tmpfs there.

@@ -13,8 +13,9 @@ use clone3_conformance::kit::process::child_reporting;
 use clone3_conformance::kit::seccomp::{self, Refusal};
 use clone3_conformance::kit::setuid::{self, credentials_after_exec};
 use clone3_conformance::kit::sysctl::became_undumpable;
-use clone3_conformance::kit::{Actor, Echo, Gate, Held, sandboxing, subject, tracer};
+use clone3_conformance::kit::{Actor, Echo, Gate, Held, sandboxing, subject, threads, tracer};
 use clone3_conformance::pidfd::Pidfd;
+use clone3_conformance::procfs;
 use clone3_conformance::wait::Status;
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
@@ -52,6 +53,57 @@ fn nnp_child_clones_into_user_namespace() -> Result {
             below.accepted().context(format_args!("by a child of {call}"))
         })?;
         child.ends_with(Status::exited(0))?;
+    }
+    Ok(())
+}
+
+case! {
+    /// A seccomp filter that a thread installs for all threads of its process (SECCOMP_FILTER_FLAG_TSYNC) is in force for another one,
+    /// auto-reaped or not.
+    autoreap_filter_for_all_threads: Must, needs [Autoreap, ExitInfo, Proc],
+    source "seccomp(2), SECCOMP_FILTER_FLAG_TSYNC; proc_pid_status(5), Seccomp",
+}
+fn autoreap_filter_for_all_threads() -> Result {
+    sandboxing::seccomp_filters_exist()?;
+    let mode = || procfs::status_field("thread-self", "Seccomp");
+    subject::each(|call| {
+        let (child, found) = child_reporting(&call, || {
+            rustix::thread::set_no_new_privs(true)?;
+            threads::in_a_thread(|| {
+                let outcome = sandboxing::install_seccomp_filter_for_all_threads();
+                check::permitted("seccomp with SECCOMP_FILTER_FLAG_TSYNC", outcome)
+            })?;
+            Ok(mode())
+        })?;
+        child.ends_with(Status::exited(0))?;
+        let what =
+            format!("Seccomp of the leader, a child of {call}, when another thread has installed a filter");
+        check::equal(what, found.as_deref(), Some("2"))
+    })
+}
+
+case! {
+    /// The creator of a CLONE_NNP child in a new user namespace may write the child's setgroups, uid_map and gid_map, as for an
+    /// ordinary child.
+    nnp_mapped_by_creator: Must, needs [Nnp, UserNamespaces, Proc],
+    source "user_namespaces(7), user and group ID mappings, and /proc/PID/setgroups",
+}
+fn nnp_mapped_by_creator() -> Result {
+    let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
+    let (uid_map, gid_map) = (format!("0 {uid} 1"), format!("0 {gid} 1"));
+    for call in [subject::calls(), subject::with_nnp()].concat() {
+        let child = Held::exiting_with(&call.clone().with(Flags::CLONE_NEWUSER), 0)?;
+        for (file, text) in [("setgroups", "deny"), ("uid_map", &*uid_map), ("gid_map", &*gid_map)] {
+            let path = format!("/proc/{}/{file}", child.pid());
+            let done = std::fs::write(&path, text)
+                .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or_default()));
+            let what = format!("write of {path}, of a child of {call}");
+            match call.flags().contains(Flags::NNP) {
+                true => check::succeeds(what, done)?,
+                false => check::permitted(what, done)?,
+            }
+        }
+        child.into_child().clear_away()?;
     }
     Ok(())
 }

@@ -13,7 +13,7 @@ use clone3_conformance::kit::outcome::{
 use clone3_conformance::kit::privilege::{self, Caps};
 use clone3_conformance::kit::process::{child_reporting, in_child};
 use clone3_conformance::kit::sandboxing::{self, Landlock};
-use clone3_conformance::kit::{Held, Place, fdpass, fds, subject, threads};
+use clone3_conformance::kit::{Held, Place, fdpass, fds, setuid, subject, threads};
 use clone3_conformance::need::Setting;
 use clone3_conformance::version::Version;
 use clone3_conformance::wait::Status;
@@ -47,15 +47,35 @@ fn mount_nowhere() -> Result<Outcome> {
     Ok(mount().map_err(check::errno_of))
 }
 
+fn drop_from_bounding_set() -> Result<Outcome> {
+    Ok(caps::drop(None, CapSet::Bounding, Capability::CAP_SYS_BOOT).map_err(|_| Errno::last()))
+}
+
+fn make_device() -> Result<Outcome> {
+    use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+    let place = Place::new()?;
+    Ok(mknod(&place.path().join("null"), SFlag::S_IFCHR, Mode::S_IRUSR, makedev(1, 3)))
+}
+
+/// Gives a file capabilities, as setcap(8) does.
+fn give_file_capabilities() -> Result<Outcome> {
+    // The only call there that an ordinary child could do and this one not.
+    Ok(setuid::file_with_capabilities(&[Capability::CAP_CHOWN]).map(drop).map_err(|_| Errno::EPERM))
+}
+
 case! {
-    /// A CLONE_NNP child of root can use its capabilities like an ordinary child: set securebits, change its groups, and mount.
+    /// A CLONE_NNP child of root can use its capabilities like an ordinary child: set securebits, change its groups, mount, drop
+    /// capabilities from its bounding set, make a device file, and give a file capabilities.
     nnp_uses_capabilities: Must, needs [Nnp, Root],
     source "Documentation/userspace-api/no_new_privs.rst: what does not involve execve is not prevented",
 }
 fn nnp_uses_capabilities() -> Result {
     allowed_as_ever("prctl(PR_SET_SECUREBITS)", set_securebits)?;
     allowed_as_ever("setgroups", set_groups)?;
-    allowed_as_ever("fsmount", mount_nowhere)
+    allowed_as_ever("fsmount", mount_nowhere)?;
+    allowed_as_ever("prctl(PR_CAPBSET_DROP)", drop_from_bounding_set)?;
+    allowed_as_ever("mknod of a device", make_device)?;
+    allowed_as_ever("setxattr(security.capability)", give_file_capabilities)
 }
 
 fn seize_own_child() -> Result<Outcome> {

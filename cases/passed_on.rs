@@ -7,11 +7,11 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Failure, Named, Result};
 use clone3_conformance::clone3::{Clone3, Stack};
 use clone3_conformance::kit::process::{child_reporting, in_child, sched_getscheduler, set_scheduler};
-use clone3_conformance::kit::{errands, oom_score_adj, privilege, rseq, subject};
+use clone3_conformance::kit::{Held, errands, oom_score_adj, privilege, rseq, subject};
 use clone3_conformance::wait::Status;
 use nix::errno::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{getpriority_process, setpriority_process};
+use rustix::process::{Pid, Uid, getpriority_process, setpriority_process, setpriority_user};
 
 case! {
     /// If the creator has SCHED_RESET_ON_FORK, its child inherits neither its real-time policy nor its negative nice value, nor the
@@ -142,6 +142,46 @@ fn adjustment_is_shared(call: &Clone3) -> Result {
 fn adjust_own(value: i32) -> std::result::Result<(), Errno> {
     fs::write(oom_score_adj::OWN, value.to_string())
         .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or_default()))
+}
+
+case! {
+    /// A child made as by vfork(2) (CLONE_VM and CLONE_VFORK) has an oom_score_adj of its own, auto-reaped or not: what it sets before
+    /// its exec is not its creator's.
+    autoreap_vfork_child_has_own_oom_adjustment: Is, needs [Autoreap, ExitInfo, Proc],
+    source "proc_pid_oom_score_adj(5); fs/proc/base.c __set_oom_adj() (\"vfork_done\")",
+}
+fn autoreap_vfork_child_has_own_oom_adjustment() -> Result {
+    subject::each(|call| {
+        let call = call.with(Flags::CLONE_VM | Flags::CLONE_VFORK);
+        in_child(|| {
+            let before = oom_score_adj::own()?;
+            let child = call.spawn_on(&Stack::new()?, errands::raise_oom_score_adj())?;
+            child.ends_with(Status::exited(0))?;
+            let what =
+                format!("{} of the creator when a child of {call} has raised its own", oom_score_adj::OWN);
+            check::equal(what, oom_score_adj::own()?, before)
+        })
+    })
+}
+
+case! {
+    /// setpriority(PRIO_USER) changes the nice value of all processes of the user, auto-reaped or not.
+    autoreap_renice_of_user: Must, needs [Autoreap, Root],
+    source "setpriority(2), PRIO_USER; kernel/sys.c sys_setpriority()",
+}
+fn autoreap_renice_of_user() -> Result {
+    const NICE: i32 = 7;
+    // One that has no other processes.
+    let user = privilege::unused_id();
+    subject::each(|call| {
+        let uid = nix::unistd::Uid::from_raw(user);
+        let child = Held::prepared(&call, 0, || Ok(nix::unistd::setresuid(uid, uid, uid)?))?;
+        setpriority_user(Uid::from_raw(user), NICE)?;
+        let found = getpriority_process(Pid::from_raw(child.pid()))?;
+        let what = format!("nice value of a child of {call} after setpriority(PRIO_USER)");
+        check::equal(what, found, NICE)?;
+        child.into_child().clear_away()
+    })
 }
 
 case! {

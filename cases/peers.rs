@@ -12,7 +12,7 @@ use clone3_conformance::kit::{Held, fdpass, subject, threads};
 use clone3_conformance::pidfd::{Pidfd, info};
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
-use nix::sys::socket::{getsockopt, sockopt};
+use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, listen, socketpair};
 
 /// Returns the calls that make children with a pidfd, and the same without.
@@ -162,6 +162,22 @@ fn pidfd_message_of_dead() -> Result {
         pidfd.reaped_with(Status::exited(9))?;
     }
     Ok(())
+}
+
+case! {
+    /// SCM_CREDENTIALS of a message whose sender is gone, auto-reaped or not, still has the sender's pid.
+    autoreap_credentials_of_dead_sender: Must, needs [Autoreap, ExitInfo],
+    source "unix(7), SCM_CREDENTIALS, SO_PASSCRED (\"credentials of the sending process\")",
+}
+fn autoreap_credentials_of_dead_sender() -> Result {
+    subject::each(|call| {
+        let (ours, theirs) = fdpass::pair()?;
+        setsockopt(&ours, sockopt::PassCred, &true)?;
+        let child = call.spawn(|| if rustix::io::write(&theirs, b"m") == Ok(1) { 9 } else { 98 })?;
+        ends_with_9(&call, &child)?;
+        let what = format!("pid in SCM_CREDENTIALS of a message by a child of {call} that is gone");
+        check::equal(what, fdpass::receive_senders_pid(&ours)?, Some(child.pid()))
+    })
 }
 
 case! {

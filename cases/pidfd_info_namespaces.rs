@@ -9,6 +9,7 @@ use clone3_conformance::kit::process::{in_child, own_pid};
 use clone3_conformance::kit::{Channel, ExitRace, Gate, Handover, Held, namespace, subject, threads};
 use clone3_conformance::need::rounds;
 use clone3_conformance::pidfd::{Pidfd, fdinfo, info};
+use clone3_conformance::procfs::status_field;
 use clone3_conformance::sandbox;
 use clone3_conformance::wait::Status;
 use nix::errno::Errno;
@@ -98,8 +99,8 @@ fn pidfd_info_nested_pids() -> Result {
 }
 
 case! {
-    /// The NSpid line in a pidfd's fdinfo gives the process's pid here, and then its pids in the child pid namespaces: 1 for the
-    /// init of a new one.
+    /// The NSpid lines in a pidfd's fdinfo and in /proc/PID/status give the process's pid here, and then its pids in the child pid
+    /// namespaces: 1 for the init of a new one.
     pidfd_info_fdinfo_nspid: Must, needs [PidNamespace, Proc],
     source "proc_pid_fdinfo(5), NSpid; fs/pidfs.c pidfd_show_fdinfo()",
 }
@@ -109,7 +110,10 @@ fn pidfd_info_fdinfo_nspid() -> Result {
         let init = call.clone().with(Flags::CLONE_NEWPID).spawn(park)?;
         let line = |child: &Child, below: &str| -> Result {
             let expected = format!("\t{}{below}", child.pid());
-            check::equal(format_args!("NSpid of a child of {call}"), nspid(child.pidfd()?)?, expected)
+            check::equal(format_args!("NSpid of a child of {call}"), &*nspid(child.pidfd()?)?, &*expected)?;
+            let in_status = status_field(&child.pid().to_string(), "NSpid");
+            let what = format!("NSpid in /proc/PID/status of a child of {call}");
+            check::equal(what, in_status.as_deref(), Some(expected.trim_start()))
         };
         line(&here, "")?;
         line(&init, "\t1")?;

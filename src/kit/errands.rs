@@ -10,7 +10,7 @@ use crate::arch;
 use crate::errand::Errand;
 use crate::kit::Gate;
 use crate::kit::disposition::{self, Disposition};
-use crate::kit::rseq;
+use crate::kit::{oom_score_adj, rseq};
 
 /// Returns an errand that exits at once with this code.
 pub fn exit(code: c_int) -> Errand {
@@ -99,6 +99,17 @@ pub fn crash() -> Errand {
     }
     // SAFETY: it makes no call and accesses no memory of anybody's.
     unsafe { Errand::small(crash, 0) }
+}
+
+/// Returns an errand that raises its own oom_score_adj by one, and exits with 0, or with 1 on error.
+pub fn raise_oom_score_adj() -> Errand {
+    extern "C" fn raise(_: usize) -> c_int {
+        let raised = oom_score_adj::own_raised_by(1)
+            .and_then(|higher| Ok(std::fs::write(oom_score_adj::OWN, higher.to_string())?));
+        i32::from(raised.is_err())
+    }
+    // SAFETY: it has no preconditions.
+    unsafe { Errand::whole(raise, 0) }
 }
 
 /// Returns an errand that registers an area for restartable sequences, and exits with 0 or the errno.

@@ -7,7 +7,7 @@ use std::os::unix::net::{UnixDatagram, UnixStream};
 
 use nix::errno::Errno;
 use nix::poll::{PollFlags, PollTimeout};
-use nix::sys::socket::{ControlMessage, MsgFlags, UnixCredentials};
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixCredentials};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, bind, connect, getsockname,
@@ -172,6 +172,20 @@ pub fn send_in_the_name_of(socket: impl AsFd, pid: i32) -> Result {
     let to = socket.as_fd().as_raw_fd();
     nix::sys::socket::sendmsg::<()>(to, &[IoSlice::new(b"m")], &named, MsgFlags::empty(), None)?;
     Ok(())
+}
+
+/// Receives a byte; returns the pid in the credentials (SCM_CREDENTIALS) that came with it.
+pub fn receive_senders_pid(socket: impl AsFd) -> Result<Option<i32>> {
+    let mut room = nix::cmsg_space!(UnixCredentials);
+    let mut byte = [0_u8; 1];
+    let mut data = [IoSliceMut::new(&mut byte)];
+    let from = socket.as_fd().as_raw_fd();
+    let message = nix::sys::socket::recvmsg::<()>(from, &mut data, Some(&mut room), MsgFlags::empty())?;
+    let pid = message.cmsgs()?.find_map(|one| match one {
+        ControlMessageOwned::ScmCredentials(credentials) => Some(credentials.pid()),
+        _ => None,
+    });
+    Ok(pid)
 }
 
 /// Room for control messages, in bytes: enough for more than one pidfd.
