@@ -83,9 +83,9 @@ fn autoreap_filter_for_all_threads() -> Result {
 }
 
 case! {
-    /// The creator of a CLONE_NNP child in a new user namespace may write the child's setgroups, uid_map and gid_map, as for an
+    /// The unprivileged creator of a CLONE_NNP child in a new user namespace may write the child's setgroups, uid_map and gid_map, as for an
     /// ordinary child.
-    nnp_mapped_by_creator: Must, needs [Nnp, UserNamespaces, Proc],
+    nnp_mapped_by_creator: Must, needs [Nnp, Unprivileged, UserNamespaces, Proc],
     source "user_namespaces(7), user and group ID mappings, and /proc/PID/setgroups",
 }
 fn nnp_mapped_by_creator() -> Result {

@@ -16,7 +16,7 @@ use crate::check::Result;
 use crate::kit::disposition::{self, Disposition};
 use crate::kit::inherited::{membarrier, prctl};
 use crate::kit::process::set_scheduler;
-use crate::kit::{oom_score_adj, processors, timer, usage};
+use crate::kit::{alternate_stack, oom_score_adj, processors, timer, usage};
 
 /// `PR_SET_IO_FLUSHER` of `linux/prctl.h`.
 const PR_SET_IO_FLUSHER: c_int = 57;
@@ -44,6 +44,7 @@ pub fn change_everything() -> Result {
     change_by_calls();
     change_limits()?;
     change_signals()?;
+    alternate_stack::set()?;
     // Not everybody may do these.
     let _ = personality::get().and_then(|now| personality::set(now | Persona::ADDR_NO_RANDOMIZE));
     let _ = processors::stay_on_first();

@@ -68,6 +68,9 @@ const FILES: [&str; 8] = [
 const LINKS: [&str; 10] =
     ["cwd", "root", "ns/cgroup", "ns/ipc", "ns/mnt", "ns/net", "ns/time", "ns/user", "ns/uts", "ns/pid"];
 
+/// An address that a new program chooses for itself.
+const ADDRESS: &str = "address of the alternate stack";
+
 /// The attributes by name.
 pub type Inherited = BTreeMap<String, String>;
 
@@ -95,7 +98,9 @@ pub fn own(creators: &Inherited) -> Inherited {
     found.insert("dumpable".to_owned(), format!("{:?}", dumpable_behavior()));
     found.insert("subreaper".to_owned(), format!("{:?}", child_subreaper().map(|own| own.is_some())));
     found.insert("parent-death signal".to_owned(), format!("{:?}", parent_process_death_signal()));
-    found.insert("alternate stack".to_owned(), alternate_stack());
+    let (address, rest) = alternate_stack();
+    found.insert(ADDRESS.to_owned(), address);
+    found.insert("alternate stack".to_owned(), rest);
     found.extend(PRCTL.map(|(name, option)| (name.to_owned(), prctl(option, [0, 0]).to_string())));
     found.insert("membarrier registrations".to_owned(), membarrier(MEMBARRIER_REGISTRATIONS).to_string());
     let had_much = usage::has_touched_at_once();
@@ -202,6 +207,13 @@ pub(crate) fn membarrier(command: c_int) -> libc::c_long {
     unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) }
 }
 
+/// Returns the caller's attributes after an exec, without what the new program has chosen for itself.
+pub fn own_after_exec() -> Inherited {
+    let mut found = own(&Inherited::new());
+    found.remove(ADDRESS);
+    found
+}
+
 /// Returns the caller's namespaces and directories, for comparison with a child's.
 pub fn namespaces() -> Inherited {
     LINKS.map(|name| (name.to_owned(), link(name))).into_iter().collect()
@@ -239,11 +251,12 @@ fn anonymous(link: &str) -> String {
     }
 }
 
-/// Returns the alternate stack for signal handlers.
-fn alternate_stack() -> String {
+/// Returns the address of the alternate stack for signal handlers, and what else is known of it.
+fn alternate_stack() -> (String, String) {
     // SAFETY: stack_t is plain data, for which all zeroes is a valid value.
     let mut stack: libc::stack_t = unsafe { std::mem::zeroed() };
     // SAFETY: `stack` is a live structure that the kernel may fill; a null new stack changes nothing.
     let done = unsafe { libc::sigaltstack(std::ptr::null(), &mut stack) };
-    format!("{done}: {:#x}, {} bytes, {:#x}", stack.ss_sp as usize, stack.ss_size, stack.ss_flags)
+    let address = format!("{:#x}", stack.ss_sp as usize);
+    (address, format!("{done}: {} bytes, {:#x}", stack.ss_size, stack.ss_flags))
 }

@@ -110,7 +110,7 @@ pub fn alarm_after_exec(call: &Clone3, seconds: u32) -> Result<Option<u32>> {
 
 fn report_attributes(arguments: &[String]) -> Result<i32> {
     let report = Channel::<Result<Inherited>>::adopt(fd(arguments, 0)?)?;
-    report.send(&Ok(inherited::own(&Inherited::new())))?;
+    report.send(&Ok(inherited::own_after_exec()))?;
     Ok(0)
 }
 

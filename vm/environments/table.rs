@@ -465,7 +465,12 @@ fn limits() -> Vec<Row> {
             ORDINARY,
         )
         // Linux 7.3 does not charge an io_uring to that limit.
-        .perhaps(&[REOPEN, COUNTERS, "io_uring_setup fails with ENOMEM"]),
+        .perhaps(&[
+            REOPEN,
+            COUNTERS,
+            "io_uring_setup fails with ENOMEM",
+            "mlockall(MCL_FUTURE) fails with EPERM",
+        ]),
         row(
             "sigpending-0",
             "an ordinary user, RLIMIT_SIGPENDING 0",
