@@ -51,7 +51,7 @@ fn reboot_reaches_kernel() -> Result {
 case! {
     /// The tracer of a pid namespace's init learns by waitpid whether the namespace was restarted (SIGHUP) or powered off (SIGINT),
     /// whether the init is auto-reaped or not.
-    autoreap_reboot_told_to_tracer: Must, needs [Autoreap, PidNamespace, Ptrace],
+    autoreap_reboot_told_to_tracer: Must, needs [Autoreap, PidNamespace, Ptrace, GlobalChanges],
     source "reboot(2), \"Behavior inside PID namespaces\"; kernel/pid_namespace.c zap_pid_ns_processes()",
 }
 fn autoreap_reboot_told_to_tracer() -> Result {

@@ -59,3 +59,46 @@ pub fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 fn u64_at(bytes: &[u8], at: usize) -> Option<usize> {
     usize::try_from(u64::from_le_bytes(*bytes.get(at..)?.first_chunk()?)).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Makes a note of this owner and kind, with so many bytes of zeroes.
+    fn note(owner: &str, kind: u32, size: usize) -> Vec<u8> {
+        let mut note: Vec<u8> =
+            [owner.len() as u32 + 1, size as u32, kind].into_iter().flat_map(u32::to_le_bytes).collect();
+        note.extend(owner.as_bytes());
+        note.resize(12 + (owner.len() + 1).next_multiple_of(4) + size.next_multiple_of(4), 0);
+        note
+    }
+
+    /// Makes a file whose only segment has these notes.
+    fn core(notes: &[u8]) -> Vec<u8> {
+        let (ehdr, phdr) = (size_of::<Elf64_Ehdr>(), size_of::<Elf64_Phdr>());
+        let mut file = vec![0; ehdr + phdr];
+        file[..6].copy_from_slice(b"\x7fELF\x02\x01");
+        file[offset_of!(Elf64_Ehdr, e_phoff)] = ehdr as u8;
+        file[offset_of!(Elf64_Ehdr, e_phentsize)] = phdr as u8;
+        file[offset_of!(Elf64_Ehdr, e_phnum)] = 1;
+        file[ehdr + offset_of!(Elf64_Phdr, p_type)] = libc::PT_NOTE as u8;
+        file[ehdr + offset_of!(Elf64_Phdr, p_offset)] = (ehdr + phdr) as u8;
+        file[ehdr + offset_of!(Elf64_Phdr, p_filesz)] = notes.len() as u8;
+        file.extend(notes);
+        file
+    }
+
+    #[test]
+    fn notes_of_one_owner_and_kind_are_counted() {
+        let file =
+            core(&[note("CORE", 1, 5), note("CORE", 3, 8), note("LINUX", 1, 0), note("CORE", 1, 0)].concat());
+        assert_eq!(notes(&file, "CORE", 1), Some(2));
+        assert_eq!(notes(&file, "CORE", 2), Some(0));
+    }
+
+    #[test]
+    fn a_note_that_is_cut_short_is_none() {
+        let file = core(&note("CORE", 1, 8)[..20]);
+        assert_eq!(notes(&file, "CORE", 1), None);
+    }
+}

@@ -6,7 +6,7 @@
 //! | `hold READY GATE CODE` | reports on the channel READY that it runs, waits for a byte from GATE, exits with CODE |
 //! | `echo FROM TO` | echoes bytes until the end of FROM |
 //! | `alarm REPORT` | cancels its alarm(2) and reports on the channel REPORT how many seconds were left |
-//! | `attributes REPORT` | reports on the channel REPORT the attributes of [`inherited`](crate::kit::inherited) |
+//! | `attributes REPORT` | reports on the channel REPORT its attributes, see [`inherited`] |
 //! | `again COUNT PROGRAM ARGUMENT…` | execs itself COUNT times, then runs PROGRAM |
 //! | `watch-end GATE PID REPORT` | opens GATE for its child PID and reports on the channel REPORT how it saw the child end |
 //! | `clone-parent REPORT` | tries `CLONE_PARENT` and reports the results on the channel REPORT |
