@@ -28,7 +28,7 @@ case! {
 }
 fn abi_continued_by_session() -> Result {
     let other = Uid::from_raw(privilege::unused_id());
-    for call in [subject::calls(), subject::with_nnp()].concat() {
+    for call in subject::every_kind() {
         let child = Held::prepared(&call, 0, || Ok(setresuid(other, other, other)?))?;
         let sent = |signal| {
             outcome_in_child(|| {

@@ -59,7 +59,7 @@ fn nnp_unreadable_program_is_not_dumpable() -> Result {
         let credentials = credentials_after_exec(call, program.as_fd(), privilege::become_ordinary_user)?;
         Ok::<_, Failure>(credentials.dumpable)
     };
-    for call in [subject::calls(), subject::with_nnp()].concat() {
+    for call in subject::every_kind() {
         let control = format!("control: dumpable, a child of {call} whose program is readable");
         check::equal(control, dumpable(&call, &readable)?, true)?;
         let what = format!("dumpable, a child of {call} whose program is not readable");

@@ -2,31 +2,20 @@
 
 use std::sync::atomic::Ordering;
 
-use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Failure, Result};
-use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::mapping::{self, MemoryAdvice, Page};
 use clone3_conformance::kit::outcome::{Outcome, outcome_in_child_of};
 use clone3_conformance::kit::process::{child_reporting, in_child};
+use clone3_conformance::kit::subject;
 use clone3_conformance::procfs::status_field;
 use clone3_conformance::wait::Status;
 use nix::errno::Errno;
 
-/// Returns an ordinary call and one with each of the new flags.
-fn calls() -> [Clone3; 4] {
-    [
-        Clone3::fork(),
-        Clone3::fork().with(Flags::NNP),
-        Clone3::new(Flags::REAPED),
-        Clone3::new(Flags::KILLED_NNP),
-    ]
-}
-
-/// Checks that in a child of each call this attempt fails with `expected`.
+/// Checks that in a child of each kind this attempt fails with `expected`.
 #[track_caller]
 fn all_refused(what: &str, attempt: impl Fn() -> Outcome, expected: Errno) -> Result {
-    for call in calls() {
+    for call in subject::every_kind() {
         let outcome = outcome_in_child_of(&call, || Ok(attempt()))?;
         check::refused(format_args!("{what}, by a child of {call}"), outcome, expected)?;
     }
@@ -43,7 +32,7 @@ fn abi_wipes_memory_on_fork() -> Result {
     let page = Page::new()?;
     page.advise(MemoryAdvice::WipeOnFork)?;
     page.word().store(SECRET, Ordering::Release);
-    for call in calls() {
+    for call in subject::every_kind() {
         let (child, found) = child_reporting(&call, || Ok(page.word().load(Ordering::Acquire)))?;
         child.ends_with(Status::exited(0))?;
         check::equal(format_args!("a word to be wiped, in a child of {call}"), found, 0)?;
@@ -60,8 +49,8 @@ case! {
 fn abi_keeps_memory_from_children() -> Result {
     let page = Page::new()?;
     page.advise(MemoryAdvice::DontFork)?;
-    check::succeeds("control: write of that memory by the creator", page.read_by_kernel())?;
-    all_refused("write of memory with MADV_DONTFORK", || page.read_by_kernel(), Errno::EFAULT)
+    check::succeeds("control: write(2) from that memory by the creator", page.read_by_kernel())?;
+    all_refused("write(2) from memory with MADV_DONTFORK", || page.read_by_kernel(), Errno::EFAULT)
 }
 
 case! {
@@ -71,10 +60,14 @@ case! {
 }
 fn abi_guard_regions_stay() -> Result {
     let page = Page::new()?;
-    check::succeeds("control: write of a page that is not guarded yet", page.read_by_kernel())?;
+    check::succeeds("control: write(2) from a page that is not guarded yet", page.read_by_kernel())?;
     page.advise(MemoryAdvice::GuardInstall)?;
-    check::refused("control: write of a guard region by the creator", page.read_by_kernel(), Errno::EFAULT)?;
-    all_refused("write of a guard region", || page.read_by_kernel(), Errno::EFAULT)
+    check::refused(
+        "control: write(2) from a guard region by the creator",
+        page.read_by_kernel(),
+        Errno::EFAULT,
+    )?;
+    all_refused("write(2) from a guard region", || page.read_by_kernel(), Errno::EFAULT)
 }
 
 case! {
@@ -85,7 +78,7 @@ case! {
 fn abi_sealed_memory_stays_sealed() -> Result {
     let (sealed, other) = (Page::new()?, Page::new()?);
     sealed.seal()?;
-    for call in calls() {
+    for call in subject::every_kind() {
         let control = outcome_in_child_of(&call, || Ok(other.unmap()))?;
         check::succeeds(format_args!("control: munmap of other memory, by a child of {call}"), control)?;
     }
@@ -107,7 +100,7 @@ fn abi_memory_locks_not_inherited() -> Result {
             locked.as_deref() != Some("0 kB"),
             format_args!("control: VmLck of the creator is {locked:?}"),
         )?;
-        for call in calls() {
+        for call in subject::every_kind() {
             let (child, locked) = child_reporting(&call, locked_with_a_new_page)?;
             child.ends_with(Status::exited(0))?;
             let what = format!("VmLck of a child of {call} that has mapped a page");

@@ -10,7 +10,6 @@ use clone3_conformance::kit::outcome::outcome_in_child_of;
 use clone3_conformance::kit::process::{child_reporting, in_child};
 use clone3_conformance::kit::{Actor, Place, namespace, subject};
 use clone3_conformance::wait::Status;
-use nix::sched::{CloneFlags, unshare};
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
 
 case! {
@@ -21,14 +20,9 @@ case! {
 }
 fn abi_mounts_stay_peers() -> Result {
     in_child(|| {
-        namespace::made("unshare(CLONE_NEWNS)", unshare(CloneFlags::CLONE_NEWNS))?;
-        // First private, so that nothing reaches the namespace that this one was copied from.
-        for propagation in [MountPropagationFlags::PRIVATE, MountPropagationFlags::SHARED] {
-            check::permitted(
-                "mount with a change of propagation",
-                mount_change("/", propagation).map_err(errno_of),
-            )?;
-        }
+        namespace::unshare_mounts()?;
+        let shared = mount_change("/", MountPropagationFlags::SHARED).map_err(errno_of);
+        check::permitted("mount with a change of propagation", shared)?;
         let group = root_propagation()?;
         if !group.starts_with("shared:") {
             return Err(Failure::blocked(format!("needs a shared mount at /, this one is {group:?}")));
@@ -60,11 +54,9 @@ case! {
 fn abi_mounts_not_locked() -> Result {
     let place = Place::new()?;
     in_child(|| {
-        namespace::made("unshare(CLONE_NEWNS)", unshare(CloneFlags::CLONE_NEWNS))?;
-        let private = mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC);
-        check::permitted("mount with a change of propagation", private.map_err(errno_of))?;
+        namespace::unshare_mounts()?;
         mount_tmpfs(&place.path().display().to_string())?;
-        for call in [subject::calls(), subject::with_nnp()].concat() {
+        for call in subject::every_kind() {
             let call = call.with(Flags::CLONE_NEWNS);
             let unmounted = outcome_in_child_of(&call, || {
                 Ok(unmount(place.path(), UnmountFlags::empty()).map_err(errno_of))
@@ -97,9 +89,7 @@ fn autoreap_moved_by_pivot_root() -> Result {
     let place = Place::new()?;
     subject::each(|call| {
         in_child(|| {
-            namespace::made("unshare(CLONE_NEWNS)", unshare(CloneFlags::CLONE_NEWNS))?;
-            let private = mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC);
-            check::permitted("mount with a change of propagation", private.map_err(errno_of))?;
+            namespace::unshare_mounts()?;
             // The root that the system started with cannot be exchanged, but one that is mounted can.
             mount_tmpfs(&place.path().display().to_string())?;
             check::permitted("chroot", nix::unistd::chroot(place.path()))?;

@@ -61,37 +61,41 @@ case! {
     /// A seccomp filter that a thread installs for all threads of its process (SECCOMP_FILTER_FLAG_TSYNC) is in force for another one,
     /// auto-reaped or not.
     autoreap_filter_for_all_threads: Must, needs [Autoreap, ExitInfo, Proc],
-    source "seccomp(2), SECCOMP_FILTER_FLAG_TSYNC; proc_pid_status(5), Seccomp",
+    source "seccomp(2), SECCOMP_FILTER_FLAG_TSYNC; proc_pid_status(5), Seccomp_filters",
 }
 fn autoreap_filter_for_all_threads() -> Result {
     sandboxing::seccomp_filters_exist()?;
-    let mode = || procfs::status_field("thread-self", "Seccomp");
+    // A count, because the suite may be under a filter already.
+    let filters = || {
+        let count = procfs::status_field("thread-self", "Seccomp_filters");
+        count.and_then(|count| count.parse::<u32>().ok())
+    };
     subject::each(|call| {
-        let (child, found) = child_reporting(&call, || {
+        let (child, [before, after]) = child_reporting(&call, || {
             rustix::thread::set_no_new_privs(true)?;
+            let before = filters();
             threads::in_a_thread(|| {
                 let outcome = sandboxing::install_seccomp_filter_for_all_threads();
                 check::permitted("seccomp with SECCOMP_FILTER_FLAG_TSYNC", outcome)
             })?;
-            Ok(mode())
+            Ok([before, filters()])
         })?;
         child.ends_with(Status::exited(0))?;
-        let what =
-            format!("Seccomp of the leader, a child of {call}, when another thread has installed a filter");
-        check::equal(what, found.as_deref(), Some("2"))
+        let what = format!("filters of the leader, a child of {call}, when another thread has installed one");
+        check::equal(what, after, before.map(|before| before + 1))
     })
 }
 
 case! {
-    /// The unprivileged creator of a CLONE_NNP child in a new user namespace may write the child's setgroups, uid_map and gid_map, as for an
-    /// ordinary child.
+    /// The unprivileged creator of a CLONE_NNP child in a new user namespace may write the child's setgroups, uid_map and gid_map, as
+    /// for an ordinary child.
     nnp_mapped_by_creator: Must, needs [Nnp, Unprivileged, UserNamespaces, Proc],
     source "user_namespaces(7), user and group ID mappings, and /proc/PID/setgroups",
 }
 fn nnp_mapped_by_creator() -> Result {
     let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
     let (uid_map, gid_map) = (format!("0 {uid} 1"), format!("0 {gid} 1"));
-    for call in [subject::calls(), subject::with_nnp()].concat() {
+    for call in subject::every_kind() {
         let child = Held::exiting_with(&call.clone().with(Flags::CLONE_NEWUSER), 0)?;
         for (file, text) in [("setgroups", "deny"), ("uid_map", &*uid_map), ("gid_map", &*gid_map)] {
             let path = format!("/proc/{}/{file}", child.pid());

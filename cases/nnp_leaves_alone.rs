@@ -251,7 +251,12 @@ case! {
 }
 fn nnp_limits_set_by_creator() -> Result {
     let lower = Rlimit { current: Some(7), maximum: Some(77) };
-    for call in [vec![Clone3::fork()], subject::with_nnp()].concat() {
+    let ordinary = Held::exiting_with(&Clone3::fork(), 0)?;
+    let pid = rustix::process::Pid::from_raw(ordinary.pid());
+    let set = prlimit(pid, Resource::Nofile, lower).map_err(errno_of);
+    check::permitted("prlimit of an ordinary child", set)?;
+    ordinary.into_child().clear_away()?;
+    for call in subject::with_nnp() {
         let child = Held::exiting_with(&call, 0)?;
         let pid = rustix::process::Pid::from_raw(child.pid());
         let what = format!("prlimit of a child of {call}");

@@ -184,7 +184,7 @@ case! {
     /// A message with explicit credentials (SCM_CREDENTIALS, sent by root) comes with a pidfd of the process that they name, even if
     /// that is gone and never had a pidfd.
     pidfd_message_of_dead_with_credentials: Must, needs [ExitInfo, Root],
-    source "unix(7), SCM_CREDENTIALS, SCM_PIDFD; net/unix/af_unix.c unix_scm_to_skb(); commit \"af_unix: stash pidfs dentry when needed\"",
+    source "unix(7), SCM_CREDENTIALS, SCM_PIDFD; net/core/scm.c __scm_send() (pidfs_register_pid())",
     since "6.17",
 }
 fn pidfd_message_of_dead_with_credentials() -> Result {

@@ -1,12 +1,9 @@
 //! PIDFD_GET_INFO: the sizes of its structure, and invalid arguments.
 
-use std::sync::atomic::Ordering;
-
 use clone3_conformance::abi::{Flags, InfoMask, PIDFD_INFO_SIZES, PIDFS_IOCTL_MAGIC, PidfdInfo};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::Clone3;
-use clone3_conformance::kit::mapping::Page;
 use clone3_conformance::kit::process::own_pid;
 use clone3_conformance::kit::{Held, subject};
 use clone3_conformance::pidfd::{Pidfd, almost_info};
@@ -97,13 +94,10 @@ fn pidfd_info_bad_arguments() -> Result {
     let own = Pidfd::open(own_pid())?;
     let child = Clone3::fork().with(Flags::PIDFD).spawn(|| 0)?;
     subject::wait_until_gone(&child)?;
-    let read_only = Page::new()?;
-    check::succeeds("control: PIDFD_GET_INFO in a writable page", own.info_in(read_only))?;
-    read_only.word().store(InfoMask::EXIT.bits() as u32, Ordering::Release);
-    read_only.make_read_only()?;
+    check::succeeds("control: PIDFD_GET_INFO", own.info(InfoMask::EXIT))?;
     for (pidfd, whose) in [(&own, "of this process"), (child.pidfd()?, "of a process that is gone")] {
-        let what = format!("PIDFD_GET_INFO in a read-only page, pidfd {whose}");
-        check::refused(what, pidfd.info_in(read_only), Errno::EFAULT)?;
+        let what = format!("PIDFD_GET_INFO in read-only memory, pidfd {whose}");
+        check::refused(what, pidfd.info_read_only(), Errno::EFAULT)?;
         let at = |address| format!("PIDFD_GET_INFO({address}), pidfd {whose}");
         check::refused(at("NULL"), pidfd.info_at(0), Errno::EINVAL)?;
         check::refused(at("8"), pidfd.info_at(8), Errno::EFAULT)?;

@@ -15,14 +15,13 @@ use clone3_conformance::kit::semaphore::Semaphore;
 use clone3_conformance::kit::subject::ends_by_its_kind;
 use clone3_conformance::kit::userfault::Trap;
 use clone3_conformance::kit::{
-    Cgroup, Channel, Gate, Held, Orphan, Place, compat, fdpass, listns, privilege, sandboxing, seccomp,
-    shared, subject,
+    Cgroup, Channel, Gate, Held, Orphan, Place, compat, fdpass, listns, namespace, privilege, sandboxing,
+    seccomp, shared, subject,
 };
 use clone3_conformance::wait::Status;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sched::{CloneFlags, unshare};
-use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 case! {
     /// A robust futex that an auto-reaped child holds when it ends, killed or not, is marked with FUTEX_OWNER_DIED, as for an
@@ -218,10 +217,7 @@ fn autoreap_gives_up_working_directory() -> Result {
     };
     subject::each(|call| {
         in_child(|| {
-            unshare(CloneFlags::CLONE_NEWNS)?;
-            // Nothing mounted from here on may propagate outside.
-            mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
-                .map_err(forbidden)?;
+            namespace::unshare_mounts()?;
             mount("tmpfs", place.path(), "tmpfs", MountFlags::empty(), None).map_err(forbidden)?;
             let child = Held::prepared(&call, 5, || Ok(std::env::set_current_dir(place.path())?))?;
             let unmounted = || unmount(place.path(), UnmountFlags::empty()).map_err(check::errno_of);

@@ -16,7 +16,6 @@ use rustix::process::PidfdGetfdFlags;
 
 use crate::abi::{self, InfoMask, Namespace, PidfdInfo};
 use crate::check::{self, Failure, Result};
-use crate::kit::mapping::Page;
 use crate::need::Setting;
 use crate::wait::{self, Status, Who, signal_name};
 use crate::{note, procfs, sandbox};
@@ -240,10 +239,15 @@ impl Pidfd {
         unsafe { self.raw_info(size, buffer.as_mut_ptr() as usize) }
     }
 
-    /// Calls `PIDFD_GET_INFO` with a structure at the beginning of this page, whose first word is the request.
-    pub fn info_in(&self, page: Page) -> std::result::Result<(), Errno> {
-        // SAFETY: the page is larger than the structure, and its owner expects the kernel to write there.
-        unsafe { self.raw_info(size_of::<PidfdInfo>(), page.address()) }
+    /// Calls `PIDFD_GET_INFO` for the exit information, with a constant as the structure: the kernel must report that it cannot write.
+    pub fn info_read_only(&self) -> std::result::Result<(), Errno> {
+        static REQUEST: [u64; size_of::<PidfdInfo>() / 8] = {
+            let mut words = [0; size_of::<PidfdInfo>() / 8];
+            words[0] = InfoMask::EXIT.bits();
+            words
+        };
+        // SAFETY: the constant has the size that the request states, and is in memory that nobody can write.
+        unsafe { self.raw_info(size_of::<PidfdInfo>(), (&raw const REQUEST) as usize) }
     }
 
     /// Calls `PIDFD_GET_INFO` with an address in the first page, which is never mapped: the kernel must

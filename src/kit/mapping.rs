@@ -59,18 +59,6 @@ impl Page {
         check::permitted("mseal", Errno::result(done)).map(drop)
     }
 
-    /// Lets nobody write to the page any more.
-    pub fn make_read_only(self) -> Result {
-        // SAFETY: the page is mapped, and whoever writes to it expects the effect.
-        let done = unsafe { libc::mprotect(self.address as *mut c_void, page_size(), libc::PROT_READ) };
-        Ok(Errno::result(done).map(drop)?)
-    }
-
-    /// Returns its address.
-    pub(crate) fn address(self) -> usize {
-        self.address
-    }
-
     /// Returns the word at its beginning.
     pub fn word(self) -> &'static AtomicU32 {
         // SAFETY: the mapping is page-aligned, large enough, zeroed, and unmapped only by `unmap`, whose caller does not use the word

@@ -45,6 +45,18 @@ pub fn init_reporting<T: Serialize + DeserializeOwned>(
     })
 }
 
+/// Moves the caller into a new mount namespace from which nothing propagates to the one that it was copied from.
+///
+/// # Errors
+/// `blocked` if the environment forbids it.
+#[track_caller]
+pub fn unshare_mounts() -> Result {
+    use rustix::mount::{MountPropagationFlags, mount_change};
+    made("unshare(CLONE_NEWNS)", unshare(CloneFlags::CLONE_NEWNS))?;
+    let private = mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC);
+    check::permitted("mount with a change of propagation", private.map_err(errno_of))
+}
+
 /// Mounts the `/proc` of the caller's pid namespace over the existing one. The caller must be in its own mount namespace.
 ///
 /// # Errors

@@ -160,6 +160,11 @@ pub fn with_nnp() -> Vec<Clone3> {
     calls
 }
 
+/// Returns the [`unrestricted`] calls and those [with CLONE_NNP](with_nnp): every kind of child once.
+pub fn every_kind() -> Vec<Clone3> {
+    [unrestricted(), with_nnp()].concat()
+}
+
 /// Runs `body` for each of the calls [with CLONE_NNP](with_nnp). A failure names the call.
 pub fn each_with_nnp(mut body: impl FnMut(Clone3) -> Result) -> Result {
     each_of(with_nnp(), &mut body)

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use nix::errno::Errno;
 
-use crate::check::{Failure, Result};
+use crate::check::{Failure, Named, Result};
 use crate::note;
 
 /// Of `linux/prctl.h`.
@@ -35,7 +35,10 @@ impl Selector {
 pub fn switched_on<T>(body: impl FnOnce(&Selector) -> Result<T>) -> Result<T> {
     let selector = Box::leak(Box::new(Selector(AtomicU8::new(ALLOW))));
     set(ON, selector).map_err(|errno| {
-        Failure::blocked(format!("needs syscall user dispatch (CONFIG_GENERIC_ENTRY): {errno:?}"))
+        Failure::blocked(format!(
+            "needs syscall user dispatch (CONFIG_SYSCALL_USER_DISPATCH): {}",
+            Named(errno)
+        ))
     })?;
     let result = body(selector);
     set(OFF, selector)?;
