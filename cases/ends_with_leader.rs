@@ -12,7 +12,7 @@ use clone3_conformance::kit::terminal::Terminal;
 use clone3_conformance::kit::tracer::Tracer;
 use clone3_conformance::kit::{Channel, Gate, fdpass, sigchld, subject, threads};
 use clone3_conformance::pidfd::{self, Pidfd};
-use clone3_conformance::procfs::Stat;
+use clone3_conformance::procfs::Task;
 use clone3_conformance::wait::{self, Event, Status};
 use nix::errno::Errno;
 use nix::poll::PollFlags;
@@ -149,7 +149,7 @@ fn autoreap_group_orphaned_by_last_thread() -> Result {
             setsid()?;
             let gate = Gate::new()?;
             let (child, member) = leaderless(&gate, &call, stopped_member_of_own_group, || ())?;
-            let state = Stat::of(member).map(|stat| stat.state);
+            let state = Task::of(member).map(|task| task.state);
             let what =
                 format!("state of a stopped process, when only the leader of a child of {call} has ended");
             check::equal(what, state, Some('T'))?;

@@ -5,7 +5,7 @@ use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::Child;
 use clone3_conformance::kit::subject::ends_by_its_kind;
 use clone3_conformance::kit::{Cgroup, Echo, subject};
-use clone3_conformance::procfs::Stat;
+use clone3_conformance::procfs::Task;
 use clone3_conformance::sandbox;
 use clone3_conformance::wait::Status;
 use nix::poll::{PollFlags, PollTimeout};
@@ -16,7 +16,7 @@ fn is_frozen(child: &Child) -> Result {
     loop {
         let seen = child.pidfd()?.poll_now(PollFlags::POLLIN)?;
         check::equal("poll on its pidfd, while the cgroup is frozen", seen, PollFlags::empty())?;
-        if Stat::of(child.pid()).is_some_and(|stat| stat.state == 'S') {
+        if Task::of(child.pid()).is_some_and(|task| task.state == 'S') {
             return Ok(());
         }
         if sandbox::time_left() == PollTimeout::ZERO {

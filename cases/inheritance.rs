@@ -12,7 +12,7 @@ use clone3_conformance::kit::process::{
 use clone3_conformance::kit::programs::{CloneParentReport, try_clone_parent};
 use clone3_conformance::kit::subject::{self, reaped};
 use clone3_conformance::kit::{Channel, Held, Orphan, disposition, legacy, privilege, sigchld, threads};
-use clone3_conformance::procfs::Stat;
+use clone3_conformance::procfs::Task;
 use clone3_conformance::wait::{self, Event, Status};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
@@ -176,7 +176,7 @@ fn autoreap_no_inherit_fork() -> Result {
                 let pid = check::succeeds(way, make())?;
                 let zombie = wait::find_zombie(pid)?;
                 check::equal(format_args!("what {way} made"), zombie, Event::exited(pid, 77))?;
-                let state = Stat::of(pid).map(|stat| stat.state);
+                let state = Task::of(pid).map(|task| task.state);
                 check::equal(format_args!("state of what {way} made"), state, Some('Z'))?;
                 if announced {
                     sigchld::pending_for(pid, libc::CLD_EXITED)?;

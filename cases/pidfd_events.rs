@@ -12,7 +12,7 @@ use clone3_conformance::kit::subject::{self, reaped};
 use clone3_conformance::kit::{Echo, Held, threads};
 use clone3_conformance::need::rounds;
 use clone3_conformance::pidfd::Pidfd;
-use clone3_conformance::procfs::{self, Stat};
+use clone3_conformance::procfs::{self, Task};
 use clone3_conformance::wait::{self, Event, Status};
 use nix::errno::Errno;
 use nix::poll::PollFlags;
@@ -73,7 +73,7 @@ fn autoreap_pid_really_gone() -> Result {
             pidfd.pid_in_fdinfo(),
             Some(pid.as_raw()),
         )?;
-        check::holds(Stat::of(pid.as_raw()).is_some(), "control: a live child is not in /proc")?;
+        check::holds(Task::of(pid.as_raw()).is_some(), "control: a live child is not in /proc")?;
 
         child.let_go()?;
         pidfd.wait_reaped()?;
@@ -82,7 +82,7 @@ fn autoreap_pid_really_gone() -> Result {
         }
         check::equal("the pid in fdinfo after POLLHUP", pidfd.pid_in_fdinfo(), Some(-1))?;
         let now = procfs::describe(pid.as_raw());
-        check::holds(Stat::of(pid.as_raw()).is_none(), format_args!("after POLLHUP, /proc still says: {now}"))
+        check::holds(Task::of(pid.as_raw()).is_none(), format_args!("after POLLHUP, /proc still says: {now}"))
     })
 }
 
@@ -280,7 +280,7 @@ fn autoreap_transient_proc_z() -> Result {
     subject::each_reaped(|call| {
         for _ in rounds(10) {
             let child = Held::exiting_with(&call, 0)?;
-            let alive = Stat::of(child.pid()).map_or('?', |stat| stat.state);
+            let alive = Task::of(child.pid()).map_or('?', |task| task.state);
             check::holds("RSD".contains(alive), format_args!("control: a live child is in state {alive}"))?;
             child.let_go()?;
             let seen = states_until_reaped(&child)?;
@@ -289,7 +289,7 @@ fn autoreap_transient_proc_z() -> Result {
             check::holds(one_way && known, format_args!("expected R, S or D, then Z, then X; got {seen}"))?;
             let now = procfs::describe(child.pid());
             check::holds(
-                Stat::of(child.pid()).is_none(),
+                Task::of(child.pid()).is_none(),
                 format_args!("after POLLHUP, /proc still says: {now}"),
             )?;
         }

@@ -7,7 +7,7 @@ use clone3_conformance::clone3::{Child, Clone3};
 use clone3_conformance::kit::{Cgroup, ExitRace, Held, processors, subject};
 use clone3_conformance::need::rounds;
 use clone3_conformance::pidfd::{IDENTITY, Pidfd, given, info};
-use clone3_conformance::procfs::Stat;
+use clone3_conformance::procfs::Task;
 use clone3_conformance::sandbox;
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
@@ -362,7 +362,7 @@ case! {
 }
 fn pidfd_info_of_kernel_thread() -> Result {
     const KTHREADD: i32 = 2;
-    let name = Stat::of(KTHREADD).map(|stat| stat.comm);
+    let name = Task::of(KTHREADD).map(|task| task.comm);
     if name.as_deref() != Some("kthreadd") {
         return Err(Failure::blocked(format!(
             "process 2 is {name:?}, and not kthreadd: another pid namespace?"

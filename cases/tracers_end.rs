@@ -10,7 +10,7 @@ use clone3_conformance::kit::replacing::Replacing;
 use clone3_conformance::kit::subject::ends_by_its_kind;
 use clone3_conformance::kit::tracer::Tracer;
 use clone3_conformance::kit::{Actor, AutokillChild, Held, sigchld, subject, tracer};
-use clone3_conformance::procfs::Stat;
+use clone3_conformance::procfs::Task;
 use clone3_conformance::sandbox;
 use clone3_conformance::wait::{self, Event, Status};
 use nix::poll::PollTimeout;
@@ -56,11 +56,11 @@ fn seize_stopped(pid: i32) -> Result {
 fn is_stopped(pid: i32) -> Result {
     loop {
         let late = sandbox::time_left() == PollTimeout::ZERO;
-        match Stat::of(pid) {
-            Some(stat) if stat.state == 'T' => return Ok(()),
+        match Task::of(pid) {
+            Some(task) if task.state == 'T' => return Ok(()),
             // A process that runs on sleeps at its gate.
-            Some(stat) if late || matches!(stat.state, 'S' | 'Z' | 'X') => {
-                return Err(Failure::fail(format!("expected to be stopped (T), but {stat}")));
+            Some(task) if late || matches!(task.state, 'S' | 'Z' | 'X') => {
+                return Err(Failure::fail(format!("expected to be stopped (T), but {task}")));
             }
             // Between the two stops the process runs, or, depending on the kernel's locks, waits for one.
             Some(_) => std::thread::yield_now(),

@@ -9,17 +9,65 @@ use nix::sys::signal::Signal;
 
 use crate::check::{Failure, Result};
 
-/// The fields of `/proc/PID/stat` that the suite uses.
+/// What `/proc/PID/status` says about a process or thread.
+///
+/// Unlike `stat`, which waits for a lock since Linux 7.3 (see proc_pid_stat() in fs/proc/array.c: `exec_update_lock`), this can be read
+/// while the process is stuck in execve(2).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stat {
-    /// The process ID.
+pub struct Task {
+    /// The thread ID, which is that of the process for its leader.
     pub pid: i32,
-    /// Its command name.
+    /// Its command name, in which the kernel has escaped line feeds and backslashes.
     pub comm: String,
     /// `R`, `S`, `Z`, …
     pub state: char,
+    /// `state` with the kernel's word for it: `S (sleeping)`.
+    state_in_words: String,
     /// The parent's process ID.
     pub ppid: i32,
+}
+
+impl Task {
+    /// Reads `/proc/PID/status` (or `/proc/PID/task/TID/status`).
+    pub fn read(path: &str) -> Option<Task> {
+        if !is_mounted() {
+            return None;
+        }
+        Task::parse(&fs::read_to_string(path).ok()?)
+    }
+
+    /// Reads the status file of a process.
+    pub fn of(pid: i32) -> Option<Task> {
+        Task::read(&format!("/proc/{pid}/status"))
+    }
+
+    fn parse(text: &str) -> Option<Task> {
+        let state = line(text, "State")?;
+        Some(Task {
+            pid: line(text, "Pid")?.parse().ok()?,
+            comm: line(text, "Name")?.to_owned(),
+            state: state.chars().next()?,
+            state_in_words: state.to_owned(),
+            ppid: line(text, "PPid")?.parse().ok()?,
+        })
+    }
+
+    /// Describes what a process or thread is doing: `7 (name) is S (sleeping)`.
+    pub fn doing(&self) -> String {
+        let Task { pid, comm, state_in_words, .. } = self;
+        format!("{pid} ({comm}) is {state_in_words}")
+    }
+}
+
+impl std::fmt::Display for Task {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "process {}, child of {}", self.doing(), self.ppid)
+    }
+}
+
+/// The fields that only `/proc/PID/stat` has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stat {
     /// Field 22: the time of its start after boot, in clock ticks.
     pub start: u64,
     /// Field 38: the signal sent to the parent at exit.
@@ -43,53 +91,17 @@ impl Stat {
     /// Parses a stat line. The command name is in parentheses and may contain anything, including parentheses
     /// and blanks.
     fn parse(text: &str) -> Option<Stat> {
-        let (pid, rest) = text.split_once(" (")?;
-        let (comm, rest) = rest.rsplit_once(") ")?;
-        let fields: Vec<&str> = rest.split_whitespace().collect();
-        Some(Stat {
-            pid: pid.parse().ok()?,
-            comm: comm.to_owned(),
-            state: fields.first()?.chars().next()?,
-            ppid: fields.get(1)?.parse().ok()?,
-            start: fields.get(19)?.parse().ok()?,
-            exit_signal: fields.get(35)?.parse().ok()?,
-        })
-    }
-}
-
-/// Returns the meaning of a state letter according to proc(5).
-fn state_name(state: char) -> &'static str {
-    match state {
-        'R' => "running",
-        'S' => "sleeping",
-        'D' => "uninterruptible",
-        'Z' => "zombie",
-        'T' => "stopped",
-        't' => "stopped by a tracer",
-        'X' => "dead",
-        'I' => "idle",
-        _ => "unknown state",
-    }
-}
-
-impl Stat {
-    /// Describes what a process or thread is doing: `7 (name) is S (sleeping)`.
-    pub fn doing(&self) -> String {
-        let Stat { pid, comm, state, .. } = self;
-        format!("{pid} ({comm}) is {state} ({})", state_name(*state))
-    }
-}
-
-impl std::fmt::Display for Stat {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "process {}, child of {}", self.doing(), self.ppid)
+        let (_, from_third) = text.rsplit_once(") ")?;
+        let fields: Vec<&str> = from_third.split_whitespace().collect();
+        let field = |number: usize| fields.get(number - 3);
+        Some(Stat { start: field(22)?.parse().ok()?, exit_signal: field(38)?.parse().ok()? })
     }
 }
 
 /// Describes a process for messages.
 pub fn describe(pid: i32) -> String {
-    match Stat::of(pid) {
-        Some(stat) => stat.to_string(),
+    match Task::of(pid) {
+        Some(task) => task.to_string(),
         None if is_mounted() => format!("process {pid} does not exist"),
         None => format!("process {pid} (no /proc to look at it)"),
     }
@@ -104,7 +116,12 @@ pub fn is_mounted() -> bool {
 /// Returns the value of a `Name:` line of `/proc/PID/status`.
 pub fn status_field(pid: &str, name: &str) -> Option<String> {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    text.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim().to_owned()))
+    line(&text, name).map(str::to_owned)
+}
+
+/// Returns the value of a line of a status file.
+fn line<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    text.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim()))
 }
 
 /// Where a signal is pending.
@@ -149,7 +166,7 @@ pub fn threads_of(pid: i32) -> Vec<i32> {
 }
 
 /// Returns all children of a process, including zombies.
-pub fn children_of(parent: i32) -> Vec<Stat> {
+pub fn children_of(parent: i32) -> Vec<Task> {
     if !is_mounted() {
         return Vec::new();
     }
@@ -157,8 +174,8 @@ pub fn children_of(parent: i32) -> Vec<Stat> {
         return Vec::new();
     };
     let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    let stats = pids.filter_map(|pid| Stat::parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?));
-    stats.filter(|stat| stat.ppid == parent).collect()
+    let tasks = pids.filter_map(|pid| Task::parse(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?));
+    tasks.filter(|task| task.ppid == parent).collect()
 }
 
 #[cfg(test)]
@@ -167,16 +184,24 @@ mod tests {
 
     #[test]
     fn a_hostile_command_name_is_read() {
-        let fields = (0..48).map(|n| n.to_string()).collect::<Vec<_>>().join(" ");
-        let stat = Stat::parse(&format!("7 (a) Z (b) S {fields}")).unwrap();
-        assert_eq!((stat.pid, stat.comm.as_str(), stat.state, stat.ppid), (7, "a) Z (b", 'S', 0));
-        assert_eq!(stat.exit_signal, 34);
+        let fields = (3..51).map(|n| n.to_string()).collect::<Vec<_>>().join(" ");
+        let stat = Stat::parse(&format!("7 (a) Z (b) {fields}")).unwrap();
+        assert_eq!(stat, Stat { start: 22, exit_signal: 38 });
+    }
+
+    #[test]
+    fn a_status_file_is_read() {
+        let text = "Name:\tPPid: 1\nUmask:\t0022\nState:\tt (tracing stop)\nTgid:\t8\nPid:\t9\nPPid:\t7\n";
+        let task = Task::parse(text).unwrap();
+        assert_eq!(task.to_string(), "process 9 (PPid: 1) is t (tracing stop), child of 7");
+        assert_eq!(task.state, 't');
     }
 
     #[test]
     fn the_running_process_is_found() {
         let me = std::process::id() as i32;
-        assert_eq!(Stat::of(me).unwrap().pid, me);
+        assert_eq!(Task::of(me).unwrap().pid, me);
+        assert!(Stat::of(me).unwrap().start > 0);
         assert_eq!(status_field("self", "Pid").unwrap(), me.to_string());
     }
 }

@@ -10,7 +10,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use crate::check::{Context as _, Failure, Kind, Result};
 use crate::kit::threads::own_tid;
 use crate::kit::wait_call::{Found, WaitCall};
-use crate::procfs::Stat;
+use crate::procfs::Task;
 use crate::{note, sandbox};
 
 /// A thread in a wait call. Make the children first: a case with a second thread should not fork.
@@ -82,8 +82,8 @@ impl Blocked {
             return self.thread.join().map_err(|_| Failure::broken("a waiting thread panicked"));
         }
         let waited = sandbox::patience();
-        let now = stat_of(self.tid)
-            .map_or_else(String::new, |stat| format!("; its thread, shown as a process: {stat}"));
+        let now = task_of(self.tid)
+            .map_or_else(String::new, |task| format!("; its thread, shown as a process: {task}"));
         Err(Failure::fail(format!("{} is still blocked after {waited:.1?}{now}", self.call)))
     }
 }
@@ -101,12 +101,12 @@ pub fn wait_until_blocked(tid: i32, call: WaitCall) -> Result {
 /// Returns true if the thread's call `has_returned`, and false once the thread sleeps in it.
 ///
 /// `/proc/self/task/TID/syscall` shows the system call of a thread that sleeps, or that has been woken but not scheduled yet;
-/// `stat` shows the latter as running. A thread that was woken for nothing checks its condition and goes back to sleep, so this
+/// `status` shows the latter as running. A thread that was woken for nothing checks its condition and goes back to sleep, so this
 /// polls until it has.
 #[track_caller]
 fn is_call_over(tid: i32, call: WaitCall, has_returned: impl Fn() -> Result<bool>) -> Result<bool> {
     let (path, number) = (format!("/proc/self/task/{tid}/syscall"), call.syscall().to_string());
-    let sleeps = || stat_of(tid).is_some_and(|stat| stat.state == 'S');
+    let sleeps = || task_of(tid).is_some_and(|task| task.state == 'S');
     loop {
         if has_returned()? {
             return Ok(true);
@@ -125,6 +125,6 @@ fn is_call_over(tid: i32, call: WaitCall, has_returned: impl Fn() -> Result<bool
 }
 
 /// Returns what `/proc` says about a thread of the calling process.
-fn stat_of(tid: i32) -> Option<Stat> {
-    Stat::read(&format!("/proc/self/task/{tid}/stat"))
+fn task_of(tid: i32) -> Option<Task> {
+    Task::read(&format!("/proc/self/task/{tid}/status"))
 }

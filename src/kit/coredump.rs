@@ -20,7 +20,7 @@ use crate::kit::programs::{fd, or_wrong};
 use crate::kit::subject;
 use crate::kit::sysctl::{Changed, Sysctl};
 use crate::pidfd::Pidfd;
-use crate::procfs::Stat;
+use crate::procfs::Task;
 use crate::{note, sandbox, wait};
 
 /// A core dump server: while it exists, it receives every core dump of the system.
@@ -254,7 +254,7 @@ impl Lingerer {
 #[track_caller]
 fn sleeps(process: &Pidfd, pid: i32, reason: &str) -> Result {
     // An exiting process is still visible for a while too, but it does not sleep.
-    while Stat::of(pid).is_none_or(|stat| stat.state != 'S') {
+    while Task::of(pid).is_none_or(|task| task.state != 'S') {
         if process.poll_now(PollFlags::POLLIN)?.contains(PollFlags::POLLIN) {
             return Err(Failure::fail(format!("process {pid} has exited while {reason}")));
         }

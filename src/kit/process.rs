@@ -9,7 +9,7 @@ use crate::abi::Flags;
 use crate::check::{self, Context as _, Failure, Result};
 use crate::clone3::{Child, Clone3};
 use crate::kit::Channel;
-use crate::procfs::Stat;
+use crate::procfs::Task;
 use crate::wait::{self, Status};
 use crate::{note, sandbox};
 
@@ -149,8 +149,8 @@ pub fn spawn_once_free(call: &Clone3, mut body: impl FnMut() -> i32) -> Result<C
 pub fn states_until_reaped(child: &Child) -> Result<String> {
     let mut seen = String::new();
     while !child.pidfd()?.poll_now(PollFlags::POLLIN)?.contains(PollFlags::POLLHUP) {
-        if let Some(stat) = Stat::of(child.pid()).filter(|stat| !seen.ends_with(stat.state)) {
-            seen.push(stat.state);
+        if let Some(task) = Task::of(child.pid()).filter(|task| !seen.ends_with(task.state)) {
+            seen.push(task.state);
         }
         if sandbox::time_left() == PollTimeout::ZERO {
             let (pid, waited) = (child.pid(), sandbox::patience());

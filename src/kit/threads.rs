@@ -17,7 +17,7 @@ use crate::clone3::{Child, Clone3, Stack, exit_now, exit_thread, park};
 use crate::kit::process::own_pid;
 use crate::kit::{Gate, Held, shared};
 use crate::pidfd::Pidfd;
-use crate::procfs::Stat;
+use crate::procfs::Task;
 use crate::sandbox;
 use crate::wait::{self, Who};
 
@@ -212,40 +212,40 @@ pub fn have_cleared_at_exit(word: &'static AtomicU32) {
 /// The kernel reports this nowhere else, so this polls without pause until the time limit of the case.
 #[track_caller]
 pub fn wait_for_dead_leader(pid: i32) -> Result {
-    wait_for_state(&format!("/proc/{pid}/stat"), 'Z')
+    wait_for_state(&format!("/proc/{pid}/status"), 'Z')
 }
 
 /// Waits until a thread of the calling process sleeps in the kernel.
 #[track_caller]
 pub fn wait_until_asleep(tid: i32) -> Result {
-    wait_for_state(&format!("/proc/self/task/{tid}/stat"), 'S')
+    wait_for_state(&format!("/proc/self/task/{tid}/status"), 'S')
 }
 
 /// Waits until a process sleeps in the kernel.
 #[track_caller]
 pub fn wait_until_process_sleeps(pid: i32) -> Result {
-    wait_for_state(&format!("/proc/{pid}/stat"), 'S')
+    wait_for_state(&format!("/proc/{pid}/status"), 'S')
 }
 
 /// Waits until a process is blocked in the kernel where only a fatal signal interrupts it, as in vfork(2).
 #[track_caller]
 pub fn wait_until_process_is_blocked(pid: i32) -> Result {
-    wait_for_state(&format!("/proc/{pid}/stat"), 'D')
+    wait_for_state(&format!("/proc/{pid}/status"), 'D')
 }
 
 /// Waits until the leader thread of a process is in a group stop.
 #[track_caller]
 pub fn wait_until_leader_stops(pid: i32) -> Result {
-    wait_for_state(&format!("/proc/{pid}/stat"), 'T')
+    wait_for_state(&format!("/proc/{pid}/status"), 'T')
 }
 
 #[track_caller]
 fn wait_for_state(path: &str, wanted: char) -> Result {
     loop {
-        match Stat::read(path) {
-            Some(stat) if stat.state == wanted => return Ok(()),
-            Some(stat) if sandbox::time_left() == PollTimeout::ZERO => {
-                return Err(Failure::fail(format!("expected state {wanted}, but {stat}")));
+        match Task::read(path) {
+            Some(task) if task.state == wanted => return Ok(()),
+            Some(task) if sandbox::time_left() == PollTimeout::ZERO => {
+                return Err(Failure::fail(format!("expected state {wanted}, but {task}")));
             }
             Some(_) => std::thread::yield_now(),
             None => {

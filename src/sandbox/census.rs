@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::clone3::exit_now;
 use crate::kit::process;
 use crate::pidfd::Pidfd;
-use crate::procfs::{self, Stat};
+use crate::procfs::{self, Task};
 use crate::wait::{self, Who, waitid};
 
 /// How long leftovers may take to die of SIGKILL. This is long enough for an emulated machine under load.
@@ -71,7 +71,7 @@ pub(super) fn take() -> Vec<Leftover> {
     children()
         .into_iter()
         .take(TAKEN)
-        .map(|pid| Stat::of(pid).map_or_else(|| nameless(pid), |stat| describe(&stat)))
+        .map(|pid| Task::of(pid).map_or_else(|| nameless(pid), |task| describe(&task)))
         .collect()
 }
 
@@ -79,7 +79,7 @@ pub(super) fn take() -> Vec<Leftover> {
 fn children() -> Vec<i32> {
     if procfs::is_mounted() {
         let me = own_pid();
-        return procfs::children_of(me).iter().map(|stat| stat.pid).collect();
+        return procfs::children_of(me).iter().map(|task| task.pid).collect();
     }
     numbers_to_try().filter(|pid| is_child(*pid)).collect()
 }
@@ -118,15 +118,15 @@ fn nameless(pid: i32) -> Leftover {
     Leftover { pid, description: format!("process {pid} (no /proc to look at it)"), by_process: true }
 }
 
-fn describe(stat: &Stat) -> Leftover {
-    let command = command_line(&stat.pid.to_string());
+fn describe(task: &Task) -> Leftover {
+    let command = command_line(&task.pid.to_string());
     // A fork of the case has the case's own command line, which is no useful information.
     let description = match command.trim() {
-        "" => stat.to_string(),
-        command if command == command_line("self").trim() => stat.to_string(),
-        command => format!("{stat}, command line: {}", command.chars().take(80).collect::<String>()),
+        "" => task.to_string(),
+        command if command == command_line("self").trim() => task.to_string(),
+        command => format!("{task}, command line: {}", command.chars().take(80).collect::<String>()),
     };
-    Leftover { pid: stat.pid, description, by_process: true }
+    Leftover { pid: task.pid, description, by_process: true }
 }
 
 fn command_line(pid: &str) -> String {
