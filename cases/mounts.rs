@@ -10,6 +10,7 @@ use clone3_conformance::kit::outcome::outcome_in_child_of;
 use clone3_conformance::kit::process::{child_reporting, in_child};
 use clone3_conformance::kit::{Actor, Place, namespace, subject};
 use clone3_conformance::wait::Status;
+use rustix::fs::{StatVfsMountFlags, statvfs};
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
 
 case! {
@@ -62,6 +63,37 @@ fn abi_mounts_not_locked() -> Result {
                 Ok(unmount(place.path(), UnmountFlags::empty()).map_err(errno_of))
             })?;
             check::succeeds(format_args!("umount by a child of {call}"), unmounted)?;
+        }
+        Ok(())
+    })
+}
+
+case! {
+    /// What a child mounts is mounted with the flags that it asks for, whichever of the new flags the child is made with: CLONE_NNP does
+    /// not make it nosuid, which would change it for every process in the mount namespace.
+    abi_mounts_as_asked: Must, needs [Autoreap, Nnp, Autokill, SysAdmin],
+    source "mount(2), MS_NOSUID; statvfs(3), ST_NOSUID; PR_SET_NO_NEW_PRIVS(2const), which restricts execve(2)",
+}
+fn abi_mounts_as_asked() -> Result {
+    let place = Place::new()?;
+    let at = place.path();
+    in_child(|| {
+        namespace::unshare_mounts()?;
+        mount_tmpfs(&at.display().to_string())?;
+        for call in subject::every_kind() {
+            let call = call.with(Flags::CLONE_NEWNS);
+            for (asked, expected) in
+                [(MountFlags::empty(), false), (MountFlags::NOSUID, true), (MountFlags::NODEV, false)]
+            {
+                let (child, nosuid) = child_reporting(&call, || {
+                    let mounted = mount("tmpfs", at, "tmpfs", asked, None).map_err(errno_of);
+                    check::succeeds(format_args!("mount with {asked:?} by a child of {call}"), mounted)?;
+                    Ok(statvfs(at)?.f_flag.contains(StatVfsMountFlags::NOSUID))
+                })?;
+                child.ends_with(Status::exited(0))?;
+                let what = format!("nosuid of what a child of {call} has mounted with {asked:?}");
+                check::equal(what, nosuid, expected)?;
+            }
         }
         Ok(())
     })

@@ -6,7 +6,7 @@ use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use clone3_conformance::abi::{Flags, InfoMask};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
-use clone3_conformance::clone3::{Child, Clone3};
+use clone3_conformance::clone3::{Address, Child, Clone3, Unmapped, lowest_free_fd};
 use clone3_conformance::kit::process::child_reporting;
 use clone3_conformance::kit::{Held, fdpass, subject, threads};
 use clone3_conformance::pidfd::{Pidfd, info};
@@ -123,6 +123,26 @@ fn tells_of_dead_peer(socket: &OwnedFd) -> Result {
     subject::each(|asking| {
         let (asking, ()) = child_reporting(&asking, || ask("by another child"))?;
         asking.ends_with(Status::exited(0))
+    })
+}
+
+case! {
+    /// SO_PEERPIDFD whose number cannot be written fails with EFAULT, and leaves no descriptor behind and no number in use.
+    pidfd_peer_at_bad_address: Must, needs [PidfdInfo],
+    source "getsockopt(2), EFAULT; unix(7), SO_PEERPIDFD",
+}
+fn pidfd_peer_at_bad_address() -> Result {
+    subject::each(|call| {
+        let (child, socket) = pair_of(&call)?;
+        let peer = check::succeeds("control: SO_PEERPIDFD", getsockopt(&socket, sockopt::PeerPidfd))?;
+        drop(peer);
+        for at in [Address::from(Unmapped::Nowhere), Address::from(Unmapped::Last), Address::read_only()] {
+            let free = lowest_free_fd()?;
+            let what = format!("SO_PEERPIDFD to {at:?}, of a child of {call}");
+            check::refused(&what, fdpass::ask_for_peer_at(&socket, at), Errno::EFAULT)?;
+            check::equal(format_args!("lowest free descriptor after {what}"), lowest_free_fd()?, free)?;
+        }
+        child.into_child().clear_away()
     })
 }
 

@@ -14,6 +14,7 @@ use rustix::net::{
     listen, recvmsg, sendmsg, socket_with,
 };
 
+use crate::address::Address;
 use crate::check::{Failure, Named, Result, errno_of};
 use crate::kit::fds;
 use crate::note;
@@ -163,6 +164,23 @@ pub fn ask_for_pidfds(socket: impl AsFd) -> Result {
         Err(Errno::ENOPROTOOPT) => Err(Failure::unsupported("the kernel has no SO_PASSPIDFD (Linux 6.5)")),
         set => Ok(set?),
     }
+}
+
+/// Has the kernel write the number of a pidfd of the socket's peer (`SO_PEERPIDFD`) to this address.
+pub fn ask_for_peer_at(socket: impl AsFd, at: Address) -> std::result::Result<(), Errno> {
+    let mut length = size_of::<RawFd>() as libc::socklen_t;
+    let socket = socket.as_fd().as_raw_fd();
+    // SAFETY: an Address may be written to at any time, or cannot be written; `length` is live.
+    Errno::result(unsafe {
+        libc::getsockopt(
+            socket,
+            libc::SOL_SOCKET,
+            libc::SO_PEERPIDFD,
+            at.number() as *mut libc::c_void,
+            &mut length,
+        )
+    })
+    .map(drop)
 }
 
 /// Sends a byte with the credentials of another process, for which root is needed: the pid and root's own ids.
