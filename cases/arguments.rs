@@ -7,7 +7,7 @@ use clone3_conformance::abi::{CLONE_ARGS_SIZES, Flags};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::{
-    self, Clone3, NOWHERE, PIDFD_UNTOUCHED, Unmapped, is_cloexec, is_open, pidfd_word,
+    self, Clone3, NOWHERE, PIDFD_UNTOUCHED, Unmapped, is_cloexec, is_open, park, pidfd_word,
 };
 use clone3_conformance::kit::process::own_pid;
 use clone3_conformance::kit::{AutokillChild, Held, subject};
@@ -15,6 +15,7 @@ use clone3_conformance::need::Setting;
 use clone3_conformance::pidfd::pid_in_fdinfo;
 use clone3_conformance::wait::{self, Event, Status, Who};
 use nix::errno::Errno;
+use nix::unistd::close;
 use rustix::param::page_size;
 
 /// Runs `check` for each of these calls with each of these numbers.
@@ -233,6 +234,48 @@ fn abi_pidfd_installed_before_child_runs() -> Result {
 }
 
 case! {
+    /// The pidfd may have the number 0, if that is free, with and without the new flags.
+    abi_pidfd_number_zero: Must, needs [Proc],
+    source "open(2) (\"the lowest-numbered file descriptor not currently open\"); clone(2) (CLONE_PIDFD)",
+}
+fn abi_pidfd_number_zero() -> Result {
+    close(0)?;
+    for call in subject::by_flag() {
+        let call = call.with(Flags::PIDFD);
+        let child = call.spawn(park)?;
+        check::equal(format_args!("the number of the pidfd of {call}"), child.pidfd()?.as_raw_fd(), 0)?;
+        check::equal(
+            format_args!("Pid in fdinfo of descriptor 0, from {call}"),
+            pid_in_fdinfo(0),
+            Some(child.pid()),
+        )?;
+        child.clear_away()?;
+    }
+    Ok(())
+}
+
+case! {
+    /// What clone3 stores at the addresses of the pidfd and of the tid is an int each: what lies behind them stays, with and without the
+    /// new flags.
+    abi_stored_numbers_are_ints: Must, needs [],
+    source "clone(2) (\"pid_t *\", \"int *\")",
+}
+fn abi_stored_numbers_are_ints() -> Result {
+    let words: &[AtomicI32; 4] = Box::leak(Box::new([const { AtomicI32::new(PIDFD_UNTOUCHED) }; 4]));
+    let [pidfd, behind_pidfd, tid, behind_tid] = words;
+    for call in subject::by_flag() {
+        let call = call.with(Flags::PIDFD | Flags::CLONE_PARENT_SETTID).pidfd_address(pidfd).parent_tid(tid);
+        let child = call.spawn(park)?;
+        let found = [behind_pidfd, behind_tid].map(|word| word.load(Ordering::Relaxed));
+        check::equal(format_args!("the words behind those that {call} stores"), found, [PIDFD_UNTOUCHED; 2])?;
+        check::equal(format_args!("the tid that {call} stores"), tid.load(Ordering::Relaxed), child.pid())?;
+        child.clear_away()?;
+        close(pidfd.load(Ordering::Relaxed))?;
+    }
+    Ok(())
+}
+
+case! {
     /// An exit_signal above the highest signal, 64, is EINVAL, whichever of its bits make it too large.
     abi_exit_signal_generic_range: Must, needs [],
     source "clone(2) (EINVAL); kernel/fork.c copy_clone_args_from_user(), kernel_clone()",
@@ -291,7 +334,8 @@ fn abi_tid_word_unmapped_ignored() -> Result {
     for call in subject::by_flag() {
         for address in [Unmapped::Null, Unmapped::Nowhere, Unmapped::Last] {
             let words = Flags::CLONE_PARENT_SETTID | Flags::CLONE_CHILD_SETTID;
-            call.clone().with(words).parent_tid(address).child_tid(address).accepted()?;
+            let call = call.clone().with(words | Flags::PIDFD).parent_tid(address).child_tid(address);
+            call.spawn(|| 7)?.ends_with(Status::exited(7)).context(call)?;
         }
     }
     Ok(())

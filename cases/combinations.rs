@@ -139,7 +139,7 @@ fn autoreap_with_vfork() -> Result {
 
 case! {
     /// In an auto-reaped child, CLONE_CLEAR_SIGHAND resets the signals that its creator catches and keeps those that it ignores;
-    /// without the flag the child inherits both.
+    /// without the flag the child inherits both. The creator's own stay as they are.
     autoreap_with_clear_sighand: Must, needs [Autoreap, ExitInfo],
     source "clone(2), CLONE_CLEAR_SIGHAND; kernel/fork.c copy_sighand()",
 }
@@ -155,6 +155,8 @@ fn autoreap_with_clear_sighand() -> Result {
             Ok((disposition::of(Signal::SIGUSR1)?, disposition::of(Signal::SIGUSR2)?))
         })?;
         check::equal(format_args!("what a child of {call} does with SIGUSR1, SIGUSR2"), found, expected)?;
+        let own = (disposition::of(Signal::SIGUSR1)?, disposition::of(Signal::SIGUSR2)?);
+        check::equal(format_args!("what its creator does with SIGUSR1, SIGUSR2"), own, (Caught, Ignored))?;
         child.is_gone_with(Status::exited(0))?;
     }
     Ok(())

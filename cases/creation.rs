@@ -271,7 +271,7 @@ fn abi_failed_first_child_of_pid_namespace() -> Result {
 
 case! {
     /// clone3 that makes an auto-reaped child is restarted after a signal that arrives before the child exists, even if the signal's
-    /// handler does not ask for that (SA_RESTART), as for an ordinary child.
+    /// handler does not ask for that (SA_RESTART), as for an ordinary child. The child has what the handler has changed.
     autoreap_clone_restarts_after_signal: Is, needs [Autoreap, ExitInfo, Ptrace],
     source "kernel/fork.c copy_process() (ERESTARTNOINTR)",
 }
@@ -280,9 +280,11 @@ fn autoreap_clone_restarts_after_signal() -> Result {
         let (gate, told) = (Gate::new()?, Channel::<Result<i32>>::new()?);
         let creator = Clone3::fork().spawn(|| {
             let make = || {
-                disposition::set(Signal::SIGUSR1, Disposition::Caught)?;
+                disposition::catch_once(Signal::SIGUSR1)?;
                 gate.wait();
-                let made = call.try_spawn(|| 7);
+                let handled =
+                    || disposition::of(Signal::SIGUSR1).is_ok_and(|now| now == Disposition::Default);
+                let made = call.try_spawn(|| if handled() { 7 } else { 8 });
                 let errno = made.as_ref().map_or_else(|errno| *errno as i32, |_| 0);
                 made.ok().map_or(Ok(()), |child| child.ends_with(Status::exited(7)))?;
                 Ok(errno)

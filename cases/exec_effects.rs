@@ -1,18 +1,26 @@
 //! What exec does to whatever an auto-reaped process holds or shares, besides replacing the program.
 
+use std::ffi::CStr;
 use std::sync::atomic::Ordering;
 
+use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
-use clone3_conformance::check::{self, Failure, Result};
+use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::Clone3;
+use clone3_conformance::kit::fds::executable_text;
 use clone3_conformance::kit::helper::{self, Command};
 use clone3_conformance::kit::perf::FaultCounter;
+use clone3_conformance::kit::process::child_reporting;
 use clone3_conformance::kit::robust_futex::take_robustly;
 use clone3_conformance::kit::semaphore::Semaphore;
 use clone3_conformance::kit::setuid::{self, credentials_after_exec};
 use clone3_conformance::kit::{Channel, Held, fdpass, privilege, shared, subject};
 use clone3_conformance::wait::Status;
+use nix::errno::Errno;
+use nix::fcntl::AtFlags;
 use nix::sys::signal::Signal;
+use nix::unistd::execveat;
+use rustix::process::{DumpableBehavior, dumpable_behavior, set_dumpable_behavior};
 use std::os::fd::{AsFd, OwnedFd};
 
 case! {
@@ -28,6 +36,42 @@ fn autoreap_exec_keeps_semaphore_adjustments() -> Result {
         check::equal(format_args!("{of}, while the new program runs"), semaphore.value()?, 0)?;
         child.end(false)?;
         check::equal(format_args!("{of}, after its end"), semaphore.value()?, 1)
+    })
+}
+
+case! {
+    /// An auto-reaped process whose exec has failed (ENOEXEC) can share its directories with a new child (CLONE_FS), like an ordinary
+    /// one: it is no longer in the middle of an exec.
+    autoreap_failed_exec_permits_sharing: Must, needs [Autoreap, ExitInfo],
+    source "execve(2) (ENOEXEC); kernel/fork.c copy_fs() (in_exec); fs/exec.c free_bprm()",
+}
+fn autoreap_failed_exec_permits_sharing() -> Result {
+    let file = executable_text(b"not a program\n")?;
+    subject::each(|call| {
+        let (child, ()) = child_reporting(&call, || {
+            let executed = execveat(&file, c"", &[c"text"], &[] as &[&CStr], AtFlags::AT_EMPTY_PATH);
+            check::refused("execveat of a text", executed, Errno::ENOEXEC)?;
+            Clone3::fork().with(Flags::CLONE_FS).accepted().context("after an exec that failed")
+        })?;
+        child.ends_with(Status::exited(0))
+    })
+}
+
+case! {
+    /// An exec of a child that shares its creator's memory (CLONE_VM and CLONE_VFORK) leaves the creator as undumpable as it was,
+    /// whether the child is auto-reaped or not.
+    autoreap_exec_leaves_creator_undumpable: Must, needs [Autoreap, ExitInfo],
+    source "PR_SET_DUMPABLE(2const), about the calling process; fs/exec.c begin_new_exec()",
+}
+fn autoreap_exec_leaves_creator_undumpable() -> Result {
+    subject::each(|call| {
+        set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+        let child = Held::execed_as_by_vfork(&call, 0)?;
+        let what = format!("dumpability of the creator after the exec of a child of {call}");
+        let found = dumpable_behavior()?;
+        set_dumpable_behavior(DumpableBehavior::Dumpable)?;
+        check::equal(what, format!("{found:?}"), "NotDumpable".to_owned())?;
+        child.end(false)
     })
 }
 

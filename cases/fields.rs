@@ -1,10 +1,11 @@
-//! The older fields of `struct clone_args`: invalid values are refused whatever new flags are set.
+//! The older fields of `struct clone_args`: whatever new flags are set, invalid values are refused and valid ones do what they did.
 
 use clone3_conformance::abi::{CLONE_ARGS_SIZES, Flags};
 use clone3_conformance::case;
-use clone3_conformance::check::Result;
-use clone3_conformance::clone3::{Clone3, NOWHERE, NoStack, Unmapped};
-use clone3_conformance::kit::{privilege, subject};
+use clone3_conformance::check::{self, Context as _, Result};
+use clone3_conformance::clone3::{Clone3, NOWHERE, NoStack, Stack, Unmapped};
+use clone3_conformance::kit::{Cgroup, Held, errands, privilege, subject};
+use clone3_conformance::wait::Status;
 use nix::errno::Errno;
 
 /// Returns copies of a well-formed call, each with an ill-formed field.
@@ -76,6 +77,61 @@ case! {
 }
 fn abi_cgroup_ill_formed() -> Result {
     refused(Errno::EINVAL, cgroup_invalid)
+}
+
+case! {
+    /// What lies in memory behind a structure that is too short to contain set_tid is not read, with and without the new flags.
+    abi_beyond_size_not_read: Must, needs [],
+    source "clone(2) (\"size\"); include/linux/uaccess.h copy_struct_from_user()", since "5.5",
+}
+fn abi_beyond_size_not_read() -> Result {
+    let [without_set_tid, _, whole] = CLONE_ARGS_SIZES;
+    for call in subject::by_flag() {
+        let call = call.set_tid_unmapped(NOWHERE, MOST + 1);
+        call.clone().size(whole).refused(Errno::EINVAL)?;
+        call.size(without_set_tid).accepted()?;
+    }
+    Ok(())
+}
+
+case! {
+    /// The descriptor of the cgroup for CLONE_INTO_CGROUP may have the number 0, with and without the new flags.
+    abi_cgroup_descriptor_zero: Must, needs [Cgroup2],
+    source "clone(2), CLONE_INTO_CGROUP", since "5.7",
+}
+fn abi_cgroup_descriptor_zero() -> Result {
+    let cgroup = Cgroup::create(&[])?;
+    rustix::stdio::dup2_stdin(cgroup.dir())?;
+    for call in subject::by_flag() {
+        let call = call.with(Flags::PIDFD).into_cgroup_raw(0);
+        let child = Held::exiting_with(&call, 0)?;
+        let within = cgroup.read("cgroup.procs")?;
+        check::equal(
+            format_args!("cgroup.procs with a child of {call}"),
+            within,
+            format!("{}\n", child.pid()),
+        )?;
+        child.into_child().clear_away()?;
+        cgroup.wait_for("populated 0")?;
+    }
+    cgroup.remove()
+}
+
+case! {
+    /// A child that does not share its creator's memory runs on the stack that it is given, too, with and without the new flags.
+    abi_stack_without_shared_memory: Must, needs [],
+    source "clone(2) (\"stack\")",
+}
+fn abi_stack_without_shared_memory() -> Result {
+    for call in subject::by_flag() {
+        for sharing in [Flags::PIDFD, Flags::PIDFD | Flags::CLONE_VM] {
+            let (call, stack) = (call.clone().with(sharing), Stack::new()?);
+            let child = call.spawn_on(&stack, errands::tell_whether_on(&stack))?;
+            let what = format!("whether a child of {call} runs on its stack, as its exit status");
+            child.ends_with(Status::exited(1)).context(what)?;
+        }
+    }
+    Ok(())
 }
 
 case! {

@@ -228,6 +228,25 @@ fn autoreap_orphaned_zombies_still_reparent() -> Result {
 /// A change that a process makes to itself, with its name.
 type Change = (&'static str, fn() -> Result);
 
+case! {
+    /// An auto-reaped child inherits that its creator ignores SIGCHLD, as an ordinary child does: its own children leave no zombies.
+    autoreap_inherits_ignored_sigchld: Must, needs [Autoreap, ExitInfo],
+    source "signal(7) (\"a child created via fork(2) inherits a copy of its parent's signal dispositions\"); wait(2), ERRORS",
+}
+fn autoreap_inherits_ignored_sigchld() -> Result {
+    disposition::set(Signal::SIGCHLD, Disposition::Ignored)?;
+    subject::each(|call| {
+        let (child, found) = child_reporting(&call, || {
+            let other = Clone3::fork().spawn(|| 0)?;
+            let waited = wait::waitpid(other.pid(), libc::__WALL);
+            Ok((disposition::of(Signal::SIGCHLD)?, waited.err().map(|errno| errno as i32)))
+        })?;
+        let what = format!("what a child of {call} does with SIGCHLD, and the errno of its waitpid()");
+        check::equal(what, found, (Disposition::Ignored, Some(libc::ECHILD)))?;
+        child.pidfd()?.wait_reaped()
+    })
+}
+
 /// Checks that an auto-reaped child that makes this change is gone when it ends, without a SIGCHLD.
 fn survives(reaped: &Clone3, change: fn() -> Result) -> Result {
     let (child, ()) = child_reporting(reaped, change)?;

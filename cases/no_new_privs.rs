@@ -7,6 +7,7 @@ use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::{Clone3, Stack};
+use clone3_conformance::kit::process::own_pid;
 use clone3_conformance::kit::process::{child_reporting, in_child, in_grandchild};
 use clone3_conformance::kit::{Cgroup, Held, errands, fds, helper, limits, setuid, sigchld, subject, uring};
 use clone3_conformance::procfs;
@@ -281,6 +282,27 @@ fn nnp_parent_threads_unaffected() -> Result {
     check::equal("no_new_privs of the thread that made it", maker, false)?;
     check::equal("no_new_privs of the main thread", own_bit()?, false)?;
     check::equal("no_new_privs of a thread made afterwards", bit_of_new_thread()?, false)
+}
+
+case! {
+    /// The creator of a CLONE_NNP child does not have no_new_privs itself while it waits for the child's end (CLONE_VFORK), nor afterwards.
+    nnp_not_for_waiting_creator: Must, needs [Nnp, NotYetNnp, Proc],
+    source "commit \"clone: add CLONE_NNP\" (\"sets no_new_privs on the child\"); clone(2), CLONE_VFORK",
+}
+fn nnp_not_for_waiting_creator() -> Result {
+    let creator = own_pid().to_string();
+    for call in subject::with_nnp() {
+        let call = call.with(Flags::CLONE_VFORK);
+        let (child, bit) = child_reporting(&call, || Ok(procfs::status_field(&creator, "NoNewPrivs")))?;
+        child.ends_with(Status::exited(0))?;
+        check::equal(
+            format_args!("NoNewPrivs of the creator that waits in {call}"),
+            bit.as_deref(),
+            Some("0"),
+        )?;
+        check::equal(format_args!("no_new_privs of the creator after {call}"), own_bit()?, false)?;
+    }
+    Ok(())
 }
 
 case! {

@@ -116,24 +116,31 @@ fn autoreap_ptrace_children_followed() -> Result {
 
 case! {
     /// When a tracee in a child pid namespace makes a child, auto-reaped or not, the message of the ptrace event is the new child's
-    /// pid in the tracer's pid namespace, with which the tracer can wait for it.
+    /// pid in the tracer's pid namespace, with which the tracer can wait for it. So is that of PTRACE_EVENT_VFORK_DONE, when the child
+    /// has ended.
     autoreap_ptrace_event_pid_in_tracer_namespace: Must, needs [Autoreap, ExitInfo, Ptrace, PidNamespace],
     source "ptrace(2), PTRACE_GETEVENTMSG (\"the PID of the new process\"); include/linux/ptrace.h ptrace_event_pid()",
 }
 fn autoreap_ptrace_event_pid_in_tracer_namespace() -> Result {
+    let plain = Options::PTRACE_O_TRACECLONE | Options::PTRACE_O_TRACEFORK;
+    let vfork = Options::PTRACE_O_TRACEVFORK | Options::PTRACE_O_TRACEVFORKDONE;
     subject::each(|call| {
-        let made = Channel::<i32>::new()?;
-        let creator = Creator::new(&namespace::init(), || {
-            let child = call.spawn(|| 0)?;
-            made.send(&child.pid())?;
-            Ok(child)
-        })?;
-        let (events, others) = follow(&creator, Options::PTRACE_O_TRACECLONE | Options::PTRACE_O_TRACEFORK)?;
-        check::equal("control: the child's number in its creator's pid namespace", made.recv()?, 2)?;
-        check::equal("control: how many others the tracer waits for", others.len(), 1)?;
-        let numbers: Vec<i32> = events.into_iter().map(|(_, message)| message as i32).collect();
-        let what = format!("number in the event of {call}, which the tracer waits for under");
-        check::equal(what, numbers, others)
+        for (flags, options, count) in [(Flags::empty(), plain, 1), (Flags::CLONE_VFORK, vfork, 2)] {
+            let call = call.clone().with(flags);
+            let made = Channel::<i32>::new()?;
+            let creator = Creator::new(&namespace::init(), || {
+                let child = call.spawn(|| 0)?;
+                made.send(&child.pid())?;
+                Ok(child)
+            })?;
+            let (events, others) = follow(&creator, options)?;
+            check::equal("control: the child's number in its creator's pid namespace", made.recv()?, 2)?;
+            check::equal("control: how many others the tracer waits for", others.len(), 1)?;
+            let numbers: Vec<i32> = events.into_iter().map(|(_, message)| message as i32).collect();
+            let what = format!("numbers in the events of {call}, which the tracer waits for under");
+            check::equal(what, numbers, others.repeat(count))?;
+        }
+        Ok(())
     })
 }
 

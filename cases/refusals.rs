@@ -2,9 +2,10 @@
 
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
-use clone3_conformance::check::{self, Failure, Result};
-use clone3_conformance::clone3::{Clone3, NOWHERE, park};
+use clone3_conformance::check::{self, Failure, Result, errno_of};
+use clone3_conformance::clone3::{Clone3, NOWHERE, Stack, park};
 use clone3_conformance::kit::channel::read_byte;
+use clone3_conformance::kit::eventually::eventually;
 use clone3_conformance::kit::leaks::{Kept, Room};
 use clone3_conformance::kit::mapping::Mappable;
 use clone3_conformance::kit::outcome::outcome_in_child;
@@ -12,7 +13,7 @@ use clone3_conformance::kit::privilege::become_unused_user;
 use clone3_conformance::kit::process::{in_child, own_pid, reap_all};
 use clone3_conformance::kit::semaphore::Semaphore;
 use clone3_conformance::kit::userfault::Trap;
-use clone3_conformance::kit::{Channel, Held, namespace, privilege, subject};
+use clone3_conformance::kit::{Cgroup, Channel, Gate, Held, errands, namespace, privilege, subject};
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::sandbox;
 use clone3_conformance::wait::{self, Status};
@@ -21,6 +22,7 @@ use nix::poll::PollTimeout;
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
+use rustix::fs::{FlockOperation, MemfdFlags, fcntl_lock, memfd_create};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 /// Checks that calls with the new flags, these flags and an invalid pidfd address fail, which is after everything else is
@@ -166,6 +168,71 @@ fn abi_refusal_keeps_no_memory() -> Result {
 }
 
 case! {
+    /// A caller whose call with CLONE_SIGHAND failed late shares its signal handlers with nobody: unshare(CLONE_SIGHAND) succeeds, which
+    /// is EINVAL while a child shares them.
+    abi_refusal_keeps_no_handlers: Must, needs [Autoreap, Nnp, Autokill],
+    source "unshare(2), CLONE_SIGHAND, EINVAL; kernel/fork.c copy_process() (bad_fork_cleanup_sighand)",
+}
+fn abi_refusal_keeps_no_handlers() -> Result {
+    let shared = Flags::CLONE_VM | Flags::CLONE_SIGHAND;
+    let unshare_handlers = || unshare(CloneFlags::CLONE_SIGHAND);
+    check::permitted("unshare(CLONE_SIGHAND)", unshare_handlers())?;
+    let gate: &Gate = Box::leak(Box::new(Gate::new()?));
+    let child = Clone3::fork().with(shared).spawn_on(&Stack::new()?, errands::wait_at(gate))?;
+    check::refused("control: unshare beside a child that shares", unshare_handlers(), Errno::EINVAL)?;
+    gate.open()?;
+    child.reap_expecting(Status::exited(0))?;
+    check::succeeds("control: unshare without one", unshare_handlers())?;
+    refused_late(shared)?;
+    check::succeeds("unshare after a call with CLONE_SIGHAND that failed", unshare_handlers())
+}
+
+case! {
+    /// A call that fails after the descriptors have been copied for the child does not release the caller's record locks.
+    abi_refusal_keeps_record_locks: Must, needs [Autoreap, Nnp, Autokill],
+    source "fcntl_locking(2); clone(2): no child process is created on failure; kernel/fork.c copy_process() (bad_fork_cleanup_files)",
+}
+fn abi_refusal_keeps_record_locks() -> Result {
+    let file = memfd_create("locked", MemfdFlags::CLOEXEC)?;
+    let lock = || fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive).map_err(errno_of);
+    let lock_by_another = || outcome_in_child(|| Ok(lock()));
+    check::succeeds("control: a lock by another process", lock_by_another()?)?;
+    check::succeeds("a lock", lock())?;
+    check::refused(
+        "control: a lock by another process of what is locked",
+        lock_by_another()?,
+        Errno::EAGAIN,
+    )?;
+    refused_late(Flags::empty())?;
+    check::refused("a lock by another process after calls that failed", lock_by_another()?, Errno::EAGAIN)
+}
+
+case! {
+    /// Nothing is left of a cgroup that is removed after its limit has refused a child to be made in it (EAGAIN).
+    abi_refusal_keeps_no_cgroup: Must, needs [Autoreap, Nnp, Autokill, Cgroup2],
+    source "Documentation/admin-guide/cgroup-v2.rst, cgroup.stat (nr_dying_descendants); kernel/cgroup/cgroup.c cgroup_css_set_put_fork()",
+}
+fn abi_refusal_keeps_no_cgroup() -> Result {
+    let above = Cgroup::create(&["pids"])?;
+    above.write("cgroup.subtree_control", "+pids")?;
+    // A removed cgroup goes away a moment later, without any notification.
+    let goes_away = || -> Result<bool> {
+        let gone = || above.read("cgroup.stat").map(|stat| stat.contains("nr_dying_descendants 0\n"));
+        Ok(eventually(sandbox::patience() / 4, || Ok(gone()?.then_some(())))?.is_some())
+    };
+    for (number, call) in subject::by_flag().into_iter().enumerate() {
+        let cgroup = above.create_below(&format!("full{number}"))?;
+        let call = call.into_cgroup(cgroup.dir());
+        call.accepted()?;
+        cgroup.write("pids.max", "0")?;
+        call.refused(Errno::EAGAIN)?;
+        cgroup.remove()?;
+        check::equal(format_args!("a removed cgroup that refused {call} goes away"), goes_away()?, true)?;
+    }
+    above.remove()
+}
+
+case! {
     /// A caller's semaphore operations with SEM_UNDO are undone when it ends, even if it made a call with CLONE_SYSVSEM that failed
     /// late.
     abi_refusal_keeps_no_semaphore_undo: Must, needs [Autoreap, Nnp, Autokill],
@@ -188,32 +255,54 @@ case! {
     source "pid_namespaces(7), ENOMEM; kernel/fork.c copy_process() (PIDNS_ADDING)",
 }
 fn autoreap_refused_in_dying_pid_namespace() -> Result {
-    subject::each(|call| {
-        in_child(|| {
-            let init = namespace::init().with(Flags::PIDFD).spawn(park)?;
-            let enter = || Ok::<_, Failure>(setns(init.pidfd()?, CloneFlags::CLONE_NEWPID)?);
-            // The kernel writes the pidfd after it has allocated the pid and before it looks whether init lives.
-            let trap = Trap::lay_for_kernel()?;
-            let told = Channel::<Result>::new()?;
-            let killer = Clone3::fork().spawn(|| {
-                let kill = || {
-                    enter()?;
-                    trap.wait_for_someone()?;
-                    let killed = init.pidfd()?.send_signal(Signal::SIGKILL);
-                    check::succeeds("pidfd_send_signal(SIGKILL)", killed)?;
-                    wait_until_closed_to_children()
-                };
-                // The call has to go on in any case.
-                let killed = kill();
-                i32::from(told.send(&trap.open().and(killed)).is_err())
-            })?;
+    subject::each(|call| in_child(|| refused_while_init_dies(&call)))
+}
+
+/// Checks that the call fails in a pid namespace whose init dies meanwhile.
+fn refused_while_init_dies(call: &Clone3) -> Result {
+    let init = namespace::init().with(Flags::PIDFD).spawn(park)?;
+    let enter = || Ok::<_, Failure>(setns(init.pidfd()?, CloneFlags::CLONE_NEWPID)?);
+    // The kernel writes the pidfd after it has allocated the pid and before it looks whether init lives.
+    let trap = Trap::lay_for_kernel()?;
+    let told = Channel::<Result>::new()?;
+    let killer = Clone3::fork().spawn(|| {
+        let kill = || {
             enter()?;
-            let made = call.clone().pidfd_address(trap.address()).try_spawn(park);
-            told.recv_from(&killer)??;
-            killer.reap_expecting(Status::exited(0))?;
-            check::refused(format_args!("{call} while its pid namespace's init dies"), made, Errno::ENOMEM)?;
-            init.ends_with(Status::SIGKILLED)
-        })
+            trap.wait_for_someone()?;
+            let killed = init.pidfd()?.send_signal(Signal::SIGKILL);
+            check::succeeds("pidfd_send_signal(SIGKILL)", killed)?;
+            wait_until_closed_to_children()
+        };
+        // The call has to go on in any case.
+        let killed = kill();
+        i32::from(told.send(&trap.open().and(killed)).is_err())
+    })?;
+    enter()?;
+    let made = call.clone().pidfd_address(trap.address()).try_spawn(park);
+    told.recv_from(&killer)??;
+    killer.reap_expecting(Status::exited(0))?;
+    check::refused(format_args!("{call} while its pid namespace's init dies"), made, Errno::ENOMEM)?;
+    init.ends_with(Status::SIGKILLED)
+}
+
+case! {
+    /// A call that fails because its pid namespace's init dies meanwhile (ENOMEM) does not count as a process of its cgroup.
+    autoreap_refusal_keeps_no_pids_charge: Must, needs [Autoreap, ExitInfo, Root, PidNamespace, Cgroup2],
+    source "Documentation/admin-guide/cgroup-v2.rst, pids.current; kernel/fork.c copy_process() (bad_fork_cancel_cgroup)",
+}
+fn autoreap_refusal_keeps_no_pids_charge() -> Result {
+    subject::each(|call| {
+        let cgroup = Cgroup::create(&["pids"])?;
+        in_child(|| {
+            cgroup.admit(0)?;
+            refused_while_init_dies(&call)
+        })?;
+        cgroup.wait_for("populated 0")?;
+        // A dead process is uncharged a moment later, without any notification.
+        let empty = || Ok((cgroup.read("pids.current")?.trim() == "0").then_some(()));
+        let emptied = eventually(sandbox::patience() / 4, empty)?.is_some();
+        check::equal(format_args!("pids.current becomes 0 after {call} has failed"), emptied, true)?;
+        cgroup.remove()
     })
 }
 

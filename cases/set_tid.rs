@@ -7,7 +7,7 @@ use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::{Clone3, park};
-use clone3_conformance::kit::process::{child_reporting, in_child};
+use clone3_conformance::kit::process::{child_reporting, in_child, own_pid};
 use clone3_conformance::kit::{namespace, privilege, subject};
 use clone3_conformance::wait::Status;
 use nix::errno::Errno;
@@ -91,6 +91,25 @@ fn abi_set_tid_in_two_namespaces() -> Result {
             let numbers = first.next().unwrap_or_default();
             let (caller, ()) = child_reporting(&caller, || choose_from(numbers))?;
             caller.ends_with(Status::exited(0))
+        })
+    })
+}
+
+case! {
+    /// A set_tid that fails because one of its pids is in use (EEXIST) leaves the others free, with and without the new flags.
+    abi_set_tid_refusal_frees_others: Must, needs [PidNamespace],
+    source "clone(2), set_tid (EEXIST); kernel/pid.c alloc_pid()",
+}
+fn abi_set_tid_refusal_frees_others() -> Result {
+    namespace::as_init(|| {
+        let outer = own_pid();
+        namespace::as_init(|| {
+            for (call, number) in subject::by_flag().into_iter().zip(140..) {
+                call.clone().set_tid(&[number, outer]).refused(Errno::EEXIST)?;
+                let free = call.set_tid(&[number]);
+                free.accepted().context("after it was asked for together with one in use")?;
+            }
+            Ok(())
         })
     })
 }

@@ -4,6 +4,7 @@ use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::Clone3;
+use clone3_conformance::kit::process::child_reporting;
 use clone3_conformance::kit::programs::end_seen_after_parents_exec;
 use clone3_conformance::kit::sigchld::{self, Reaction};
 use clone3_conformance::kit::subject::{self, reaped};
@@ -26,6 +27,34 @@ fn stop(child: &Held) -> Result {
     child.kill(Signal::SIGSTOP)?;
     let found = wait::waitid(Who::pidfd(child.pidfd()?), libc::WSTOPPED | libc::WNOWAIT | libc::__WALL);
     check::equal("waitid(P_PIDFD, WSTOPPED|WNOWAIT|__WALL)", found, Ok(Some(stopped(child.pid()))))
+}
+
+case! {
+    /// A process that handles SIGCHLD, with SA_NOCLDWAIT too, is told of the end of its ordinary child, whether it is auto-reaped itself
+    /// or not.
+    autoreap_parent_is_told_with_nocldwait: Must, needs [Autoreap, ExitInfo],
+    source "sigaction(2), SA_NOCLDWAIT (\"Linux: a SIGCHLD signal is generated\"); kernel/signal.c do_notify_parent()",
+}
+fn autoreap_parent_is_told_with_nocldwait() -> Result {
+    subject::each(|call| {
+        for flags in [SaFlags::empty(), SaFlags::SA_NOCLDWAIT] {
+            let (child, handled) = child_reporting(&call, || {
+                sigchld::react(Reaction::Count, flags)?;
+                let other = Clone3::fork().with(Flags::PIDFD).spawn(|| 0)?;
+                other.pidfd()?.wait_exited()?;
+                if flags.is_empty() {
+                    other.reap_expecting(Status::exited(0))?;
+                } else {
+                    other.pidfd()?.wait_reaped()?;
+                }
+                Ok(sigchld::handled())
+            })?;
+            let what = format!("SIGCHLDs that a child of {call} with {flags:?} gets when its child ends");
+            check::equal(what, handled, 1)?;
+            child.ends_with(Status::exited(0))?;
+        }
+        Ok(())
+    })
 }
 
 /// Checks that nothing is left of an auto-reaped child that was let go or killed, and that there was no SIGCHLD.

@@ -11,7 +11,7 @@ use clone3_conformance::kit::process::in_child;
 use clone3_conformance::kit::sigchld::Reaction;
 use clone3_conformance::kit::subject::ends_by_its_kind;
 use clone3_conformance::kit::{
-    Blocked, Channel, Held, Orphan, WaitCall, disposition, fdpass, limits, namespace, sigchld, subject,
+    Blocked, Channel, Gate, Held, Orphan, WaitCall, disposition, fdpass, limits, namespace, sigchld, subject,
     threads, tracer,
 };
 use clone3_conformance::need::Setting;
@@ -38,6 +38,88 @@ fn stopped_child(call: &Clone3) -> Result<Held> {
     let seen = wait::waitid(Who::Pid(child.pid()), libc::WSTOPPED | libc::WNOWAIT | libc::__WALL);
     check::equal("waitid(WSTOPPED|WNOWAIT|__WALL)", seen, Ok(Some(stopped(child.pid()))))?;
     Ok(child)
+}
+
+case! {
+    /// A parent that ignores SIGCHLD and blocks it finds none pending when its auto-reaped child stops, continues or ends, as with an
+    /// ordinary child.
+    autoreap_stop_not_pending_if_ignored: Must, needs [Autoreap, ExitInfo],
+    source "sigaction(2), SIG_IGN; kernel/signal.c do_notify_parent_cldstop()",
+}
+fn autoreap_stop_not_pending_if_ignored() -> Result {
+    sigchld::block()?;
+    for (reaction, expected) in [(Reaction::Default, true), (Reaction::Ignore, false)] {
+        sigchld::react(reaction, SaFlags::empty())?;
+        subject::each(|call| {
+            let child = stopped_child(&call)?;
+            let pending = |when: &str| {
+                let what =
+                    format!("whether a SIGCHLD is pending, {reaction:?}, when a child of {call} {when}");
+                check::equal(what, sigchld::take().is_some(), expected)
+            };
+            pending("has stopped")?;
+            child.kill(Signal::SIGCONT)?;
+            child.let_go()?;
+            child.pidfd()?.wait_exited()?;
+            pending("has continued and ended")?;
+            // This fails for one that leaves no zombie.
+            let _ = wait::waitpid(child.pid(), libc::__WALL);
+            child.pidfd()?.wait_reaped()
+        })?;
+    }
+    Ok(())
+}
+
+/// In a process: lets the leader go to the gate and another thread to a vfork(2), whose child opens the other gate and then waits as
+/// well. That thread cannot be stopped.
+fn wait_beside_vfork(gate: &Gate, begun: &Gate) -> i32 {
+    std::thread::scope(|scope| {
+        let wait = || {
+            let _ = begun.open();
+            gate.wait();
+            0
+        };
+        scope.spawn(move || {
+            let child = Clone3::fork().with(Flags::CLONE_VFORK).spawn(wait);
+            child.and_then(|child| child.reap_expecting(Status::exited(0)))
+        });
+        gate.wait();
+    });
+    5
+}
+
+case! {
+    /// If a process is continued before all of its threads have stopped, its parent is told of a stop (SIGCHLD), and waitid(WCONTINUED)
+    /// finds it, auto-reaped or not.
+    autoreap_unfinished_stop_continued: Is, needs [Autoreap, Proc],
+    source "kernel/signal.c prepare_signal() (\"The process was in the middle of group stop\")",
+}
+fn autoreap_unfinished_stop_continued() -> Result {
+    sigchld::block()?;
+    subject::each(|call| {
+        let (gate, begun) = (Gate::new()?, Gate::new()?);
+        let child = call.spawn(|| wait_beside_vfork(&gate, &begun))?;
+        let (pid, look) = (child.pid(), libc::WNOHANG | libc::__WALL);
+        begun.wait_for(child.pidfd()?)?;
+        child.kill(Signal::SIGSTOP)?;
+        threads::wait_until_leader_stops(pid)?;
+        let found = wait::waitid(Who::Pid(pid), libc::WSTOPPED | look);
+        check::equal("control: waitid(WSTOPPED) while a thread is not stopped", found, Ok(None))?;
+        child.kill(Signal::SIGCONT)?;
+        let found = wait::waitid(Who::Pid(pid), libc::WCONTINUED | look);
+        check::equal(
+            format_args!("waitid(WCONTINUED) for a child of {call}"),
+            found,
+            Ok(Some(continued(pid))),
+        )?;
+        sigchld::arrives_for(pid, libc::CLD_STOPPED)?;
+        gate.open()?;
+        gate.open()?;
+        child.ends_with(Status::exited(5))?;
+        // An ordinary one sends another when it ends.
+        let _ = sigchld::take();
+        Ok(())
+    })
 }
 
 case! {

@@ -7,7 +7,8 @@ use clone3_conformance::clone3::{Clone3, exit_now, exit_thread, is_cloexec};
 use clone3_conformance::kit::orphan::parent_of;
 use clone3_conformance::kit::process::{child_reporting, own_pid};
 use clone3_conformance::kit::{Channel, Held, subject, threads, usage};
-use clone3_conformance::wait::Status;
+use clone3_conformance::wait::{self, Status};
+use nix::errno::Errno;
 use rustix::time::{ClockId, DynamicClockId, Timespec, clock_gettime_dynamic};
 
 case! {
@@ -31,6 +32,28 @@ fn autoreap_thread_leaves_children_to_its_process() -> Result {
         })?;
         let what = format!("parent of what an ended thread of a child of {call} made");
         check::equal(what, parent, process)?;
+        child.ends_with(Status::exited(0))
+    })
+}
+
+case! {
+    /// A thread of a process, auto-reaped or not, can wait for a child that another thread has made and that still runs; with
+    /// __WNOTHREAD it cannot.
+    autoreap_thread_waits_for_its_processs_children: Must, needs [Autoreap, ExitInfo],
+    source "wait(2) (\"children of other threads in the same thread group\", __WNOTHREAD)",
+}
+fn autoreap_thread_waits_for_its_processs_children() -> Result {
+    subject::each(|call| {
+        let (child, waited) = child_reporting(&call, || {
+            let pid = Clone3::fork().spawn(|| 5)?.pid();
+            threads::in_a_thread(|| {
+                let alone = wait::waitpid(pid, libc::__WALL | libc::__WNOTHREAD);
+                check::refused("control: waitpid(__WNOTHREAD) by another thread", alone, Errno::ECHILD)?;
+                let by_pid = wait::waitpid(pid, libc::WUNTRACED | libc::__WALL);
+                Ok(by_pid.map(|found| found.is_some()).map_err(|errno| errno as i32))
+            })
+        })?;
+        check::equal(format_args!("waitpid by another thread of a child of {call}"), waited, Ok(true))?;
         child.ends_with(Status::exited(0))
     })
 }

@@ -5,11 +5,11 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::clone3::park;
-use clone3_conformance::kit::process::in_child;
+use clone3_conformance::kit::process::{child_reporting, in_child};
 use clone3_conformance::kit::replacing::Replacing;
 use clone3_conformance::kit::subject::ends_by_its_kind;
 use clone3_conformance::kit::tracer::Tracer;
-use clone3_conformance::kit::{Actor, AutokillChild, Held, sigchld, subject, tracer};
+use clone3_conformance::kit::{Actor, AutokillChild, Held, sigchld, subject, threads, tracer};
 use clone3_conformance::procfs::Task;
 use clone3_conformance::sandbox;
 use clone3_conformance::wait::{self, Event, Status};
@@ -33,6 +33,51 @@ fn autoreap_tracer_exitkill() -> Result {
         let what = format!("tracee with PTRACE_O_EXITKILL of a child of {call}, which has ended");
         tracee.pidfd()?.wait_exited().context(&what)?;
         tracee.into_child().reap_expecting(Status::SIGKILLED).context(&what)
+    })
+}
+
+case! {
+    /// A tracee in a ptrace stop, auto-reaped or not, runs on when its tracer ends without detaching from it.
+    autoreap_goes_on_when_tracer_ends: Must, needs [Autoreap, ExitInfo, Ptrace, Proc],
+    source "ptrace(2) (\"If a tracer dies, all tracees are automatically detached and restarted, unless they were in group-stop\")",
+}
+fn autoreap_goes_on_when_tracer_ends() -> Result {
+    subject::each(|call| {
+        let tracee = Held::traceable(&call, 5)?;
+        let tracer = Actor::spawn(&Clone3::fork(), |pid| {
+            tracer::seize(pid, Options::empty())?;
+            tracer::interrupt(pid)
+        })?;
+        tracer.ask(tracee.pid())?;
+        let state = Task::of(tracee.pid()).map(|task| task.state);
+        check::equal(format_args!("control: state of a stopped tracee, child of {call}"), state, Some('t'))?;
+        tracer.dismiss()?;
+        tracee.let_go()?;
+        tracee.into_child().ends_with(Status::exited(5)).context("after its tracer has ended")
+    })
+}
+
+case! {
+    /// If a thread of a process has traced a child of the process that is dead now, and ends, then the other threads can wait for the
+    /// child, in an auto-reaped process as in an ordinary one.
+    autoreap_thread_leaves_traced_zombie: Must, needs [Autoreap, ExitInfo, Ptrace],
+    source "wait(2) (\"children of other threads in the same thread group\"); kernel/ptrace.c __ptrace_detach()",
+}
+fn autoreap_thread_leaves_traced_zombie() -> Result {
+    subject::each(|call| {
+        let (process, ()) = child_reporting(&call, || {
+            let child = Held::exiting_with(&Clone3::fork(), 5)?;
+            threads::in_a_thread(|| {
+                tracer::seize(child.pid(), Options::empty())?;
+                child.let_go()?;
+                child.is_a_zombie(5)
+            })?;
+            child
+                .into_child()
+                .reap_expecting(Status::exited(5))
+                .context("after the end of the thread that traced it")
+        })?;
+        process.ends_with(Status::exited(0))
     })
 }
 

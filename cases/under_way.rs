@@ -5,7 +5,7 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::{Child, Clone3, is_open, lowest_free_fd, park};
 use clone3_conformance::kit::userfault::Trap;
-use clone3_conformance::kit::{channel, subject, threads};
+use clone3_conformance::kit::{Gate, channel, subject, threads};
 use clone3_conformance::pidfd::{Pidfd, pid_in_fdinfo};
 use clone3_conformance::wait::Status;
 use nix::unistd::close;
@@ -52,6 +52,31 @@ fn abi_pidfd_opens_last() -> Result {
         )?;
         child.clear_away()?;
         Ok(close(fd)?)
+    })
+}
+
+case! {
+    /// The flags of a clone3 that is under way are for its own child alone: one that another thread makes meanwhile is an ordinary one.
+    autoreap_meanwhile_others_are_ordinary: Must, needs [Autoreap, ExitInfo, Root],
+    source "commit \"clone: add CLONE_AUTOREAP\" (\"a per-child property\"); clone(2)",
+}
+fn autoreap_meanwhile_others_are_ordinary() -> Result {
+    let gate = Gate::new()?;
+    subject::each(|call| {
+        let trap = Trap::lay_for_kernel()?;
+        let body = || {
+            gate.wait();
+            9
+        };
+        let slow = call.clone().pidfd_address(trap.address());
+        let (child, ()) = in_the_middle(&slow, &trap, body, || {
+            let other = Clone3::fork().spawn(|| 7)?;
+            other.is_a_zombie(7).context(format_args!("made during {call} of another thread"))?;
+            other.reap_expecting(Status::exited(7))
+        })?;
+        let observer = Pidfd::open(child.pid())?;
+        gate.open()?;
+        subject::ends_by_its_kind(&call, child.pid(), &observer, Status::exited(9))
     })
 }
 

@@ -49,6 +49,15 @@ pub fn catch_masking(signal: Signal, masked: SigSet) -> Result {
     Ok(())
 }
 
+/// Catches a signal once: when the handler runs, which does nothing, the disposition becomes the default (`SA_RESETHAND`).
+pub fn catch_once(signal: Signal) -> Result {
+    let handler = SigHandler::Handler(do_nothing);
+    let action = SigAction::new(handler, SaFlags::SA_RESETHAND, SigSet::empty());
+    // SAFETY: the handler does nothing, which is safe at any moment.
+    unsafe { sigaction(signal, &action)? };
+    Ok(())
+}
+
 /// Sets the disposition of every standard signal for which it can be set.
 pub fn set_all(disposition: Disposition) {
     for signal in Signal::iterator() {

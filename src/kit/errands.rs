@@ -11,6 +11,7 @@ use crate::errand::Errand;
 use crate::kit::Gate;
 use crate::kit::disposition::{self, Disposition};
 use crate::kit::{oom_score_adj, rseq};
+use crate::stack::Stack;
 
 /// Returns an errand that exits at once with this code.
 pub fn exit(code: c_int) -> Errand {
@@ -70,6 +71,16 @@ pub fn look_for_tls_at(storage: &'static [u64]) -> Errand {
     }
     // SAFETY: it makes one system call without the C library.
     unsafe { Errand::small(look, storage.as_ptr() as usize) }
+}
+
+/// Returns an errand that exits with 1 if it runs on this stack, with 0 if not.
+pub fn tell_whether_on(stack: &Stack) -> Errand {
+    extern "C" fn tell(base: usize) -> c_int {
+        let here = (&raw const base).addr();
+        i32::from((base..base + Stack::SIZE).contains(&here))
+    }
+    // SAFETY: it makes no call.
+    unsafe { Errand::small(tell, stack.base() as usize) }
 }
 
 /// Returns an errand that makes itself undumpable (`PR_SET_DUMPABLE`) and exits with 0, or with 1 on error.
