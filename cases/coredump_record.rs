@@ -1,13 +1,14 @@
 //! Where and when PIDFD_GET_INFO records a core dump: with the process, from the start of the dump.
 
-use clone3_conformance::abi::{CoredumpMask, InfoMask};
+use clone3_conformance::abi::{CoredumpMask, Flags, InfoMask};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Failure, Result};
-use clone3_conformance::clone3::{Child, park};
+use clone3_conformance::clone3::{Child, Stack, park};
 use clone3_conformance::kit::coredump::Server;
 use clone3_conformance::kit::crash::{self, Crash};
+use clone3_conformance::kit::process::own_pid;
 use clone3_conformance::kit::sysctl::Sysctl;
-use clone3_conformance::kit::{Channel, Gate, privilege, subject, threads};
+use clone3_conformance::kit::{Channel, Gate, errands, privilege, subject, threads};
 use clone3_conformance::pidfd::{Pidfd, info};
 use clone3_conformance::wait::Status;
 use nix::sys::signal::{Signal, raise};
@@ -22,6 +23,27 @@ fn has_dump_on_record(child: &Child) -> Result {
     let told = info(child.pidfd()?, InfoMask::EXIT | InfoMask::COREDUMP)?;
     let got = (told.given().contains(InfoMask::COREDUMP), told.coredump());
     check::equal("COREDUMP bit and coredump_mask of a process that has dumped", got, (true, DUMPED))
+}
+
+case! {
+    /// The core dump of a child that shares its creator's memory (CLONE_VM) is recorded with the child alone.
+    pidfd_info_coredump_not_of_sharer: Must, needs [ExitInfo, CoredumpMask, Root, GlobalChanges],
+    source "include/uapi/linux/pidfd.h (PIDFD_COREDUMPED: \"Did crash and...\"); fs/coredump.c coredump_wait()",
+}
+fn pidfd_info_coredump_not_of_sharer() -> Result {
+    let server = Server::start()?;
+    subject::each(|call| {
+        let call = call.with(Flags::CLONE_VM);
+        let child = call.spawn_on(&Stack::new()?, errands::crash())?;
+        server.take_dump_of(child.pidfd()?)?;
+        has_dump_on_record(&child)?;
+        let own = info(&Pidfd::open(own_pid())?, InfoMask::COREDUMP)?;
+        check::equal(
+            format_args!("coredump_mask of the creator of {call}"),
+            own.coredump(),
+            CoredumpMask::USER,
+        )
+    })
 }
 
 case! {

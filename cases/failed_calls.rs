@@ -1,4 +1,4 @@
-//! Calls that take a reference to clone3's own pidfd and fail: they give it back, neither more nor less.
+//! Calls that take a reference to clone3's own pidfd and fail, or need it for a while: they give it back, neither more nor less.
 
 use std::ffi::CStr;
 use std::mem::MaybeUninit;
@@ -7,10 +7,12 @@ use std::os::unix::net::UnixStream;
 
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
-use clone3_conformance::check::{self, Result, errno_of};
+use clone3_conformance::check::{self, Context as _, Result, errno_of};
 use clone3_conformance::clone3::{Clone3, NOWHERE, lowest_free_fd, park};
 use clone3_conformance::kit::process::{in_child, own_pid};
-use clone3_conformance::kit::{AutokillChild, Gate, aio, fdpass, fds, limits, mapping, privilege, threads};
+use clone3_conformance::kit::{
+    AutokillChild, Gate, aio, cgroup, fdpass, fds, limits, mapping, privilege, threads,
+};
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::wait::Status;
 use nix::errno::Errno;
@@ -19,7 +21,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::Signal;
 use nix::sys::socket::MsgFlags;
 use nix::unistd::execveat;
-use rustix::fs::{MemfdFlags, Mode, OFlags, RawDir, memfd_create};
+use rustix::fs::{FlockOperation, MemfdFlags, Mode, OFlags, RawDir, flock, memfd_create};
 use rustix::mount::{FsOpenFlags, fsconfig_set_fd, fsopen};
 use rustix::process::Resource;
 
@@ -146,6 +148,38 @@ fn autokill_failed_fsconfig_does_not_hold() -> Result {
         let set = fsconfig_set_fd(&filesystem, "no such option", pidfd).map_err(errno_of);
         check::refused("fsconfig(FSCONFIG_SET_FD, a pidfd)", set, Errno::EINVAL)
     })
+}
+
+case! {
+    /// Calls that are given the pidfd and fail are no references to it: pidfd_getfd of a descriptor that the child has not (EBADF),
+    /// pidfd_send_signal of a signal that there is not (EINVAL), and clone3 with it as a cgroup (EBADF).
+    autokill_refused_use_does_not_hold: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"the last reference to the struct file\"); pidfd_getfd(2), pidfd_send_signal(2), clone(2)",
+}
+fn autokill_refused_use_does_not_hold() -> Result {
+    leaves_references("pidfd_getfd failed", |pidfd| {
+        pidfd.getfd_of_child(0).context("control")?;
+        check::refused("pidfd_getfd of a closed descriptor", pidfd.getfd(i32::MAX), Errno::EBADF)
+    })?;
+    leaves_references("pidfd_send_signal failed", |pidfd| {
+        check::refused("pidfd_send_signal(65)", pidfd.send_raw_signal(65), Errno::EINVAL)
+    })?;
+    cgroup::is_built_in()?;
+    leaves_references("clone3 did not take it for a cgroup", |pidfd| {
+        Clone3::fork().into_cgroup(pidfd).refused(Errno::EBADF)
+    })
+}
+
+case! {
+    /// A lock on the pidfd (flock(2)) is no reference to it.
+    autokill_flock_does_not_hold: Must, needs [Autoreap, Nnp, Autokill, ExitInfo],
+    source "flock(2); commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"the last reference to the struct file\")",
+}
+fn autokill_flock_does_not_hold() -> Result {
+    for lock in [FlockOperation::LockShared, FlockOperation::LockExclusive] {
+        leaves_references(&format!("flock({lock:?}) of it"), |pidfd| Ok(flock(pidfd, lock)?))?;
+    }
+    Ok(())
 }
 
 case! {

@@ -6,14 +6,14 @@ use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use clone3_conformance::abi::{Flags, InfoMask};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
-use clone3_conformance::clone3::{Address, Child, Clone3, Unmapped, lowest_free_fd};
+use clone3_conformance::clone3::{Address, Child, Clone3, Unmapped, is_cloexec, lowest_free_fd};
 use clone3_conformance::kit::process::child_reporting;
-use clone3_conformance::kit::{Held, fdpass, subject, threads};
+use clone3_conformance::kit::{Held, fdpass, namespace, subject, threads};
 use clone3_conformance::pidfd::{Pidfd, info};
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, listen, socketpair};
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, listen, recv, socketpair};
 
 /// Returns the calls that make children with a pidfd, and the same without.
 fn with_and_without_pidfd() -> Vec<Clone3> {
@@ -263,6 +263,86 @@ fn pidfd_message_in_least_room() -> Result {
         let (_, pidfd) = fdpass::receive_with_pidfd(&ours, 1, fdpass::LEAST_ROOM)?;
         let sender = info(&Pidfd::from(pidfd), InfoMask::PID)?;
         check::equal(format_args!("pid of the sender, a child of {call}"), sender.pid, child.pid() as u32)?;
+        child.into_child().clear_away()
+    })
+}
+
+case! {
+    /// The pidfd of a message's sender is close-on-exec, even if the receiver does not ask for that (MSG_CMSG_CLOEXEC), and so is that
+    /// of SO_PEERPIDFD.
+    pidfd_message_pidfd_is_cloexec: Must, needs [PidfdInfo],
+    source "pidfd_open(2) (\"The close-on-exec flag is set on the file descriptor\"); net/core/scm.c scm_pidfd_recv()",
+}
+fn pidfd_message_pidfd_is_cloexec() -> Result {
+    subject::each(|call| {
+        let (ours, theirs) = fdpass::pair()?;
+        fdpass::ask_for_pidfds(&ours)?;
+        let child = Held::prepared(&call, 0, || Ok(rustix::io::write(&theirs, b"m").map(drop)?))?;
+        let pidfds = [fdpass::receive_pidfd(&ours)?, getsockopt(&ours, sockopt::PeerPidfd)?];
+        for (which, pidfd) in ["SCM_PIDFD", "SO_PEERPIDFD"].into_iter().zip(pidfds) {
+            check::equal(format_args!("close-on-exec of {which}"), is_cloexec(pidfd)?, true)?;
+        }
+        child.into_child().clear_away()
+    })
+}
+
+case! {
+    /// A receiver in a pid namespace in which the sender has no number gets the sender's pidfd all the same: PIDFD_GET_INFO on it is
+    /// EREMOTE there.
+    pidfd_message_to_foreign_namespace: Must, needs [ExitInfo, PidNamespace],
+    source "unix(7), SCM_PIDFD; fs/pidfs.c pidfd_info() (\"Restrict information retrieval\")",
+    since "6.18",
+}
+fn pidfd_message_to_foreign_namespace() -> Result {
+    subject::each(|call| {
+        let (ours, theirs) = fdpass::pair()?;
+        fdpass::ask_for_pidfds(&ours)?;
+        let child = Held::prepared(&call, 0, || Ok(rustix::io::write(&theirs, b"m").map(drop)?))?;
+        namespace::as_init(|| {
+            let told = Pidfd::from(fdpass::receive_pidfd(&ours)?).info(InfoMask::PID).map(drop);
+            let what = format!("PIDFD_GET_INFO on the pidfd of a sender outside, a child of {call}");
+            check::refused(what, told, Errno::EREMOTE)
+        })?;
+        child.into_child().clear_away()
+    })
+}
+
+case! {
+    /// What a process writes to a stream socket comes with its pidfd as often as it is looked at (MSG_PEEK), and in however many parts it
+    /// is received.
+    pidfd_message_received_in_parts: Is, needs [PidfdInfo],
+    source "unix(7), SCM_PIDFD; recv(2), MSG_PEEK; net/unix/af_unix.c unix_stream_read_generic(), unix_skb_to_scm()",
+}
+fn pidfd_message_received_in_parts() -> Result {
+    subject::each(|call| {
+        let (ours, theirs) = fdpass::pair()?;
+        fdpass::ask_for_pidfds(&ours)?;
+        let child = Held::prepared(&call, 0, || Ok(rustix::io::write(&theirs, b"parts").map(drop)?))?;
+        for part in ["the first", "the second"] {
+            recv(&ours, &mut [0_u8; 1], RecvFlags::PEEK)?;
+            let (_, pidfd) = fdpass::receive_with_pidfd(&ours, 1, fdpass::ROOM)?;
+            let told = info(&Pidfd::from(pidfd), InfoMask::PID)?;
+            let what = format!("pid of the sender of {part} byte, a child of {call}");
+            check::equal(what, told.pid, child.pid() as u32)?;
+        }
+        child.into_child().clear_away()
+    })
+}
+
+case! {
+    /// SO_PEERPIDFD on a socket that a thread other than the leader has made gives a pidfd of its process, auto-reaped or not.
+    pidfd_peer_of_thread: Must, needs [PidfdInfo],
+    source "unix(7), SO_PEERPIDFD, SO_PEERCRED, whose pid is that of the process; net/unix/af_unix.c prepare_peercred()",
+}
+fn pidfd_peer_of_thread() -> Result {
+    subject::each(|call| {
+        let (ours, theirs) = fdpass::pair()?;
+        let child =
+            Held::prepared(&call, 0, || threads::in_a_thread(|| fdpass::send(&theirs, &fdpass::pair()?.0)))?;
+        let peer = getsockopt(&fdpass::receive(&ours)?, sockopt::PeerPidfd)?;
+        let told = info(&Pidfd::from(peer), InfoMask::PID)?;
+        let what = format!("pid and tgid of the maker of a socket, a thread of a child of {call}");
+        check::equal(what, [told.pid, told.tgid], [child.pid() as u32; 2])?;
         child.into_child().clear_away()
     })
 }

@@ -1,5 +1,7 @@
 //! Details of pidfds: in which namespace their pids are given, which waiters they wake, and which processes they signal.
 
+use std::os::fd::AsRawFd;
+
 use clone3_conformance::abi::{Flags, InfoMask};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
@@ -7,8 +9,9 @@ use clone3_conformance::clone3::{Clone3, park};
 use clone3_conformance::kit::epoll::Watch;
 use clone3_conformance::kit::process::{in_child, own_pid};
 use clone3_conformance::kit::replacing::Replacing;
-use clone3_conformance::kit::sleeper::Sleeper;
+use clone3_conformance::kit::sleeper::{self, Sleeper};
 use clone3_conformance::kit::{Actor, AutokillChild, Echo, Held, limits, privilege, subject, threads};
+use clone3_conformance::need::rounds;
 use clone3_conformance::pidfd::{Pidfd, info};
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
@@ -204,8 +207,9 @@ fn pidfd_signal_says_how_it_was_sent() -> Result {
 
 case! {
     /// When a thread other than the leader execs, it takes the leader's tid. The PIDFD_THREAD pidfd of its old tid then says that
-    /// the thread is gone, with exit information, while the process's pidfd says that the process lives.
-    pidfd_thread_that_execs: Must, needs [ExitInfo],
+    /// the thread is gone, with exit information, while the process's pidfd says that the process lives. Who sleeps in a poll of the
+    /// former is woken.
+    pidfd_thread_that_execs: Must, needs [ExitInfo, Proc],
     source "include/uapi/linux/pidfd.h (PIDFD_INFO_EXIT); fs/exec.c de_thread(); execve(2), on other threads",
     since "6.16",
 }
@@ -213,8 +217,12 @@ fn pidfd_thread_that_execs() -> Result {
     subject::each(|call| {
         let replacing = Replacing::new(&call, 0, park)?;
         let thread = Pidfd::of_thread(replacing.other)?;
+        let (fd, [(_, poll), ..]) = (thread.as_raw_fd(), sleeper::CALLS);
+        let watcher = Sleeper::start(move || poll(fd))?;
         replacing.exec().context("control: the exec")?;
         let child = replacing.into_held();
+        let woken = watcher.join()?;
+        check::equal("poll(2) that slept on the old number of a thread that called exec", woken, Ok(1))?;
         thread.exit_status().context("the old number of a thread that called exec")?;
         let process = info(child.pidfd()?, InfoMask::EXIT)?;
         check::equal(
@@ -227,6 +235,30 @@ fn pidfd_thread_that_execs() -> Result {
             check::equal("control: wait status of the process", status, Status::exited(0))?;
         }
         Ok(())
+    })
+}
+
+case! {
+    /// Two threads that call PIDFD_GET_INFO at the same time, each for another process, are told about their own.
+    pidfd_info_of_two_at_once: Must, needs [PidfdInfo],
+    source "include/uapi/linux/pidfd.h (struct pidfd_info)",
+}
+fn pidfd_info_of_two_at_once() -> Result {
+    subject::each(|call| {
+        let children = [Held::exiting_with(&call, 0)?, Held::exiting_with(&call, 0)?];
+        let look = |child: &Held| {
+            for _ in rounds(500) {
+                let told = info(child.pidfd()?, InfoMask::PID)?;
+                let what = "pid and ppid of a process, while another thread asks for another";
+                check::equal(what, (told.pid, told.ppid), (child.pid() as u32, own_pid() as u32))?;
+            }
+            Ok(())
+        };
+        std::thread::scope(|scope| {
+            let other = scope.spawn(|| look(&children[0]));
+            look(&children[1]).and(threads::join(other))
+        })?;
+        children.into_iter().try_for_each(|child| child.into_child().clear_away())
     })
 }
 

@@ -4,6 +4,7 @@ use clone3_conformance::abi::{Flags, InfoMask, PIDFD_INFO_SIZES, PIDFS_IOCTL_MAG
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::Clone3;
+use clone3_conformance::kit::mapping::before_the_end;
 use clone3_conformance::kit::process::own_pid;
 use clone3_conformance::kit::{Held, subject};
 use clone3_conformance::pidfd::{Pidfd, almost_info};
@@ -62,6 +63,24 @@ fn every_size_agrees(pidfd: &Pidfd, request: InfoMask) -> Result {
         )?;
         let untouched = got[size..].iter().all(|byte| *byte == POISON);
         check::holds(untouched, format_args!("size {size}: the kernel wrote behind the structure"))?;
+    }
+    Ok(())
+}
+
+case! {
+    /// PIDFD_GET_INFO accesses nothing behind the structure, of whatever size: it may be the last in a mapping.
+    pidfd_info_at_end_of_mapping: Must, needs [PidfdInfo],
+    source "fs/pidfs.c pidfd_info(), which is extended by size; Documentation/process/adding-syscalls.rst (a size argument)",
+}
+fn pidfd_info_at_end_of_mapping() -> Result {
+    let own = Pidfd::open(own_pid())?;
+    for size in PIDFD_INFO_SIZES.into_iter().chain([LONGER_THAN_ANY]) {
+        let buffer = before_the_end(size)?;
+        buffer[..8].copy_from_slice(&InfoMask::PID.bits().to_ne_bytes());
+        let what = format!("PIDFD_GET_INFO with {size} bytes, which are the last of a mapping");
+        check::succeeds(&what, own.info_sized(buffer, size))?;
+        let pid = buffer[16..].first_chunk().map(|word| i32::from_ne_bytes(*word));
+        check::equal(format_args!("pid from {what}"), pid, Some(own_pid()))?;
     }
     Ok(())
 }

@@ -6,9 +6,9 @@ use clone3_conformance::check::{self, Failure, Result};
 use clone3_conformance::clone3::{Clone3, park};
 use clone3_conformance::kit::namespace::{Outside, enter_user_namespace_as};
 use clone3_conformance::kit::process::{in_child, own_pid};
-use clone3_conformance::kit::{Actor, Echo, privilege, subject};
+use clone3_conformance::kit::{Actor, privilege, subject};
 use clone3_conformance::pidfd::{Pidfd, info};
-use nix::unistd::{Gid, Uid, getegid, geteuid, setfsgid, setfsuid, setresgid, setresuid};
+use nix::unistd::{Gid, Uid, getegid, geteuid, getgid, getuid, setfsgid, setfsuid, setresgid, setresuid};
 use rustix::thread::{CapabilitiesSecureBits, set_capabilities_secure_bits};
 
 /// Real, effective, saved and filesystem id.
@@ -44,20 +44,25 @@ fn become_eight() -> Result {
 }
 
 case! {
-    /// The eight ids in PIDFD_GET_INFO (real, effective, saved and filesystem uid and gid) are those of the process, even if all of
-    /// them differ, and the ppid is given even if the parent is another user.
+    /// The eight ids in PIDFD_GET_INFO (real, effective, saved and filesystem uid and gid) are those that the process has at that time,
+    /// even if all of them differ, and the ppid is given even if the parent is another user.
     pidfd_info_eight_ids: Must, needs [PidfdInfo, Root],
     source "include/uapi/linux/pidfd.h (PIDFD_INFO_CREDS); credentials(7)",
 }
 fn pidfd_info_eight_ids() -> Result {
     subject::each(|call| {
-        let child = Echo::prepared(&call, become_eight)?;
-        let info = info(child.pidfd()?, InfoMask::CREDS)?;
+        let child = Actor::spawn(&call, |()| become_eight())?;
+        let pidfd = child.child().pidfd()?;
+        let before = info(pidfd, InfoMask::CREDS)?;
+        let own = (getuid().as_raw(), getgid().as_raw());
+        check::equal("control: ruid and rgid before", (before.ruid, before.rgid), own)?;
+        child.ask(())?;
+        let info = info(pidfd, InfoMask::CREDS)?;
         let what = format!("of a child of {call}");
         check::equal(format_args!("ruid, euid, suid, fsuid {what}"), users(&info), USERS)?;
         check::equal(format_args!("rgid, egid, sgid, fsgid {what}"), groups(&info), GROUPS)?;
         check::equal(format_args!("ppid {what}"), info.ppid, std::process::id())?;
-        child.into_child().clear_away()
+        child.dismiss()
     })
 }
 
@@ -87,21 +92,23 @@ fn pidfd_info_credentials_across_user_namespaces() -> Result {
 }
 
 case! {
-    /// The user and group ids in PIDFD_GET_INFO are those in the caller's user namespace for a child in another pid namespace, too.
+    /// The user and group ids in PIDFD_GET_INFO are those in the caller's user namespace for a child in another pid namespace, too, each
+    /// by its own map.
     pidfd_info_credentials_across_pid_namespaces: Must, needs [PidfdInfo, UserNamespaces, PidNamespace],
     source "fs/pidfs.c pidfd_info(), current_user_ns(); user_namespaces(7)",
 }
 fn pidfd_info_credentials_across_pid_namespaces() -> Result {
     in_child(|| {
-        // A number that the user has in no other namespace.
-        const INSIDE: u32 = 77;
-        enter_user_namespace_as(INSIDE)?;
+        // Numbers that the user and its group have in no other namespace.
+        const USER: u32 = 77;
+        const GROUP: u32 = 78;
+        enter_user_namespace_as(USER, GROUP)?;
         subject::each(|call| {
             let call = call.with(Flags::CLONE_NEWPID);
             let init = call.spawn(park)?;
             let seen = info(init.pidfd()?, InfoMask::CREDS)?;
             let what = format!("user and group ids of a child of {call}, in the user namespace of both");
-            check::equal(what, (users(&seen), groups(&seen)), ([INSIDE; 4], [INSIDE; 4]))?;
+            check::equal(what, (users(&seen), groups(&seen)), ([USER; 4], [GROUP; 4]))?;
             init.clear_away()
         })
     })

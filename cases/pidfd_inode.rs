@@ -97,22 +97,30 @@ fn pidfd_file_system_magic() -> Result {
 }
 
 case! {
-    /// The link in /proc/PID/fd of a pidfd says `anon_inode:[pidfd]`, as it did when pidfds were anonymous inodes.
+    /// The link in /proc/PID/fd of a pidfd says `anon_inode:[pidfd]`, as it did when pidfds were anonymous inodes, and still does when
+    /// the process is gone.
     pidfd_link_text: Is, needs [Proc],
     source "fs/pidfs.c pidfs_dname(), for lsof(8), which expects it",
 }
 fn pidfd_link_text() -> Result {
     subject::each(|call| {
         let child = Held::exiting_with(&call, 0)?;
-        let link = std::fs::read_link(format!("/proc/self/fd/{}", child.pidfd()?.as_raw_fd()))?;
-        check::equal("link in /proc/self/fd of a pidfd", &*link.to_string_lossy(), "anon_inode:[pidfd]")?;
-        child.into_child().clear_away()
+        let path = format!("/proc/self/fd/{}", child.pidfd()?.as_raw_fd());
+        let is_as_ever = |whose: &str| {
+            let link = std::fs::read_link(&path)?;
+            let what = format!("link in /proc/self/fd of the pidfd of {whose}");
+            check::equal(what, &*link.to_string_lossy(), "anon_inode:[pidfd]")
+        };
+        is_as_ever("a live child")?;
+        child.let_go()?;
+        subject::wait_until_gone(&child)?;
+        is_as_ever("a child that is gone")
     })
 }
 
 case! {
     /// FS_IOC_GETVERSION on a pidfd gives the generation of its inode. Inode number and generation together are the same for every
-    /// pidfd of a process, and differ from those of another live process.
+    /// pidfd of a process, also when the process is gone, and differ from those of another live process.
     pidfd_generation: Must, needs [ExitInfo],
     source "commit \"pidfs: implement FS_IOC_GETVERSION\"; ioctl_fs(2)",
 }
@@ -127,7 +135,10 @@ fn pidfd_generation() -> Result {
             "two children of {call}: expected two identities, got (st_ino, generation) {first:?} of both"
         );
         check::holds(second != first, same)?;
-        child.into_child().clear_away()?;
+        child.let_go()?;
+        subject::wait_until_gone(&child)?;
+        let late = inode_and_generation(child.pidfd()?, "the pidfd of a process that is gone")?;
+        check::equal(format_args!("(st_ino, generation) of a child of {call} that is gone"), late, first)?;
         other.into_child().clear_away()
     })
 }

@@ -122,6 +122,23 @@ fn pidfd_thread_stays_one_after_setfl() -> Result {
 }
 
 case! {
+    /// A process's pidfd and one of its leader thread (PIDFD_THREAD) may be opened in any order: each is what was asked for.
+    pidfd_kinds_of_one_process: Must, needs [PidfdInfo],
+    source "pidfd_open(2), PIDFD_THREAD; kernel selftest pidfd_test; fs/pidfs.c pidfs_alloc_file()",
+}
+fn pidfd_kinds_of_one_process() -> Result {
+    subject::each(|call| {
+        let child = Held::exiting_with(&call, 0)?;
+        for flag in [0, libc::PIDFD_THREAD, 0, libc::PIDFD_THREAD, 0] {
+            let opened = check::succeeds("pidfd_open", pidfd_open(child.pid(), flag))?;
+            let what = format!("PIDFD_THREAD in F_GETFL after pidfd_open({flag:#x}) of a child of {call}");
+            check::equal(what, opened.status_flags()? & libc::O_EXCL, flag as i32)?;
+        }
+        child.into_child().clear_away()
+    })
+}
+
+case! {
     /// A waiter for EPOLLHUP alone on the pidfd of a thread is woken when that thread is gone, although its process lives on; the
     /// thread's exit information is then available.
     pidfd_thread_hangup: Must, needs [ExitInfo],

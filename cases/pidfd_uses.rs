@@ -16,13 +16,18 @@ use clone3_conformance::kit::{
 use clone3_conformance::pidfd::{Pidfd, pidfd_open};
 use clone3_conformance::wait::{self, Status, Who};
 use nix::errno::Errno;
-use nix::sched::{CloneFlags, setns};
+use nix::fcntl::OFlag;
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::ptrace::Options;
 use nix::sys::signal::Signal;
 use rustix::fs::{fstat, stat};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 const ENDED: i32 = libc::WEXITED | libc::__WALL;
+
+/// `CLONE_NEWTIME`, which nix does not name.
+const NEW_TIME: CloneFlags = CloneFlags::from_bits_retain(libc::CLONE_NEWTIME);
+
 case! {
     /// pidfd_open with PIDFD_NONBLOCK gives a non-blocking pidfd: waitid(P_PIDFD) on it is EAGAIN while the child lives, and with
     /// WNOHANG it is 0, as on a blocking one.
@@ -47,6 +52,26 @@ fn pidfd_nonblocking_waitid() -> Result {
             check::equal(format_args!("waitid(P_PIDFD{name}) with PIDFD_NONBLOCK"), got, Err(Errno::EAGAIN))?;
         }
         child.into_child().clear_away()
+    })
+}
+
+case! {
+    /// On a pidfd that was opened with PIDFD_NONBLOCK, waitid(P_PIDFD) blocks once O_NONBLOCK has been taken from it (F_SETFL).
+    pidfd_blocks_without_nonblock: Must, needs [Proc],
+    source "pidfd_open(2), PIDFD_NONBLOCK; F_SETFL(2const); waitid(2), EAGAIN",
+    since "5.10",
+}
+fn pidfd_blocks_without_nonblock() -> Result {
+    subject::each(|call| {
+        let child = Held::exiting_with(&call, 0)?;
+        let opened = pidfd_open(child.pid(), libc::O_NONBLOCK as u32);
+        let pidfd = check::succeeds("pidfd_open(PIDFD_NONBLOCK)", opened)?;
+        pidfd.set_status_flags(OFlag::empty())?;
+        let waiter = Blocked::in_call(WaitCall::pidfd(&pidfd, ENDED))?;
+        child.let_go()?;
+        let expected = if child.reaps_itself() { Err(Errno::ECHILD) } else { Ok(Some(child.pid())) };
+        check::equal(format_args!("waitid(P_PIDFD) for a child of {call}"), waiter.join()?, expected)?;
+        child.pidfd()?.wait_reaped()
     })
 }
 
@@ -458,6 +483,37 @@ fn autoreap_io_uring_waitid_by_pidfd() -> Result {
             child.pidfd()?.reaped_with(Status::exited(4))?;
         }
         Ok(())
+    })
+}
+
+case! {
+    /// setns(CLONE_NEWTIME) with a pidfd moves the caller into the time namespace of the process, not into one that the process has
+    /// unshared for its own children. Auto-reaped or not.
+    pidfd_setns_joins_time_namespace_of_target: Must, needs [PidfdInfo, SysAdmin],
+    source "setns(2), nstype CLONE_NEWTIME and a pidfd; time_namespaces(7), on unshare; kernel/nsproxy.c validate_nsset()",
+}
+fn pidfd_setns_joins_time_namespace_of_target() -> Result {
+    let of = |pidfd: &Pidfd| {
+        Ok::<_, Failure>((number(pidfd, Namespace::Time)?, number(pidfd, Namespace::TimeForChildren)?))
+    };
+    let own = Pidfd::open(own_pid())?;
+    if of(&own)?.0.is_none() {
+        return Err(Failure::blocked("needs time namespaces (CONFIG_TIME_NS)"));
+    }
+    subject::each(|call| {
+        let unshare_time = || check::permitted("unshare(CLONE_NEWTIME)", unshare(NEW_TIME));
+        let target = Echo::prepared(&call, unshare_time)?;
+        let (its, for_its_children) = of(target.pidfd()?)?;
+        check::holds(
+            its != for_its_children,
+            "control: a process that has unshared a time namespace for its children",
+        )?;
+        let joined = in_child(|| {
+            check::succeeds("setns(CLONE_NEWTIME)", setns(target.pidfd()?, NEW_TIME))?;
+            of(&Pidfd::open(own_pid())?)
+        })?;
+        check::equal(format_args!("time namespaces after setns to a child of {call}"), joined, (its, its))?;
+        target.into_child().clear_away()
     })
 }
 

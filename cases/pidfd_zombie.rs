@@ -1,6 +1,6 @@
 //! Pidfds of zombies.
 
-use clone3_conformance::abi::{Flags, InfoMask};
+use clone3_conformance::abi::{Flags, InfoMask, Namespace};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result};
 use clone3_conformance::clone3::{Child, Clone3};
@@ -12,6 +12,7 @@ use clone3_conformance::pidfd::{Pidfd, info, pidfd_open};
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
 use nix::poll::PollFlags;
+use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::Signal;
 
 fn ordinary() -> Clone3 {
@@ -104,6 +105,40 @@ fn pidfd_getfd_zombie() -> Result {
     check::refused("pidfd_getfd from a zombie", child.pidfd()?.getfd(0), Errno::ESRCH)?;
     wait::reap_expecting(child.pid(), Status::exited(5))?;
     check::refused("pidfd_getfd after the wait", child.pidfd()?.getfd(0), Errno::ESRCH)
+}
+
+case! {
+    /// A zombie has no namespaces, whether it is its parent's or, auto-reaped, its tracer's: the ioctls that open them are ESRCH, and so
+    /// is setns.
+    pidfd_zombie_namespaces: Is, needs [Autoreap, PidfdInfo, Ptrace],
+    source "fs/pidfs.c pidfd_ioctl() (\"just pretend it didn't exist\"); kernel/nsproxy.c validate_nsset()",
+}
+fn pidfd_zombie_namespaces() -> Result {
+    sigchld::block()?;
+    subject::each(|call| {
+        let child = Held::traceable(&call, 5)?;
+        let tracer = Tracer::of(child.pid())?;
+        let pidfd = child.pidfd()?;
+        let has = |kind: &Namespace| pidfd.namespace(*kind).err() != Some(Errno::EOPNOTSUPP);
+        let kinds: Vec<Namespace> = Namespace::ALL.into_iter().filter(has).collect();
+        let own = pidfd.namespace(Namespace::Mount).map(drop);
+        check::permitted("PIDFD_GET_MNT_NAMESPACE of a live child", own)?;
+        child.let_go()?;
+        tracer.find_zombie()?;
+        for kind in kinds {
+            let opened = pidfd.namespace(kind).map(drop);
+            check::refused(format_args!("{kind:?} namespace of a zombie, {call}"), opened, Errno::ESRCH)?;
+        }
+        let joined = setns(pidfd, CloneFlags::CLONE_NEWUTS);
+        check::refused(format_args!("setns(CLONE_NEWUTS) to a zombie, {call}"), joined, Errno::ESRCH)?;
+        tracer.reap()?;
+        if !child.reaps_itself() {
+            wait::reap_expecting(child.pid(), Status::exited(5))?;
+        }
+        // That of an ordinary child.
+        sigchld::take();
+        tracer.dismiss()
+    })
 }
 
 case! {

@@ -405,7 +405,7 @@ case! {
 fn autoreap_stop_names_user_as_in_namespace() -> Result {
     let inside = getuid().as_raw() ^ 7;
     in_child(|| {
-        namespace::enter_user_namespace_as(inside)?;
+        namespace::enter_user_namespace_as(inside, inside)?;
         check::equal("getuid() in the user namespace", getuid().as_raw(), inside)?;
         sigchld::block()?;
         subject::each(|call| {

@@ -230,8 +230,10 @@ pub fn receive_with_pidfd(socket: impl AsFd, most: usize, room: usize) -> Result
     message.msg_iovlen = 1;
     message.msg_control = control.as_mut_ptr().cast();
     message.msg_controllen = room.min(ROOM);
+    // Without MSG_CMSG_CLOEXEC, as a pidfd is close-on-exec all the same.
+    //
     // SAFETY: the message points to live buffers of the given sizes.
-    let got = unsafe { libc::recvmsg(socket.as_fd().as_raw_fd(), &mut message, libc::MSG_CMSG_CLOEXEC) };
+    let got = unsafe { libc::recvmsg(socket.as_fd().as_raw_fd(), &mut message, 0) };
     let got = Errno::result(got)? as usize;
     // SAFETY: recvmsg left a valid message, whose control data the macros walk.
     let header = unsafe { libc::CMSG_FIRSTHDR(&message).as_ref() };

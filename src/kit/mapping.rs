@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicU32;
 
 use nix::errno::Errno;
 use rustix::fs::{MemfdFlags, SealFlags};
-use rustix::mm::{MapFlags, ProtFlags};
+use rustix::mm::{MapFlags, MprotectFlags, ProtFlags};
 use rustix::param::page_size;
 
 use crate::check::{self, Failure, Result, errno_of};
@@ -17,6 +17,20 @@ pub fn try_map(file: impl AsFd) -> std::result::Result<(), Errno> {
     let mapped =
         unsafe { rustix::mm::mmap(std::ptr::null_mut(), 4096, ProtFlags::READ, MapFlags::SHARED, file, 0) };
     mapped.map(drop).map_err(errno_of)
+}
+
+/// Returns this many bytes, at most a page, behind which there is a page that cannot be accessed.
+pub fn before_the_end(count: usize) -> Result<&'static mut [u8]> {
+    let (page, access) = (page_size(), ProtFlags::READ | ProtFlags::WRITE);
+    assert!(count <= page, "{count} bytes are more than a page");
+    // SAFETY: a new anonymous mapping at an address of the kernel's choice aliases nothing.
+    let start = unsafe {
+        rustix::mm::mmap_anonymous(std::ptr::null_mut(), 2 * page, access, MapFlags::PRIVATE)?.cast::<u8>()
+    };
+    // SAFETY: nothing refers to the second page.
+    unsafe { rustix::mm::mprotect(start.add(page).cast(), page, MprotectFlags::empty())? };
+    // SAFETY: the bytes are at the end of the first page, which is zeroed, referred to by nothing else, and never unmapped.
+    Ok(unsafe { std::slice::from_raw_parts_mut(start.add(page - count), count) })
 }
 
 /// A page of private memory for which a special treatment was asked.

@@ -130,11 +130,11 @@ impl Outside {
 
     /// In a user namespace just entered: becomes its root, the only mapping that an unprivileged user can write there.
     pub fn becomes_root(self) -> Result {
-        self.becomes(0)
+        self.becomes(0, 0)
     }
 
-    /// In a user namespace just entered: becomes the user and group with this id.
-    fn becomes(self, id: u32) -> Result {
+    /// In a user namespace just entered: becomes the user and group with these ids.
+    fn becomes(self, user: u32, group: u32) -> Result {
         let Outside { uid, gid } = self;
         if !crate::procfs::is_mounted() {
             return Err(Failure::blocked("needs /proc to become the root of a user namespace"));
@@ -148,21 +148,21 @@ impl Outside {
             })
         };
         write("setgroups", "deny".to_owned())?;
-        write("uid_map", format!("{id} {uid} 1"))?;
-        write("gid_map", format!("{id} {gid} 1"))?;
-        note!("user {id} of a new user namespace");
+        write("uid_map", format!("{user} {uid} 1"))?;
+        write("gid_map", format!("{group} {gid} 1"))?;
+        note!("user {user}, group {group} of a new user namespace");
         Ok(())
     }
 }
 
-/// Moves into a new user namespace in which the caller is the user and group with this id.
+/// Moves into a new user namespace in which the caller is the user and group with these ids.
 ///
 /// # Errors
 /// `blocked` if the environment forbids it.
-pub fn enter_user_namespace_as(id: u32) -> Result {
+pub fn enter_user_namespace_as(user: u32, group: u32) -> Result {
     let outside = Outside::here();
     privilege::unshare_user_namespace()?;
-    outside.becomes(id)
+    outside.becomes(user, group)
 }
 
 /// Moves real root into a new user namespace in which these user and group ids are mapped to themselves.

@@ -64,7 +64,7 @@ pub fn become_member(id: u32, groups: &[Gid]) -> Result {
 /// # Errors
 /// `blocked` if the system forbids user namespaces.
 pub fn enter_user_namespace() -> Result {
-    namespace::enter_user_namespace_as(0)
+    namespace::enter_user_namespace_as(0, 0)
 }
 
 /// Becomes a user that has no other process and to which RLIMIT_NPROC applies.
