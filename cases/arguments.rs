@@ -7,7 +7,7 @@ use clone3_conformance::abi::{CLONE_ARGS_SIZES, Flags};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::{
-    self, Clone3, NOWHERE, PIDFD_UNTOUCHED, Unmapped, is_cloexec, is_open, park, pidfd_word,
+    self, Clone3, NOWHERE, OddWord, PIDFD_UNTOUCHED, Unmapped, is_cloexec, is_open, park, pidfd_word,
 };
 use clone3_conformance::kit::process::own_pid;
 use clone3_conformance::kit::{AutokillChild, Held, subject};
@@ -271,6 +271,28 @@ fn abi_stored_numbers_are_ints() -> Result {
         check::equal(format_args!("the tid that {call} stores"), tid.load(Ordering::Relaxed), child.pid())?;
         child.clear_away()?;
         close(pidfd.load(Ordering::Relaxed))?;
+    }
+    Ok(())
+}
+
+case! {
+    /// The pidfd is stored wherever the caller says, also where an int would not be aligned, with and without the new flags.
+    abi_pidfd_at_odd_address: Is, needs [Proc],
+    source "kernel/fork.c copy_process() (put_user())",
+}
+fn abi_pidfd_at_odd_address() -> Result {
+    let word = OddWord::zero();
+    for call in subject::by_flag() {
+        let call = call.with(Flags::PIDFD).pidfd_address(word.address());
+        let child = call.spawn(park)?;
+        let number = word.value();
+        check::equal(
+            format_args!("Pid in fdinfo of what {call} stored"),
+            pid_in_fdinfo(number),
+            Some(child.pid()),
+        )?;
+        child.clear_away()?;
+        close(number)?;
     }
     Ok(())
 }

@@ -9,9 +9,9 @@ use clone3_conformance::clone3::{Child, Clone3, Stack};
 use clone3_conformance::errand::Errand;
 use clone3_conformance::kit::disposition::{self, Disposition};
 use clone3_conformance::kit::meeting::parent_and_child;
-use clone3_conformance::kit::process::child_reporting;
+use clone3_conformance::kit::process::{child_reporting, reap_all};
 use clone3_conformance::kit::subject::ends_by_its_kind;
-use clone3_conformance::kit::{Cgroup, Held, errands, namespace, subject, threads};
+use clone3_conformance::kit::{Cgroup, Gate, Held, errands, namespace, subject, threads};
 use clone3_conformance::note;
 use clone3_conformance::wait::Status;
 use nix::errno::Errno;
@@ -85,6 +85,38 @@ fn autoreap_vfork_outlives_killed_creator() -> Result {
         child.lives("after the death of the creator that it suspended")?;
         check::succeeds("pidfd_send_signal(SIGKILL)", child.observer().send_signal(Signal::SIGKILL))?;
         ends_by_its_kind(&call, child.pid(), child.observer(), Status::SIGKILLED)
+    })
+}
+
+case! {
+    /// An auto-reaped child that ends while its creator waits for another child (CLONE_VFORK) is gone at once; an ordinary one is a
+    /// zombie then.
+    autoreap_gone_while_creator_waits_for_vfork: Must, needs [Autoreap, ExitInfo, Proc],
+    source "commit \"clone: add CLONE_AUTOREAP\"; clone(2), CLONE_VFORK; kernel/signal.c do_notify_parent()",
+}
+fn autoreap_gone_while_creator_waits_for_vfork() -> Result {
+    subject::each_unrestricted(|call| {
+        let gate = Gate::new()?;
+        let (creator, child) = parent_and_child(&Clone3::fork(), |meeting| {
+            let first = call.spawn(|| meeting.attend())?;
+            Clone3::fork().with(Flags::CLONE_VFORK).spawn(|| {
+                gate.wait();
+                0
+            })?;
+            Ok(first)
+        })?;
+        threads::wait_until_process_is_blocked(creator.pid())?;
+        check::succeeds("pidfd_send_signal(SIGKILL)", child.observer().send_signal(Signal::SIGKILL))?;
+        if call.flags().contains(Flags::AUTOREAP) {
+            child.observer().gone_with(child.pid(), Status::SIGKILLED)?;
+        } else {
+            child.observer().wait_exited()?;
+        }
+        gate.open()?;
+        creator.kill(Signal::SIGKILL)?;
+        creator.reap_expecting(Status::SIGKILLED)?;
+        // Now its children are the caller's.
+        reap_all()
     })
 }
 

@@ -181,7 +181,7 @@ fn dumped_by_sigsegv(child: &Child) -> Result {
 case! {
     /// coredump_code is the si_code of the signal that caused the dump: SEGV_ACCERR, ILL_ILLOPC and the like for the faults and
     /// traps of the processor, SI_KERNEL (128, too large for eight bits with a sign) for a handler without a stack, SI_TKILL for
-    /// abort, SI_USER for kill by another process.
+    /// abort, SI_USER for kill by another process. It stays so when others have dumped since.
     pidfd_info_coredump_code_values: Must, needs [ExitInfo, CoredumpCode, Root, GlobalChanges],
     source "pull request vfs-7.1-rc1.pidfs (coredump_code); sigaction(2)",
 }
@@ -189,11 +189,15 @@ fn pidfd_info_coredump_code_values() -> Result {
     const SI_USER: i32 = 0;
     let server = Server::start()?;
     subject::each(|call| {
+        let mut earlier = Vec::new();
         for crash in Crash::all() {
             let child = call.spawn(|| crash.now())?;
             server.take_dump_of(child.pidfd()?)?;
             subject::wait_until_gone(&child)?;
-            tells_of_dump(&child, crash.signal(), crash.code()).context(format_args!("{crash:?}"))?;
+            earlier.push((child, crash));
+            for (child, crash) in &earlier {
+                tells_of_dump(child, crash.signal(), crash.code()).context(format_args!("{crash:?}"))?;
+            }
         }
         let child = Echo::prepared(&call, || {
             crash::expect_death_by(Signal::SIGQUIT);

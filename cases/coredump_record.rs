@@ -3,14 +3,14 @@
 use clone3_conformance::abi::{CoredumpMask, Flags, InfoMask};
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Failure, Result};
-use clone3_conformance::clone3::{Child, Stack, park};
+use clone3_conformance::clone3::{Child, Clone3, Stack, park};
 use clone3_conformance::kit::coredump::Server;
 use clone3_conformance::kit::crash::{self, Crash};
 use clone3_conformance::kit::process::own_pid;
 use clone3_conformance::kit::sysctl::Sysctl;
 use clone3_conformance::kit::{Channel, Gate, errands, privilege, subject, threads};
 use clone3_conformance::pidfd::{Pidfd, info};
-use clone3_conformance::wait::Status;
+use clone3_conformance::wait::{self, Status};
 use nix::sys::signal::{Signal, raise};
 use nix::unistd::{Uid, setresuid};
 
@@ -44,6 +44,25 @@ fn pidfd_info_coredump_not_of_sharer() -> Result {
             CoredumpMask::USER,
         )
     })
+}
+
+case! {
+    /// The core dump of an ordinary child is still on record when all its pidfds have been closed and another is opened on the zombie.
+    pidfd_info_coredump_of_zombie: Must, needs [ExitInfo, CoredumpMask, Root, GlobalChanges],
+    source "include/uapi/linux/pidfd.h (PIDFD_COREDUMPED); fs/pidfs.c pidfs_coredump(); pidfd_open(2)",
+}
+fn pidfd_info_coredump_of_zombie() -> Result {
+    let server = Server::start()?;
+    let mut child = Clone3::fork().with(Flags::PIDFD).spawn(|| Crash::Unmapped.now())?;
+    server.take_dump_of(child.pidfd()?)?;
+    wait::find_zombie(child.pid())?;
+    child.close_pidfd()?;
+    let late = Pidfd::open(child.pid())?;
+    let told = info(&late, InfoMask::COREDUMP)?.coredump();
+    check::equal("coredump_mask of a zombie, by a pidfd opened on it", told, DUMPED)?;
+    child.reap_expecting(Crash::Unmapped.dumped())?;
+    let told = info(&late, InfoMask::EXIT | InfoMask::COREDUMP)?.coredump();
+    check::equal("coredump_mask by the same pidfd after the wait", told, DUMPED)
 }
 
 case! {

@@ -11,7 +11,7 @@ use clone3_conformance::check::{self, Context as _, Result, errno_of};
 use clone3_conformance::clone3::{Clone3, NOWHERE, lowest_free_fd, park};
 use clone3_conformance::kit::process::{in_child, own_pid};
 use clone3_conformance::kit::{
-    AutokillChild, Gate, aio, cgroup, fdpass, fds, limits, mapping, privilege, threads,
+    AutokillChild, Gate, Held, aio, cgroup, fdpass, fds, limits, mapping, privilege, threads,
 };
 use clone3_conformance::pidfd::Pidfd;
 use clone3_conformance::wait::Status;
@@ -168,6 +168,21 @@ fn autokill_refused_use_does_not_hold() -> Result {
     leaves_references("clone3 did not take it for a cgroup", |pidfd| {
         Clone3::fork().into_cgroup(pidfd).refused(Errno::EBADF)
     })
+}
+
+case! {
+    /// A comparison of the pidfd with a descriptor of another process (kcmp(2), KCMP_FILE) is no reference to it.
+    autokill_kcmp_does_not_hold: Must, needs [Autoreap, Nnp, Autokill, ExitInfo, Ptrace],
+    source "kcmp(2); commit \"pidfd: add CLONE_PIDFD_AUTOKILL\" (\"the last reference to the struct file\")",
+}
+fn autokill_kcmp_does_not_hold() -> Result {
+    // Created before the pidfd, which it would otherwise inherit.
+    let other = Held::exiting_with(&Clone3::fork(), 0)?;
+    leaves_references("kcmp with a descriptor of another process", |pidfd| {
+        let same = check::permitted("kcmp", fds::are_one_file_across(pidfd, other.pid(), 0))?;
+        check::equal("whether the pidfd is the other's standard input", same, false)
+    })?;
+    other.into_child().clear_away()
 }
 
 case! {

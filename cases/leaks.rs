@@ -7,7 +7,7 @@ use clone3_conformance::clone3::{Clone3, NOWHERE, lowest_free_fd, park};
 use clone3_conformance::kit::epoll::Watch;
 use clone3_conformance::kit::handles::Handle;
 use clone3_conformance::kit::leaks::{self, Kept, Room};
-use clone3_conformance::kit::process::reap_all;
+use clone3_conformance::kit::process::{in_child, reap_all};
 use clone3_conformance::kit::tracer::Tracer;
 use clone3_conformance::kit::{
     AutokillChild, Held, Orphan, fdpass, limits, namespace, privilege, sigchld, subject, tracer,
@@ -43,6 +43,26 @@ fn pidfd_keeps_pid_namespace() -> Result {
     pidfd.close()?;
     room.empties().context("when the pidfd is closed")?;
     other.into_child().clear_away()
+}
+
+case! {
+    /// Nothing is left of the pid namespace of an init when it is gone and its pidfd is closed, auto-reaped or not.
+    autoreap_init_leaves_no_pid_namespace: Must, needs [Autoreap, ExitInfo, UserNamespaces, PidNamespace, Proc],
+    source "pid_namespaces(7); kernel/exit.c release_task(); kernel/pid.c put_pid()",
+}
+fn autoreap_init_leaves_no_pid_namespace() -> Result {
+    subject::each(|call| {
+        in_child(|| {
+            let room = Room::make()?;
+            let init = Held::exiting_with(&call.with(Flags::CLONE_NEWPID), 0)?;
+            let what = "control: room for a second pid namespace beside that of an init";
+            check::equal(what, room.has_space(Kept::PidNamespace)?, false)?;
+            init.let_go()?;
+            subject::wait_until_gone(&init)?;
+            drop(init);
+            room.empties()
+        })
+    })
 }
 
 case! {

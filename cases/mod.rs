@@ -47,6 +47,7 @@ mod leaderless;
 mod leaks;
 mod limits;
 mod mounts;
+mod namesakes;
 mod nnp_allows;
 mod nnp_changes;
 mod nnp_elevation;

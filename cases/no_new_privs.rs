@@ -7,13 +7,12 @@ use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Failure, Result};
 use clone3_conformance::clone3::{Clone3, Stack};
-use clone3_conformance::kit::process::own_pid;
-use clone3_conformance::kit::process::{child_reporting, in_child, in_grandchild};
+use clone3_conformance::kit::process::{child_reporting, in_child, in_grandchild, own_pid};
 use clone3_conformance::kit::{Cgroup, Held, errands, fds, helper, limits, setuid, sigchld, subject, uring};
 use clone3_conformance::procfs;
 use clone3_conformance::wait::{self, Event, Status};
 use nix::errno::Errno;
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::fexecve;
 use rustix::process::Resource;
 
@@ -191,6 +190,25 @@ fn all_inherit() -> Result {
     let vfork = Clone3::fork().with(Flags::CLONE_VM | Flags::CLONE_VFORK);
     let child = vfork.spawn_on(&Stack::new()?, errands::tell_no_new_privs())?;
     child.reap_expecting(Status::exited(1)).context("no_new_privs of a vfork child, as its exit status")
+}
+
+case! {
+    /// A CLONE_NNP child that joins a user namespace with setns(2) still has no_new_privs.
+    nnp_outlasts_joining_user_namespace: Must, needs [Nnp, UserNamespaces, NotYetNnp],
+    source "PR_SET_NO_NEW_PRIVS(2const) (\"Once set, the no_new_privs attribute cannot be unset\"); setns(2)",
+}
+fn nnp_outlasts_joining_user_namespace() -> Result {
+    let target = Held::exiting_with(&Clone3::fork().with(Flags::PIDFD | Flags::CLONE_NEWUSER), 0)?;
+    for call in subject::with_nnp() {
+        let (child, bit) = child_reporting(&call, || {
+            let joined = setns(target.pidfd()?, CloneFlags::CLONE_NEWUSER);
+            check::permitted("setns(CLONE_NEWUSER)", joined)?;
+            own_bit()
+        })?;
+        child.ends_with(Status::exited(0))?;
+        check::equal(format_args!("no_new_privs of a child of {call} after setns"), bit, true)?;
+    }
+    target.into_child().clear_away()
 }
 
 case! {

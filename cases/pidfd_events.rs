@@ -6,7 +6,7 @@ use clone3_conformance::check::{self, Result};
 use clone3_conformance::clone3::Clone3;
 use clone3_conformance::kit::epoll::Watch;
 use clone3_conformance::kit::filtered_calls::{NO_SUCH_PID, is_filtered, no_pidfd};
-use clone3_conformance::kit::process::{sched_getscheduler, states_until_reaped, tgkill_nothing};
+use clone3_conformance::kit::process::{capget, sched_getscheduler, states_until_reaped, tgkill_nothing};
 use clone3_conformance::kit::processors::{Lookout, stay_on};
 use clone3_conformance::kit::subject::{self, reaped};
 use clone3_conformance::kit::{Echo, Held, threads};
@@ -29,12 +29,13 @@ fn raw(pid: Pid) -> Option<rustix::process::Pid> {
 /// A query about a process, by pid or by pidfd. Only whether the process exists matters.
 type Question = fn(Pid, &Pidfd) -> std::result::Result<(), Errno>;
 
-const QUESTIONS: [(&str, Question); 14] = [
+const QUESTIONS: [(&str, Question); 15] = [
     ("kill(pid, 0)", |pid, _| kill(pid, None)),
     ("tgkill(pid, pid, 0)", |pid, _| tgkill_nothing(pid.as_raw(), pid.as_raw())),
     ("pidfd_open(pid)", |pid, _| Pidfd::try_open(pid.as_raw()).map(drop)),
     ("getpgid(pid)", |pid, _| getpgid(Some(pid)).map(drop)),
     ("getsid(pid)", |pid, _| getsid(Some(pid)).map(drop)),
+    ("capget(pid)", |pid, _| capget(pid.as_raw())),
     ("sched_getaffinity(pid)", |pid, _| sched_getaffinity(pid).map(drop)),
     ("sched_getscheduler(pid)", |pid, _| sched_getscheduler(pid.as_raw()).map(drop)),
     ("getpriority(pid)", |pid, _| getpriority_process(raw(pid)).map(drop).map_err(check::errno_of)),

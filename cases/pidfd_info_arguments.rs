@@ -68,13 +68,14 @@ fn every_size_agrees(pidfd: &Pidfd, request: InfoMask) -> Result {
 }
 
 case! {
-    /// PIDFD_GET_INFO accesses nothing behind the structure, of whatever size: it may be the last in a mapping.
+    /// PIDFD_GET_INFO accesses nothing behind the structure, of whatever size and at whatever address: it may be the last in a mapping.
     pidfd_info_at_end_of_mapping: Must, needs [PidfdInfo],
     source "fs/pidfs.c pidfd_info(), which is extended by size; Documentation/process/adding-syscalls.rst (a size argument)",
 }
 fn pidfd_info_at_end_of_mapping() -> Result {
     let own = Pidfd::open(own_pid())?;
-    for size in PIDFD_INFO_SIZES.into_iter().chain([LONGER_THAN_ANY]) {
+    // The odd sizes give odd addresses.
+    for size in PIDFD_INFO_SIZES.into_iter().chain([65, 81, LONGER_THAN_ANY, LONGER_THAN_ANY + 1]) {
         let buffer = before_the_end(size)?;
         buffer[..8].copy_from_slice(&InfoMask::PID.bits().to_ne_bytes());
         let what = format!("PIDFD_GET_INFO with {size} bytes, which are the last of a mapping");

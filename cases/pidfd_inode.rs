@@ -4,7 +4,7 @@ use std::os::fd::AsRawFd;
 
 use clone3_conformance::abi::{Flags, InfoMask};
 use clone3_conformance::case;
-use clone3_conformance::check::{self, Result};
+use clone3_conformance::check::{self, Context as _, Result, errno_of};
 use clone3_conformance::clone3::{Clone3, park};
 use clone3_conformance::kit::handles::Handle;
 use clone3_conformance::kit::process::own_pid;
@@ -61,22 +61,28 @@ fn pidfd_inode_differs() -> Result {
 
 case! {
     /// The pidfds of a process that is gone and of a later process with the same pid have different inode numbers, auto-reaped or
-    /// not.
-    pidfd_inode_differs_for_reused_pid: Must, needs [CheckpointRestore],
+    /// not. The former keeps its exit information, and its file handle (ESTALE) does not open the latter.
+    pidfd_inode_differs_for_reused_pid: Must, needs [ExitInfo, CheckpointRestore],
     source "commit \"pidfd: add pidfs\" (\"unique inode number for each struct pid\"); clone(2), set_tid",
-    since "6.9",
 }
 fn pidfd_inode_differs_for_reused_pid() -> Result {
     subject::each(|call| {
-        let first = Echo::spawn(&call)?;
-        let (number, before) = (first.pid(), inode(&first.observe()?)?);
-        first.into_child().clear_away()?;
-        let second = Echo::spawn(&call.set_tid(&[number]))?;
+        let first = Held::exiting_with(&call, 5)?;
+        let (number, observer) = (first.pid(), first.observe()?);
+        let (before, handle) = (inode(&observer)?, Handle::of(&observer)?);
+        first.let_go()?;
+        subject::wait_until_gone(&first)?;
+        let second = Echo::spawn(&call.clone().set_tid(&[number]))?;
         check::equal("control: the number of the second child", second.pid(), number)?;
         let same = format!(
             "two processes with number {number}, one after the other: expected two inodes, got {before:?} of both"
         );
         check::holds(inode(second.pidfd()?)? != before, same)?;
+        let what = format!("recorded exit status of a child of {call} while another has its number");
+        check::equal(what, observer.recorded_exit_status()?, Status::exited(5))?;
+        let opened = handle.open(second.pidfd()?, 0).map(drop);
+        let what = format!("open_by_handle_at of a child of {call} while another has its number");
+        check::refused(what, opened, Errno::ESTALE)?;
         second.into_child().clear_away()
     })
 }
@@ -308,7 +314,8 @@ fn pidfd_xattr_lasts() -> Result {
 }
 
 case! {
-    /// A trusted extended attribute of a pidfd is still there when the process is gone.
+    /// A trusted extended attribute of a pidfd is still there when the process is gone, beside its exit information, and others can still
+    /// be set.
     pidfd_xattr_of_dead_process: Is, needs [ExitInfo, Root],
     source "fs/pidfs.c pidfs_xattr_get(), pidfs_free_pid()",
     since "6.18",
@@ -321,7 +328,12 @@ fn pidfd_xattr_of_dead_process() -> Result {
             wait::reap(child.pid())?;
         }
         later.wait_reaped()?;
-        check::equal("fgetxattr when the process is gone", attribute(&later), Ok(VALUE.to_owned()))
+        check::equal("fgetxattr when the process is gone", attribute(&later), Ok(VALUE.to_owned()))?;
+        later.recorded_exit_status().context("beside an extended attribute")?;
+        let set = fsetxattr(&later, "trusted.late", b"", XattrFlags::CREATE).map_err(errno_of);
+        check::succeeds("fsetxattr when the process is gone", set)?;
+        let status = later.recorded_exit_status().context("after another extended attribute was set")?;
+        check::equal("exit status after another extended attribute was set", status, Status::exited(0))
     })
 }
 
@@ -331,8 +343,7 @@ fn with_attribute(call: &Clone3) -> Result<(Held, Pidfd)> {
     let mut child = Held::exiting_with(call, 0)?;
     // CREATE fails if the attribute exists already.
     let set = fsetxattr(child.pidfd()?, NAME, VALUE.as_bytes(), XattrFlags::CREATE);
-    let set = set.map_err(|errno| Errno::from_raw(errno.raw_os_error()));
-    check::succeeds(format_args!("fsetxattr({NAME}) on a pidfd"), set)?;
+    check::succeeds(format_args!("fsetxattr({NAME}) on a pidfd"), set.map_err(errno_of))?;
     child.close_pidfd()?;
     let later = child.observe()?;
     check::equal("fgetxattr on a pidfd opened later", attribute(&later), Ok(VALUE.to_owned()))?;

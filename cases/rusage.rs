@@ -6,7 +6,9 @@ use clone3_conformance::clone3::{Child, Clone3};
 use clone3_conformance::kit::perf::FaultCounter;
 use clone3_conformance::kit::process::in_child;
 use clone3_conformance::kit::subject::leaves_zombie;
-use clone3_conformance::kit::{Channel, Held, Orphan, subject, threads, tracer, usage};
+use clone3_conformance::kit::{
+    Actor, Channel, Held, Orphan, namespace, sigchld, subject, threads, tracer, usage,
+};
 use clone3_conformance::wait::{self, Status};
 use nix::sys::ptrace::Options;
 use nix::sys::resource::{UsageWho, getrusage};
@@ -60,6 +62,27 @@ fn adds_nothing(call: &Clone3) -> Result {
         added,
         format_args!("control: {after:?} after a child that was waited for, {before:?} before"),
     )
+}
+
+case! {
+    /// The init of a pid namespace neither gets a SIGCHLD nor has anything added to its RUSAGE_CHILDREN when an auto-reaped child of
+    /// another process ends there, as for an ordinary child.
+    autoreap_init_not_concerned: Must, needs [Autoreap, ExitInfo, PidNamespace],
+    source "wait(2); getrusage(2), RUSAGE_CHILDREN; signal(7), SIGCHLD; commit \"clone: add CLONE_AUTOREAP\"",
+}
+fn autoreap_init_not_concerned() -> Result {
+    subject::each(|call| {
+        namespace::as_init(|| {
+            sigchld::block()?;
+            let parent = Actor::spawn(&Clone3::fork(), |()| call.spawn(burn)?.ends_with(Status::exited(0)))?;
+            let before = used_by_children()?;
+            parent.ask(())?;
+            let what = format!("RUSAGE_CHILDREN of an init, after another process's child of {call}");
+            check::equal(what, used_by_children()?, before)?;
+            sigchld::none_pending()?;
+            parent.dismiss()
+        })
+    })
 }
 
 /// Returns what a reparented child adds to its new parent's RUSAGE_CHILDREN when `reap` has waited for its end.

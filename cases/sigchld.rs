@@ -33,7 +33,7 @@ case! {
     /// A process that handles SIGCHLD, with SA_NOCLDWAIT too, is told of the end of its ordinary child, whether it is auto-reaped itself
     /// or not.
     autoreap_parent_is_told_with_nocldwait: Must, needs [Autoreap, ExitInfo],
-    source "sigaction(2), SA_NOCLDWAIT (\"Linux: a SIGCHLD signal is generated\"); kernel/signal.c do_notify_parent()",
+    source "sigaction(2), SA_NOCLDWAIT (\"On Linux, a SIGCHLD signal is generated in this case\"); kernel/signal.c do_notify_parent()",
 }
 fn autoreap_parent_is_told_with_nocldwait() -> Result {
     subject::each(|call| {

@@ -92,7 +92,7 @@ case! {
     /// If a process is continued before all of its threads have stopped, its parent is told of a stop (SIGCHLD), and waitid(WCONTINUED)
     /// finds it, auto-reaped or not.
     autoreap_unfinished_stop_continued: Is, needs [Autoreap, Proc],
-    source "kernel/signal.c prepare_signal() (\"The process was in the middle of group stop\")",
+    source "kernel/signal.c prepare_signal() (\"The first thread which returns from do_signal_stop()\")",
 }
 fn autoreap_unfinished_stop_continued() -> Result {
     sigchld::block()?;

@@ -219,8 +219,8 @@ fn autoreap_creating_thread_exits() -> Result {
         let me = own_pid();
         let ppid = Task::of(child.pid()).map(|task| task.ppid);
         check::equal("PPid of the child in /proc after its creator's exit", ppid, Some(me))?;
-        let signal = Stat::of(child.pid()).map(|stat| stat.exit_signal);
-        check::equal("exit signal of the child in /proc after its creator's exit", signal, Some(0))?;
+        let stat = Stat::of(child.pid()).map(|stat| (stat.ppid, stat.exit_signal));
+        check::equal("(ppid, exit signal) of the child after its creator's exit", stat, Some((me, 0)))?;
         check::equal("PIDFD_GET_INFO ppid", orphan::parent_of(child.pidfd()?)?, me)?;
         child.let_go()?;
         child.is_gone_with(Status::exited(5))?;

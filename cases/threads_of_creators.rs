@@ -9,6 +9,7 @@ use clone3_conformance::kit::process::{child_reporting, own_pid};
 use clone3_conformance::kit::{Channel, Held, subject, threads, usage};
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
+use rustix::process::getppid;
 use rustix::time::{ClockId, DynamicClockId, Timespec, clock_gettime_dynamic};
 
 case! {
@@ -97,7 +98,8 @@ fn autoreap_leader_leaves_children_to_its_process() -> Result {
 }
 
 case! {
-    /// The ppid that PIDFD_GET_INFO gives for a child is the pid of its parent process, whichever thread made the child.
+    /// The ppid that PIDFD_GET_INFO gives for a child, and getppid(2) in the child, is the pid of its parent process, whichever thread
+    /// made the child.
     pidfd_info_ppid_is_no_thread: Must, needs [ExitInfo],
     source "include/uapi/linux/pidfd.h; fs/pidfs.c pidfd_info()",
 }
@@ -105,11 +107,13 @@ fn pidfd_info_ppid_is_no_thread() -> Result {
     threads::in_a_thread(|| {
         check::holds(threads::own_tid() != own_pid(), "control: the thread is the leader")?;
         subject::each(|call| {
-            let child = Held::exiting_with(&call, 0)?;
-            let what = format!(
-                "ppid in PIDFD_GET_INFO of a child of {call}, made by another thread than the leader"
-            );
-            check::equal(what, parent_of(child.pidfd()?)?, own_pid())?;
+            let parent = own_pid();
+            let of = format!("of a child of {call}, made by another thread than the leader");
+            let child = Held::prepared(&call, 0, || {
+                let told = getppid().map(|pid| pid.as_raw_nonzero().get());
+                check::equal(format_args!("getppid() {of}"), told, Some(parent))
+            })?;
+            check::equal(format_args!("ppid in PIDFD_GET_INFO {of}"), parent_of(child.pidfd()?)?, parent)?;
             child.into_child().clear_away()?;
             Ok(())
         })

@@ -58,7 +58,7 @@ fn abi_pidfd_opens_last() -> Result {
 case! {
     /// The flags of a clone3 that is under way are for its own child alone: one that another thread makes meanwhile is an ordinary one.
     autoreap_meanwhile_others_are_ordinary: Must, needs [Autoreap, ExitInfo, Root],
-    source "commit \"clone: add CLONE_AUTOREAP\" (\"a per-child property\"); clone(2)",
+    source "commit \"clone: add CLONE_AUTOREAP\" (\"not inherited\"); clone(2)",
 }
 fn autoreap_meanwhile_others_are_ordinary() -> Result {
     let gate = Gate::new()?;

@@ -1,7 +1,7 @@
 //! Addresses that a system call may pass to the kernel: a kernel write to them does no harm.
 
 use std::fmt;
-use std::sync::atomic::{AtomicI32, AtomicU32};
+use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, Ordering};
 
 /// An address at which no process has memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +48,37 @@ impl Address {
     /// Returns the address as a number.
     pub(crate) const fn number(self) -> u64 {
         self.0
+    }
+}
+
+/// A 32-bit number at an odd address, which is never freed.
+#[derive(Debug)]
+pub struct OddWord(&'static [AtomicU8; 8]);
+
+impl OddWord {
+    /// Makes one that contains 0.
+    pub fn zero() -> OddWord {
+        OddWord(Box::leak(Box::new([const { AtomicU8::new(0) }; 8])))
+    }
+
+    /// Returns the bytes of the number.
+    fn bytes(&self) -> &'static [AtomicU8] {
+        let from = if self.0.as_ptr().addr().is_multiple_of(2) { 1 } else { 2 };
+        &self.0[from..from + 4]
+    }
+
+    /// Returns its address.
+    pub fn address(&self) -> Address {
+        Address(self.bytes().as_ptr() as u64)
+    }
+
+    /// Returns the number.
+    pub fn value(&self) -> i32 {
+        let mut value = [0; 4];
+        for (byte, stored) in value.iter_mut().zip(self.bytes()) {
+            *byte = stored.load(Ordering::Relaxed);
+        }
+        i32::from_ne_bytes(value)
     }
 }
 

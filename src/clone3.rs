@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use rustix::io::FdFlags;
 
 use crate::abi::{CloneArgs, Flags};
-pub use crate::address::{Address, Unmapped};
+pub use crate::address::{Address, OddWord, Unmapped};
 use crate::check::{self, Context as _, Failure, Named, Result};
 pub use crate::child::Child;
 use crate::errand::Errand;

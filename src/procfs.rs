@@ -65,9 +65,11 @@ impl std::fmt::Display for Task {
     }
 }
 
-/// The fields that only `/proc/PID/stat` has.
+/// What `/proc/PID/stat` says about a process: fields that no other file has, and the parent once more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stat {
+    /// Field 4: the parent's process ID.
+    pub ppid: i32,
     /// Field 22: the time of its start after boot, in clock ticks.
     pub start: u64,
     /// Field 38: the signal sent to the parent at exit.
@@ -94,7 +96,11 @@ impl Stat {
         let (_, from_third) = text.rsplit_once(") ")?;
         let fields: Vec<&str> = from_third.split_whitespace().collect();
         let field = |number: usize| fields.get(number - 3);
-        Some(Stat { start: field(22)?.parse().ok()?, exit_signal: field(38)?.parse().ok()? })
+        Some(Stat {
+            ppid: field(4)?.parse().ok()?,
+            start: field(22)?.parse().ok()?,
+            exit_signal: field(38)?.parse().ok()?,
+        })
     }
 }
 
@@ -186,7 +192,7 @@ mod tests {
     fn a_hostile_command_name_is_read() {
         let fields = (3..51).map(|n| n.to_string()).collect::<Vec<_>>().join(" ");
         let stat = Stat::parse(&format!("7 (a) Z (b) {fields}")).unwrap();
-        assert_eq!(stat, Stat { start: 22, exit_signal: 38 });
+        assert_eq!(stat, Stat { ppid: 4, start: 22, exit_signal: 38 });
     }
 
     #[test]

@@ -30,6 +30,36 @@ pub fn ask_for_signal(fd: impl AsFd, signal: Signal) -> Result {
     Ok(())
 }
 
+/// Returns whether a descriptor of the caller and one of another process are the same open file: `kcmp(2)`, `KCMP_FILE`.
+pub fn are_one_file_across(own: impl AsFd, pid: i32, its: RawFd) -> std::result::Result<bool, Errno> {
+    const KCMP_FILE: libc::c_int = 0;
+    let own = own.as_fd().as_raw_fd();
+    // SAFETY: no pointers are passed.
+    let order = unsafe { libc::syscall(libc::SYS_kcmp, own_pid(), pid, KCMP_FILE, own, its) };
+    note!("kcmp({}, {pid}, KCMP_FILE, {own}, {its}) = {order}", own_pid());
+    Errno::result(order).map(|order| order == 0)
+}
+
+/// Asks for SIGIO to this process, or process group if negative, when input or output becomes possible: `F_SETOWN` and `O_ASYNC`.
+pub fn ask_for_signals_to(fd: impl AsFd, owner: i32) -> Result {
+    let fd = fd.as_fd().as_raw_fd();
+    for (request, argument) in [(libc::F_SETOWN, owner), (libc::F_SETFL, libc::O_ASYNC)] {
+        // SAFETY: both take a number, and no pointer.
+        Errno::result(unsafe { libc::fcntl(fd, request, argument) })?;
+    }
+    note!("fcntl({fd}, F_SETOWN, {owner}), and O_ASYNC");
+    Ok(())
+}
+
+/// Returns the process, or process group if negative, that [gets](ask_for_signals_to) the signals; 0 if there is none (`F_GETOWN`).
+pub fn owner_of_signals(fd: impl AsFd) -> Result<i32> {
+    // The C library makes another request of it, F_GETOWN_EX.
+    //
+    // SAFETY: no pointers are passed.
+    let owner = unsafe { libc::syscall(libc::SYS_fcntl, fd.as_fd().as_raw_fd(), libc::F_GETOWN) };
+    Ok(Errno::result(owner)? as i32)
+}
+
 /// In a forked process: closes its copy of a descriptor of the parent.
 ///
 /// # Safety

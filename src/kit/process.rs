@@ -108,6 +108,16 @@ pub fn tgkill_nothing(pid: i32, tid: i32) -> std::result::Result<(), Errno> {
     Errno::result(unsafe { libc::syscall(libc::SYS_tgkill, pid, tid, 0) }).map(drop)
 }
 
+/// Calls `capget(2)` for a process, and drops the answer.
+pub fn capget(pid: i32) -> std::result::Result<(), Errno> {
+    /// `_LINUX_CAPABILITY_VERSION_3`.
+    const VERSION: i32 = 0x2008_0522;
+    let (mut header, mut sets) = ([VERSION, pid], [0_u32; 6]);
+    // SAFETY: both are live, and as large as this version of the call says.
+    Errno::result(unsafe { libc::syscall(libc::SYS_capget, header.as_mut_ptr(), sets.as_mut_ptr()) })
+        .map(drop)
+}
+
 /// Calls `sched_getscheduler(2)`: returns the scheduling policy of a thread, as a number.
 pub fn sched_getscheduler(tid: i32) -> std::result::Result<i32, Errno> {
     // SAFETY: no pointers are passed.

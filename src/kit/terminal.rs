@@ -61,6 +61,20 @@ impl Terminal {
         Ok(taken.map_err(Errno::from_raw))
     }
 
+    /// Returns the foreground process group of the caller's controlling terminal, which this must be.
+    pub fn foreground(&self) -> std::result::Result<i32, Errno> {
+        let group = rustix::termios::tcgetpgrp(&self.line).map_err(errno_of)?;
+        Ok(group.as_raw_nonzero().get())
+    }
+
+    /// Presses Ctrl-C: sends SIGINT to the foreground process group.
+    pub fn interrupt(&self) -> Result {
+        const CTRL_C: &[u8] = b"\x03";
+        rustix::io::write(&self.user, CTRL_C)?;
+        note!("Ctrl-C");
+        Ok(())
+    }
+
     /// Makes a process group of the caller's session the foreground group of its controlling terminal, which this must be.
     pub fn put_into_foreground(&self, group: i32) -> std::result::Result<(), Errno> {
         let put = rustix::termios::tcsetpgrp(&self.line, Pid::from_raw(group).ok_or(Errno::EINVAL)?);
