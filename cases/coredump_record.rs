@@ -49,7 +49,8 @@ fn pidfd_info_coredump_not_of_sharer() -> Result {
 case! {
     /// The core dump of an ordinary child is still on record when all its pidfds have been closed and another is opened on the zombie.
     pidfd_info_coredump_of_zombie: Must, needs [ExitInfo, CoredumpMask, Root, GlobalChanges],
-    source "include/uapi/linux/pidfd.h (PIDFD_COREDUMPED); fs/pidfs.c pidfs_coredump(); pidfd_open(2)",
+    source "include/uapi/linux/pidfd.h (PIDFD_COREDUMPED); commit \"pidfs: persist information\"; pidfd_open(2)",
+    since "6.17",
 }
 fn pidfd_info_coredump_of_zombie() -> Result {
     let server = Server::start()?;

@@ -71,7 +71,8 @@ fn pidfd_blocks_without_nonblock() -> Result {
         child.let_go()?;
         let expected = if child.reaps_itself() { Err(Errno::ECHILD) } else { Ok(Some(child.pid())) };
         check::equal(format_args!("waitid(P_PIDFD) for a child of {call}"), waiter.join()?, expected)?;
-        child.pidfd()?.wait_reaped()
+        // Pidfds of older kernels have no POLLHUP.
+        if child.reaps_itself() { child.pidfd()?.wait_reaped() } else { Ok(()) }
     })
 }
 
