@@ -4,9 +4,9 @@
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result, errno_of};
-use clone3_conformance::clone3::Clone3;
+use clone3_conformance::clone3::{Child, Clone3};
 use clone3_conformance::kit::fds::{ask_for_signals_to, owner_of_signals};
-use clone3_conformance::kit::process::in_child;
+use clone3_conformance::kit::process::{in_child, spawn_once_free};
 use clone3_conformance::kit::terminal::Terminal;
 use clone3_conformance::kit::{Channel, Gate, Held, fdpass, subject};
 use clone3_conformance::wait::{self, Status};
@@ -41,9 +41,12 @@ fn goes(child: &Held) -> Result {
     subject::wait_until_gone(child).map(drop)
 }
 
-/// Creates a child by this call with the number of one that is gone.
-fn namesake(call: &Clone3, number: i32) -> Result<Held> {
-    Held::exiting_with(&call.clone().set_tid(&[number]), 7)
+/// Creates a child by this call with the number of one that is gone. Once let through the gate, it exits with 7.
+fn namesake(call: &Clone3, number: i32, gate: &Gate) -> Result<Child> {
+    spawn_once_free(&call.clone().set_tid(&[number]), || {
+        gate.wait();
+        7
+    })
 }
 
 case! {
@@ -60,11 +63,12 @@ fn autoreap_owner_of_signals_is_no_number() -> Result {
         check::equal(format_args!("F_GETOWN, a child of {call}"), owner_of_signals(&ours)?, owner.pid())?;
         goes(&owner)?;
         check::equal(format_args!("F_GETOWN when a child of {call} is gone"), owner_of_signals(&ours)?, 0)?;
-        let namesake = namesake(&call, owner.pid())?;
+        let gate = Gate::new()?;
+        let namesake = namesake(&call, owner.pid(), &gate)?;
         rustix::io::write(&theirs, b"s")?;
-        namesake.let_go()?;
+        gate.open()?;
         let what = "a process with the number of a dead one, to whom SIGIO was to be sent";
-        namesake.into_child().ends_with(Status::exited(7)).context(what)?;
+        namesake.ends_with(Status::exited(7)).context(what)?;
 
         let owner = Held::exiting_with(&call, 5)?;
         ask_for_signals_to(&ours, owner.pid())?;
@@ -167,8 +171,8 @@ fn autoreap_proc_directory_is_no_number() -> Result {
             check::holds(matches!(found, Err(Errno::ESRCH | Errno::ENOENT)), what)
         };
         is_nothing("that is gone")?;
-        let namesake = namesake(&call, child.pid())?;
+        let namesake = namesake(&call, child.pid(), &Gate::new()?)?;
         is_nothing("that is gone, while another has its number")?;
-        namesake.into_child().clear_away()
+        namesake.clear_away()
     })
 }

@@ -250,6 +250,14 @@ fn pidfd_message_sent_before_accept() -> Result {
     Ok(())
 }
 
+/// Creates a child that has written this to a socket, and returns it with the other end, which asks for pidfds.
+fn writer(call: &Clone3, bytes: &[u8]) -> Result<(Held, UnixStream)> {
+    let (ours, theirs) = fdpass::pair()?;
+    fdpass::ask_for_pidfds(&ours)?;
+    let child = Held::prepared(call, 0, || Ok(rustix::io::write(&theirs, bytes).map(drop)?))?;
+    Ok((child, ours))
+}
+
 case! {
     /// The pidfd of a message's sender needs no more room than its control message has (CMSG_LEN).
     pidfd_message_in_least_room: Must, needs [PidfdInfo],
@@ -257,9 +265,7 @@ case! {
 }
 fn pidfd_message_in_least_room() -> Result {
     subject::each(|call| {
-        let (ours, theirs) = fdpass::pair()?;
-        fdpass::ask_for_pidfds(&ours)?;
-        let child = Held::prepared(&call, 0, || Ok(rustix::io::write(&theirs, b"m").map(drop)?))?;
+        let (child, ours) = writer(&call, b"m")?;
         let (_, pidfd) = fdpass::receive_with_pidfd(&ours, 1, fdpass::LEAST_ROOM)?;
         let sender = info(&Pidfd::from(pidfd), InfoMask::PID)?;
         check::equal(format_args!("pid of the sender, a child of {call}"), sender.pid, child.pid() as u32)?;
@@ -275,9 +281,7 @@ case! {
 }
 fn pidfd_message_pidfd_is_cloexec() -> Result {
     subject::each(|call| {
-        let (ours, theirs) = fdpass::pair()?;
-        fdpass::ask_for_pidfds(&ours)?;
-        let child = Held::prepared(&call, 0, || Ok(rustix::io::write(&theirs, b"m").map(drop)?))?;
+        let (child, ours) = writer(&call, b"m")?;
         let pidfds = [fdpass::receive_pidfd(&ours)?, getsockopt(&ours, sockopt::PeerPidfd)?];
         for (which, pidfd) in ["SCM_PIDFD", "SO_PEERPIDFD"].into_iter().zip(pidfds) {
             check::equal(format_args!("close-on-exec of {which}"), is_cloexec(pidfd)?, true)?;
@@ -295,9 +299,7 @@ case! {
 }
 fn pidfd_message_to_foreign_namespace() -> Result {
     subject::each(|call| {
-        let (ours, theirs) = fdpass::pair()?;
-        fdpass::ask_for_pidfds(&ours)?;
-        let child = Held::prepared(&call, 0, || Ok(rustix::io::write(&theirs, b"m").map(drop)?))?;
+        let (child, ours) = writer(&call, b"m")?;
         namespace::as_init(|| {
             let told = Pidfd::from(fdpass::receive_pidfd(&ours)?).info(InfoMask::PID).map(drop);
             let what = format!("PIDFD_GET_INFO on the pidfd of a sender outside, a child of {call}");
@@ -315,9 +317,7 @@ case! {
 }
 fn pidfd_message_received_in_parts() -> Result {
     subject::each(|call| {
-        let (ours, theirs) = fdpass::pair()?;
-        fdpass::ask_for_pidfds(&ours)?;
-        let child = Held::prepared(&call, 0, || Ok(rustix::io::write(&theirs, b"parts").map(drop)?))?;
+        let (child, ours) = writer(&call, b"parts")?;
         for part in ["the first", "the second"] {
             recv(&ours, &mut [0_u8; 1], RecvFlags::PEEK)?;
             let (_, pidfd) = fdpass::receive_with_pidfd(&ours, 1, fdpass::ROOM)?;

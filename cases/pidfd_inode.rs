@@ -7,8 +7,8 @@ use clone3_conformance::case;
 use clone3_conformance::check::{self, Context as _, Result, errno_of};
 use clone3_conformance::clone3::{Clone3, park};
 use clone3_conformance::kit::handles::Handle;
-use clone3_conformance::kit::process::own_pid;
-use clone3_conformance::kit::{Echo, Held, namespace, subject};
+use clone3_conformance::kit::process::{own_pid, spawn_once_free};
+use clone3_conformance::kit::{Held, namespace, subject};
 use clone3_conformance::pidfd::{Pidfd, info};
 use clone3_conformance::wait::{self, Status};
 use nix::errno::Errno;
@@ -72,7 +72,7 @@ fn pidfd_inode_differs_for_reused_pid() -> Result {
         let (before, handle) = (inode(&observer)?, Handle::of(&observer)?);
         first.let_go()?;
         subject::wait_until_gone(&first)?;
-        let second = Echo::spawn(&call.clone().set_tid(&[number]))?;
+        let second = spawn_once_free(&call.clone().set_tid(&[number]), park)?;
         check::equal("control: the number of the second child", second.pid(), number)?;
         let same = format!(
             "two processes with number {number}, one after the other: expected two inodes, got {before:?} of both"
@@ -83,7 +83,7 @@ fn pidfd_inode_differs_for_reused_pid() -> Result {
         let opened = handle.open(second.pidfd()?, 0).map(drop);
         let what = format!("open_by_handle_at of a child of {call} while another has its number");
         check::refused(what, opened, Errno::ESTALE)?;
-        second.into_child().clear_away()
+        second.clear_away()
     })
 }
 

@@ -67,6 +67,7 @@ const NPROC: &str = "RLIMIT_NPROC does not limit this user";
 const GETFD: &str = "pidfd_getfd from an own child is refused";
 const GETFD_OF_SIBLING: &str =
     "pidfd_getfd from another child fails with EPERM (Operation not permitted) in an ordinary child";
+const KCMP: &str = "kcmp fails with EPERM";
 /// Where the threads of the kernel cannot be seen.
 const NO_KTHREAD: &str = "process 2 is None, and not kthreadd";
 const HELPER: &str = "the kernel's helper is in another pid namespace";
@@ -126,6 +127,7 @@ const FORBIDDEN_IN_CONTAINERS: &[libc::c_long] = &[
 const BEHIND_CONTAINERS_FILTER: &[&str] = &[
     GETFD,
     GETFD_OF_SIBLING,
+    KCMP,
     "io_uring_setup fails with EPERM",
     "open_by_handle_at fails with EPERM (Operation not permitted) whatever it is asked",
     "perf_event_open fails with EPERM",
