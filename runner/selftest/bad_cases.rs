@@ -133,13 +133,13 @@ pub const EXPECTED: &[Expected] = &[
     expect(
         "is_stuck_in_vfork",
         Some(Kind::Fail),
-        "did not end within N.Ns and was killed; then: process N (is_stuck_in_vfo) is D (uninterruptible), \
+        "did not end within N.Ns and was killed; then: process N (is_stuck_in_vfo) is D (disk sleep), \
          child of N, in cloneN; process N (is_stuck_in_vfo) is S (sleeping), child of N, in pause",
     ),
     expect(
         "leaves_a_stopped_tracee",
         Some(Kind::Fail),
-        "the case passed but left behind: process N (tracee) is t (stopped by a tracer), child of N",
+        "the case passed but left behind: process N (tracee) is t (tracing stop), child of N",
     ),
     expect(
         "storms",
