@@ -218,7 +218,7 @@ fn abi_refusal_keeps_no_cgroup() -> Result {
     // A removed cgroup goes away a moment later, without any notification.
     let goes_away = || -> Result<bool> {
         let gone = || above.read("cgroup.stat").map(|stat| stat.contains("nr_dying_descendants 0\n"));
-        Ok(eventually(sandbox::patience() / 4, || Ok(gone()?.then_some(())))?.is_some())
+        Ok(eventually(sandbox::patience() / 2, || Ok(gone()?.then_some(())))?.is_some())
     };
     for (number, call) in subject::by_flag().into_iter().enumerate() {
         let cgroup = above.create_below(&format!("full{number}"))?;
@@ -300,7 +300,7 @@ fn autoreap_refusal_keeps_no_pids_charge() -> Result {
         cgroup.wait_for("populated 0")?;
         // A dead process is uncharged a moment later, without any notification.
         let empty = || Ok((cgroup.read("pids.current")?.trim() == "0").then_some(()));
-        let emptied = eventually(sandbox::patience() / 4, empty)?.is_some();
+        let emptied = eventually(sandbox::patience() / 2, empty)?.is_some();
         check::equal(format_args!("pids.current becomes 0 after {call} has failed"), emptied, true)?;
         cgroup.remove()
     })
