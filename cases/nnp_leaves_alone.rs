@@ -25,7 +25,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{Gid, Pid, Uid};
 use rustix::fs::{MemfdFlags, Mode, memfd_create};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
-use rustix::process::{Resource, Rlimit, prlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, prlimit};
 use rustix::thread::{CapabilitiesSecureBits, set_no_new_privs};
 
 fn set_securebits() -> Result<Outcome> {
@@ -59,8 +59,8 @@ fn make_device() -> Result<Outcome> {
 
 /// Gives a file capabilities, as setcap(8) does.
 fn give_file_capabilities() -> Result<Outcome> {
-    // The only call there that an ordinary child could do and this one not.
-    Ok(setuid::file_with_capabilities(&[Capability::CAP_CHOWN]).map(drop).map_err(|_| Errno::EPERM))
+    let file = memfd_create("program", MemfdFlags::CLOEXEC)?;
+    Ok(setuid::give_capabilities(file, &[Capability::CAP_CHOWN]))
 }
 
 case! {
@@ -250,7 +250,7 @@ case! {
     source "prlimit(2), on permissions; kernel/sys.c check_prlimit_permission()",
 }
 fn nnp_limits_set_by_creator() -> Result {
-    let lower = Rlimit { current: Some(7), maximum: Some(77) };
+    let lower = Rlimit { current: Some(7), ..getrlimit(Resource::Nofile) };
     let ordinary = Held::exiting_with(&Clone3::fork(), 0)?;
     let pid = rustix::process::Pid::from_raw(ordinary.pid());
     let set = prlimit(pid, Resource::Nofile, lower).map_err(errno_of);

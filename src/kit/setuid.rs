@@ -9,6 +9,7 @@ use std::sync::mpsc;
 
 use caps::{CapSet, Capability};
 use linkme::distributed_slice;
+use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 use rustix::fs::{CWD, Gid, Mode, OFlags, Uid, XattrFlags};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags};
@@ -212,6 +213,12 @@ pub fn file_with_permitted(capabilities: &[Capability]) -> Result<OwnedFd> {
 /// `blocked` also if a tmpfs cannot have file capabilities.
 pub fn file_with_inheritable(capabilities: &[Capability]) -> Result<OwnedFd> {
     make(0o755, &file_capabilities(&[], capabilities, true))
+}
+
+/// Gives a file these file capabilities, permitted and effective, as setcap(8) does.
+pub fn give_capabilities(file: impl AsFd, capabilities: &[Capability]) -> std::result::Result<(), Errno> {
+    let value = file_capabilities(capabilities, &[], true);
+    rustix::fs::fsetxattr(file, "security.capability", &value, XattrFlags::empty()).map_err(errno_of)
 }
 
 /// A script (`#!`) that passes its arguments to its interpreter, which is this program.
