@@ -1,5 +1,5 @@
-//! Numbers that outlive the auto-reaped process whose they were: of its process group and session, of the owner of a file's signals, of
-//! its directory in /proc. A later process that gets the number has nothing to do with them.
+//! Numbers that outlive the auto-reaped process that had them: of a process group and a session, of the owner of a file's signals, of a
+//! directory in /proc. A later process that gets the number has nothing to do with them.
 
 use clone3_conformance::abi::Flags;
 use clone3_conformance::case;

@@ -40,10 +40,10 @@ fn autoreap_thread_leaves_children_to_its_process() -> Result {
 case! {
     /// A thread of a process, auto-reaped or not, can wait for a child that another thread has made and that still runs; with
     /// __WNOTHREAD it cannot.
-    autoreap_thread_waits_for_its_processs_children: Must, needs [Autoreap, ExitInfo],
+    autoreap_thread_waits_for_anothers_child: Must, needs [Autoreap, ExitInfo],
     source "wait(2) (\"children of other threads in the same thread group\", __WNOTHREAD)",
 }
-fn autoreap_thread_waits_for_its_processs_children() -> Result {
+fn autoreap_thread_waits_for_anothers_child() -> Result {
     subject::each(|call| {
         let (child, waited) = child_reporting(&call, || {
             let pid = Clone3::fork().spawn(|| 5)?.pid();
