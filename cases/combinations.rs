@@ -188,7 +188,7 @@ fn autoreap_with_clear_sighand() -> Result {
         })?;
         check::equal(format_args!("what a child of {call} does with SIGUSR1, SIGUSR2"), found, expected)?;
         let own = (disposition::of(Signal::SIGUSR1)?, disposition::of(Signal::SIGUSR2)?);
-        check::equal(format_args!("what its creator does with SIGUSR1, SIGUSR2"), own, (Caught, Ignored))?;
+        check::equal("what its creator does with SIGUSR1, SIGUSR2", own, (Caught, Ignored))?;
         child.is_gone_with(Status::exited(0))?;
     }
     Ok(())

@@ -70,7 +70,7 @@ fn autoreap_exec_leaves_creator_undumpable() -> Result {
         let what = format!("dumpability of the creator after the exec of a child of {call}");
         let found = dumpable_behavior()?;
         set_dumpable_behavior(DumpableBehavior::Dumpable)?;
-        check::equal(what, format!("{found:?}"), "NotDumpable".to_owned())?;
+        check::equal(what, found, DumpableBehavior::NotDumpable)?;
         child.end(false)
     })
 }

@@ -57,8 +57,7 @@ fn autoreap_init_leaves_no_pid_namespace() -> Result {
             let init = Held::exiting_with(&call.with(Flags::CLONE_NEWPID), 0)?;
             let what = "control: room for a second pid namespace beside that of an init";
             check::equal(what, room.has_space(Kept::PidNamespace)?, false)?;
-            init.let_go()?;
-            subject::wait_until_gone(&init)?;
+            init.end(false)?;
             drop(init);
             room.empties()
         })

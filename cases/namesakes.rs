@@ -35,12 +35,6 @@ fn dies_of(signal: Signal, member: Held) -> Result {
     member.into_child().reap_expecting(Status::killed(signal))
 }
 
-/// Lets the child end, and returns when it is gone.
-fn goes(child: &Held) -> Result {
-    child.let_go()?;
-    subject::wait_until_gone(child).map(drop)
-}
-
 /// Creates a child by this call with the number of one that is gone. Once let through the gate, it exits with 7.
 fn namesake(call: &Clone3, number: i32, gate: &Gate) -> Result<Child> {
     spawn_once_free(&call.clone().set_tid(&[number]), || {
@@ -61,7 +55,7 @@ fn autoreap_owner_of_signals_is_no_number() -> Result {
         let (ours, theirs) = fdpass::pair()?;
         ask_for_signals_to(&ours, owner.pid())?;
         check::equal(format_args!("F_GETOWN, a child of {call}"), owner_of_signals(&ours)?, owner.pid())?;
-        goes(&owner)?;
+        owner.end(false)?;
         check::equal(format_args!("F_GETOWN when a child of {call} is gone"), owner_of_signals(&ours)?, 0)?;
         let gate = Gate::new()?;
         let namesake = namesake(&call, owner.pid(), &gate)?;
@@ -88,7 +82,7 @@ fn autoreap_group_gets_sigio_without_leader() -> Result {
         let member = member(leader.pid())?;
         let (ours, theirs) = fdpass::pair()?;
         ask_for_signals_to(&ours, -leader.pid())?;
-        goes(&leader)?;
+        leader.end(false)?;
         rustix::io::write(&theirs, b"s")?;
         let what = format!("member of a group that owns signals, whose leader, a child of {call}, is gone");
         dies_of(Signal::SIGIO, member).context(what)
@@ -110,7 +104,7 @@ fn autoreap_foreground_without_leader() -> Result {
             let leader = leader(&call)?;
             let member = member(leader.pid())?;
             check::succeeds("tcsetpgrp", terminal.put_into_foreground(leader.pid()))?;
-            goes(&leader)?;
+            leader.end(false)?;
             let what = format!("tcgetpgrp when the leader of the group, a child of {call}, is gone");
             check::equal(what, terminal.foreground(), Ok(leader.pid()))?;
             terminal.interrupt()?;
@@ -140,7 +134,7 @@ fn autoreap_session_without_leader() -> Result {
             told.send(&other.pid())
         })?;
         let other = told.recv_from(&leader)?;
-        goes(&leader)?;
+        leader.end(false)?;
         gate.open()?;
         let what = format!("session and process group when their leader, a child of {call}, is gone");
         check::equal(what, found.recv()??, (leader.pid(), leader.pid()))?;
@@ -162,7 +156,7 @@ fn autoreap_proc_directory_is_no_number() -> Result {
         let directory = rustix::fs::open(path, OFlags::DIRECTORY | flags, Mode::empty())?;
         let look = || openat(&directory, "status", flags, Mode::empty()).map(drop).map_err(errno_of);
         check::succeeds(format_args!("openat in /proc/PID of a child of {call}"), look())?;
-        goes(&child)?;
+        child.end(false)?;
         let is_nothing = |when: &str| {
             let found = look();
             let what = format!(

@@ -70,8 +70,7 @@ fn pidfd_inode_differs_for_reused_pid() -> Result {
         let first = Held::exiting_with(&call, 5)?;
         let (number, observer) = (first.pid(), first.observe()?);
         let (before, handle) = (inode(&observer)?, Handle::of(&observer)?);
-        first.let_go()?;
-        subject::wait_until_gone(&first)?;
+        first.end(false)?;
         let second = spawn_once_free(&call.clone().set_tid(&[number]), park)?;
         check::equal("control: the number of the second child", second.pid(), number)?;
         let same = format!(
@@ -146,8 +145,7 @@ fn pidfd_generation() -> Result {
             "two children of {call}: expected two identities, got (st_ino, generation) {first:?} of both"
         );
         check::holds(second != first, same)?;
-        child.let_go()?;
-        subject::wait_until_gone(&child)?;
+        child.end(false)?;
         let late = inode_and_generation(child.pidfd()?, "the pidfd of a process that is gone")?;
         check::equal(format_args!("(st_ino, generation) of a child of {call} that is gone"), late, first)?;
         other.into_child().clear_away()
@@ -334,11 +332,9 @@ fn pidfd_xattr_of_dead_process() -> Result {
         }
         later.wait_reaped()?;
         check::equal("fgetxattr when the process is gone", attribute(&later), Ok(VALUE.to_owned()))?;
-        later.recorded_exit_status().context("beside an extended attribute")?;
         let set = fsetxattr(&later, "trusted.late", b"", XattrFlags::CREATE).map_err(errno_of);
         check::succeeds("fsetxattr when the process is gone", set)?;
-        let status = later.recorded_exit_status().context("after another extended attribute was set")?;
-        check::equal("exit status after another extended attribute was set", status, Status::exited(0))
+        later.reaped_with(Status::exited(0)).context("after another extended attribute was set")
     })
 }
 

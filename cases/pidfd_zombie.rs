@@ -123,14 +123,16 @@ fn pidfd_zombie_namespaces() -> Result {
         let kinds: Vec<Namespace> = Namespace::ALL.into_iter().filter(has).collect();
         let own = pidfd.namespace(Namespace::Mount).map(drop);
         check::permitted("PIDFD_GET_MNT_NAMESPACE of a live child", own)?;
+        // The namespace is the caller's own.
+        let join = || setns(pidfd, CloneFlags::CLONE_NEWUTS);
+        check::holds(join() != Err(Errno::ESRCH), "control: setns(CLONE_NEWUTS) to a live child is ESRCH")?;
         child.let_go()?;
         tracer.find_zombie()?;
         for kind in kinds {
             let opened = pidfd.namespace(kind).map(drop);
             check::refused(format_args!("{kind:?} namespace of a zombie, {call}"), opened, Errno::ESRCH)?;
         }
-        let joined = setns(pidfd, CloneFlags::CLONE_NEWUTS);
-        check::refused(format_args!("setns(CLONE_NEWUTS) to a zombie, {call}"), joined, Errno::ESRCH)?;
+        check::refused(format_args!("setns(CLONE_NEWUTS) to a zombie, {call}"), join(), Errno::ESRCH)?;
         tracer.reap()?;
         if !child.reaps_itself() {
             wait::reap_expecting(child.pid(), Status::exited(5))?;

@@ -29,9 +29,17 @@ pub fn set(signal: Signal, disposition: Disposition) -> Result {
         Disposition::Ignored => SigHandler::SigIgn,
         Disposition::Caught => SigHandler::Handler(do_nothing),
     };
-    let action = SigAction::new(handler, SaFlags::empty(), SigSet::empty());
-    // SAFETY: the handler does nothing, which is safe at any moment.
-    unsafe { sigaction(signal, &action)? };
+    // SAFETY: the handler does nothing.
+    unsafe { act(signal, handler, SaFlags::empty(), SigSet::empty()) }
+}
+
+/// Sets the action for a signal.
+///
+/// # Safety
+/// The handler, if any, is safe at any moment.
+unsafe fn act(signal: Signal, handler: SigHandler, flags: SaFlags, masked: SigSet) -> Result {
+    // SAFETY: the caller upholds the contract of this function.
+    unsafe { sigaction(signal, &SigAction::new(handler, flags, masked))? };
     Ok(())
 }
 
@@ -43,19 +51,14 @@ pub fn catch(signal: c_int) {
 
 /// Catches a signal; while its handler runs, which does nothing, these signals are blocked.
 pub fn catch_masking(signal: Signal, masked: SigSet) -> Result {
-    let action = SigAction::new(SigHandler::Handler(do_nothing), SaFlags::SA_RESTART, masked);
-    // SAFETY: the handler does nothing, which is safe at any moment.
-    unsafe { sigaction(signal, &action)? };
-    Ok(())
+    // SAFETY: the handler does nothing.
+    unsafe { act(signal, SigHandler::Handler(do_nothing), SaFlags::SA_RESTART, masked) }
 }
 
 /// Catches a signal once: when the handler runs, which does nothing, the disposition becomes the default (`SA_RESETHAND`).
 pub fn catch_once(signal: Signal) -> Result {
-    let handler = SigHandler::Handler(do_nothing);
-    let action = SigAction::new(handler, SaFlags::SA_RESETHAND, SigSet::empty());
-    // SAFETY: the handler does nothing, which is safe at any moment.
-    unsafe { sigaction(signal, &action)? };
-    Ok(())
+    // SAFETY: the handler does nothing.
+    unsafe { act(signal, SigHandler::Handler(do_nothing), SaFlags::SA_RESETHAND, SigSet::empty()) }
 }
 
 /// Sets the disposition of every standard signal for which it can be set.

@@ -1,8 +1,9 @@
 //! Descriptor system calls that no crate provides, or provides only for a bare number.
 
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag};
 use nix::sys::signal::Signal;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::MemfdFlags;
@@ -21,12 +22,17 @@ const F_SETSIG: libc::c_int = 10;
 
 /// Asks for this signal when input or output becomes possible: `F_SETOWN` to the caller's process, and `F_SETSIG`.
 pub fn ask_for_signal(fd: impl AsFd, signal: Signal) -> Result {
-    let fd = fd.as_fd().as_raw_fd();
-    for (request, argument) in [(libc::F_SETOWN, own_pid()), (F_SETSIG, signal as i32)] {
-        // SAFETY: both take a number, and no pointer.
-        Errno::result(unsafe { libc::fcntl(fd, request, argument) })?;
-    }
-    note!("fcntl({fd}, F_SETSIG, {signal})");
+    let fd = fd.as_fd();
+    set_owner_of_signals(fd, own_pid())?;
+    // SAFETY: this takes a number, and no pointer.
+    Errno::result(unsafe { libc::fcntl(fd.as_raw_fd(), F_SETSIG, signal as i32) })?;
+    note!("fcntl({}, F_SETSIG, {signal})", fd.as_raw_fd());
+    Ok(())
+}
+
+fn set_owner_of_signals(fd: BorrowedFd<'_>, owner: i32) -> Result {
+    // SAFETY: this takes a number, and no pointer.
+    Errno::result(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETOWN, owner) })?;
     Ok(())
 }
 
@@ -42,12 +48,10 @@ pub fn are_one_file_across(own: impl AsFd, pid: i32, its: RawFd) -> std::result:
 
 /// Asks for SIGIO to this process, or process group if negative, when input or output becomes possible: `F_SETOWN` and `O_ASYNC`.
 pub fn ask_for_signals_to(fd: impl AsFd, owner: i32) -> Result {
-    let fd = fd.as_fd().as_raw_fd();
-    for (request, argument) in [(libc::F_SETOWN, owner), (libc::F_SETFL, libc::O_ASYNC)] {
-        // SAFETY: both take a number, and no pointer.
-        Errno::result(unsafe { libc::fcntl(fd, request, argument) })?;
-    }
-    note!("fcntl({fd}, F_SETOWN, {owner}), and O_ASYNC");
+    let fd = fd.as_fd();
+    set_owner_of_signals(fd, owner)?;
+    nix::fcntl::fcntl(fd, FcntlArg::F_SETFL(OFlag::O_ASYNC))?;
+    note!("fcntl({}, F_SETOWN, {owner}), and O_ASYNC", fd.as_raw_fd());
     Ok(())
 }
 
